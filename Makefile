@@ -1,0 +1,35 @@
+# make demo   sets up .venv and writes demo/*.mp4 with the bundled model
+# make test   sets up .venv and runs everything that CI runs
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint typecheck clean
+
+demo: .venv/installed
+	$(BIN)/lfdm demo --out demo
+
+test: .venv/installed-dev lint typecheck
+	$(BIN)/pytest
+	$(BIN)/lfdm demo --out demo
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: .venv/installed-dev
+	$(BIN)/pyright
+
+# torch comes first and pinned: left to the resolver, a newer build with gigabytes of CUDA libraries could be chosen
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) torch==2.13.0
+	$(PIP) -e .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(PIP) -e ".[text,train,eval,web,dev]"
+	touch $@
+
+clean:
+	rm -rf .venv demo

@@ -1,0 +1,30 @@
+"""A video from one image and a condition, by latent flow diffusion."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lfdm.models.autoencoder import LatentFlowAutoencoder
+    from lfdm.models.motion import Motion
+    from lfdm.models.unet3d import MotionUNet3D
+    from lfdm.pipeline import LatentFlowPipeline
+
+__version__ = "0.1.0"
+__all__ = ["LatentFlowAutoencoder", "LatentFlowPipeline", "Motion", "MotionUNet3D"]
+
+_HOMES = {
+    "LatentFlowAutoencoder": "lfdm.models.autoencoder",
+    "LatentFlowPipeline": "lfdm.pipeline",
+    "Motion": "lfdm.models.motion",
+    "MotionUNet3D": "lfdm.models.unet3d",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562: the attribute's own type is what the caller gets
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lfdm' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

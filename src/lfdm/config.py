@@ -1,0 +1,357 @@
+"""Every setting of the models and trainings: frozen dataclasses, checked when made, one line under each field.
+
+`AutoencoderConfig` and `UNetConfig` are the keyword arguments of the two models, word for word. Imports no torch.
+"""
+
+import dataclasses
+import difflib
+import typing
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal, TypeVar
+
+Fit = Literal["pad", "crop"]
+FrameSampler = Literal["uniform", "random", "very_random"]
+PredictionType = Literal["epsilon", "v_prediction"]
+SchedulerName = Literal["ddpm", "ddim", "dpmsolver++", "unipc"]
+MixedPrecision = Literal["no", "bf16"]
+
+
+def _check(valid: bool, name: str, got: object, allowed: str) -> None:
+    if not valid:
+        raise ValueError(f"{name} must be {allowed}; got {got!r}")
+
+
+def _check_positive(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _check(value > 0, name, value, "positive")
+
+
+def _check_not_negative(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _check(value >= 0, name, value, "zero or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """Stage 1, the arguments of `LatentFlowAutoencoder`; the defaults are the paper's."""
+
+    channels: int = 64
+    """Encoder channels at full size; doubled at every halving."""
+    max_channels: int = 256
+    """Most encoder channels."""
+    num_downs: int = 2
+    """Halvings between image and latent: flow and latent have stride 2^num_downs."""
+    num_res_blocks: int = 6
+    """Residual blocks of the decoder at the latent's size."""
+    motion: Literal["dense", "regions"] = "regions"
+    """Motion predictor: `dense` (our own: matching, then refinement) or `regions` (the paper's, MRAA)."""
+    corners: bool = True
+    """Coordinate convention: published end-point identity (True) or pixel centres (False), see lfdm.models.warp."""
+    padding_mode: Literal["zeros", "border"] = "zeros"
+    """What a warp reads outside the image."""
+    dense_channels: tuple[int, ...] = (32, 64, 96, 128, 128)
+    """Widths of the dense predictor at strides 1, 2, 4, 8, 16."""
+    dense_match_channels: int = 64
+    """Channels compared in the dense predictor's global matching."""
+    dense_max_residual: float = 0.6
+    """The most one refinement moves, in half images."""
+    num_regions: int = 10
+    """Regions of the paper's predictor."""
+    region_temperature: float = 0.1
+    """Softmax temperature of the region heat maps."""
+    region_channels: int = 32
+    """First width of the region and background networks."""
+    region_flow_channels: int = 64
+    """First width of the network that combines region motions."""
+    region_max_channels: int = 1024
+    """Most channels of the three region networks."""
+    region_depth: int = 5
+    """Halvings inside each of the three region networks."""
+    region_padding: int = 3
+    """Padding of the 7x7 heat-map convolution: 3 in mug128, 0 in mhad128 and natops128."""
+
+    def __post_init__(self) -> None:
+        _check_positive(
+            self, "channels", "max_channels", "num_downs", "dense_match_channels", "num_regions", "region_temperature", "region_depth"
+        )
+        _check_not_negative(self, "num_res_blocks", "region_padding")
+        if self.motion == "dense":
+            _check(self.num_downs in (1, 2), "num_downs", self.num_downs, "1 or 2 with motion='dense' (stride 2 or 4)")
+            _check(not self.corners, "corners", self.corners, "False with motion='dense' (pixel centres)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """Stage 2, the arguments of `MotionUNet3D`; the defaults are the paper's."""
+
+    sample_channels: int = 3
+    """Channels of the motion: flow x, flow y, occlusion."""
+    latent_channels: int = 256
+    """Channels of the image latent (the auto-encoder's last width)."""
+    condition_dim: int = 768
+    """Size of the condition embedding."""
+    dim: int = 64
+    """First width."""
+    channel_multipliers: tuple[int, ...] = (1, 2, 4, 8)
+    """Width of every level, times dim; each level after the first halves the size."""
+    patch_size: int = 1
+    """Motion and latent are folded by this before the network: 2 makes it about four times cheaper."""
+    num_resnets: int = 2
+    """Residual blocks per level."""
+    num_heads: int = 8
+    """Attention heads."""
+    head_dim: int = 32
+    """Channels of one head."""
+    num_groups: int = 8
+    """Groups of the group norms."""
+    spatial_attention_levels: tuple[bool, ...] | None = None
+    """Which levels have spatial linear attention; None = all, as published."""
+    temporal_attention_levels: tuple[bool, ...] | None = None
+    """Which levels have attention over frames; None = all, as published."""
+    input_kernel: int = 7
+    """Kernel of the first convolution."""
+    separate_heads: bool = True
+    """Flow and occlusion each have their own last residual block."""
+    relative_position_buckets: int = 32
+    """Buckets of frame distance in the attention over frames."""
+    relative_position_max_distance: int = 32
+    """Frame distance from which on all share the last bucket."""
+    upsample: Literal["transpose", "nearest"] = "transpose"
+    """Transposed convolution, or (natops128) nearest x2 and a convolution with reflected border."""
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "sample_channels", "latent_channels", "condition_dim", "dim", "patch_size", "num_resnets")
+        _check_positive(self, "num_heads", "head_dim", "num_groups")
+        _check(len(self.channel_multipliers) > 0, "channel_multipliers", self.channel_multipliers, "at least one")
+        _check(self.dim % self.num_groups == 0, "dim", self.dim, f"a multiple of num_groups ({self.num_groups})")
+        levels = len(self.channel_multipliers)
+        for name in ("spatial_attention_levels", "temporal_attention_levels"):
+            value = getattr(self, name)
+            _check(value is None or len(value) == levels, name, value, f"{levels} values, one per level, or None")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionConfig:
+    """What is diffused and how it is sampled."""
+
+    motion_target: Literal["flow", "grid"] = "flow"
+    """Displacement (our own) or the absolute sampling grid (paper)."""
+    normalize: bool = True
+    """Scale every motion channel to zero mean and unit variance, measured on the training set."""
+    prediction_type: PredictionType = "v_prediction"
+    """What the U-Net predicts: noise, or v (arXiv 2202.00512)."""
+    num_train_timesteps: int = 1000
+    """Length of the cosine noise schedule."""
+    scheduler: SchedulerName = "dpmsolver++"
+    """Default sampler."""
+    num_inference_steps: int = 10
+    """Default number of sampling steps."""
+    guidance_scale: float = 1.0
+    """Default classifier-free guidance; 1 = the conditional prediction alone."""
+    dynamic_thresholding: bool = False
+    """Clip x0 by its 0.9 quantile at every step (paper); shrinks normalised motion, so off in our own recipe."""
+    clamp_to_range: bool = True
+    """Clamp x0 per channel to the range seen in training (our own)."""
+    still_first_frame: bool = True
+    """Frame 0 of a video is the image itself: no flow, everything visible (our own)."""
+    condition: Literal["labels", "text"] = "labels"
+    """Fixed label embeddings, or those of a text encoder."""
+    text_encoder: str = "bert-base-cased"
+    """Hugging Face text model for condition='text'."""
+    learned_null: bool = False
+    """The null condition is a stored vector (natops128) instead of zeros."""
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "num_train_timesteps", "num_inference_steps")
+        _check(not (self.dynamic_thresholding and self.clamp_to_range), "clamp_to_range", True, "False with dynamic_thresholding")
+        _check(self.motion_target == "flow" or not self.normalize, "normalize", True, "False with motion_target='grid'")
+        _check(self.normalize or not self.clamp_to_range, "clamp_to_range", True, "False without normalize (no stored range)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizationConfig:
+    """One training run's optimizer, schedule, checkpoints and logs."""
+
+    num_steps: int
+    """Optimizer steps in all."""
+    batch_size: int
+    """Samples per step, over all processes."""
+    learning_rate: float
+    """Adam's learning rate after warm-up."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Adam's moment decays."""
+    schedule: Literal["cosine", "milestones"] = "cosine"
+    """Decay to zero by a cosine, or x0.1 at each milestone."""
+    milestones: tuple[int, ...] = ()
+    """Steps of the x0.1 decays (schedule='milestones')."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up."""
+    max_grad_norm: float | None = 1.0
+    """Clip the gradient's norm; None = never."""
+    ema_decay: float = 0.999
+    """Decay of the averaged weights; 0 = no average."""
+    mixed_precision: MixedPrecision = "no"
+    """Autocast type of the forward pass."""
+    seed: int = 0
+    """Seed of initial weights, sample order, augmentation and noise."""
+    num_workers: int = 0
+    """Loader processes."""
+    checkpoint_steps: int = 1000
+    """Write a checkpoint every so many steps,"""
+    checkpoint_minutes: float = 5.0
+    """and at least every so many minutes."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept."""
+    log_steps: int = 20
+    """Steps between logged scalars."""
+    sample_steps: int = 1000
+    """Steps between sample panels."""
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "num_steps", "batch_size", "learning_rate", "checkpoint_steps", "checkpoint_minutes")
+        _check_positive(self, "keep_checkpoints", "log_steps", "sample_steps")
+        _check_not_negative(self, "warmup_steps", "num_workers", "seed")
+        _check(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "in [0, 1)")
+        _check(self.max_grad_norm is None or self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "positive or None")
+        _check(bool(self.milestones) == (self.schedule == "milestones"), "milestones", self.milestones, "given with schedule='milestones' alone")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderTrainingConfig:
+    """Stage 1: pairs, augmentation and losses. A weight of 0 leaves a loss out."""
+
+    optimization: OptimizationConfig
+    """Optimizer, schedule, checkpoints."""
+    first_frame_probability: float = 0.5
+    """How often the source is the clip's first frame, which is what sampling animates."""
+    distinct_frames: bool = True
+    """Never pair a frame with itself."""
+    pairs_by: Literal["clip", "subject"] = "clip"
+    """Draw both frames from one clip, or the clip from all clips of the subject (mhad128)."""
+    flip_probability: float = 0.5
+    """Mirror both frames (never where the label says left or right)."""
+    swap_probability: float = 0.5
+    """Swap source and driving frame in time."""
+    color_jitter: tuple[float, float, float, float] = (0.1, 0.1, 0.1, 0.1)
+    """Brightness, contrast, saturation (factors 1 +- x) and hue (shift +- x)."""
+    l1_weight: float = 1.0
+    """Mean absolute error of the prediction at scales 1, 1/2, 1/4."""
+    warped_weight: float = 1.0
+    """The same of the warped image, so that the flow carries the motion rather than the decoder."""
+    painted_weight: float = 0.5
+    """The same of the painted image before the last blend, so that the decoder learns to paint where flow fails."""
+    match_weight: float = 1.0
+    """Mean absolute error of the driving frame put together from matched source cells (dense predictor)."""
+    ssim_weight: float = 0.0
+    """1 - SSIM of the prediction."""
+    smoothness_weight: float = 0.02
+    """Edge-aware first differences of the flow."""
+    perceptual_weight: float = 0.0
+    """VGG feature distance of the prediction."""
+    perceptual_weights_path: str | None = None
+    """torchvision's VGG-19 state dict or the VGG-16 safetensors file."""
+    perceptual_scales: int = 4
+    """Scales (1, 1/2, ...) of the perceptual loss."""
+    equivariance_weight: float = 0.0
+    """Equivariance of region means and affine frames under random warps (regions predictor)."""
+
+    def __post_init__(self) -> None:
+        for name in ("first_frame_probability", "flip_probability", "swap_probability"):
+            _check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "in [0, 1]")
+        _check_not_negative(self, *(f.name for f in fields(self) if f.name.endswith("_weight")))
+        _check(
+            (self.perceptual_weight > 0) == (self.perceptual_weights_path is not None),
+            "perceptual_weights_path",
+            self.perceptual_weights_path,
+            "given exactly when perceptual_weight > 0",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionTrainingConfig:
+    """Stage 2: targets, losses and augmentation."""
+
+    optimization: OptimizationConfig
+    """Optimizer, schedule, checkpoints."""
+    frame_sampler: FrameSampler = "uniform"
+    """How num_frames are drawn from a clip."""
+    condition_dropout: float = 0.1
+    """How often a sample trains the null condition."""
+    min_snr_gamma: float | None = 5.0
+    """Min-SNR loss weight (arXiv 2303.09556); None = unweighted."""
+    flip_probability: float = 0.5
+    """Mirror image and motion (never where the label says left or right)."""
+    color_jitter: tuple[float, float, float, float] = (0.1, 0.1, 0.1, 0.1)
+    """Jitter of the image that the latent is made from; motion is unaffected."""
+    cache_motion: bool = True
+    """Estimate all motion once, before training, instead of at every step."""
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.condition_dropout < 1, "condition_dropout", self.condition_dropout, "in [0, 1)")
+        _check(0 <= self.flip_probability <= 1, "flip_probability", self.flip_probability, "in [0, 1]")
+        _check(self.min_snr_gamma is None or self.min_snr_gamma > 0, "min_snr_gamma", self.min_snr_gamma, "positive or None")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A whole system: both models, how they are trained and how videos are sampled."""
+
+    name: str
+    """What it is called."""
+    image_size: int
+    """Frames are image_size x image_size."""
+    fit: Fit = "pad"
+    """How other shapes are fitted: black borders, or a centre crop."""
+    num_frames: int = 16
+    """Frames of a training clip, and by default of a video."""
+    fps: float = 8.0
+    """Frames per second of written videos."""
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    """Stage-1 model."""
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    """Stage-2 model."""
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    """Targets and sampling."""
+    autoencoder_training: AutoencoderTrainingConfig
+    """Stage-1 training."""
+    diffusion_training: DiffusionTrainingConfig
+    """Stage-2 training."""
+
+    def __post_init__(self) -> None:
+        _check(self.image_size >= 16, "image_size", self.image_size, "at least 16")
+        _check(self.num_frames >= 2, "num_frames", self.num_frames, "at least 2")
+        _check(self.fps > 0, "fps", self.fps, "positive")
+        latent = min(self.autoencoder.max_channels, self.autoencoder.channels * 2**self.autoencoder.num_downs)
+        _check(self.unet.latent_channels == latent, "unet.latent_channels", self.unet.latent_channels, f"{latent}, as the auto-encoder gives")
+
+
+ConfigT = TypeVar("ConfigT")
+
+
+def to_json(config: object) -> dict[str, Any]:
+    """A config as a JSON-typed dict."""
+    return dataclasses.asdict(config)  # type: ignore[call-overload]
+
+
+def from_json(cls: type[ConfigT], values: dict[str, Any], *, where: str = "") -> ConfigT:
+    """The config of type `cls` from a JSON object.
+
+    Raises:
+        ValueError: an unknown key (the nearest known one is named), a missing one, or a value out of range.
+    """
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    arguments = {}
+    for key, value in values.items():
+        if key not in names:
+            near = difflib.get_close_matches(key, names, n=1)
+            raise ValueError(f"unknown setting {where + key!r}" + (f"; did you mean {where + near[0]!r}?" if near else f"; known: {names}"))
+        if is_dataclass(hints[key]) and isinstance(value, dict):
+            value = from_json(typing.cast("type[Any]", hints[key]), value, where=f"{where}{key}.")
+        arguments[key] = tuple(value) if isinstance(value, list) else value
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        raise ValueError(f"settings {where or cls.__name__}: {error}") from None

@@ -1,0 +1,197 @@
+"""Draws puppets and knows their exact motion.
+
+Positions are in pixels: the centre of the pixel in column i is i + 0.5. All frames of a clip are drawn together, part
+by part, back to front; each part only inside a window around it. A part's border is a ramp of one pixel, centred on its
+outline; a pixel belongs to the front-most part whose outline contains its centre.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lfdm.data.puppet_figures import Subject
+from lfdm.data.puppet_parts import Part, Shape
+
+_BACKGROUND = -1
+_MIXED = -2
+"""In frame 0, a pixel into which the soft border of a part in front reaches."""
+_EDGE_SHADE = np.float32(0.2)
+_HORIZON_WIDTH = 0.05
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The exact motion of a clip. Frame k at pixel p shows what frame 0 shows at p + flow."""
+
+    flow: np.ndarray
+    """(t, H, W, 2) float32 in pixels, (x, y); defined everywhere, also for what frame 0 hides or does not contain."""
+    visible: np.ndarray
+    """(t, H, W) bool: the surface point is inside frame 0 and front-most there."""
+    interior: np.ndarray
+    """(t, H, W) bool: visible, and the pixel's 3x3 neighbours in frame k and the four pixels read in frame 0 are the
+    same part (and the soft border of no other lies over those four): where frame 0 warped by the flow is frame k."""
+    figure: np.ndarray
+    """(t, H, W) bool: on the figure, not on the background."""
+    drift: np.ndarray
+    """(t, 2) float32 in pixels: the flow of everything that stands still."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """One part in every frame: joint (t, 2) in pixels and direction (t,) of its u axis."""
+
+    part: Part
+    origin: np.ndarray
+    angle: np.ndarray
+
+    def frame(self) -> tuple[np.ndarray, ...]:
+        """Origin x, y and axis sine, cosine, each (t, 1, 1) float32."""
+        columns = (self.origin[:, 0], self.origin[:, 1], np.sin(self.angle), np.cos(self.angle))
+        return tuple(column.astype(np.float32)[:, None, None] for column in columns)
+
+    def middle(self, size: int) -> np.ndarray:
+        """Where the middle of the capsule is, in pixels: (t, 2)."""
+        u, v = (np.add(self.part.shape.start, self.part.shape.end) * size / 2).tolist()
+        sine, cosine = np.sin(self.angle), np.cos(self.angle)
+        return self.origin + np.stack([u * sine + v * cosine, u * cosine - v * sine], axis=-1)
+
+
+def extent(shape: Shape, size: int) -> float:
+    """Half the side, in pixels, of a square around the middle of a capsule that holds it, soft border included."""
+    length = float(np.hypot(shape.end[0] - shape.start[0], shape.end[1] - shape.start[1]))
+    return (length / 2 + max(shape.start_radius, shape.end_radius)) * size + 1.0
+
+
+def render(
+    subject: Subject, tracks: list[Track], drift: np.ndarray, size: int, truth: bool
+) -> tuple[np.ndarray, Truth | None]:
+    """Draw a clip: frames (t, size, size, 3) uint8 and, if asked for, its truth.
+
+    `tracks` and `drift` (t, 2) are in pixels; the drift is already in the tracks.
+    """
+    canvas = _Canvas(_background(subject, drift, size), drift, max(extent(track.part.shape, size) for track in tracks))
+    for index, track in enumerate(tracks):
+        canvas.paint(index, track)
+    frames = np.rint(np.clip(canvas.crop(canvas.colour), 0, 255)).astype(np.uint8)
+    if not truth:
+        return frames, None
+    return frames, _truth(canvas, tracks, drift)
+
+
+class _Canvas:
+    """Colour, front-most part and flow of every pixel, with a margin so that windows may hang over the edge."""
+
+    def __init__(self, background: np.ndarray, drift: np.ndarray, reach: float) -> None:
+        num_frames, self.size = background.shape[:2]
+        self.margin = int(np.ceil(2 * reach)) + 2
+        side = self.size + 2 * self.margin
+        self.colour = np.zeros((num_frames, side, side, 3), np.float32)
+        self.crop(self.colour)[:] = background
+        self.part = np.full((num_frames, side, side), _BACKGROUND, np.int16)
+        self.pure = self.part[:1].copy()
+        """(1, H, W): the parts of frame 0, or _MIXED."""
+        self.flow = np.empty((num_frames, side, side, 2), np.float32)
+        self.flow[:] = drift[:, None, None]
+
+    def crop(self, array: np.ndarray) -> np.ndarray:
+        """The frame without its margin, a view."""
+        return array[:, self.margin : self.margin + self.size, self.margin : self.margin + self.size]
+
+    def paint(self, index: int, track: Track) -> None:
+        """Draw a part over what is there."""
+        half = extent(track.part.shape, self.size)
+        window = int(np.ceil(2 * half)) + 1
+        corner = np.floor(track.middle(self.size) - half).astype(np.int64)
+        corner = np.clip(corner, -self.margin, self.size + self.margin - window)
+        columns = (corner[:, 0, None] + np.arange(window))[:, None, :]
+        rows = (corner[:, 1, None] + np.arange(window))[:, :, None]
+        where = (np.arange(len(corner))[:, None, None], rows + self.margin, columns + self.margin)
+
+        x, y = columns.astype(np.float32) + np.float32(0.5), rows.astype(np.float32) + np.float32(0.5)
+        origin_x, origin_y, sine, cosine = track.frame()
+        u = (x - origin_x) * sine + (y - origin_y) * cosine
+        v = (x - origin_x) * cosine - (y - origin_y) * sine
+        distance, colour = _appearance(track.part, u, v, self.size)
+
+        alpha = np.clip(np.float32(0.5) - distance, 0, 1)[..., None]
+        below = self.colour[where]
+        self.colour[where] = below + alpha * (colour - below)
+        inside = distance <= 0
+        frame, row, column = (np.broadcast_to(axis, inside.shape)[inside] for axis in where)
+        self.part[frame, row, column] = index
+        first = self.pure[0, where[1][0], where[2][0]]
+        self.pure[0, where[1][0], where[2][0]] = np.where(inside[0], index, np.where(distance[0] < 0.5, _MIXED, first))
+        flow_x = origin_x[:1] + u * sine[:1] + v * cosine[:1] - x
+        flow_y = origin_y[:1] + u * cosine[:1] - v * sine[:1] - y
+        self.flow[frame, row, column] = np.stack([flow_x[inside], flow_y[inside]], axis=-1)
+
+
+def _appearance(part: Part, u: np.ndarray, v: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """At part-local positions in pixels: distance to the border in pixels, and colour, a little darker towards it."""
+    scale = np.float32(1 / size)
+    distance = part.shape.distance(u * scale, v * scale)
+    radius = np.float32(max(part.shape.start_radius, part.shape.end_radius))
+    towards_edge = np.clip(1 + distance / radius, 0, 1)
+    colour = part.texture(u * scale, v * scale, size) * (1 - _EDGE_SHADE * towards_edge * towards_edge)[..., None]
+    return distance * np.float32(size), colour
+
+
+def _background(subject: Subject, drift: np.ndarray, size: int) -> np.ndarray:
+    """Wall and floor, moved by the drift: (t, size, size, 3) float32."""
+    centres = (np.arange(size) + 0.5) / size
+    x = (centres + drift[:, :1] / size).astype(np.float32)[:, None, :]
+    y = (centres + drift[:, 1:] / size).astype(np.float32)[:, :, None]
+    width = max(_HORIZON_WIDTH, 4 / size)
+    low = (0.5 + 0.5 * np.tanh((y - np.float32(subject.horizon)) / np.float32(width)))[..., None]
+    wall, floor = subject.wall(x, y, size), subject.floor(x, y, size)
+    return wall + low * (floor - wall)
+
+
+def _truth(canvas: _Canvas, tracks: list[Track], drift: np.ndarray) -> Truth:
+    size, part, flow, pure = (
+        canvas.size,
+        canvas.crop(canvas.part),
+        canvas.crop(canvas.flow),
+        canvas.crop(canvas.pure)[0],
+    )
+    centres = np.arange(size, dtype=np.float32) + np.float32(0.5)
+    x, y = flow[..., 0] + centres, flow[..., 1] + centres[:, None]
+    inside = (x >= 0) & (x <= size) & (y >= 0) & (y <= size)
+    visible = inside & (_front_part(x, y, tracks, size) == part)
+
+    left, top = np.floor(x - 0.5).astype(np.int64), np.floor(y - 0.5).astype(np.int64)
+    last = size - 1
+    interior = visible & _same_around(part) & (left >= 0) & (top >= 0) & (x <= last + 0.5) & (y <= last + 0.5)
+    left, right, top, bottom = (np.clip(index, 0, last) for index in (left, left + 1, top, top + 1))
+    for row, column in ((top, left), (top, right), (bottom, left), (bottom, right)):
+        interior &= pure[row, column] == part
+    return Truth(flow.copy(), visible, interior, part != _BACKGROUND, drift.astype(np.float32))
+
+
+def _front_part(x: np.ndarray, y: np.ndarray, tracks: list[Track], size: int) -> np.ndarray:
+    """The front-most part of frame 0 at any positions, pixels."""
+    front = np.full(x.shape, _BACKGROUND, np.int16).ravel()
+    x, y = x.ravel(), y.ravel()
+    for index, track in enumerate(tracks):
+        half = extent(track.part.shape, size)
+        middle_x, middle_y = track.middle(size)[0].astype(np.float32)
+        near = np.flatnonzero((np.abs(x - middle_x) <= half) & (np.abs(y - middle_y) <= half))
+        origin_x, origin_y, sine, cosine = (value[0, 0, 0] for value in track.frame())
+        dx, dy = x[near] - origin_x, y[near] - origin_y
+        scale = np.float32(1 / size)
+        distance = track.part.shape.distance((dx * sine + dy * cosine) * scale, (dx * cosine - dy * sine) * scale)
+        front[near[distance <= 0]] = index
+    return front.reshape(-1, size, size)
+
+
+def _same_around(part: np.ndarray) -> np.ndarray:
+    """Pixels whose eight neighbours exist and are the same part."""
+    same = np.zeros(part.shape, bool)
+    middle = part[:, 1:-1, 1:-1]
+    inner = np.ones(middle.shape, bool)
+    size = part.shape[1]
+    for row in range(3):
+        for column in range(3):
+            inner &= part[:, row : size - 2 + row, column : size - 2 + column] == middle
+    same[:, 1:-1, 1:-1] = inner
+    return same

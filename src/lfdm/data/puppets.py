@@ -1,0 +1,251 @@
+"""Procedural labelled clips whose flow and visibility are known exactly: the embedded data set.
+
+A clip shows one figure, a puppet of rigid textured capsules, that starts from rest and does one action. The label alone
+decides the motion: every clip of a subject has the same first frame. Takes differ in tempo, amplitude and phase lag.
+`puppet_actions` moves the figures, `puppet_figures` makes them of `puppet_parts`, `puppet_render` draws them.
+"""
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from lfdm.data.clips import ClipRecord, write_index
+from lfdm.data.puppet_actions import ACTIONS, Take, act, ease
+from lfdm.data.puppet_figures import Subject, make_subject, place
+from lfdm.data.puppet_render import Track, Truth, render
+from lfdm.data.video import write_bytes, write_video
+
+__all__ = [
+    "ACTIONS",
+    "PuppetClip",
+    "Subject",
+    "Truth",
+    "load_truth",
+    "make_subject",
+    "render_clip",
+    "save_truth",
+    "truth_path",
+    "write_puppets",
+]
+
+TruthChoice = Literal["none", "test", "all"]
+"""Which clips get a truth file beside them."""
+
+MIN_SIZE = 32
+MAX_DRIFT = 0.02
+"""Camera drift stays below this, as a fraction of the frame."""
+
+
+@dataclass(frozen=True)
+class PuppetClip:
+    """A rendered clip: frames (t, size, size, 3) uint8 and, if asked for, its exact motion."""
+
+    frames: np.ndarray
+    truth: Truth | None
+
+
+def render_clip(
+    subject: Subject | int,
+    action: str,
+    take_seed: int,
+    *,
+    size: int = 64,
+    num_frames: int = 16,
+    fps: float = 8.0,
+    truth: bool = True,
+) -> PuppetClip:
+    """Render one clip; the same arguments give the same clip, for ever.
+
+    `subject` is a drawn subject or its seed. Frame k shows the action at k / fps seconds; frame 0 is the subject at
+    rest, whatever the action and the take.
+    Raises ValueError for an unknown action, a size below 32, fewer than 2 frames, an impossible fps, a negative seed.
+    """
+    _check_clip(size, num_frames, fps)
+    _check("take_seed", take_seed, take_seed >= 0, "0 or more")
+    if not isinstance(subject, Subject):
+        _check("subject", subject, subject >= 0, "a seed of 0 or more")
+        subject = make_subject(subject)
+    rng = np.random.default_rng((take_seed, 2))
+    time = np.arange(num_frames) / fps
+    take = Take(tempo=rng.uniform(0.87, 1.15), amplitude=rng.uniform(0.88, 1.12), lag=rng.uniform(0.0, 0.1))
+    joints = place(subject, act(action, take, subject.reach, time))
+    drift = _camera_drift(rng, time) * size
+    tracks = [Track(part, joints[part.name][0] * size - drift, joints[part.name][1]) for part in subject.parts]
+    return PuppetClip(*render(subject, tracks, drift, size, truth))
+
+
+def _camera_drift(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
+    """A slow wander that starts at zero: (t, 2), fractions of the frame."""
+    direction, rate = rng.uniform(0, 2 * np.pi, 2), rng.uniform(0.15, 0.4, 2)
+    circle = np.stack(
+        [np.cos(direction[0] + rate[0] * 2 * np.pi * time), np.sin(direction[1] + rate[1] * 2 * np.pi * time)], axis=-1
+    )
+    return 0.65 * rng.uniform(0.3, 1.0) * MAX_DRIFT * circle * ease(time, 1.5)[:, None]
+
+
+def truth_path(clip: Path) -> Path:
+    """Where the truth of a clip lies: beside it, `wave-0.avi` -> `wave-0.truth.npz`."""
+    return clip.with_name(clip.stem + ".truth.npz")
+
+
+def save_truth(path: Path, truth: Truth) -> Path:
+    """Write a truth file (flow as float16), whole or not at all."""
+    arrays = {
+        "flow": truth.flow.astype(np.float16),
+        "visible": truth.visible,
+        "interior": truth.interior,
+        "figure": truth.figure,
+        "drift": truth.drift,
+    }
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_bytes(path, buffer.getvalue())
+    return path
+
+
+def load_truth(path: Path) -> Truth:
+    """Read a truth file; its flow comes back as float32.
+
+    Raises FileNotFoundError if there is none and ValueError if it is not a truth file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no truth file at {path}; render the clips with truth")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            flow, drift = arrays["flow"].astype(np.float32), arrays["drift"].astype(np.float32)
+            return Truth(flow, arrays["visible"], arrays["interior"], arrays["figure"], drift)
+    except (KeyError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is not a truth file ({error})") from error
+
+
+@dataclass(frozen=True)
+class _Job:
+    """All clips of one subject, rendered by one worker."""
+
+    root: Path
+    subject: int
+    split: Literal["train", "test"]
+    num_takes: int
+    size: int
+    num_frames: int
+    fps: float
+    seed: int
+    truth: bool
+
+
+def write_puppets(
+    root: str | Path,
+    *,
+    num_subjects: int = 360,
+    num_takes: int = 2,
+    size: int = 64,
+    num_frames: int = 16,
+    fps: float = 8.0,
+    seed: int = 0,
+    test_fraction: float = 0.2,
+    truth: TruthChoice = "test",
+    num_workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a clip data set: every subject does every action `num_takes` times. Returns `root`/clips.csv, written last.
+
+    The last `test_fraction` of the subjects is the test split (neither split is empty unless the fraction is 0 or 1).
+    Clips are lossless; `truth` says which of them get a truth file. The same arguments give the same data set.
+    `num_workers` processes render (None: one per core; 0 or 1: this one). `progress(done, total)` is called as clips
+    are finished.
+    Raises ValueError for values that no data set can have, and FileExistsError if `root` already holds a data set.
+    """
+    root = Path(root)
+    _check_clip(size, num_frames, fps)
+    _check("num_subjects", num_subjects, num_subjects >= 1, "1 or more")
+    _check("num_takes", num_takes, num_takes >= 1, "1 or more")
+    _check("seed", seed, seed >= 0, "0 or more")
+    _check("test_fraction", test_fraction, 0 <= test_fraction <= 1, "0 to 1")
+    _check("truth", truth, truth in ("none", "test", "all"), "none, test or all")
+    _check("num_workers", num_workers, num_workers is None or num_workers >= 0, "0 or more")
+    if (root / "clips.csv").exists():
+        raise FileExistsError(f"{root} already holds a clip data set; remove it or choose another folder")
+
+    first_test = num_subjects - _num_test(num_subjects, test_fraction)
+    jobs: list[_Job] = []
+    for subject in range(num_subjects):
+        split = "train" if subject < first_test else "test"
+        with_truth = truth == "all" or truth == split
+        jobs.append(_Job(root, subject, split, num_takes, size, num_frames, fps, seed, with_truth))
+    workers = min(len(jobs), (os.cpu_count() or 1) if num_workers is None else num_workers)
+    records: list[ClipRecord] = []
+    for finished in _run(jobs, workers):
+        records += finished
+        if progress is not None:
+            progress(len(records), num_subjects * len(ACTIONS) * num_takes)
+    return write_index(root, sorted(records, key=lambda record: record.path))
+
+
+def _num_test(num_subjects: int, test_fraction: float) -> int:
+    if test_fraction in (0, 1) or num_subjects == 1:
+        return round(num_subjects * test_fraction)
+    return min(max(round(num_subjects * test_fraction), 1), num_subjects - 1)
+
+
+def _run(jobs: list[_Job], workers: int) -> Iterator[list[ClipRecord]]:
+    if workers <= 1:
+        yield from map(_write_subject, jobs)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        futures: list[Future[list[ClipRecord]]] = [pool.submit(_write_subject, job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _write_subject(job: _Job) -> list[ClipRecord]:
+    name = f"puppet{job.subject:04d}"
+    subject = make_subject(_derive_seed(job.seed, job.subject))
+    records = []
+    for index, action in enumerate(ACTIONS):
+        for take in range(job.num_takes):
+            take_seed = _derive_seed(job.seed, job.subject, index, take)
+            clip = render_clip(
+                subject, action, take_seed, size=job.size, num_frames=job.num_frames, fps=job.fps, truth=job.truth
+            )
+            path = f"{name}/{action.replace(' ', '-')}-{take}.avi"
+            write_video(job.root / path, clip.frames, fps=job.fps, lossless=True)
+            if clip.truth is not None:
+                save_truth(truth_path(job.root / path), clip.truth)
+            records.append(
+                ClipRecord(
+                    path=path,
+                    label=action,
+                    subject=name,
+                    split=job.split,
+                    frames=job.num_frames,
+                    fps=job.fps,
+                    width=job.size,
+                    height=job.size,
+                )
+            )
+    return records
+
+
+def _derive_seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def _check_clip(size: int, num_frames: int, fps: float) -> None:
+    _check("size", size, size >= MIN_SIZE, f"{MIN_SIZE} or more")
+    _check("num_frames", num_frames, num_frames >= 2, "2 or more")
+    _check("fps", fps, 0 < fps < float("inf"), "more than 0")
+
+
+def _check(name: str, value: object, allowed: bool, expected: str) -> None:
+    if not allowed:
+        raise ValueError(f"{name} is {value!r}; allowed: {expected}")

@@ -1,0 +1,547 @@
+"""Video and image files in and out (PyAV, Pillow), fitting to a square, and the frame samplers.
+
+Shapes: frames are (t, H, W, 3) uint8 RGB, images (H, W, 3) uint8 RGB.
+"""
+
+import io
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, cast
+from uuid import uuid4
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+from PIL import Image, ImageOps, ImageSequence
+
+from lfdm.config import Fit
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".webm", ".gif"})
+
+MAX_IMAGE_PIXELS = 50_000_000
+"""Larger images are refused before they are decoded."""
+MAX_VIDEO_PIXELS = 600_000_000
+"""Frames x height x width that `read_video` decodes at most (1.8 GB): 290 frames of 1920x1080."""
+FOLDER_FPS = 25.0
+"""Frames per second taken for a folder of images, which stores none."""
+
+Sampling = Literal["uniform", "random", "very_random"]
+
+# Only these may be probed: a playlist dressed up as a clip could make the demuxer open other files.
+_READ_OPTIONS = {"format_whitelist": "avi,mov,matroska"}
+# BT.709 in limited range, converted so and said so in the file: then all players agree on the colours.
+_COLOURS: dict[str, dict[str, Any]] = {"yuv420p": {"dst_colorspace": "ITU709", "dst_color_range": "MPEG"}}
+_COLOUR_TAGS = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
+_MAX_FPS = 1000.0
+_MAX_GIF_FPS = 50.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoInfo:
+    """What a clip holds, before it is decoded."""
+
+    frames: int
+    fps: float
+    width: int
+    height: int
+
+
+# --------------------------------------------------------------------------------------------------------- writing
+
+
+def write_video(path: str | Path, frames: np.ndarray, *, fps: float, lossless: bool = False) -> Path:
+    """Write `frames` (t, H, W, 3) uint8 in the format that the ending of `path` names, and return the path.
+
+    - `.avi` (FFV1) and no ending (a folder `frame-00000.png`, ...) give back the same bytes, whatever `lossless` says;
+    - `.mp4` is H.264 in yuv420p, which every browser plays; odd sizes are padded by repeating the last row or column.
+      It blurs colours over 2x2 pixels: for small clips `lossless` writes exact RGB, which most browsers refuse;
+    - `.webm` is VP9 in yuv420p, or exact RGB with `lossless`;
+    - `.gif` has a palette of its own for each frame (exact up to 256 colours) and times in steps of 10 ms.
+
+    Parent folders are made. The file is written under a temporary name and then renamed, so an existing one is
+    replaced only by a whole one; a folder is replaced only if it holds nothing but frames.
+
+    Raises ValueError for frames of another shape or type, no frames, an impossible `fps`, an unknown ending, and
+    `lossless` where the format cannot; OSError where the disk refuses.
+    """
+    path = Path(path)
+    _check_frames(frames)
+    _check_fps(fps, _MAX_GIF_FPS if path.suffix == ".gif" else _MAX_FPS)
+    if not path.suffix:
+        return _write_folder(path, frames)
+    if path.suffix not in _ENCODERS:
+        raise ValueError(f"{path}: cannot write {path.suffix!r}; use .mp4, .webm, .gif, .avi or no ending (a folder)")
+    data = _ENCODERS[path.suffix](frames, fps, lossless)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, data)
+    return path
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Put `data` at `path` in one step: a temporary file beside it, then a rename. Raises OSError, leaving no trace."""
+    temporary = temporary_beside(path)
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def temporary_beside(path: Path) -> Path:
+    """A free hidden name in the folder of `path`, to be renamed to it when whole."""
+    return path.with_name(f".{path.name[:80]}.{uuid4().hex[:8]}.tmp")
+
+
+def _check_frames(frames: np.ndarray) -> None:
+    if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
+        got = getattr(frames, "dtype", type(frames).__name__)
+        raise ValueError(f"frames must be a numpy array of uint8, got {got}")
+    if frames.ndim != 4 or frames.shape[-1] != 3:
+        raise ValueError(f"frames must have the shape (t, H, W, 3), got {frames.shape}")
+    if 0 in frames.shape:
+        raise ValueError(f"frames must hold at least one frame and one pixel, got the shape {frames.shape}")
+
+
+def _check_fps(fps: float, highest: float) -> None:
+    if not 0.01 <= fps <= highest:  # also False for NaN
+        raise ValueError(f"fps must lie in 0.01..{highest:g}, got {fps}")
+
+
+def _encode(
+    frames: np.ndarray, fps: float, *, container: str, codec: str, pixel_format: str, options: dict[str, str]
+) -> bytes:
+    """One video stream, encoded in memory: errors of the disk then come from plain file writing alone."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=container) as file:
+        stream = cast(
+            VideoStream, file.add_stream(codec, rate=Fraction(fps).limit_denominator(60_000), options=options)
+        )
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], pixel_format
+        reformatter = VideoReformatter()  # one for all frames: setting it up costs more than a small frame
+        for frame in frames:
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            picture = reformatter.reformat(picture, format=pixel_format, **_COLOURS.get(pixel_format, {}))
+            file.mux(stream.encode(picture))
+        file.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def _encode_avi(frames: np.ndarray, fps: float, lossless: bool) -> bytes:  # noqa: ARG001 - it always is
+    return _encode(frames, fps, container="avi", codec="ffv1", pixel_format="bgr0", options={})
+
+
+def _encode_mp4(frames: np.ndarray, fps: float, lossless: bool) -> bytes:
+    if lossless:
+        options = {"qp": "0"}
+        return _encode(frames, fps, container="mp4", codec="libx264rgb", pixel_format="rgb24", options=options)
+    height, width = frames.shape[1:3]
+    frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    options = {"crf": "12", "preset": "slow", **_COLOUR_TAGS}
+    return _encode(frames, fps, container="mp4", codec="libx264", pixel_format="yuv420p", options=options)
+
+
+def _encode_webm(frames: np.ndarray, fps: float, lossless: bool) -> bytes:
+    pixel_format, options = (
+        ("gbrp", {"lossless": "1"}) if lossless else ("yuv420p", {"crf": "12", "b": "0", **_COLOUR_TAGS})
+    )
+    return _encode(frames, fps, container="webm", codec="libvpx-vp9", pixel_format=pixel_format, options=options)
+
+
+def _encode_gif(frames: np.ndarray, fps: float, lossless: bool) -> bytes:
+    if lossless:
+        raise ValueError("lossless: a gif has 256 colours a frame; use .avi, .mp4, .webm or no ending (a folder)")
+    images = [Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE) for frame in frames]
+    ends = np.rint(np.arange(len(frames) + 1) * 100 / fps)  # in 10 ms: rounding must not add up over the clip
+    durations = [int(d) * 10 for d in np.diff(ends)]
+    buffer = io.BytesIO()
+    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=False)
+    return buffer.getvalue()
+
+
+_ENCODERS: dict[str, Callable[[np.ndarray, float, bool], bytes]] = {
+    ".avi": _encode_avi,
+    ".mp4": _encode_mp4,
+    ".webm": _encode_webm,
+    ".gif": _encode_gif,
+}
+
+
+def _write_folder(path: Path, frames: np.ndarray) -> Path:
+    if path.exists() and not _holds_frames_only(path):
+        raise ValueError(f"{path}: exists and is not a folder of frame-*.png files; choose another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(path)
+    temporary.mkdir()
+    try:
+        for index, frame in enumerate(frames):
+            Image.fromarray(frame).save(temporary / f"frame-{index:05d}.png")
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return path
+
+
+def _holds_frames_only(path: Path) -> bool:
+    return path.is_dir() and all(re.fullmatch(r"frame-\d{5,}\.png", entry.name) for entry in path.iterdir())
+
+
+# --------------------------------------------------------------------------------------------------------- reading
+
+
+def read_video(path: str | Path, *, max_frames: int | None = None, max_pixels: int = MAX_VIDEO_PIXELS) -> np.ndarray:
+    """The frames of a video file, a GIF or a folder of images (in natural order): (t, H, W, 3) uint8.
+
+    `max_frames` keeps the first so many. A GIF's longer pauses become repeated frames, as in a video of constant rate.
+
+    Raises FileNotFoundError, and ValueError naming the path for anything that is not a whole clip: broken or truncated,
+    without frames, of changing size, or above `max_pixels` pixels (frames x height x width).
+    """
+    path = Path(path)
+    _check_exists(path)
+    if max_frames is not None and max_frames < 1:
+        raise ValueError(f"max_frames must be at least 1, got {max_frames}")
+    return _collect(path, islice(_iterate(path), max_frames), max_pixels)
+
+
+def read_fitted(path: str | Path, size: int, fit: Fit, *, max_frames: int | None = None) -> np.ndarray:
+    """`read_video` and `fit_frames` in one, frame by frame: a long clip is never in memory at its own size.
+
+    Raises as `read_video` does, and ValueError for an impossible size or fit.
+    """
+    path = Path(path)
+    _check_exists(path)
+    fitted = (fit_frames(frame[None], size, fit)[0] for frame in islice(_iterate(path), max_frames))
+    return _collect(path, fitted, MAX_VIDEO_PIXELS)
+
+
+def video_info(path: str | Path) -> VideoInfo:
+    """Number of frames, rate and stored size (before any rotation) of a clip, undecoded but for a GIF.
+
+    Raises FileNotFoundError, and ValueError naming the path for what is not a clip.
+    """
+    path = Path(path)
+    _check_exists(path)
+    if path.is_dir():
+        files = _frame_files(path)
+        height, width = read_image(files[0]).shape[:2]
+        return VideoInfo(frames=len(files), fps=FOLDER_FPS, width=width, height=height)
+    if path.suffix.lower() == ".gif":
+        repeats, fps, (width, height) = _gif_timing(path)
+        return VideoInfo(frames=sum(repeats), fps=fps, width=width, height=height)
+    with path.open("rb") as file, _naming(path), _open_clip(file) as container:
+        stream = _video_stream(container)
+        frames = sum(packet.size > 0 for packet in container.demux(stream))
+        fps = float(stream.average_rate or stream.guessed_rate or FOLDER_FPS)
+        return VideoInfo(frames=frames, fps=fps, width=stream.width, height=stream.height)
+
+
+def _check_exists(path: Path) -> None:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn what PyAV and Pillow raise on a broken file into one ValueError that names the path."""
+    try:
+        yield
+    except (FFmpegError, ValueError, OSError, SyntaxError, EOFError, IndexError) as error:
+        if str(error).startswith(f"{path}:"):
+            raise
+        raise ValueError(f"{path}: broken or not a readable clip or image ({_reason(error)})") from error
+
+
+def _reason(error: BaseException) -> str:
+    return str(getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0]
+
+
+def _collect(path: Path, frames: Iterable[np.ndarray], max_pixels: int) -> np.ndarray:
+    kept: list[np.ndarray] = []
+    pixels = 0
+    for frame in frames:
+        if kept and frame.shape != kept[0].shape:
+            raise ValueError(f"{path}: frames change size from {kept[0].shape[:2]} to {frame.shape[:2]}")
+        pixels += frame.shape[0] * frame.shape[1]
+        if pixels > max_pixels:
+            raise ValueError(f"{path}: more than {max_pixels} pixels in all; read fewer frames with max_frames")
+        kept.append(frame)
+    if not kept:
+        raise ValueError(f"{path}: holds no frames")
+    return np.stack(kept)
+
+
+def _iterate(path: Path) -> Iterator[np.ndarray]:
+    if path.is_dir():
+        return (read_image(file) for file in _frame_files(path))
+    if path.suffix.lower() == ".gif":
+        return _iterate_gif(path)
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        raise ValueError(f"{path}: unknown ending; a clip is a folder of images or one of {sorted(VIDEO_SUFFIXES)}")
+    return _iterate_file(path)
+
+
+def _iterate_file(path: Path) -> Iterator[np.ndarray]:
+    decoded = 0
+    with path.open("rb") as file, _naming(path), _open_clip(file) as container:
+        stream = _video_stream(container)
+        _check_pixels(path, stream.width, stream.height)
+        stream.codec_context.thread_count = 1  # clips are small; the cache decodes several at once
+        reformatter = VideoReformatter()
+        for packet in container.demux(stream):
+            if packet.is_corrupt:
+                raise ValueError("the file ends in the middle of a frame")
+            for frame in packet.decode():
+                decoded += 1
+                yield _upright(reformatter.reformat(frame, format="rgb24"), frame.rotation)
+        expected = _expected_frames(container, stream)
+        # Some encoders write a count or a duration that is a little off; our lossless ones do not.
+        if decoded < (expected if stream.codec_context.name == "ffv1" else 0.9 * expected):
+            raise ValueError(f"truncated: {decoded} of {expected} frames")
+
+
+def _expected_frames(container: InputContainer, stream: VideoStream) -> int:
+    """What the header says, 0 where it says nothing (or its duration may be that of a longer sound track)."""
+    if stream.frames or len(container.streams) > 1 or not container.duration or not stream.average_rate:
+        return stream.frames
+    return round(container.duration / av.time_base * float(stream.average_rate))
+
+
+def _open_clip(file: BinaryIO) -> InputContainer:
+    return cast(InputContainer, av.open(file, options=_READ_OPTIONS))
+
+
+def _video_stream(container: InputContainer) -> VideoStream:
+    if not container.streams.video:
+        raise ValueError("no video stream")
+    return container.streams.video[0]
+
+
+def _upright(frame: av.VideoFrame, degrees: int) -> np.ndarray:
+    """(H, W, 3), turned as the file's display matrix says (phones store portrait clips lying down)."""
+    array = frame.to_ndarray()
+    return np.rot90(array, round(degrees / 90) % 4) if degrees else array
+
+
+def _iterate_gif(path: Path) -> Iterator[np.ndarray]:
+    repeats, _, _ = _gif_timing(path)
+    with _naming(path), Image.open(path) as image:
+        for frame, repeat in zip(ImageSequence.Iterator(image), repeats, strict=True):
+            array = _over_white(frame.copy())
+            for _ in range(repeat):
+                yield array
+
+
+def _gif_timing(path: Path) -> tuple[list[int], float, tuple[int, int]]:
+    """How often each frame of a GIF is to be repeated to get a constant rate, that rate, and (width, height).
+
+    The shortest time between two frames is one step (writers merge equal frames into one longer one).
+    """
+    with _naming(path), Image.open(path) as image:
+        _check_pixels(path, *image.size)
+        durations = [float(frame.info.get("duration", 0)) or 100.0 for frame in ImageSequence.Iterator(image)]
+        size = image.size
+    shortest = min(durations)
+    repeats = [max(1, round(duration / shortest)) for duration in durations]
+    return repeats, 1000.0 * sum(repeats) / sum(durations), size
+
+
+def _frame_files(path: Path) -> list[Path]:
+    files = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")]
+    if not files:
+        raise ValueError(f"{path}: a folder without images; a clip is a folder of frames or a video file")
+    return sorted(files, key=natural_key)
+
+
+def natural_key(path: Path) -> list[tuple[int, int, str]]:
+    """Sort key in which `frame-9` comes before `frame-10`.
+
+    >>> [p.name for p in sorted([Path("a10.png"), Path("a9.png"), Path("A1.png")], key=natural_key)]
+    ['A1.png', 'a9.png', 'a10.png']
+    """
+    parts = re.split(r"(\d+)", path.name.lower())
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
+
+
+# ---------------------------------------------------------------------------------------------------------- images
+
+
+def read_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+    """An image as (H, W, 3) uint8: from a file, a PIL image or an array, whatever its kind.
+
+    Alpha is laid over white; greyscale, palette, CMYK and 16-bit images are converted; EXIF rotation is applied.
+    Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): uint8, uint16, or floating point in [0, 1].
+
+    Raises FileNotFoundError, and ValueError (naming the path) for what is not an image or has over 50 megapixels.
+    """
+    if isinstance(source, np.ndarray):
+        return _over_white(Image.fromarray(_array_to_8_bits(source)))
+    if isinstance(source, Image.Image):
+        _check_pixels("image", *source.size)
+        return _over_white(ImageOps.exif_transpose(source))
+    path = Path(source)
+    _check_exists(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder, not an image")
+    with warnings.catch_warnings(), _naming(path):
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below, in our own words
+        with _open_image(path) as image:
+            _check_pixels(path, *image.size)
+            return _over_white(ImageOps.exif_transpose(image))
+
+
+def _open_image(path: Path) -> Image.Image:
+    try:
+        return Image.open(path)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path}: over {MAX_IMAGE_PIXELS // 10**6} megapixels ({error})") from error
+
+
+def _check_pixels(name: str | Path, width: int, height: int) -> None:
+    if width * height > MAX_IMAGE_PIXELS:
+        raise ValueError(f"{name}: {width}x{height} is over {MAX_IMAGE_PIXELS // 10**6} megapixels; shrink it first")
+
+
+def _array_to_8_bits(array: np.ndarray) -> np.ndarray:
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4))) or 0 in array.shape:
+        raise ValueError(f"an image array must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape}")
+    _check_pixels("image", array.shape[1], array.shape[0])
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.uint16:
+        return np.rint(array / 257.0).astype(np.uint8)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(f"an image array must be uint8, uint16 or floating point, got {array.dtype}")
+    if not (array.min() >= 0 and array.max() <= 1):  # also False for NaN
+        raise ValueError(f"a floating point image must lie in [0, 1], got {array.min():g}..{array.max():g}")
+    return np.rint(array * 255.0).astype(np.uint8)
+
+
+def _over_white(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I"):  # 16-bit greyscale, which Pillow would clip instead of scaling
+        return np.asarray(Image.fromarray(_array_to_8_bits(np.asarray(image).astype(np.uint16))).convert("RGB"))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return np.asarray(Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB"))
+    return np.asarray(image.convert("RGB"))
+
+
+# --------------------------------------------------------------------------------------------------------- fitting
+
+
+def fit_frames(frames: np.ndarray, size: int, mode: Fit) -> np.ndarray:
+    """Frames (t, H, W, 3) uint8 fitted to a square: (t, size, size, 3) uint8.
+
+    `pad` keeps everything: the long side becomes `size`, the short side is truncated to whole pixels, the rest is
+    black; centred, an odd pixel at the bottom or right. `crop` keeps the central square. Shrinking averages the exact
+    area under each new pixel (METHOD.md 5), enlarging is bilinear; frames of that size are returned as they are.
+    """
+    _check_frames(frames)
+    if size < 1:
+        raise ValueError(f"size must be at least 1, got {size}")
+    if mode not in ("pad", "crop"):
+        raise ValueError(f"fit must be 'pad' or 'crop', got {mode!r}")
+    height, width = frames.shape[1:3]
+    if mode == "crop":
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        return _resize(frames[:, top : top + side, left : left + side], size, size)
+    longest = max(height, width)
+    new_height, new_width = max(1, height * size // longest), max(1, width * size // longest)
+    small = _resize(frames, new_height, new_width)
+    if new_height == new_width:
+        return small
+    top, left = (size - new_height) // 2, (size - new_width) // 2
+    padded = np.zeros((len(frames), size, size, 3), np.uint8)
+    padded[:, top : top + new_height, left : left + new_width] = small
+    return padded
+
+
+def _resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    if frames.shape[1:3] == (height, width):
+        return frames
+    if height <= frames.shape[1] and width <= frames.shape[2]:
+        return np.stack([_shrink(frame, height, width) for frame in frames])
+    size = (width, height)
+    return np.stack([np.asarray(Image.fromarray(f).resize(size, Image.Resampling.BILINEAR)) for f in frames])
+
+
+def _shrink(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+    rows = _area_means(frame, height)
+    return np.rint(_area_means(rows.swapaxes(0, 1), width).swapaxes(0, 1)).astype(np.uint8)
+
+
+def _area_means(array: np.ndarray, num: int) -> np.ndarray:
+    """Means of `array` (n, ...) over `num` equal intervals of its first axis, fractional ends weighted: (num, ...)."""
+    n = len(array)
+    if num == n:
+        return array.astype(np.float64)
+    sums = np.zeros((n + 1, *array.shape[1:]), np.float64)
+    np.cumsum(array, axis=0, out=sums[1:])
+    ends = np.arange(num + 1) * n / num
+    whole = np.minimum(ends.astype(np.int64), n - 1)
+    part = (ends - whole).reshape(-1, *[1] * (array.ndim - 1))
+    return np.diff(sums[whole] * (1 - part) + sums[whole + 1] * part, axis=0) * (num / n)
+
+
+# ------------------------------------------------------------------------------------------- samplers (METHOD.md 5)
+
+
+def uniform_indices(n: int, num: int) -> np.ndarray:
+    """`num` frame indices evenly over a clip of `n` frames, ends included; a shorter clip repeats its last frame.
+
+    >>> uniform_indices(10, 4).tolist(), uniform_indices(3, 5).tolist()
+    ([0, 3, 6, 9], [0, 1, 2, 2, 2])
+    """
+    _check_counts(n, num)
+    if n < num:
+        return np.minimum(np.arange(num), n - 1)
+    return np.linspace(0, n - 1, num).astype(np.int64)
+
+
+def random_indices(n: int, num: int, rng: np.random.Generator) -> np.ndarray:
+    """The uniform indices, each inner one moved by less than the gap to its neighbours, then sorted."""
+    indices = uniform_indices(n, num)
+    gaps = np.maximum(np.diff(indices) - 1, 0)
+    indices[1:-1] += rng.integers(-gaps[:-1], gaps[1:], endpoint=True)
+    return np.sort(indices)
+
+
+def very_random_indices(n: int, num: int, rng: np.random.Generator) -> np.ndarray:
+    """`num` sorted draws with replacement from a clip of `n` frames, the first forced to 0."""
+    _check_counts(n, num)
+    indices = np.sort(rng.integers(0, n, num))
+    indices[0] = 0
+    return indices
+
+
+def sample_indices(name: Sampling, n: int, num: int, rng: np.random.Generator) -> np.ndarray:
+    """`num` indices into a clip of `n` frames by the sampler of that name: (num,) int64, sorted."""
+    if name == "uniform":
+        return uniform_indices(n, num)
+    if name == "random":
+        return random_indices(n, num, rng)
+    if name == "very_random":
+        return very_random_indices(n, num, rng)
+    raise ValueError(f"frame sampling must be 'uniform', 'random' or 'very_random', got {name!r}")
+
+
+def _check_counts(n: int, num: int) -> None:
+    if n < 1 or num < 1:
+        raise ValueError(f"frame counts must be at least 1, got a clip of {n} and {num} to draw")

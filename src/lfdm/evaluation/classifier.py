@@ -1,0 +1,227 @@
+"""A judge of actions: a small space-time network that names the label of a clip from how it changes.
+
+It never sees a frame, only what changed since frame 0 and since the frame before, area-averaged to a small size and divided by
+the clip's own contrast: who is shown and how sharply hardly matters, a still clip carries nothing to go by. Training blurs,
+shifts and recolours real clips at random for the same reason.
+
+Shapes: video (b, 3, t, H, W) in [0, 1] · logits (b, number of labels).
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from einops import rearrange
+from torch import Tensor, nn
+
+from lfdm.data.clips import ClipCache
+from lfdm.data.clips import labels as labels_of
+from lfdm.data.video import uniform_indices
+from lfdm.models.loading import StrictLoading
+
+MIN_CONTRAST = 0.05
+"""Root mean square change below which a clip is not amplified further, in units of the intensity range."""
+
+
+class ActionClassifier(StrictLoading, ModelMixin, ConfigMixin):
+    """Which of `labels` a clip of `num_frames` frames shows. About 0.3 million parameters at the default widths.
+
+    Args:
+        labels: what the logits stand for, in order.
+        num_frames: length of the clips it is made for.
+        input_size: frames are averaged down to this size first.
+        channels: widths at sizes 1, 1/2, 1/4 and 1/8 of that; multiples of 8.
+    """
+
+    @register_to_config
+    def __init__(
+        self, *, labels: Sequence[str], num_frames: int = 16, input_size: int = 32, channels: Sequence[int] = (16, 32, 64, 128)
+    ) -> None:
+        super().__init__()
+        if len(set(labels)) < 2 or len(set(labels)) != len(labels):
+            raise ValueError(f"a classifier needs two or more different labels; got {list(labels)}")
+        self.labels = tuple(labels)
+        self.num_frames = num_frames
+        self.input_size = input_size
+        widths = [6, *channels]
+        self.blocks = nn.ModuleList(
+            _SpaceTimeBlock(a, b, stride=1 if i == 0 else 2) for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+        )
+        self.head = nn.Linear(2 * channels[-1], len(labels))
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Logits (b, n) of a video (b, 3, t, H, W) in [0, 1].
+
+        Raises:
+            ValueError: another shape or number of frames.
+        """
+        if video.ndim != 5 or video.shape[1] != 3 or video.shape[2] != self.num_frames:
+            raise ValueError(f"video must be (b, 3, {self.num_frames}, H, W) in [0, 1]; got {tuple(video.shape)}")
+        x = rearrange(_changes(video, self.input_size), "b t c h w -> (b t) c h w")
+        for block in self.blocks:
+            x = block(x, self.num_frames)
+        x = rearrange(x, "(b t) c h w -> b c t (h w)", t=self.num_frames).mean(dim=-1)  # (b, c, t)
+        return self.head(torch.cat((x.mean(dim=-1), x.amax(dim=-1)), dim=1))
+
+    @torch.inference_mode()
+    def classify(self, video: Tensor) -> list[str]:
+        """The label of every clip of a video (b, 3, t, H, W) in [0, 1]."""
+        return [self.labels[i] for i in self(video.to(self.device)).argmax(dim=1).tolist()]
+
+
+class _SpaceTimeBlock(nn.Module):
+    """Convolution 3x3 of every frame, then one over 3 frames of every pixel, each with group norm and SiLU: (b * t, c, h, w)."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
+        super().__init__()
+        self.space = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)
+        self.space_norm = nn.GroupNorm(8, out_channels)
+        self.time = nn.Conv2d(out_channels, out_channels, (3, 1), padding=(1, 0))
+        self.time_norm = nn.GroupNorm(8, out_channels)
+
+    def forward(self, x: Tensor, num_frames: int) -> Tensor:
+        x = F.silu(self.space_norm(self.space(x)))
+        h, w = x.shape[-2:]
+        rows = rearrange(x, "(b t) c h w -> b c t (h w)", t=num_frames)
+        rows = rows + F.silu(self.time_norm(self.time(rows)))
+        return rearrange(rows, "b c t (h w) -> (b t) c h w", h=h, w=w)
+
+
+def _changes(video: Tensor, size: int) -> Tensor:
+    """Differences to frame 0 and to the frame before, over the clip's contrast: (b, t, 6, size, size)."""
+    frames = rearrange(video, "b c t h w -> (b t) c h w")
+    frames = F.adaptive_avg_pool2d(frames, size) if max(frames.shape[-2:]) > size else frames
+    frames = rearrange(frames, "(b t) c h w -> b t c h w", b=video.shape[0])
+    since_first = frames - frames[:, :1]
+    since_last = torch.cat((torch.zeros_like(frames[:, :1]), frames.diff(dim=1)), dim=1)
+    contrast = since_first.square().mean(dim=(1, 2, 3, 4), keepdim=True).sqrt().clamp_min(MIN_CONTRAST)
+    return torch.cat((since_first, since_last), dim=2) / contrast
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierTraining:
+    """How a classifier is trained."""
+
+    num_steps: int = 150
+    """Optimizer steps."""
+    batch_size: int = 32
+    """Clips per step."""
+    learning_rate: float = 2e-3
+    """Highest rate of the one-cycle schedule."""
+    seed: int = 0
+    """Seed of initial weights, clip order and augmentation."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
+
+
+def train_classifier(
+    cache: ClipCache,
+    *,
+    num_frames: int = 16,
+    training: ClassifierTraining | None = None,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> ActionClassifier:
+    """Train a classifier on every clip of `cache`, real training clips, frames drawn uniformly.
+
+    Raises:
+        ValueError: fewer than two labels.
+    """
+    training = training or ClassifierTraining()
+    labels = labels_of(cache.records)
+    with torch.random.fork_rng():
+        torch.manual_seed(training.seed)
+        model = ActionClassifier(labels=labels, num_frames=num_frames).to(device).train()
+    numbers = torch.tensor([labels.index(record.label) for record in cache.records])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.learning_rate, total_steps=training.num_steps)
+    rng = np.random.default_rng((training.seed, len(cache)))
+    generator = torch.Generator(device).manual_seed(training.seed)
+    order = np.concatenate([rng.permutation(len(cache)) for _ in range(-(-training.num_steps * training.batch_size // len(cache)))])
+    for step in range(training.num_steps):
+        chosen = order[step * training.batch_size : (step + 1) * training.batch_size]
+        video = augment(load_clips(cache, chosen, num_frames).to(device), generator)
+        loss = F.cross_entropy(model(video), numbers[chosen].to(device))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if progress is not None:
+            progress(step + 1, training.num_steps)
+    return model.eval()
+
+
+def load_clips(cache: ClipCache, indices: Sequence[int] | np.ndarray, num_frames: int) -> Tensor:
+    """Clips at `num_frames` uniform frames: (b, 3, t, S, S) float32 in [0, 1]."""
+    clips = [cache.clip(int(i))[uniform_indices(cache.num_frames(int(i)), num_frames)] for i in indices]
+    return torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3).float() / 255
+
+
+def augment(video: Tensor, generator: torch.Generator) -> Tensor:
+    """Every clip shifted by up to 4 % of the frame, recoloured, and for half of them blurred and made noisy; shape kept."""
+    b, _, t, h, w = video.shape
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator, device=video.device)
+
+    theta = torch.eye(2, 3, device=video.device).repeat(b, 1, 1)
+    theta[:, :, 2] = 0.08 * (2 * uniform(b, 2) - 1)
+    grid = F.affine_grid(theta, [b, 1, h, w], align_corners=False)
+    video = F.grid_sample(video.flatten(1, 2), grid, padding_mode="border", align_corners=False).view(b, 3, t, h, w)
+    gain, bias = 0.7 + 0.6 * uniform(b, 3, 1, 1, 1), 0.2 * uniform(b, 3, 1, 1, 1) - 0.1
+    video = (video - 0.5) * gain + 0.5 + bias
+    degrade = (uniform(b, 1, 1, 1, 1) < 0.5).float()
+    blurred = F.avg_pool2d(video.flatten(1, 2), 3, stride=1, padding=1, count_include_pad=False).view_as(video)
+    noise = 0.02 * torch.randn(video.shape, generator=generator, device=video.device)
+    return video + degrade * (uniform(b, 1, 1, 1, 1) * (blurred - video) + noise)
+
+
+@torch.inference_mode()
+def accuracy(model: ActionClassifier, cache: ClipCache, indices: Sequence[int], *, batch_size: int = 32) -> float:
+    """The share of the given clips of `cache` whose label the classifier names.
+
+    Raises:
+        ValueError: no clips.
+    """
+    if not indices:
+        raise ValueError("accuracy needs at least one clip; got none")
+    right = 0
+    for start in range(0, len(indices), batch_size):
+        chosen = indices[start : start + batch_size]
+        named = model.classify(load_clips(cache, chosen, model.num_frames))
+        right += sum(label == cache.records[i].label for label, i in zip(named, chosen, strict=True))
+    return right / len(indices)
+
+
+def cached_classifier(
+    cache: ClipCache,
+    *,
+    num_frames: int = 16,
+    training: ClassifierTraining | None = None,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> ActionClassifier:
+    """The classifier of these training clips, trained on the first call and kept beside their cache."""
+    training = training or ClassifierTraining()
+    key = json.dumps([_VERSION, cache.folder.name, [r.label for r in cache.records], num_frames, repr(training)])
+    folder = cache.folder.parent / f"classifier-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    if folder.is_dir():
+        return ActionClassifier.from_pretrained(folder, device=device)
+    model = train_classifier(cache, num_frames=num_frames, training=training, device=device, progress=progress)
+    model.save_pretrained(folder)
+    return model
+
+
+_VERSION = 1
+
+

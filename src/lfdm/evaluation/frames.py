@@ -1,0 +1,47 @@
+"""Distances between frames. All take (..., c, H, W) or (b, c, t, H, W) tensors in [0, 1] of one shape."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+MAX_PSNR = 100.0
+"""What equal images score, decibels: the true value is infinite."""
+
+
+def l1_per_clip(a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute difference of every item of the batch, (b,)."""
+    return (a - b).abs().flatten(1).mean(dim=1)
+
+
+def psnr_per_clip(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of every item of the batch in dB, peak 1, at most `MAX_PSNR`, (b,)."""
+    error = (a - b).square().flatten(1).mean(dim=1)
+    return -10 * torch.log10(error.clamp_min(10 ** (-MAX_PSNR / 10)))
+
+
+def ssim_per_clip(a: Tensor, b: Tensor) -> Tensor:
+    """Structural similarity (Wang et al. 2004) of videos (b, c, t, H, W), mean over channels and frames, (b,).
+
+    Gaussian window 11x11 with sigma 1.5, K1 = 0.01, K2 = 0.03, only where the window fits.
+
+    Raises:
+        ValueError: frames smaller than the window.
+    """
+    if min(a.shape[-2:]) < 11:
+        raise ValueError(f"SSIM needs frames of at least 11x11 pixels; got {tuple(a.shape[-2:])}")
+    batch = a.shape[0]
+    x, y = (rearrange(v.float(), "b c t h w -> (b c t) 1 h w") for v in (a, b))
+    mean_x, mean_y = _blur(x), _blur(y)
+    var_x, var_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2
+    covariance = _blur(x * y) - mean_x * mean_y
+    c1, c2 = 0.01**2, 0.03**2
+    ssim = (2 * mean_x * mean_y + c1) * (2 * covariance + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
+    return ssim.reshape(batch, -1).mean(dim=1)
+
+
+def _blur(x: Tensor) -> Tensor:
+    axis = torch.arange(11, device=x.device, dtype=x.dtype) - 5
+    line = torch.exp(-(axis**2) / (2 * 1.5**2))
+    line = line / line.sum()
+    return F.conv2d(F.conv2d(x, line.view(1, 1, 1, 11)), line.view(1, 1, 11, 1))

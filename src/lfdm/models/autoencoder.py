@@ -1,0 +1,215 @@
+"""Stage 1: the latent flow auto-encoder (LFDM, arXiv 2303.13744, section 3.2).
+
+The encoder describes the source image once; a motion predictor compares it with driving frames; the decoder warps the
+source's features at every scale by that motion, keeps what the occlusion map calls visible and paints the rest.
+
+Shapes: image (b, 3, H, W) and video (b, 3, t, H, W) in [0, 1] · latent (b, C, h, w), h = H / stride · see `lfdm.models.motion`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from einops import rearrange
+from torch import Tensor, nn
+
+from lfdm.models.dense import DenseMotion, DenseMotionPredictor
+from lfdm.models.layers import DownBlock, ResBlock, SameBlock, UpBlock
+from lfdm.models.loading import StrictLoading
+from lfdm.models.motion import Motion
+from lfdm.models.regions import RegionMotion, RegionMotionPredictor, Regions
+from lfdm.models.warp import warp
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the decoder needs of a source image: the image and the encoder's output at every scale, full size first."""
+
+    image: Tensor
+    scales: tuple[Tensor, ...]
+
+    @property
+    def latent(self) -> Tensor:
+        """(b, C, h, w), the coarsest scale: z0."""
+        return self.scales[-1]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """`prediction`, `warped` (the source image warped alone) and `painted` (before the last blend), each (b, 3, t, H, W)."""
+
+    prediction: Tensor
+    warped: Tensor
+    painted: Tensor
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """One training pass: driving frames rebuilt from the source, the motion used, and what its predictor is trained by.
+
+    The dense predictor gives `matched` and `match_target`, the regions predictor `driving_regions`.
+    """
+
+    decoded: Decoded
+    motion: Motion
+    matched: Tensor | None = None
+    match_target: Tensor | None = None
+    driving_regions: Regions | None = None
+
+
+class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
+    """Encoder, motion predictor and decoder. The arguments are documented in `lfdm.config.AutoencoderConfig`."""
+
+    @register_to_config
+    def __init__(
+        self,
+        *,
+        channels: int = 64,
+        max_channels: int = 256,
+        num_downs: int = 2,
+        num_res_blocks: int = 6,
+        motion: Literal["dense", "regions"] = "regions",
+        corners: bool = True,
+        padding_mode: Literal["zeros", "border"] = "zeros",
+        dense_channels: Sequence[int] = (32, 64, 96, 128, 128),
+        dense_match_channels: int = 64,
+        dense_max_residual: float = 0.6,
+        num_regions: int = 10,
+        region_temperature: float = 0.1,
+        region_channels: int = 32,
+        region_flow_channels: int = 64,
+        region_max_channels: int = 1024,
+        region_depth: int = 5,
+        region_padding: int = 3,
+    ) -> None:
+        super().__init__()
+        widths = [min(max_channels, channels * 2**i) for i in range(num_downs + 1)]
+        self.stride = 2**num_downs
+        self.first = SameBlock(3, widths[0])
+        self.downs = nn.ModuleList(DownBlock(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.bottleneck = nn.Sequential(*(ResBlock(widths[-1]) for _ in range(num_res_blocks)))
+        self.ups = nn.ModuleList(UpBlock(b, a) for a, b in reversed(list(zip(widths[:-1], widths[1:], strict=True))))
+        self.final = nn.Conv2d(widths[0], 3, 7, padding=3)
+        if motion == "dense":
+            if corners:
+                raise ValueError("the dense motion predictor uses pixel centres: corners must be False; got True")
+            self.motion_predictor: nn.Module = DenseMotionPredictor(
+                channels=tuple(dense_channels),
+                stride=self.stride,
+                match_channels=dense_match_channels,
+                max_residual=dense_max_residual,
+            )
+        else:
+            self.motion_predictor = RegionMotionPredictor(
+                num_regions=num_regions,
+                temperature=region_temperature,
+                channels=region_channels,
+                flow_channels=region_flow_channels,
+                max_channels=region_max_channels,
+                depth=region_depth,
+                padding=region_padding,
+                stride=self.stride,
+                corners=corners,
+                padding_mode=padding_mode,
+            )
+        self.corners = corners
+        self.padding_mode = padding_mode
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width of images must be multiples of this."""
+        if self.config["motion"] == "regions":
+            return 2 ** self.config["region_depth"] * self.stride
+        return 2 ** (len(self.config["dense_channels"]) - 1)
+
+    def encode(self, image: Tensor) -> Features:
+        """Describe a source image once.
+
+        Args:
+            image: (b, 3, H, W) in [0, 1].
+
+        Raises:
+            ValueError: another shape, or H or W not a multiple of `size_multiple`.
+        """
+        self._check_image(image, "image", ndim=4)
+        x = image.to(self.dtype)
+        scales = [self.first(x)]
+        for down in self.downs:
+            scales.append(down(scales[-1]))
+        return Features(x, tuple(scales))
+
+    def estimate_motion(self, source: Tensor, driving: Tensor) -> Motion:
+        """Motion of driving frames against the source image, at the latent's size.
+
+        Args:
+            source: (b, 3, H, W) in [0, 1].
+            driving: (b, 3, H, W), or (b, 3, t, H, W).
+
+        Raises:
+            ValueError: shapes that are not these or do not agree.
+        """
+        return self._predict_motion(source, driving).motion
+
+    def decode(self, features: Features, motion: Motion) -> Decoded:
+        """Frames (b, 3, t, H, W) of the source moved by `motion`, all in one batch.
+
+        Raises:
+            ValueError: a motion of the other coordinate convention, or of another batch size.
+        """
+        if motion.corners != self.corners:
+            raise ValueError(
+                f"this model's motion has corners={self.corners}; got corners={motion.corners}: the two conventions cannot be mixed"
+            )
+        if motion.flow.shape[0] != features.image.shape[0]:
+            raise ValueError(f"{features.image.shape[0]} source images need as many motions; got {motion.flow.shape[0]}")
+        warped_latent, occlusion = self._warp_scale(features.latent, motion)
+        x = self.bottleneck(warped_latent * occlusion)
+        x = warped_latent * occlusion + x * (1 - occlusion)
+        for up, skip in zip(self.ups, reversed(features.scales[:-1]), strict=True):
+            x = up(x)
+            warped, occlusion = self._warp_scale(skip, motion)
+            x = warped * occlusion + x * (1 - occlusion)
+        painted = torch.sigmoid(self.final(x))
+        warped, occlusion = self._warp_scale(features.image, motion)
+        prediction = warped * occlusion + painted * (1 - occlusion)
+        b = motion.flow.shape[0]
+        return Decoded(*(rearrange(v, "(b t) c h w -> b c t h w", b=b) for v in (prediction, warped, painted)))
+
+    def forward(self, source: Tensor, driving: Tensor) -> Reconstruction:
+        """Rebuild driving frames (b, 3, H, W) or (b, 3, t, H, W) from the source (b, 3, H, W)."""
+        predicted = self._predict_motion(source, driving)
+        motion = predicted.motion
+        decoded = self.decode(self.encode(source), motion)
+        if isinstance(predicted, RegionMotion):
+            return Reconstruction(decoded, motion, driving_regions=predicted.driving)
+        return Reconstruction(decoded, motion, matched=predicted.matched, match_target=predicted.match_target)
+
+    def _predict_motion(self, source: Tensor, driving: Tensor) -> DenseMotion | RegionMotion:
+        self._check_image(source, "source", ndim=4)
+        if driving.ndim == 4:
+            driving = driving.unsqueeze(2)
+        self._check_image(driving, "driving", ndim=5)
+        if driving.shape[0] != source.shape[0] or driving.shape[-2:] != source.shape[-2:]:
+            raise ValueError(f"source {tuple(source.shape)} and driving {tuple(driving.shape)} differ in batch or image size")
+        source, driving = source.to(self.dtype), driving.to(self.dtype)
+        if isinstance(self.motion_predictor, RegionMotionPredictor):
+            return self.motion_predictor.match(source, driving)
+        return self.motion_predictor(source, driving)
+
+    def _warp_scale(self, x: Tensor, motion: Motion) -> tuple[Tensor, Tensor]:
+        """`x` (b, c, H, W) warped, and the occlusion of its size: (b * t, c, H, W) and (b * t, 1, H, W)."""
+        motion = motion.resize((x.shape[-2], x.shape[-1]))
+        warped = warp(x, motion.grid(), padding_mode=self.padding_mode)
+        occlusion = motion.occlusion.to(x.dtype)
+        return rearrange(warped, "b c t h w -> (b t) c h w"), rearrange(occlusion, "b c t h w -> (b t) c h w")
+
+    def _check_image(self, image: Tensor, name: str, *, ndim: int) -> None:
+        layout = "(b, 3, H, W)" if ndim == 4 else "(b, 3, t, H, W)"
+        if image.ndim != ndim or image.shape[1] != 3:
+            raise ValueError(f"{name} must be {layout} in [0, 1]; got {tuple(image.shape)}")
+        multiple = self.size_multiple
+        if image.shape[-1] % multiple or image.shape[-2] % multiple:
+            raise ValueError(f"{name} height and width must be multiples of {multiple}; got {tuple(image.shape[-2:])}")

@@ -1,0 +1,146 @@
+"""Strict reading and whole writing of model folders (`config.json` and `diffusion_pytorch_model.safetensors`)."""
+
+import inspect
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+CHECKPOINTS_DIR = "checkpoints"
+STATE_NAME = "state.json"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; `FileNotFoundError` or `ValueError` with the path otherwise."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        value = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object; got {type(value).__name__}")
+    return value
+
+
+def find_checkpoints(run: Path) -> list[Path]:
+    """The whole checkpoints of a training run, oldest first."""
+    return sorted(path for path in (run / CHECKPOINTS_DIR).glob("step-*") if (path / STATE_NAME).is_file())
+
+
+def find_model(path: Path, name: str) -> Path:
+    """The model folder that `path` stands for: itself, its part `name` (a pipeline folder), or a run's newest checkpoint.
+
+    Raises:
+        FileNotFoundError: none of these is there.
+    """
+    checkpoints = find_checkpoints(path)
+    candidates = [path, path / name, *(checkpoint / name for checkpoint in checkpoints[-1:])]
+    for folder in reversed(candidates):
+        if (folder / WEIGHTS_NAME).is_file():
+            return folder
+    raise FileNotFoundError(f"{path} holds no {name}: neither a model folder, a pipeline folder nor a run with a checkpoint")
+
+
+def read_config(folder: Path, cls: type) -> dict[str, Any]:
+    """The constructor arguments of `cls` stored in a folder, refusing another class and keys it does not take."""
+    config = read_json(folder / CONFIG_NAME)
+    if config.get("_class_name", cls.__name__) != cls.__name__:
+        raise ValueError(f"{folder} holds a {config['_class_name']}; a {cls.__name__} is needed")
+    arguments = {name: value for name, value in config.items() if not name.startswith("_")}
+    allowed = set(inspect.signature(cls.__init__).parameters) - {"self"}
+    unknown = sorted(set(arguments) - allowed)
+    if unknown:
+        raise ValueError(f"{folder / CONFIG_NAME} has unknown keys {unknown}; {cls.__name__} takes {sorted(allowed)}")
+    return arguments
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; `ValueError` with the path where it is damaged."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights {path}")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
+
+
+def load_exactly(module: nn.Module, tensors: dict[str, Tensor], origin: str) -> None:
+    """Copy `tensors` into `module`; raises ValueError with the lists of missing, unexpected and misshapen names."""
+    own = module.state_dict()
+    missing = sorted(set(own) - set(tensors))
+    unexpected = sorted(set(tensors) - set(own))
+    misshapen = [
+        f"{name} {tuple(tensors[name].shape)}, needs {tuple(own[name].shape)}"
+        for name in sorted(set(own) & set(tensors))
+        if tensors[name].shape != own[name].shape
+    ]
+    if missing or unexpected or misshapen:
+        raise ValueError(
+            f"{origin} does not fit {type(module).__name__}: missing {missing}, unexpected {unexpected}, misshapen {misshapen}"
+        )
+    module.load_state_dict(tensors)
+
+
+def replace_folder(folder: Path, write: Any) -> None:  # noqa: ANN401
+    """Call `write(temporary_folder)` and rename it to `folder` when it is whole; nothing is left behind on failure."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        write(temporary)
+        temporary.chmod(0o755)
+        if folder.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+            folder.rename(old / folder.name)
+            temporary.rename(folder)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+class StrictLoading:
+    """Replaces the loading of diffusers' `ModelMixin`, which fills in what does not fit."""
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> Self:
+        """A model in evaluation mode from a local folder, safetensors alone.
+
+        Raises:
+            FileNotFoundError: no such folder or file.
+            ValueError: an unknown configuration key, or weights with missing, unexpected or misshapen names.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no model folder {folder}")
+        model = cls(**read_config(folder, cls))
+        assert isinstance(model, nn.Module)
+        load_exactly(model, read_tensors(folder / WEIGHTS_NAME), str(folder / WEIGHTS_NAME))
+        return model.to(device=device, dtype=dtype).eval()
+
+    def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
+        """Write the model folder whole. `half` stores float16 weights, batch-norm statistics in float32."""
+        assert isinstance(self, nn.Module)
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        if half:
+            tensors = {
+                name: value.half() if value.is_floating_point() and "running_" not in name else value
+                for name, value in tensors.items()
+            }
+
+        def write(temporary: Path) -> None:
+            save_file(tensors, temporary / WEIGHTS_NAME)
+            (temporary / CONFIG_NAME).write_text(self.to_json_string())  # type: ignore[attr-defined]
+
+        replace_folder(Path(folder), write)

@@ -1,0 +1,384 @@
+"""The motion U-Net: what predicts noise, v or velocity for a clip's optical flow and occlusion.
+
+Architecture after Video Diffusion Models (2204.03458) as latent flow diffusion uses it (2303.13744): convolutions and
+spatial attention see one frame, temporal attention sees one pixel over all frames.
+
+Legend: b clips, t frames, h w latent size, p patch size, c channels, e width of the embedding (time, then condition).
+Inside the network tensors are ``(b, t, h/p, w/p, c)``, as `frame_blocks` has them.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from einops import rearrange
+from torch import Tensor, nn
+
+from lfdm.models.frame_blocks import (
+    FrameConv2d,
+    FrameConvTranspose2d,
+    FrameGeometry,
+    NearestUpsample,
+    RelativePositionBias,
+    ResnetBlock,
+    SpatialAttention,
+    SpatialLinearAttention,
+    TemporalAttention,
+    frame_geometry,
+)
+
+FLOW_CHANNELS = 2
+TIMESTEP_PERIOD = 10_000
+
+
+class Level(nn.Module):
+    """The blocks of one resolution, then the change to the next one, if any."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        num_resnets: int,
+        num_groups: int,
+        embedding_dim: int,
+        spatial_attention: nn.Module | None,
+        temporal_attention: nn.Module | None,
+        resample: nn.Module | None,
+    ):
+        super().__init__()
+        self.resnets = nn.ModuleList(
+            ResnetBlock(
+                in_channels if i == 0 else out_channels,
+                out_channels,
+                num_groups=num_groups,
+                embedding_dim=embedding_dim,
+            )
+            for i in range(num_resnets)
+        )
+        self.spatial_attention = spatial_attention
+        self.temporal_attention = temporal_attention
+        self.resample = nn.Identity() if resample is None else resample
+
+    def forward(self, x: Tensor, embedding: Tensor, geometry: FrameGeometry) -> tuple[Tensor, Tensor]:
+        """Its output at its own resolution and at the next one."""
+        for resnet in self.resnets:
+            x = resnet(x, embedding)
+        if self.spatial_attention is not None:
+            x = self.spatial_attention(x)
+        if self.temporal_attention is not None:
+            x = self.temporal_attention(x, geometry)
+        return x, self.resample(x)
+
+
+class Middle(nn.Module):
+    """The blocks of the coarsest resolution, with full attention in space and time."""
+
+    def __init__(self, channels: int, *, num_groups: int, embedding_dim: int, num_heads: int, head_dim: int):
+        super().__init__()
+        self.resnet1 = ResnetBlock(channels, channels, num_groups=num_groups, embedding_dim=embedding_dim)
+        self.spatial_attention = SpatialAttention(channels, num_heads=num_heads, head_dim=head_dim)
+        self.temporal_attention = TemporalAttention(channels, num_heads=num_heads, head_dim=head_dim)
+        self.resnet2 = ResnetBlock(channels, channels, num_groups=num_groups, embedding_dim=embedding_dim)
+
+    def forward(self, x: Tensor, embedding: Tensor, geometry: FrameGeometry) -> Tensor:
+        x = self.spatial_attention(self.resnet1(x, embedding))
+        return self.resnet2(self.temporal_attention(x, geometry), embedding)
+
+
+class Head(nn.Module):
+    """One output: a residual block without the embedding, then a linear layer."""
+
+    def __init__(self, in_channels: int, channels: int, out_channels: int, *, num_groups: int):
+        super().__init__()
+        self.resnet = ResnetBlock(in_channels, channels, num_groups=num_groups, embedding_dim=None)
+        self.out = nn.Linear(channels, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.resnet(x))
+
+
+class MotionUNet3D(ModelMixin, ConfigMixin):
+    """Predicts the diffusion target of a clip's motion from its noisy motion, the image latent and a condition.
+
+    The defaults are the paper's network (2303.13744, 42.7 M parameters). The cost of a forward pass is nearly
+    proportional to frames * positions * dim^2 / patch_size^2.
+
+    Args:
+        sample_channels: channels of the motion: two of flow, the rest occlusion.
+        latent_channels: channels of the image latent.
+        condition_dim: width of the condition embedding.
+        dim: channels of the first level, a multiple of `num_groups`.
+        channel_multipliers: channels of each level over `dim`; each level after the first halves the resolution.
+        patch_size: side of the squares of the motion (and of the latent) that become one position.
+        num_heads: attention heads.
+        head_dim: channels of a head, even.
+        num_groups: groups of every group norm.
+        num_resnets: residual blocks of a level.
+        upsample: "transpose" (4x4 transposed convolution) or "nearest" (nearest x2, then 3x3 convolution).
+        spatial_attention_levels: for each level, whether it has linear attention within frames; None = all have.
+        temporal_attention_levels: for each level, whether it has attention over frames; None = all have. The
+            attention after the first convolution follows the first level. The middle always attends to both.
+        input_kernel: side of the first convolution, odd.
+        separate_heads: flow and occlusion each have their own last residual block, or share one.
+        relative_position_buckets: buckets of frame distance, a multiple of 4.
+        relative_position_max_distance: frame distance from which on all share the last bucket.
+
+    Raises:
+        ValueError: an argument is outside of what is allowed.
+    """
+
+    _supports_gradient_checkpointing = True
+
+    @register_to_config
+    def __init__(
+        self,
+        *,
+        sample_channels: int = 3,
+        latent_channels: int = 256,
+        condition_dim: int = 768,
+        dim: int = 64,
+        channel_multipliers: Sequence[int] = (1, 2, 4, 8),
+        patch_size: int = 1,
+        num_heads: int = 8,
+        head_dim: int = 32,
+        num_groups: int = 8,
+        num_resnets: int = 2,
+        upsample: Literal["transpose", "nearest"] = "transpose",
+        spatial_attention_levels: Sequence[bool] | None = None,
+        temporal_attention_levels: Sequence[bool] | None = None,
+        input_kernel: int = 7,
+        separate_heads: bool = True,
+        relative_position_buckets: int = 32,
+        relative_position_max_distance: int = 32,
+    ):
+        super().__init__()
+        self.channel_multipliers = tuple(channel_multipliers)
+        num_levels = len(self.channel_multipliers)
+        spatial = _per_level("spatial_attention_levels", spatial_attention_levels, num_levels)
+        temporal = _per_level("temporal_attention_levels", temporal_attention_levels, num_levels)
+        _check_arguments(
+            sample_channels=sample_channels,
+            dim=dim,
+            channel_multipliers=self.channel_multipliers,
+            num_groups=num_groups,
+            head_dim=head_dim,
+            input_kernel=input_kernel,
+            upsample=upsample,
+            buckets=relative_position_buckets,
+            max_distance=relative_position_max_distance,
+        )
+        self.gradient_checkpointing = False
+        self.dim = dim
+        self.patch_size = patch_size
+        self.head_dim = head_dim
+        patch = patch_size**2
+        heads = {"num_heads": num_heads, "head_dim": head_dim}
+        embedding_dim = 4 * dim + condition_dim
+        blocks = {"num_groups": num_groups, "embedding_dim": embedding_dim}
+
+        self.motion_in = FrameConv2d(sample_channels * patch, dim, input_kernel, padding=input_kernel // 2, bias=False)
+        self.latent_in = nn.Conv2d(latent_channels * patch, dim, input_kernel, padding=input_kernel // 2)
+        self.temporal_attention_in = TemporalAttention(dim, **heads) if temporal[0] else None
+        self.time_embedding = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, 4 * dim))
+        self.relative_position_bias = RelativePositionBias(
+            num_buckets=relative_position_buckets, max_distance=relative_position_max_distance, num_heads=num_heads
+        )
+
+        widths = (dim, *(dim * m for m in self.channel_multipliers))
+        self.down = nn.ModuleList()
+        self.up = nn.ModuleList()
+        for i, (coarse_in, coarse_out) in enumerate(itertools.pairwise(widths)):
+            last = i == num_levels - 1
+            self.down.append(
+                Level(
+                    coarse_in,
+                    coarse_out,
+                    num_resnets=num_resnets,
+                    spatial_attention=SpatialLinearAttention(coarse_out, **heads) if spatial[i] else None,
+                    temporal_attention=TemporalAttention(coarse_out, **heads) if temporal[i] else None,
+                    resample=None if last else FrameConv2d(coarse_out, coarse_out, 4, stride=2, padding=1),
+                    **blocks,
+                )
+            )
+            self.up.insert(
+                0,
+                Level(
+                    2 * coarse_out,
+                    coarse_in,
+                    num_resnets=num_resnets,
+                    spatial_attention=SpatialLinearAttention(coarse_in, **heads) if spatial[i] else None,
+                    temporal_attention=TemporalAttention(coarse_in, **heads) if temporal[i] else None,
+                    resample=None if i == 0 else _upsampler(upsample, coarse_in),
+                    **blocks,
+                ),
+            )
+        self.middle = Middle(widths[-1], **blocks, **heads)
+
+        occlusion_channels = sample_channels - FLOW_CHANNELS
+        splits = (FLOW_CHANNELS, occlusion_channels) if separate_heads else (sample_channels,)
+        self.heads = nn.ModuleList(Head(2 * dim, dim, n * patch, num_groups=num_groups) for n in splits)
+
+    def embed_latent(self, latent: Tensor) -> Tensor:
+        """The image latent's part of the first convolution, which no frame and no timestep changes.
+
+        Args:
+            latent: (b, latent_channels, h, w).
+
+        Returns:
+            (b, dim, h/p, w/p), for `forward(..., latent_embedding=...)`.
+
+        Raises:
+            ValueError: the shape does not fit.
+        """
+        channels = self.config["latent_channels"]
+        if latent.ndim != 4 or latent.shape[1] != channels:
+            raise ValueError(f"latent has shape {tuple(latent.shape)}; allowed: (b, {channels}, h, w)")
+        self._check_size("latent", *latent.shape[-2:])
+        patches = F.pixel_unshuffle(latent, self.patch_size)  # (b, c p p, h/p, w/p)
+        return self.latent_in(patches.contiguous(memory_format=torch.channels_last))
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        condition: Tensor,
+        latent: Tensor | None = None,
+        *,
+        latent_embedding: Tensor | None = None,
+    ) -> Tensor:
+        """Predict the diffusion target.
+
+        Args:
+            sample: (b, sample_channels, t, h, w), noisy motion, any t from 1.
+            timestep: one for all or (b,), on the schedule's scale of 0 to 1000.
+            condition: (b, condition_dim).
+            latent: (b, latent_channels, h, w), the image latent; or else
+            latent_embedding: (b, dim, h/p, w/p), what `embed_latent` made of it.
+
+        Returns:
+            (b, sample_channels, t, h, w), in the channel order of `sample`.
+
+        Raises:
+            ValueError: a shape does not fit, or not exactly one of `latent` and `latent_embedding` is given.
+        """
+        if (latent is None) == (latent_embedding is None):
+            got = "neither" if latent is None else "both"
+            raise ValueError(f"got {got} of latent and latent_embedding; allowed: exactly one")
+        self._check_inputs(sample, condition)
+        if latent_embedding is None:
+            assert latent is not None
+            latent_embedding = self.embed_latent(latent)
+        self._check_latent_embedding(latent_embedding, sample)
+
+        embedding = self._embed(timestep, condition, batch_size=len(sample))  # (b, e)
+        geometry = frame_geometry(sample.shape[2], bias=self.relative_position_bias, head_dim=self.head_dim)
+        p = self.patch_size
+        patches = rearrange(sample, "b c t (h i) (w j) -> b t h w (c i j)", i=p, j=p)  # (b, t, h/p, w/p, c p p)
+        x = self.motion_in(patches) + latent_embedding.permute(0, 2, 3, 1)[:, None]  # (b, t, h/p, w/p, dim)
+        stem = x
+        if self.temporal_attention_in is not None:
+            x = self.temporal_attention_in(x, geometry)
+
+        skips = []
+        for level in self.down:
+            skip, x = self._run(level, x, embedding, geometry)
+            skips.append(skip)
+        x = self._run(self.middle, x, embedding, geometry)
+        for level in self.up:
+            _, x = self._run(level, torch.cat((x, skips.pop()), dim=-1), embedding, geometry)
+
+        x = torch.cat((x, stem), dim=-1)  # (b, t, h/p, w/p, 2 dim)
+        outputs = torch.cat([self._run(head, x) for head in self.heads], dim=-1)
+        return rearrange(outputs, "b t h w (c i j) -> b c t (h i) (w j)", i=p, j=p)
+
+    def _run(self, module: nn.Module, *inputs: Tensor | FrameGeometry) -> Any:
+        checkpoint = self._gradient_checkpointing_func
+        if checkpoint is None or not (self.gradient_checkpointing and torch.is_grad_enabled()):
+            return module(*inputs)
+        return checkpoint(module, *inputs)
+
+    def _embed(self, timestep: Tensor | float, condition: Tensor, *, batch_size: int) -> Tensor:
+        """Time, then condition, after the SiLU that comes before every modulation: (b, 4 dim + condition_dim)."""
+        time = torch.as_tensor(timestep, dtype=torch.float32, device=condition.device)
+        if time.ndim > 1 or (time.ndim == 1 and len(time) not in (1, batch_size)):
+            raise ValueError(f"timestep has shape {tuple(time.shape)}; allowed: () or ({batch_size},)")
+        half = self.dim // 2
+        index = torch.arange(half, dtype=torch.float32, device=time.device)
+        angles = time.reshape(-1, 1) * torch.exp(index * (-math.log(TIMESTEP_PERIOD) / (half - 1)))
+        waves = torch.cat((angles.sin(), angles.cos()), dim=-1).expand(batch_size, -1)
+        time_embedding = self.time_embedding(waves.to(self.dtype))
+        return F.silu(torch.cat((time_embedding, condition.to(time_embedding.dtype)), dim=-1))
+
+    def _check_inputs(self, sample: Tensor, condition: Tensor) -> None:
+        channels, width = self.config["sample_channels"], self.config["condition_dim"]
+        if sample.ndim != 5 or sample.shape[1] != channels or sample.shape[2] < 1:
+            raise ValueError(f"sample has shape {tuple(sample.shape)}; allowed: (b, {channels}, t, h, w) with t >= 1")
+        if condition.shape != (len(sample), width):
+            raise ValueError(f"condition has shape {tuple(condition.shape)}; allowed: ({len(sample)}, {width})")
+        self._check_size("sample", *sample.shape[-2:])
+
+    def _check_size(self, name: str, height: int, width: int) -> None:
+        multiple = self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
+        if height < 1 or width < 1 or height % multiple or width % multiple:
+            raise ValueError(f"{name} has size {height}x{width}; allowed: multiples of {multiple}")
+
+    def _check_latent_embedding(self, latent_embedding: Tensor, sample: Tensor) -> None:
+        p = self.patch_size
+        allowed = (len(sample), self.dim, sample.shape[3] // p, sample.shape[4] // p)
+        if latent_embedding.shape != allowed:
+            raise ValueError(
+                f"latent or latent_embedding does not fit the sample {tuple(sample.shape)}: its embedding has shape "
+                f"{tuple(latent_embedding.shape)}; allowed: {allowed}"
+            )
+
+
+def _upsampler(kind: Literal["transpose", "nearest"], channels: int) -> nn.Module:
+    if kind == "nearest":
+        return NearestUpsample(channels)
+    return FrameConvTranspose2d(channels, channels, 4, stride=2, padding=1)
+
+
+def _per_level(name: str, choices: Sequence[bool] | None, num_levels: int) -> tuple[bool, ...]:
+    if choices is None:
+        return (True,) * num_levels
+    if len(choices) != num_levels:
+        raise ValueError(
+            f"{name} has {len(choices)} entries; allowed: one per level of channel_multipliers, {num_levels}"
+        )
+    return tuple(bool(choice) for choice in choices)
+
+
+def _check_arguments(
+    *,
+    sample_channels: int,
+    dim: int,
+    channel_multipliers: tuple[int, ...],
+    num_groups: int,
+    head_dim: int,
+    input_kernel: int,
+    upsample: str,
+    buckets: int,
+    max_distance: int,
+) -> None:
+    if sample_channels <= FLOW_CHANNELS:
+        raise ValueError(f"sample_channels is {sample_channels}; allowed: 3 or more (flow and occlusion)")
+    if not channel_multipliers or min(channel_multipliers) < 1:
+        raise ValueError(f"channel_multipliers is {channel_multipliers}; allowed: one or more integers from 1")
+    if dim < 4 or dim % 2 or dim % num_groups:
+        raise ValueError(f"dim is {dim}; allowed: even, at least 4 and a multiple of num_groups = {num_groups}")
+    if head_dim < 2 or head_dim % 2:
+        raise ValueError(f"head_dim is {head_dim}; allowed: even, at least 2")
+    if input_kernel < 1 or input_kernel % 2 == 0:
+        raise ValueError(f"input_kernel is {input_kernel}; allowed: odd, at least 1")
+    if upsample not in ("transpose", "nearest"):
+        raise ValueError(f"upsample is {upsample!r}; allowed: 'transpose', 'nearest'")
+    if buckets < 4 or buckets % 4:
+        raise ValueError(f"relative_position_buckets is {buckets}; allowed: multiples of 4")
+    if max_distance <= buckets // 4:
+        raise ValueError(f"relative_position_max_distance is {max_distance}; allowed: more than {buckets // 4}")

@@ -1,0 +1,256 @@
+"""Published checkpoints -> ours, key by key."""
+
+import pickle
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lfdm.models.layers import AntiAliasDownsample
+
+# The motion U-Net: flowdiff.pth, entry "diffusion" --------------------------------------------------------------------
+
+SCHEDULE_TABLES = frozenset(
+    {
+        "betas",
+        "alphas_cumprod",
+        "alphas_cumprod_prev",
+        "sqrt_alphas_cumprod",
+        "sqrt_one_minus_alphas_cumprod",
+        "log_one_minus_alphas_cumprod",
+        "sqrt_recip_alphas_cumprod",
+        "sqrt_recipm1_alphas_cumprod",
+        "posterior_variance",
+        "posterior_log_variance_clipped",
+        "posterior_mean_coef1",
+        "posterior_mean_coef2",
+    }
+)
+"""Tables that all follow from the cosine schedule, which the scheduler computes itself."""
+
+_NETWORK = "denoise_fn."
+_NULL_EMBEDDING = "null_cond_emb"
+_FIRST_CONVOLUTION = "init_conv."
+_ROTARY_FREQUENCIES = "rotary_emb.freqs"
+_MOTION_CHANNELS = 3
+_HEADS = 8
+
+_RENAMINGS = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"^time_mlp\.1\.", "time_embedding.0."),
+        (r"^time_mlp\.3\.", "time_embedding.2."),
+        (r"^time_rel_pos_bias\.relative_attention_bias\.", "relative_position_bias."),
+        (r"^init_temporal_attn\.", "temporal_attention_in."),
+        (r"^(down|up)s\.(\d)\.([01])\.", r"\1.\2.resnets.\3."),
+        (r"^(down|up)s\.(\d)\.2\.", r"\1.\2.spatial_attention."),
+        (r"^(down|up)s\.(\d)\.3\.", r"\1.\2.temporal_attention."),
+        (r"^ups\.(\d)\.4\.1\.", r"up.\1.resample.conv."),
+        (r"^(down|up)s\.(\d)\.4\.", r"\1.\2.resample."),
+        (r"^mid_block([12])\.", r"middle.resnet\1."),
+        (r"^mid_(spatial|temporal)_attn\.", r"middle.\1_attention."),
+        (r"^final_conv\.0\.", "heads.0.resnet."),
+        (r"^final_conv\.1\.", "heads.0.out."),
+        (r"^occlusion_map\.0\.", "heads.1.resnet."),
+        (r"^occlusion_map\.1\.", "heads.1.out."),
+        (r"\.mlp\.1\.", ".modulation."),
+        (r"\.block([12])\.proj\.", r".conv\1."),
+        (r"\.block([12])\.norm\.", r".norm\1."),
+        (r"\.res_conv\.", ".skip."),
+        (r"\.(?:fn\.)+", "."),
+        (r"\.norm\.gamma$", ".norm.weight"),
+    )
+)
+"""Applied in order, each wherever it matches."""
+
+_LINEAR = re.compile(r"(\.skip|\.out|\.to_qkv|\.to_out)\.weight$")
+_TEMPORAL_QKV = re.compile(r"temporal_attention(_in)?\.to_qkv\.weight$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleasedUNet:
+    """What a published diffusion checkpoint holds, in our names."""
+
+    weights: dict[str, Tensor]
+    """State of `MotionUNet3D`, complete."""
+    null_embedding: Tensor | None
+    """(1, 768), the learned null condition, or None where the null condition is zeros."""
+
+
+def convert_unet(state: dict[str, Tensor]) -> ReleasedUNet:
+    """Rename and reshape the published diffusion network for `MotionUNet3D`.
+
+    Per-frame 5-D convolutions lose their time axis, 1x1 convolutions become linear layers, the first convolution is
+    split into its motion and latent parts, and the rows of temporal q and k are reordered, because ours turns channel
+    i with i + d/2 where the published one turns 2i with 2i + 1. Schedule tables and rotary frequencies are constants:
+    known by name and left out.
+
+    Args:
+        state: the checkpoint's "diffusion" entry.
+
+    Raises:
+        ValueError: it holds a tensor that is none of the above, or rotary frequencies other than the usual ones.
+    """
+    weights: dict[str, Tensor] = {}
+    null_embedding = None
+    unexpected = [name for name in state if not name.startswith(_NETWORK) and name not in SCHEDULE_TABLES]
+    if unexpected:
+        raise ValueError(f"unexpected tensors {unexpected}; allowed: {_NETWORK}* and {sorted(SCHEDULE_TABLES)}")
+    for published, value in state.items():
+        if not published.startswith(_NETWORK):
+            continue
+        name = published.removeprefix(_NETWORK)
+        if name == _NULL_EMBEDDING:
+            null_embedding = value
+        elif name.endswith(_ROTARY_FREQUENCIES):
+            _check_rotary(published, value)
+        elif name.startswith(_FIRST_CONVOLUTION):
+            weights |= _split_first_convolution(name, value)
+        else:
+            ours = _rename_unet_tensor(name)
+            weights[ours] = _reshape_unet_tensor(ours, value)
+    return ReleasedUNet(weights=weights, null_embedding=null_embedding)
+
+
+def _rename_unet_tensor(name: str) -> str:
+    for pattern, replacement in _RENAMINGS:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def _reshape_unet_tensor(name: str, value: Tensor) -> Tensor:
+    if value.ndim == 5 and name.endswith("norm.weight"):
+        return value.flatten()  # (1, c, 1, 1, 1)
+    if _LINEAR.search(name):
+        value = value.flatten(1)
+    elif value.ndim == 5:
+        value = value.squeeze(2)
+    return _pair_halves(value) if _TEMPORAL_QKV.search(name) else value
+
+
+def _pair_halves(weight: Tensor) -> Tensor:
+    """Reorder the rows of q and k within each head from (0, 1, 2, 3, ...) to (0, 2, ..., 1, 3, ...)."""
+    thirds = weight.unflatten(0, (3, _HEADS, -1))  # (3, n, d, c)
+    q_and_k = torch.cat((thirds[:2, :, 0::2], thirds[:2, :, 1::2]), dim=2)
+    return torch.cat((q_and_k, thirds[2:])).reshape(weight.shape)
+
+
+def _split_first_convolution(name: str, value: Tensor) -> dict[str, Tensor]:
+    if name.endswith("bias"):
+        return {"latent_in.bias": value}
+    value = value.squeeze(2)
+    return {
+        "motion_in.weight": value[:, :_MOTION_CHANNELS].contiguous(),
+        "latent_in.weight": value[:, _MOTION_CHANNELS:].contiguous(),
+    }
+
+
+def _check_rotary(name: str, value: Tensor) -> None:
+    usual = 10_000.0 ** (-torch.arange(len(value), dtype=torch.float64) / len(value))
+    if not torch.allclose(value.double(), usual, rtol=1e-4, atol=0.0):
+        raise ValueError(f"{name} holds other rotary frequencies than 10000^(-2i/{2 * len(value)}): {value.tolist()}")
+
+
+# The auto-encoder: RegionMM.pth, entries "generator", "region_predictor", "bg_predictor" -----------------------------
+
+_FLOW = "motion_predictor.flow_predictor."
+_REGIONS = "motion_predictor.region_predictor."
+_BACKGROUND = "motion_predictor.background_predictor."
+_PIXELWISE = r"pixelwise_flow_predictor\."
+_LAYER = r"(?=(?:conv|norm)\d?\.)"
+
+_AUTOENCODER_RENAMINGS = {
+    "generator": (
+        (_PIXELWISE + r"hourglass\.encoder\.down_blocks\.(\d)\." + _LAYER, _FLOW + r"hourglass.encoder.blocks.\1."),
+        (_PIXELWISE + r"hourglass\.decoder\.up_blocks\.(\d)\." + _LAYER, _FLOW + r"hourglass.ups.\1."),
+        (_PIXELWISE + r"(mask|occlusion)\.(?=weight|bias)", _FLOW + r"\1."),
+        (r"first\." + _LAYER, "first."),
+        (r"down_blocks\.(\d)\." + _LAYER, r"downs.\1."),
+        (r"bottleneck\.r(\d)\." + _LAYER, r"bottleneck.\1."),
+        (r"up_blocks\.(\d)\." + _LAYER, r"ups.\1."),
+        (r"final\.(?=weight|bias)", "final."),
+    ),
+    "region_predictor": (
+        (r"predictor\.encoder\.down_blocks\.(\d)\." + _LAYER, _REGIONS + r"hourglass.encoder.blocks.\1."),
+        (r"predictor\.decoder\.up_blocks\.(\d)\." + _LAYER, _REGIONS + r"hourglass.ups.\1."),
+        (r"regions\.(?=weight|bias)", _REGIONS + "head."),
+    ),
+    "bg_predictor": (
+        (r"encoder\.down_blocks\.(\d)\." + _LAYER, _BACKGROUND + r"encoder.blocks.\1."),
+        (r"fc\.(?=weight|bias)", _BACKGROUND + "head."),
+    ),
+}
+"""For each network, what the beginning of a published name becomes; exactly one pattern matches each name."""
+
+_ANTI_ALIAS = {"generator": "pixelwise_flow_predictor.down.weight", "region_predictor": "down.weight"}
+"""Fixed Gaussian kernels, which our networks compute themselves."""
+
+
+def convert_autoencoder(
+    generator: dict[str, Tensor], region_predictor: dict[str, Tensor], bg_predictor: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Rename the three published stage-1 networks for `LatentFlowAutoencoder`.
+
+    The anti-alias kernels are constants: compared with ours and left out.
+
+    Raises:
+        ValueError: a tensor of unknown name, or an anti-alias kernel other than the usual Gaussian.
+    """
+    networks = {"generator": generator, "region_predictor": region_predictor, "bg_predictor": bg_predictor}
+    weights: dict[str, Tensor] = {}
+    unexpected = []
+    for network, state in networks.items():
+        for published, value in state.items():
+            if published == _ANTI_ALIAS.get(network):
+                _check_anti_alias(f"{network}.{published}", value)
+                continue
+            ours = _rename_autoencoder_tensor(network, published)
+            if ours is None:
+                unexpected.append(f"{network}.{published}")
+            else:
+                weights[ours] = value
+    if unexpected:
+        raise ValueError(f"unexpected tensors {unexpected}: not the layout of a published auto-encoder")
+    return weights
+
+
+def _rename_autoencoder_tensor(network: str, published: str) -> str | None:
+    for pattern, replacement in _AUTOENCODER_RENAMINGS[network]:
+        if match := re.match(pattern, published):
+            return match.expand(replacement) + published[match.end() :]
+    return None
+
+
+def _check_anti_alias(name: str, value: Tensor) -> None:
+    usual = AntiAliasDownsample(3, 4).kernel
+    if value.shape != usual.shape or not torch.allclose(value.float(), usual, rtol=1e-4, atol=1e-6):
+        raise ValueError(f"{name} {tuple(value.shape)} is not the Gaussian of sigma 1.5 in 13x13 pixels")
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The contents of a published checkpoint (.pth), on the CPU; nothing in the file is executed.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged, holds no dictionary, or could only be read by executing code from it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        held = f"it would run {code[1]}" if code else "it is damaged or holds more than tensors and plain values"
+        raise ValueError(f"{path} is refused, since nothing in a checkpoint is executed: {held}") from None
+    except Exception as error:  # damaged bytes fail in whichever way their accidental opcodes do
+        raise ValueError(f"{path} is not a readable checkpoint ({type(error).__name__}: {error})") from None
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} must hold a dictionary; got {type(state).__name__}")
+    return state

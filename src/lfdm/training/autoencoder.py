@@ -1,0 +1,158 @@
+"""Training of stage 1: two frames of a clip, one rebuilt from the other (LFDM section 3.2)."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from lfdm.config import AutoencoderTrainingConfig, Preset, to_json
+from lfdm.data.clips import ClipCache, ColorJitter, PairAugmentation, PairDataset, Progress, open_cache, read_index
+from lfdm.models.autoencoder import LatentFlowAutoencoder, Reconstruction
+from lfdm.models.loading import find_model
+from lfdm.models.regions import RegionMotionPredictor
+from lfdm.training.equivariance import RandomWarp, equivariance_losses
+from lfdm.training.loop import StepReport, fit, prepare_run
+from lfdm.training.losses import edge_aware_smoothness, multiscale_l1, ssim_loss
+from lfdm.training.perceptual import PerceptualLoss
+from lfdm.visualize import flow_to_color
+
+PANEL_PAIRS = 6
+
+
+class AutoencoderTask:
+    """What `fit` needs to train a `LatentFlowAutoencoder`."""
+
+    name = "autoencoder"
+
+    def __init__(self, module: LatentFlowAutoencoder, config: AutoencoderTrainingConfig, cache: ClipCache) -> None:
+        self.module = module
+        self.config = config
+        self.dataset = PairDataset(
+            cache,
+            PairAugmentation(
+                swap_probability=config.swap_probability,
+                flip_probability=config.flip_probability,
+                jitter=ColorJitter.from_amounts(config.color_jitter),
+            ),
+            seed=config.optimization.seed,
+            distinct=config.distinct_frames,
+            first_frame_probability=config.first_frame_probability,
+        )
+        self.perceptual = _perceptual_loss(config)
+
+    def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """The weighted sum `loss` of the configured losses, and each loss without its weight.
+
+        Args:
+            batch: `source` and `driving`, (b, 3, H, W) uint8.
+        """
+        config = self.config
+        source, driving = (batch[key].float() / 255 for key in ("source", "driving"))
+        reconstruction: Reconstruction = module(source, driving)
+        decoded = reconstruction.decoded
+        prediction = decoded.prediction[:, :, 0]
+        parts: dict[str, tuple[float, Tensor]] = {}
+
+        def add(name: str, weight: float, value: Callable[[], Tensor]) -> None:
+            if weight > 0:
+                parts[name] = weight, value()
+
+        add("l1", config.l1_weight, lambda: multiscale_l1(prediction, driving))
+        add("warped", config.warped_weight, lambda: multiscale_l1(decoded.warped[:, :, 0], driving))
+        add("painted", config.painted_weight, lambda: multiscale_l1(decoded.painted[:, :, 0], driving))
+        add("ssim", config.ssim_weight, lambda: ssim_loss(prediction, driving))
+        add("match", config.match_weight, lambda: _match_loss(reconstruction))
+        add(
+            "smoothness",
+            config.smoothness_weight,
+            lambda: edge_aware_smoothness(reconstruction.motion.flow, driving.unsqueeze(2)),
+        )
+        add("equivariance", config.equivariance_weight, lambda: self._equivariance(reconstruction, driving, generator))
+        if self.perceptual is not None:
+            self.perceptual.to(driving.device)
+            parts["perceptual"] = config.perceptual_weight, self.perceptual(prediction, driving)
+        total = torch.stack([weight * value for weight, value in parts.values()]).sum()
+        return {"loss": total, **{name: value for name, (_, value) in parts.items()}}
+
+    def _equivariance(self, reconstruction: Reconstruction, driving: Tensor, generator: torch.Generator) -> Tensor:
+        predictor = self.module.motion_predictor
+        if not isinstance(predictor, RegionMotionPredictor) or reconstruction.driving_regions is None:
+            raise ValueError("equivariance_weight needs the region motion predictor (motion='regions'); set it to 0")
+        random_warp = RandomWarp.sample(len(driving), corners=self.module.corners, generator=generator, device=driving.device)
+        moved = predictor.region_predictor(random_warp.transform(driving))
+        losses = equivariance_losses(random_warp, reconstruction.driving_regions, moved)
+        return losses.shift + losses.affine
+
+    def panel(self, module: nn.Module) -> np.ndarray:
+        """Rows of source, driving, prediction, warped, flow, occlusion for fixed pairs."""
+        assert isinstance(module, LatentFlowAutoencoder)
+        device = module.device
+        rows = []
+        for index in np.linspace(0, len(self.dataset) - 1, PANEL_PAIRS).astype(int):
+            clip = self.dataset.cache.clip(int(index))
+            pair = torch.from_numpy(np.stack([clip[0], clip[len(clip) // 2]])).permute(0, 3, 1, 2).to(device).float() / 255
+            result = module(pair[:1], pair[1:])
+            motion = result.motion.resize((pair.shape[-2], pair.shape[-1]))
+            flow = flow_to_color(motion.flow[0, :, 0].permute(1, 2, 0).float().cpu().numpy())
+            pictures = [pair[0], pair[1], result.decoded.prediction[0, :, 0], result.decoded.warped[0, :, 0]]
+            tiles = [_to_bytes(picture) for picture in pictures]
+            tiles += [flow, _to_bytes(motion.occlusion[0, :, 0].expand(3, -1, -1))]
+            rows.append(np.concatenate(tiles, axis=1))
+        return np.concatenate(rows, axis=0)
+
+
+def train_autoencoder(
+    preset: Preset,
+    data: Path,
+    out: Path,
+    *,
+    init: Path | None = None,
+    report: Callable[[StepReport], None] | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Train stage 1 of `preset` on the training clips of `data`; returns the last checkpoint in the run folder `out`.
+
+    Args:
+        init: model, pipeline or run folder whose weights to start from.
+        report: called with the metrics every `log_steps`.
+        progress: called while clips are decoded.
+
+    Raises:
+        ValueError: settings that do not fit the data, the run in `out` or each other.
+        FileNotFoundError: no such data set, weights or model.
+    """
+    config = preset.autoencoder_training
+    records = [record for record in read_index(data) if record.split == "train"]
+    if not records:
+        raise ValueError(f"{data} has no training clips (split 'train')")
+    with torch.random.fork_rng():
+        torch.manual_seed(config.optimization.seed)
+        module = LatentFlowAutoencoder(**to_json(preset.autoencoder))
+    if init is not None:
+        start = LatentFlowAutoencoder.from_pretrained(find_model(init, AutoencoderTask.name))
+        module.load_state_dict(start.state_dict())
+    cache = open_cache(data, records, preset.image_size, preset.fit, progress=progress)
+    task = AutoencoderTask(module, config, cache)
+    prepare_run(out, {"stage": AutoencoderTask.name, "data": str(data), "init": str(init) if init else None, "preset": to_json(preset)})
+    return fit(task, config.optimization, out, report=report)
+
+
+def _perceptual_loss(config: AutoencoderTrainingConfig) -> PerceptualLoss | None:
+    if config.perceptual_weights_path is None:
+        return None
+    return PerceptualLoss(Path(config.perceptual_weights_path), num_scales=config.perceptual_scales)
+
+
+def _match_loss(reconstruction: Reconstruction) -> Tensor:
+    if reconstruction.matched is None or reconstruction.match_target is None:
+        raise ValueError("match_weight needs the dense motion predictor (motion='dense'); set it to 0")
+    return (reconstruction.matched.float() - reconstruction.match_target.float()).abs().mean()
+
+
+def _to_bytes(image: Tensor) -> np.ndarray:
+    """(3, H, W) in [0, 1] -> (H, W, 3) uint8."""
+    pixels = rearrange(image.float().clamp(0, 1), "c h w -> h w c") * 255
+    return pixels.round().byte().cpu().numpy()

@@ -1,0 +1,46 @@
+"""Image and flow losses of stage 1. All reduce to a float32 scalar.
+
+Shapes: image (n, 3, H, W) in [0, 1] · flow (b, 2, t, h, w).
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+
+def multiscale_l1(prediction: Tensor, target: Tensor, *, num_scales: int = 3) -> Tensor:
+    """Mean absolute error at scales 1, 1/2, 1/4, ..., averaged over the scales."""
+    prediction, target = prediction.float(), target.float()
+    loss = (prediction - target).abs().mean()
+    for _ in range(num_scales - 1):
+        prediction, target = F.avg_pool2d(prediction, 2), F.avg_pool2d(target, 2)
+        loss = loss + (prediction - target).abs().mean()
+    return loss / num_scales
+
+
+def ssim_loss(prediction: Tensor, target: Tensor, *, window: int = 7) -> Tensor:
+    """1 - mean structural similarity (Wang et al., 2004), uniform window, data range 1."""
+    x, y = prediction.float(), target.float()
+    mean_x, mean_y = F.avg_pool2d(x, window, 1), F.avg_pool2d(y, window, 1)
+    variance_x = F.avg_pool2d(x * x, window, 1) - mean_x**2
+    variance_y = F.avg_pool2d(y * y, window, 1) - mean_y**2
+    covariance = F.avg_pool2d(x * y, window, 1) - mean_x * mean_y
+    c1, c2 = 0.01**2, 0.03**2
+    similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    return 1 - (similarity / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))).mean()
+
+
+def edge_aware_smoothness(flow: Tensor, image: Tensor, *, edge_scale: float = 10.0) -> Tensor:
+    """First differences of the flow in units of its pixels, weighted by exp(-edge_scale * |image difference|).
+
+    Args:
+        image: the driving frames (b, 3, t, H, W), which show where motion may break.
+    """
+    flow = rearrange(flow.float(), "b c t h w -> (b t) c h w") * (flow.shape[-1] / 2)
+    guide = F.adaptive_avg_pool2d(rearrange(image.float(), "b c t h w -> (b t) c h w"), flow.shape[-2:])
+    loss = flow.new_zeros(())
+    for dim in (-2, -1):
+        weight = torch.exp(-edge_scale * guide.diff(dim=dim).abs().mean(1, keepdim=True))
+        loss = loss + (weight * flow.diff(dim=dim).abs()).mean()
+    return loss

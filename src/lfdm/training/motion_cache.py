@@ -1,0 +1,151 @@
+"""Stage 1's motion of every clip against its first frame, estimated once and read from disk at every stage-2 step.
+
+Shapes: motion of one clip (3, t, h, w) float16: flow x, flow y (half images), occlusion.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lfdm.config import FrameSampler
+from lfdm.data.clips import ClipCache, ColorJitter, Progress, names_a_side
+from lfdm.data.video import sample_indices, temporary_beside
+from lfdm.models.autoencoder import LatentFlowAutoencoder
+from lfdm.models.motion import Motion
+
+CHUNK_FRAMES = 64
+_MOTION_NAME = "motion.f16"
+_SHAPE_NAME = "shape.json"
+
+
+class MotionCache:
+    """The motion of the clips of a `ClipCache`, in one memory-mapped file. See `open_motion_cache`."""
+
+    def __init__(self, folder: Path, offsets: list[int], *, corners: bool) -> None:
+        self.corners = corners
+        self.offsets = offsets
+        shape = tuple(json.loads((folder / _SHAPE_NAME).read_text()))
+        self._motion = np.memmap(folder / _MOTION_NAME, np.float16, "r", shape=shape)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def clip(self, index: int) -> np.ndarray:
+        """Motion of all frames of clip `index`: a read-only view (t, 3, h, w) float16."""
+        return self._motion[self.offsets[index] : self.offsets[index + 1]]
+
+    def motions(self) -> Iterator[Motion]:
+        """Every clip's motion, float32, one clip at a time."""
+        for index in range(len(self)):
+            yield to_motion(torch.from_numpy(np.array(self.clip(index))).permute(1, 0, 2, 3)[None], corners=self.corners)
+
+
+def to_motion(values: Tensor, *, corners: bool) -> Motion:
+    """Stored values (b, 3, t, h, w) as a float32 `Motion`."""
+    return Motion(values[:, :2].float(), values[:, 2:].float(), corners)
+
+
+def open_motion_cache(
+    autoencoder: LatentFlowAutoencoder, clips: ClipCache, *, progress: Progress | None = None
+) -> MotionCache:
+    """The motion of every frame of every clip against the clip's first frame, estimated on the first call.
+
+    Lies beside the decoded clips under a name made of the auto-encoder's weights, so that another auto-encoder makes another
+    cache; built under a temporary name and renamed.
+    """
+    digest = _weights_digest(autoencoder)
+    folder = clips.folder.parent / f"{clips.folder.name}-motion-{digest}"
+    if not folder.is_dir():
+        temporary = temporary_beside(folder)
+        temporary.mkdir()
+        try:
+            _estimate(autoencoder, clips, temporary, progress)
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return MotionCache(folder, clips.offsets, corners=autoencoder.corners)
+
+
+def _weights_digest(autoencoder: LatentFlowAutoencoder) -> str:
+    digest = hashlib.sha256(autoencoder.to_json_string().encode())
+    for name, value in autoencoder.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@torch.inference_mode()
+def _estimate(autoencoder: LatentFlowAutoencoder, clips: ClipCache, folder: Path, progress: Progress | None) -> None:
+    was_training = autoencoder.training
+    autoencoder.eval()
+    device = autoencoder.device
+    with (folder / _MOTION_NAME).open("wb") as file:
+        shape = [0, 0, 0, 0]
+        for index in range(len(clips)):
+            video = torch.from_numpy(np.array(clips.clip(index))).permute(3, 0, 1, 2)[None].to(device).float() / 255
+            for start in range(0, video.shape[2], CHUNK_FRAMES):
+                motion = autoencoder.estimate_motion(video[:, :, 0], video[:, :, start : start + CHUNK_FRAMES])
+                values = torch.cat((motion.flow, motion.occlusion), dim=1)[0].transpose(0, 1)
+                file.write(values.half().cpu().contiguous().numpy().tobytes())
+                shape = [shape[0] + len(values), *values.shape[1:]]
+            if progress is not None:
+                progress(index + 1, len(clips))
+    (folder / _SHAPE_NAME).write_text(json.dumps(shape))
+    autoencoder.train(was_training)
+
+
+class MotionDataset(Dataset[dict[str, Tensor]]):
+    """Stage 2's samples, requested by (position, index): the first frame, cached motion, label index.
+
+    Items: `image` (3, S, S) uint8, `motion` (3, num_frames, h, w) float16, `label` int64. Mirroring turns image and motion
+    together; colour jitter touches the image alone, since motion does not depend on colours.
+    """
+
+    def __init__(
+        self,
+        clips: ClipCache,
+        motion: MotionCache,
+        labels: list[str],
+        *,
+        num_frames: int,
+        sampler: FrameSampler,
+        flip_probability: float,
+        jitter: ColorJitter,
+        seed: int,
+    ) -> None:
+        self.clips, self.motion, self.num_frames, self.sampler = clips, motion, num_frames, sampler
+        self.flip_probability, self.jitter, self.seed = flip_probability, jitter, seed
+        self.label_indices = [labels.index(record.label) for record in clips.records]
+        self._may_flip = [not names_a_side(record.label) for record in clips.records]
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        position, index = key
+        rng = np.random.default_rng((self.seed, position))
+        motion = self.motion.clip(index)
+        indices = sample_indices(self.sampler, len(motion), self.num_frames, rng)
+        motion = motion[indices].transpose(1, 0, 2, 3)
+        image = self.jitter.apply(np.asarray(self.clips.clip(index)[:1]), rng)[0]
+        if rng.random() < self.flip_probability and self._may_flip[index]:
+            image, motion = image[:, ::-1], mirror(motion)
+        return {
+            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
+            "motion": torch.from_numpy(np.ascontiguousarray(motion)),
+            "label": torch.tensor(self.label_indices[index]),
+        }
+
+
+def mirror(motion: np.ndarray) -> np.ndarray:
+    """Motion (3, t, h, w) seen in a mirror: columns reversed, flow x negated."""
+    mirrored = motion[..., ::-1].copy()
+    mirrored[0] *= -1
+    return mirrored

@@ -1,0 +1,429 @@
+"""The clip table, the cache, augmentation and the data sets."""
+
+import colorsys
+import csv
+import multiprocessing
+import multiprocessing.synchronize
+import pickle
+import resource
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from lfdm.data.clips import (
+    ClipDataset,
+    ClipRecord,
+    ColorJitter,
+    PairAugmentation,
+    PairDataset,
+    augment_pair,
+    labels,
+    open_cache,
+    read_index,
+    write_index,
+)
+from lfdm.data.video import fit_frames, write_video
+
+NO_JITTER = ColorJitter(brightness=0, contrast=0, saturation=0, hue=0)
+RECORD = ClipRecord(path="a.avi", label="wave", subject="ann", split="train", frames=3, fps=8.0, width=16, height=12)
+
+
+def numbered_clip(t: int, height: int = 12, width: int = 16) -> np.ndarray:
+    """Frame k is 10 k + 5 all over, but for its left half, which is twice that: order and mirroring show."""
+    frames = np.empty((t, height, width, 3), np.uint8)
+    frames[:] = (10 * np.arange(t) + 5)[:, None, None, None]
+    frames[:, :, : width // 2] *= 2
+    return frames
+
+
+@pytest.fixture
+def data_set(tmp_path: Path) -> tuple[Path, list[ClipRecord]]:
+    """Three clips of 3, 7 and 12 frames; the last label names a side."""
+    records = []
+    for t, label in ((3, "wave"), (7, "kick"), (12, "turn Left")):
+        path = f"{label}/{t}.avi"
+        write_video(tmp_path / path, numbered_clip(t), fps=8)
+        records.append(replace(RECORD, path=path, label=label, subject=str(t), frames=t))
+    write_index(tmp_path, records)
+    return tmp_path, records
+
+
+# ------------------------------------------------------------------------------------------------------------- index
+
+
+def test_index_round_trip(tmp_path: Path) -> None:
+    records = [
+        RECORD,
+        replace(RECORD, path='odd, "name"/é.mp4', label="jump, twice", subject="bob", split="test", fps=29.97),
+    ]
+    path = write_index(tmp_path, records)
+    assert path == tmp_path / "clips.csv"
+    assert read_index(tmp_path) == records
+    assert [entry.name for entry in tmp_path.iterdir()] == ["clips.csv"]
+    assert labels(records) == ["jump, twice", "wave"]
+
+
+def test_columns_may_come_in_any_order_and_more_of_them(tmp_path: Path) -> None:
+    (tmp_path / "clips.csv").write_text(
+        "note,fps,width,height,frames,split,subject,label,path\nhi,8,16,12,3,train,ann,wave,a.avi\n"
+    )
+    assert read_index(tmp_path) == [RECORD]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "match"),
+    [
+        ("path", "../a.avi", "inside the data folder"),
+        ("path", "/etc/a.avi", "inside the data folder"),
+        ("path", "", "inside the data folder"),
+        ("label", " ", "label"),
+        ("subject", "", "subject"),
+        ("split", "val", "'train' or 'test', got 'val'"),
+        ("frames", "many", "frames must be a number, got 'many'"),
+        ("frames", "0", "frames must be at least 1"),
+        ("frames", "2.5", "frames must be a number"),
+        ("width", "-3", "width must be at least 1"),
+        ("height", "", "height must be a number"),
+        ("fps", "nan", "fps must be positive"),
+        ("fps", "0", "fps must be positive"),
+    ],
+)
+def test_a_bad_value_is_named_with_file_and_line(tmp_path: Path, column: str, value: str, match: str) -> None:
+    write_index(tmp_path, [RECORD, replace(RECORD, path="b.avi")])
+    with (tmp_path / "clips.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    rows[1][column] = value
+    with (tmp_path / "clips.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(ValueError, match=match) as caught:
+        read_index(tmp_path)
+    assert "clips.csv, line 3" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_data_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        read_index(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"no clips\.csv"):
+        read_index(tmp_path)
+    table = tmp_path / "clips.csv"
+    table.write_text("")
+    with pytest.raises(ValueError, match="missing column path, label"):
+        read_index(tmp_path)
+    table.write_text("path,label,subject,split,frames,fps,width\na.avi,wave,ann,train,3,8,16\n")
+    with pytest.raises(ValueError, match="missing column height"):
+        read_index(tmp_path)
+    table.write_text("path,label,subject,split,frames,fps,width,height\n")
+    with pytest.raises(ValueError, match="no clips"):
+        read_index(tmp_path)
+    table.write_text("path,label,subject,split,frames,fps,width,height\na.avi,wave,ann,train,3\n")
+    with pytest.raises(ValueError, match="line 2: no value for fps"):
+        read_index(tmp_path)
+    table.write_bytes(b"\xff\xfe\x00path")
+    with pytest.raises(ValueError, match=r"clips\.csv"):
+        read_index(tmp_path)
+
+
+def test_splits_are_by_subject_and_paths_are_unique(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'ann' is in both splits"):
+        write_index(tmp_path, [RECORD, replace(RECORD, path="b.avi", split="test")])
+    with pytest.raises(ValueError, match="listed twice"):
+        write_index(tmp_path, [RECORD, RECORD])
+    with pytest.raises(ValueError, match="no clips"):
+        write_index(tmp_path, [])
+    assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------------------------------------- cache
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop"])
+def test_cache_holds_every_fitted_frame_and_is_built_once(data_set: tuple[Path, list[ClipRecord]], fit: str) -> None:
+    root, records = data_set
+    calls: list[tuple[int, int]] = []
+    cache = open_cache(root, records, 8, fit, progress=lambda *done: calls.append(done))  # pyright: ignore[reportArgumentType]
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+    for index, record in enumerate(records):
+        assert cache.num_frames(index) == record.frames
+        expected = fit_frames(numbered_clip(record.frames), 8, fit)  # pyright: ignore[reportArgumentType]
+        assert np.array_equal(cache.clip(index), expected)
+    calls.clear()
+    again = open_cache(root, records, 8, fit, progress=lambda *done: calls.append(done))  # pyright: ignore[reportArgumentType]
+    assert not calls
+    assert np.array_equal(again.clip(2), cache.clip(2))
+    assert [entry.name for entry in (root / ".cache").iterdir()] == [cache.folder.name]
+
+
+def test_cache_is_made_anew_for_other_settings_and_other_content(data_set: tuple[Path, list[ClipRecord]]) -> None:
+    root, records = data_set
+    folders = {open_cache(root, records, 8, "pad").folder, open_cache(root, records, 8, "crop").folder}
+    folders |= {open_cache(root, records, 16, "pad").folder, open_cache(root, records[:2], 8, "pad").folder}
+    write_video(root / records[0].path, 255 - numbered_clip(3), fps=8)
+    changed = open_cache(root, records, 8, "crop")
+    assert len(folders | {changed.folder}) == 5
+    assert np.array_equal(changed.clip(0), fit_frames(255 - numbered_clip(3), 8, "crop"))
+
+
+def test_cache_can_lie_elsewhere_and_be_sent_to_workers(
+    data_set: tuple[Path, list[ClipRecord]], tmp_path: Path
+) -> None:
+    root, records = data_set
+    cache = open_cache(root, records, 8, "pad", tmp_path / "elsewhere")
+    assert cache.folder.parent == tmp_path / "elsewhere"
+    assert not (root / ".cache").exists()
+    message = pickle.dumps(cache)
+    assert len(message) < 5000
+    assert np.array_equal(pickle.loads(message).clip(1), cache.clip(1))
+    with pytest.raises(ValueError, match="read-only"):
+        cache.clip(1)[0] = 0
+    with pytest.raises(IndexError, match=r"0\.\.2"):
+        cache.clip(3)
+
+
+@pytest.mark.parametrize("damage", ["missing", "broken", "short", "folder"])
+def test_a_bad_clip_is_one_error_and_leaves_no_cache(data_set: tuple[Path, list[ClipRecord]], damage: str) -> None:
+    root, records = data_set
+    path = root / records[1].path
+    if damage == "short":
+        write_video(path, numbered_clip(6), fps=8)
+    else:
+        path.unlink()
+    if damage == "broken":
+        path.write_bytes(b"RIFF")
+    if damage == "folder":
+        path.mkdir()
+    with pytest.raises(ValueError, match=r"kick/7\.avi") as caught:
+        open_cache(root, records, 8, "pad")
+    assert "\n" not in str(caught.value)
+    assert not list(root.glob(".cache/*"))
+
+
+def test_cache_refuses_impossible_settings(data_set: tuple[Path, list[ClipRecord]]) -> None:
+    root, records = data_set
+    with pytest.raises(ValueError, match="size"):
+        open_cache(root, records, 0, "pad")
+    with pytest.raises(ValueError, match="'stretch'"):
+        open_cache(root, records, 8, "stretch")  # pyright: ignore[reportArgumentType] - what a command line could pass
+    with pytest.raises(ValueError, match="no clips"):
+        open_cache(root, [], 8, "pad")
+
+
+def _build(root: Path, barrier: "multiprocessing.synchronize.Barrier") -> None:
+    barrier.wait()
+    cache = open_cache(root, read_index(root), 8, "pad")
+    assert np.array_equal(cache.clip(2), fit_frames(numbered_clip(12), 8, "pad"))
+
+
+def test_two_processes_may_build_at_once(data_set: tuple[Path, list[ClipRecord]]) -> None:
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(2)
+    processes = [context.Process(target=_build, args=(data_set[0], barrier)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert len(list((data_set[0] / ".cache").iterdir())) == 1
+
+
+def test_a_full_disk_is_an_error_and_leaves_no_cache(data_set: tuple[Path, list[ClipRecord]]) -> None:
+    root, _ = data_set
+    code = f"from lfdm.data.clips import *\nopen_cache({str(root)!r}, read_index({str(root)!r}), 64, 'pad')"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert "File too large" in result.stderr
+    assert not list(root.glob(".cache/*"))
+
+
+# ------------------------------------------------------------------------------------------------------ augmentation
+
+
+def single(**amounts: float) -> ColorJitter:
+    return replace(NO_JITTER, **amounts)
+
+
+def drawn(seed: int, step: int, amount: float) -> float:
+    """What the jitter draws for its `step`-th kind: an order, then four numbers."""
+    rng = np.random.default_rng(seed)
+    rng.permutation(4)
+    return float(rng.uniform(-1, 1, 4)[step]) * amount
+
+
+@pytest.fixture
+def frames() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (2, 9, 11, 3), dtype=np.uint8)
+
+
+def test_brightness_contrast_and_saturation_follow_their_definitions(frames: np.ndarray) -> None:
+    values = frames.astype(np.float64)
+    grey = values @ [0.299, 0.587, 0.114]
+    mean = grey.mean(axis=(1, 2))[:, None, None, None]
+    centres = {"brightness": 0.0, "contrast": mean, "saturation": grey[..., None]}
+    for step, (name, centre) in enumerate(centres.items()):
+        factor = 1 + drawn(3, step, 0.4)
+        expected = np.clip(centre + factor * (values - centre), 0, 255)
+        got = single(**{name: 0.4}).apply(frames, np.random.default_rng(3))
+        assert got.dtype == np.uint8
+        assert np.abs(got - expected).max() <= 0.501, name
+        assert np.abs(got - values).max() > 4, name
+
+
+def test_hue_is_a_turn_in_hsv_space(frames: np.ndarray) -> None:
+    frames[0, 0, :6] = [[0, 0, 0], [255, 255, 255], [90, 90, 90], [255, 0, 0], [0, 255, 255], [10, 200, 200]]
+    for seed in (1, 2, 3):
+        shift = drawn(seed, 3, 0.5)
+        got = single(hue=0.5).apply(frames, np.random.default_rng(seed)).reshape(-1, 3)
+        for before, after in zip(frames.reshape(-1, 3), got, strict=True):
+            hue, saturation, value = colorsys.rgb_to_hsv(*(before / 255))
+            expected = np.multiply(colorsys.hsv_to_rgb((hue + shift) % 1, saturation, value), 255)
+            assert np.abs(after - expected).max() <= 0.51
+
+
+def test_jitter_draws_are_uniform_in_their_range() -> None:
+    grey = np.full((1, 1, 1, 3), 100, np.uint8)
+    jitter = single(brightness=64 / 255)
+    values = [int(jitter.apply(grey, np.random.default_rng(seed))[0, 0, 0, 0]) for seed in range(600)]
+    assert min(values) == pytest.approx(100 * (1 - 64 / 255), abs=1)
+    assert max(values) == pytest.approx(100 * (1 + 64 / 255), abs=1)
+    assert np.mean(values) == pytest.approx(100, abs=2)
+
+
+def test_jitter_is_one_draw_for_all_frames(frames: np.ndarray) -> None:
+    twice = np.stack([frames[0], frames[0]])
+    got = ColorJitter().apply(twice, np.random.default_rng(0))
+    assert np.array_equal(got[0], got[1])
+    assert not np.array_equal(got[0], frames[0])
+
+
+def test_order_is_random_only_if_asked_and_draws_the_same_numbers(frames: np.ndarray) -> None:
+    def results(jitter: ColorJitter) -> set[bytes]:
+        class FixedAmounts(np.random.Generator):
+            def uniform(self, *_: object) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
+                return np.full(4, 0.9)
+
+        return {jitter.apply(frames, FixedAmounts(np.random.PCG64(seed))).tobytes() for seed in range(60)}
+
+    strong = ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.2)
+    assert len(results(replace(strong, random_order=False))) == 1
+    assert len(results(strong)) > 8
+
+
+def test_no_jitter_changes_nothing(frames: np.ndarray) -> None:
+    assert np.array_equal(NO_JITTER.apply(frames, np.random.default_rng(0)), frames)
+
+
+def test_pairs_are_swapped_or_else_mirrored(frames: np.ndarray) -> None:
+    augment = PairAugmentation(jitter=NO_JITTER)
+    kinds = {
+        "same": frames.tobytes(),
+        "swapped": frames[::-1].tobytes(),
+        "mirrored": frames[:, :, ::-1].tobytes(),
+    }
+    n = 2000
+    results = [augment_pair(frames, augment, np.random.default_rng(seed)).tobytes() for seed in range(n)]
+    shares = {kind: results.count(value) / n for kind, value in kinds.items()}
+    assert sum(shares.values()) == 1
+    assert shares["swapped"] == pytest.approx(0.5, abs=0.04)
+    assert shares["mirrored"] == pytest.approx(0.25, abs=0.04)
+    assert all(
+        augment_pair(frames, augment, np.random.default_rng(seed), may_swap=False, may_flip=False).tobytes()
+        == kinds["same"]
+        for seed in range(20)
+    )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ColorJitter(brightness=1.1),
+        lambda: ColorJitter(contrast=float("nan")),
+        lambda: ColorJitter(hue=0.6),
+        lambda: PairAugmentation(swap_probability=-0.1),
+        lambda: PairAugmentation(flip_probability=2.0),
+    ],
+)
+def test_impossible_augmentation_is_refused(make: "type[ColorJitter]") -> None:
+    with pytest.raises(ValueError, match="must lie in"):
+        make()
+
+
+# --------------------------------------------------------------------------------------------------------- data sets
+
+
+def test_pairs_are_two_frames_of_the_clip_in_time_order(data_set: tuple[Path, list[ClipRecord]]) -> None:
+    root, records = data_set
+    pairs = PairDataset(open_cache(root, records, 16, "pad"), seed=1)
+    counts = np.zeros((3, 3))
+    for position in range(900):
+        item = pairs[position, 0]
+        assert item["source"].shape == item["driving"].shape == (3, 16, 16)
+        assert item["source"].dtype == torch.uint8
+        first, second = (int((item[name][0, 8, 15] - 5) // 10) for name in ("source", "driving"))
+        counts[first, second] += 1
+    expected = np.triu(np.full((3, 3), 2 / 9)) - np.eye(3) / 9  # two draws with replacement, sorted
+    assert np.abs(counts / 900 - expected).max() < 0.05
+
+
+def test_distinct_and_first_frame_pairs(data_set: tuple[Path, list[ClipRecord]]) -> None:
+    root, records = data_set
+    cache = open_cache(root, records, 16, "pad")
+    pairs = PairDataset(cache, PairAugmentation(jitter=NO_JITTER), seed=1, distinct=True, first_frame_probability=1.0)
+    drivings = set()
+    for position in range(200):
+        item = pairs[position, 1]
+        assert int(item["source"][0].max()) == 10  # frame 0, never swapped
+        drivings.add(int(item["driving"][0].max()))
+    assert drivings == {20 * k + 10 for k in range(1, 7)}
+    single_frame = PairDataset(open_cache(root, [replace(records[0])], 16, "pad"), distinct=True)
+    assert {int(single_frame[p, 0]["source"][0].max()) for p in range(50)} == {10, 30}
+
+
+def test_labels_that_name_a_side_are_never_mirrored(data_set: tuple[Path, list[ClipRecord]]) -> None:
+    root, records = data_set
+    cache = open_cache(root, records, 16, "pad")
+    pairs = PairDataset(cache, PairAugmentation(swap_probability=0, flip_probability=1, jitter=NO_JITTER))
+    clips = ClipDataset(cache, num_frames=2, flip_probability=1)
+    for index, mirrored in ((1, True), (2, False)):
+        for image in (pairs[0, index]["source"], pairs[0, index]["driving"], clips[0, index]["video"][:, 1]):
+            row = image[0, 8]
+            assert (int(row[0]) < int(row[15])) == mirrored
+
+
+def test_clips_are_sampled_and_mirrored_as_a_whole(data_set: tuple[Path, list[ClipRecord]]) -> None:
+    root, records = data_set
+    cache = open_cache(root, records, 16, "pad")
+    item = ClipDataset(cache, num_frames=4, sampling="uniform")[0, 2]
+    assert item["video"].shape == (3, 4, 16, 16)
+    assert item["index"] == 2
+    assert [int(v - 5) // 10 for v in item["video"][0, :, 8, 15]] == [0, 3, 7, 11]
+    coloured = ClipDataset(cache, num_frames=4, jitter=ColorJitter(), flip_probability=0.5, sampling="very_random")
+    assert len({coloured[position, 1]["video"].numpy().tobytes() for position in range(10)}) == 10
+
+
+def test_every_draw_is_a_function_of_seed_and_position(data_set: tuple[Path, list[ClipRecord]]) -> None:
+    """Loader workers, order and history change nothing: what exact resume rests on."""
+    root, records = data_set
+    pairs = PairDataset(open_cache(root, records, 16, "pad"), PairAugmentation(), seed=5)
+    keys = [(position, position % 3) for position in range(12)]
+    alone = [pairs[key] for key in keys]
+    backwards = [pairs[key] for key in reversed(keys)][::-1]
+    loader = DataLoader(pairs, batch_size=3, sampler=keys, num_workers=2)
+    batches = torch.cat([batch["driving"] for batch in loader])
+    assert torch.equal(torch.stack([item["driving"] for item in alone]), batches)
+    assert all(torch.equal(a["source"], b["source"]) for a, b in zip(alone, backwards, strict=True))
+    other = PairDataset(pairs.cache, PairAugmentation(), seed=6)
+    assert not all(torch.equal(other[key]["driving"], item["driving"]) for key, item in zip(keys, alone, strict=True))

@@ -1,0 +1,183 @@
+"""A tree of labelled clips of every kind becomes a clip data set."""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lfdm.data.clips import read_index
+from lfdm.data.corpora import FolderReport, write_folder
+from lfdm.data.video import FOLDER_FPS, fit_frames, read_video, write_video
+
+
+def clip(t: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(0, 256, (t, height // 4, width // 4, 3), dtype=np.uint8)
+    return coarse.repeat(4, axis=1).repeat(4, axis=2)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Two labels with subjects, one without; all formats, sizes, rates and lengths; and things that are no clips."""
+    root = tmp_path / "tree"
+    write_video(root / "wave/ann/1.avi", clip(5, 24, 40), fps=12)
+    write_video(root / "wave/ann/2.mp4", clip(9, 32, 32), fps=25)
+    write_video(root / "wave/ann/10", clip(3, 16, 16), fps=8)  # a folder of frames
+    write_video(root / "wave/bob/1.gif", clip(4, 40, 24) // 128 * 255, fps=10)
+    write_video(root / "jump high/ann/1.webm", clip(6, 20, 20), fps=30)
+    write_video(root / "jump high/cid/1.avi", clip(7, 20, 24), fps=12)
+    write_video(root / "spin/a.avi", clip(5, 16, 24), fps=15)
+    write_video(root / "spin/a", clip(5, 16, 24, seed=1), fps=15)
+    write_video(root / "spin/c.mp4", clip(5, 16, 24), fps=15)
+    (root / "wave/bob/broken.mp4").write_bytes(b"hello")
+    truncated = write_video(root / "wave/ann/cut.avi", clip(20, 24, 40), fps=12)
+    truncated.write_bytes(truncated.read_bytes()[:9000])
+    write_video(root / "wave/ann/still.avi", clip(1, 16, 16), fps=8)
+    (root / "wave/bob/notes.txt").write_text("hello")
+    (root / "wave/bob/.hidden").write_text("hello")
+    Image.new("RGB", (8, 8)).save(root / "spin/photo.png")
+    (root / "readme.md").write_text("hello")
+    (root / "wave/nobody").mkdir()
+    (root / "wave/bob/deep/deeper").mkdir(parents=True)
+    return root
+
+
+CLIPS = {
+    "clips/jump high/ann/1.webm.avi": ("jump high", "ann", 6, 30.0),
+    "clips/jump high/cid/1.avi.avi": ("jump high", "cid", 7, 12.0),
+    "clips/spin/a.avi": ("spin", "spin/a", 5, FOLDER_FPS),
+    "clips/spin/a.avi.avi": ("spin", "spin/a.avi", 5, 15.0),
+    "clips/spin/c.mp4.avi": ("spin", "spin/c.mp4", 5, 15.0),
+    "clips/wave/ann/1.avi.avi": ("wave", "ann", 5, 12.0),
+    "clips/wave/ann/2.mp4.avi": ("wave", "ann", 9, 25.0),
+    "clips/wave/ann/10.avi": ("wave", "ann", 3, FOLDER_FPS),
+    "clips/wave/bob/1.gif.avi": ("wave", "bob", 4, 10.0),
+}
+SKIPPED = {
+    "readme.md": "not a label's folder",
+    "spin/photo.png": "single image",
+    "wave/nobody": "an empty folder",
+    "wave/ann/cut.avi": "broken",
+    "wave/ann/still.avi": "single frame",
+    "wave/bob/broken.mp4": "broken",
+    "wave/bob/deep": "a folder without frames",
+    "wave/bob/notes.txt": "not a clip",
+}
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop"])
+def test_a_tree_of_all_kinds_becomes_a_data_set(tree: Path, tmp_path: Path, fit: str) -> None:
+    out = tmp_path / "set"
+    done: list[tuple[int, int]] = []
+    report = write_folder(tree, out, size=16, fit=fit, test_fraction=0.4, progress=lambda *n: done.append(n))  # pyright: ignore[reportArgumentType]
+    records = read_index(out)
+    assert {r.path: (r.label, r.subject, r.frames, round(r.fps, 2)) for r in records} == CLIPS
+    for record in records:
+        source = tree / record.path.removeprefix("clips/").removesuffix(".avi")
+        expected = fit_frames(read_video(source), 16, fit)  # pyright: ignore[reportArgumentType]
+        assert np.array_equal(read_video(out / record.path), expected), record.path
+        assert (record.width, record.height) == (16, 16)
+    reasons = {skipped.path: skipped.reason for skipped in report.skipped}
+    assert reasons.keys() == SKIPPED.keys()
+    for path, reason in SKIPPED.items():
+        assert reason in reasons[path]
+        assert "\n" not in reasons[path]
+        assert str(tree) not in reasons[path]
+    assert report == FolderReport(
+        root=out,
+        num_train=sum(record.split == "train" for record in records),
+        num_test=sum(record.split == "test" for record in records),
+        clips_per_label={"jump high": 2, "spin": 3, "wave": 4},
+        num_subjects=6,
+        skipped=report.skipped,
+    )
+    assert done == [(n, 12) for n in range(1, 13)]  # the broken ones are clips until they are opened
+
+
+def test_the_split_is_by_subject_over_all_labels_and_follows_the_seed(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    for label in ("a", "b"):
+        for n in range(10):
+            write_video(tree / label / f"{n}.avi", clip(2, 8, 8), fps=8)
+
+    def test_paths(name: str, seed: int) -> set[str]:
+        write_folder(tree, tmp_path / name, size=8, test_fraction=0.3, seed=seed)
+        return {record.path for record in read_index(tmp_path / name) if record.split == "test"}
+
+    first = test_paths("one", 0)
+    assert [sum(path.startswith(f"clips/{label}/") for path in first) for label in "ab"] == [3, 3]
+    assert test_paths("two", 0) == first
+    assert test_paths("three", 1) != first
+
+
+def test_the_test_split_may_be_left_out_but_never_takes_all(tree: Path, tmp_path: Path) -> None:
+    assert write_folder(tree, tmp_path / "none", size=8, test_fraction=0).num_test == 0
+    few = write_folder(tree, tmp_path / "few", size=8, test_fraction=0.01)
+    assert few.num_test >= 1
+    most = write_folder(tree, tmp_path / "most", size=8, test_fraction=0.99)
+    assert most.num_train >= 1
+
+
+def test_max_frames_keeps_the_first(tree: Path, tmp_path: Path) -> None:
+    write_folder(tree, tmp_path / "set", size=16, max_frames=4)
+    assert max(record.frames for record in read_index(tmp_path / "set")) == 4
+    source = read_video(tree / "wave/ann/1.avi", max_frames=4)
+    assert np.array_equal(read_video(tmp_path / "set/clips/wave/ann/1.avi.avi"), fit_frames(source, 16, "pad"))
+
+
+def test_only_a_data_set_of_ours_is_replaced(tree: Path, tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    out.mkdir()
+    write_folder(tree, out, size=8)
+    (out / ".cache").mkdir()
+    write_folder(tree, out, size=16)
+    assert read_index(out)[0].width == 16
+    assert sorted(entry.name for entry in out.iterdir()) == ["clips", "clips.csv"]
+    (out / "thesis.txt").write_text("keep me")
+    with pytest.raises(ValueError, match="not a data set"):
+        write_folder(tree, out, size=8)
+    assert read_index(out)[0].width == 16
+    assert (out / "thesis.txt").read_text() == "keep me"
+
+
+def test_a_tree_without_clips_is_an_error_and_leaves_nothing(tree: Path, tmp_path: Path) -> None:
+    for bad in ("empty", "useless"):
+        (tmp_path / bad / "wave").mkdir(parents=True)
+    (tmp_path / "useless/wave/1.mp4").write_bytes(b"hello")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        write_folder(tmp_path / "nowhere", tmp_path / "set", size=8)
+    with pytest.raises(ValueError, match="expected <label>/<subject>/<clip>"):
+        write_folder(tmp_path / "empty", tmp_path / "set", size=8)
+    with pytest.raises(ValueError, match=r"no usable clip; of 1 skipped the first is wave/1\.mp4"):
+        write_folder(tmp_path / "useless", tmp_path / "set", size=8)
+    for out in (tree, tree / "set", tmp_path):
+        with pytest.raises(ValueError, match="must not lie"):
+            write_folder(tree, out, size=8)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["empty", "tree", "useless"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("size", 0), ("fit", "stretch"), ("test_fraction", 1.0), ("max_frames", 1)]
+)
+def test_impossible_settings_are_named(tree: Path, tmp_path: Path, name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{name} must .* got"):
+        write_folder(tree, tmp_path / "set", **{"size": 8, name: value})
+
+
+def test_a_full_disk_is_no_fault_of_the_clip(tree: Path, tmp_path: Path) -> None:
+    code = (
+        f"from lfdm.data.corpora import write_folder\nwrite_folder({str(tree)!r}, {str(tmp_path / 'set')!r}, size=64)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000)),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert "File too large" in result.stderr
+    assert [entry.name for entry in tmp_path.iterdir()] == ["tree"]

@@ -1,0 +1,385 @@
+"""Files in and out, fitting and the frame samplers."""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from lfdm.data.video import (
+    FOLDER_FPS,
+    fit_frames,
+    random_indices,
+    read_image,
+    read_video,
+    sample_indices,
+    uniform_indices,
+    very_random_indices,
+    video_info,
+    write_video,
+)
+
+LOSSLESS = [("clip.avi", False), ("clip", False), ("clip.mp4", True), ("clip.webm", True)]
+
+
+def noise(t: int = 4, height: int = 17, width: int = 33) -> np.ndarray:
+    return np.random.default_rng(t + height + width).integers(0, 256, (t, height, width, 3), dtype=np.uint8)
+
+
+def gradient(t: int = 6, height: int = 48, width: int = 64) -> np.ndarray:
+    """Smooth frames of a moving ramp: lossy codecs keep them nearly exactly."""
+    y, x, k = np.meshgrid(np.arange(height), np.arange(width), np.arange(t), indexing="ij")
+    frames = np.stack([x * 3 + 10, y * 4 + 5 * k, 255 - x * 2 - y], axis=-1)
+    return frames.transpose(2, 0, 1, 3).astype(np.uint8)
+
+
+# ------------------------------------------------------------------------------------------------------ round trips
+
+
+@pytest.mark.parametrize(("name", "lossless"), LOSSLESS)
+@pytest.mark.parametrize("size", [(2, 2), (2, 3), (3, 2), (64, 64), (17, 33)])
+def test_exact_formats_give_back_the_same_bytes(
+    tmp_path: Path, name: str, lossless: bool, size: tuple[int, int]
+) -> None:
+    frames = noise(3, *size)
+    path = write_video(tmp_path / "new" / name, frames, fps=12.5, lossless=lossless)
+    assert np.array_equal(read_video(path), frames)
+    info = video_info(path)
+    assert (info.frames, info.height, info.width) == (3, *size)
+    assert info.fps == (FOLDER_FPS if path.is_dir() else 12.5)
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("clip.mp4", 2.0), ("clip.webm", 2.5), ("clip.gif", 6.0)])
+def test_lossy_formats_stay_close(tmp_path: Path, name: str, tolerance: float) -> None:
+    frames = gradient()
+    path = write_video(tmp_path / name, frames, fps=8)
+    read = read_video(path)
+    assert read.shape == frames.shape
+    assert np.abs(read.astype(int) - frames).mean() < tolerance
+    assert video_info(path).fps == pytest.approx(8, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.webm"])
+def test_plain_colours_survive_the_colour_space(tmp_path: Path, name: str) -> None:
+    frames = np.broadcast_to(np.array([200, 30, 90], np.uint8), (3, 32, 32, 3)).copy()
+    read = read_video(write_video(tmp_path / name, frames, fps=8)).astype(int)
+    assert np.abs(read - frames).max() <= 3
+
+
+def test_mp4_pads_odd_sizes_by_repeating_the_edge(tmp_path: Path) -> None:
+    read = read_video(write_video(tmp_path / "clip.mp4", gradient(2, 31, 45), fps=8)).astype(int)
+    assert read.shape == (2, 32, 46, 3)
+    assert np.abs(read[:, -1] - read[:, -2]).mean() < 4
+
+
+def test_gif_of_few_colours_is_exact_and_keeps_equal_frames(tmp_path: Path) -> None:
+    frames = (noise(4, 24, 24) // 128 * 255).astype(np.uint8)
+    frames[2] = frames[1]  # Pillow merges the two into one longer frame
+    read = read_video(write_video(tmp_path / "clip.gif", frames, fps=12))
+    assert np.array_equal(read, frames)
+
+
+def test_max_frames_keeps_the_first(tmp_path: Path) -> None:
+    frames = noise()
+    for name in ("clip.avi", "clip"):
+        assert np.array_equal(read_video(write_video(tmp_path / name, frames, fps=8), max_frames=2), frames[:2])
+
+
+def test_folder_is_read_in_natural_order(tmp_path: Path) -> None:
+    frames = noise(12, 8, 8)
+    for index, frame in enumerate(frames):
+        Image.fromarray(frame).save(tmp_path / f"f{index}.png")
+    (tmp_path / "notes.txt").write_text("not a frame")
+    assert np.array_equal(read_video(tmp_path), frames)
+
+
+# ----------------------------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("frames", "match"),
+    [
+        (noise().astype(np.float32), "uint8"),
+        (noise()[0], "shape"),
+        (noise()[..., :2], "shape"),
+        (noise()[:0], "at least one"),
+        (noise()[:, :0], "at least one"),
+    ],
+)
+def test_writing_refuses_other_arrays(tmp_path: Path, frames: np.ndarray, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        write_video(tmp_path / "clip.avi", frames, fps=8)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("fps", [float("nan"), 0.0, -8.0, float("inf"), 1e6])
+def test_writing_refuses_impossible_rates(tmp_path: Path, fps: float) -> None:
+    with pytest.raises(ValueError, match="fps must lie in"):
+        write_video(tmp_path / "clip.avi", noise(), fps=fps)
+
+
+@pytest.mark.parametrize("name", ["clip.mkv", "clip.png", "clip.v2"])
+def test_writing_refuses_other_endings_and_names_its_own(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=r"\.mp4, \.webm, \.gif, \.avi or no ending"):
+        write_video(tmp_path / name, noise(), fps=8)
+
+
+def test_a_gif_cannot_be_lossless(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="256 colours"):
+        write_video(tmp_path / "clip.gif", noise(), fps=8, lossless=True)
+
+
+def test_a_folder_of_other_things_is_not_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "clip"
+    write_video(target, noise(5), fps=8)
+    write_video(target, noise(2), fps=8)
+    assert len(read_video(target)) == 2
+    (target / "thesis.txt").write_text("keep me")
+    with pytest.raises(ValueError, match="not a folder of frame"):
+        write_video(target, noise(3), fps=8)
+    assert (target / "thesis.txt").read_text() == "keep me"
+
+
+@pytest.mark.parametrize("name", ["clip.avi", "clip.mp4", "clip.webm", "clip.gif", "clip"])
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, name: str) -> None:
+    path = write_video(tmp_path / name, gradient(2), fps=8)
+    before = read_video(path)
+    code = (
+        "import numpy as np\n"
+        "from lfdm.data.video import write_video\n"
+        "frames = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)\n"
+        f"write_video({str(path)!r}, frames, fps=8)"
+    )
+    limit = 2000
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert result.returncode != 0
+    assert "File too large" in result.stderr
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+    assert np.array_equal(read_video(path), before)
+
+
+@pytest.mark.parametrize(("name", "lossless"), [*LOSSLESS[:1], *LOSSLESS[2:], ("clip.mp4", False), ("clip.gif", False)])
+@pytest.mark.parametrize("keep", [0.0, 0.02, 0.5, 0.8])
+def test_truncated_files_are_one_error_with_the_path(tmp_path: Path, name: str, lossless: bool, keep: float) -> None:
+    path = write_video(tmp_path / name, noise(12, 32, 32), fps=8, lossless=lossless)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(ValueError, match=name) as caught:
+        read_video(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("clip.mp4", b"hello"),
+        ("clip.avi", b"#EXTM3U\n#EXTINF:1,\nfile:///etc/hostname\n#EXT-X-ENDLIST\n"),
+        ("clip.mp4", b"ffconcat version 1.0\nfile other.avi\n"),
+        ("clip.txt", b"hello"),
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError, match=name):
+        read_video(tmp_path / name)
+
+
+def test_reading_what_is_missing_empty_uneven_or_too_big(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        read_video(tmp_path / "nowhere.mp4")
+    with pytest.raises(ValueError, match="without images"):
+        read_video(tmp_path)
+    path = write_video(tmp_path / "clip.avi", noise(4, 10, 10), fps=8)
+    with pytest.raises(ValueError, match="max_frames"):
+        read_video(path, max_frames=0)
+    assert len(read_video(path, max_pixels=400)) == 4
+    with pytest.raises(ValueError, match="more than 399 pixels"):
+        read_video(path, max_pixels=399)
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    Image.new("RGB", (9, 8)).save(tmp_path / "1.png")
+    with pytest.raises(ValueError, match="change size"):
+        read_video(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------------------ images
+
+
+def test_images_of_every_kind_become_rgb(tmp_path: Path) -> None:
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    rgb = noise(1, 16, 16)[0]
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    Image.fromarray(rgb).save(tmp_path / "rgb.png")
+    Image.fromarray(grey).convert("P").save(tmp_path / "palette.png")
+    Image.fromarray(rgb).convert("CMYK").save(tmp_path / "cmyk.tif")
+    for name in ("grey.png", "deep.png", "palette.png"):
+        assert np.array_equal(read_image(tmp_path / name), np.repeat(grey[..., None], 3, axis=-1)), name
+    assert np.array_equal(read_image(str(tmp_path / "rgb.png")), rgb)
+    assert np.abs(read_image(tmp_path / "cmyk.tif").astype(int) - rgb).max() <= 1
+    assert np.array_equal(read_image(Image.fromarray(rgb)), rgb)
+
+
+def test_arrays_of_every_kind_become_rgb() -> None:
+    rgb = noise(1, 6, 5)[0]
+    assert np.array_equal(read_image(rgb), rgb)
+    assert np.array_equal(read_image(rgb / np.float32(255)), rgb)
+    assert np.array_equal(read_image(rgb[..., :1]), np.repeat(rgb[..., :1], 3, axis=-1))
+    assert np.array_equal(read_image(rgb[..., 0].astype(np.uint16) * 257), np.repeat(rgb[..., :1], 3, axis=-1))
+    for wrong in (rgb[None], rgb.astype(np.int64), rgb.astype(np.float32), rgb * np.float32("nan"), rgb[:0]):
+        with pytest.raises(ValueError, match="image"):
+            read_image(wrong)
+
+
+def test_alpha_is_laid_over_white() -> None:
+    rgba = np.zeros((1, 3, 4), np.uint8)
+    rgba[0, :, 3] = 0, 128, 255
+    assert read_image(rgba)[0, :, 0].tolist() == [255, 127, 0]
+    palette = Image.new("P", (1, 1), 0)
+    palette.info["transparency"] = 0
+    assert read_image(palette)[0, 0].tolist() == [255, 255, 255]
+
+
+def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+    image = Image.fromarray(noise(1, 4, 6)[0])
+    exif = image.getexif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+    image.save(tmp_path / "phone.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "phone.png"), np.rot90(np.asarray(image), -1))
+
+
+def test_large_images_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
+    def fake_png(width: int, height: int) -> bytes:
+        header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\x00\x00\x00"
+        import zlib
+
+        return b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + header + zlib.crc32(header).to_bytes(4, "big")
+
+    for width, height in ((10_000, 5_001), (12_000, 12_000), (40_000, 40_000)):  # the file holds no pixels at all
+        path = tmp_path / "big.png"
+        path.write_bytes(fake_png(width, height) + b"\x00\x00\x00\x00IDAT\x35\xaf\x06\x1e")
+        with pytest.raises(ValueError, match=r"big\.png: .*50 megapixels"):
+            read_image(path)
+
+
+def test_what_is_not_an_image_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("hello")
+    Image.fromarray(noise(1, 64, 64)[0]).save(tmp_path / "half.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "half.png").read_bytes()[:3000])
+    for name in ("text.png", "half.png"):
+        with pytest.raises(ValueError, match=name):
+            read_image(tmp_path / name)
+    with pytest.raises(ValueError, match="folder"):
+        read_image(tmp_path)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        read_image(tmp_path / "nowhere.png")
+
+
+# ----------------------------------------------------------------------------------------------------------- fitting
+
+
+def test_fit_keeps_frames_of_the_right_size() -> None:
+    frames = noise(2, 16, 16)
+    for mode in ("pad", "crop"):
+        assert np.array_equal(fit_frames(frames, 16, mode), frames)
+
+
+@pytest.mark.parametrize(
+    ("source", "size", "inner"),
+    [((480, 336), 128, (128, 89)), ((229, 260), 128, (112, 128)), ((10, 20), 64, (32, 64)), ((300, 2), 64, (64, 1))],
+)
+def test_pad_centres_the_whole_frame_on_black(source: tuple[int, int], size: int, inner: tuple[int, int]) -> None:
+    """The first two are the sizes that METHOD.md 5 names."""
+    out = fit_frames(np.full((1, *source, 3), 200, np.uint8), size, "pad")[0, :, :, 0]
+    assert out.shape == (size, size)
+    rows, columns = np.flatnonzero(out.any(axis=1)), np.flatnonzero(out.any(axis=0))
+    assert (len(rows), len(columns)) == inner
+    assert (rows[0], columns[0]) == ((size - inner[0]) // 2, (size - inner[1]) // 2)
+    assert set(np.unique(out)) <= {0, 200}
+
+
+def test_crop_keeps_the_centre() -> None:
+    frames = np.zeros((1, 20, 41, 3), np.uint8)
+    frames[:, :, 10:30] = 90
+    assert (fit_frames(frames, 10, "crop") == 90).all()
+
+
+def test_shrinking_averages_exact_areas() -> None:
+    """Against the definition: each new pixel is the mean over its area, at 1/3 of a pixel's resolution."""
+    frame = noise(1, 8, 10)[0]
+    fine = frame.astype(np.float64).repeat(6, 0).repeat(6, 1)  # 48 x 60
+    crop = fine[:, 6:54]  # the central square
+    expected = crop.reshape(6, 8, 6, 8, 3).mean(axis=(1, 3))
+    assert np.abs(fit_frames(frame[None], 6, "crop")[0] - expected).max() <= 0.5 + 1e-9
+
+
+def test_enlarging_keeps_a_plain_frame_and_the_range() -> None:
+    assert (fit_frames(np.full((1, 5, 5, 3), 77, np.uint8), 32, "pad") == 77).all()
+
+
+def test_fit_refuses_other_modes_and_sizes() -> None:
+    with pytest.raises(ValueError, match="'stretch'"):
+        fit_frames(noise(), 8, "stretch")  # pyright: ignore[reportArgumentType] - what a command line could pass
+    with pytest.raises(ValueError, match="size"):
+        fit_frames(noise(), 0, "pad")
+
+
+# ---------------------------------------------------------------------------------------------------------- samplers
+
+
+def test_uniform_is_a_truncated_linspace() -> None:
+    assert uniform_indices(81, 40).tolist() == [int(80 * i / 39) for i in range(40)]
+    assert uniform_indices(5, 5).tolist() == [0, 1, 2, 3, 4]
+    assert uniform_indices(3, 6).tolist() == [0, 1, 2, 2, 2, 2]
+    assert uniform_indices(7, 1).tolist() == [0]
+
+
+def test_random_moves_each_index_within_its_gaps() -> None:
+    base = uniform_indices(100, 12)
+    gaps = np.diff(base)
+    draws = np.stack([random_indices(100, 12, np.random.default_rng(seed)) for seed in range(3000)])
+    assert (draws[:, 0] == 0).all()
+    assert (draws[:, -1] == 99).all()
+    # An index stays strictly between the uniform ones beside it, and comes next to them (before sorting and after).
+    assert draws[:, 1].min() == base[1] - (gaps[0] - 1)
+    assert draws[:, -2].max() == base[-2] + (gaps[-1] - 1)
+    assert random_indices(5, 8, np.random.default_rng(0)).tolist() == uniform_indices(5, 8).tolist()
+
+
+def test_very_random_draws_from_the_whole_clip_and_begins_at_zero() -> None:
+    draws = np.stack([very_random_indices(6, 4, np.random.default_rng(seed)) for seed in range(2000)])
+    assert (draws[:, 0] == 0).all()
+    counts = np.bincount(draws[:, -1], minlength=6) / len(draws)
+    largest = np.diff((np.arange(7) / 6) ** 4)  # distribution of the largest of four uniform draws
+    assert np.abs(counts - largest).max() < 0.04
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(["uniform", "random", "very_random"]), st.integers(1, 90), st.integers(1, 50), st.integers(0, 9))
+def test_samplers_give_sorted_indices_of_the_clip(name: str, n: int, num: int, seed: int) -> None:
+    indices = sample_indices(name, n, num, np.random.default_rng(seed))  # pyright: ignore[reportArgumentType]
+    assert indices.dtype == np.int64
+    assert indices.shape == (num,)
+    assert indices[0] == 0
+    assert indices[-1] < n
+    assert (np.diff(indices) >= 0).all()
+    assert np.array_equal(indices, sample_indices(name, n, num, np.random.default_rng(seed)))  # pyright: ignore[reportArgumentType]
+
+
+def test_samplers_refuse_empty_clips_and_other_names() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="at least 1"):
+        sample_indices("uniform", 0, 4, rng)
+    with pytest.raises(ValueError, match="'first'"):
+        sample_indices("first", 4, 4, rng)  # pyright: ignore[reportArgumentType]

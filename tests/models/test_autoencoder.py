@@ -1,0 +1,203 @@
+import math
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from lfdm.models.autoencoder import LatentFlowAutoencoder
+from lfdm.models.motion import Motion
+from lfdm.models.warp import identity_grid
+
+
+def make_autoencoder(kind: Literal["dense", "regions"] = "dense", **overrides: Any) -> LatentFlowAutoencoder:
+    torch.manual_seed(0)
+    arguments: dict[str, Any] = {
+        "channels": 8,
+        "max_channels": 16,
+        "num_downs": 1,
+        "num_res_blocks": 1,
+        "motion": kind,
+        "corners": False,
+        "padding_mode": "border",
+        "dense_channels": (8, 8, 16, 16),
+        "dense_match_channels": 8,
+        "num_regions": 2,
+        "region_channels": 4,
+        "region_flow_channels": 4,
+        "region_max_channels": 8,
+        "region_depth": 2,
+    }
+    return LatentFlowAutoencoder(**(arguments | overrides)).eval()
+
+
+def randomise(model: LatentFlowAutoencoder) -> LatentFlowAutoencoder:
+    """Move every weight, so that the dense predictor leaves its start at no motion."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def visible_motion(grid: Tensor) -> Motion:
+    """Own convention, everything visible, from a grid (h, w, 2)."""
+    return Motion.from_grid(grid[None], torch.ones(1, 1, *grid.shape[:2]), corners=False)
+
+
+@pytest.mark.parametrize("num_downs", [1, 2])
+@pytest.mark.parametrize("size", [(16, 16), (64, 64), (32, 128)])
+def test_no_motion_reproduces_the_image_bit_for_bit(size: tuple[int, int], num_downs: int) -> None:
+    model = make_autoencoder(num_downs=num_downs)
+    image = torch.rand(2, 3, *size)
+    small = (size[0] >> num_downs, size[1] >> num_downs)
+    with torch.no_grad():
+        decoded = model.decode(model.encode(image), Motion.identity(2, 3, small, corners=False))
+    expected = image.unsqueeze(2).expand(-1, -1, 3, -1, -1)
+    assert torch.equal(decoded.prediction, expected)
+    assert torch.equal(decoded.warped, expected)
+
+
+def test_a_whole_pixel_translation_is_exact_inside() -> None:
+    model = make_autoencoder()
+    image = torch.rand(1, 3, 32, 32)
+    grid = identity_grid(16, 16, corners=False) + torch.tensor([8 * 2 / 32, -4 * 2 / 32])
+    with torch.no_grad():
+        decoded = model.decode(model.encode(image), visible_motion(grid))
+    torch.testing.assert_close(decoded.prediction[0, :, 0, 4:, :-8], image[0, :, :-4, 8:], atol=1e-6, rtol=0)
+
+
+def test_a_quarter_turn_is_exact_inside() -> None:
+    """Bilinear resizing keeps an affine displacement exact but for the outer pixel, where it clamps."""
+    model = make_autoencoder()
+    image = torch.rand(1, 3, 32, 32)
+    x, y = identity_grid(16, 16, corners=False).unbind(-1)
+    with torch.no_grad():
+        decoded = model.decode(model.encode(image), visible_motion(torch.stack((-y, x), dim=-1)))
+    expected = image.rot90(1, (2, 3))
+    torch.testing.assert_close(decoded.warped[0, :, 0, 1:-1, 1:-1], expected[0, :, 1:-1, 1:-1], atol=1e-4, rtol=0)
+
+
+def test_hidden_pixels_are_painted_and_never_copied() -> None:
+    model = make_autoencoder()
+    motion = Motion(torch.zeros(1, 2, 1, 16, 16), torch.zeros(1, 1, 1, 16, 16))
+    with torch.no_grad():
+        decoded = model.decode(model.encode(torch.rand(1, 3, 32, 32)), motion)
+    assert torch.equal(decoded.prediction, decoded.painted)
+
+
+@pytest.mark.parametrize("kind", ["dense", "regions"])
+def test_batches_and_frames_change_nothing(kind: Literal["dense", "regions"]) -> None:
+    model = randomise(make_autoencoder(kind))
+    source, driving = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 3, 32, 32)
+    with torch.no_grad():
+        motion = model.estimate_motion(source, driving)
+        whole = model.decode(model.encode(source), motion).prediction
+        for b in range(2):
+            features = model.encode(source[b : b + 1])
+            for t in range(3):
+                alone = model.estimate_motion(source[b : b + 1], driving[b : b + 1, :, t])
+                torch.testing.assert_close(motion.flow[b, :, t], alone.flow[0, :, 0], atol=1e-4, rtol=0)
+                frame = model.decode(features, alone).prediction
+                torch.testing.assert_close(whole[b, :, t], frame[0, :, 0], atol=1e-3, rtol=0)
+    assert motion.flow.abs().amax() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["dense", "regions"])
+def test_forward_is_estimate_encode_decode_with_what_training_needs(kind: Literal["dense", "regions"]) -> None:
+    model = make_autoencoder(kind)
+    source, driving = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        result = model(source, driving)
+        motion = model.estimate_motion(source, driving)
+        decoded = model.decode(model.encode(source), motion)
+    assert torch.equal(result.motion.flow, motion.flow)
+    assert torch.equal(result.decoded.prediction, decoded.prediction)
+    if kind == "dense":
+        assert result.matched.shape == result.match_target.shape == (2, 12, 8, 8)
+        assert result.driving_regions is None
+    else:
+        assert result.driving_regions.shift.shape == (2, 2, 2)
+        assert result.matched is None
+
+
+@pytest.mark.parametrize("kind", ["dense", "regions"])
+def test_one_step_of_training_moves_every_weight_that_the_loss_reaches(kind: Literal["dense", "regions"]) -> None:
+    model = randomise(make_autoencoder(kind)).train()
+    result = model(torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32))
+    loss = result.decoded.prediction.mean() + result.motion.flow.square().mean()
+    if result.matched is not None:
+        loss = loss + (result.matched - result.match_target).abs().mean()
+    loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert not [name for name, gradient in gradients.items() if gradient is None]
+    assert all(gradient.isfinite().all() for gradient in gradients.values() if gradient is not None)
+
+
+def test_latent_has_the_stride_and_width_of_the_configuration() -> None:
+    features = make_autoencoder(num_downs=2, max_channels=24).encode(torch.rand(2, 3, 32, 64))
+    assert features.latent.shape == (2, 24, 8, 16)
+    assert [tuple(x.shape[1:]) for x in features.scales] == [(8, 32, 64), (16, 16, 32), (24, 8, 16)]
+
+
+def test_the_other_convention_is_refused() -> None:
+    model = make_autoencoder()
+    features = model.encode(torch.rand(1, 3, 32, 32))
+    with pytest.raises(ValueError, match="corners=False; got corners=True"):
+        model.decode(features, Motion.identity(1, 1, (16, 16), corners=True))
+
+
+def test_a_motion_of_another_batch_is_refused() -> None:
+    model = make_autoencoder()
+    features = model.encode(torch.rand(2, 3, 32, 32))
+    with pytest.raises(ValueError, match="2 source images"):
+        model.decode(features, Motion.identity(1, 1, (16, 16), corners=False))
+
+
+def test_the_dense_predictor_needs_pixel_centres() -> None:
+    with pytest.raises(ValueError, match="corners must be False"):
+        make_autoencoder("dense", corners=True)
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 4, 32, 32), (1, 3, 36, 32), (1, 3, 32, 20)])
+def test_images_of_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"image (must be|height and width)"):
+        make_autoencoder().encode(torch.rand(shape))
+
+
+def test_pairs_that_do_not_agree_are_refused() -> None:
+    model = make_autoencoder()
+    with pytest.raises(ValueError, match="differ in batch"):
+        model.estimate_motion(torch.rand(2, 3, 32, 32), torch.rand(1, 3, 32, 32))
+    with pytest.raises(ValueError, match="driving must be"):
+        model.estimate_motion(torch.rand(1, 3, 32, 32), torch.rand(1, 1, 32, 32))
+
+
+@pytest.mark.parametrize(("kind", "multiple"), [("dense", 8), ("regions", 8)])
+def test_size_multiple_is_the_smallest_size_that_works(kind: Literal["dense", "regions"], multiple: int) -> None:
+    model = make_autoencoder(kind)
+    assert model.size_multiple == multiple
+    size = multiple * 3
+    assert model.estimate_motion(torch.rand(1, 3, size, size), torch.rand(1, 3, size, size)).size == (
+        size // 2,
+        size // 2,
+    )
+
+
+def test_the_paper_configuration_has_the_published_number_of_weights() -> None:
+    with torch.device("meta"):
+        model = LatentFlowAutoencoder()
+    published = 66_004_557
+    assert sum(parameter.numel() for parameter in model.parameters()) == published
+    assert model.size_multiple == 128
+
+
+def test_bfloat16_autocast_stays_close() -> None:
+    model = make_autoencoder("regions")
+    source, driving = torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        exact = model(source, driving).decoded.prediction
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = model(source, driving).decoded.prediction
+    assert math.isfinite(rounded.float().sum().item())
+    assert (exact - rounded.float()).abs().mean() < 0.02

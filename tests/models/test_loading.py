@@ -1,0 +1,116 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lfdm.models.autoencoder import LatentFlowAutoencoder
+from lfdm.models.loading import CONFIG_NAME, WEIGHTS_NAME
+
+
+@pytest.fixture(scope="module")
+def model() -> LatentFlowAutoencoder:
+    torch.manual_seed(0)
+    model = LatentFlowAutoencoder(
+        channels=8,
+        max_channels=8,
+        num_downs=1,
+        num_res_blocks=1,
+        motion="dense",
+        corners=False,
+        padding_mode="border",
+        dense_channels=(8, 8, 8, 8),
+        dense_match_channels=8,
+    )
+    model.train()(torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16))  # statistics that are not the initial ones
+    return model.eval()
+
+
+@pytest.fixture
+def folder(model: LatentFlowAutoencoder, tmp_path: Path) -> Path:
+    model.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_saved_model_comes_back_bit_for_bit(model: LatentFlowAutoencoder, folder: Path) -> None:
+    loaded = LatentFlowAutoencoder.from_pretrained(folder)
+    assert not loaded.training
+    assert tuple(loaded.config["dense_channels"]) == (8, 8, 8, 8)
+    own, theirs = model.state_dict(), loaded.state_dict()
+    assert own.keys() == theirs.keys()
+    assert all(torch.equal(own[name], theirs[name]) for name in own)
+    image = torch.rand(1, 3, 16, 16)
+    assert torch.equal(model.encode(image).latent, loaded.encode(image).latent)
+
+
+def test_saving_again_replaces_the_folder_and_leaves_nothing_beside(model: LatentFlowAutoencoder, folder: Path) -> None:
+    (folder / "old.txt").touch()
+    model.save_pretrained(folder)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([CONFIG_NAME, WEIGHTS_NAME])
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_half_saving_keeps_running_statistics_in_float32(model: LatentFlowAutoencoder, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path / "half", half=True)
+    stored = load_file(tmp_path / "half" / WEIGHTS_NAME)
+    own = model.state_dict()
+    statistics = {name for name in stored if name.endswith(("running_mean", "running_var"))}
+    assert statistics
+    assert all(torch.equal(stored[name], own[name]) for name in statistics)
+    weights = {name for name in stored if stored[name].is_floating_point()} - statistics
+    assert {stored[name].dtype for name in weights} == {torch.float16}
+    loaded = LatentFlowAutoencoder.from_pretrained(tmp_path / "half")
+    assert all(
+        torch.equal(value, own[name].half().float()) for name, value in loaded.state_dict().items() if name in weights
+    )
+
+
+def test_an_unknown_configuration_key_is_refused(folder: Path) -> None:
+    config = json.loads((folder / CONFIG_NAME).read_text())
+    (folder / CONFIG_NAME).write_text(json.dumps(config | {"num_heads": 3}))
+    with pytest.raises(ValueError, match="num_heads"):
+        LatentFlowAutoencoder.from_pretrained(folder)
+
+
+def test_a_folder_of_another_class_is_refused(folder: Path) -> None:
+    config = json.loads((folder / CONFIG_NAME).read_text())
+    (folder / CONFIG_NAME).write_text(json.dumps(config | {"_class_name": "MotionUNet3D"}))
+    with pytest.raises(ValueError, match="holds a MotionUNet3D"):
+        LatentFlowAutoencoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_a_damaged_configuration_is_refused(folder: Path, text: str) -> None:
+    (folder / CONFIG_NAME).write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json"):
+        LatentFlowAutoencoder.from_pretrained(folder)
+
+
+def test_weights_that_do_not_fit_are_listed(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS_NAME)
+    tensors["ghost.weight"] = tensors.pop("final.bias")
+    tensors["first.conv.bias"] = torch.zeros(3)
+    save_file(tensors, folder / WEIGHTS_NAME)
+    with pytest.raises(ValueError, match="does not fit") as error:
+        LatentFlowAutoencoder.from_pretrained(folder)
+    message = str(error.value)
+    assert "missing ['final.bias']" in message
+    assert "unexpected ['ghost.weight']" in message
+    assert "first.conv.bias (3,), needs (8,)" in message
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, -1])
+def test_truncated_weights_are_refused(folder: Path, kept: int) -> None:
+    path = folder / WEIGHTS_NAME
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match="not a readable safetensors file"):
+        LatentFlowAutoencoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", [CONFIG_NAME, WEIGHTS_NAME, None])
+def test_absent_files_are_named(folder: Path, name: str | None) -> None:
+    missing = folder / name if name else folder.parent / "nowhere"
+    missing.unlink(missing_ok=True)
+    with pytest.raises(FileNotFoundError, match=missing.name):
+        LatentFlowAutoencoder.from_pretrained(folder if name else missing)

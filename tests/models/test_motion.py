@@ -1,0 +1,85 @@
+import pytest
+import torch
+
+from lfdm.models.motion import Motion
+from lfdm.models.warp import identity_grid
+
+
+def random_motion(*, corners: bool, frames: int = 3) -> Motion:
+    generator = torch.Generator().manual_seed(0)
+    flow = torch.randn(2, 2, frames, 4, 8, generator=generator)
+    return Motion(flow, torch.rand(2, 1, frames, 4, 8, generator=generator), corners)
+
+
+@pytest.mark.parametrize("corners", [True, False])
+def test_grid_round_trip(corners: bool) -> None:
+    motion = random_motion(corners=corners)
+    back = Motion.from_grid(motion.grid(), motion.occlusion, corners=corners)
+    torch.testing.assert_close(back.flow, motion.flow)
+    assert back.occlusion is motion.occlusion
+    assert back.corners == corners
+
+
+@pytest.mark.parametrize("corners", [True, False])
+def test_identity_samples_the_identity_grid(corners: bool) -> None:
+    motion = Motion.identity(2, 3, (4, 8), corners=corners)
+    assert torch.equal(motion.grid(), identity_grid(4, 8, corners=corners).expand(2, 3, 4, 8, 2))
+    assert (motion.occlusion == 1).all()
+
+
+def test_from_grid_accepts_one_frame_without_time() -> None:
+    motion = Motion.from_grid(torch.zeros(2, 4, 8, 2), torch.ones(2, 1, 4, 8), corners=True)
+    assert (motion.num_frames, motion.size, motion.flow.shape) == (1, (4, 8), (2, 2, 1, 4, 8))
+
+
+@pytest.mark.parametrize(
+    ("flow", "occlusion"),
+    [((2, 2, 3, 4, 8), (2, 1, 3, 4, 4)), ((2, 3, 3, 4, 8), (2, 1, 3, 4, 8)), ((2, 2, 4, 8), (2, 1, 4, 8))],
+)
+def test_shapes_that_do_not_belong_together_are_refused(flow: tuple[int, ...], occlusion: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="a motion is flow"):
+        Motion(torch.zeros(flow), torch.zeros(occlusion))
+
+
+def test_a_grid_of_another_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match="grid must be"):
+        Motion.from_grid(torch.zeros(1, 2, 4, 8), torch.ones(1, 1, 4, 8), corners=False)
+
+
+def test_resize_keeps_no_motion_still_with_pixel_centres() -> None:
+    resized = Motion.identity(1, 2, (4, 4), corners=False).resize((16, 16))
+    assert torch.equal(resized.flow, torch.zeros(1, 2, 2, 16, 16))
+    assert torch.equal(resized.occlusion, torch.ones(1, 1, 2, 16, 16))
+
+
+def test_resize_interpolates_the_absolute_grid_with_corners() -> None:
+    """Resizing the identity grid of 2 cells clamps at the outer quarter: not the identity of 4 cells."""
+    grid = Motion.identity(1, 1, (2, 2), corners=True).resize((4, 4)).grid()
+    torch.testing.assert_close(grid[0, 0, 0, :, 0], torch.tensor([-1.0, -0.5, 0.5, 1.0]))
+
+
+def test_resize_to_the_same_size_is_the_motion_itself() -> None:
+    motion = random_motion(corners=True)
+    assert motion.resize(motion.size) is motion
+
+
+def test_frames_and_concatenate_are_inverse() -> None:
+    motion = random_motion(corners=True)
+    joined = Motion.concatenate([motion.frames(0, 1), motion.frames(1, 3)], dim=2)
+    assert torch.equal(joined.flow, motion.flow)
+    assert torch.equal(joined.occlusion, motion.occlusion)
+    assert joined.corners
+    assert Motion.concatenate([motion, motion], dim=0).flow.shape[0] == 4
+
+
+def test_conventions_cannot_be_joined() -> None:
+    with pytest.raises(ValueError, match="conventions"):
+        Motion.concatenate([random_motion(corners=True), random_motion(corners=False)], dim=2)
+
+
+def test_to_and_detach_keep_the_convention() -> None:
+    motion = random_motion(corners=True)
+    motion = Motion(motion.flow.requires_grad_(), motion.occlusion, corners=True)
+    half = motion.detach().to(torch.float16)
+    assert (half.flow.dtype, half.occlusion.dtype, half.corners) == (torch.float16, torch.float16, True)
+    assert not half.flow.requires_grad

@@ -1,0 +1,121 @@
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lfdm.models.autoencoder import LatentFlowAutoencoder
+from lfdm.models.layers import AntiAliasDownsample
+from lfdm.models.loading import load_exactly
+from lfdm.released import convert_autoencoder, read_checkpoint
+
+NETWORKS = ("generator", "region_predictor", "bg_predictor")
+
+
+def published_autoencoder(model: LatentFlowAutoencoder) -> dict[str, dict[str, Tensor]]:
+    """The state of `model` under the published names, written the other way round from `convert_autoencoder`."""
+    kernel = AntiAliasDownsample(3, 4).kernel
+    state: dict[str, dict[str, Tensor]] = {name: {} for name in NETWORKS}
+    for ours, value in model.state_dict().items():
+        name = re.sub(r"encoder\.blocks\.", "encoder.down_blocks.", ours)
+        if match := re.match(r"motion_predictor\.(\w+)\.(.*)", name):
+            part, name = match.groups()
+            name = name.replace("hourglass.ups.", "hourglass.decoder.up_blocks.")
+            if part == "flow_predictor":
+                state["generator"][f"pixelwise_flow_predictor.{name}"] = value
+            elif part == "region_predictor":
+                name = name.replace("hourglass.", "predictor.").replace("head.", "regions.")
+                state["region_predictor"][name] = value
+            else:
+                state["bg_predictor"][name.replace("head.", "fc.")] = value
+        else:
+            name = re.sub(r"^(down|up)s\.", r"\1_blocks.", name)
+            state["generator"][name.replace("bottleneck.", "bottleneck.r")] = value
+    state["generator"]["pixelwise_flow_predictor.down.weight"] = kernel
+    state["region_predictor"]["down.weight"] = kernel
+    return state
+
+
+@pytest.fixture
+def model() -> LatentFlowAutoencoder:
+    torch.manual_seed(0)
+    return LatentFlowAutoencoder(
+        channels=4,
+        max_channels=8,
+        num_res_blocks=2,
+        num_regions=2,
+        region_channels=4,
+        region_flow_channels=4,
+        region_max_channels=8,
+        region_depth=2,
+    )
+
+
+def test_every_autoencoder_tensor_finds_its_place(model: LatentFlowAutoencoder) -> None:
+    weights = convert_autoencoder(**published_autoencoder(model))
+    own = model.state_dict()
+    assert weights.keys() == own.keys()
+    assert all(weights[name] is not None and torch.equal(weights[name], own[name]) for name in own)
+    load_exactly(model, weights, "the published layout")
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_an_unknown_autoencoder_tensor_is_refused(model: LatentFlowAutoencoder, network: str) -> None:
+    state = published_autoencoder(model)
+    state[network]["encoder.discriminator.weight"] = torch.zeros(1)
+    with pytest.raises(ValueError, match=rf"{network}\.encoder\.discriminator\.weight"):
+        convert_autoencoder(**state)
+
+
+def test_another_anti_alias_kernel_is_refused(model: LatentFlowAutoencoder) -> None:
+    state = published_autoencoder(model)
+    state["region_predictor"]["down.weight"] = torch.full((3, 1, 13, 13), 1 / 169)
+    with pytest.raises(ValueError, match=r"region_predictor\.down\.weight"):
+        convert_autoencoder(**state)
+
+
+def test_a_checkpoint_of_tensors_and_values_is_read(tmp_path: Path) -> None:
+    torch.save({"generator": {"a": torch.ones(2)}, "epoch": 100}, tmp_path / "ok.pth")
+    state = read_checkpoint(tmp_path / "ok.pth")
+    assert state["epoch"] == 100
+    assert torch.equal(state["generator"]["a"], torch.ones(2))
+
+
+class Touch:
+    """Creates a file when unpickled without care."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[Path, str]]:
+        return open, (self.path, "w")
+
+
+def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(tmp_path: Path) -> None:
+    torch.save({"generator": Touch(tmp_path / "touched")}, tmp_path / "evil.pth")
+    with pytest.raises(ValueError, match=r"evil\.pth is refused.*open"):
+        read_checkpoint(tmp_path / "evil.pth")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Touch(tmp_path / "touched"), protocol=2))
+    with pytest.raises(ValueError, match=r"plain\.pth is refused"):
+        read_checkpoint(tmp_path / "plain.pth")
+    assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"hello world", bytes(range(256)), b"PK\x03\x04"])
+def test_damaged_checkpoints_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "damaged.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=r"damaged\.pth"):
+        read_checkpoint(tmp_path / "damaged.pth")
+
+
+def test_a_checkpoint_that_is_no_dictionary_is_refused(tmp_path: Path) -> None:
+    torch.save(torch.zeros(3), tmp_path / "tensor.pth")
+    with pytest.raises(ValueError, match="must hold a dictionary; got Tensor"):
+        read_checkpoint(tmp_path / "tensor.pth")
+
+
+def test_an_absent_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
+        read_checkpoint(tmp_path / "nowhere.pth")
