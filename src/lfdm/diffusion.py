@@ -127,8 +127,8 @@ def diffusion_loss(
     x0: Tensor,
     noise: Tensor,
     timesteps: Tensor,
-    *,
     prediction_type: PredictionType,
+    *,
     min_snr_gamma: float | None = None,
     channel_weights: Tensor | None = None,
 ) -> Tensor:
@@ -190,9 +190,7 @@ def make_scheduler(name: SchedulerName, *, prediction_type: PredictionType, pape
     """
     _check_prediction_type(prediction_type)
     if name not in SCHEDULERS[prediction_type]:
-        raise ValueError(
-            f"scheduler {name!r} with {prediction_type}; allowed: {', '.join(SCHEDULERS[prediction_type])}"
-        )
+        raise ValueError(f"scheduler {name!r} with {prediction_type}; allowed: {', '.join(SCHEDULERS[prediction_type])}")
     if prediction_type == "velocity":
         return _flow_scheduler(name, paper=paper)
     betas = cosine_betas()

@@ -22,7 +22,7 @@ PUPPETS64 = Preset(
     unet=UNetConfig(latent_channels=48, condition_dim=64, dim=64, channel_multipliers=(1, 2, 4), patch_size=2, num_heads=4),
     autoencoder_training=AutoencoderTrainingConfig(
         optimization=OptimizationConfig(
-            num_steps=5000, batch_size=16, learning_rate=5e-4, warmup_steps=100, mixed_precision="bf16"
+            num_steps=3600, batch_size=16, learning_rate=6e-4, warmup_steps=100, mixed_precision="bf16"
         ),
         first_frame_probability=0.7,
         ssim_weight=0.05,

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -50,9 +51,7 @@ class ActionClassifier(StrictLoading, ModelMixin, ConfigMixin):
         self.num_frames = num_frames
         self.input_size = input_size
         widths = [6, *channels]
-        self.blocks = nn.ModuleList(
-            _SpaceTimeBlock(a, b, stride=1 if i == 0 else 2) for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True))
-        )
+        self.blocks = nn.ModuleList(_SpaceTimeBlock(a, b, stride=1 if i == 0 else 2) for i, (a, b) in enumerate(pairwise(widths)))
         self.head = nn.Linear(2 * channels[-1], len(labels))
 
     def forward(self, video: Tensor) -> Tensor:
@@ -146,7 +145,9 @@ def train_classifier(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.learning_rate, total_steps=training.num_steps)
     rng = np.random.default_rng((training.seed, len(cache)))
     generator = torch.Generator(device).manual_seed(training.seed)
-    order = np.concatenate([rng.permutation(len(cache)) for _ in range(-(-training.num_steps * training.batch_size // len(cache)))])
+    order = np.concatenate(
+        [rng.permutation(len(cache)) for _ in range(-(-training.num_steps * training.batch_size // len(cache)))]
+    )
     for step in range(training.num_steps):
         chosen = order[step * training.batch_size : (step + 1) * training.batch_size]
         video = augment(load_clips(cache, chosen, num_frames).to(device), generator)
@@ -223,5 +224,3 @@ def cached_classifier(
 
 
 _VERSION = 1
-
-

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from typing import Self
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from lfdm.models.loading import StrictLoading
 
 
-class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):
+class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[reportIncompatibleMethodOverride]
     """Looks labels up in a stored table. Nothing but the learned null condition is trained.
 
     Args:
@@ -38,6 +38,7 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):
             raise ValueError(f"dim must be at least 1; got {dim}")
         self.labels = tuple(labels)
         self.dim = dim
+        self.text_encoder = text_encoder
         self.register_buffer("table", torch.zeros(len(labels), dim))
         if learned_null:
             self.null = nn.Parameter(torch.randn(dim))

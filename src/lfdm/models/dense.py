@@ -22,6 +22,8 @@ from lfdm.models.motion import Motion
 from lfdm.models.warp import identity_grid, warp
 
 MATCH_LEVEL = 2
+MATCH_RADIUS = 2.5
+"""Cells around the best match that its position is averaged over: two arms that look alike must not meet in the middle."""
 OCCLUSION_BIAS = 3.0
 
 
@@ -54,13 +56,14 @@ class DenseMotionPredictor(nn.Module):
         self.stride = stride
         self.max_residual = max_residual
         shared, joint = channels[: MATCH_LEVEL + 1], channels[MATCH_LEVEL:]
-        self.stem = ConvBlock(3, shared[0])
+        self.stem = ConvBlock(5, shared[0])  # the image and its pixels' positions
         self.encoder = nn.ModuleList(
             (ConvBlock(shared[0], shared[1], stride=2), nn.Sequential(ConvBlock(shared[1], shared[2], stride=2), ConvBlock(shared[2], shared[2])))
         )
         width = shared[-1]
         self.match_projection = nn.Conv2d(width, match_channels, 1)
         self.match_log_scale = nn.Parameter(torch.tensor(2.5))
+        self.match_distance_weight = nn.Parameter(torch.tensor(1.0))  # of two equal matches the nearer one is likelier
         self.join = ConvBlock(2 * width + 3, width)
         self.downs = nn.ModuleList(nn.Sequential(ConvBlock(a, b, stride=2), ConvBlock(b, b)) for a, b in pairwise(joint))
         self.ups = nn.ModuleList(ConvBlock(a + b, b) for a, b in pairwise(joint[::-1]))
@@ -77,13 +80,14 @@ class DenseMotionPredictor(nn.Module):
         driving_half, driving_quarter = self._encode(frames)
 
         probability = self._match(source_quarter, driving_quarter, t)  # (b, t * n, n)
-        cells = identity_grid(*source_quarter.shape[-2:], corners=False, device=source.device).flatten(0, 1)
-        pixels = F.pixel_unshuffle(F.avg_pool2d(source, 2), 2).flatten(2).transpose(1, 2)  # (b, n, 12)
-        found = probability @ torch.cat((cells.expand(b, -1, -1), pixels.float()), dim=-1)  # (b, t * n, 14)
         h, w = source_quarter.shape[-2:]
+        cells = identity_grid(h, w, corners=False, device=source.device).flatten(0, 1)  # (n, 2)
+        pixels = F.pixel_unshuffle(F.avg_pool2d(source, 2), 2).flatten(2).transpose(1, 2)  # (b, n, 12)
+        position = _expected_near_best(probability, cells, radius=MATCH_RADIUS * 2 / max(h, w))  # (b, t * n, 2)
+        found = torch.cat((position, probability @ pixels.float(), probability.amax(-1, keepdim=True)), dim=-1)
         found = rearrange(found, "b (t h w) c -> (b t) c h w", t=t, h=h, w=w)
-        confidence = rearrange(probability.amax(-1), "b (t h w) -> (b t) 1 h w", t=t, h=h, w=w)
-        match_flow = found[:, :2] - cells.T.reshape(1, 2, h, w)
+        position, matched, confidence = found.split((2, pixels.shape[-1], 1), dim=1)
+        match_flow = position - cells.T.reshape(1, 2, h, w)
 
         hidden = self._joint(source_quarter, driving_quarter, match_flow, confidence, t)
         head = self.coarse_head(hidden).float()
@@ -93,20 +97,24 @@ class DenseMotionPredictor(nn.Module):
             flow, occlusion = self._refine(source_half, driving_half, hidden, flow, occlusion, t)
         occlusion = torch.sigmoid(occlusion + OCCLUSION_BIAS)
         motion = Motion(*(rearrange(x, "(b t) c h w -> b c t h w", b=b) for x in (flow, occlusion)))
-        return DenseMotion(motion, found[:, 2:], F.pixel_unshuffle(F.avg_pool2d(frames, 2), 2))
+        return DenseMotion(motion, matched, F.pixel_unshuffle(F.avg_pool2d(frames, 2), 2))
 
     def _encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.stem(2 * image - 1)
+        position = identity_grid(*image.shape[-2:], corners=False, device=image.device).permute(2, 0, 1).to(image.dtype)
+        x = self.stem(torch.cat((2 * image - 1, position.expand(len(image), -1, -1, -1)), dim=1))
         half = self.encoder[0](x)
         return half, self.encoder[1](half)
 
     def _match(self, source: Tensor, driving: Tensor, t: int) -> Tensor:
-        """Softmax over the source's cells of the scaled cosine similarity, float32, (b, t * n, n)."""
+        """Softmax over the source's cells of scaled cosine similarity less squared distance, float32, (b, t * n, n)."""
         keys = F.normalize(self.match_projection(source).float(), dim=1).flatten(2)
         queries = F.normalize(self.match_projection(driving).float(), dim=1)
         queries = rearrange(queries, "(b t) c h w -> b (t h w) c", t=t)
+        cells = identity_grid(*source.shape[-2:], corners=False, device=source.device).flatten(0, 1)
+        distance = torch.cdist(cells, cells).square().repeat(t, 1)  # (t * n, n)
         with torch.autocast(source.device.type, enabled=False):
-            return torch.softmax(self.match_log_scale.exp() * (queries @ keys), dim=-1)
+            similarity = self.match_log_scale.exp() * (queries @ keys)  # (b, t * n, n)
+            return torch.softmax(similarity - F.softplus(self.match_distance_weight) * distance, dim=-1)
 
     def _joint(self, source: Tensor, driving: Tensor, flow: Tensor, confidence: Tensor, t: int) -> Tensor:
         x = self.join(torch.cat((driving, _warp_features(source, flow, t), flow.detach(), confidence), dim=1))
@@ -128,6 +136,14 @@ class DenseMotionPredictor(nn.Module):
         known = torch.cat((hidden, driving, _warp_features(source, flow, t), flow.detach(), occlusion.detach()), dim=1)
         head = self.fine_head(self.refine(known)).float()
         return flow + self.max_residual * torch.tanh(head[:, :2]), occlusion + head[:, 2:]
+
+
+def _expected_near_best(probability: Tensor, cells: Tensor, *, radius: float) -> Tensor:
+    """Mean position (b, m, 2) of the cells (n, 2) under probability (b, m, n), within `radius` of the likeliest."""
+    best = cells[probability.argmax(-1)]  # (b, m, 2)
+    near = torch.cdist(best, cells.expand(len(best), -1, -1), p=torch.inf) <= radius
+    weight = probability * near
+    return weight @ cells / weight.sum(-1, keepdim=True)
 
 
 def _warp_features(source: Tensor, flow: Tensor, t: int) -> Tensor:

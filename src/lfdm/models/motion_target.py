@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 import torch
-from diffusers import ConfigMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor
 
 from lfdm.models.loading import CONFIG_NAME, read_config, replace_folder
@@ -111,9 +110,11 @@ class MotionTarget(ConfigMixin):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the folder whole."""
+        arguments = {name: value for name, value in self.config.items() if not name.startswith("_")}
+        text = json.dumps({"_class_name": type(self).__name__, **arguments}, indent=2) + "\n"
 
         def write(temporary: Path) -> None:
-            (temporary / CONFIG_NAME).write_text(json.dumps({"_class_name": type(self).__name__, **self._arguments()}, indent=2) + "\n")
+            (temporary / CONFIG_NAME).write_text(text)
 
         replace_folder(Path(folder), write)
 
@@ -157,9 +158,6 @@ class MotionTarget(ConfigMixin):
             mean, std = _channels(self.mean, sample), _channels(self.std, sample)
             low, high = (low - mean) / std, (high - mean) / std
         return torch.minimum(torch.maximum(sample, low), high)
-
-    def _arguments(self) -> dict[str, object]:
-        return {name: value for name, value in self.config.items() if not name.startswith("_")}
 
 
 def _triple(name: str, values: Sequence[float] | None) -> Triple | None:

@@ -163,6 +163,14 @@ class MotionUNet3D(ModelMixin, ConfigMixin):
         spatial = _per_level("spatial_attention_levels", spatial_attention_levels, num_levels)
         temporal = _per_level("temporal_attention_levels", temporal_attention_levels, num_levels)
         _check_arguments(
+            positive={
+                "latent_channels": latent_channels,
+                "condition_dim": condition_dim,
+                "patch_size": patch_size,
+                "num_heads": num_heads,
+                "num_groups": num_groups,
+                "num_resnets": num_resnets,
+            },
             sample_channels=sample_channels,
             dim=dim,
             channel_multipliers=self.channel_multipliers,
@@ -348,14 +356,13 @@ def _per_level(name: str, choices: Sequence[bool] | None, num_levels: int) -> tu
     if choices is None:
         return (True,) * num_levels
     if len(choices) != num_levels:
-        raise ValueError(
-            f"{name} has {len(choices)} entries; allowed: one per level of channel_multipliers, {num_levels}"
-        )
+        raise ValueError(f"{name} has {len(choices)} entries; allowed: one per level of channel_multipliers, {num_levels}")
     return tuple(bool(choice) for choice in choices)
 
 
 def _check_arguments(
     *,
+    positive: dict[str, int],
     sample_channels: int,
     dim: int,
     channel_multipliers: tuple[int, ...],
@@ -366,6 +373,9 @@ def _check_arguments(
     buckets: int,
     max_distance: int,
 ) -> None:
+    for name, value in positive.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}; allowed: at least 1")
     if sample_channels <= FLOW_CHANNELS:
         raise ValueError(f"sample_channels is {sample_channels}; allowed: 3 or more (flow and occlusion)")
     if not channel_multipliers or min(channel_multipliers) < 1:

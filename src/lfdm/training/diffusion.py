@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from lfdm.config import DiffusionConfig, DiffusionTrainingConfig, Preset, to_json
 from lfdm.data.clips import ClipCache, ColorJitter, Progress, labels, open_cache, read_index
-from lfdm.diffusion import add_noise, diffusion_loss
+from lfdm.diffusion import add_noise, diffusion_loss, draw_timesteps
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import ConditionEncoder
 from lfdm.models.loading import find_model
 from lfdm.models.motion_target import MotionTarget
 from lfdm.models.unet3d import MotionUNet3D
 from lfdm.pipeline import MODEL_DIR, LatentFlowPipeline
+from lfdm.training.autoencoder import AutoencoderTask
 from lfdm.training.loop import StepReport, fit, prepare_run
 from lfdm.training.motion_cache import MotionCache, MotionDataset, open_motion_cache, to_motion
 from lfdm.visualize import contact_sheet
@@ -54,21 +55,17 @@ class DiffusionTask:
         motion = to_motion(batch["motion"], corners=self.pipeline.motion_target.corners)
         clean = self.pipeline.motion_target.encode(motion)
         b, device = len(clean), clean.device
-        timesteps = torch.randint(self.diffusion.num_train_timesteps, (b,), generator=generator, device=device)
+        kind = self.diffusion.prediction_type
+        timesteps = draw_timesteps(b, kind, generator=generator)
         noise = torch.randn(clean.shape, generator=generator, device=device)
         dropped = torch.rand(b, generator=generator, device=device) < self.config.condition_dropout
-        noisy = add_noise(clean, noise, timesteps)
+        noisy = add_noise(clean, noise, timesteps, kind)
         with torch.no_grad():
             latent = self.pipeline.autoencoder.encode(batch["image"].float() / 255).latent
         condition = torch.where(dropped[:, None], self.pipeline.condition.null, self.pipeline.condition.table[batch["label"]])
         prediction = module(noisy, timesteps, condition, latent)
         loss = diffusion_loss(
-            prediction.float(),
-            clean,
-            noise,
-            timesteps,
-            self.diffusion.prediction_type,
-            min_snr_gamma=self.config.min_snr_gamma,
+            prediction, clean, noise, timesteps, prediction_type=kind, min_snr_gamma=self.config.min_snr_gamma
         )
         return {"loss": loss.mean()}
 
@@ -117,16 +114,52 @@ def train_diffusion(
         ValueError: settings that do not fit the data, the auto-encoder, the run in `out` or each other.
         FileNotFoundError: no such data set or model.
     """
-    config = preset.diffusion_training
     records = [record for record in read_index(data) if record.split == "train"]
     if not records:
         raise ValueError(f"{data} has no training clips (split 'train')")
-    stage1 = LatentFlowAutoencoder.from_pretrained(find_model(autoencoder, "autoencoder")).requires_grad_(False)
-    _check_autoencoder(stage1, preset)
+    stage1 = _load_autoencoder(autoencoder, preset)
     settings = {"stage": DiffusionTask.name, "data": str(data), "autoencoder": str(autoencoder), "preset": to_json(preset)}
     prepare_run(out, settings)
     clips = open_cache(data, records, preset.image_size, preset.fit, progress=progress)
     motion = open_motion_cache(stage1, clips, progress=progress)
-    pipeline = _open_pipeline(preset, stage1, motion, labels(records), out)
+    pipeline = _build_pipeline(preset, stage1, motion, labels(records))
+    if not (out / MODEL_DIR).exists():
+        pipeline.save_pretrained(out / MODEL_DIR, with_unet=False)
     task = DiffusionTask(pipeline, preset, clips, motion)
-    return fit(task, config.optimization, out, report=report)
+    return fit(task, preset.diffusion_training.optimization, out, report=report)
+
+
+def _load_autoencoder(path: Path, preset: Preset) -> LatentFlowAutoencoder:
+    """The trained stage 1, frozen; ValueError where its configuration is not the preset's."""
+    stage1 = LatentFlowAutoencoder.from_pretrained(find_model(path, AutoencoderTask.name)).requires_grad_(False)
+    wanted = to_json(preset.autoencoder)
+    differing = [
+        f"{name} is {stage1.config[name]!r} there, {value!r} here"
+        for name, value in wanted.items()
+        if stage1.config[name] != value and list(np.atleast_1d(stage1.config[name])) != list(np.atleast_1d(value))
+    ]
+    if differing:
+        raise ValueError(f"{path} holds a stage 1 of another configuration than preset {preset.name}: {'; '.join(differing)}")
+    return stage1
+
+
+def _build_pipeline(
+    preset: Preset, stage1: LatentFlowAutoencoder, motion: MotionCache, names: list[str]
+) -> LatentFlowPipeline:
+    """Everything that stage 2 needs, with a U-Net freshly initialised from the seed."""
+    config = preset.diffusion
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(preset.diffusion_training.optimization.seed)
+        unet = MotionUNet3D(**to_json(preset.unet))
+        condition = ConditionEncoder.from_labels(names, preset.unet.condition_dim, learned_null=config.learned_null)
+    if config.normalize:
+        target = MotionTarget.measure(
+            motion.motions(),
+            kind=config.motion_target,
+            corners=stage1.corners,
+            still_first_frame=config.still_first_frame,
+            clamp=config.clamp_to_range,
+        )
+    else:
+        target = MotionTarget(kind=config.motion_target, corners=stage1.corners, still_first_frame=config.still_first_frame)
+    return LatentFlowPipeline.from_components(preset, stage1, unet, condition, target)

@@ -1,0 +1,164 @@
+"""Finding and strictly reading pipeline folders: `model_index.json` and one folder per component, as diffusers lays them out.
+
+FOLDER/model_index.json     component classes and the pipeline's settings
+FOLDER/{autoencoder, unet, condition, motion_target, scheduler}/
+RUN/model/                  of a stage-2 run: the same without `unet`
+RUN/checkpoints/step-00001000/unet/     its averaged weights; the newest are used
+"""
+
+import difflib
+import inspect
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+from lfdm.models.autoencoder import LatentFlowAutoencoder
+from lfdm.models.condition import ConditionEncoder
+from lfdm.models.loading import CONFIG_NAME, find_checkpoints, read_json
+from lfdm.models.motion_target import MotionTarget
+from lfdm.models.unet3d import MotionUNet3D
+
+INDEX_NAME = "model_index.json"
+MODEL_DIR = "model"
+ASSETS_DIR = Path(__file__).parent / "assets"
+SCHEDULER_CONFIG_NAME = "scheduler_config.json"
+
+MODEL_CLASSES: Mapping[str, type[Any]] = {
+    "autoencoder": LatentFlowAutoencoder,
+    "unet": MotionUNet3D,
+    "condition": ConditionEncoder,
+    "motion_target": MotionTarget,
+}
+"""Every component but the scheduler, which is one of diffusers' own."""
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def bundled_models() -> list[str]:
+    """Names of the models that come with this package."""
+    return sorted(path.parent.name for path in ASSETS_DIR.glob(f"*/{INDEX_NAME}"))
+
+
+def find_folder(name: str | Path) -> Path:
+    """The folder of a bundled name, of a local pipeline or run, or of a repository of the Hugging Face Hub (downloaded).
+
+    A bundled name wins over a local folder of that name; `./name` means the folder.
+
+    Raises:
+        ValueError: none of these.
+        FileNotFoundError: the path of a folder that does not exist.
+    """
+    text = str(name)
+    if isinstance(name, str) and text in bundled_models():
+        return ASSETS_DIR / text
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if isinstance(name, str) and _HUB_NAME.fullmatch(text):
+        return _download(text)
+    if isinstance(name, Path) or any(mark in text for mark in "/\\~"):
+        raise FileNotFoundError(f"no model folder {name}; {_what_is_allowed()}")
+    raise ValueError(f"unknown model {text!r}; {_what_is_allowed()}")
+
+
+def _what_is_allowed() -> str:
+    bundled = ", ".join(bundled_models()) or "none in this installation"
+    return f"bundled models: {bundled}; else a pipeline folder, a diffusion run folder, or a Hub repository owner/name"
+
+
+def _download(repository: str) -> Path:
+    """JSON and safetensors of a Hub repository, nothing else; ValueError where the Hub does not give them."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors"]))
+    except (OSError, HFValidationError, RuntimeError) as error:  # RuntimeError: httpx without a connection
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"no folder {repository}, nor could it be had from the Hub ({reason}); {_what_is_allowed()}") from error
+
+
+def resolve_parts(folder: Path) -> dict[str, Path]:
+    """The folder of every component, of a pipeline folder or of a stage-2 run; key `index` is where its index is.
+
+    Raises:
+        FileNotFoundError: neither, or a run without a checkpoint.
+    """
+    names = (*MODEL_CLASSES, "scheduler")
+    if (folder / INDEX_NAME).is_file():
+        return {"index": folder} | {name: folder / name for name in names}
+    model = folder / MODEL_DIR
+    if not (model / INDEX_NAME).is_file():
+        raise FileNotFoundError(f"{folder} holds no model: neither {INDEX_NAME} nor {MODEL_DIR}/{INDEX_NAME} of a diffusion run")
+    checkpoints = find_checkpoints(folder)
+    if not checkpoints:
+        raise FileNotFoundError(f"{folder} is a diffusion run without a checkpoint yet")
+    return {"index": model} | {name: model / name for name in names} | {"unet": checkpoints[-1] / "unet"}
+
+
+def read_settings(folder: Path, allowed: set[str]) -> dict[str, Any]:
+    """The pipeline's settings in model_index.json, after its component classes have been checked by name.
+
+    Raises:
+        ValueError: a component class that is not ours or a diffusers scheduler, a missing component, or an unknown key.
+    """
+    path = folder / INDEX_NAME
+    index = {key: value for key, value in read_json(path).items() if not key.startswith("_")}
+    missing = [name for name in (*MODEL_CLASSES, "scheduler") if name not in index]
+    if missing:
+        raise ValueError(f"{path} misses the components {missing}")
+    for name, cls in MODEL_CLASSES.items():
+        expected = ["lfdm", cls.__name__]
+        if index.pop(name) != expected:
+            raise ValueError(f"{path}: component {name!r} must be {expected}; nothing else is loaded")
+    _check_scheduler_name(path, index.pop("scheduler"))
+    for key in index:
+        if key not in allowed:
+            near = difflib.get_close_matches(key, allowed, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {sorted(allowed)}"
+            raise ValueError(f"{path}: unknown key {key!r}; {hint}")
+    return index
+
+
+def _check_scheduler_name(path: Path, value: object) -> str:
+    """The class name of a diffusers scheduler, judged from names alone: nothing is imported for an unknown one."""
+    library, name = value if isinstance(value, list) and len(value) == 2 else (None, None)
+    if library != "diffusers" or not (isinstance(name, str) and name.endswith("Scheduler") and name in dir(diffusers.schedulers)):
+        raise ValueError(f"{path}: the scheduler must be a scheduler class of diffusers; got {value!r}")
+    return name
+
+
+def load_scheduler(folder: Path) -> SchedulerMixin:
+    """A diffusers scheduler from its folder; ValueError for another class or settings it does not take."""
+    path = folder / SCHEDULER_CONFIG_NAME
+    config = read_json(path)
+    name = _check_scheduler_name(path, ["diffusers", config.get("_class_name")])
+    cls = getattr(diffusers.schedulers, name)
+    if not (inspect.isclass(cls) and issubclass(cls, SchedulerMixin)):
+        raise ValueError(f"{path}: diffusers cannot offer {name} here (is a package that it needs missing?)")
+    arguments = {key: value for key, value in config.items() if not key.startswith("_")}
+    unknown = sorted(set(arguments) - set(inspect.signature(cls.__init__).parameters))
+    if unknown:
+        raise ValueError(f"{path} has keys that {name} does not take: {unknown}")
+    return cls(**arguments)
+
+
+def load_components(parts: Mapping[str, Path], *, dtype: torch.dtype, device: torch.device | str) -> dict[str, Any]:
+    """Every component from its folder, models in evaluation mode.
+
+    Raises:
+        FileNotFoundError: a missing folder or file.
+        ValueError: unknown settings, or weights that do not fit.
+    """
+    components: dict[str, Any] = {"scheduler": load_scheduler(parts["scheduler"])}
+    for name, cls in MODEL_CLASSES.items():
+        if not (parts[name] / CONFIG_NAME).is_file():
+            raise FileNotFoundError(f"no component {name}: {parts[name] / CONFIG_NAME} is missing")
+        options = {} if cls is MotionTarget else {"dtype": dtype, "device": device}
+        components[name] = cls.from_pretrained(parts[name], **options)
+    return components

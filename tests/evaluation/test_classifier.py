@@ -1,0 +1,98 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lfdm.data.clips import ClipCache, ClipRecord, open_cache, write_index
+from lfdm.data.video import write_video
+from lfdm.evaluation.classifier import (
+    ActionClassifier,
+    ClassifierTraining,
+    accuracy,
+    augment,
+    cached_classifier,
+    load_clips,
+    train_classifier,
+)
+
+FRAMES, SIZE = 4, 16
+TRAINING = ClassifierTraining(num_steps=25, batch_size=8, learning_rate=5e-3)
+
+
+@pytest.fixture(scope="module")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ClipCache]:
+    """A block on a coloured ground that moves right or down: colours and place differ, motion alone tells."""
+    root = tmp_path_factory.mktemp("blocks")
+    rng = np.random.default_rng(0)
+    records = []
+    for i in range(24):
+        label, split = ("down", "right")[i % 2], "train" if i < 16 else "test"
+        ground, block = rng.integers(0, 100, 3), rng.integers(150, 255, 3)
+        frames = np.broadcast_to(ground, (FRAMES, SIZE, SIZE, 3)).astype(np.uint8).copy()
+        row, column = rng.integers(0, 4, 2)
+        for k in range(FRAMES):
+            y, x = (row + 2 * k, column) if label == "down" else (row, column + 2 * k)
+            frames[k, y : y + 5, x : x + 5] = block
+        write_video(root / f"{i}.avi", frames, fps=8, lossless=True)
+        records.append(
+            ClipRecord(path=f"{i}.avi", label=label, subject=str(i), split=split, frames=FRAMES, fps=8, width=SIZE, height=SIZE)
+        )
+    write_index(root, records)
+    return {name: open_cache(root, [r for r in records if r.split == name], SIZE, "pad") for name in ("train", "test")}
+
+
+@pytest.fixture(scope="module")
+def trained(caches: dict[str, ClipCache]) -> ActionClassifier:
+    return train_classifier(caches["train"], num_frames=FRAMES, training=TRAINING)
+
+
+def test_learns_motion_and_names_it_on_unseen_clips(trained: ActionClassifier, caches: dict[str, ClipCache]) -> None:
+    assert accuracy(trained, caches["test"], range(8)) == 1
+
+
+def test_names_blurred_clips_but_not_still_ones(trained: ActionClassifier, caches: dict[str, ClipCache]) -> None:
+    video = load_clips(caches["test"], range(8), FRAMES)
+    blurred = torch.nn.functional.avg_pool3d(video, (1, 3, 3), stride=1, padding=(0, 1, 1), count_include_pad=False)
+    assert trained.classify(blurred) == [record.label for record in caches["test"].records]
+    still = trained.classify(video[:, :, :1].expand_as(video))
+    assert len(set(still)) == 1
+
+
+def test_training_is_a_function_of_the_seed(caches: dict[str, ClipCache]) -> None:
+    short = ClassifierTraining(num_steps=2, batch_size=4)
+    a, b = (train_classifier(caches["train"], num_frames=FRAMES, training=short) for _ in range(2))
+    other = train_classifier(caches["train"], num_frames=FRAMES, training=ClassifierTraining(num_steps=2, batch_size=4, seed=1))
+    assert torch.equal(a.head.weight, b.head.weight)
+    assert not torch.equal(a.head.weight, other.head.weight)
+
+
+def test_cached_classifier_is_trained_once(caches: dict[str, ClipCache]) -> None:
+    short = ClassifierTraining(num_steps=2, batch_size=4)
+    steps: list[int] = []
+    first = cached_classifier(caches["train"], num_frames=FRAMES, training=short, progress=lambda done, _: steps.append(done))
+    second = cached_classifier(caches["train"], num_frames=FRAMES, training=short, progress=lambda done, _: steps.append(done))
+    assert steps == [1, 2]
+    video = load_clips(caches["test"], range(2), FRAMES)
+    assert torch.equal(first(video), second(video))
+    assert second.labels == ("down", "right")
+
+
+def test_augmentation_changes_every_clip_and_is_a_function_of_its_generator() -> None:
+    video = torch.rand(3, 3, FRAMES, SIZE, SIZE)
+    a, b = (augment(video, torch.Generator().manual_seed(5)) for _ in range(2))
+    assert torch.equal(a, b)
+    assert (a - video).abs().mean(dim=(1, 2, 3, 4)).min() > 0.01
+
+
+def test_bad_values_are_named(trained: ActionClassifier, caches: dict[str, ClipCache], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="two or more different labels"):
+        ActionClassifier(labels=["wave"])
+    with pytest.raises(ValueError, match=r"\(b, 3, 4, H, W\)"):
+        trained(torch.zeros(1, 3, 5, SIZE, SIZE))
+    with pytest.raises(ValueError, match="num_steps must be positive"):
+        ClassifierTraining(num_steps=0)
+    with pytest.raises(ValueError, match="at least one clip"):
+        accuracy(trained, caches["test"], [])
+    with pytest.raises(FileNotFoundError):
+        ActionClassifier.from_pretrained(tmp_path / "nothing")

@@ -1,0 +1,154 @@
+"""Scores 1 and 2 in closed form: what is fed as the model's motion decides what they must be."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lfdm.data.puppets import render_clip, save_truth, truth_path
+from lfdm.evaluation.motion import (
+    ExactMotion,
+    PooledRatio,
+    best_fit,
+    ceilings,
+    displacement_px,
+    flow_score,
+    frame_score,
+    upsample,
+    warp_px,
+)
+from lfdm.models.motion import Motion
+
+INDICES = np.array([0, 2, 3, 5])
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tensor, ExactMotion]:
+    """Two puppets at 32x32: video (2, 3, 4, 32, 32) and exact motion, read back from truth files."""
+    root = tmp_path_factory.mktemp("truth")
+    clips = [render_clip(subject, action, 0, size=32, num_frames=6, fps=4) for subject, action in ((0, "wave"), (1, "kick"))]
+    paths = []
+    for i, rendered in enumerate(clips):
+        assert rendered.truth is not None
+        paths.append(save_truth(truth_path(root / f"{i}.avi"), rendered.truth))
+    video = torch.from_numpy(np.stack([rendered.frames[INDICES] for rendered in clips])).permute(0, 4, 1, 2, 3).float() / 255
+    return video, ExactMotion.read(paths, [INDICES, INDICES])
+
+
+def test_drift_is_the_flow_of_the_background(clip: tuple[Tensor, ExactMotion]) -> None:
+    _, exact = clip
+    background = ~exact.figure.unsqueeze(1).expand_as(exact.flow)
+    drift = exact.drift[..., None, None].expand_as(exact.flow)
+    assert exact.drift.abs().max() > 0.05
+    assert (exact.flow - drift)[background].abs().max() < 1e-3
+
+
+def test_exact_flow_scores_zero_and_one(clip: tuple[Tensor, ExactMotion]) -> None:
+    video, exact = clip
+    assert flow_score(exact.flow, exact).value == 0
+    assert frame_score(warp_px(video[:, :, 0], exact.flow), video, exact).value == pytest.approx(1, abs=1e-9)
+    assert flow_score(exact.flow, exact).num_pixels == int(exact.moving().sum()) > 50
+
+
+def test_knowing_only_the_drift_scores_one(clip: tuple[Tensor, ExactMotion]) -> None:
+    _, exact = clip
+    drift = exact.drift[..., None, None].expand_as(exact.flow)
+    assert flow_score(drift, exact).value == pytest.approx(1)
+
+
+def test_copying_the_first_frame_scores_zero_and_perfect_frames_more_than_one(clip: tuple[Tensor, ExactMotion]) -> None:
+    video, exact = clip
+    assert frame_score(video[:, :, :1].expand_as(video), video, exact).value == 0
+    assert frame_score(video, video, exact).value > 1
+
+
+def test_scores_pool_pixels_not_clips(clip: tuple[Tensor, ExactMotion]) -> None:
+    _, exact = clip
+    flow = torch.zeros_like(exact.flow)
+    whole = flow_score(flow, exact)
+    halves = [flow_score(flow[i : i + 1], _pick(exact, i)) for i in range(2)]
+    assert PooledRatio.join(halves).value == pytest.approx(whole.value)
+    assert np.mean([half.value for half in halves]) != pytest.approx(whole.value, abs=1e-4)
+
+
+def test_only_moving_visible_figure_pixels_count(clip: tuple[Tensor, ExactMotion]) -> None:
+    _, exact = clip
+    mask = exact.moving()
+    assert not mask[:, 0].any()
+    spoiled = torch.where(mask.unsqueeze(1), exact.flow, exact.flow + 100)
+    assert flow_score(spoiled, exact).value == 0
+    still = replace(exact, flow=exact.drift[..., None, None].expand_as(exact.flow).contiguous())
+    assert flow_score(exact.flow, still).num_pixels == 0
+    assert np.isnan(flow_score(exact.flow, still).value)
+
+
+def test_ceiling_is_perfect_at_stride_one_and_worse_at_coarser_strides(clip: tuple[Tensor, ExactMotion]) -> None:
+    video, exact = clip
+    scores = [ceilings(video, exact, (32 // stride, 32 // stride)) for stride in (1, 2, 4)]
+    ours = [one.value for one, _ in scores]
+    assert ours[0] < 1e-3
+    assert ours[0] < ours[1] < ours[2] < 0.6
+    frames = [two.value for _, two in scores]
+    assert frames[0] == pytest.approx(1, abs=1e-3)
+    assert frames[2] < frames[0]
+
+
+def test_best_fit_finds_the_coarse_flow_that_was_upsampled() -> None:
+    torch.manual_seed(0)
+    coarse = torch.randn(1, 2, 3, 8, 8)
+    fitted = best_fit(upsample(coarse, (16, 16)), torch.ones(1, 3, 16, 16, dtype=torch.bool), (8, 8))
+    assert torch.allclose(fitted, coarse, atol=2e-3)
+
+
+def test_best_fit_equals_dense_least_squares() -> None:
+    torch.manual_seed(0)
+    flow = torch.randn(1, 2, 1, 8, 8, dtype=torch.float64)
+    mask = torch.rand(1, 1, 8, 8) < 0.8
+    columns = [upsample(cell.view(1, 1, 1, 4, 4), (8, 8)).flatten() for cell in torch.eye(16, dtype=torch.float64)]
+    matrix = torch.stack(columns, dim=1)[mask.flatten()]
+    expected = torch.linalg.lstsq(matrix, flow[0, :, 0].flatten(1)[:, mask.flatten()].T).solution.T
+    assert torch.allclose(best_fit(flow, mask, (4, 4)).flatten(3)[0, :, 0], expected, atol=1e-3)
+
+
+def test_upsampling_is_that_of_motion() -> None:
+    motion = Motion(torch.randn(1, 2, 2, 4, 4), torch.ones(1, 1, 2, 4, 4))
+    assert torch.allclose(upsample(motion.flow, (16, 16)) * 8, displacement_px(motion, (16, 16)), atol=1e-5)
+
+
+def test_displacement_is_in_pixels_for_both_conventions() -> None:
+    shifted = Motion(torch.tensor([0.25, -0.5]).view(1, 2, 1, 1, 1).expand(1, 2, 1, 4, 4), torch.ones(1, 1, 1, 4, 4))
+    pixels = displacement_px(shifted, (16, 16))
+    assert torch.allclose(pixels[0, :, 0, 5, 5], torch.tensor([2.0, -4.0]))
+    corners = Motion.identity(1, 1, (4, 4), corners=True)
+    assert displacement_px(corners, (4, 4))[0, 0, 0, 0].tolist() == pytest.approx([-0.5, -1 / 6, 1 / 6, 0.5])
+
+
+def test_warp_by_whole_pixels_moves_the_image() -> None:
+    image = torch.rand(1, 3, 8, 8)
+    flow = torch.zeros(1, 2, 1, 8, 8)
+    flow[:, 0] = 2
+    assert torch.allclose(warp_px(image, flow)[:, :, 0, :, :6], image[..., 2:], atol=1e-6)
+
+
+def test_truth_that_is_too_short_or_of_other_shapes_is_refused(
+    clip: tuple[Tensor, ExactMotion], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.mktemp("other")
+    paths = []
+    for i, size in enumerate((32, 40)):
+        truth = render_clip(0, "wave", 0, size=size, num_frames=4).truth
+        assert truth is not None
+        paths.append(save_truth(root / f"{i}.truth.npz", truth))
+    with pytest.raises(ValueError, match="holds 4 frames; frame 5"):
+        ExactMotion.read(paths[:1], [INDICES])
+    with pytest.raises(ValueError, match="differ in shape"):
+        ExactMotion.read(paths, [INDICES[:2], INDICES[:2]])
+    _, exact = clip
+    with pytest.raises(ValueError, match="exact motion is flow"):
+        replace(exact, visible=exact.visible[:, :2])
+
+
+def _pick(exact: ExactMotion, i: int) -> ExactMotion:
+    return ExactMotion(exact.flow[i : i + 1], exact.visible[i : i + 1], exact.figure[i : i + 1], exact.drift[i : i + 1])

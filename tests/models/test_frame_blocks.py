@@ -1,0 +1,110 @@
+"""The blocks against plain formulas."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lfdm.models.frame_blocks import (
+    NormSiLU,
+    RelativePositionBias,
+    TemporalAttention,
+    _normalise,
+    _normalise_by_moments,
+    frame_geometry,
+)
+
+
+def plain_norm_silu(module: NormSiLU, x: Tensor, modulation: Tensor | None) -> Tensor:
+    y = F.group_norm(x.movedim(-1, 1), module.num_groups, module.weight, module.bias, 1e-5).movedim(1, -1)
+    if modulation is not None:
+        scale, shift = modulation[:, None, None, None].chunk(2, dim=-1)
+        y = y * (scale + 1) + shift
+    return F.silu(y)
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+def test_norm_silu_and_its_gradients_equal_the_plain_formula(modulated: bool):
+    generator = torch.Generator().manual_seed(0)
+    module = NormSiLU(12, 4)
+    with torch.no_grad():
+        module.weight.normal_(generator=generator)
+        module.bias.normal_(generator=generator)
+    x = (3 + 2 * torch.randn(2, 3, 4, 5, 12, generator=generator)).requires_grad_()
+    modulation = torch.randn(2, 24, generator=generator).requires_grad_() if modulated else None
+    upstream = torch.randn(x.shape, generator=generator)
+    inputs = [x, module.weight, module.bias] + ([modulation] if modulation is not None else [])
+
+    ours = module(x, modulation)
+    plain = plain_norm_silu(module, x, modulation)
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
+    our_gradients = torch.autograd.grad(ours, inputs, upstream)
+    plain_gradients = torch.autograd.grad(plain, inputs, upstream)
+    for our_gradient, plain_gradient in zip(our_gradients, plain_gradients, strict=True):
+        torch.testing.assert_close(our_gradient, plain_gradient, rtol=1e-4, atol=2e-5)
+
+
+def test_norm_silu_in_bfloat16_stays_close_to_float32():
+    generator = torch.Generator().manual_seed(0)
+    module = NormSiLU(16, 4)
+    x = torch.randn(2, 4, 8, 8, 16, generator=generator).bfloat16().requires_grad_()
+    modulation = 0.5 * torch.randn(2, 32, generator=generator)
+    upstream = torch.randn(x.shape, generator=generator)
+    low = module(x, modulation.bfloat16())
+    high = module(x.float(), modulation)
+    assert low.dtype == torch.bfloat16
+    assert (low - high).abs().mean() < 0.005
+    (low_gradient,) = torch.autograd.grad(low, x, upstream.bfloat16())
+    (high_gradient,) = torch.autograd.grad(high, x, upstream)
+    assert (low_gradient.float() - high_gradient.float()).abs().mean() < 0.01 * high_gradient.float().std()
+
+
+def test_both_ways_to_normalise_agree():
+    x = 5 + torch.randn(2, 30, 12, generator=torch.Generator().manual_seed(0))
+    for ours, moments in zip(_normalise(x, 3), _normalise_by_moments(x, 3), strict=True):
+        torch.testing.assert_close(ours, moments, rtol=1e-5, atol=1e-5)
+
+
+def test_relative_position_buckets_start_where_the_method_says():
+    bias = RelativePositionBias(num_buckets=32, max_distance=32, num_heads=1)
+    distances = torch.arange(100)
+    buckets = bias.buckets(-distances)
+    starts = [int((buckets == bucket).nonzero()[0]) for bucket in range(16)]
+    assert starts == [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 23, 27]
+    assert int(buckets.max()) == 15
+    torch.testing.assert_close(bias.buckets(distances[1:]), buckets[1:] + 16)
+
+
+def test_temporal_attention_equals_a_loop_over_pixels_and_heads():
+    num_heads, head_dim, channels, num_frames = 2, 4, 6, 5
+    generator = torch.Generator().manual_seed(0)
+    module = TemporalAttention(channels, num_heads=num_heads, head_dim=head_dim)
+    bias = RelativePositionBias(num_buckets=8, max_distance=8, num_heads=num_heads)
+    x = torch.randn(1, num_frames, 2, 1, channels, generator=generator)
+    with torch.no_grad():
+        ours = module(x, frame_geometry(num_frames, bias=bias, head_dim=head_dim))
+        plain = x.clone()
+        table = bias(num_frames)[0]
+        for row in range(2):
+            pixel = x[0, :, row, 0]  # (t, c)
+            centred = pixel - pixel.mean(-1, keepdim=True)
+            normed = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * module.norm.weight
+            q, k, v = (normed @ module.to_qkv.weight.T).chunk(3, dim=-1)
+            outputs = []
+            for head in range(num_heads):
+                part = slice(head * head_dim, (head + 1) * head_dim)
+                turned_q, turned_k = (turn_as_complex(z[:, part]) for z in (q, k))
+                scores = turned_q @ turned_k.T / math.sqrt(head_dim) + table[head]
+                outputs.append(scores.softmax(-1) @ v[:, part])
+            plain[0, :, row, 0] += torch.cat(outputs, -1) @ module.to_out.weight.T
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
+
+
+def turn_as_complex(x: Tensor) -> Tensor:
+    """x: (t, d); channels i and i + d/2 are the two parts of a number turned by t * 10000^(-2i/d)."""
+    t, d = x.shape
+    angles = torch.arange(t)[:, None] * 10_000 ** (-torch.arange(0, d, 2) / d)
+    turned = torch.complex(x[:, : d // 2], x[:, d // 2 :]) * torch.polar(torch.ones_like(angles), angles)
+    return torch.cat((turned.real, turned.imag), -1)
