@@ -22,6 +22,7 @@ from lfdm.diffusion import (
 )
 
 TYPES: tuple[PredictionType, ...] = ("epsilon", "v_prediction", "velocity")
+FLAT = torch.zeros(1, 3, 2)
 OFFERED = [(prediction_type, name) for prediction_type, names in SCHEDULERS.items() for name in names]
 
 
@@ -170,9 +171,7 @@ def test_straight_path_goes_from_data_to_noise():
             r"prediction \(1, 2\)",
         ),
         (
-            lambda: diffusion_loss(
-                *(torch.zeros(1, 3, 2) for _ in range(3)), torch.zeros(1), "epsilon", channel_weights=torch.ones(2)
-            ),
+            lambda: diffusion_loss(FLAT, FLAT, FLAT, torch.zeros(1), "epsilon", channel_weights=torch.ones(2)),
             r"channel_weights \(2,\); allowed: \(3,\)",
         ),
     ],

@@ -3,34 +3,26 @@
 `AutoencoderConfig` and `UNetConfig` are the keyword arguments of the two models, word for word. Imports no torch.
 """
 
-import dataclasses
-import difflib
-import typing
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal, TypeVar
+import math
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+from lfdm.settings import check, check_not_negative, check_positive, check_probability, check_types
+from lfdm.settings import from_json as from_json
+from lfdm.settings import to_json as to_json
 
 Fit = Literal["pad", "crop"]
 FrameSampler = Literal["uniform", "random", "very_random"]
-PredictionType = Literal["epsilon", "v_prediction"]
+PredictionType = Literal["epsilon", "v_prediction", "velocity"]
 SchedulerName = Literal["ddpm", "ddim", "dpmsolver++", "unipc"]
 MixedPrecision = Literal["no", "bf16"]
 
-
-def _check(valid: bool, name: str, got: object, allowed: str) -> None:
-    if not valid:
-        raise ValueError(f"{name} must be {allowed}; got {got!r}")
-
-
-def _check_positive(config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        _check(value > 0, name, value, "positive")
-
-
-def _check_not_negative(config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        _check(value >= 0, name, value, "zero or more")
+SCHEDULERS: dict[PredictionType, tuple[SchedulerName, ...]] = {
+    "epsilon": ("ddpm", "ddim", "dpmsolver++", "unipc"),
+    "v_prediction": ("ddpm", "ddim", "dpmsolver++", "unipc"),
+    "velocity": ("dpmsolver++", "unipc"),
+}
+"""The schedulers that can sample from each kind of prediction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +65,29 @@ class AutoencoderConfig:
     """Padding of the 7x7 heat-map convolution: 3 in mug128, 0 in mhad128 and natops128."""
 
     def __post_init__(self) -> None:
-        _check_positive(
-            self, "channels", "max_channels", "num_downs", "dense_match_channels", "num_regions", "region_temperature", "region_depth"
-        )
-        _check_not_negative(self, "num_res_blocks", "region_padding")
+        check_types(self)
+        check_positive(self, "channels", "max_channels", "num_downs", "dense_channels", "dense_match_channels")
+        check_positive(self, "dense_max_residual", "num_regions", "region_temperature", "region_channels")
+        check_positive(self, "region_flow_channels", "region_max_channels", "region_depth")
+        check_not_negative(self, "num_res_blocks", "region_padding")
+        check(self.region_padding <= 3, "region_padding", self.region_padding, "0 to 3")
         if self.motion == "dense":
-            _check(self.num_downs in (1, 2), "num_downs", self.num_downs, "1 or 2 with motion='dense' (stride 2 or 4)")
-            _check(not self.corners, "corners", self.corners, "False with motion='dense' (pixel centres)")
+            check(self.num_downs in (1, 2), "num_downs", self.num_downs, "1 or 2 with motion='dense' (stride 2 or 4)")
+            check(not self.corners, "corners", self.corners, "False with motion='dense' (pixel centres)")
+            usable = len(self.dense_channels) >= 4 and all(width % 8 == 0 for width in self.dense_channels)
+            check(usable, "dense_channels", self.dense_channels, "four or more multiples of 8")
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latent."""
+        return min(self.max_channels, self.channels * 2**self.num_downs)
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width of images must be multiples of this."""
+        if self.motion == "regions":
+            return 2 ** (self.region_depth + self.num_downs)
+        return 2 ** (len(self.dense_channels) - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,14 +130,20 @@ class UNetConfig:
     """Transposed convolution, or (natops128) nearest x2 and a convolution with reflected border."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "sample_channels", "latent_channels", "condition_dim", "dim", "patch_size", "num_resnets")
-        _check_positive(self, "num_heads", "head_dim", "num_groups")
-        _check(len(self.channel_multipliers) > 0, "channel_multipliers", self.channel_multipliers, "at least one")
-        _check(self.dim % self.num_groups == 0, "dim", self.dim, f"a multiple of num_groups ({self.num_groups})")
+        check_types(self)
+        check_positive(self, "sample_channels", "latent_channels", "condition_dim", "dim", "channel_multipliers", "patch_size")
+        check_positive(self, "num_resnets", "num_heads", "head_dim", "num_groups", "input_kernel")
         levels = len(self.channel_multipliers)
+        check(levels > 0, "channel_multipliers", self.channel_multipliers, "at least one")
+        check(self.dim % self.num_groups == 0, "dim", self.dim, f"a multiple of num_groups ({self.num_groups})")
         for name in ("spatial_attention_levels", "temporal_attention_levels"):
             value = getattr(self, name)
-            _check(value is None or len(value) == levels, name, value, f"{levels} values, one per level, or None")
+            check(value is None or len(value) == levels, name, value, f"{levels} values, one per level, or None")
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width of the latent must be multiples of this."""
+        return self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +155,7 @@ class DiffusionConfig:
     normalize: bool = True
     """Scale every motion channel to zero mean and unit variance, measured on the training set."""
     prediction_type: PredictionType = "v_prediction"
-    """What the U-Net predicts: noise, or v (arXiv 2202.00512)."""
+    """What the U-Net predicts: noise, v (arXiv 2202.00512), or velocity on the straight path (2210.02747)."""
     num_train_timesteps: int = 1000
     """Length of the cosine noise schedule."""
     scheduler: SchedulerName = "dpmsolver++"
@@ -164,10 +178,19 @@ class DiffusionConfig:
     """The null condition is a stored vector (natops128) instead of zeros."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "num_train_timesteps", "num_inference_steps")
-        _check(not (self.dynamic_thresholding and self.clamp_to_range), "clamp_to_range", True, "False with dynamic_thresholding")
-        _check(self.motion_target == "flow" or not self.normalize, "normalize", True, "False with motion_target='grid'")
-        _check(self.normalize or not self.clamp_to_range, "clamp_to_range", True, "False without normalize (no stored range)")
+        check_types(self)
+        check_positive(self, "num_train_timesteps", "num_inference_steps")
+        check_not_negative(self, "guidance_scale")
+        steps, most = self.num_inference_steps, self.num_train_timesteps
+        check(steps <= most, "num_inference_steps", steps, f"at most num_train_timesteps ({most})")
+        offered = SCHEDULERS[self.prediction_type]
+        allowed = f"one of {', '.join(offered)} with prediction_type={self.prediction_type!r}"
+        check(self.scheduler in offered, "scheduler", self.scheduler, allowed)
+        thresholds = self.dynamic_thresholding
+        check(not (thresholds and self.prediction_type == "velocity"), "dynamic_thresholding", True, "False with velocity")
+        check(not (thresholds and self.clamp_to_range), "clamp_to_range", True, "False with dynamic_thresholding")
+        check(self.motion_target == "flow" or not self.normalize, "normalize", True, "False with motion_target='grid'")
+        check(self.normalize or not self.clamp_to_range, "clamp_to_range", True, "False without normalize (no stored range)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,12 +233,16 @@ class OptimizationConfig:
     """Steps between sample panels."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "num_steps", "batch_size", "learning_rate", "checkpoint_steps", "checkpoint_minutes")
-        _check_positive(self, "keep_checkpoints", "log_steps", "sample_steps")
-        _check_not_negative(self, "warmup_steps", "num_workers", "seed")
-        _check(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "in [0, 1)")
-        _check(self.max_grad_norm is None or self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "positive or None")
-        _check(bool(self.milestones) == (self.schedule == "milestones"), "milestones", self.milestones, "given with schedule='milestones' alone")
+        check_types(self)
+        check_positive(self, "num_steps", "batch_size", "learning_rate", "checkpoint_steps", "checkpoint_minutes")
+        check_positive(self, "keep_checkpoints", "log_steps", "sample_steps", "milestones")
+        check_not_negative(self, "warmup_steps", "num_workers", "seed")
+        check(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers in [0, 1)")
+        check(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "in [0, 1)")
+        check(self.max_grad_norm is None or self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "positive or None")
+        matched = bool(self.milestones) == (self.schedule == "milestones")
+        check(matched, "milestones", self.milestones, "given with schedule='milestones', and with it alone")
+        check(sorted(self.milestones) == list(self.milestones), "milestones", self.milestones, "in rising order")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,15 +285,15 @@ class AutoencoderTrainingConfig:
     """Equivariance of region means and affine frames under random warps (regions predictor)."""
 
     def __post_init__(self) -> None:
-        for name in ("first_frame_probability", "flip_probability", "swap_probability"):
-            _check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "in [0, 1]")
-        _check_not_negative(self, *(f.name for f in fields(self) if f.name.endswith("_weight")))
-        _check(
-            (self.perceptual_weight > 0) == (self.perceptual_weights_path is not None),
-            "perceptual_weights_path",
-            self.perceptual_weights_path,
-            "given exactly when perceptual_weight > 0",
-        )
+        check_types(self)
+        check_probability(self, "first_frame_probability", "flip_probability", "swap_probability", "color_jitter")
+        weights = [f.name for f in fields(self) if f.name.endswith("_weight")]
+        check_not_negative(self, *weights)
+        check(any(getattr(self, name) > 0 for name in weights), "l1_weight", 0.0, "positive, or another weight be")
+        check_positive(self, "perceptual_scales")
+        path = self.perceptual_weights_path
+        given = (self.perceptual_weight > 0) == bool(path)
+        check(given, "perceptual_weights_path", path, "given with perceptual_weight > 0, and with it alone")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,9 +316,10 @@ class DiffusionTrainingConfig:
     """Estimate all motion once, before training, instead of at every step."""
 
     def __post_init__(self) -> None:
-        _check(0 <= self.condition_dropout < 1, "condition_dropout", self.condition_dropout, "in [0, 1)")
-        _check(0 <= self.flip_probability <= 1, "flip_probability", self.flip_probability, "in [0, 1]")
-        _check(self.min_snr_gamma is None or self.min_snr_gamma > 0, "min_snr_gamma", self.min_snr_gamma, "positive or None")
+        check_types(self)
+        check(0 <= self.condition_dropout < 1, "condition_dropout", self.condition_dropout, "in [0, 1)")
+        check_probability(self, "flip_probability", "color_jitter")
+        check(self.min_snr_gamma is None or self.min_snr_gamma > 0, "min_snr_gamma", self.min_snr_gamma, "positive or None")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,38 +348,15 @@ class Preset:
     """Stage-2 training."""
 
     def __post_init__(self) -> None:
-        _check(self.image_size >= 16, "image_size", self.image_size, "at least 16")
-        _check(self.num_frames >= 2, "num_frames", self.num_frames, "at least 2")
-        _check(self.fps > 0, "fps", self.fps, "positive")
-        latent = min(self.autoencoder.max_channels, self.autoencoder.channels * 2**self.autoencoder.num_downs)
-        _check(self.unet.latent_channels == latent, "unet.latent_channels", self.unet.latent_channels, f"{latent}, as the auto-encoder gives")
-
-
-ConfigT = TypeVar("ConfigT")
-
-
-def to_json(config: object) -> dict[str, Any]:
-    """A config as a JSON-typed dict."""
-    return dataclasses.asdict(config)  # type: ignore[call-overload]
-
-
-def from_json(cls: type[ConfigT], values: dict[str, Any], *, where: str = "") -> ConfigT:
-    """The config of type `cls` from a JSON object.
-
-    Raises:
-        ValueError: an unknown key (the nearest known one is named), a missing one, or a value out of range.
-    """
-    hints = typing.get_type_hints(cls)
-    names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
-    arguments = {}
-    for key, value in values.items():
-        if key not in names:
-            near = difflib.get_close_matches(key, names, n=1)
-            raise ValueError(f"unknown setting {where + key!r}" + (f"; did you mean {where + near[0]!r}?" if near else f"; known: {names}"))
-        if is_dataclass(hints[key]) and isinstance(value, dict):
-            value = from_json(typing.cast("type[Any]", hints[key]), value, where=f"{where}{key}.")
-        arguments[key] = tuple(value) if isinstance(value, list) else value
-    try:
-        return cls(**arguments)
-    except TypeError as error:
-        raise ValueError(f"settings {where or cls.__name__}: {error}") from None
+        check_types(self)
+        check(self.num_frames >= 2, "num_frames", self.num_frames, "at least 2")
+        check_positive(self, "fps")
+        given, channels = self.unet.latent_channels, self.autoencoder.latent_channels
+        check(given == channels, "unet.latent_channels", given, f"{channels}, as the auto-encoder gives")
+        multiple = math.lcm(self.autoencoder.size_multiple, 2**self.autoencoder.num_downs * self.unet.size_multiple)
+        fits = self.image_size >= 16 and self.image_size % multiple == 0
+        check(fits, "image_size", self.image_size, f"a multiple of {multiple} (for these two models), at least 16")
+        losses = self.autoencoder_training
+        for name, motion in (("match_weight", "dense"), ("equivariance_weight", "regions")):
+            works = self.autoencoder.motion == motion or getattr(losses, name) == 0
+            check(works, f"autoencoder_training.{name}", getattr(losses, name), f"0 unless autoencoder.motion is {motion!r}")

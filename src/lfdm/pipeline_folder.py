@@ -44,6 +44,15 @@ def bundled_models() -> list[str]:
     return sorted(path.parent.name for path in ASSETS_DIR.glob(f"*/{INDEX_NAME}"))
 
 
+def bundled_images(name: str) -> list[Path]:
+    """Example images of a bundled model, in order; FileNotFoundError if there are none."""
+    folder = ASSETS_DIR / name / "images"
+    images = sorted(folder.glob("*.png"))
+    if not images:
+        raise FileNotFoundError(f"no example images in {folder}")
+    return images
+
+
 def find_folder(name: str | Path) -> Path:
     """The folder of a bundled name, of a local pipeline or run, or of a repository of the Hugging Face Hub (downloaded).
 

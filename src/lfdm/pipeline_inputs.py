@@ -54,7 +54,7 @@ def _prepare_image(image: SingleImage, size: int, fit: Fit) -> Tensor:
             return image.detach().float().cpu()
         image = rearrange(image.detach().cpu(), "c h w -> h w c").numpy() if not image.is_floating_point() else _to_array(image)
     frame = fit_frames(read_image(image)[None], size, fit)[0]
-    return torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1).float() / 255
+    return torch.from_numpy(np.array(frame)).permute(2, 0, 1).float() / 255
 
 
 def _to_array(image: Tensor) -> np.ndarray:
@@ -79,7 +79,7 @@ def prepare_video(frames: np.ndarray | Tensor, *, size: int, fit: Fit) -> Tensor
             raise ValueError(f"a driving tensor must be (3, t, H, W); got {tuple(frames.shape)}")
         images = prepare_images(frames.transpose(0, 1), size=size, fit=fit)
     else:
-        images = torch.from_numpy(fit_frames(frames, size, fit)).permute(0, 3, 1, 2).float() / 255
+        images = torch.from_numpy(np.array(fit_frames(frames, size, fit))).permute(0, 3, 1, 2).float() / 255
     return rearrange(images, "t c h w -> 1 c t h w")
 
 

@@ -19,17 +19,29 @@ PUPPETS64 = Preset(
     autoencoder=AutoencoderConfig(
         channels=24, max_channels=48, num_downs=1, num_res_blocks=4, motion="dense", corners=False, padding_mode="border"
     ),
-    unet=UNetConfig(latent_channels=48, condition_dim=64, dim=64, channel_multipliers=(1, 2, 4), patch_size=2, num_heads=4),
+    unet=UNetConfig(
+        latent_channels=48,
+        condition_dim=64,
+        dim=48,
+        channel_multipliers=(1, 2, 4),
+        patch_size=2,
+        num_resnets=1,
+        num_heads=4,
+        head_dim=16,
+        spatial_attention_levels=(False, False, False),
+        temporal_attention_levels=(False, True, True),
+        separate_heads=False,
+    ),
     autoencoder_training=AutoencoderTrainingConfig(
         optimization=OptimizationConfig(
-            num_steps=3600, batch_size=16, learning_rate=6e-4, warmup_steps=100, mixed_precision="bf16"
+            num_steps=2000, batch_size=16, learning_rate=6e-4, warmup_steps=100, mixed_precision="bf16"
         ),
         first_frame_probability=0.7,
         ssim_weight=0.05,
     ),
     diffusion_training=DiffusionTrainingConfig(
         optimization=OptimizationConfig(
-            num_steps=8000, batch_size=16, learning_rate=4e-4, warmup_steps=200, mixed_precision="bf16", ema_decay=0.9995
+            num_steps=5000, batch_size=16, learning_rate=6e-4, warmup_steps=200, mixed_precision="bf16"
         ),
         flip_probability=0.0,
     ),

@@ -68,7 +68,7 @@ def test_scores_pool_pixels_not_clips(clip: tuple[Tensor, ExactMotion]) -> None:
     _, exact = clip
     flow = torch.zeros_like(exact.flow)
     whole = flow_score(flow, exact)
-    halves = [flow_score(flow[i : i + 1], _pick(exact, i)) for i in range(2)]
+    halves = [flow_score(flow[i : i + 1], exact.pick([i])) for i in range(2)]
     assert PooledRatio.join(halves).value == pytest.approx(whole.value)
     assert np.mean([half.value for half in halves]) != pytest.approx(whole.value, abs=1e-4)
 
@@ -84,15 +84,17 @@ def test_only_moving_visible_figure_pixels_count(clip: tuple[Tensor, ExactMotion
     assert np.isnan(flow_score(exact.flow, still).value)
 
 
-def test_ceiling_is_perfect_at_stride_one_and_worse_at_coarser_strides(clip: tuple[Tensor, ExactMotion]) -> None:
+def test_ceilings_are_perfect_at_stride_one_and_worse_at_coarser_strides(clip: tuple[Tensor, ExactMotion]) -> None:
     video, exact = clip
-    scores = [ceilings(video, exact, (32 // stride, 32 // stride)) for stride in (1, 2, 4)]
-    ours = [one.value for one, _ in scores]
-    assert ours[0] < 1e-3
-    assert ours[0] < ours[1] < ours[2] < 0.6
-    frames = [two.value for _, two in scores]
-    assert frames[0] == pytest.approx(1, abs=1e-3)
-    assert frames[2] < frames[0]
+    fits = [ceilings(video, exact, (32 // stride, 32 // stride)) for stride in (1, 2, 4)]
+    for name in ("ceiling", "whole_frame_fit"):
+        flows, frames = ([fit[name][k].value for fit in fits] for k in range(2))
+        assert flows[0] < 1e-3
+        assert flows[0] < flows[1] < flows[2] < 0.8
+        assert frames[0] == pytest.approx(1, abs=1e-3)
+        assert frames[2] < frames[0]
+    assert fits[1]["ceiling"][0].value < fits[1]["whole_frame_fit"][0].value
+    assert fits[1]["ceiling"][1].value > fits[1]["whole_frame_fit"][1].value
 
 
 def test_best_fit_finds_the_coarse_flow_that_was_upsampled() -> None:
@@ -148,7 +150,3 @@ def test_truth_that_is_too_short_or_of_other_shapes_is_refused(
     _, exact = clip
     with pytest.raises(ValueError, match="exact motion is flow"):
         replace(exact, visible=exact.visible[:, :2])
-
-
-def _pick(exact: ExactMotion, i: int) -> ExactMotion:
-    return ExactMotion(exact.flow[i : i + 1], exact.visible[i : i + 1], exact.figure[i : i + 1], exact.drift[i : i + 1])

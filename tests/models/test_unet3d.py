@@ -200,8 +200,8 @@ def test_patches_are_squares_of_the_motion():
     unet.motion_in.register_forward_pre_hook(lambda _, arguments: patches.append(arguments[0]))
     values = torch.arange(12.0)
     for head, part in zip(unet.heads, (values[:8], values[8:]), strict=True):
-        head.get_submodule("out").weight.zero_()
-        head.get_submodule("out").bias.copy_(part)
+        head.get_parameter("out.weight").zero_()
+        head.get_parameter("out.bias").copy_(part)
     out = unet(sample, timestep, condition, latent)
     for channel in range(3):
         for row in range(2):

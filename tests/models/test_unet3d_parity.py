@@ -38,9 +38,7 @@ def recorded() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def unet(checkpoints: ModuleType) -> MotionUNet3D:
-    network = MotionUNet3D().eval()
-    network.load_state_dict(released(checkpoints, "mug128").weights)
-    return network
+    return network_of(released(checkpoints, "mug128"))
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +69,13 @@ def released(checkpoints: ModuleType, name: str) -> ReleasedUNet:
     return convert_unet(published_state(checkpoints, name))
 
 
+def network_of(converted: ReleasedUNet, **config: Any) -> MotionUNet3D:
+    with torch.device("meta"):
+        network = MotionUNet3D(**config).eval()
+    network.load_state_dict(converted.weights, assign=True)
+    return network
+
+
 def check(recorded: dict[str, np.ndarray], name: str, ours: Tensor, *, tolerance: float = 1e-4) -> None:
     assert list(ours.shape) == recorded[f"{name}/shape"].tolist()
     values = ours.double().flatten().numpy()
@@ -99,8 +104,7 @@ def test_forty_frames_reach_the_far_buckets(checkpoints: ModuleType, unet: Motio
 
 def test_natops_checkpoint_loads_and_runs(checkpoints: ModuleType):
     converted = released(checkpoints, "natops128")
-    network = MotionUNet3D(upsample="nearest").eval()
-    network.load_state_dict(converted.weights)
+    network = network_of(converted, upsample="nearest")
     assert converted.null_embedding is not None
     assert converted.null_embedding.shape == (1, 768)
     tensors = [*network.parameters(), converted.null_embedding]

@@ -1,7 +1,6 @@
 """Distances between frames. All take (..., c, H, W) or (b, c, t, H, W) tensors in [0, 1] of one shape."""
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
@@ -41,7 +40,13 @@ def ssim_per_clip(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _blur(x: Tensor) -> Tensor:
-    axis = torch.arange(11, device=x.device, dtype=x.dtype) - 5
-    line = torch.exp(-(axis**2) / (2 * 1.5**2))
-    line = line / line.sum()
-    return F.conv2d(F.conv2d(x, line.view(1, 1, 1, 11)), line.view(1, 1, 11, 1))
+    """Rows and columns smoothed by two products with band matrices, far quicker than convolutions of one channel."""
+    rows, columns = (_window_matrix(n).to(x) for n in x.shape[-2:])
+    return rows @ (x @ columns.T)
+
+
+def _window_matrix(n: int) -> Tensor:
+    """(n - 10, n): a normalised Gaussian of sigma 1.5 over 11 samples in every row."""
+    offset = torch.arange(n) - torch.arange(n - 10)[:, None] - 5.0
+    line = torch.exp(-(offset**2) / (2 * 1.5**2)) * (offset.abs() <= 5)
+    return line / line.sum(dim=1, keepdim=True)

@@ -3,6 +3,7 @@
 Shapes: video (b, 3, t, S, S) in [0, 1] · flows (n, 2, t - 1, h, w) in pixels of the image, frame 0 left out.
 """
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -23,10 +24,15 @@ from lfdm.evaluation.frames import l1_per_clip, psnr_per_clip, ssim_per_clip
 from lfdm.evaluation.loading import EvaluatedModel
 from lfdm.evaluation.motion import ExactMotion, PooledRatio, ceilings, displacement_px, flow_score, frame_score
 from lfdm.evaluation.report import Example
+from lfdm.models.motion import Motion
 from lfdm.pipeline import LatentFlowPipeline
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, how much of it is done, how much there is)."""
+
+
+RELIABLE_ACCURACY = 0.98
+"""Accuracy on real held-out clips below which the classifier's word is worth little."""
 
 
 def reporter(progress: Progress | None, what: str) -> Callable[[int, int], None]:
@@ -37,10 +43,6 @@ def reporter(progress: Progress | None, what: str) -> Callable[[int, int], None]
             progress(what, done, total)
 
     return report
-
-
-RELIABLE_ACCURACY = 0.98
-"""Accuracy on real held-out clips below which the classifier's word is worth little."""
 
 
 @dataclass
@@ -88,48 +90,64 @@ class Evaluation:
 
 def judge_stage1(run: Evaluation, num_ceiling_clips: int) -> tuple[dict[str, Any], Tensor]:
     """Every figure of stage 1, and the flows that it estimates of the real clips."""
-    flows, frames = [], defaultdict(list)
-    scores: dict[str, list[PooledRatio]] = defaultdict(list)
-    paths = [truth_path(run.root / record.path) for record in run.records]
-    known = [i for i, path in enumerate(paths) if path.is_file()]
+    autoencoder = run.model.autoencoder
+    scores = _MotionScores(run, num_ceiling_clips)
+    distances: dict[str, list[Tensor]] = defaultdict(list)
+    flows = []
     for chosen in run.batches("stage 1", range(len(run.clips))):
         video = run.video(chosen)
+        source = video[:, :, 0]
         with run.autocast():
-            motion = run.model.autoencoder.estimate_motion(video[:, :, 0], video)
-            decoded = run.model.autoencoder.decode(run.model.autoencoder.encode(video[:, :, 0]), motion)
-        flows.append(_flow_px(motion.flow, run.model.image_size))
+            motion = autoencoder.estimate_motion(source, video)
+            decoded = autoencoder.decode(autoencoder.encode(source), motion)
         copy = video[:, :, :1].expand_as(video)
         for name, guess in (("prediction", decoded.prediction), ("warped", decoded.warped), ("copy", copy)):
-            _add_distances(frames[name], guess[:, :, 1:].float(), video[:, :, 1:])
-        exact_clips = [k for k, i in enumerate(chosen) if i in set(known)]
-        if exact_clips:
-            indices = [chosen[k] for k in exact_clips]
-            exact = _read_truth(run, [paths[i] for i in indices], indices)
-            part = video[exact_clips]
-            flow = displacement_px(motion, exact.size)[exact_clips].float()
-            scores["score_1"].append(flow_score(flow, exact))
-            scores["score_2"].append(frame_score(decoded.prediction[exact_clips].float(), part, exact))
-            done = sum(len(ratio.pixels) for ratio in scores["ceiling_1"])
-            if done < num_ceiling_clips:
-                rest = slice(0, num_ceiling_clips - done)
-                first, second = ceilings(part[rest], _first(exact, rest), motion.size)
-                scores["ceiling_1"].append(first)
-                scores["ceiling_2"].append(second)
-    results: dict[str, Any] = {"reconstruction": {name: _mean_distances(values) for name, values in frames.items()}}
-    if not known:
-        run.left_out["stage1.score_1"] = run.left_out["stage1.score_2"] = "no clip has exact truth (<clip>.truth.npz beside it)"
-    for name, ceiling in (("score_1", "ceiling_1"), ("score_2", "ceiling_2")):
-        if known:
-            results[name] = _pooled(scores[name]) | {"ceiling": _pooled(scores[ceiling])}
-    return results, torch.cat(flows)
+            distances[name].append(_distances(guess[:, :, 1:].float(), video[:, :, 1:]))
+        scores.add(chosen, video, motion, decoded.prediction.float())
+        flows.append(_flow_px(motion.flow, run.model.image_size))
+    reconstruction = {name: _mean_distances(values) for name, values in distances.items()}
+    return {"reconstruction": reconstruction, **scores.results()}, torch.cat(flows)
 
 
-def _read_truth(run: Evaluation, paths: Sequence[Path], indices: Sequence[int]) -> ExactMotion:
-    return ExactMotion.read(paths, [run.frame_indices(i) for i in indices]).to(run.device)
+class _MotionScores:
+    """Scores 1 and 2 and their ceilings over the clips whose exact motion is known."""
 
+    def __init__(self, run: Evaluation, num_ceiling_clips: int) -> None:
+        self.run = run
+        self.paths = [truth_path(run.root / record.path) for record in run.records]
+        self.known = {i for i, path in enumerate(self.paths) if path.is_file()}
+        with_ceiling = np.linspace(0, len(self.known) - 1, min(num_ceiling_clips, len(self.known))).astype(int)
+        self.with_ceiling = {sorted(self.known)[k] for k in with_ceiling}
+        self.ratios: dict[str, list[PooledRatio]] = defaultdict(list)
 
-def _first(exact: ExactMotion, clips: slice) -> ExactMotion:
-    return ExactMotion(exact.flow[clips], exact.visible[clips], exact.figure[clips], exact.drift[clips])
+    def add(self, chosen: Sequence[int], video: Tensor, motion: Motion, prediction: Tensor) -> None:
+        """One batch of clips `chosen`: what they show, the motion estimated and the frames predicted."""
+        rows = [row for row, i in enumerate(chosen) if i in self.known]
+        if not rows:
+            return
+        clips = [chosen[row] for row in rows]
+        truth = ExactMotion.read([self.paths[i] for i in clips], [self.run.frame_indices(i) for i in clips])
+        exact = truth.to(self.run.device)
+        self.ratios["score_1"].append(flow_score(displacement_px(motion, exact.size)[rows].float(), exact))
+        self.ratios["score_2"].append(frame_score(prediction[rows], video[rows], exact))
+        limited = [k for k, i in enumerate(clips) if i in self.with_ceiling]
+        if limited:
+            fits = ceilings(video[[rows[k] for k in limited]], exact.pick(limited), motion.size)
+            for name, (first, second) in fits.items():
+                self.ratios[f"score_1.{name}"].append(first)
+                self.ratios[f"score_2.{name}"].append(second)
+
+    def results(self) -> dict[str, Any]:
+        if not self.known:
+            reason = "no clip has exact truth (<clip>.truth.npz beside it)"
+            self.run.left_out["stage1.score_1"] = self.run.left_out["stage1.score_2"] = reason
+            return {}
+        pooled = {name: _pooled(ratios) for name, ratios in self.ratios.items()}
+        results = {}
+        for score in ("score_1", "score_2"):
+            fits = {name.split(".")[1]: value for name, value in pooled.items() if name.startswith(f"{score}.")}
+            results[score] = pooled[score] | fits
+        return results
 
 
 def _flow_px(flow: Tensor, image_size: int) -> Tensor:
@@ -137,8 +155,9 @@ def _flow_px(flow: Tensor, image_size: int) -> Tensor:
     return (flow[:, :, 1:].float() * (image_size / 2)).cpu()
 
 
-def _add_distances(sums: list[Tensor], guess: Tensor, video: Tensor) -> None:
-    sums.append(torch.stack((l1_per_clip(guess, video), psnr_per_clip(guess, video), ssim_per_clip(guess, video))).cpu())
+def _distances(guess: Tensor, video: Tensor) -> Tensor:
+    """L1, PSNR and SSIM of every clip, (3, b)."""
+    return torch.stack((l1_per_clip(guess, video), psnr_per_clip(guess, video), ssim_per_clip(guess, video))).cpu()
 
 
 def _mean_distances(values: Sequence[Tensor]) -> dict[str, Any]:
@@ -210,38 +229,36 @@ def judge_generation(
     num_diversity_clips: int,
     seed: int,
 ) -> tuple[dict[str, Any], list[Example]]:
+    """Every figure of the videos that `pipe` makes, and one example per label. `real_flows` are those of the real clips."""
     everything = range(len(run.clips))
+    started = time.monotonic()
     videos = _generate(run, pipe, "generating", everything, sampling, seed)
     results: dict[str, Any] = {
+        "seconds_per_video": (time.monotonic() - started) / len(everything),
         "frame_0": _judge_first_frames(run, videos.frames),
-        "motion_amount": {
-            "value": _length(videos.flows) / _length(real_flows) if _length(real_flows) else float("nan"),
-            "generated_px": _length(videos.flows),
-            "real_px": _length(real_flows),
-            "num_clips": len(everything),
-        },
+        "motion_amount": _ratio(generated=_length(videos.flows), real=_length(real_flows)) | {"num_clips": len(everything)},
     }
-    named: list[str] | None = None
+    named = None
     if judge is not None:
         named = _name(run, judge, lambda chosen: _to_video(videos.frames[chosen]))
         results["action_accuracy"] = _judge_actions(run, named, _name(run, judge, run.video))
     pairs = _pair_takes(run.records)
     again = np.linspace(0, len(everything) - 1, min(num_diversity_clips, len(everything))).astype(int).tolist()
-    if not pairs or not again:
-        run.left_out["generation.diversity"] = "no two takes of one subject and label" if again else "num_diversity_clips is 0"
-    else:
+    if pairs and again:
         others = _generate(run, pipe, "generating by another seed", again, sampling, seed + len(everything))
         between_seeds = _length(videos.flows[again] - others.flows)
-        a, b = (torch.tensor(side) for side in zip(*pairs, strict=True))
-        between_takes = _length(real_flows[a] - real_flows[b])
-        results["diversity"] = {
-            "value": between_seeds / between_takes if between_takes else float("nan"),
-            "between_seeds_px": between_seeds,
-            "between_takes_px": between_takes,
-            "num_clips": len(again),
-            "num_take_pairs": len(pairs),
-        }
+        between_takes = _length(real_flows[[a for a, _ in pairs]] - real_flows[[b for _, b in pairs]])
+        numbers = {"num_clips": len(again), "num_take_pairs": len(pairs)}
+        results["diversity"] = _ratio(between_seeds=between_seeds, between_takes=between_takes) | numbers
+    else:
+        run.left_out["generation.diversity"] = "no two takes of one subject and label" if again else "num_diversity_clips is 0"
     return results, _examples(run, videos.frames, named)
+
+
+def _ratio(**lengths: float) -> dict[str, Any]:
+    """The quotient of two lengths in pixels, and both; NaN over zero."""
+    top, bottom = lengths.values()
+    return {"value": top / bottom if bottom else float("nan"), **{f"{name}_px": value for name, value in lengths.items()}}
 
 
 def _name(run: Evaluation, judge: ActionClassifier, videos: Callable[[list[int]], Tensor]) -> list[str]:

@@ -5,7 +5,7 @@ subtracted, is at least 1 pixel), divided by that of the flow that knows only th
 Score 2: with copy = frame 0 itself and L1 over visible figure pixels, (copy - ours) / (copy - frame 0 warped by the exact flow).
 1 is as good as the exact flow, 0 as good as a still image.
 Both pool: sums over all pixels of all clips and frames 1..t-1 are divided once, so that every pixel counts the same. The ceiling
-of a score is what the low-resolution flow reaches that fits the exact one best, in least squares over the score's own pixels.
+of a score is what the low-resolution flow reaches that fits the exact one best, in least squares (`ceilings`).
 
 Shapes: video (b, 3, t, H, W) in [0, 1], frame 0 the source · flow (b, 2, t, H, W) in pixels, channel order (x, y) ·
 masks (b, t, H, W) bool.
@@ -66,6 +66,10 @@ class ExactMotion:
         """The pixels of score 1, (b, t, H, W)."""
         displacement = (self.flow - self.drift[..., None, None]).norm(dim=1)
         return self.on_figure() & (displacement >= MIN_DISPLACEMENT)
+
+    def pick(self, clips: Sequence[int]) -> Self:
+        """Some clips of the batch."""
+        return type(self)(*(getattr(self, f.name)[list(clips)] for f in fields(self)))
 
     def to(self, device: torch.device | str) -> Self:
         return type(self)(*(getattr(self, f.name).to(device) for f in fields(self)))
@@ -151,11 +155,20 @@ def frame_score(prediction: Tensor, video: Tensor, exact: ExactMotion) -> Pooled
     return PooledRatio(copied - ours, copied - warped, mask.sum(dim=(1, 2, 3)))
 
 
-def ceilings(video: Tensor, exact: ExactMotion, size: tuple[int, int]) -> tuple[PooledRatio, PooledRatio]:
-    """Scores 1 and 2 of the best fits of the exact flow at the model's resolution `size` (h, w), frame 0 only warped."""
-    best_flow = upsample(best_fit(exact.flow, exact.moving(), size), exact.size)
-    best_frames = warp_px(video[:, :, 0], upsample(best_fit(exact.flow, exact.on_figure(), size), exact.size))
-    return flow_score(best_flow, exact), frame_score(best_frames, video, exact)
+def ceilings(video: Tensor, exact: ExactMotion, size: tuple[int, int]) -> dict[str, tuple[PooledRatio, PooledRatio]]:
+    """Scores 1 and 2 of least-squares fits of the exact flow at the model's resolution `size` (h, w), frame 0 only warped.
+
+    `ceiling` fits the pixels of each score alone; `whole_frame_fit` every pixel of the frame, hidden ones too, and so
+    pays for the edges between figure and background.
+    """
+
+    def score(mask_1: Tensor, mask_2: Tensor) -> tuple[PooledRatio, PooledRatio]:
+        first = upsample(best_fit(exact.flow, mask_1, size), exact.size)
+        second = first if mask_2 is mask_1 else upsample(best_fit(exact.flow, mask_2, size), exact.size)
+        return flow_score(first, exact), frame_score(warp_px(video[:, :, 0], second), video, exact)
+
+    everywhere = torch.ones_like(exact.visible)
+    return {"ceiling": score(exact.moving(), exact.on_figure()), "whole_frame_fit": score(everywhere, everywhere)}
 
 
 def best_fit(flow: Tensor, mask: Tensor, size: tuple[int, int], *, num_iterations: int = 60) -> Tensor:

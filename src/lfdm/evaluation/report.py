@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from lfdm.data.video import uniform_indices, write_bytes, write_video
+from lfdm.data.video import write_bytes, write_video
+from lfdm.visualize import contact_sheet
 
-SHEET_FRAMES = 8
-MARGIN, LINE = 4, 14
+MARGIN = 4
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def write_report(out: Path, results: dict[str, Any], examples: list[Example], *,
     out.mkdir(parents=True, exist_ok=True)
     if examples:
         encoded = io.BytesIO()
-        Image.fromarray(contact_sheet(examples)).save(encoded, "PNG")
+        Image.fromarray(draw_examples(examples)).save(encoded, "PNG")
         write_bytes(out / "contact-sheet.png", encoded.getvalue())
     for example in examples:
         name = re.sub(r"[^\w-]+", "-", example.label)
@@ -51,28 +51,14 @@ def write_report(out: Path, results: dict[str, Any], examples: list[Example], *,
     return path
 
 
-def contact_sheet(examples: list[Example]) -> np.ndarray:
-    """Two rows per label, real above generated, some frames of each: (H, W, 3) uint8."""
-    blocks = []
+def draw_examples(examples: list[Example]) -> np.ndarray:
+    """Two rows per label, real above generated: (H, W, 3) uint8."""
+    rows, captions = [], []
     for example in examples:
-        note = f", taken for {example.named}" if example.named not in (None, example.label) else ""
-        blocks += [_row(f"{example.label}: real", example.real), _row(f"{example.label}: generated{note}", example.generated)]
-    width = max(block.shape[1] for block in blocks)
-    return np.concatenate(
-        [np.pad(block, ((0, MARGIN), (0, width - block.shape[1]), (0, 0)), constant_values=255) for block in blocks]
-    )
-
-
-def _row(title: str, frames: np.ndarray) -> np.ndarray:
-    chosen = frames[uniform_indices(len(frames), min(SHEET_FRAMES, len(frames)))]
-    scale = math.ceil(64 / frames.shape[1])
-    tiles = [
-        np.pad(frame.repeat(scale, 0).repeat(scale, 1), ((0, 0), (0, MARGIN), (0, 0)), constant_values=255) for frame in chosen
-    ]
-    strip = np.concatenate(tiles, axis=1)
-    line = Image.new("RGB", (strip.shape[1], LINE), "white")
-    ImageDraw.Draw(line).text((1, 1), title, fill="black")
-    return np.concatenate((np.asarray(line), strip))
+        wrong = f", taken for {example.named}" if example.named not in (None, example.label) else ""
+        rows += [example.real, example.generated]
+        captions += [f"{example.label}: real", f"{example.label}: generated{wrong}"]
+    return contact_sheet(rows, captions)
 
 
 def _finite(value: Any) -> Any:

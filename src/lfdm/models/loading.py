@@ -127,7 +127,8 @@ class StrictLoading:
         model = cls(**read_config(folder, cls))
         assert isinstance(model, nn.Module)
         load_exactly(model, read_tensors(folder / WEIGHTS_NAME), str(folder / WEIGHTS_NAME))
-        return model.to(device=device, dtype=dtype).eval()
+        nn.Module.to(model, device=device, dtype=dtype)  # diffusers' own `to` warns of every dtype
+        return model.eval()
 
     def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
         """Write the model folder whole. `half` stores float16 weights, batch-norm statistics in float32."""

@@ -31,6 +31,7 @@ from lfdm.models.frame_blocks import (
     TemporalAttention,
     frame_geometry,
 )
+from lfdm.models.loading import StrictLoading
 
 FLOW_CHANNELS = 2
 TIMESTEP_PERIOD = 10_000
@@ -103,7 +104,7 @@ class Head(nn.Module):
         return self.out(self.resnet(x))
 
 
-class MotionUNet3D(ModelMixin, ConfigMixin):
+class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[reportIncompatibleMethodOverride]
     """Predicts the diffusion target of a clip's motion from its noisy motion, the image latent and a condition.
 
     The defaults are the paper's network (2303.13744, 42.7 M parameters). The cost of a forward pass is nearly

@@ -1,5 +1,6 @@
 """Training of stage 2: diffusion over the motion that stage 1 sees in training clips (LFDM section 3.3)."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from lfdm.pipeline import MODEL_DIR, LatentFlowPipeline
 from lfdm.training.autoencoder import AutoencoderTask
 from lfdm.training.loop import StepReport, fit, prepare_run
 from lfdm.training.motion_cache import MotionCache, MotionDataset, open_motion_cache, to_motion
-from lfdm.visualize import contact_sheet
+
 
 PANEL_CLIPS = 4
 
@@ -52,6 +53,8 @@ class DiffusionTask:
         Args:
             batch: `image` (b, 3, H, W) uint8, `motion` (b, 3, t, h, w) float16, `label` (b,).
         """
+        self.pipeline.autoencoder.to(batch["motion"].device)
+        self.pipeline.condition.to(batch["motion"].device)
         motion = to_motion(batch["motion"], corners=self.pipeline.motion_target.corners)
         clean = self.pipeline.motion_target.encode(motion)
         b, device = len(clean), clean.device
@@ -89,6 +92,8 @@ class DiffusionTask:
             real = clips.clip(index)
             rows += [np.asarray(real[np.linspace(0, len(real) - 1, self.num_frames).astype(int)]), frames]
             captions += [f"{clips.records[index].label}: real", "generated"]
+        from lfdm.visualize import contact_sheet
+
         return contact_sheet(rows, captions)
 
 
@@ -132,11 +137,10 @@ def train_diffusion(
 def _load_autoencoder(path: Path, preset: Preset) -> LatentFlowAutoencoder:
     """The trained stage 1, frozen; ValueError where its configuration is not the preset's."""
     stage1 = LatentFlowAutoencoder.from_pretrained(find_model(path, AutoencoderTask.name)).requires_grad_(False)
-    wanted = to_json(preset.autoencoder)
     differing = [
         f"{name} is {stage1.config[name]!r} there, {value!r} here"
-        for name, value in wanted.items()
-        if stage1.config[name] != value and list(np.atleast_1d(stage1.config[name])) != list(np.atleast_1d(value))
+        for name, value in json.loads(json.dumps(to_json(preset.autoencoder))).items()
+        if json.loads(json.dumps(stage1.config[name])) != value
     ]
     if differing:
         raise ValueError(f"{path} holds a stage 1 of another configuration than preset {preset.name}: {'; '.join(differing)}")

@@ -10,13 +10,11 @@ written at beside weights, average and optimizer moments. A run folder holds
 """
 
 import copy
-import io
+import itertools
 import json
-import logging
 import math
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,37 +22,45 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
-from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lfdm.config import OptimizationConfig
-from lfdm.models.loading import (
-    CHECKPOINTS_DIR,
-    STATE_NAME,
-    find_checkpoints,
-    load_exactly,
-    read_json,
-    read_tensors,
-    replace_folder,
+from lfdm.data.video import write_bytes
+from lfdm.models.loading import CHECKPOINTS_DIR, read_json
+from lfdm.training.checkpoint import TrainingState, checkpoint_path, remove_unfinished
+from lfdm.training.log import RunLog
+
+CONFIG_NAME = "config.json"
+FREE_TO_CHANGE = (
+    "num_steps",
+    "num_workers",
+    "checkpoint_steps",
+    "checkpoint_minutes",
+    "keep_checkpoints",
+    "log_steps",
+    "sample_steps",
 )
-
-logger = logging.getLogger(__name__)
-
-TRAINING_NAME = "training.safetensors"
-FREE_TO_CHANGE = ("num_steps", "num_workers", "checkpoint_steps", "checkpoint_minutes", "keep_checkpoints", "log_steps", "sample_steps")
+"""Optimization settings that a resumed run may change."""
 
 
 class TrainingTask(Protocol):
     """What a stage brings to the loop."""
 
-    name: str
-    """Folder of the model inside a checkpoint: `autoencoder` or `unet`."""
-    module: nn.Module
-    """The model that is trained."""
-    dataset: Dataset[Any]
-    """Takes (position, index); its random draws depend on (seed, position) alone."""
+    @property
+    def name(self) -> str:
+        """Folder of the model inside a checkpoint: `autoencoder` or `unet`."""
+        ...
+
+    @property
+    def module(self) -> nn.Module:
+        """The model that is trained. It draws no random numbers of its own."""
+        ...
+
+    @property
+    def dataset(self) -> Dataset[Any]:
+        """Takes (position, index); its random draws depend on (seed, position) alone."""
+        ...
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """The scalar `loss` and its parts for one batch."""
@@ -79,43 +85,36 @@ class NonFiniteLossError(ValueError):
     """Training met a loss that is not a finite number."""
 
 
-def sample_order(seed: int, step: int, batch_size: int, num_samples: int) -> list[tuple[int, int]]:
-    """The (position, index) pairs of one step: every epoch visits the samples in an order of its own.
+def sample_order(seed: int, start: int, stop: int, num_samples: int) -> Iterator[tuple[int, int]]:
+    """(position, index) of the samples from position `start` on: every epoch visits all in an order of its own.
 
-    >>> sorted(index for step in range(3) for _, index in sample_order(0, step, 2, 6))
+    >>> sorted(index for _, index in sample_order(0, 6, 12, 6))
     [0, 1, 2, 3, 4, 5]
     """
-    pairs = []
-    for position in range(step * batch_size, (step + 1) * batch_size):
-        epoch, offset = divmod(position, num_samples)
-        pairs.append((position, int(_epoch_order(seed, epoch, num_samples)[offset])))
-    return pairs
-
-
-def _epoch_order(seed: int, epoch: int, num_samples: int) -> np.ndarray:
-    key = (seed, epoch, num_samples)
-    if key not in _ORDERS:
-        _ORDERS.clear()
-        _ORDERS[key] = np.random.default_rng((seed, epoch, 1)).permutation(num_samples)
-    return _ORDERS[key]
-
-
-_ORDERS: dict[tuple[int, int, int], np.ndarray] = {}
+    position = start
+    while position < stop:
+        epoch, first = divmod(position, num_samples)
+        order = np.random.default_rng((seed, epoch, 1)).permutation(num_samples)
+        for index in order[first : first + stop - position]:
+            yield position, int(index)
+            position += 1
 
 
 class StepSampler:
-    """Batches of (position, index) from a step on, this process's share of each."""
+    """The batches of the steps from `start` to `stop` - 1 as (position, index) pairs: one process's share of each."""
 
-    def __init__(self, config: OptimizationConfig, num_samples: int, start: int, accelerator: Accelerator) -> None:
-        self.config, self.num_samples, self.start = config, num_samples, start
-        self.rank, self.world = accelerator.process_index, accelerator.num_processes
+    def __init__(self, config: OptimizationConfig, num_samples: int, start: int, stop: int, *, rank: int, world: int) -> None:
+        self.config, self.num_samples, self.steps = config, num_samples, range(start, stop)
+        self.rank, self.world = rank, world
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for step in range(self.start, self.config.num_steps):
-            yield sample_order(self.config.seed, step, self.config.batch_size, self.num_samples)[self.rank :: self.world]
+        size = self.config.batch_size
+        pairs = sample_order(self.config.seed, self.steps.start * size, self.steps.stop * size, self.num_samples)
+        for _ in self.steps:
+            yield list(itertools.islice(pairs, size))[self.rank :: self.world]
 
     def __len__(self) -> int:
-        return self.config.num_steps - self.start
+        return len(self.steps)
 
 
 def learning_rate(config: OptimizationConfig, step: int) -> float:
@@ -132,36 +131,43 @@ def learning_rate(config: OptimizationConfig, step: int) -> float:
 def update_average(average: nn.Module, module: nn.Module, decay: float, step: int) -> None:
     """Move the averaged weights towards the current ones, quickly at first; buffers are copied."""
     decay = min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - decay)
+    pairs = list(average.parameters()), list(module.parameters())
+    torch._foreach_lerp_(*pairs, 1 - decay)  # type: ignore[attr-defined]
     for mean, value in zip(average.buffers(), module.buffers(), strict=True):
         mean.copy_(value)
 
 
-def prepare_run(out: Path, config: dict[str, Any]) -> None:
-    """Write `out`/config.json, or check that a run to be resumed has the same settings.
+def prepare_run(out: Path, config: dict[str, Any], *, free: Collection[str] = ()) -> None:
+    """Write `out`/config.json; a run that is to be resumed must have the same settings but for `FREE_TO_CHANGE` and `free`.
+
+    Args:
+        config: JSON-typed settings, nested.
+        free: dotted names of settings (with all that is under them) that this run does not depend on.
 
     Raises:
         ValueError: the folder holds a run of other settings (each that differs is named), or something else.
     """
-    path = out / "config.json"
+    path = out / CONFIG_NAME
+    new = json.loads(json.dumps(config))
     if path.exists():
-        differing = list(_differences(read_json(path), json.loads(json.dumps(config))))
+        old = read_json(path)
+        differing = list(_differences(old, new, free))
         if differing:
             raise ValueError(f"{out} holds a run of other settings: {'; '.join(differing)}. Use them, or another --out")
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if old == new:
+            return
+    elif out.exists() and not (out.is_dir() and all(entry.name.startswith((".", CONFIG_NAME)) for entry in out.iterdir())):
         raise ValueError(f"{out} is not empty and holds no run of ours; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    temporary = out / ".config.json"
-    temporary.write_text(json.dumps(config, indent=2) + "\n")
-    temporary.rename(path)
+    write_bytes(path, (json.dumps(new, indent=2) + "\n").encode())
 
 
-def _differences(old: object, new: object, name: str = "") -> Iterator[str]:
+def _differences(old: object, new: object, free: Collection[str], name: str = "") -> Iterator[str]:
+    if name in free or name.rpartition(".")[2] in FREE_TO_CHANGE:
+        return
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
-            if key not in FREE_TO_CHANGE:
-                yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+            yield from _differences(old.get(key), new.get(key), free, f"{name}.{key}" if name else key)
     elif old != new:
         yield f"{name} is {old!r} there, {new!r} here"
 
@@ -177,13 +183,18 @@ def fit(
     """Train `task.module` up to `config.num_steps` and return the folder of the last checkpoint.
 
     Continues from the newest checkpoint in `out`: the outcome equals that of a run never stopped, bit for bit on the same
-    machine with the same threads in float32. `stop_after` ends this call early at that step (with a checkpoint).
+    machine with the same threads in float32 on the CPU (some CUDA kernels add up in any order). `stop_after` ends this call
+    early at that step (with a checkpoint).
 
     Raises:
-        NonFiniteLossError: the loss stopped being a number; the last checkpoint is intact.
+        NonFiniteLossError: the loss or the weights stopped being numbers; the last checkpoint is intact.
         OSError: a checkpoint could not be written; the last one is intact.
+        ValueError: no samples, a batch size that does not divide by the processes, a checkpoint of another model.
     """
-    return _Trainer(task, config, out, report).run(stop_after or config.num_steps)
+    stop = config.num_steps if stop_after is None else min(stop_after, config.num_steps)
+    if stop < 1:
+        raise ValueError(f"stop_after must be at least 1; got {stop_after}")
+    return _Trainer(task, config, out, report).run(stop)
 
 
 class _Trainer:
@@ -193,186 +204,130 @@ class _Trainer:
         self, task: TrainingTask, config: OptimizationConfig, out: Path, report: Callable[[StepReport], None] | None
     ) -> None:
         self.task, self.config, self.out, self.report = task, config, out, report
-        self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        self.accelerator = Accelerator(mixed_precision="no")  # its precision is fixed once per process: `_train_step` casts
+        self.device, self.is_main = self.accelerator.device, self.accelerator.is_main_process
+        self.num_samples = len(task.dataset)  # type: ignore[arg-type]
+        if self.num_samples < 1:
+            raise ValueError("the data set has no samples to train on")
         if config.batch_size % self.accelerator.num_processes:
             raise ValueError(f"batch_size must divide by the {self.accelerator.num_processes} processes; got {config.batch_size}")
-        module = task.module.to(self.accelerator.device)
-        if config.mixed_precision == "bf16" or self.accelerator.device.type == "cuda":
+        module = task.module.to(self.device)
+        if config.mixed_precision == "bf16" or self.device.type == "cuda":
             module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # slower in float32 on a CPU
-        self.names = [name for name, value in module.named_parameters() if value.requires_grad]
-        parameters = [value for value in module.parameters() if value.requires_grad]
-        self.plain = module
-        self.average = copy.deepcopy(module).requires_grad_(False) if config.ema_decay else module
-        self.optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, betas=config.betas)
-        self.step = self._resume()
-        self.module, self.prepared_optimizer = self.accelerator.prepare(module, self.optimizer)
-        self.log = _Log(out, enabled=self.accelerator.is_main_process)
+        average = copy.deepcopy(module).requires_grad_(False).eval() if config.ema_decay else module
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.Adam(trained, lr=config.learning_rate, betas=config.betas)
+        self.state = TrainingState(task.name, module, average, optimizer)
+        self.step = self.state.load_newest(out)
+        self.module = self.accelerator.prepare_model(module)  # the optimizer stays as it is: accelerate would move its steps
+        self.totals: dict[str, Tensor] = {}
+        self.reported_step, self.reported_at = self.step, time.monotonic()
 
     def run(self, stop: int) -> Path:
+        if self.step < stop:
+            if self.is_main:
+                remove_unfinished(self.out)
+            log = RunLog(self.out, step=self.step) if self.is_main else None
+            try:
+                self._train(stop, log)
+            finally:
+                if log is not None:
+                    log.close()
+        return checkpoint_path(self.out, self.step)
+
+    def _train(self, stop: int, log: RunLog | None) -> None:
         config = self.config
-        loader = DataLoader(
-            self.task.dataset,
-            batch_sampler=StepSampler(config, len(self.task.dataset), self.step, self.accelerator),  # type: ignore[arg-type]
-            num_workers=config.num_workers,
-            pin_memory=self.accelerator.device.type == "cuda",
-        )
-        last_saved, last_report = time.monotonic(), (time.monotonic(), self.step)
-        total: dict[str, Tensor] = {}
-        folder = self.out / CHECKPOINTS_DIR / f"step-{self.step:08d}"
-        saved_step = self.step
         self.module.train()
-        for batch in loader:
-            if self.step >= stop:
-                break
+        saved_at = time.monotonic()
+        for batch in self._loader(stop):
             for name, value in self._train_step(batch).items():
-                total[name] = total.get(name, 0) + value
+                self.totals[name] = self.totals.get(name, 0) + value
             self.step += 1
-            if self.step % config.log_steps == 0 or self.step == stop:
-                seconds, steps = time.monotonic() - last_report[0], self.step - last_report[1]
-                self._report(total, steps, steps / max(seconds, 1e-9))
-                total, last_report = {}, (time.monotonic(), self.step)
-            if self.step % config.sample_steps == 0:
-                self._sample()
-            if self._checkpoint_due(last_saved) or self.step == stop:
-                self._check_finite(total)
-                folder, saved_step = self._save(), self.step
-                last_saved = time.monotonic()
-        if saved_step != self.step or not folder.exists():
-            folder = self._save()
-        self.log.close()
-        return folder
+            save = self.step == stop or self._checkpoint_due(saved_at)
+            if save or self.step % config.log_steps == 0:
+                self._report(log)
+            if log is not None and self.step % config.sample_steps == 0:
+                self._sample(log)
+            if save:
+                self._save()
+                saved_at = time.monotonic()
+
+    def _loader(self, stop: int) -> DataLoader[Any]:
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        return DataLoader(
+            self.task.dataset,
+            batch_sampler=StepSampler(self.config, self.num_samples, self.step, stop, rank=rank, world=world),
+            num_workers=self.config.num_workers,
+            pin_memory=self.device.type == "cuda",
+        )
 
     def _train_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        device = self.accelerator.device
-        generator = torch.Generator(device)
-        stream = np.random.SeedSequence((self.config.seed, self.step, self.accelerator.process_index))
-        generator.manual_seed(int(stream.generate_state(1, np.uint64)[0] >> np.uint64(1)))
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, self.step)
-        losses = self.task.loss(self.module, {k: v.to(device, non_blocking=True) for k, v in batch.items()}, generator)
-        self.prepared_optimizer.zero_grad(set_to_none=True)
+        """One update; the losses (and the gradient's norm) stay on the device, so that nothing waits for it."""
+        config, state = self.config, self.state
+        for group in state.optimizer.param_groups:
+            group["lr"] = learning_rate(config, self.step)
+        batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16"):
+            losses = self.task.loss(self.module, batch, self._generator())
+        state.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(losses["loss"])
-        if self.config.max_grad_norm is not None:
-            losses["grad_norm"] = self.accelerator.clip_grad_norm_(self.module.parameters(), self.config.max_grad_norm)
-        self.prepared_optimizer.step()
-        if self.config.ema_decay:
-            update_average(self.average, self.plain, self.config.ema_decay, self.step)
+        if config.max_grad_norm is not None:
+            losses["grad_norm"] = nn.utils.clip_grad_norm_(self.module.parameters(), config.max_grad_norm)
+        state.optimizer.step()
+        if config.ema_decay:
+            update_average(state.average, state.module, config.ema_decay, self.step)
         return {name: value.detach() for name, value in losses.items()}
 
-    def _report(self, total: dict[str, Tensor], steps: int, speed: float) -> None:
-        self._check_finite(total)
-        metrics = {name: float(value) / steps for name, value in total.items()}
-        metrics["learning_rate"] = learning_rate(self.config, self.step - 1)
-        self.log.scalars(self.step, {**metrics, "steps_per_second": speed})
-        if self.report is not None and self.accelerator.is_main_process:
-            self.report(StepReport(self.step, self.config.num_steps, metrics, speed))
+    def _generator(self) -> torch.Generator:
+        """The randomness of this step and process, on the device."""
+        entropy = np.random.SeedSequence((self.config.seed, self.step, self.accelerator.process_index))
+        seed = int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))
+        return torch.Generator(self.device).manual_seed(seed)
 
-    def _check_finite(self, total: dict[str, Tensor]) -> None:
-        bad = [name for name, value in total.items() if not math.isfinite(float(value))]
+    def _report(self, log: RunLog | None) -> None:
+        """Average the losses since the last report over steps and processes, check and log them."""
+        steps = self.step - self.reported_step
+        values = torch.stack([value.float() for value in self.totals.values()]) / steps
+        averaged: Tensor = self.accelerator.reduce(values, "mean")  # type: ignore[assignment]
+        metrics = dict(zip(self.totals, averaged.tolist(), strict=True))
+        self._check_finite([name for name, value in metrics.items() if not math.isfinite(value)])
+        metrics["learning_rate"] = learning_rate(self.config, self.step - 1)
+        now = time.monotonic()
+        speed = steps / max(now - self.reported_at, 1e-9)
+        self.totals, self.reported_step, self.reported_at = {}, self.step, now
+        if log is not None:
+            log.scalars(self.step, {**metrics, "steps_per_second": speed})
+            if self.report is not None:
+                self.report(StepReport(self.step, self.config.num_steps, metrics, speed))
+
+    def _check_finite(self, bad: list[str]) -> None:
         if bad:
+            hint = "" if self.config.mixed_precision == "no" else " or mixed_precision='no'"
+            more = f" and {len(bad) - 8} more" if len(bad) > 8 else ""
             raise NonFiniteLossError(
-                f"{', '.join(bad)} stopped being finite before step {self.step}; the last checkpoint in "
-                f"{self.out / CHECKPOINTS_DIR} is intact. Lower learning_rate or use mixed_precision='no'"
+                f"{', '.join(bad[:8])}{more} stopped being finite between steps {self.reported_step} and {self.step}; the last "
+                f"checkpoint in {self.out / CHECKPOINTS_DIR} is intact. Train in another --out with a lower learning_rate{hint}"
             )
 
     @torch.no_grad()
-    def _sample(self) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        self.average.eval()
-        self.log.panel(self.step, self.task.panel(self.average))
-        self.average.train(self.average is self.plain)
+    def _sample(self, log: RunLog) -> None:
+        average = self.state.average
+        average.eval()
+        log.panel(self.step, self.task.panel(average))
+        average.train(average is self.state.module)
 
-    def _checkpoint_due(self, last_saved: float) -> bool:
-        due = self.step % self.config.checkpoint_steps == 0 or time.monotonic() - last_saved > 60 * self.config.checkpoint_minutes
-        if self.accelerator.num_processes == 1:
-            return due
-        flag = torch.tensor(float(due), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, "max") > 0)  # type: ignore[operator]
+    def _checkpoint_due(self, saved_at: float) -> bool:
+        """By steps or minutes; several processes agree on the minutes, which costs a wait, at `log_steps` only."""
+        if self.step % self.config.checkpoint_steps == 0:
+            return True
+        due = time.monotonic() - saved_at > 60 * self.config.checkpoint_minutes
+        if self.accelerator.num_processes == 1 or self.step % self.config.log_steps:
+            return due and self.accelerator.num_processes == 1
+        votes: Tensor = self.accelerator.reduce(torch.tensor(float(due), device=self.device), "sum")  # type: ignore[assignment]
+        return bool(votes > 0)
 
-    def _save(self) -> Path:
-        folder = self.out / CHECKPOINTS_DIR / f"step-{self.step:08d}"
-        if self.accelerator.is_main_process:
-            replace_folder(folder, self._write)
-            for old in find_checkpoints(self.out)[: -self.config.keep_checkpoints]:
-                shutil.rmtree(old)
+    def _save(self) -> None:
+        self._check_finite(self.state.non_finite())
+        if self.is_main:
+            self.state.save(self.out, self.step, keep=self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()
-        return folder
-
-    def _write(self, folder: Path) -> None:
-        self.average.save_pretrained(folder / self.task.name)  # type: ignore[operator]
-        tensors = {f"model.{name}": value for name, value in self.plain.state_dict().items()}
-        for name, parameter in zip(self.names, self.optimizer.param_groups[0]["params"], strict=True):
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"{key}.{name}"] = value
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, folder / TRAINING_NAME)
-        (folder / STATE_NAME).write_text(json.dumps({"step": self.step}))
-
-    def _resume(self) -> int:
-        """Load the newest checkpoint of the run folder, if there is one; the step to go on from."""
-        checkpoints = find_checkpoints(self.out)
-        if not checkpoints:
-            return 0
-        folder = checkpoints[-1]
-        tensors = read_tensors(folder / TRAINING_NAME)
-        load_exactly(self.plain, _pick(tensors, "model"), str(folder / TRAINING_NAME))
-        if self.average is not self.plain:
-            load_exactly(self.average, read_tensors(folder / self.task.name / "diffusion_pytorch_model.safetensors"), str(folder))
-        states = {key: _pick(tensors, key) for key in ("step", "exp_avg", "exp_avg_sq")}
-        for name, parameter in zip(self.names, self.optimizer.param_groups[0]["params"], strict=True):
-            if name in states["step"]:
-                state = {key: values[name] for key, values in states.items()}
-                moments = {k: v.to(parameter.device).clone(memory_format=torch.preserve_format) for k, v in state.items() if k != "step"}
-                self.optimizer.state[parameter] = {"step": state["step"], **moments}
-        return int(read_json(folder / STATE_NAME)["step"])
-
-
-def _pick(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(f"{prefix}."): value for name, value in tensors.items() if name.startswith(f"{prefix}.")}
-
-
-class _Log:
-    """Scalars to metrics.jsonl, panels to samples/, both to TensorBoard where it is installed."""
-
-    def __init__(self, out: Path, *, enabled: bool) -> None:
-        self.out, self.enabled = out, enabled
-        self.writer = None
-        if not enabled:
-            return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            logger.info("TensorBoard is not installed (pip install 'lfdm[train]'); scalars go to metrics.jsonl alone")
-            return
-        self.writer = SummaryWriter(out / "tensorboard")
-
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        if not self.enabled:
-            return
-        with (self.out / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-        if self.writer is not None:
-            for name, value in values.items():
-                self.writer.add_scalar(name, value, step)
-
-    def panel(self, step: int, picture: np.ndarray) -> None:
-        """Keep a picture, or a clip as a GIF, and show the same file in TensorBoard."""
-        frames = [Image.fromarray(frame) for frame in (picture if picture.ndim == 4 else picture[None])]
-        encoded = io.BytesIO()
-        if len(frames) > 1:
-            frames[0].save(encoded, "GIF", save_all=True, append_images=frames[1:], duration=125, loop=0)
-        else:
-            frames[0].save(encoded, "PNG")
-        path = self.out / "samples" / f"step-{step:08d}.{'gif' if len(frames) > 1 else 'png'}"
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(encoded.getvalue())
-        if self.writer is not None:
-            from tensorboard.compat.proto.summary_pb2 import Summary
-
-            height, width = picture.shape[-3:-1]
-            image = Summary.Image(height=height, width=width, encoded_image_string=encoded.getvalue())
-            self.writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag="panel", image=image)]), step)
-
-    def close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()

@@ -11,11 +11,11 @@ from torch import Tensor
 
 def multiscale_l1(prediction: Tensor, target: Tensor, *, num_scales: int = 3) -> Tensor:
     """Mean absolute error at scales 1, 1/2, 1/4, ..., averaged over the scales."""
-    prediction, target = prediction.float(), target.float()
-    loss = (prediction - target).abs().mean()
+    difference = prediction.float() - target.float()
+    loss = difference.abs().mean()
     for _ in range(num_scales - 1):
-        prediction, target = F.avg_pool2d(prediction, 2), F.avg_pool2d(target, 2)
-        loss = loss + (prediction - target).abs().mean()
+        difference = F.avg_pool2d(difference, 2)
+        loss = loss + difference.abs().mean()
     return loss / num_scales
 
 
@@ -37,8 +37,10 @@ def edge_aware_smoothness(flow: Tensor, image: Tensor, *, edge_scale: float = 10
     Args:
         image: the driving frames (b, 3, t, H, W), which show where motion may break.
     """
-    flow = rearrange(flow.float(), "b c t h w -> (b t) c h w") * (flow.shape[-1] / 2)
-    guide = F.adaptive_avg_pool2d(rearrange(image.float(), "b c t h w -> (b t) c h w"), flow.shape[-2:])
+    height, width = flow.shape[-2:]
+    flow = rearrange(flow.float(), "b c t h w -> (b t) c h w")
+    flow = torch.cat((flow[:, :1] * (width / 2), flow[:, 1:] * (height / 2)), dim=1)
+    guide = F.adaptive_avg_pool2d(rearrange(image.float(), "b c t h w -> (b t) c h w"), (height, width))
     loss = flow.new_zeros(())
     for dim in (-2, -1):
         weight = torch.exp(-edge_scale * guide.diff(dim=dim).abs().mean(1, keepdim=True))

@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,10 +30,19 @@ class MotionCache:
     """The motion of the clips of a `ClipCache`, in one memory-mapped file. See `open_motion_cache`."""
 
     def __init__(self, folder: Path, offsets: list[int], *, corners: bool) -> None:
-        self.corners = corners
-        self.offsets = offsets
-        shape = tuple(json.loads((folder / _SHAPE_NAME).read_text()))
-        self._motion = np.memmap(folder / _MOTION_NAME, np.float16, "r", shape=shape)
+        self.folder, self.offsets, self.corners = folder, offsets, corners
+        self._motion = self._map()
+
+    def _map(self) -> np.ndarray:
+        shape = tuple(json.loads((self.folder / _SHAPE_NAME).read_text()))
+        return np.memmap(self.folder / _MOTION_NAME, np.float16, "r", shape=shape)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_motion": None}  # a worker process maps the file itself instead of being sent it
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._motion = self._map()
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -52,9 +62,7 @@ def to_motion(values: Tensor, *, corners: bool) -> Motion:
     return Motion(values[:, :2].float(), values[:, 2:].float(), corners)
 
 
-def open_motion_cache(
-    autoencoder: LatentFlowAutoencoder, clips: ClipCache, *, progress: Progress | None = None
-) -> MotionCache:
+def open_motion_cache(autoencoder: LatentFlowAutoencoder, clips: ClipCache, *, progress: Progress | None = None) -> MotionCache:
     """The motion of every frame of every clip against the clip's first frame, estimated on the first call.
 
     Lies beside the decoded clips under a name made of the auto-encoder's weights, so that another auto-encoder makes another
@@ -68,6 +76,9 @@ def open_motion_cache(
         try:
             _estimate(autoencoder, clips, temporary, progress)
             temporary.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # otherwise another process was quicker, with the same content
+                raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return MotionCache(folder, clips.offsets, corners=autoencoder.corners)
@@ -85,20 +96,27 @@ def _weights_digest(autoencoder: LatentFlowAutoencoder) -> str:
 def _estimate(autoencoder: LatentFlowAutoencoder, clips: ClipCache, folder: Path, progress: Progress | None) -> None:
     was_training = autoencoder.training
     autoencoder.eval()
-    device = autoencoder.device
-    with (folder / _MOTION_NAME).open("wb") as file:
-        shape = [0, 0, 0, 0]
-        for index in range(len(clips)):
-            video = torch.from_numpy(np.array(clips.clip(index))).permute(3, 0, 1, 2)[None].to(device).float() / 255
-            for start in range(0, video.shape[2], CHUNK_FRAMES):
-                motion = autoencoder.estimate_motion(video[:, :, 0], video[:, :, start : start + CHUNK_FRAMES])
-                values = torch.cat((motion.flow, motion.occlusion), dim=1)[0].transpose(0, 1)
-                file.write(values.half().cpu().contiguous().numpy().tobytes())
-                shape = [shape[0] + len(values), *values.shape[1:]]
-            if progress is not None:
-                progress(index + 1, len(clips))
-    (folder / _SHAPE_NAME).write_text(json.dumps(shape))
-    autoencoder.train(was_training)
+    shape: tuple[int, ...] = (0, 0, 0)
+    try:
+        with (folder / _MOTION_NAME).open("wb") as file:
+            for index in range(len(clips)):
+                for values in _clip_motion(autoencoder, clips.clip(index)):
+                    file.write(values.data)
+                    shape = values.shape[1:]
+                if progress is not None:
+                    progress(index + 1, len(clips))
+    finally:
+        autoencoder.train(was_training)
+    (folder / _SHAPE_NAME).write_text(json.dumps([clips.offsets[-1], *shape]))
+
+
+def _clip_motion(autoencoder: LatentFlowAutoencoder, clip: np.ndarray) -> Iterator[np.ndarray]:
+    """Motion of a clip (t, S, S, 3) uint8 against its first frame, some frames at a time: (n, 3, h, w) float16."""
+    video = torch.from_numpy(np.array(clip)).permute(3, 0, 1, 2)[None].to(autoencoder.device).float() / 255
+    for driving in video.split(CHUNK_FRAMES, dim=2):
+        motion = autoencoder.estimate_motion(video[:, :, 0], driving)
+        values = torch.cat((motion.flow, motion.occlusion), dim=1)[0].transpose(0, 1)
+        yield values.half().cpu().contiguous().numpy()
 
 
 class MotionDataset(Dataset[dict[str, Tensor]]):
@@ -120,7 +138,8 @@ class MotionDataset(Dataset[dict[str, Tensor]]):
         jitter: ColorJitter,
         seed: int,
     ) -> None:
-        self.clips, self.motion, self.num_frames, self.sampler = clips, motion, num_frames, sampler
+        self.clips, self.motion, self.num_frames = clips, motion, num_frames
+        self.sampler: FrameSampler = sampler
         self.flip_probability, self.jitter, self.seed = flip_probability, jitter, seed
         self.label_indices = [labels.index(record.label) for record in clips.records]
         self._may_flip = [not names_a_side(record.label) for record in clips.records]

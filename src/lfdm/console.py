@@ -1,0 +1,144 @@
+"""The terminal: parsing by tyro, progress bars, one line per error. Imports neither torch nor diffusers."""
+
+import contextlib
+import functools
+import io
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import tyro
+
+PROGRAM = "lfdm"
+EXIT_WRONG_VALUE = 2
+EXIT_INTERRUPTED = 130
+
+Command = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Commands below a common word."""
+
+    help: str
+    commands: "CommandTree"
+
+
+CommandTree: TypeAlias = Mapping[str, "Command | Group"]
+
+
+def run(tree: CommandTree, arguments: Sequence[str], description: str) -> int:
+    """Run one command line; the exit code. What a user got wrong is one line on stderr and code 2."""
+    try:
+        _dispatch(tree, list(arguments), PROGRAM, description)
+    except KeyboardInterrupt:
+        _print_error("interrupted")
+        return EXIT_INTERRUPTED
+    except (ValueError, OSError, ImportError) as error:
+        _print_error(str(error) or type(error).__name__)
+        return EXIT_WRONG_VALUE
+    except SystemExit as stop:  # tyro has printed its help or its complaint
+        return stop.code if isinstance(stop.code, int) else EXIT_WRONG_VALUE
+    return 0
+
+
+def _dispatch(tree: CommandTree, arguments: list[str], program: str, description: str) -> None:
+    """Walk down to the command that is named and parse its arguments alone, so that no other parser is built."""
+    chosen = tree.get(arguments[0]) if arguments else None
+    if isinstance(chosen, Group):
+        return _dispatch(chosen.commands, arguments[1:], f"{program} {arguments[0]}", chosen.help)
+    if chosen is not None:
+        with _short_complaints():
+            bound = tyro.cli(_binding(chosen), prog=f"{program} {arguments[0]}", args=arguments[1:])
+        return bound()
+    listed = {name: entry if not isinstance(entry, Group) else _described(entry.help) for name, entry in tree.items()}
+    with _short_complaints():
+        tyro.extras.subcommand_cli_from_dict(listed, prog=program, args=arguments or ["--help"], description=description)
+    return None
+
+
+def _binding(command: Command) -> Callable[..., Callable[[], None]]:
+    """`command` with its signature, which when called is bound instead of run: its errors are not tyro's to catch."""
+
+    @functools.wraps(command)
+    def bind(*args: Any, **kwargs: Any) -> Callable[[], None]:
+        return functools.partial(command, *args, **kwargs)
+
+    return bind
+
+
+def _described(text: str) -> Command:
+    def listed() -> None: ...
+
+    listed.__doc__ = text
+    return listed
+
+
+@contextlib.contextmanager
+def _short_complaints() -> Iterator[None]:
+    """tyro's box for a wrong value becomes one line; that for unknown options, with its suggestions, is printed as it is."""
+    buffer = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(buffer):
+            yield
+    except SystemExit as stop:
+        text = buffer.getvalue()
+        if stop.code and "Unrecognized" not in text:
+            _print_error(_first_section(text))
+        else:
+            sys.stderr.write(text)
+        raise
+    sys.stderr.write(buffer.getvalue())
+
+
+def _first_section(box: str) -> str:
+    """The text of a box up to its first rule or empty line, without the frame."""
+    lines = [line.strip("│ \t") for line in box.splitlines()[1:]]
+    kept: list[str] = []
+    for line in lines:
+        if kept and (not line or set(line) <= {"─", "╰", "╯"}):
+            break
+        kept.append(line)
+    return re.sub(r"\s+", " ", " ".join(kept)) or "wrong arguments; see --help"
+
+
+def _print_error(message: str) -> None:
+    sys.stderr.write(f"{PROGRAM}: {' '.join(message.split())}\n")
+
+
+class ProgressUpdate(Protocol):
+    """Called with what is being done, how much of it is done and how much there is; `note` stands behind the bar."""
+
+    def __call__(self, what: str, done: int, total: int, *, note: str = "") -> None: ...
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[ProgressUpdate]:
+    """One bar on stderr per kind of work."""
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[note]}"),
+    )
+    bars = progress.Progress(*columns, console=Console(stderr=True))
+    tasks: dict[str, progress.TaskID] = {}
+
+    def update(what: str, done: int, total: int, *, note: str = "") -> None:
+        if not tasks:
+            bars.start()  # not before: an error on the way must stay the only line
+        if what not in tasks:
+            tasks[what] = bars.add_task(what, total=total, note=note)
+        bars.update(tasks[what], completed=done, total=total, note=note)
+
+    try:
+        yield update
+    finally:
+        if tasks:
+            bars.stop()

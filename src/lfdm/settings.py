@@ -1,0 +1,121 @@
+"""What all settings share: type and range checks that name the field, and JSON. Imports no torch."""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal, TypeVar
+
+SettingsT = TypeVar("SettingsT")
+
+_NOUNS: dict[object, str] = {
+    int: "a whole number",
+    float: "a finite number",
+    bool: "True or False",
+    str: "a text",
+    types.NoneType: "None",
+}
+
+
+def check(valid: bool, name: str, got: object, allowed: str) -> None:
+    """Raise ValueError("`name` must be `allowed`; got `got`") where `valid` is False."""
+    if not valid:
+        raise ValueError(f"{name} must be {allowed}; got {got!r}")
+
+
+def check_positive(settings: object, *names: str) -> None:
+    """Raise ValueError naming the first of the fields `names` that holds a number not above zero."""
+    for name in names:
+        check(all(value > 0 for value in _numbers(settings, name)), name, getattr(settings, name), "positive")
+
+
+def check_not_negative(settings: object, *names: str) -> None:
+    """Raise ValueError naming the first of the fields `names` that is below zero."""
+    for name in names:
+        check(getattr(settings, name) >= 0, name, getattr(settings, name), "zero or more")
+
+
+def check_probability(settings: object, *names: str) -> None:
+    """Raise ValueError naming the first of the fields `names` that holds a number outside of [0, 1]."""
+    for name in names:
+        check(all(0 <= value <= 1 for value in _numbers(settings, name)), name, getattr(settings, name), "in [0, 1]")
+
+
+def _numbers(settings: object, name: str) -> tuple[float, ...]:
+    value = getattr(settings, name)
+    return value if isinstance(value, tuple) else (value,)
+
+
+def check_types(settings: object) -> None:
+    """Raise ValueError naming the first field of a dataclass whose value its annotation does not allow."""
+    for name, hint in typing.get_type_hints(type(settings)).items():
+        check(_fits(getattr(settings, name), hint), name, getattr(settings, name), _describe(hint))
+
+
+def _fits(value: object, hint: Any) -> bool:
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return any(value == part and type(value) is type(part) for part in parts)
+    if origin in (types.UnionType, typing.Union):
+        return any(_fits(value, part) for part in parts)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        expected = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
+        return len(value) == len(expected) and all(map(_fits, value, expected))
+    if hint in (int, float):
+        numbers = int if hint is int else (int, float)
+        return isinstance(value, numbers) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, hint)
+
+
+def _describe(hint: Any) -> str:
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, parts))
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(map(_describe, parts))
+    if origin is tuple:
+        count = "any number" if parts[-1] is Ellipsis else len(parts)
+        return f"a tuple ({count}) of: {_describe(parts[0])}"
+    return _NOUNS.get(hint, f"the settings of {getattr(hint, '__name__', hint)}")
+
+
+def to_json(settings: object) -> dict[str, Any]:
+    """Settings as a dict that `json` can write; `from_json` gives them back."""
+    return dataclasses.asdict(settings)  # type: ignore[call-overload]
+
+
+def from_json(cls: type[SettingsT], values: dict[str, Any], *, where: str = "") -> SettingsT:
+    """The settings of type `cls` from a JSON object; what is left out has its default. `where` goes before names in errors.
+
+    Raises:
+        ValueError: an unknown key (the nearest known one is named), a missing one, or a value that is not allowed.
+    """
+    hints = typing.get_type_hints(cls)
+    arguments = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise ValueError(f"unknown setting {where + key!r}; {_suggest(key, list(hints), where)}")
+        if is_dataclass(hints[key]) and isinstance(value, dict):
+            value = from_json(typing.cast("type[Any]", hints[key]), value, where=f"{where}{key}.")
+        arguments[key] = tuple(value) if isinstance(value, list) else value
+    missing = [f"{where}{name}" for name in _required(cls) if name not in arguments]
+    if missing:
+        raise ValueError(f"missing settings: {', '.join(missing)}")
+    try:
+        return cls(**arguments)
+    except ValueError as error:
+        raise ValueError(f"{where}{error}") from None
+
+
+def _suggest(key: str, names: list[str], where: str) -> str:
+    near = difflib.get_close_matches(key, names, n=1)
+    return f"did you mean {where + near[0]!r}?" if near else f"known: {', '.join(names)}"
+
+
+def _required(cls: type) -> list[str]:
+    missing = dataclasses.MISSING
+    return [f.name for f in fields(cls) if f.default is missing and f.default_factory is missing]

@@ -1,0 +1,114 @@
+"""Checkpoints of a training: everything that it changes, written whole or not at all. Nothing here unpickles code."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from lfdm.models.loading import (
+    CHECKPOINTS_DIR,
+    STATE_NAME,
+    WEIGHTS_NAME,
+    find_checkpoints,
+    load_exactly,
+    read_json,
+    read_tensors,
+    replace_folder,
+)
+
+TRAINING_NAME = "training.safetensors"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def checkpoint_path(out: Path, step: int) -> Path:
+    """The folder of the checkpoint of one step."""
+    return out / CHECKPOINTS_DIR / f"step-{step:08d}"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Weights, their average and Adam's moments.
+
+    `name` is the folder of the averaged model inside a checkpoint. `average` is `module` itself where none is kept.
+    """
+
+    name: str
+    module: nn.Module
+    average: nn.Module
+    optimizer: torch.optim.Adam
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What resuming needs beside the averaged model: `model.NAME`, `step.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`."""
+        tensors = {f"model.{name}": value for name, value in self.module.state_dict().items()}
+        for name, parameter in self._trained():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"{key}.{name}"] = value
+        return {name: value.detach() for name, value in tensors.items()}
+
+    def non_finite(self) -> list[str]:
+        """Names of the tensors that hold a value that is not a finite number."""
+        return [name for name, value in self.tensors().items() if not bool(value.isfinite().all())]
+
+    def save(self, out: Path, step: int, *, keep: int) -> Path:
+        """Write the checkpoint of `step` and remove all but the `keep` newest.
+
+        Raises:
+            OSError: it could not be written; earlier ones are intact and nothing is left of this one.
+        """
+        folder = checkpoint_path(out, step)
+
+        def write(temporary: Path) -> None:
+            self.average.save_pretrained(temporary / self.name)  # type: ignore[operator]
+            tensors = {name: value.cpu().contiguous() for name, value in self.tensors().items()}
+            (temporary / TRAINING_NAME).write_bytes(save(tensors))
+            (temporary / STATE_NAME).write_text(json.dumps({"step": step}))
+
+        try:
+            replace_folder(folder, write)
+        except (OSError, SafetensorError) as error:
+            raise OSError(f"{folder}: the checkpoint could not be written ({error}); the one before is intact") from error
+        for old in find_checkpoints(out)[:-keep]:
+            (old / STATE_NAME).unlink()  # no longer a checkpoint, should the next line be interrupted
+            shutil.rmtree(old)
+        return folder
+
+    def load_newest(self, out: Path) -> int:
+        """Take over the newest checkpoint of a run folder; its step, or 0 where there is none.
+
+        Raises:
+            ValueError: it belongs to another model, or is damaged.
+        """
+        checkpoints = find_checkpoints(out)
+        if not checkpoints:
+            return 0
+        path = checkpoints[-1] / TRAINING_NAME
+        tensors = read_tensors(path)
+        load_exactly(self.module, _pick(tensors, "model"), str(path))
+        if self.average is not self.module:
+            averaged = checkpoints[-1] / self.name / WEIGHTS_NAME
+            load_exactly(self.average, read_tensors(averaged), str(averaged))
+        steps, *moments = (_pick(tensors, key) for key in ("step", *MOMENTS))
+        for name, parameter in self._trained():
+            if name in steps:  # in the parameter's memory format; steps stay on the CPU, where Adam reads them
+                copies = [torch.empty_like(parameter).copy_(values[name]) for values in moments]
+                self.optimizer.state[parameter] = {"step": steps[name], **dict(zip(MOMENTS, copies, strict=True))}
+        return int(read_json(checkpoints[-1] / STATE_NAME)["step"])
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, parameter) for name, parameter in self.module.named_parameters() if parameter.requires_grad]
+
+
+def remove_unfinished(out: Path) -> None:
+    """Remove what a killed process left of checkpoints that it was writing or removing."""
+    folder = out / CHECKPOINTS_DIR
+    for path in (*folder.glob(".step-*"), *set(folder.glob("step-*")).difference(find_checkpoints(out))):
+        shutil.rmtree(path)
+
+
+def _pick(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{prefix}."): value for name, value in tensors.items() if name.startswith(f"{prefix}.")}

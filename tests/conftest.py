@@ -1,0 +1,74 @@
+"""What many tests share: a tiny data set, tiny presets, one thread."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from lfdm.config import AutoencoderConfig, AutoencoderTrainingConfig, OptimizationConfig, Preset, UNetConfig
+from lfdm.data.clips import ClipRecord, read_index, write_index
+from lfdm.data.puppets import write_puppets
+from lfdm.presets import PUPPETS64
+
+PUPPET_LABELS = ("jump", "wave")
+PUPPET_FRAMES = 6
+PUPPET_SIZE = 32
+
+
+torch.set_num_threads(1)  # quicker on tiny tensors, and sums do not depend on the machine's number of cores
+
+
+@pytest.fixture(autouse=True)
+def own_random_state() -> Iterator[None]:
+    """Whatever a test does to torch's seed is undone."""
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
+@pytest.fixture(scope="session")
+def puppets_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of 6 subjects (2 of them for testing, with truth), 2 labels, 6 frames of 32x32. Read only."""
+    root = tmp_path_factory.mktemp("data") / "puppets"
+    write_puppets(
+        root, num_subjects=6, num_takes=1, size=PUPPET_SIZE, num_frames=PUPPET_FRAMES, test_fraction=0.34, num_workers=1
+    )
+    write_index(root, [record for record in read_index(root) if record.label in PUPPET_LABELS])
+    return root
+
+
+@pytest.fixture(scope="session")
+def puppet_records(puppets_dir: Path) -> list[ClipRecord]:
+    """The training clips of `puppets_dir`."""
+    return [record for record in read_index(puppets_dir) if record.split == "train"]
+
+
+@pytest.fixture(scope="session")
+def tiny_preset() -> Preset:
+    """`puppets64` at a size that trains in a second, for `puppets_dir`."""
+    optimization = OptimizationConfig(
+        num_steps=10, batch_size=3, learning_rate=2e-3, ema_decay=0.9, checkpoint_minutes=1e6, sample_steps=1000
+    )
+    return replace(
+        PUPPETS64,
+        name="tiny",
+        image_size=PUPPET_SIZE,
+        num_frames=4,
+        autoencoder=AutoencoderConfig(
+            channels=8,
+            max_channels=16,
+            num_downs=1,
+            num_res_blocks=1,
+            motion="dense",
+            corners=False,
+            padding_mode="border",
+            dense_channels=(8, 8, 16, 16),
+            dense_match_channels=8,
+        ),
+        unet=UNetConfig(
+            latent_channels=16, condition_dim=8, dim=8, channel_multipliers=(1, 2), patch_size=2, num_heads=2, head_dim=8
+        ),
+        autoencoder_training=AutoencoderTrainingConfig(optimization=optimization, ssim_weight=0.05),
+        diffusion_training=replace(PUPPETS64.diffusion_training, optimization=optimization),
+    )

@@ -1,0 +1,220 @@
+"""The whole protocol at tiny size: real puppets, real networks with small random weights."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from lfdm.config import AutoencoderConfig, OptimizationConfig, Preset, UNetConfig
+from lfdm.data.clips import read_index, write_index
+from lfdm.data.puppets import ACTIONS, write_puppets
+from lfdm.evaluation.classifier import ClassifierTraining
+from lfdm.evaluation.loading import select_clips
+from lfdm.evaluation.protocol import evaluate
+from lfdm.models.loading import find_model
+from lfdm.pipeline import LatentFlowPipeline
+from lfdm.presets import PUPPETS64
+from lfdm.training.autoencoder import train_autoencoder
+
+OPTIMIZATION = OptimizationConfig(num_steps=1, batch_size=2, learning_rate=1e-3)
+PRESET = Preset(
+    name="tiny",
+    image_size=32,
+    num_frames=4,
+    autoencoder=AutoencoderConfig(
+        channels=8,
+        max_channels=16,
+        num_downs=1,
+        num_res_blocks=1,
+        motion="dense",
+        corners=False,
+        padding_mode="border",
+        dense_channels=(8, 8, 8, 8),
+        dense_match_channels=8,
+    ),
+    unet=UNetConfig(
+        latent_channels=16,
+        condition_dim=16,
+        dim=8,
+        channel_multipliers=(1, 2),
+        num_heads=1,
+        head_dim=8,
+        num_groups=4,
+        patch_size=2,
+    ),
+    autoencoder_training=replace(PUPPETS64.autoencoder_training, optimization=OPTIMIZATION),
+    diffusion_training=replace(PUPPETS64.diffusion_training, optimization=OPTIMIZATION),
+)
+QUICK: dict[str, Any] = {
+    "num_inference_steps": 2,
+    "num_diversity_clips": 3,
+    "classifier": ClassifierTraining(num_steps=2, batch_size=4),
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three puppets, eight actions, two takes, 4 frames of 32x32; the last puppet is held out."""
+    root = tmp_path_factory.mktemp("data") / "puppets"
+    write_puppets(root, num_subjects=3, num_takes=2, size=32, num_frames=4, fps=2, test_fraction=0.34, num_workers=1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline whose flow heads are not zero, as they are before training."""
+    pipe = LatentFlowPipeline.from_preset(PRESET, ACTIONS)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for name, parameter in pipe.autoencoder.motion_predictor.named_parameters():
+            if "head" in name:
+                nn.init.normal_(parameter, std=0.05)
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    pipe.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluated(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    out = tmp_path_factory.mktemp("out") / "evaluation"
+    return evaluate(model, data, out, **QUICK), out
+
+
+def test_every_figure_is_there_with_its_number_of_clips(evaluated: tuple[dict[str, Any], Path]) -> None:
+    results, _ = evaluated
+    stage1, generation = results["stage1"], results["generation"]
+    for figure in (stage1["score_1"], stage1["score_2"], *stage1["reconstruction"].values()):
+        assert figure["num_clips"] == 16
+    assert stage1["score_1"]["num_pixels"] > 100
+    assert 0 < stage1["score_1"]["ceiling"]["value"] < stage1["score_1"]["value"]
+    assert stage1["score_2"]["value"] < stage1["score_2"]["ceiling"]["value"] < 1.1
+    assert set(stage1["reconstruction"]) == {"prediction", "warped", "copy"}
+    for figure in (generation["action_accuracy"], generation["frame_0"], generation["motion_amount"]):
+        assert figure["num_clips"] == 16
+    accuracy = generation["action_accuracy"]
+    assert set(accuracy["by_label"]) == set(ACTIONS)
+    assert 0 <= accuracy["value"] <= 1
+    assert 0 <= accuracy["real_held_out"] <= 1
+    assert generation["diversity"]["num_clips"] == 3
+    assert generation["diversity"]["num_take_pairs"] == 8
+    assert generation["diversity"]["value"] > 0
+    assert results["left_out"] == {}
+
+
+def test_settings_say_how_it_was_done(evaluated: tuple[dict[str, Any], Path], model: Path) -> None:
+    results, _ = evaluated
+    settings = results["settings"]
+    assert (settings["num_clips"], settings["num_frames"], settings["image_size"]) == (16, 4, 32)
+    assert (settings["num_inference_steps"], settings["guidance_scale"], settings["seed"]) == (2, 1.0, 0)
+    assert settings["scheduler"] == "DPMSolverMultistepScheduler"
+    assert {"autoencoder", "unet"} <= set(results["model"]["weights_sha256"])
+    assert all(len(digest) == 64 for digest in results["model"]["weights_sha256"].values())
+    assert results["model"]["name"] == str(model)
+    assert {"lfdm", "torch", "diffusers", "numpy"} <= set(results["versions"])
+
+
+def test_files_are_whole(evaluated: tuple[dict[str, Any], Path]) -> None:
+    results, out = evaluated
+    assert json.loads((out / "results.json").read_text()) == json.loads(json.dumps(results))
+    assert sorted(path.name for path in out.iterdir()) == ["contact-sheet.png", "results.json", "samples"]
+    assert len(list((out / "samples").glob("*.gif"))) == len(ACTIONS)
+    with Image.open(out / "contact-sheet.png") as sheet:
+        assert sheet.height > 2 * len(ACTIONS) * 64
+
+
+def test_figures_do_not_depend_on_the_batch_size(
+    evaluated: tuple[dict[str, Any], Path], model: Path, data: Path, tmp_path: Path
+) -> None:
+    results, _ = evaluated
+    again = evaluate(model, data, tmp_path, batch_size=5, **QUICK)
+    for names in (("stage1", "score_1"), ("stage1", "score_2"), ("generation", "motion_amount"), ("generation", "diversity")):
+        first, second = (r[names[0]][names[1]]["value"] for r in (results, again))
+        assert first == pytest.approx(second, rel=1e-3), names
+    assert again["stage1"]["score_1"]["num_pixels"] == results["stage1"]["score_1"]["num_pixels"]
+
+
+def test_stage_1_alone_from_a_run_or_an_autoencoder_folder(
+    evaluated: tuple[dict[str, Any], Path], model: Path, data: Path, tmp_path: Path
+) -> None:
+    train_autoencoder(PRESET, data, tmp_path / "run", init=model)
+    of_run = evaluate(tmp_path / "run", data, tmp_path / "a", num_ceiling_clips=4)
+    assert of_run["generation"] is None
+    assert "stage 1 alone" in of_run["left_out"]["generation"]
+    assert of_run["stage1"]["score_1"]["ceiling"]["num_clips"] == 4
+    assert of_run["settings"]["num_frames"] == 4
+
+    longer = tmp_path / "longer"
+    write_puppets(longer, num_subjects=1, size=32, num_frames=16, test_fraction=1.0, num_workers=1, num_takes=1)
+    weights = find_model(tmp_path / "run", "autoencoder")
+    of_folder = evaluate(weights, longer, tmp_path / "b", num_ceiling_clips=1)
+    assert (of_folder["settings"]["num_frames"], of_folder["settings"]["image_size"]) == (16, 32)
+    assert of_folder["model"]["weights_sha256"] == of_run["model"]["weights_sha256"]
+    alone = evaluate(model / "autoencoder", data, tmp_path / "c", num_ceiling_clips=1)
+    assert alone["model"]["weights_sha256"]["autoencoder"] == evaluated[0]["model"]["weights_sha256"]["autoencoder"]
+    assert not (tmp_path / "c" / "contact-sheet.png").exists()
+
+
+def test_what_cannot_be_measured_is_left_out_with_a_reason(model: Path, data: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(data, root, ignore=shutil.ignore_patterns("*.truth.npz", ".cache"))
+    write_index(root, [record for record in read_index(root) if record.split == "test" and record.path.endswith("-0.avi")])
+    results = evaluate(model, root, tmp_path / "out", **QUICK)
+    assert set(results["left_out"]) == {
+        "stage1.score_1",
+        "stage1.score_2",
+        "generation.action_accuracy",
+        "generation.diversity",
+    }
+    assert "exact truth" in results["left_out"]["stage1.score_1"]
+    assert "score_1" not in results["stage1"]
+    assert results["generation"]["frame_0"]["num_clips"] == 8
+
+
+def test_clips_are_drawn_by_whole_subjects(tmp_path: Path) -> None:
+    write_puppets(tmp_path, num_subjects=3, num_takes=2, size=32, num_frames=2, test_fraction=1.0, truth="none", num_workers=1)
+    records = read_index(tmp_path)
+    chosen = select_clips(records, 16, 1, where="here")
+    assert len(chosen) == 16
+    assert len({records[i].subject for i in chosen}) == 1
+    assert len({tuple(select_clips(records, 16, seed, where="here")) for seed in range(8)}) > 1
+    assert select_clips(records, None, 0, where="here") == select_clips(records, 999, 0, where="here") == list(range(48))
+
+
+def test_wrong_values_are_refused_before_anything_is_written(model: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for arguments, message in (
+        ({"num_clips": 0}, "num_clips"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"num_inference_steps": 0}, "num_inference_steps"),
+        ({"guidance_scale": float("nan")}, "guidance_scale"),
+        ({"scheduler": "euler"}, "scheduler must be one of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(model, data, out, **arguments)  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError):
+        evaluate(tmp_path / "nothing", data, out)
+    with pytest.raises(FileNotFoundError):
+        evaluate(model, tmp_path / "nothing", out)
+    assert not out.exists()
+
+
+def test_data_that_does_not_fit_is_refused(model: Path, data: Path, tmp_path: Path) -> None:
+    larger = tmp_path / "larger"
+    write_puppets(larger, num_subjects=1, num_takes=1, size=48, num_frames=4, test_fraction=1.0, num_workers=1)
+    with pytest.raises(ValueError, match=r"32x32 pixels.*48x48"):
+        evaluate(model, larger, tmp_path / "out")
+    strange = tmp_path / "strange"
+    shutil.copytree(data, strange, ignore=shutil.ignore_patterns(".cache"))
+    records = read_index(strange)
+    write_index(strange, [replace(record, label="juggle") if record.label == "wave" else record for record in records])
+    with pytest.raises(ValueError, match=r"does not know the labels \['juggle'\]"):
+        evaluate(model, strange, tmp_path / "out")
+    write_index(strange, [record for record in records if record.split == "train"])
+    with pytest.raises(ValueError, match="no held-out clips"):
+        evaluate(model, strange, tmp_path / "out")

@@ -1,0 +1,425 @@
+"""The training loop on a small regression."""
+
+import json
+import math
+import multiprocessing
+import os
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from lfdm.config import OptimizationConfig
+from lfdm.models.loading import StrictLoading, find_checkpoints
+from lfdm.training.loop import NonFiniteLossError, StepReport, StepSampler, fit, learning_rate, prepare_run, sample_order
+
+CONFIG = OptimizationConfig(
+    num_steps=10,
+    batch_size=4,
+    learning_rate=0.01,
+    ema_decay=0.9,
+    checkpoint_steps=5,
+    checkpoint_minutes=1e6,
+    log_steps=5,
+    sample_steps=1000,
+)
+
+
+class Network(StrictLoading, ModelMixin, ConfigMixin):
+    """Two layers, optionally with batch norm, and an optional layer that is not trained."""
+
+    @register_to_config
+    def __init__(self, *, width: int = 8, batch_norm: bool = True, frozen: bool = False) -> None:
+        super().__init__()
+        norm = nn.BatchNorm1d(width) if batch_norm else nn.Identity()
+        self.layers = nn.Sequential(nn.Linear(3, width), norm, nn.Tanh(), nn.Linear(width, 1))
+        self.tail = nn.Linear(1, 1).requires_grad_(False) if frozen else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tail(self.layers(x))
+
+
+class Points(Dataset[dict[str, Tensor]]):
+    """Seven inputs, each drawn with noise that depends on the position; NaN from position `broken_from` on."""
+
+    def __init__(self, broken_from: float = math.inf) -> None:
+        self.broken_from = broken_from
+
+    def __len__(self) -> int:
+        return 7
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        position, index = key
+        noise = np.random.default_rng((1, position)).normal(size=3)
+        x = torch.tensor(np.sin([index, 2 * index, 3 * index]) + 0.1 * noise, dtype=torch.float32)
+        return {"x": x if position < self.broken_from else x * math.nan}
+
+
+class Regression:
+    """Sum of the inputs; the generator draws noise on the target."""
+
+    name = "network"
+
+    def __init__(self, *, dataset: Points | None = None, picture: np.ndarray | None = None, **network: Any) -> None:
+        torch.manual_seed(0)
+        self.module = Network(**network)
+        self.dataset = dataset or Points()
+        self.picture = picture
+
+    def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        target = batch["x"].sum(1, keepdim=True)
+        target = target + 0.1 * torch.randn(target.shape, generator=generator, device=target.device)
+        error = (module(batch["x"]) - target).square().mean()
+        return {"loss": error, "error": error}
+
+    def panel(self, module: nn.Module) -> np.ndarray:
+        assert not module.training
+        assert self.picture is not None
+        return self.picture
+
+
+def tensors(checkpoint: Path) -> dict[str, Tensor]:
+    """Everything stored in a checkpoint: weights, moments, and averages under `average.`."""
+    average = load_file(checkpoint / "network" / "diffusion_pytorch_model.safetensors")
+    return load_file(checkpoint / "training.safetensors") | {f"average.{name}": value for name, value in average.items()}
+
+
+def assert_same_checkpoints(a: Path, b: Path) -> None:
+    first, second = tensors(a), tensors(b)
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def metrics(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@contextmanager
+def file_size_limit(num_bytes: int) -> Iterator[None]:
+    """No file may become longer, as on a full disk; Python ignores the signal that comes with it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# ------------------------------------------------------------------------------------------------------------ resuming
+
+
+@pytest.mark.parametrize("changes", [{}, {"frozen": True}, {"ema_decay": 0.0}, {"mixed_precision": "bf16"}])
+def test_a_stopped_run_continues_bit_for_bit(tmp_path: Path, changes: dict[str, Any]) -> None:
+    network = {"frozen": changes.pop("frozen")} if "frozen" in changes else {}
+    config = replace(CONFIG, **changes)
+    whole = fit(Regression(**network), config, tmp_path / "whole")
+    stopped = fit(Regression(**network), config, tmp_path / "parts", stop_after=3)  # in the middle of the first epoch
+    assert stopped.name == "step-00000003"
+    assert whole.name == "step-00000010"
+    assert_same_checkpoints(fit(Regression(**network), config, tmp_path / "parts"), whole)
+
+
+def test_a_stored_moment_matters(tmp_path: Path) -> None:
+    """Guards the tests above: training from the same weights without moments ends elsewhere."""
+    whole = fit(Regression(), CONFIG, tmp_path / "whole")
+    fit(Regression(), CONFIG, tmp_path / "parts", stop_after=5)
+    state = tmp_path / "parts" / "checkpoints" / "step-00000005" / "training.safetensors"
+    from safetensors.torch import save_file
+
+    kept = {name: value for name, value in load_file(state).items() if name.startswith("model.")}
+    save_file(kept, state)
+    resumed = fit(Regression(), CONFIG, tmp_path / "parts")
+    assert not torch.equal(tensors(resumed)["model.layers.0.weight"], tensors(whole)["model.layers.0.weight"])
+
+
+def test_loader_processes_may_change_in_mid_epoch(tmp_path: Path) -> None:
+    whole = fit(Regression(), CONFIG, tmp_path / "whole")
+    fit(Regression(), replace(CONFIG, num_workers=2), tmp_path / "parts", stop_after=4)
+    assert_same_checkpoints(fit(Regression(), replace(CONFIG, num_workers=1), tmp_path / "parts"), whole)
+
+
+def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
+    folder = fit(Regression(), CONFIG, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))}
+    task = Regression()
+    assert fit(task, CONFIG, tmp_path, stop_after=2) == folder
+    assert {path: path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))} == before
+    torch.testing.assert_close(task.module.layers[0].weight, tensors(folder)["model.layers.0.weight"])
+
+
+def test_more_steps_may_be_asked_for_later(tmp_path: Path) -> None:
+    constant = replace(CONFIG, schedule="milestones", milestones=(1000,))
+    whole = fit(Regression(), constant, tmp_path / "whole")
+    fit(Regression(), replace(constant, num_steps=6), tmp_path / "parts")
+    assert_same_checkpoints(fit(Regression(), constant, tmp_path / "parts"), whole)
+
+
+def test_what_a_killed_process_left_is_removed_and_never_taken_for_a_checkpoint(tmp_path: Path) -> None:
+    whole = fit(Regression(), CONFIG, tmp_path / "whole")
+    fit(Regression(), CONFIG, tmp_path / "parts", stop_after=5)
+    checkpoints = tmp_path / "parts" / "checkpoints"
+    for leftover in (".step-00000008-abcd", "step-00000009"):
+        (checkpoints / leftover / "network").mkdir(parents=True)
+        (checkpoints / leftover / "training.safetensors").write_bytes(b"half")
+    assert_same_checkpoints(fit(Regression(), CONFIG, tmp_path / "parts"), whole)
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-00000005", "step-00000010"]
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    fit(Regression(), CONFIG, tmp_path, stop_after=5)
+    with pytest.raises(
+        ValueError, match=r"training\.safetensors does not fit Network: .*layers\.0\.weight \(8, 3\), needs \(9, 3\)"
+    ):
+        fit(Regression(width=9), CONFIG, tmp_path)
+
+
+def test_the_model_folder_of_a_checkpoint_holds_the_average(tmp_path: Path) -> None:
+    folder = fit(Regression(), CONFIG, tmp_path)
+    loaded = Network.from_pretrained(folder / "network")
+    stored = tensors(folder)
+    assert torch.equal(loaded.layers[0].weight, stored["average.layers.0.weight"])
+    assert not torch.equal(loaded.layers[0].weight, stored["model.layers.0.weight"])
+
+
+def test_checkpoints_come_by_steps_and_minutes_and_old_ones_go(tmp_path: Path) -> None:
+    fit(Regression(), replace(CONFIG, checkpoint_steps=2, keep_checkpoints=3), tmp_path / "steps")
+    assert [path.name for path in find_checkpoints(tmp_path / "steps")] == [f"step-{i:08d}" for i in (6, 8, 10)]
+    fit(Regression(), replace(CONFIG, checkpoint_minutes=1e-9, keep_checkpoints=100), tmp_path / "minutes")
+    assert len(find_checkpoints(tmp_path / "minutes")) == 10
+
+
+def test_precision_may_differ_between_trainings_of_one_process(tmp_path: Path) -> None:
+    half = tensors(fit(Regression(), replace(CONFIG, mixed_precision="bf16"), tmp_path / "bf16"))
+    full = tensors(fit(Regression(), CONFIG, tmp_path / "no"))
+    assert half["model.layers.0.weight"].dtype == torch.float32
+    torch.testing.assert_close(half["model.layers.0.weight"], full["model.layers.0.weight"], atol=0.05, rtol=0)
+    assert not torch.equal(half["model.layers.0.weight"], full["model.layers.0.weight"])
+
+
+# -------------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize("log_steps", [1, 100])
+def test_a_loss_that_is_no_number_stops_with_the_last_checkpoint_intact(tmp_path: Path, log_steps: int) -> None:
+    config = replace(CONFIG, log_steps=log_steps)
+    broken = Regression(dataset=Points(broken_from=7 * 4))
+    with pytest.raises(NonFiniteLossError, match=r"loss, error, grad_norm stopped being finite .*learning_rate$"):
+        fit(broken, config, tmp_path / "run")
+    assert [path.name for path in find_checkpoints(tmp_path / "run")] == ["step-00000005"]
+    assert all(math.isfinite(value) for line in metrics(tmp_path / "run") for value in line.values())
+    whole = fit(Regression(), config, tmp_path / "whole")
+    assert_same_checkpoints(fit(Regression(), config, tmp_path / "run"), whole)  # once the cause is gone
+
+
+class BrokenGradient(Regression):
+    """A finite loss whose gradient is not: the root of zero."""
+
+    def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        losses = super().loss(module, batch, generator)
+        assert isinstance(module, Network)
+        return {"loss": losses["loss"] + (0 * module.layers[0].weight).sum().sqrt()}
+
+
+def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteLossError, match=r"model\.layers\.0\.weight"):
+        fit(BrokenGradient(), replace(CONFIG, checkpoint_steps=1, max_grad_norm=None), tmp_path)
+    assert find_checkpoints(tmp_path) == []
+
+
+@pytest.mark.parametrize("fraction", [0.5, 1.5])  # of the model's file; the second fails later, in the moments
+def test_a_full_disk_leaves_the_last_checkpoint_and_nothing_half_written(tmp_path: Path, fraction: float) -> None:
+    task = Regression(width=2000)
+    first = fit(task, CONFIG, tmp_path, stop_after=5)
+    before = tensors(first)
+    size = (first / "network" / "diffusion_pytorch_model.safetensors").stat().st_size
+    with file_size_limit(int(fraction * size)), pytest.raises(OSError, match="step-00000010: the checkpoint could not be"):
+        fit(Regression(width=2000), CONFIG, tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [first.name]
+    after = tensors(first)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert fit(Regression(width=2000), CONFIG, tmp_path).name == "step-00000010"
+
+
+def test_impossible_calls_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="stop_after must be at least 1; got 0"):
+        fit(Regression(), CONFIG, tmp_path, stop_after=0)
+
+
+# ----------------------------------------------------------------------------------------------------- run folder
+
+
+def test_prepare_run_names_every_difference(tmp_path: Path) -> None:
+    settings = {"stage": "network", "data": "a", "optimization": {"learning_rate": 0.1, "betas": (0.5, 0.9), "num_workers": 0}}
+    prepare_run(tmp_path / "run", settings)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["optimization"]["betas"] == [0.5, 0.9]
+    prepare_run(tmp_path / "run", settings)
+    other = {"stage": "network", "data": "b", "optimization": {"learning_rate": 0.2, "betas": (0.5, 0.9), "num_workers": 0}}
+    with pytest.raises(ValueError, match=r"data is 'a' there, 'b' here; optimization\.learning_rate is 0\.1 there, 0\.2 here\."):
+        prepare_run(tmp_path / "run", other)
+    prepare_run(tmp_path / "run", other, free=("data", "optimization"))
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["data"] == "b"
+
+
+def test_workers_steps_and_logs_may_change_and_land_in_the_file(tmp_path: Path) -> None:
+    prepare_run(tmp_path, {"optimization": {"num_workers": 0, "num_steps": 5, "seed": 1}})
+    prepare_run(tmp_path, {"optimization": {"num_workers": 4, "num_steps": 9, "seed": 1}})
+    assert json.loads((tmp_path / "config.json").read_text())["optimization"] == {"num_workers": 4, "num_steps": 9, "seed": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_prepare_run_leaves_other_folders_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ValueError, match="is not empty and holds no run of ours"):
+        prepare_run(tmp_path, {})
+    with pytest.raises(ValueError, match="is not empty and holds no run of ours"):
+        prepare_run(tmp_path / "thesis.tex", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+# -------------------------------------------------------------------------------------------------------------- logs
+
+
+def test_metrics_are_averages_since_the_last_line(tmp_path: Path) -> None:
+    reports: list[StepReport] = []
+    fit(Regression(), replace(CONFIG, log_steps=1, checkpoint_steps=100), tmp_path / "every", report=reports.append)
+    fit(Regression(), replace(CONFIG, log_steps=4, checkpoint_steps=100), tmp_path / "fourth")
+    single = metrics(tmp_path / "every")
+    assert [line["step"] for line in single] == list(range(1, 11)) == [report.step for report in reports]
+    assert [report.metrics["loss"] for report in reports] == [line["loss"] for line in single]
+    assert set(single[0]) == {"step", "loss", "error", "grad_norm", "learning_rate", "steps_per_second"}
+    lines = metrics(tmp_path / "fourth")
+    assert [line["step"] for line in lines] == [4, 8, 10]
+    expected = [np.mean([line["loss"] for line in single[a:b]]) for a, b in ((0, 4), (4, 8), (8, 10))]
+    np.testing.assert_allclose([line["loss"] for line in lines], expected, rtol=1e-5)
+    assert lines[-1]["learning_rate"] == learning_rate(CONFIG, 9)
+
+
+def test_a_resumed_run_logs_every_step_once(tmp_path: Path) -> None:
+    config = replace(CONFIG, log_steps=2)
+    fit(Regression(), config, tmp_path / "whole")
+    fit(Regression(), config, tmp_path / "parts", stop_after=5)
+    with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:  # as left by a kill at step 7
+        file.write('{"step": 6, "loss": 1.0}\n{"step": 7, "lo')
+    fit(Regression(), config, tmp_path / "parts")
+    whole, parts = metrics(tmp_path / "whole"), metrics(tmp_path / "parts")
+    assert [line["step"] for line in parts] == [2, 4, 5, 6, 8, 10] == [line["step"] for line in whole]
+    assert [line["loss"] for line in parts] == [line["loss"] for line in whole]
+
+
+@pytest.mark.parametrize(("shape", "name"), [((6, 8, 3), "step-00000004.png"), ((3, 6, 8, 3), "step-00000004.gif")])
+def test_panels_are_kept_as_pictures_and_in_tensorboard(tmp_path: Path, shape: tuple[int, ...], name: str) -> None:
+    loader = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
+    picture = np.broadcast_to(np.arange(shape[0], dtype=np.uint8).reshape(-1, *(1,) * (len(shape) - 1)) * 40, shape)
+    fit(Regression(picture=np.ascontiguousarray(picture)), replace(CONFIG, num_steps=5, sample_steps=4), tmp_path)
+    assert [path.name for path in (tmp_path / "samples").iterdir()] == [name]
+    with Image.open(tmp_path / "samples" / name) as image:
+        assert image.size == (8, 6)
+        assert getattr(image, "n_frames", 1) == (shape[0] if len(shape) == 4 else 1)
+        if len(shape) == 3:
+            assert np.array_equal(np.asarray(image), picture)
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    tags = {value.tag for event in loader.EventFileLoader(str(events)).Load() for value in event.summary.value}
+    assert tags == {"panel", "loss", "error", "grad_norm", "learning_rate", "steps_per_second"}
+
+
+# ------------------------------------------------------------------------------------------------- parts of the loop
+
+
+@pytest.mark.parametrize("num_samples", [1, 5, 8])
+def test_every_epoch_is_a_permutation_of_its_own_and_any_part_of_it_can_be_asked_for(num_samples: int) -> None:
+    pairs = list(sample_order(3, 0, 4 * num_samples, num_samples))
+    assert [position for position, _ in pairs] == list(range(4 * num_samples))
+    epochs = [tuple(index for _, index in pairs[i * num_samples : (i + 1) * num_samples]) for i in range(4)]
+    assert all(sorted(epoch) == list(range(num_samples)) for epoch in epochs)
+    assert num_samples == 1 or len(set(epochs)) == 4
+    for start, stop in ((0, 3), (2, 2), (num_samples - 1, num_samples + 1), (2 * num_samples + 1, 4 * num_samples)):
+        assert list(sample_order(3, start, stop, num_samples)) == pairs[start:stop]
+    assert num_samples == 1 or list(sample_order(4, 0, 4 * num_samples, num_samples)) != pairs
+
+
+def test_processes_share_every_batch_without_overlap() -> None:
+    def batches(rank: int, world: int) -> list[list[tuple[int, int]]]:
+        return list(StepSampler(CONFIG, 7, 2, 6, rank=rank, world=world))
+
+    alone = batches(0, 1)
+    assert len(alone) == 4
+    assert [pair for batch in alone for pair in batch] == list(sample_order(CONFIG.seed, 8, 24, 7))
+    for first, second, batch in zip(batches(0, 2), batches(1, 2), alone, strict=True):
+        assert len(first) == len(second) == 2
+        assert sorted(first + second) == batch
+
+
+def test_learning_rate_warms_up_and_decays() -> None:
+    cosine = replace(CONFIG, num_steps=100, learning_rate=1.0, warmup_steps=10)
+    assert learning_rate(cosine, 0) == pytest.approx(0.1)
+    assert learning_rate(cosine, 4) == pytest.approx(0.5 * 0.5 * (1 + math.cos(0.04 * math.pi)))
+    assert learning_rate(cosine, 50) == pytest.approx(0.5)
+    assert 0 < learning_rate(cosine, 99) < 3e-4
+    steps = replace(CONFIG, learning_rate=2e-4, schedule="milestones", milestones=(3, 5))
+    assert [learning_rate(steps, i) for i in range(7)] == pytest.approx([2e-4] * 3 + [2e-5] * 2 + [2e-6] * 2)
+
+
+def test_the_average_is_what_its_definition_says(tmp_path: Path) -> None:
+    config = replace(CONFIG, checkpoint_steps=1, keep_checkpoints=10)
+    fit(Regression(), config, tmp_path)
+    expected = Regression().module.layers[0].weight.detach().clone()
+    for step, folder in enumerate(find_checkpoints(tmp_path)):
+        stored = tensors(folder)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * stored["model.layers.0.weight"]
+        torch.testing.assert_close(stored["average.layers.0.weight"], expected, rtol=0, atol=1e-6)
+        assert torch.equal(stored["average.layers.1.running_mean"], stored["model.layers.1.running_mean"])
+
+
+# -------------------------------------------------------------------------------------------------- several processes
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    """Two processes with half of each batch make the updates of one, but for noise drawn per process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    context = multiprocessing.get_context("fork")  # spares the imports
+    processes = [context.Process(target=_train_as, args=(rank, port, tmp_path / "two")) for rank in ("0", "1")]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    two = tensors(find_checkpoints(tmp_path / "two")[-1])
+    assert [path.name for path in find_checkpoints(tmp_path / "two")] == ["step-00000008", "step-00000010"]  # they agreed
+    one = tensors(fit(WithoutNoise(batch_norm=False), replace(TWO_PROCESSES, checkpoint_minutes=1e6), tmp_path / "one"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
+    losses = [[line["loss"] for line in metrics(tmp_path / name)] for name in ("one", "two")]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+TWO_PROCESSES = replace(CONFIG, checkpoint_minutes=1e-9, log_steps=2)
+
+
+class WithoutNoise(Regression):
+    def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:  # noqa: ARG002
+        return {"loss": (module(batch["x"]) - batch["x"].sum(1, keepdim=True)).square().mean()}
+
+
+def _train_as(rank: str, port: str, out: Path) -> None:
+    os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    AcceleratorState._reset_state(reset_partial_state=True)  # which this process has from the tests before
+    fit(WithoutNoise(batch_norm=False), TWO_PROCESSES, out)
+    torch.distributed.destroy_process_group()

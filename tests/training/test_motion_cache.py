@@ -1,0 +1,169 @@
+"""Cached stage-1 motion: the same as estimated directly, found again by weights, mirrored together with the image."""
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lfdm.config import Preset, to_json
+from lfdm.data.clips import ClipCache, ClipRecord, ColorJitter, open_cache
+from lfdm.models.autoencoder import LatentFlowAutoencoder
+from lfdm.models.motion import Motion
+from lfdm.models.warp import warp
+from lfdm.training import motion_cache
+from lfdm.training.motion_cache import MotionCache, MotionDataset, mirror, open_motion_cache
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tiny_preset: Preset) -> LatentFlowAutoencoder:
+    """Every weight moved, so that flow is not zero; batch-norm statistics of its own; in training mode."""
+    torch.manual_seed(0)
+    model = LatentFlowAutoencoder(**to_json(tiny_preset.autoencoder))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+        model.train()(torch.rand(4, 3, 32, 32), torch.rand(4, 3, 32, 32))
+    return model
+
+
+@pytest.fixture
+def clips(puppets_dir: Path, puppet_records: list[ClipRecord], tmp_path: Path) -> ClipCache:
+    return open_cache(puppets_dir, puppet_records[:3], 32, "pad", tmp_path)
+
+
+def test_cached_motion_is_the_motion_estimated_in_evaluation_mode(
+    autoencoder: LatentFlowAutoencoder, clips: ClipCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(motion_cache, "CHUNK_FRAMES", 4)  # clips of 6 frames in two pieces
+    done: list[tuple[int, int]] = []
+    cache = open_motion_cache(autoencoder, clips, progress=lambda *counts: done.append(counts))
+    assert autoencoder.training
+    assert done == [(1, 3), (2, 3), (3, 3)]
+    autoencoder.eval()
+    for index, motion in enumerate(cache.motions()):
+        video = torch.from_numpy(np.array(clips.clip(index))).permute(3, 0, 1, 2)[None].float() / 255
+        with torch.no_grad():
+            direct = autoencoder.estimate_motion(video[:, :, 0], video)
+        assert motion.flow.abs().max() > 0.01
+        assert motion.corners is False
+        torch.testing.assert_close(motion.flow, direct.flow, atol=1e-3, rtol=1e-3)  # stored as float16
+        torch.testing.assert_close(motion.occlusion, direct.occlusion, atol=1e-3, rtol=1e-3)
+        np.testing.assert_array_equal(cache.clip(index)[:, :2], motion.flow[0].transpose(0, 1).numpy())
+    autoencoder.train()
+
+
+def test_motion_is_estimated_once_and_found_by_the_weights(autoencoder: LatentFlowAutoencoder, clips: ClipCache) -> None:
+    def open_again() -> tuple[MotionCache, list[int]]:
+        done: list[int] = []
+        return open_motion_cache(autoencoder, clips, progress=lambda count, _: done.append(count)), done
+
+    first, work = open_again()
+    assert work == [1, 2, 3]
+    second, work = open_again()
+    assert work == []
+    assert second.folder == first.folder
+    with torch.no_grad():
+        autoencoder.final.bias[0] += 1e-3
+    third, work = open_again()
+    assert work == [1, 2, 3]
+    assert third.folder != first.folder
+
+
+def test_a_stopped_estimation_leaves_nothing(autoencoder: LatentFlowAutoencoder, clips: ClipCache) -> None:
+    def stop(count: int, _: int) -> None:
+        if count == 2:
+            raise KeyboardInterrupt
+
+    before = sorted(clips.folder.parent.iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        open_motion_cache(autoencoder, clips, progress=stop)
+    assert sorted(clips.folder.parent.iterdir()) == before
+    assert autoencoder.training
+
+
+def test_another_process_may_be_quicker(autoencoder: LatentFlowAutoencoder, clips: ClipCache) -> None:
+    opened: list[MotionCache] = []
+
+    def overtake(count: int, _: int) -> None:
+        if count == 2 and not opened:
+            opened.append(open_motion_cache(autoencoder, clips))
+
+    cache = open_motion_cache(autoencoder, clips, progress=overtake)
+    assert cache.folder == opened[0].folder
+    np.testing.assert_array_equal(cache.clip(1), opened[0].clip(1))
+    assert not list(clips.folder.parent.glob("*.tmp"))
+
+
+def test_a_cache_is_sent_to_workers_as_a_path(autoencoder: LatentFlowAutoencoder, clips: ClipCache) -> None:
+    cache = open_motion_cache(autoencoder, clips)
+    sent = pickle.dumps(cache)
+    assert len(sent) < 2000 < cache.clip(0).nbytes
+    np.testing.assert_array_equal(pickle.loads(sent).clip(2), cache.clip(2))
+
+
+def test_mirrored_motion_moves_the_mirrored_image() -> None:
+    """For a flow made by hand: mirror(warp(image)) = warp(mirror(image)) under the mirrored motion."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, 16, 16, generator=generator)
+    motion = torch.rand(3, 2, 16, 16, generator=generator) * 0.5
+    mirrored = torch.from_numpy(mirror(motion.numpy()))
+
+    def moved(picture: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        grid = Motion(values[None, :2], values[None, 2:], corners=False).grid()
+        return warp(picture, grid, padding_mode="border")
+
+    torch.testing.assert_close(moved(image.flip(-1), mirrored), moved(image, motion).flip(-1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(mirrored[2], motion[2].flip(-1))
+    np.testing.assert_array_equal(mirror(mirrored.numpy()), motion.numpy())
+
+
+def make_dataset(
+    clips: ClipCache, cache: MotionCache, *, flip: float = 0.0, frames: int = 4, jitter: float = 0.0
+) -> MotionDataset:
+    return MotionDataset(
+        clips,
+        cache,
+        ["jump", "wave", "turn left"],
+        num_frames=frames,
+        sampler="very_random" if frames > 6 else "uniform",
+        flip_probability=flip,
+        jitter=ColorJitter(brightness=jitter, contrast=0, saturation=0, hue=0),
+        seed=5,
+    )
+
+
+def test_samples_hold_the_first_frame_its_motion_and_the_label(autoencoder: LatentFlowAutoencoder, clips: ClipCache) -> None:
+    cache = open_motion_cache(autoencoder, clips)
+    plain = make_dataset(clips, cache)[0, 1]
+    assert plain["image"].shape == (3, 32, 32)
+    assert plain["image"].dtype == torch.uint8
+    np.testing.assert_array_equal(plain["image"].permute(1, 2, 0).numpy(), clips.clip(1)[0])
+    np.testing.assert_array_equal(plain["motion"].numpy(), cache.clip(1)[[0, 1, 3, 5]].transpose(1, 0, 2, 3))
+    assert ["jump", "wave", "turn left"][int(plain["label"])] == clips.records[1].label
+    flipped = make_dataset(clips, cache, flip=1.0)[0, 1]
+    assert torch.equal(flipped["image"], plain["image"].flip(-1))
+    np.testing.assert_array_equal(flipped["motion"].numpy(), mirror(plain["motion"].numpy()))
+    assert torch.equal(flipped["label"], plain["label"])
+
+
+def test_samples_are_pure_functions_of_the_position(autoencoder: LatentFlowAutoencoder, clips: ClipCache) -> None:
+    cache = open_motion_cache(autoencoder, clips)
+    dataset = make_dataset(clips, cache, flip=0.5, frames=8, jitter=0.5)
+    samples = [dataset[position, 2] for position in range(12)]
+    for position in (3, 11, 0):
+        again = make_dataset(clips, cache, flip=0.5, frames=8, jitter=0.5)[position, 2]
+        assert all(torch.equal(again[name], samples[position][name]) for name in again)
+    assert len({sample["motion"].numpy().tobytes() for sample in samples}) > 6
+    assert len({sample["image"].numpy().tobytes() for sample in samples}) > 6
+    colours_only = make_dataset(clips, cache, jitter=0.5)
+    assert torch.equal(colours_only[1, 2]["motion"], colours_only[2, 2]["motion"])
+
+
+def test_a_label_that_names_a_side_is_never_mirrored(autoencoder: LatentFlowAutoencoder, clips: ClipCache) -> None:
+    cache = open_motion_cache(autoencoder, clips)
+    clips.records[0] = replace(clips.records[0], label="turn left")
+    dataset = make_dataset(clips, cache, flip=1.0)
+    np.testing.assert_array_equal(dataset[0, 0]["image"].permute(1, 2, 0).numpy(), clips.clip(0)[0])
