@@ -10,7 +10,7 @@ Three kinds of prediction:
 """
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -19,6 +19,8 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from torch import Tensor
 
+from lfdm.config import SCHEDULERS, PredictionType, SchedulerName
+
 NUM_TRAIN_TIMESTEPS = 1000
 COSINE_OFFSET = 0.008
 MAX_BETA = 0.9999
@@ -26,16 +28,7 @@ MIN_LOG_SNR = -5.1
 """log(alpha/sigma), half of the logarithm of the signal-to-noise ratio, at which noise prediction starts to sample."""
 PAPER_THRESHOLD = 0.9
 
-PredictionType = Literal["epsilon", "v_prediction", "velocity"]
-SchedulerName = Literal["ddpm", "ddim", "dpmsolver++", "unipc"]
 Scheduler = DDPMScheduler | DDIMScheduler | DPMSolverMultistepScheduler | UniPCMultistepScheduler
-
-SCHEDULERS: dict[PredictionType, tuple[SchedulerName, ...]] = {
-    "epsilon": ("ddpm", "ddim", "dpmsolver++", "unipc"),
-    "v_prediction": ("ddpm", "ddim", "dpmsolver++", "unipc"),
-    "velocity": ("dpmsolver++", "unipc"),
-}
-"""The schedulers that can sample from each kind of prediction."""
 
 
 # Noise schedule

@@ -387,7 +387,7 @@ class LatentFlowPipeline(DiffusionPipeline):
             sample = scheduler.step(prediction, timestep, sample, **options, return_dict=False)[0]
             if callback is not None:
                 sample = (callback(self, index, timestep, {"latents": sample}) or {}).get("latents", sample)
-        return sample
+        return self.motion_target.clamp(sample)  # solvers extrapolate a little, and DDPM adds noise, after the last clamped x0
 
     def _guided_prediction(self, latent: Tensor, embedding: Tensor, scale: float) -> Callable[[Tensor, Tensor], Tensor]:
         """The network as a function of sample and timestep, guided in one batched pass."""

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 
 from lfdm.data.video import read_video
-from lfdm.evaluation.report import Example, draw_examples, write_report
+from lfdm.evaluation.report import Example, draw_examples, finite, write_report
 
 
 def _example(label: str, named: str | None = None) -> Example:
@@ -22,6 +22,8 @@ def test_sheet_shows_real_above_generated_for_every_label() -> None:
 
 
 def test_report_holds_json_without_nan_and_a_clip_per_label(tmp_path: Path) -> None:
-    path = write_report(tmp_path / "out", {"a": {"b": [float("nan"), 1.5]}, "c": float("inf")}, [_example("raise arms")], fps=8)
+    path = write_report(
+        tmp_path / "out", finite({"a": {"b": [float("nan"), 1.5]}, "c": float("inf")}), [_example("raise arms")], fps=8
+    )
     assert json.loads(path.read_text()) == {"a": {"b": [None, 1.5]}, "c": None}
     assert read_video(tmp_path / "out" / "samples" / "raise-arms.gif").shape == (3, 32, 68, 3)

@@ -39,18 +39,19 @@ CONFIG = OptimizationConfig(
 )
 
 
-class Network(StrictLoading, ModelMixin, ConfigMixin):
+class Network(StrictLoading, ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Two layers, optionally with batch norm, and an optional layer that is not trained."""
 
     @register_to_config
     def __init__(self, *, width: int = 8, batch_norm: bool = True, frozen: bool = False) -> None:
         super().__init__()
-        norm = nn.BatchNorm1d(width) if batch_norm else nn.Identity()
-        self.layers = nn.Sequential(nn.Linear(3, width), norm, nn.Tanh(), nn.Linear(width, 1))
+        self.first = nn.Linear(3, width)
+        self.norm = nn.BatchNorm1d(width) if batch_norm else nn.Identity()
+        self.last = nn.Linear(width, 1)
         self.tail = nn.Linear(1, 1).requires_grad_(False) if frozen else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.tail(self.layers(x))
+        return self.tail(self.last(torch.tanh(self.norm(self.first(x)))))
 
 
 class Points(Dataset[dict[str, Tensor]]):
@@ -143,7 +144,7 @@ def test_a_stored_moment_matters(tmp_path: Path) -> None:
     kept = {name: value for name, value in load_file(state).items() if name.startswith("model.")}
     save_file(kept, state)
     resumed = fit(Regression(), CONFIG, tmp_path / "parts")
-    assert not torch.equal(tensors(resumed)["model.layers.0.weight"], tensors(whole)["model.layers.0.weight"])
+    assert not torch.equal(tensors(resumed)["model.first.weight"], tensors(whole)["model.first.weight"])
 
 
 def test_loader_processes_may_change_in_mid_epoch(tmp_path: Path) -> None:
@@ -158,7 +159,7 @@ def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
     task = Regression()
     assert fit(task, CONFIG, tmp_path, stop_after=2) == folder
     assert {path: path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))} == before
-    torch.testing.assert_close(task.module.layers[0].weight, tensors(folder)["model.layers.0.weight"])
+    torch.testing.assert_close(task.module.first.weight, tensors(folder)["model.first.weight"])
 
 
 def test_more_steps_may_be_asked_for_later(tmp_path: Path) -> None:
@@ -181,9 +182,7 @@ def test_what_a_killed_process_left_is_removed_and_never_taken_for_a_checkpoint(
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     fit(Regression(), CONFIG, tmp_path, stop_after=5)
-    with pytest.raises(
-        ValueError, match=r"training\.safetensors does not fit Network: .*layers\.0\.weight \(8, 3\), needs \(9, 3\)"
-    ):
+    with pytest.raises(ValueError, match=r"training\.safetensors does not fit Network: .*first\.weight \(8, 3\), needs \(9, 3\)"):
         fit(Regression(width=9), CONFIG, tmp_path)
 
 
@@ -191,8 +190,8 @@ def test_the_model_folder_of_a_checkpoint_holds_the_average(tmp_path: Path) -> N
     folder = fit(Regression(), CONFIG, tmp_path)
     loaded = Network.from_pretrained(folder / "network")
     stored = tensors(folder)
-    assert torch.equal(loaded.layers[0].weight, stored["average.layers.0.weight"])
-    assert not torch.equal(loaded.layers[0].weight, stored["model.layers.0.weight"])
+    assert torch.equal(loaded.first.weight, stored["average.first.weight"])
+    assert not torch.equal(loaded.first.weight, stored["model.first.weight"])
 
 
 def test_checkpoints_come_by_steps_and_minutes_and_old_ones_go(tmp_path: Path) -> None:
@@ -205,9 +204,9 @@ def test_checkpoints_come_by_steps_and_minutes_and_old_ones_go(tmp_path: Path) -
 def test_precision_may_differ_between_trainings_of_one_process(tmp_path: Path) -> None:
     half = tensors(fit(Regression(), replace(CONFIG, mixed_precision="bf16"), tmp_path / "bf16"))
     full = tensors(fit(Regression(), CONFIG, tmp_path / "no"))
-    assert half["model.layers.0.weight"].dtype == torch.float32
-    torch.testing.assert_close(half["model.layers.0.weight"], full["model.layers.0.weight"], atol=0.05, rtol=0)
-    assert not torch.equal(half["model.layers.0.weight"], full["model.layers.0.weight"])
+    assert half["model.first.weight"].dtype == torch.float32
+    torch.testing.assert_close(half["model.first.weight"], full["model.first.weight"], atol=0.05, rtol=0)
+    assert not torch.equal(half["model.first.weight"], full["model.first.weight"])
 
 
 # -------------------------------------------------------------------------------------------------------------- errors
@@ -231,11 +230,11 @@ class BrokenGradient(Regression):
     def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         losses = super().loss(module, batch, generator)
         assert isinstance(module, Network)
-        return {"loss": losses["loss"] + (0 * module.layers[0].weight).sum().sqrt()}
+        return {"loss": losses["loss"] + (0 * module.first.weight).sum().sqrt()}
 
 
 def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path) -> None:
-    with pytest.raises(NonFiniteLossError, match=r"model\.layers\.0\.weight"):
+    with pytest.raises(NonFiniteLossError, match=r"model\.first\.weight"):
         fit(BrokenGradient(), replace(CONFIG, checkpoint_steps=1, max_grad_norm=None), tmp_path)
     assert find_checkpoints(tmp_path) == []
 
@@ -376,13 +375,13 @@ def test_learning_rate_warms_up_and_decays() -> None:
 def test_the_average_is_what_its_definition_says(tmp_path: Path) -> None:
     config = replace(CONFIG, checkpoint_steps=1, keep_checkpoints=10)
     fit(Regression(), config, tmp_path)
-    expected = Regression().module.layers[0].weight.detach().clone()
+    expected = Regression().module.first.weight.detach().clone()
     for step, folder in enumerate(find_checkpoints(tmp_path)):
         stored = tensors(folder)
         decay = min(0.9, (1 + step) / (10 + step))
-        expected = decay * expected + (1 - decay) * stored["model.layers.0.weight"]
-        torch.testing.assert_close(stored["average.layers.0.weight"], expected, rtol=0, atol=1e-6)
-        assert torch.equal(stored["average.layers.1.running_mean"], stored["model.layers.1.running_mean"])
+        expected = decay * expected + (1 - decay) * stored["model.first.weight"]
+        torch.testing.assert_close(stored["average.first.weight"], expected, rtol=0, atol=1e-6)
+        assert torch.equal(stored["average.norm.running_mean"], stored["model.norm.running_mean"])
 
 
 # -------------------------------------------------------------------------------------------------- several processes

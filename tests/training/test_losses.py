@@ -1,6 +1,7 @@
 """Losses against values worked out by hand, and against another way to compute them."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -70,8 +71,7 @@ def test_motion_may_break_where_the_image_does() -> None:
 
 
 @pytest.mark.parametrize("loss", [multiscale_l1, ssim_loss])
-def test_image_losses_are_float32_and_differentiable_from_bfloat16(loss: object) -> None:
-    assert callable(loss)
+def test_image_losses_are_float32_and_differentiable_from_bfloat16(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
     prediction = torch.rand(1, 3, 8, 8).bfloat16().requires_grad_()
     value = loss(prediction, torch.rand(1, 3, 8, 8))
     value.backward()

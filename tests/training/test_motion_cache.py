@@ -66,7 +66,7 @@ def test_motion_is_estimated_once_and_found_by_the_weights(autoencoder: LatentFl
     assert work == []
     assert second.folder == first.folder
     with torch.no_grad():
-        autoencoder.final.bias[0] += 1e-3
+        autoencoder.final.weight[0] += 1e-3
     third, work = open_again()
     assert work == [1, 2, 3]
     assert third.folder != first.folder

@@ -14,7 +14,7 @@ from lfdm.diffusion import PredictionType, SchedulerName, make_scheduler
 from lfdm.evaluation.classifier import ClassifierTraining
 from lfdm.evaluation.judging import Evaluation, Progress, judge_generation, judge_stage1, reporter, train_judge
 from lfdm.evaluation.loading import EvaluatedModel, check_fits, file_sha256, load_model, select_clips
-from lfdm.evaluation.report import write_report
+from lfdm.evaluation.report import finite, write_report
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.pipeline_inputs import check_integer, check_number
 
@@ -38,6 +38,8 @@ def evaluate(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Judge a model on held-out clips; writes results.json, contact-sheet.png and samples/ into `out`, returns the results.
+
+    A figure that is not a number (nothing moved, no pixel counted) is None.
 
     Args:
         model: bundled name, pipeline folder, diffusion run or Hub repository; a stage-1 run or an auto-encoder folder gives
@@ -106,6 +108,7 @@ def evaluate(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - started, 1),
     }
+    results = finite(results)
     write_report(Path(out), results, examples, fps=evaluated.fps)
     return results
 

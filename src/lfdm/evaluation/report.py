@@ -32,10 +32,7 @@ class Example:
 
 
 def write_report(out: Path, results: dict[str, Any], examples: list[Example], *, fps: float) -> Path:
-    """Write everything into `out`, results.json last, each file whole; returns the path of results.json.
-
-    Numbers that are not finite become null, which JSON can hold.
-    """
+    """Write everything into `out`, results.json last, each file whole; returns the path of results.json."""
     out.mkdir(parents=True, exist_ok=True)
     if examples:
         encoded = io.BytesIO()
@@ -47,7 +44,7 @@ def write_report(out: Path, results: dict[str, Any], examples: list[Example], *,
         (out / "samples").mkdir(exist_ok=True)
         write_video(out / "samples" / f"{name}.gif", pair, fps=fps)
     path = out / "results.json"
-    write_bytes(path, (json.dumps(_finite(results), indent=2) + "\n").encode())
+    write_bytes(path, (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())
     return path
 
 
@@ -61,9 +58,10 @@ def draw_examples(examples: list[Example]) -> np.ndarray:
     return contact_sheet(rows, captions)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A JSON value in which numbers that are not finite are None, as JSON cannot hold them."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

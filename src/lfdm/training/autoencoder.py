@@ -20,6 +20,8 @@ from lfdm.training.perceptual import PerceptualLoss
 from lfdm.visualize import flow_to_color
 
 PANEL_PAIRS = 6
+STAGE2_SETTINGS = tuple(f"preset.{name}" for name in ("name", "num_frames", "fps", "unet", "diffusion", "diffusion_training"))
+"""What stage 1 does not depend on, and a resumed run may therefore change."""
 
 
 class AutoencoderTask:
@@ -136,7 +138,8 @@ def train_autoencoder(
         module.load_state_dict(start.state_dict())
     cache = open_cache(data, records, preset.image_size, preset.fit, progress=progress)
     task = AutoencoderTask(module, config, cache)
-    prepare_run(out, {"stage": AutoencoderTask.name, "data": str(data), "init": str(init) if init else None, "preset": to_json(preset)})
+    settings = {"stage": AutoencoderTask.name, "data": str(data), "init": str(init) if init else None, "preset": to_json(preset)}
+    prepare_run(out, settings, free=STAGE2_SETTINGS)
     return fit(task, config.optimization, out, report=report)
 
 

@@ -126,7 +126,9 @@ def train_diffusion(
     settings = {"stage": DiffusionTask.name, "data": str(data), "autoencoder": str(autoencoder), "preset": to_json(preset)}
     prepare_run(out, settings)
     clips = open_cache(data, records, preset.image_size, preset.fit, progress=progress)
-    motion = open_motion_cache(stage1, clips, progress=progress)
+    precision = preset.diffusion_training.optimization.mixed_precision
+    with torch.autocast(stage1.device.type, torch.bfloat16, enabled=precision == "bf16"):  # estimating motion takes minutes
+        motion = open_motion_cache(stage1, clips, progress=progress)
     pipeline = _build_pipeline(preset, stage1, motion, labels(records))
     if not (out / MODEL_DIR).exists():
         pipeline.save_pretrained(out / MODEL_DIR, with_unet=False)

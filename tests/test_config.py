@@ -1,0 +1,189 @@
+"""Settings: documented, checked, stored and read back."""
+
+import ast
+import dataclasses
+import inspect
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lfdm import config
+from lfdm.config import (
+    SCHEDULERS,
+    AutoencoderConfig,
+    AutoencoderTrainingConfig,
+    DiffusionConfig,
+    DiffusionTrainingConfig,
+    OptimizationConfig,
+    Preset,
+    UNetConfig,
+    from_json,
+    to_json,
+)
+from lfdm.models.autoencoder import LatentFlowAutoencoder
+from lfdm.models.unet3d import MotionUNet3D
+from lfdm.presets import MUG128, PRESETS, PUPPETS64
+
+STEPS = OptimizationConfig(num_steps=10, batch_size=2, learning_rate=0.1)
+CLASSES = [cls for _, cls in inspect.getmembers(config, dataclasses.is_dataclass) if isinstance(cls, type)]
+
+
+def test_neither_settings_nor_presets_import_torch() -> None:
+    code = "import sys, lfdm.config, lfdm.presets; print(sorted({'torch', 'diffusers', 'numpy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_every_field_has_a_line_under_it() -> None:
+    tree = ast.parse(Path(inspect.getfile(config)).read_text())
+    found = 0
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            for statement, after in zip(node.body, [*node.body[1:], None], strict=True):
+                if isinstance(statement, ast.AnnAssign):
+                    found += 1
+                    name = f"{node.name}.{ast.unparse(statement.target)}"
+                    assert isinstance(after, ast.Expr), name
+                    assert isinstance(after.value, ast.Constant), name
+                    assert isinstance(after.value.value, str), name
+                    assert "\n" not in after.value.value, name
+    assert found == sum(len(dataclasses.fields(cls)) for cls in CLASSES) > 80
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_settings_are_frozen_and_given_by_name(cls: type) -> None:
+    assert all(field.kw_only for field in dataclasses.fields(cls))
+    assert cls.__dataclass_params__.frozen
+
+
+@pytest.mark.parametrize(("cls", "model"), [(AutoencoderConfig, LatentFlowAutoencoder), (UNetConfig, MotionUNet3D)])
+def test_model_settings_are_the_arguments_of_the_models(cls: type, model: type) -> None:
+    arguments = inspect.signature(model.__init__).parameters
+    taken = {name: argument.default for name, argument in arguments.items() if name != "self"}
+    assert to_json(cls()) == taken
+    assert all(argument.kind is inspect.Parameter.KEYWORD_ONLY for name, argument in arguments.items() if name != "self")
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
+def test_json_round_trip(preset: Preset) -> None:
+    assert from_json(Preset, json.loads(json.dumps(to_json(preset)))) == preset
+    changed = replace(preset, fps=12, num_frames=7)
+    assert from_json(Preset, json.loads(json.dumps(to_json(changed)))) == changed != preset
+
+
+def test_what_json_leaves_out_has_its_default() -> None:
+    assert from_json(UNetConfig, {"dim": 32}) == UNetConfig(dim=32)
+
+
+@pytest.mark.parametrize(
+    ("cls", "values", "message"),
+    [
+        (UNetConfig, {"dims": 3}, "unknown setting 'dims'; did you mean 'dim'?"),
+        (OptimizationConfig, {"xyz": 3}, "unknown setting 'xyz'; known: num_steps, batch_size, learning_rate,"),
+        (Preset, {"unet": {"head_dims": 3}}, "unknown setting 'unet.head_dims'; did you mean 'unet.head_dim'?"),
+        (Preset, {"unet": {"dim": 0}}, "unet.dim must be positive; got 0"),
+        (Preset, {"unet": 3}, "missing settings: name, image_size, autoencoder_training, diffusion_training"),
+        (OptimizationConfig, {"num_steps": 5}, "missing settings: batch_size, learning_rate"),
+        (DiffusionTrainingConfig, {"optimization": 3}, "optimization must be the settings of OptimizationConfig; got 3"),
+        (UNetConfig, {"dim": "64"}, "dim must be a whole number; got '64'"),
+        (UNetConfig, {"separate_heads": 1}, "separate_heads must be True or False; got 1"),
+        (
+            UNetConfig,
+            {"channel_multipliers": [1, "2"]},
+            "channel_multipliers must be a tuple (any number) of: a whole number; got",
+        ),
+        (UNetConfig, {"upsample": "cubic"}, "upsample must be one of 'transpose', 'nearest'; got 'cubic'"),
+    ],
+)
+def test_json_that_does_not_fit_is_refused(cls: type, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        from_json(cls, values)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("make", "field", "allowed"),
+    [
+        (lambda: replace(STEPS, num_steps=0), "num_steps", "positive; got 0"),
+        (lambda: replace(STEPS, num_steps=2.5), "num_steps", "a whole number; got 2.5"),
+        (lambda: replace(STEPS, num_steps=True), "num_steps", "a whole number; got True"),
+        (lambda: replace(STEPS, batch_size=-1), "batch_size", "positive; got -1"),
+        (lambda: replace(STEPS, learning_rate=math.nan), "learning_rate", "a finite number; got nan"),
+        (lambda: replace(STEPS, learning_rate=math.inf), "learning_rate", "a finite number; got inf"),
+        (lambda: replace(STEPS, betas=(0.9,)), "betas", "a tuple (2) of: a finite number; got (0.9,)"),
+        (lambda: replace(STEPS, betas=(0.9, 1.0)), "betas", "two numbers in [0, 1); got (0.9, 1.0)"),
+        (lambda: replace(STEPS, ema_decay=1.0), "ema_decay", "in [0, 1); got 1.0"),
+        (lambda: replace(STEPS, max_grad_norm=0.0), "max_grad_norm", "positive or None; got 0.0"),
+        (lambda: replace(STEPS, mixed_precision="fp16"), "mixed_precision", "one of 'no', 'bf16'; got 'fp16'"),
+        (lambda: replace(STEPS, schedule="milestones"), "milestones", "given with schedule='milestones', and"),
+        (lambda: replace(STEPS, milestones=(5,)), "milestones", "given with schedule='milestones', and with it alone"),
+        (lambda: replace(STEPS, schedule="milestones", milestones=(5, 2)), "milestones", "in rising order; got (5, 2)"),
+        (lambda: replace(STEPS, num_workers=-1), "num_workers", "zero or more; got -1"),
+        (lambda: AutoencoderConfig(motion="sparse"), "motion", "one of 'dense', 'regions'; got 'sparse'"),  # type: ignore[arg-type]
+        (lambda: AutoencoderConfig(motion="dense"), "corners", "False with motion='dense'"),
+        (lambda: replace(PUPPETS64.autoencoder, num_downs=3), "num_downs", "1 or 2 with motion='dense'"),
+        (lambda: replace(PUPPETS64.autoencoder, dense_channels=(8, 8, 12, 8)), "dense_channels", "four or more multiples of 8"),
+        (lambda: AutoencoderConfig(region_padding=4), "region_padding", "0 to 3; got 4"),
+        (lambda: UNetConfig(dim=60), "dim", "a multiple of num_groups (8); got 60"),
+        (lambda: UNetConfig(channel_multipliers=()), "channel_multipliers", "at least one; got ()"),
+        (lambda: UNetConfig(spatial_attention_levels=(True,)), "spatial_attention_levels", "4 values, one per level"),
+        (lambda: DiffusionConfig(num_inference_steps=2000), "num_inference_steps", "at most num_train_timesteps (1000)"),
+        (lambda: DiffusionConfig(guidance_scale=-1.0), "guidance_scale", "zero or more; got -1.0"),
+        (lambda: DiffusionConfig(dynamic_thresholding=True), "clamp_to_range", "False with dynamic_thresholding; got True"),
+        (lambda: DiffusionConfig(motion_target="grid"), "normalize", "False with motion_target='grid'; got True"),
+        (lambda: DiffusionConfig(normalize=False), "clamp_to_range", "False without normalize"),
+        (
+            lambda: DiffusionConfig(prediction_type="velocity", dynamic_thresholding=True, clamp_to_range=False),
+            "dynamic_thresholding",
+            "False with velocity",
+        ),
+        (lambda: AutoencoderTrainingConfig(optimization=STEPS, flip_probability=1.5), "flip_probability", "in [0, 1]; got 1.5"),
+        (lambda: AutoencoderTrainingConfig(optimization=STEPS, l1_weight=-1.0), "l1_weight", "zero or more; got -1.0"),
+        (
+            lambda: AutoencoderTrainingConfig(optimization=STEPS, perceptual_weight=1.0),
+            "perceptual_weights_path",
+            "given with perceptual_weight > 0, and with it alone; got None",
+        ),
+        (
+            lambda: AutoencoderTrainingConfig(optimization=STEPS, perceptual_weights_path="a.pth"),
+            "perceptual_weights_path",
+            "given with perceptual_weight > 0, and with it alone; got 'a.pth'",
+        ),
+        (
+            lambda: replace(
+                MUG128.autoencoder_training, perceptual_weight=0.0, perceptual_weights_path=None, equivariance_weight=0.0
+            ),
+            "l1_weight",
+            "positive, or another weight be; got 0.0",
+        ),
+        (lambda: DiffusionTrainingConfig(optimization=STEPS, condition_dropout=1.0), "condition_dropout", "in [0, 1); got 1.0"),
+        (lambda: DiffusionTrainingConfig(optimization=STEPS, min_snr_gamma=0.0), "min_snr_gamma", "positive or None; got 0.0"),
+        (lambda: replace(PUPPETS64, num_frames=1), "num_frames", "at least 2; got 1"),
+        (lambda: replace(PUPPETS64, fps=0.0), "fps", "positive; got 0.0"),
+        (lambda: replace(PUPPETS64, image_size=72), "image_size", "a multiple of 16 (for these two models), at least 16; got 72"),
+        (lambda: replace(MUG128, image_size=64), "image_size", "a multiple of 128 (for these two models), at least 16; got 64"),
+        (lambda: replace(PUPPETS64, unet=UNetConfig()), "unet.latent_channels", "48, as the auto-encoder gives; got 256"),
+    ],
+)
+def test_impossible_values_are_refused(make: Callable[[], object], field: str, allowed: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        make()
+    assert str(caught.value).startswith(f"{field} must be {allowed}")
+
+
+@pytest.mark.parametrize("prediction_type", SCHEDULERS)
+@pytest.mark.parametrize("scheduler", ["ddpm", "ddim", "dpmsolver++", "unipc"])
+def test_schedulers_are_those_that_can_sample_the_prediction(scheduler: Any, prediction_type: Any) -> None:
+    if scheduler in SCHEDULERS[prediction_type]:
+        assert DiffusionConfig(scheduler=scheduler, prediction_type=prediction_type).scheduler == scheduler
+        return
+    with pytest.raises(
+        ValueError, match=r"scheduler must be one of dpmsolver\+\+, unipc with prediction_type='velocity'; got 'dd"
+    ):
+        DiffusionConfig(scheduler=scheduler, prediction_type=prediction_type)

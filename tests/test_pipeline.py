@@ -1,0 +1,523 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lfdm import pipeline as pipeline_module
+from lfdm import pipeline_folder
+from lfdm.config import AutoencoderConfig, Preset, UNetConfig
+from lfdm.data.puppet_actions import ACTIONS
+from lfdm.diffusion import SCHEDULERS, make_scheduler
+from lfdm.models.loading import find_checkpoints
+from lfdm.models.motion import Motion
+from lfdm.models.motion_target import MotionTarget
+from lfdm.pipeline import LatentFlowPipeline, frames_to_uint8
+from lfdm.pipeline_inputs import prepare_images
+from lfdm.presets import NATOPS128, PRESETS
+
+LABELS = ("jump", "raise arms", "wave")
+SIZE = 32
+
+
+def build(preset: Preset, *, seed: int = 0) -> LatentFlowPipeline:
+    pipe = LatentFlowPipeline.from_preset(preset, LABELS, seed=seed)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def module_pipe(tiny_preset: Preset) -> LatentFlowPipeline:
+    return build(tiny_preset)
+
+
+@pytest.fixture
+def pipe(module_pipe: LatentFlowPipeline, monkeypatch: pytest.MonkeyPatch) -> LatentFlowPipeline:
+    """Few steps; a test may replace the scheduler and the target."""
+    monkeypatch.setitem(module_pipe.__dict__, "scheduler", type(module_pipe.scheduler).from_config(module_pipe.scheduler.config))
+    monkeypatch.setitem(module_pipe.__dict__, "motion_target", module_pipe.motion_target)
+    return module_pipe
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def sample(pipe: LatentFlowPipeline, image: Any, condition: Any = "wave", **options: Any) -> Tensor:
+    options = {"num_inference_steps": 2, "generator": 0, **options}
+    return pipe(image, condition, output_type="pt", **options).motion.flow
+
+
+# ------------------------------------------------------------------------------------------------------ what comes out
+
+
+def test_output_forms_agree(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
+    pil, array, tensor = (
+        pipe([image, image], ["wave", "jump"], num_frames=5, num_inference_steps=2, generator=3, output_type=kind)
+        for kind in ("pil", "np", "pt")
+    )
+    assert isinstance(array.frames, np.ndarray)
+    assert isinstance(tensor.frames, Tensor)
+    assert array.frames.shape == (2, 5, SIZE, SIZE, 3)
+    assert tensor.frames.shape == (2, 3, 5, SIZE, SIZE)
+    assert tensor.motion.flow.shape == (2, 2, 5, SIZE // 2, SIZE // 2)
+    assert tensor.motion.occlusion.shape == (2, 1, 5, SIZE // 2, SIZE // 2)
+    assert np.array_equal(np.array([[np.asarray(frame) for frame in video] for video in pil.frames]), array.frames)
+    assert np.array_equal(frames_to_uint8(tensor.frames), array.frames)
+    assert isinstance(array.warped, np.ndarray)
+    assert array.warped.shape == array.frames.shape
+
+
+def test_the_first_frame_is_the_image_exactly(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
+    frames = pipe(image, "wave", num_inference_steps=2, generator=0, output_type="np").frames
+    assert isinstance(frames, np.ndarray)
+    assert np.array_equal(frames[0, 0], image)
+    assert not np.array_equal(frames[0, 1], image)
+
+
+def test_eight_bits_survive_and_the_published_truncation_is_kept() -> None:
+    values = torch.arange(256).float().div(255).reshape(1, 1, 1, 16, 16).expand(1, 3, -1, -1, -1)
+    assert np.array_equal(frames_to_uint8(values)[0, 0, ..., 0].ravel(), np.arange(256))
+    assert frames_to_uint8(torch.full((1, 3, 1, 1, 1), 0.999), truncate=True).max() == 254
+    assert frames_to_uint8(torch.full((1, 3, 1, 1, 1), 1.5)).max() == 255
+
+
+def test_frames_decoded_in_chunks_are_the_same(
+    pipe: LatentFlowPipeline, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = pipe(image, "wave", num_frames=5, num_inference_steps=1, generator=0, output_type="pt").frames
+    monkeypatch.setattr(pipeline_module, "DECODE_BYTES", 1)
+    assert pipe._frames_per_chunk(1) == 1
+    parts = pipe(image, "wave", num_frames=5, num_inference_steps=1, generator=0, output_type="pt").frames
+    assert isinstance(whole, Tensor)
+    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)
+
+
+def test_up_to_four_times_the_training_length(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
+    assert sample(pipe, image, num_frames=16).shape[2] == 16
+    assert sample(pipe, image, num_frames=1).shape[2] == 1
+
+
+# ------------------------------------------------------------------------------------------------------------ randomness
+
+
+def test_a_sample_does_not_depend_on_its_batch(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
+    def generator(seed: int) -> torch.Generator:
+        return torch.Generator().manual_seed(seed)
+
+    batch = sample(pipe, [image, 255 - image], ["wave", None], generator=[generator(7), 8], guidance_scale=2.0)
+    first = sample(pipe, image, "wave", generator=generator(7), guidance_scale=2.0)
+    second = sample(pipe, 255 - image, None, generator=8)
+    torch.testing.assert_close(batch, torch.cat((first, second)), rtol=0, atol=1e-4)
+    assert (first - sample(pipe, image, "wave", generator=8, guidance_scale=2.0)).abs().max() > 1e-2
+
+
+def test_one_generator_seeds_the_samples_in_order(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
+    batch = sample(pipe, [image, image], generator=torch.Generator().manual_seed(5))
+    generator = torch.Generator().manual_seed(5)
+    singles = [sample(pipe, image, generator=generator) for _ in range(2)]
+    torch.testing.assert_close(batch, torch.cat(singles), rtol=0, atol=1e-4)
+    assert not torch.allclose(batch[0], batch[1], atol=1e-2)
+
+
+def test_stochastic_schedulers_draw_per_sample(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
+    pipe.scheduler = make_scheduler("ddpm", prediction_type="v_prediction")
+    batch = sample(pipe, [image, image], generator=[1, 2], num_inference_steps=3)
+    torch.testing.assert_close(batch[1:], sample(pipe, image, generator=2, num_inference_steps=3), rtol=0, atol=1e-4)
+
+
+# -------------------------------------------------------------------------------------------------------------- guidance
+
+
+def test_guidance_is_the_extrapolation_of_two_predictions(pipe: LatentFlowPipeline) -> None:
+    latent, x, t = torch.randn(2, 16, 16, 16), torch.randn(2, 3, 4, 16, 16), torch.tensor(500)
+    condition = pipe.embed_condition(["wave", "jump"])
+    with torch.no_grad():
+        with_condition = pipe.unet(x, t, condition, latent)
+        without = pipe.unet(x, t, torch.zeros_like(condition), latent)
+        for scale in (0.0, 1.0, 2.5):
+            expected = without + scale * (with_condition - without)
+            guided = pipe._guided_prediction(latent, condition, scale)(x, t)
+            torch.testing.assert_close(guided, expected, rtol=0, atol=1e-4)
+    assert (with_condition - without).abs().max() > 1e-2
+
+
+def test_no_condition_means_no_guidance(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
+    unconditional = sample(pipe, image, None, guidance_scale=3.0)
+    torch.testing.assert_close(unconditional, sample(pipe, image, "wave", guidance_scale=0), rtol=0, atol=1e-5)
+    assert (unconditional - sample(pipe, image, "wave")).abs().max() > 1e-3
+
+
+def test_an_embedding_tensor_stands_for_its_label(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
+    embedding = pipe.embed_condition("wave")
+    assert torch.equal(sample(pipe, image, embedding), sample(pipe, image, "wave"))
+    assert torch.equal(sample(pipe, image, embedding[0]), sample(pipe, image, "wave"))
+    assert pipe.embed_condition(["wave", None]).shape == (2, 8)
+
+
+# ------------------------------------------------------------------------------------------------ schedulers and clamping
+
+EVERY_SCHEDULER = [(name, kind) for kind, names in SCHEDULERS.items() for name in names]
+
+
+@pytest.mark.parametrize(("name", "kind"), EVERY_SCHEDULER)
+def test_clamped_motion_keeps_to_the_range_with_every_scheduler(
+    pipe: LatentFlowPipeline, image: np.ndarray, name: Any, kind: Any
+) -> None:
+    pipe.scheduler = make_scheduler(name, prediction_type=kind)
+    statistics: dict[str, Any] = {"mean": (0.1, 0, 0.5), "std": (0.5, 0.5, 0.5), "still_first_frame": False}
+    pipe.motion_target = MotionTarget(**statistics)
+    free = sample(pipe, image, num_inference_steps=5)
+    pipe.motion_target = MotionTarget(**statistics, low=(-1e6,) * 3, high=(1e6,) * 3)
+    torch.testing.assert_close(sample(pipe, image, num_inference_steps=5), free, rtol=1e-4, atol=1e-4)
+    pipe.motion_target = MotionTarget(**statistics, low=(-0.05, -0.1, -1), high=(0.1, 0.02, 1))
+    x, y = sample(pipe, image, num_inference_steps=5).unbind(1)
+    assert free.abs().max() > 0.15
+    assert -0.051 <= x.min() < -0.03
+    assert 0.08 < x.max() <= 0.101
+    assert -0.101 <= y.min() < -0.08
+    assert 0.01 < y.max() <= 0.021
+
+
+@pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "HeunDiscreteScheduler", "DEISMultistepScheduler", "DDIMScheduler"])
+def test_any_diffusers_scheduler_can_take_over(pipe: LatentFlowPipeline, image: np.ndarray, name: str) -> None:
+    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
+    pipe.motion_target = MotionTarget(low=(-0.05,) * 3, high=(0.05,) * 3)
+    flow = sample(pipe, image, num_inference_steps=4)
+    assert 0.04 < flow.abs().max() < 0.051
+
+
+def test_the_callback_sees_and_may_replace_every_step(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def zero(called: LatentFlowPipeline, step: int, timestep: Tensor, kwargs: dict[str, Tensor]) -> dict[str, Tensor]:
+        assert called is pipe
+        assert kwargs["latents"].shape == (1, 3, 4, 16, 16)
+        seen.append((step, int(timestep)))
+        return {"latents": torch.zeros_like(kwargs["latents"])}
+
+    flow = sample(pipe, image, num_inference_steps=3, callback_on_step_end=zero)
+    assert [step for step, _ in seen] == [0, 1, 2]
+    assert seen[0][1] > seen[1][1] > seen[2][1]
+    assert torch.equal(flow, torch.zeros_like(flow))
+
+
+# ------------------------------------------------------------------------------------------------------ given motion
+
+
+def test_animate_with_no_motion_gives_the_image_back(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
+    out = pipe.animate(image, Motion.identity(1, 3, (16, 16), corners=False), output_type="np")
+    assert isinstance(out.frames, np.ndarray)
+    assert np.array_equal(out.frames, np.stack([image] * 3)[None])
+    with pytest.raises(ValueError, match="corners"):
+        pipe.animate(image, Motion.identity(1, 3, (16, 16), corners=True))
+
+
+def test_transfer_takes_the_motion_of_the_driving_clip(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
+    driving = np.random.default_rng(1).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
+    video = torch.from_numpy(driving).permute(3, 0, 1, 2)[None].float() / 255
+    with torch.no_grad():
+        relative = pipe.autoencoder.estimate_motion(video[:, :, 0], video)
+        absolute = pipe.autoencoder.estimate_motion(prepare_images(image, size=SIZE, fit="pad"), video)
+    assert torch.equal(pipe.transfer(image, driving).motion.flow, relative.flow)
+    assert torch.equal(pipe.transfer(image, video[0], relative=False).motion.flow, absolute.flow)
+    assert len(pipe.transfer(image, driving).frames[0]) == 3
+
+
+# ------------------------------------------------------------------------------------------------------------------ inputs
+
+
+def test_every_kind_of_image_is_the_same_image(tmp_path: Path, image: np.ndarray) -> None:
+    Image.fromarray(image).save(tmp_path / "image.png")
+    tensor = torch.from_numpy(image).permute(2, 0, 1)
+    exact = tensor.float() / 255
+    kinds = [
+        str(tmp_path / "image.png"),
+        tmp_path / "image.png",
+        Image.fromarray(image),
+        image,
+        image / 255,
+        tensor,
+        exact,
+        [image],
+        image[None],
+        exact[None],
+    ]
+    for kind in kinds:
+        assert torch.equal(prepare_images(kind, size=SIZE, fit="pad"), exact[None]), type(kind)
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_other_shapes_are_fitted_like_the_training_data(as_tensor: bool) -> None:
+    wide = np.full((20, 40, 3), 200, np.uint8)
+    given = torch.from_numpy(wide).permute(2, 0, 1).float() / 255 if as_tensor else wide
+    padded = prepare_images(given, size=SIZE, fit="pad")[0]
+    assert padded[:, SIZE // 2].min() == pytest.approx(200 / 255)
+    assert padded[:, 0].max() == 0
+    assert prepare_images(given, size=SIZE, fit="crop").min() == pytest.approx(200 / 255)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (torch.full((3, SIZE, SIZE), torch.nan), "must lie in"),
+        (torch.full((3, SIZE, SIZE), 1.5), "must lie in"),
+        (torch.zeros(1, SIZE, SIZE), r"must be \(3, H, W\)"),
+        (torch.zeros(3, SIZE, SIZE, dtype=torch.int64), "uint8 or floating"),
+        (np.full((SIZE, SIZE, 3), np.nan), "must lie in"),
+        (np.zeros((SIZE, 3)), None),
+        ([], "at least one"),
+        (3, "got int"),
+    ],
+)
+def test_what_is_not_an_image(wrong: Any, message: str | None) -> None:
+    if message is None:  # a greyscale strip is one
+        assert prepare_images(wrong, size=SIZE, fit="pad").shape == (1, 3, SIZE, SIZE)
+        return
+    with pytest.raises(ValueError, match=message):
+        prepare_images(wrong, size=SIZE, fit="pad")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_frames": 0}, "num_frames must be a whole number from 1 to 16; got 0"),
+        ({"num_frames": 17}, "from 1 to 16; got 17"),
+        ({"num_frames": 4.0}, "num_frames"),
+        ({"num_inference_steps": 0}, "num_inference_steps must be a whole number from 1 to 1000"),
+        ({"num_inference_steps": 1001}, "num_inference_steps"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be a finite number, 0 or more; got nan"),
+        ({"guidance_scale": -1.0}, "guidance_scale"),
+        ({"output_type": "latent"}, "output_type must be one of pil, np, pt"),
+        ({"condition": "waev"}, "did you mean 'wave'"),
+        ({"condition": torch.zeros(1, 5)}, r"must be \(8,\) or \(b, 8\)"),
+        ({"condition": torch.full((8,), torch.nan)}, "not finite"),
+        ({"condition": []}, "as many conditions as images"),
+        ({"condition": ["wave", "jump"], "image": ["x"] * 3}, None),
+        ({"generator": [1, 2]}, "list of 1, one per sample; got 2"),
+        ({"generator": -1}, "a seed must be"),
+        ({"generator": "7"}, "torch.Generator or an integer"),
+    ],
+)
+def test_impossible_values(pipe: LatentFlowPipeline, image: np.ndarray, options: dict[str, Any], message: str | None) -> None:
+    arguments: dict[str, Any] = {"image": image, "condition": "wave", "num_inference_steps": 1, **options}
+    if message is None:
+        arguments["image"], message = [image] * 3, "as many conditions as images are needed, or one of either; got 2 and 3"
+    with pytest.raises(ValueError, match=message):
+        pipe(**arguments)
+
+
+def test_one_image_goes_with_many_conditions(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
+    several = sample(pipe, image, ["wave", "jump"], generator=[1, 1])
+    torch.testing.assert_close(several[1:], sample(pipe, image, "jump", generator=1), rtol=0, atol=1e-4)
+    assert (several[0] - several[1]).abs().max() > 1e-3
+
+
+# -------------------------------------------------------------------------------------------------------- save and load
+
+
+def test_save_and_load_bit_for_bit(pipe: LatentFlowPipeline, image: np.ndarray, tmp_path: Path) -> None:
+    pipe.motion_target = MotionTarget(mean=(0, 0.1, 0.9), std=(0.2, 0.3, 0.1), low=(-1, -1, -1), high=(1, 1, 1))
+    pipe.save_pretrained(tmp_path / "model")
+    loaded = LatentFlowPipeline.from_pretrained(tmp_path / "model")
+    loaded.set_progress_bar_config(disable=True)
+    assert torch.equal(sample(loaded, image), sample(pipe, image))
+    assert type(loaded.scheduler) is type(pipe.scheduler)
+    settings = ("image_size", "fit", "num_frames", "fps", "num_inference_steps", "guidance_scale")
+    assert all(loaded.config[name] == pipe.config[name] for name in settings)
+    assert not loaded.autoencoder.training
+    assert not loaded.unet.training
+    for name in ("autoencoder", "unet", "condition"):
+        own, other = getattr(pipe, name).state_dict(), getattr(loaded, name).state_dict()
+        assert all(torch.equal(own[key], other[key]) for key in {*own, *other})
+
+
+def test_saving_again_replaces_the_model_and_leaves_nothing_behind(pipe: LatentFlowPipeline, tmp_path: Path) -> None:
+    for _ in range(2):
+        pipe.save_pretrained(tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    files = {str(path.relative_to(tmp_path / "model")) for path in (tmp_path / "model").rglob("*") if path.is_file()}
+    assert files == {
+        "model_index.json",
+        "motion_target/config.json",
+        "scheduler/scheduler_config.json",
+        *(
+            f"{name}/{file}"
+            for name in ("autoencoder", "unet", "condition")
+            for file in ("config.json", "diffusion_pytorch_model.safetensors")
+        ),
+    }
+
+
+def test_a_folder_of_something_else_is_not_replaced(pipe: LatentFlowPipeline, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(ValueError, match="is not a model folder"):
+        pipe.save_pretrained(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_half_precision_weights_load_as_float32(pipe: LatentFlowPipeline, image: np.ndarray, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path / "half", half=True)
+    pipe.save_pretrained(tmp_path / "full")
+    name = "unet/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "half" / name).stat().st_size < 0.6 * (tmp_path / "full" / name).stat().st_size
+    loaded = LatentFlowPipeline.from_pretrained(tmp_path / "half")
+    loaded.set_progress_bar_config(disable=True)
+    assert loaded.unet.dtype == torch.float32
+    assert torch.equal(loaded.condition.table, pipe.condition.table)
+    torch.testing.assert_close(sample(loaded, image), sample(pipe, image), rtol=0, atol=0.05)
+
+
+def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("model_index.json", {"unet": ["os", "system"]}, r"component 'unet' must be \['lfdm', 'MotionUNet3D'\]"),
+        ("model_index.json", {"unet": ["lfdm", "LatentFlowAutoencoder"]}, "component 'unet' must be"),
+        ("model_index.json", {"scheduler": ["antigravity", "DDPMScheduler"]}, "must be a scheduler class of diffusers"),
+        ("model_index.json", {"scheduler": ["diffusers", "DiffusionPipeline"]}, "must be a scheduler class of diffusers"),
+        ("model_index.json", {"scheduler": ["diffusers", "EvilScheduler"]}, "must be a scheduler class of diffusers"),
+        ("model_index.json", {"num_frame": 3}, "unknown key 'num_frame'; did you mean 'num_frames'"),
+        ("model_index.json", {"num_frames": -3}, "num_frames must be a whole number"),
+        ("model_index.json", {"image_size": 33}, "image_size must be a multiple of"),
+        ("scheduler/scheduler_config.json", {"_class_name": "UNet2DModel"}, "must be a scheduler class of diffusers"),
+        ("scheduler/scheduler_config.json", {"beta": 3}, r"does not take: \['beta'\]"),
+        ("unet/config.json", {"dims": 8}, r"unknown keys \['dims'\]"),
+        ("unet/config.json", {"dim": 16}, "misshapen"),
+        ("condition/config.json", {"labels": ["wave"]}, "misshapen"),
+        ("motion_target/config.json", {"corners": True}, "corners=True, the auto-encoder corners=False"),
+    ],
+)
+def test_a_model_that_does_not_fit_or_is_not_ours_is_refused(
+    pipe: LatentFlowPipeline, tmp_path: Path, file: str, change: dict[str, Any], message: str
+) -> None:
+    pipe.save_pretrained(tmp_path / "model")
+    edit_json(tmp_path / "model" / file, lambda values: values.update(change))
+    with pytest.raises(ValueError, match=message):
+        LatentFlowPipeline.from_pretrained(tmp_path / "model")
+    assert "antigravity" not in sys.modules
+
+
+def test_a_missing_component_is_named(pipe: LatentFlowPipeline, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path / "model")
+    edit_json(tmp_path / "model" / "model_index.json", lambda values: values.pop("unet"))
+    with pytest.raises(ValueError, match=r"misses the components \['unet'\]"):
+        LatentFlowPipeline.from_pretrained(tmp_path / "model")
+
+
+def test_pickled_weights_are_not_read(pipe: LatentFlowPipeline, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path / "model")
+    weights = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(pipe.unet.state_dict(), weights.with_suffix(".bin"))
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match="safetensors"):
+        LatentFlowPipeline.from_pretrained(tmp_path / "model")
+    torch.save(pipe.unet.state_dict(), weights)
+    with pytest.raises(ValueError, match="not a readable safetensors file"):
+        LatentFlowPipeline.from_pretrained(tmp_path / "model")
+
+
+def test_a_diffusion_run_is_opened_with_its_newest_weights(tiny_preset: Preset, pipe: LatentFlowPipeline, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    pipe.save_pretrained(run / "model", with_unet=False)
+    assert not (run / "model" / "unet").exists()
+    with pytest.raises(FileNotFoundError, match="without a checkpoint"):
+        LatentFlowPipeline.from_pretrained(run)
+    newest = build(tiny_preset, seed=1).unet
+    for step, unet in ((20, newest), (3, pipe.unet)):
+        folder = run / "checkpoints" / f"step-{step:08d}"
+        unet.save_pretrained(folder / "unet")
+        (folder / "state.json").write_text(json.dumps({"step": step}))
+    assert len(find_checkpoints(run)) == 2
+    loaded = LatentFlowPipeline.from_pretrained(run)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.unet.parameters(), newest.parameters(), strict=True))
+
+
+def test_a_bundled_name_wins_over_a_folder(
+    tiny_preset: Preset, pipe: LatentFlowPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe.save_pretrained(tmp_path / "assets" / "puppet")
+    build(tiny_preset, seed=1).save_pretrained(tmp_path / "here" / "puppet")
+    monkeypatch.setattr(pipeline_folder, "ASSETS_DIR", tmp_path / "assets")
+    monkeypatch.chdir(tmp_path / "here")
+
+    def first_weight(name: str) -> Tensor:
+        return next(LatentFlowPipeline.from_pretrained(name).unet.parameters())
+
+    own = next(pipe.unet.parameters())
+    assert torch.equal(first_weight("puppet"), own)
+    assert not torch.equal(first_weight("./puppet"), own)
+    with pytest.raises(ValueError, match=r"unknown model 'pupet'; bundled models: puppet;"):
+        LatentFlowPipeline.from_pretrained("pupet")
+    with pytest.raises(FileNotFoundError, match=r"no model folder \./nothing; bundled models: puppet;"):
+        LatentFlowPipeline.from_pretrained("./nothing")
+
+
+# --------------------------------------------------------------------------------------------------------------- presets
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_every_preset_builds(name: str) -> None:
+    preset = PRESETS[name]
+    pipe = LatentFlowPipeline.from_preset(name)
+    assert pipe.config["image_size"] == preset.image_size
+    assert pipe.config["num_inference_steps"] == preset.diffusion.num_inference_steps
+    assert pipe.embed_condition(None).shape == (1, preset.unet.condition_dim)
+    assert pipe.condition.labels == (ACTIONS if name == "puppets64" else ())
+
+
+def test_an_unknown_preset_lists_the_presets() -> None:
+    with pytest.raises(ValueError, match="unknown preset 'mug'; known: puppets64"):
+        LatentFlowPipeline.from_preset("mug")
+
+
+def test_the_paper_recipe_samples_from_text_embeddings() -> None:
+    preset = replace(
+        NATOPS128,
+        image_size=32,
+        num_frames=3,
+        autoencoder=AutoencoderConfig(
+            channels=4,
+            max_channels=8,
+            num_res_blocks=1,
+            num_regions=2,
+            region_channels=4,
+            region_flow_channels=4,
+            region_max_channels=8,
+            region_depth=2,
+            region_padding=0,
+        ),
+        unet=UNetConfig(
+            latent_channels=8, condition_dim=6, dim=8, channel_multipliers=(1, 2), num_heads=2, head_dim=8, upsample="nearest"
+        ),
+    )
+    with pytest.raises(ValueError, match="takes text embeddings"):
+        LatentFlowPipeline.from_preset(preset, LABELS)
+    pipe = LatentFlowPipeline.from_preset(preset)
+    pipe.set_progress_bar_config(disable=True)
+    out = pipe(np.zeros((32, 32, 3), np.uint8), torch.randn(2, 6), num_inference_steps=3, guidance_scale=2.0, generator=0)
+    assert len(out.frames) == 2
+    assert out.motion.corners
+    assert out.motion.grid().abs().max() <= 1 + 1e-4  # dynamic thresholding keeps x0, here the grid itself, in [-1, 1]
+    with pytest.raises(ValueError, match="no labels"):
+        pipe(np.zeros((32, 32, 3), np.uint8), "Stop")
+
+
+def test_the_package_itself_imports_neither_torch_nor_diffusers() -> None:
+    code = "import sys, lfdm; print([name for name in ('torch', 'diffusers', 'numpy') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
