@@ -133,7 +133,7 @@ def test_json_that_does_not_fit_is_refused(cls: type, values: dict[str, Any], me
         (lambda: UNetConfig(dim=60), "dim", "a multiple of num_groups (8); got 60"),
         (lambda: UNetConfig(channel_multipliers=()), "channel_multipliers", "at least one; got ()"),
         (lambda: UNetConfig(spatial_attention_levels=(True,)), "spatial_attention_levels", "4 values, one per level"),
-        (lambda: DiffusionConfig(num_inference_steps=2000), "num_inference_steps", "at most num_train_timesteps (1000)"),
+        (lambda: DiffusionConfig(num_inference_steps=2000), "num_inference_steps", "at most 1000"),
         (lambda: DiffusionConfig(guidance_scale=-1.0), "guidance_scale", "zero or more; got -1.0"),
         (lambda: DiffusionConfig(dynamic_thresholding=True), "clamp_to_range", "False with dynamic_thresholding; got True"),
         (lambda: DiffusionConfig(motion_target="grid"), "normalize", "False with motion_target='grid'; got True"),

@@ -20,7 +20,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562: the attribute's own type is what the caller gets
+def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'lfdm' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

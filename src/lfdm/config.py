@@ -156,8 +156,6 @@ class DiffusionConfig:
     """Scale every motion channel to zero mean and unit variance, measured on the training set."""
     prediction_type: PredictionType = "v_prediction"
     """What the U-Net predicts: noise, v (arXiv 2202.00512), or velocity on the straight path (2210.02747)."""
-    num_train_timesteps: int = 1000
-    """Length of the cosine noise schedule."""
     scheduler: SchedulerName = "dpmsolver++"
     """Default sampler."""
     num_inference_steps: int = 10
@@ -179,10 +177,9 @@ class DiffusionConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_positive(self, "num_train_timesteps", "num_inference_steps")
+        check_positive(self, "num_inference_steps")
         check_not_negative(self, "guidance_scale")
-        steps, most = self.num_inference_steps, self.num_train_timesteps
-        check(steps <= most, "num_inference_steps", steps, f"at most num_train_timesteps ({most})")
+        check(self.num_inference_steps <= 1000, "num_inference_steps", self.num_inference_steps, "at most 1000")
         offered = SCHEDULERS[self.prediction_type]
         allowed = f"one of {', '.join(offered)} with prediction_type={self.prediction_type!r}"
         check(self.scheduler in offered, "scheduler", self.scheduler, allowed)

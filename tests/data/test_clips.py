@@ -172,9 +172,7 @@ def test_cache_is_made_anew_for_other_settings_and_other_content(data_set: tuple
     assert np.array_equal(changed.clip(0), fit_frames(255 - numbered_clip(3), 8, "crop"))
 
 
-def test_cache_can_lie_elsewhere_and_be_sent_to_workers(
-    data_set: tuple[Path, list[ClipRecord]], tmp_path: Path
-) -> None:
+def test_cache_can_lie_elsewhere_and_be_sent_to_workers(data_set: tuple[Path, list[ClipRecord]], tmp_path: Path) -> None:
     root, records = data_set
     cache = open_cache(root, records, 8, "pad", tmp_path / "elsewhere")
     assert cache.folder.parent == tmp_path / "elsewhere"
@@ -340,8 +338,7 @@ def test_pairs_are_swapped_or_else_mirrored(frames: np.ndarray) -> None:
     assert shares["swapped"] == pytest.approx(0.5, abs=0.04)
     assert shares["mirrored"] == pytest.approx(0.25, abs=0.04)
     assert all(
-        augment_pair(frames, augment, np.random.default_rng(seed), may_swap=False, may_flip=False).tobytes()
-        == kinds["same"]
+        augment_pair(frames, augment, np.random.default_rng(seed), may_swap=False, may_flip=False).tobytes() == kinds["same"]
         for seed in range(20)
     )
 

@@ -159,18 +159,14 @@ def test_a_tree_without_clips_is_an_error_and_leaves_nothing(tree: Path, tmp_pat
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["empty", "tree", "useless"]
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("size", 0), ("fit", "stretch"), ("test_fraction", 1.0), ("max_frames", 1)]
-)
+@pytest.mark.parametrize(("name", "value"), [("size", 0), ("fit", "stretch"), ("test_fraction", 1.0), ("max_frames", 1)])
 def test_impossible_settings_are_named(tree: Path, tmp_path: Path, name: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{name} must .* got"):
         write_folder(tree, tmp_path / "set", **{"size": 8, name: value})
 
 
 def test_a_full_disk_is_no_fault_of_the_clip(tree: Path, tmp_path: Path) -> None:
-    code = (
-        f"from lfdm.data.corpora import write_folder\nwrite_folder({str(tree)!r}, {str(tmp_path / 'set')!r}, size=64)"
-    )
+    code = f"from lfdm.data.corpora import write_folder\nwrite_folder({str(tree)!r}, {str(tmp_path / 'set')!r}, size=64)"
     result = subprocess.run(
         [sys.executable, "-c", code],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000)),

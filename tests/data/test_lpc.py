@@ -58,9 +58,7 @@ def test_every_action_begins_standing_and_plays_its_own_cells() -> None:
 
 def test_the_set_holds_every_action_of_every_character(sheets: Path, tmp_path: Path) -> None:
     done: list[tuple[int, int]] = []
-    table = write_lpc(
-        sheets, tmp_path / "set", num_characters=5, num_frames=4, num_workers=1, progress=lambda *n: done.append(n)
-    )
+    table = write_lpc(sheets, tmp_path / "set", num_characters=5, num_frames=4, num_workers=1, progress=lambda *n: done.append(n))
     assert table == tmp_path / "set" / "clips.csv"
     assert done[-1] == (5, 5)
     records = read_index(tmp_path / "set")

@@ -43,9 +43,7 @@ def gradient(t: int = 6, height: int = 48, width: int = 64) -> np.ndarray:
 
 @pytest.mark.parametrize(("name", "lossless"), LOSSLESS)
 @pytest.mark.parametrize("size", [(2, 2), (2, 3), (3, 2), (64, 64), (17, 33)])
-def test_exact_formats_give_back_the_same_bytes(
-    tmp_path: Path, name: str, lossless: bool, size: tuple[int, int]
-) -> None:
+def test_exact_formats_give_back_the_same_bytes(tmp_path: Path, name: str, lossless: bool, size: tuple[int, int]) -> None:
     frames = noise(3, *size)
     path = write_video(tmp_path / "new" / name, frames, fps=12.5, lossless=lossless)
     assert np.array_equal(read_video(path), frames)

@@ -61,9 +61,7 @@ def test_half_saving_keeps_running_statistics_in_float32(model: LatentFlowAutoen
     weights = {name for name in stored if stored[name].is_floating_point()} - statistics
     assert {stored[name].dtype for name in weights} == {torch.float16}
     loaded = LatentFlowAutoencoder.from_pretrained(tmp_path / "half")
-    assert all(
-        torch.equal(value, own[name].half().float()) for name, value in loaded.state_dict().items() if name in weights
-    )
+    assert all(torch.equal(value, own[name].half().float()) for name, value in loaded.state_dict().items() if name in weights)
 
 
 def test_an_unknown_configuration_key_is_refused(folder: Path) -> None:

@@ -36,9 +36,7 @@ def vgg19(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def vgg16(tmp_path: Path) -> Path:
-    save_file(
-        {name: value.half() for name, value in tensors(list(VGG16_NAMES)).items()}, tmp_path / "vgg16.safetensors"
-    )
+    save_file({name: value.half() for name, value in tensors(list(VGG16_NAMES)).items()}, tmp_path / "vgg16.safetensors")
     return tmp_path / "vgg16.safetensors"
 
 

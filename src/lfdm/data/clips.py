@@ -495,11 +495,12 @@ class PairDataset(Dataset[dict[str, torch.Tensor]]):
         seed: int = 0,
         distinct: bool = False,
         first_frame_probability: float = 0.0,
+        by_subject: bool = False,
     ) -> None:
         """`distinct` draws two different frames (where a clip has two); `augment` None leaves pairs as they are.
 
         `first_frame_probability` is how often the source is the clip's frame 0, as it always is in sampling; such
-        a pair is not swapped.
+        a pair is not swapped. `by_subject` draws the clip itself from all clips of the requested one's subject.
         """
         _check_probability("first_frame_probability", first_frame_probability)
         self.cache = cache
@@ -507,6 +508,10 @@ class PairDataset(Dataset[dict[str, torch.Tensor]]):
         self.seed = seed
         self.distinct = distinct
         self.first_frame_probability = first_frame_probability
+        subjects: dict[str, list[int]] = {}
+        for index, record in enumerate(cache.records):
+            subjects.setdefault(record.subject, []).append(index)
+        self._clips_of_subject = [subjects[record.subject] for record in cache.records] if by_subject else None
         self._may_flip = [not names_a_side(record.label) for record in cache.records]
 
     def __len__(self) -> int:
@@ -515,6 +520,8 @@ class PairDataset(Dataset[dict[str, torch.Tensor]]):
     def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
         position, index = key
         rng = np.random.default_rng((self.seed, position))
+        if self._clips_of_subject is not None:
+            index = int(rng.choice(self._clips_of_subject[index]))
         clip = self.cache.clip(index)
         first, second, keeps_order = self._draw(len(clip), rng)
         pair = np.stack([clip[first], clip[second]])

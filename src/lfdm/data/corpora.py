@@ -187,9 +187,7 @@ def _skip(source: Path, path: Path, reason: str) -> SkippedFile:
 # ------------------------------------------------------------------------------------------------------- the clips
 
 
-def _convert(
-    source: Path, folder: Path, size: int, fit: Fit, max_frames: int | None, clip: _Found
-) -> ClipRecord | SkippedFile:
+def _convert(source: Path, folder: Path, size: int, fit: Fit, max_frames: int | None, clip: _Found) -> ClipRecord | SkippedFile:
     try:
         info, frames = _read(clip.path, size, fit, max_frames)
     except (ValueError, OSError) as error:

@@ -118,9 +118,7 @@ def _wave(pose: Pose, time: Curve, take: Take) -> None:
 def _raise_arms(pose: Pose, time: Curve, take: Take) -> None:
     late = time - take.lag
     for side in range(2):
-        pose.raise_arm(
-            side, ease(time, 0.62 / take.tempo), 138 + 14 * take.amplitude, ease(late, 0.62 / take.tempo), 174
-        )
+        pose.raise_arm(side, ease(time, 0.62 / take.tempo), 138 + 14 * take.amplitude, ease(late, 0.62 / take.tempo), 174)
         sway = np.radians(7) * take.amplitude * np.sin(2 * np.pi * 0.6 * take.tempo * time) * ease(time - 0.4, 0.5)
         pose.upper_arm[side] = pose.upper_arm[side] + sway
         pose.forearm[side] = pose.forearm[side] + sway
@@ -129,11 +127,7 @@ def _raise_arms(pose: Pose, time: Curve, take: Take) -> None:
 def _clap(pose: Pose, time: Curve, take: Take) -> None:
     closed = two_links(np.array(0.03 - pose.reach.shoulder), np.array(0.45 * pose.reach.arm), pose.reach.arm)
     late = time - take.lag / 2
-    beat = (
-        (0.5 - 0.5 * np.cos(2 * np.pi * 1.55 * take.tempo * (time - 0.4)))
-        * ease(time - 0.4, 0.2)
-        * min(take.amplitude, 1.15)
-    )
+    beat = (0.5 - 0.5 * np.cos(2 * np.pi * 1.55 * take.tempo * (time - 0.4))) * ease(time - 0.4, 0.2) * min(take.amplitude, 1.15)
     raised, bent = ease(time, 0.5 / take.tempo), ease(late, 0.5 / take.tempo)
     for side in range(2):
         pose.raise_arm(side, raised, float(np.degrees(closed[0])), bent, float(np.degrees(closed[1])))

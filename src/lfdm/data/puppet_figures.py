@@ -195,9 +195,7 @@ def _stripes(rng: np.random.Generator, colour: Colour, other: Colour) -> Texture
     return Texture(colour=middle, amplitude=half[None], frequency=frequency, phase=rng.uniform(0, 2 * np.pi, 1))
 
 
-def _capsule(
-    start: tuple[float, float], end: tuple[float, float], radius: float, end_radius: float | None = None
-) -> Shape:
+def _capsule(start: tuple[float, float], end: tuple[float, float], radius: float, end_radius: float | None = None) -> Shape:
     return Shape(start=start, end=end, start_radius=radius, end_radius=radius if end_radius is None else end_radius)
 
 

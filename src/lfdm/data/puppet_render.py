@@ -62,9 +62,7 @@ def extent(shape: Shape, size: int) -> float:
     return (length / 2 + max(shape.start_radius, shape.end_radius)) * size + 1.0
 
 
-def render(
-    subject: Subject, tracks: list[Track], drift: np.ndarray, size: int, truth: bool
-) -> tuple[np.ndarray, Truth | None]:
+def render(subject: Subject, tracks: list[Track], drift: np.ndarray, size: int, truth: bool) -> tuple[np.ndarray, Truth | None]:
     """Draw a clip: frames (t, size, size, 3) uint8 and, if asked for, its truth.
 
     `tracks` and `drift` (t, 2) are in pixels; the drift is already in the tracks.

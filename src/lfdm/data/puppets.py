@@ -214,9 +214,7 @@ def _write_subject(job: _Job) -> list[ClipRecord]:
     for index, action in enumerate(ACTIONS):
         for take in range(job.num_takes):
             take_seed = _derive_seed(job.seed, job.subject, index, take)
-            clip = render_clip(
-                subject, action, take_seed, size=job.size, num_frames=job.num_frames, fps=job.fps, truth=job.truth
-            )
+            clip = render_clip(subject, action, take_seed, size=job.size, num_frames=job.num_frames, fps=job.fps, truth=job.truth)
             path = f"{name}/{action.replace(' ', '-')}-{take}.avi"
             write_video(job.root / path, clip.frames, fps=job.fps, lossless=True)
             if clip.truth is not None:

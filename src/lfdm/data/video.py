@@ -119,15 +119,11 @@ def _check_fps(fps: float, highest: float) -> None:
         raise ValueError(f"fps must lie in 0.01..{highest:g}, got {fps}")
 
 
-def _encode(
-    frames: np.ndarray, fps: float, *, container: str, codec: str, pixel_format: str, options: dict[str, str]
-) -> bytes:
+def _encode(frames: np.ndarray, fps: float, *, container: str, codec: str, pixel_format: str, options: dict[str, str]) -> bytes:
     """One video stream, encoded in memory: errors of the disk then come from plain file writing alone."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container) as file:
-        stream = cast(
-            VideoStream, file.add_stream(codec, rate=Fraction(fps).limit_denominator(60_000), options=options)
-        )
+        stream = cast(VideoStream, file.add_stream(codec, rate=Fraction(fps).limit_denominator(60_000), options=options))
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], pixel_format
         reformatter = VideoReformatter()  # one for all frames: setting it up costs more than a small frame
         for frame in frames:
@@ -153,9 +149,7 @@ def _encode_mp4(frames: np.ndarray, fps: float, lossless: bool) -> bytes:
 
 
 def _encode_webm(frames: np.ndarray, fps: float, lossless: bool) -> bytes:
-    pixel_format, options = (
-        ("gbrp", {"lossless": "1"}) if lossless else ("yuv420p", {"crf": "12", "b": "0", **_COLOUR_TAGS})
-    )
+    pixel_format, options = ("gbrp", {"lossless": "1"}) if lossless else ("yuv420p", {"crf": "12", "b": "0", **_COLOUR_TAGS})
     return _encode(frames, fps, container="webm", codec="libvpx-vp9", pixel_format=pixel_format, options=options)
 
 

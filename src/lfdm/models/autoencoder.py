@@ -8,11 +8,12 @@ Shapes: image (b, 3, H, W) and video (b, 3, t, H, W) in [0, 1] · latent (b, C, 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -60,7 +61,7 @@ class Reconstruction:
     driving_regions: Regions | None = None
 
 
-class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
+class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[reportIncompatibleMethodOverride]
     """Encoder, motion predictor and decoder. The arguments are documented in `lfdm.config.AutoencoderConfig`."""
 
     @register_to_config
@@ -89,9 +90,9 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         widths = [min(max_channels, channels * 2**i) for i in range(num_downs + 1)]
         self.stride = 2**num_downs
         self.first = SameBlock(3, widths[0])
-        self.downs = nn.ModuleList(DownBlock(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.downs = nn.ModuleList(DownBlock(a, b) for a, b in pairwise(widths))
         self.bottleneck = nn.Sequential(*(ResBlock(widths[-1]) for _ in range(num_res_blocks)))
-        self.ups = nn.ModuleList(UpBlock(b, a) for a, b in reversed(list(zip(widths[:-1], widths[1:], strict=True))))
+        self.ups = nn.ModuleList(UpBlock(a, b) for a, b in pairwise(reversed(widths)))
         self.final = nn.Conv2d(widths[0], 3, 7, padding=3)
         if motion == "dense":
             if corners:
@@ -161,7 +162,7 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):
         """
         if motion.corners != self.corners:
             raise ValueError(
-                f"this model's motion has corners={self.corners}; got corners={motion.corners}: the two conventions cannot be mixed"
+                f"this model's motion has corners={self.corners}; got corners={motion.corners}: conventions cannot be mixed"
             )
         if motion.flow.shape[0] != features.image.shape[0]:
             raise ValueError(f"{features.image.shape[0]} source images need as many motions; got {motion.flow.shape[0]}")

@@ -58,7 +58,10 @@ class DenseMotionPredictor(nn.Module):
         shared, joint = channels[: MATCH_LEVEL + 1], channels[MATCH_LEVEL:]
         self.stem = ConvBlock(5, shared[0])  # the image and its pixels' positions
         self.encoder = nn.ModuleList(
-            (ConvBlock(shared[0], shared[1], stride=2), nn.Sequential(ConvBlock(shared[1], shared[2], stride=2), ConvBlock(shared[2], shared[2])))
+            (
+                ConvBlock(shared[0], shared[1], stride=2),
+                nn.Sequential(ConvBlock(shared[1], shared[2], stride=2), ConvBlock(shared[2], shared[2])),
+            )
         )
         width = shared[-1]
         self.match_projection = nn.Conv2d(width, match_channels, 1)
@@ -96,7 +99,8 @@ class DenseMotionPredictor(nn.Module):
         if self.stride == 2:
             flow, occlusion = self._refine(source_half, driving_half, hidden, flow, occlusion, t)
         occlusion = torch.sigmoid(occlusion + OCCLUSION_BIAS)
-        motion = Motion(*(rearrange(x, "(b t) c h w -> b c t h w", b=b) for x in (flow, occlusion)))
+        flow, occlusion = (rearrange(x, "(b t) c h w -> b c t h w", b=b) for x in (flow, occlusion))
+        motion = Motion(flow, occlusion, corners=False)
         return DenseMotion(motion, matched, F.pixel_unshuffle(F.avg_pool2d(frames, 2), 2))
 
     def _encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,7 +135,8 @@ class DenseMotionPredictor(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """From stride 4 to stride 2: flow and occlusion logit, each plus a residual."""
         flow, occlusion, hidden = (
-            F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False) for x in (flow, occlusion, self.to_fine(hidden))
+            F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+            for x in (flow, occlusion, self.to_fine(hidden))
         )
         known = torch.cat((hidden, driving, _warp_features(source, flow, t), flow.detach(), occlusion.detach()), dim=1)
         head = self.fine_head(self.refine(known)).float()

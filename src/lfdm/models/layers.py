@@ -1,5 +1,7 @@
 """Blocks of the stage-1 networks (MRAA, arXiv 2104.11280; FOMM, arXiv 2003.00196). All take and return (n, c, h, w)."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -74,7 +76,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, in_channels: int, *, channels: int, depth: int, max_channels: int) -> None:
         super().__init__()
         widths = [in_channels, *(min(max_channels, channels * 2 ** (i + 1)) for i in range(depth))]
-        self.blocks = nn.ModuleList(DownBlock(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.blocks = nn.ModuleList(DownBlock(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         outputs = [x]

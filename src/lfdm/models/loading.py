@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 CONFIG_NAME = "config.json"
@@ -90,7 +90,7 @@ def load_exactly(module: nn.Module, tensors: dict[str, Tensor], origin: str) -> 
     module.load_state_dict(tensors)
 
 
-def replace_folder(folder: Path, write: Any) -> None:  # noqa: ANN401
+def replace_folder(folder: Path, write: Any) -> None:
     """Call `write(temporary_folder)` and rename it to `folder` when it is whole; nothing is left behind on failure."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -141,7 +141,7 @@ class StrictLoading:
             }
 
         def write(temporary: Path) -> None:
-            save_file(tensors, temporary / WEIGHTS_NAME)
+            (temporary / WEIGHTS_NAME).write_bytes(save(tensors))
             (temporary / CONFIG_NAME).write_text(self.to_json_string())  # type: ignore[attr-defined]
 
         replace_folder(Path(folder), write)

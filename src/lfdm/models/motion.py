@@ -1,4 +1,4 @@
-"""`Motion`, the thing this package is about: where every pixel of a frame comes from in the source image, and whether it is there.
+"""`Motion`: where every pixel of a frame comes from in the source image, and whether it is there at all.
 
 Shapes: flow (b, 2, t, h, w), channel order (x, y), in units of half the image · occlusion (b, 1, t, h, w) in [0, 1], 1 = visible
 in the source · grid (b, t, h, w, 2).
@@ -96,8 +96,8 @@ class Motion:
         grid = resize(self.grid().permute(0, 4, 1, 2, 3), size).permute(0, 2, 3, 4, 1)
         return type(self).from_grid(grid, occlusion, corners=True)
 
-    def to(self, *args: torch.device | str | torch.dtype) -> Self:
-        return type(self)(self.flow.to(*args), self.occlusion.to(*args), self.corners)
+    def to(self, target: torch.device | str | torch.dtype) -> Self:
+        return type(self)(self.flow.to(target), self.occlusion.to(target), self.corners)
 
     def detach(self) -> Self:
         return type(self)(self.flow.detach(), self.occlusion.detach(), self.corners)

@@ -38,7 +38,7 @@ def grid_to_flow(grid: Tensor, *, corners: bool) -> Tensor:
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Every frame of (b, c, t, h, w) to `size`, bilinear with pixel centres (`align_corners=False`); no work where sizes agree."""
+    """Every frame of (b, c, t, h, w) to `size`, bilinear, `align_corners=False`; no work where sizes agree."""
     if tuple(x.shape[-2:]) == size:
         return x
     frames = rearrange(x, "b c t h w -> (b t) c h w")

@@ -42,6 +42,7 @@ class AutoencoderTask:
             seed=config.optimization.seed,
             distinct=config.distinct_frames,
             first_frame_probability=config.first_frame_probability,
+            by_subject=config.pairs_by == "subject",
         )
         self.perceptual = _perceptual_loss(config)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lfdm.config import DiffusionConfig, DiffusionTrainingConfig, Preset, to_json
-from lfdm.data.clips import ClipCache, ColorJitter, Progress, labels, open_cache, read_index
+from lfdm.data.clips import ClipCache, ClipDataset, ColorJitter, Progress, labels, open_cache, read_index
 from lfdm.diffusion import add_noise, diffusion_loss, draw_timesteps
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import ConditionEncoder
@@ -20,7 +20,7 @@ from lfdm.pipeline import MODEL_DIR, LatentFlowPipeline
 from lfdm.training.autoencoder import AutoencoderTask
 from lfdm.training.loop import StepReport, fit, prepare_run
 from lfdm.training.motion_cache import MotionCache, MotionDataset, open_motion_cache, to_motion
-
+from lfdm.visualize import contact_sheet
 
 PANEL_CLIPS = 4
 
@@ -30,52 +30,80 @@ class DiffusionTask:
 
     name = "unet"
 
-    def __init__(self, pipeline: LatentFlowPipeline, preset: Preset, clips: ClipCache, motion: MotionCache) -> None:
+    def __init__(self, pipeline: LatentFlowPipeline, preset: Preset, clips: ClipCache, motion: MotionCache | None) -> None:
         self.pipeline = pipeline
         self.module: MotionUNet3D = pipeline.unet
         self.diffusion: DiffusionConfig = preset.diffusion
         self.config: DiffusionTrainingConfig = preset.diffusion_training
+        self.clips = clips
         self.num_frames = preset.num_frames
-        self.dataset = MotionDataset(
-            clips,
+        self.label_rows = torch.tensor([pipeline.condition.index(record.label) for record in clips.records])
+        self.dataset = self._dataset(motion)
+
+    def _dataset(self, motion: MotionCache | None) -> MotionDataset | ClipDataset:
+        config = self.config
+        jitter = ColorJitter.from_amounts(config.color_jitter, random_order=False)
+        if motion is None:
+            return ClipDataset(
+                self.clips,
+                num_frames=self.num_frames,
+                sampling=config.frame_sampler,
+                jitter=jitter,
+                flip_probability=config.flip_probability,
+                seed=config.optimization.seed,
+            )
+        return MotionDataset(
+            self.clips,
             motion,
-            list(pipeline.condition.labels),
-            num_frames=preset.num_frames,
-            sampler=self.config.frame_sampler,
-            flip_probability=self.config.flip_probability,
-            jitter=ColorJitter.from_amounts(self.config.color_jitter, random_order=False),
-            seed=self.config.optimization.seed,
+            num_frames=self.num_frames,
+            sampler=config.frame_sampler,
+            flip_probability=config.flip_probability,
+            jitter=jitter,
+            seed=config.optimization.seed,
         )
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """The weighted denoising loss of one batch.
 
         Args:
-            batch: `image` (b, 3, H, W) uint8, `motion` (b, 3, t, h, w) float16, `label` (b,).
+            batch: `index` (b,) of the clips and either `image` (b, 3, H, W) uint8 with `motion` (b, 3, t, h, w) float16, or
+                `video` (b, 3, t, H, W) uint8, whose motion is estimated here.
         """
-        self.pipeline.autoencoder.to(batch["motion"].device)
-        self.pipeline.condition.to(batch["motion"].device)
-        motion = to_motion(batch["motion"], corners=self.pipeline.motion_target.corners)
-        clean = self.pipeline.motion_target.encode(motion)
-        b, device = len(clean), clean.device
-        kind = self.diffusion.prediction_type
-        timesteps = draw_timesteps(b, kind, generator=generator)
-        noise = torch.randn(clean.shape, generator=generator, device=device)
-        dropped = torch.rand(b, generator=generator, device=device) < self.config.condition_dropout
-        noisy = add_noise(clean, noise, timesteps, kind)
+        kind, device = self.diffusion.prediction_type, generator.device
         with torch.no_grad():
-            latent = self.pipeline.autoencoder.encode(batch["image"].float() / 255).latent
-        condition = torch.where(dropped[:, None], self.pipeline.condition.null, self.pipeline.condition.table[batch["label"]])
-        prediction = module(noisy, timesteps, condition, latent)
-        loss = diffusion_loss(
-            prediction, clean, noise, timesteps, prediction_type=kind, min_snr_gamma=self.config.min_snr_gamma
-        )
+            clean, latent = self._observe(batch, device)
+            condition = self._draw_condition(batch["index"], generator)
+        timesteps = draw_timesteps(len(clean), kind, generator=generator)
+        noise = torch.randn(clean.shape, generator=generator, device=device)
+        prediction = module(add_noise(clean, noise, timesteps, kind), timesteps, condition, latent)
+        loss = diffusion_loss(prediction, clean, noise, timesteps, prediction_type=kind, min_snr_gamma=self.config.min_snr_gamma)
         return {"loss": loss.mean()}
+
+    def _observe(self, batch: dict[str, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+        """The clean diffusion sample (b, 3, t, h, w) and the image latent (b, C, h, w)."""
+        autoencoder, target = self.pipeline.autoencoder, self.pipeline.motion_target
+        nn.Module.to(autoencoder, device)
+        if "motion" in batch:
+            image = batch["image"].float() / 255
+            motion = to_motion(batch["motion"], corners=target.corners)
+        else:
+            video = batch["video"].float() / 255
+            image = video[:, :, 0]
+            motion = autoencoder.estimate_motion(image, video)
+        return target.encode(motion).float(), autoencoder.encode(image).latent
+
+    def _draw_condition(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """Label embeddings (b, D), some replaced by the null condition."""
+        condition = self.pipeline.condition
+        nn.Module.to(condition, generator.device)
+        dropped = torch.rand(len(index), generator=generator, device=generator.device) < self.config.condition_dropout
+        rows = self.label_rows.to(index.device)[index]
+        return torch.where(dropped[:, None], condition.null, condition.table[rows])
 
     def panel(self, module: nn.Module) -> np.ndarray:
         """Real and generated clips below each other, for fixed training images and their labels."""
         assert isinstance(module, MotionUNet3D)
-        clips = self.dataset.clips
+        clips = self.clips
         chosen = [int(i) for i in np.linspace(0, len(clips) - 1, PANEL_CLIPS)]
         trained, self.pipeline.unet = self.pipeline.unet, module
         try:
@@ -92,8 +120,6 @@ class DiffusionTask:
             real = clips.clip(index)
             rows += [np.asarray(real[np.linspace(0, len(real) - 1, self.num_frames).astype(int)]), frames]
             captions += [f"{clips.records[index].label}: real", "generated"]
-        from lfdm.visualize import contact_sheet
-
         return contact_sheet(rows, captions)
 
 
@@ -122,18 +148,30 @@ def train_diffusion(
     records = [record for record in read_index(data) if record.split == "train"]
     if not records:
         raise ValueError(f"{data} has no training clips (split 'train')")
+    _check_trainable(preset.diffusion, preset.diffusion_training)
     stage1 = _load_autoencoder(autoencoder, preset)
     settings = {"stage": DiffusionTask.name, "data": str(data), "autoencoder": str(autoencoder), "preset": to_json(preset)}
-    prepare_run(out, settings)
+    prepare_run(out, settings, free=("preset.autoencoder_training",))
     clips = open_cache(data, records, preset.image_size, preset.fit, progress=progress)
-    precision = preset.diffusion_training.optimization.mixed_precision
-    with torch.autocast(stage1.device.type, torch.bfloat16, enabled=precision == "bf16"):  # estimating motion takes minutes
-        motion = open_motion_cache(stage1, clips, progress=progress)
+    motion = None
+    if preset.diffusion_training.cache_motion:
+        bf16 = preset.diffusion_training.optimization.mixed_precision == "bf16"
+        motion = open_motion_cache(stage1, clips, bf16=bf16, progress=progress)
     pipeline = _build_pipeline(preset, stage1, motion, labels(records))
     if not (out / MODEL_DIR).exists():
         pipeline.save_pretrained(out / MODEL_DIR, with_unet=False)
     task = DiffusionTask(pipeline, preset, clips, motion)
     return fit(task, preset.diffusion_training.optimization, out, report=report)
+
+
+def _check_trainable(diffusion: DiffusionConfig, training: DiffusionTrainingConfig) -> None:
+    if diffusion.condition == "text" or diffusion.learned_null:
+        raise ValueError(
+            "stage 2 is trained on label embeddings with a zero null condition; got condition="
+            f"{diffusion.condition!r}, learned_null={diffusion.learned_null}: set condition to 'labels' and learned_null to False"
+        )
+    if diffusion.normalize and not training.cache_motion:
+        raise ValueError("normalize=True needs cache_motion=True, whose motion the statistics are measured on; got False")
 
 
 def _load_autoencoder(path: Path, preset: Preset) -> LatentFlowAutoencoder:
@@ -150,15 +188,15 @@ def _load_autoencoder(path: Path, preset: Preset) -> LatentFlowAutoencoder:
 
 
 def _build_pipeline(
-    preset: Preset, stage1: LatentFlowAutoencoder, motion: MotionCache, names: list[str]
+    preset: Preset, stage1: LatentFlowAutoencoder, motion: MotionCache | None, names: list[str]
 ) -> LatentFlowPipeline:
     """Everything that stage 2 needs, with a U-Net freshly initialised from the seed."""
     config = preset.diffusion
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(preset.diffusion_training.optimization.seed)
         unet = MotionUNet3D(**to_json(preset.unet))
-        condition = ConditionEncoder.from_labels(names, preset.unet.condition_dim, learned_null=config.learned_null)
-    if config.normalize:
+        condition = ConditionEncoder.from_labels(names, preset.unet.condition_dim)
+    if motion is not None and config.normalize:
         target = MotionTarget.measure(
             motion.motions(),
             kind=config.motion_target,

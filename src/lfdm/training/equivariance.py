@@ -32,9 +32,7 @@ class RandomWarp:
     corners: bool
 
     @classmethod
-    def sample(
-        cls, batch: int, *, corners: bool, generator: torch.Generator, device: torch.device | str = "cpu"
-    ) -> Self:
+    def sample(cls, batch: int, *, corners: bool, generator: torch.Generator, device: torch.device | str = "cpu") -> Self:
         """Theta = [I|0] + N(0, 0.05^2), w_c ~ N(0, 0.005^2); drawn on the generator's device."""
         drawn = torch.randn(batch, 6 + CONTROL_POINTS**2, generator=generator, device=generator.device).to(device)
         theta = torch.eye(2, 3, device=device) + AFFINE_STD * drawn[:, :6].unflatten(1, (2, 3))

@@ -62,19 +62,22 @@ def to_motion(values: Tensor, *, corners: bool) -> Motion:
     return Motion(values[:, :2].float(), values[:, 2:].float(), corners)
 
 
-def open_motion_cache(autoencoder: LatentFlowAutoencoder, clips: ClipCache, *, progress: Progress | None = None) -> MotionCache:
+def open_motion_cache(
+    autoencoder: LatentFlowAutoencoder, clips: ClipCache, *, bf16: bool = False, progress: Progress | None = None
+) -> MotionCache:
     """The motion of every frame of every clip against the clip's first frame, estimated on the first call.
 
     Lies beside the decoded clips under a name made of the auto-encoder's weights, so that another auto-encoder makes another
     cache; built under a temporary name and renamed.
     """
-    digest = _weights_digest(autoencoder)
-    folder = clips.folder.parent / f"{clips.folder.name}-motion-{digest}"
+    name = f"{clips.folder.name}-motion-{_weights_digest(autoencoder)}{'-bf16' if bf16 else ''}"
+    folder = clips.folder.parent / name
     if not folder.is_dir():
         temporary = temporary_beside(folder)
         temporary.mkdir()
         try:
-            _estimate(autoencoder, clips, temporary, progress)
+            with torch.autocast(autoencoder.device.type, torch.bfloat16, enabled=bf16):
+                _estimate(autoencoder, clips, temporary, progress)
             temporary.rename(folder)
         except OSError:
             if not folder.is_dir():  # otherwise another process was quicker, with the same content
@@ -120,9 +123,9 @@ def _clip_motion(autoencoder: LatentFlowAutoencoder, clip: np.ndarray) -> Iterat
 
 
 class MotionDataset(Dataset[dict[str, Tensor]]):
-    """Stage 2's samples, requested by (position, index): the first frame, cached motion, label index.
+    """Stage 2's samples, requested by (position, index): the first frame, cached motion, clip index.
 
-    Items: `image` (3, S, S) uint8, `motion` (3, num_frames, h, w) float16, `label` int64. Mirroring turns image and motion
+    Items: `image` (3, S, S) uint8, `motion` (3, num_frames, h, w) float16, `index` int64. Mirroring turns image and motion
     together; colour jitter touches the image alone, since motion does not depend on colours.
     """
 
@@ -130,7 +133,6 @@ class MotionDataset(Dataset[dict[str, Tensor]]):
         self,
         clips: ClipCache,
         motion: MotionCache,
-        labels: list[str],
         *,
         num_frames: int,
         sampler: FrameSampler,
@@ -141,7 +143,6 @@ class MotionDataset(Dataset[dict[str, Tensor]]):
         self.clips, self.motion, self.num_frames = clips, motion, num_frames
         self.sampler: FrameSampler = sampler
         self.flip_probability, self.jitter, self.seed = flip_probability, jitter, seed
-        self.label_indices = [labels.index(record.label) for record in clips.records]
         self._may_flip = [not names_a_side(record.label) for record in clips.records]
 
     def __len__(self) -> int:
@@ -159,7 +160,7 @@ class MotionDataset(Dataset[dict[str, Tensor]]):
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
             "motion": torch.from_numpy(np.ascontiguousarray(motion)),
-            "label": torch.tensor(self.label_indices[index]),
+            "index": torch.tensor(index),
         }
 
 

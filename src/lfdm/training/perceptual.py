@@ -129,8 +129,7 @@ class PerceptualLoss(nn.Module):
     def _check(self, prediction: Tensor, target: Tensor) -> None:
         if prediction.shape != target.shape or prediction.ndim != 4 or prediction.shape[1] != 3:
             raise ValueError(
-                f"prediction and target must both be (n, 3, H, W); "
-                f"got {tuple(prediction.shape)} and {tuple(target.shape)}"
+                f"prediction and target must both be (n, 3, H, W); got {tuple(prediction.shape)} and {tuple(target.shape)}"
             )
         smallest = 2 ** (len(self.downsamples) + self.network.taps[-1][0] - 2)
         if min(prediction.shape[-2:]) < smallest:

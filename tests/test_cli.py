@@ -1,0 +1,365 @@
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lfdm import pipeline_folder
+from lfdm.cli import COMMANDS
+from lfdm.config import Preset
+from lfdm.console import Group, run
+from lfdm.data.video import read_video, video_info
+from lfdm.pipeline import LatentFlowPipeline
+from lfdm.pipeline_outputs import OUT_ENDINGS
+
+Lfdm = Callable[..., tuple[int, str, str]]
+LABELS = ("raise arms", "wave")
+TINY_NETWORKS = [
+    "--image-size",
+    "32",
+    "--num-frames",
+    "4",
+    "--autoencoder.channels",
+    "4",
+    "--autoencoder.max-channels",
+    "8",
+    "--autoencoder.num-res-blocks",
+    "1",
+    "--autoencoder.dense-channels",
+    "8",
+    "8",
+    "16",
+    "16",
+    "--autoencoder.dense-match-channels",
+    "8",
+    "--unet.latent-channels",
+    "8",
+    "--unet.condition-dim",
+    "8",
+    "--unet.dim",
+    "8",
+    "--unet.channel-multipliers",
+    "1",
+    "2",
+    "--unet.num-heads",
+    "2",
+    "--unet.head-dim",
+    "8",
+]
+
+
+def short_run(stage: str) -> list[str]:
+    values = {"num-steps": "2", "batch-size": "2", "warmup-steps": "0", "mixed-precision": "no"}
+    return [word for name, value in values.items() for word in (f"--{stage}.optimization.{name}", value)]
+
+
+@pytest.fixture
+def lfdm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Lfdm:
+    """Run a command line in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = run(COMMANDS, [str(argument) for argument in arguments], "test")
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def model(tiny_preset: Preset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    LatentFlowPipeline.from_preset(tiny_preset, LABELS).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("images") / "person.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def command_paths(tree: object = COMMANDS, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    assert isinstance(tree, dict)
+    paths = [prefix]
+    for name, entry in tree.items():
+        paths += command_paths(entry.commands, (*prefix, name)) if isinstance(entry, Group) else [(*prefix, name)]
+    return paths
+
+
+# ----------------------------------------------------------------------------------------------------------------- help
+
+
+@pytest.mark.parametrize("path", command_paths(), ids=" ".join)
+def test_every_command_has_help(lfdm: Lfdm, path: tuple[str, ...]) -> None:
+    code, out, err = lfdm(*path, "--help")
+    assert code == 0
+    assert err == ""
+    assert out.startswith(" ".join(["usage: lfdm", *path]))
+
+
+def test_help_comes_without_torch_or_diffusers() -> None:
+    code = (
+        "import sys\n"
+        "from lfdm.cli import COMMANDS, run\n"
+        "for line in (['--help'], ['generate', '--help'], ['train', 'autoencoder', 'puppets64', '--help']):\n"
+        "    assert run(COMMANDS, line, 'x') == 0\n"
+        "sys.exit(str([name for name in ('torch', 'diffusers', 'numpy', 'av') if name in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "[]"
+    assert "generate" in done.stdout
+
+
+def test_generate_takes_the_words_of_the_design(lfdm: Lfdm) -> None:
+    _, out, _ = lfdm("generate", "--help")
+    words = (
+        "model out num-frames num-inference-steps guidance-scale num-videos seed panel unconditional fps device dtype fit scale"
+    )
+    assert all(f"--{word}" in out for word in words.split())
+    assert "usage: lfdm generate [-h] [OPTIONS] IMAGE [CONDITION]" in out
+
+
+# ------------------------------------------------------------------------------------------------------------- generate
+
+
+@pytest.mark.parametrize("ending", OUT_ENDINGS)
+def test_generate_writes_the_format_of_the_ending(lfdm: Lfdm, model: Path, image: Path, ending: str) -> None:
+    out = Path("new") / "folder" / f"wave{ending}"
+    options = ["--num-inference-steps", 1, "--num-frames", 5, "--fps", 10]
+    code, printed, _ = lfdm("generate", image, "wave", "--model", model, "--out", out, *options)
+    assert code == 0
+    assert printed == f"{out}\n"
+    info = video_info(out)
+    assert (info.frames, info.width, info.height) == (5, 32, 32)
+    assert info.fps == pytest.approx(10)
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+def test_without_an_ending_it_is_a_folder_of_exact_frames_enlarged(lfdm: Lfdm, model: Path, image: Path) -> None:
+    options = ["--out", "wave", "--num-inference-steps", 1, "--scale", 2]
+    assert lfdm("generate", image, "wave", "--model", model, *options)[0] == 0
+    frames = read_video("wave")
+    assert frames.shape == (4, 64, 64, 3)
+    assert np.array_equal(frames[0, ::2, ::2], np.asarray(Image.open(image)))
+    assert np.array_equal(frames[:, ::2, ::2], frames[:, 1::2, 1::2])
+
+
+def test_several_videos_are_numbered_and_equal_single_runs(lfdm: Lfdm, model: Path, image: Path) -> None:
+    common = ["generate", image, "wave", "--model", model, "--num-inference-steps", 1]
+    code, printed, _ = lfdm(*common, "--out", "many/wave", "--num-videos", 3, "--seed", 7, "--panel")
+    assert code == 0
+    names = {f"wave-{i}{suffix}" for i in range(3) for suffix in ("", "-panel.gif")}
+    assert {path.name for path in Path("many").iterdir()} == names
+    assert {Path(line).name for line in printed.splitlines()} == names
+    assert read_video("many/wave-1-panel.gif").shape == (4, 208, 976, 3)
+    assert lfdm(*common, "--out", "one", "--seed", 8)[0] == 0
+    assert np.abs(read_video("one").astype(int) - read_video("many/wave-1")).max() <= 1
+    assert np.abs(read_video("one").astype(int) - read_video("many/wave-0")).max() > 1
+
+
+def test_one_panel_is_named_after_the_video(lfdm: Lfdm, model: Path, image: Path) -> None:
+    code, printed, _ = lfdm("generate", image, "raise arms", "--model", model, "--num-inference-steps", 1, "--panel")
+    assert code == 0
+    assert printed.split() == ["raise-arms.mp4", "raise-arms-panel.gif"]
+
+
+def test_unconditional_and_half_precision(lfdm: Lfdm, model: Path, image: Path) -> None:
+    options = ["--num-inference-steps", 1, "--dtype", "bfloat16", "--fit", "crop"]
+    code, printed, _ = lfdm("generate", image, "--unconditional", "--model", model, *options)
+    assert (code, printed) == (0, "unconditional.mp4\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["person", "waev"], "unknown label 'waev'; did you mean 'wave'? labels: raise arms, wave"),
+        (["person"], "give a CONDITION (a label of the model) or --unconditional; got neither"),
+        (["person", "wave", "--unconditional"], "got both"),
+        ([], "IMAGE"),
+        (["nothing.png", "wave"], "nothing.png: no such file or folder"),
+        (["notes.txt", "wave"], "notes.txt"),
+        (["person", "wave", "--out", "wave.mov"], "out must end in .mp4, .webm, .gif, .avi or nothing"),
+        (["person", "wave", "--num-frames", "17"], "num_frames must be a whole number from 1 to 16; got 17"),
+        (["person", "wave", "--num-frames", "many"], "--num-frames"),
+        (["person", "wave", "--num-inference-steps", "0"], "num_inference_steps must be a whole number from 1"),
+        (["person", "wave", "--guidance-scale", "nan"], "guidance_scale must be a finite number, 0 or more; got nan"),
+        (["person", "wave", "--num-videos", "0"], "num_videos must be"),
+        (["person", "wave", "--seed", "-1"], "seed must be"),
+        (["person", "wave", "--fps", "0"], "fps must be"),
+        (["person", "wave", "--fps", "60", "--out", "a.gif"], "fps must be at most 50"),
+        (["person", "wave", "--scale", "0"], "scale must be"),
+        (["person", "wave", "--device", "toaster"], "device 'toaster' cannot be used here"),
+        (["person", "wave", "--fit", "stretch"], "'stretch'"),
+        (["person", "wave", "--model", "nobody"], "unknown model 'nobody'; bundled models: "),
+        (["person", "wave", "--model", "./nobody"], "no model folder ./nobody"),
+    ],
+)
+def test_a_wrong_value_is_one_line_and_leaves_nothing(
+    lfdm: Lfdm, model: Path, image: Path, arguments: list[str], message: str
+) -> None:
+    Path("notes.txt").write_text("not an image")
+    words = [str(image) if word == "person" else word for word in arguments]
+    code, out, err = lfdm("generate", *words, *([] if "--model" in words else ["--model", model]))
+    assert code == 2
+    assert out == ""
+    assert message in err
+    assert err.startswith("lfdm: ")
+    assert err.count("\n") == 1
+    assert [path.name for path in Path.cwd().iterdir()] == ["notes.txt"]
+
+
+def test_unknown_options_and_commands_are_refused_with_suggestions(lfdm: Lfdm, image: Path) -> None:
+    code, _, err = lfdm("generate", image, "wave", "--num-frame", 3)
+    assert code == 2
+    assert "--num-frames" in err
+    code, _, err = lfdm("generte")
+    assert code == 2
+    assert "generate" in err
+
+
+def test_an_error_that_is_nobodys_fault_is_not_hidden() -> None:
+    def broken() -> None:
+        """Break."""
+        raise RuntimeError("a defect of ours")
+
+    with pytest.raises(RuntimeError, match="a defect of ours"):
+        run({"broken": broken}, ["broken"], "test")
+
+    def interrupted() -> None:
+        """Stop."""
+        raise KeyboardInterrupt
+
+    assert run({"interrupted": interrupted}, ["interrupted"], "test") == 130
+
+
+def test_a_full_disk_is_one_line(model: Path, image: Path, tmp_path: Path) -> None:
+    code = (
+        "import resource, sys, lfdm.pipeline_outputs\n"
+        "from lfdm.cli import COMMANDS, run\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        f"sys.exit(run(COMMANDS, ['generate', {str(image)!r}, 'wave', '--model', {str(model)!r}, '--out', 'wave.avi', "
+        "'--num-inference-steps', '1'], ''))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "File too large" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+# --------------------------------------------------------------------------------------------------- the other commands
+
+
+def test_transfer_follows_the_driving_video(lfdm: Lfdm, model: Path, image: Path, puppets_dir: Path) -> None:
+    clip = next(puppets_dir.rglob("*.avi"))
+    common = ["transfer", image, clip, "--model", model, "--out"]
+    code, printed, _ = lfdm(*common, "moved", "--panel")
+    assert code == 0
+    assert printed.split() == ["moved", "moved-panel.gif"]
+    assert read_video("moved").shape == read_video(clip).shape
+    assert lfdm(*common, "moved.avi", "--absolute", "--num-frames", 3)[0] == 0
+    info = video_info("moved.avi")
+    assert (info.frames, info.fps) == (3, video_info(clip).fps)
+    code, _, err = lfdm("transfer", image, "nothing.mp4", "--model", model)
+    assert (code, err) == (2, "lfdm: nothing.mp4: no such file or folder\n")
+
+
+def test_demo_shows_every_label_of_the_bundled_model(
+    lfdm: Lfdm, model: Path, image: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(pipeline_folder, "ASSETS_DIR", tmp_path / "assets")
+    code, _, err = lfdm("demo")
+    assert code == 2
+    assert "unknown model 'puppets64'; bundled models: none in this installation" in err
+    bundle = tmp_path / "assets" / "puppets64"
+    LatentFlowPipeline.from_pretrained(model).save_pretrained(bundle)
+    code, _, err = lfdm("demo")
+    assert code == 2
+    assert "no example images" in err
+    (bundle / "images").mkdir()
+    Image.open(image).save(bundle / "images" / "person.png")
+    code, printed, _ = lfdm("demo", "--out", "demo")
+    assert code == 0
+    assert printed.split() == ["demo/raise-arms.mp4", "demo/raise-arms-panel.gif", "demo/wave.mp4", "demo/wave-panel.gif"]
+    assert video_info("demo/wave.mp4").width == 128
+
+
+def test_info_names_labels_and_bundled_models(lfdm: Lfdm, model: Path) -> None:
+    code, out, _ = lfdm("info", "--model", model)
+    assert code == 0
+    assert "raise arms, wave" in out
+    assert "4 frames of 32x32, 8 per second" in out
+    code, out, _ = lfdm("info")
+    assert code == 0
+    assert "bundled models" in out
+    assert "mug128" in out
+
+
+def test_data_commands_write_clip_data_sets(lfdm: Lfdm) -> None:
+    options = "--num-subjects 2 --num-takes 1 --size 32 --num-frames 3 --truth none --num-workers 1"
+    code, printed, _ = lfdm("data", "puppets", "--out", "puppets", *options.split())
+    assert (code, printed) == (0, "puppets/clips.csv\n")
+    for record in csv.DictReader(Path("puppets/clips.csv").read_text().splitlines()):
+        target = Path("tree", record["label"], record["subject"], Path(record["path"]).name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(Path("puppets", record["path"]).read_bytes())
+    Path("tree/wave/broken.mp4").write_text("not a video")
+    code, printed, _ = lfdm("data", "folder", "tree", "--out", "own", "--size", 32)
+    assert code == 0
+    assert "skipped wave/broken.mp4" in printed
+    assert "8 training and 8 test clips of 2 subjects in own" in printed
+    code, _, err = lfdm("data", "lpc", "--sheets", "nothing", "--out", "lpc")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "nothing" in err
+
+
+def test_training_both_stages_and_sampling_from_the_run(lfdm: Lfdm, puppets_dir: Path, image: Path) -> None:
+    def train(stage: str, *more: object) -> tuple[int, str, str]:
+        return lfdm("train", stage, "puppets64", "--data", puppets_dir, *more, *TINY_NETWORKS, *short_run(f"{stage}-training"))
+
+    code, printed, err = train("autoencoder", "--out", "one")
+    assert (code, printed) == (0, "one/checkpoints/step-00000002\n"), err
+    config = json.loads(Path("one/config.json").read_text())["preset"]
+    assert (config["image_size"], config["autoencoder_training"]["optimization"]["num_steps"]) == (32, 2)
+    code, printed, err = train("diffusion", "--autoencoder", "one", "--out", "two")
+    assert (code, printed) == (0, "two/checkpoints/step-00000002\n"), err
+    code, printed, err = lfdm("generate", image, "wave", "--model", "two", "--num-inference-steps", 1)
+    assert (code, printed) == (0, "wave.mp4\n"), err
+    code, _, err = train("autoencoder", "--out", "one", "--autoencoder-training.l1-weight", 2)
+    assert code == 2
+    assert "l1_weight is 1.0 there, 2.0 here" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["autoencoder", "puppets64", "--data", "nothing", "--out", "run"], "nothing: no such data folder"),
+        (["diffusion", "puppets64", "--data", "x", "--out", "run"], "--autoencoder"),
+        (
+            ["autoencoder", "puppets64", "--data", "x", "--out", "run", "--num-frames", "1"],
+            "num_frames must be at least 2; got 1",
+        ),
+    ],
+)
+def test_a_wrong_training_setting_is_one_line(lfdm: Lfdm, arguments: list[str], message: str) -> None:
+    code, out, err = lfdm("train", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not Path("run").exists()
+
+
+def test_evaluate_names_a_missing_data_set(lfdm: Lfdm, model: Path) -> None:
+    code, _, err = lfdm("evaluate", "--model", model, "--data", "nothing", "--out", "results")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "nothing: no such data folder" in err
+    assert not Path("results").exists()

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+import torch
+
+from lfdm.models.motion import Motion
+from lfdm.visualize import contact_sheet, draw_warped_grid, flow_to_color, make_panel, occlusion_to_gray
+
+
+def constant_flow(x: float, y: float, size: int = 4) -> np.ndarray:
+    return np.full((size, size, 2), (x, y), np.float64)
+
+
+def test_no_flow_is_white_and_direction_is_hue() -> None:
+    assert (flow_to_color(constant_flow(0, 0)) == 255).all()
+    assert flow_to_color(constant_flow(1, 0))[0, 0].tolist() == [255, 0, 0]
+    assert flow_to_color(constant_flow(-1, 0))[0, 0].tolist() == [0, 255, 255]
+    assert (flow_to_color(constant_flow(0, 1))[0, 0] != flow_to_color(constant_flow(0, -1))[0, 0]).any()
+
+
+def test_length_is_saturation_on_the_given_scale() -> None:
+    half = flow_to_color(constant_flow(0.5, 0), max_flow=1.0)[0, 0].tolist()
+    assert half == [255, 128, 128]
+    assert flow_to_color(constant_flow(5, 0), max_flow=1.0)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_a_warped_grid_moves_against_the_backward_flow() -> None:
+    white = np.full((64, 64, 3), 255, np.uint8)
+
+    def dark_columns(flow_pixels: float) -> np.ndarray:
+        picture = draw_warped_grid(white, constant_flow(2 * flow_pixels / 64, 0, 64), num_lines=4)
+        return np.flatnonzero(picture[4, :, 0] < 255)
+
+    still = dark_columns(0)
+    assert len(still) == 8  # four lines, each on the border of two pixels
+    assert set(dark_columns(3)) == set((still - 3) % 64)  # pixel p shows source p + 3: the line at 16 appears at 13
+    assert (draw_warped_grid(white, constant_flow(0, 0, 64), opacity=0) == 255).all()
+
+
+def test_occlusion_is_white_where_visible() -> None:
+    assert occlusion_to_gray(np.array([[0.0, 1.0, 2.0]]))[0, :, 0].tolist() == [0, 255, 255]
+
+
+def test_a_panel_shows_source_frames_warped_flow_and_occlusion() -> None:
+    source, frames, warped = (
+        np.full(shape, value, np.uint8) for shape, value in (((32, 32, 3), 10), ((2, 32, 32, 3), 90), ((2, 32, 32, 3), 170))
+    )
+    motion = Motion(torch.zeros(1, 2, 2, 16, 16), torch.zeros(1, 1, 2, 16, 16))
+    panel = make_panel(source, frames, warped, motion)
+    t, height, width, _ = panel.shape
+    assert (t, height) == (2, 16 + 192)
+    centres = [192 // 2 + i * (192 + 4) for i in range(5)]
+    assert panel[0, height - 96, centres[:3], 0].tolist() == [10, 90, 170]
+    assert panel[0, height - 96, centres[4], 0] == 0
+    flow_tile = panel[1, 16:, centres[2] + 96 + 4 : centres[3] + 96]
+    assert flow_tile.shape == (192, 192, 3)
+    assert set(np.unique(flow_tile)) == {178, 255}  # no flow: white, with the lines of a straight grid
+    assert width == 5 * 192 + 4 * 4
+    assert panel[0, :16].min() < 100  # captions
+
+
+def test_a_panel_needs_shapes_that_agree() -> None:
+    frames = np.zeros((2, 32, 32, 3), np.uint8)
+    motion = Motion(torch.zeros(2, 2, 2, 16, 16), torch.zeros(2, 1, 2, 16, 16))
+    with pytest.raises(ValueError, match="one sample's source"):
+        make_panel(frames[0], frames, frames, motion)
+
+
+def test_a_contact_sheet_has_a_row_per_video_and_shows_first_and_last_frame() -> None:
+    video = np.stack([np.full((64, 64, 3), value, np.uint8) for value in range(0, 200, 10)])
+    sheet = contact_sheet([video, video[:3]], ["wave: real", "generated"], num_frames=4)
+    assert sheet.shape == (2 * (16 + 64 + 4), 4 * 64 + 3 * 4, 3)
+    assert sheet[40, 10, 0] == 0
+    assert sheet[40, -10, 0] == 190
+    assert sheet[40 + 84, 2 * 68 + 10, 0] == 20
+    assert sheet[40 + 84, -10, 0] == 255
+    with pytest.raises(ValueError, match="one caption per video"):
+        contact_sheet([video], [])
