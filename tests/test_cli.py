@@ -344,6 +344,7 @@ def test_training_both_stages_and_sampling_from_the_run(lfdm: Lfdm, puppets_dir:
     [
         (["autoencoder", "puppets64", "--data", "nothing", "--out", "run"], "nothing: no such data folder"),
         (["diffusion", "puppets64", "--data", "x", "--out", "run"], "--autoencoder"),
+        (["autoencoder", "puppets64", "--data", "x", "--out", "run", "--unet.dim", "-1"], "unet: dim must be positive; got -1\n"),
         (
             ["autoencoder", "puppets64", "--data", "x", "--out", "run", "--num-frames", "1"],
             "num_frames must be at least 2; got 1",

@@ -94,14 +94,15 @@ def _short_complaints() -> Iterator[None]:
 
 
 def _first_section(box: str) -> str:
-    """The text of a box up to its first rule or empty line, without the frame."""
-    lines = [line.strip("│ \t") for line in box.splitlines()[1:]]
+    """The text of a box up to its first rule or empty line, without title and frame (of dashes where there is no Unicode)."""
     kept: list[str] = []
-    for line in lines:
-        if kept and (not line or set(line) <= {"─", "╰", "╯"}):
+    for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()[1:]:
+        text = line.strip("│ \t")
+        if text and not set(text) <= set("─-╭╮╰╯"):
+            kept.append(text)
+        elif kept:
             break
-        kept.append(line)
-    return re.sub(r"\s+", " ", " ".join(kept)) or "wrong arguments; see --help"
+    return " ".join(kept) or "wrong arguments; see --help"
 
 
 def _print_error(message: str) -> None:

@@ -298,7 +298,7 @@ def test_fit_keeps_frames_of_the_right_size() -> None:
     [((480, 336), 128, (128, 89)), ((229, 260), 128, (112, 128)), ((10, 20), 64, (32, 64)), ((300, 2), 64, (64, 1))],
 )
 def test_pad_centres_the_whole_frame_on_black(source: tuple[int, int], size: int, inner: tuple[int, int]) -> None:
-    """The first two are the sizes that METHOD.md 5 names."""
+    """The first two are the sizes of the published recipe."""
     out = fit_frames(np.full((1, *source, 3), 200, np.uint8), size, "pad")[0, :, :, 0]
     assert out.shape == (size, size)
     rows, columns = np.flatnonzero(out.any(axis=1)), np.flatnonzero(out.any(axis=0))

@@ -318,7 +318,7 @@ def _decode_clip(root: Path, record: ClipRecord, size: int, fit: Fit) -> np.ndar
 
 @dataclass(frozen=True, kw_only=True)
 class ColorJitter:
-    """Random brightness, contrast, saturation and hue, one draw for all frames (METHOD.md 3 and 4)."""
+    """Random brightness, contrast, saturation and hue, one draw for all frames."""
 
     brightness: float = 0.1
     """Factor drawn from 1 -+ this; 0 leaves brightness alone."""
@@ -409,7 +409,7 @@ _JITTERS = (_brighten, _change_contrast, _saturate, _shift_hue)
 
 @dataclass(frozen=True, kw_only=True)
 class PairAugmentation:
-    """Stage 1 (METHOD.md 3): the two frames of a pair change places, or else both are mirrored; then colours."""
+    """Stage 1, as published: the two frames of a pair change places, or else both are mirrored; then colours."""
 
     swap_probability: float = 0.5
     """Probability that source and driving change places (motion runs backwards)."""
@@ -482,7 +482,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
 
 
 class PairDataset(Dataset[dict[str, torch.Tensor]]):
-    """Stage 1's pairs: two frames of one clip, drawn with replacement, in time order, then augmented (METHOD.md 3).
+    """Stage 1's pairs: two frames of one clip, drawn with replacement, in time order, then augmented.
 
     Requested by (position, index) as `ClipDataset`. Items: `source` and `driving`, (3, S, S) uint8.
     """

@@ -444,7 +444,7 @@ def fit_frames(frames: np.ndarray, size: int, mode: Fit) -> np.ndarray:
 
     `pad` keeps everything: the long side becomes `size`, the short side is truncated to whole pixels, the rest is
     black; centred, an odd pixel at the bottom or right. `crop` keeps the central square. Shrinking averages the exact
-    area under each new pixel (METHOD.md 5), enlarging is bilinear; frames of that size are returned as they are.
+    area under each new pixel, as the published recipe does; enlarging is bilinear; frames of that size are returned as they are.
     """
     _check_frames(frames)
     if size < 1:
@@ -494,7 +494,7 @@ def _area_means(array: np.ndarray, num: int) -> np.ndarray:
     return np.diff(sums[whole] * (1 - part) + sums[whole + 1] * part, axis=0) * (num / n)
 
 
-# ------------------------------------------------------------------------------------------- samplers (METHOD.md 5)
+# ------------------------------------------------------------------------------------------- samplers, as published
 
 
 def uniform_indices(n: int, num: int) -> np.ndarray:
