@@ -1,5 +1,6 @@
 import csv
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,38 +20,11 @@ from lfdm.pipeline_outputs import OUT_ENDINGS
 
 Lfdm = Callable[..., tuple[int, str, str]]
 LABELS = ("raise arms", "wave")
-TINY_NETWORKS = [
-    "--image-size",
-    "32",
-    "--num-frames",
-    "4",
-    "--autoencoder.channels",
-    "4",
-    "--autoencoder.max-channels",
-    "8",
-    "--autoencoder.num-res-blocks",
-    "1",
-    "--autoencoder.dense-channels",
-    "8",
-    "8",
-    "16",
-    "16",
-    "--autoencoder.dense-match-channels",
-    "8",
-    "--unet.latent-channels",
-    "8",
-    "--unet.condition-dim",
-    "8",
-    "--unet.dim",
-    "8",
-    "--unet.channel-multipliers",
-    "1",
-    "2",
-    "--unet.num-heads",
-    "2",
-    "--unet.head-dim",
-    "8",
-]
+TINY_NETWORKS = shlex.split(
+    "--image-size 32 --num-frames 4 --autoencoder.channels 4 --autoencoder.max-channels 8 --autoencoder.num-res-blocks 1 "
+    "--autoencoder.dense-channels 8 8 16 16 --autoencoder.dense-match-channels 8 --unet.latent-channels 8 "
+    "--unet.condition-dim 8 --unet.dim 8 --unet.channel-multipliers 1 1 2 --unet.num-heads 2 --unet.head-dim 8"
+)
 
 
 def short_run(stage: str) -> list[str]:

@@ -53,7 +53,7 @@ def test_a_panel_shows_source_frames_warped_flow_and_occlusion() -> None:
     assert panel[0, height - 96, centres[4], 0] == 0
     flow_tile = panel[1, 16:, centres[2] + 96 + 4 : centres[3] + 96]
     assert flow_tile.shape == (192, 192, 3)
-    assert set(np.unique(flow_tile)) == {178, 255}  # no flow: white, with the lines of a straight grid
+    assert {255} < set(np.unique(flow_tile)) <= {178, 179, 255}  # no flow: white, with the lines of a straight grid
     assert width == 5 * 192 + 4 * 4
     assert panel[0, :16].min() < 100  # captions
 
