@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lfdm.config import DiffusionConfig, DiffusionTrainingConfig, Preset, to_json
 from lfdm.data.clips import ClipCache, ClipDataset, ColorJitter, Progress, labels, open_cache, read_index
+from lfdm.data.video import uniform_indices
 from lfdm.diffusion import add_noise, diffusion_loss, draw_timesteps
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import ConditionEncoder
@@ -20,7 +21,6 @@ from lfdm.pipeline import MODEL_DIR, LatentFlowPipeline
 from lfdm.training.autoencoder import AutoencoderTask
 from lfdm.training.loop import StepReport, fit, prepare_run
 from lfdm.training.motion_cache import MotionCache, MotionDataset, open_motion_cache, to_motion
-from lfdm.visualize import contact_sheet
 
 PANEL_CLIPS = 4
 
@@ -101,7 +101,7 @@ class DiffusionTask:
         return torch.where(dropped[:, None], condition.null, condition.table[rows])
 
     def panel(self, module: nn.Module) -> np.ndarray:
-        """Real and generated clips below each other, for fixed training images and their labels."""
+        """A clip (t, 2 S, n S, 3): real clips above, below them those generated from their first frames and labels."""
         assert isinstance(module, MotionUNet3D)
         clips = self.clips
         chosen = [int(i) for i in np.linspace(0, len(clips) - 1, PANEL_CLIPS)]
@@ -115,12 +115,9 @@ class DiffusionTask:
             )
         finally:
             self.pipeline.unet = trained
-        rows, captions = [], []
-        for index, frames in zip(chosen, result.frames, strict=True):
-            real = clips.clip(index)
-            rows += [np.asarray(real[np.linspace(0, len(real) - 1, self.num_frames).astype(int)]), frames]
-            captions += [f"{clips.records[index].label}: real", "generated"]
-        return contact_sheet(rows, captions)
+        real = [clips.clip(i)[uniform_indices(clips.num_frames(i), self.num_frames)] for i in chosen]
+        rows = [np.concatenate(row, axis=2) for row in (real, list(result.frames))]  # (t, S, n S, 3)
+        return np.concatenate(rows, axis=1)
 
 
 def train_diffusion(
