@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from lfdm.config import DiffusionConfig, DiffusionTrainingConfig, Preset, to_json
@@ -116,8 +117,7 @@ class DiffusionTask:
         finally:
             self.pipeline.unet = trained
         real = [clips.clip(i)[uniform_indices(clips.num_frames(i), self.num_frames)] for i in chosen]
-        rows = [np.concatenate(row, axis=2) for row in (real, list(result.frames))]  # (t, S, n S, 3)
-        return np.concatenate(rows, axis=1)
+        return rearrange(np.stack([real, np.asarray(result.frames)]), "row n t h w c -> t (row h) (n w) c")
 
 
 def train_diffusion(
