@@ -50,7 +50,8 @@ def test_a_run_folder_is_a_pipeline_with_measured_statistics(
     assert pipe.motion_target.std is not None
     assert min(pipe.motion_target.std) > 0
     out = pipe(torch.rand(3, 32, 32), "wave", num_inference_steps=2, output_type="np", generator=torch.Generator().manual_seed(0))
-    assert np.shape(out.frames) == (1, 4, 32, 32, 3)
+    assert isinstance(out.frames, np.ndarray)
+    assert out.frames.shape == (1, 4, 32, 32, 3)
     trained = LatentFlowAutoencoder.from_pretrained(stage1).state_dict()
     for name, value in pipe.autoencoder.state_dict().items():
         assert torch.equal(value, trained[name]), name
