@@ -77,6 +77,7 @@ class DenseMotionPredictor(nn.Module):
             self.fine_head = _zero_convolution(shared[1], 3)
 
     def forward(self, source: Tensor, driving: Tensor) -> DenseMotion:
+        """Motion of driving frames (b, 3, t, H, W) against the source (b, 3, H, W), at H / stride."""
         b, t = driving.shape[0], driving.shape[2]
         frames = rearrange(driving, "b c t h w -> (b t) c h w")
         source_half, source_quarter = self._encode(source)
