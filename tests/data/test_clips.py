@@ -16,18 +16,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from lfdm.data.clips import (
-    ClipDataset,
-    ClipRecord,
-    ColorJitter,
-    PairAugmentation,
-    PairDataset,
-    augment_pair,
-    labels,
-    open_cache,
-    read_index,
-    write_index,
-)
+from lfdm.data.augmentation import ColorJitter, PairAugmentation, augment_pair
+from lfdm.data.clips import ClipDataset, ClipRecord, PairDataset, labels, open_cache, read_index, write_index
 from lfdm.data.video import fit_frames, write_video
 
 NO_JITTER = ColorJitter(brightness=0, contrast=0, saturation=0, hue=0)

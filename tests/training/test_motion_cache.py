@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lfdm.config import Preset, to_json
-from lfdm.data.clips import ClipCache, ClipRecord, ColorJitter, open_cache
+from lfdm.data.augmentation import ColorJitter
+from lfdm.data.clips import ClipCache, ClipRecord, open_cache
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.motion import Motion
 from lfdm.models.warp import warp

@@ -9,7 +9,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lfdm.config import AutoencoderTrainingConfig, Preset, to_json
-from lfdm.data.clips import ClipCache, ColorJitter, PairAugmentation, PairDataset, Progress, open_cache, read_index
+from lfdm.data.augmentation import ColorJitter, PairAugmentation
+from lfdm.data.clips import ClipCache, PairDataset, Progress, open_cache, read_index
 from lfdm.models.autoencoder import LatentFlowAutoencoder, Reconstruction
 from lfdm.models.loading import find_model
 from lfdm.models.regions import RegionMotionPredictor

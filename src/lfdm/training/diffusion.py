@@ -10,7 +10,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lfdm.config import DiffusionConfig, DiffusionTrainingConfig, Preset, to_json
-from lfdm.data.clips import ClipCache, ClipDataset, ColorJitter, Progress, labels, open_cache, read_index
+from lfdm.data.augmentation import ColorJitter
+from lfdm.data.clips import ClipCache, ClipDataset, Progress, labels, open_cache, read_index
 from lfdm.data.video import uniform_indices
 from lfdm.diffusion import add_noise, diffusion_loss, draw_timesteps
 from lfdm.models.autoencoder import LatentFlowAutoencoder

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lfdm.config import FrameSampler
-from lfdm.data.clips import ClipCache, ColorJitter, Progress, names_a_side
+from lfdm.data.augmentation import ColorJitter, names_a_side
+from lfdm.data.clips import ClipCache, Progress
 from lfdm.data.video import sample_indices, temporary_beside
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.motion import Motion

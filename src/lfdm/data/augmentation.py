@@ -1,0 +1,149 @@
+"""Clip-consistent augmentation: one draw for all frames of a sample, every draw from the generator that is passed in.
+
+Shapes: frames (t, H, W, 3) uint8.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColorJitter:
+    """Random brightness, contrast, saturation and hue, one draw for all frames."""
+
+    brightness: float = 0.1
+    """Factor drawn from 1 -+ this; 0 leaves brightness alone."""
+    contrast: float = 0.1
+    """Factor drawn from 1 -+ this, about each frame's mean grey."""
+    saturation: float = 0.1
+    """Factor drawn from 1 -+ this, about each pixel's grey."""
+    hue: float = 0.1
+    """Shift drawn from -+ this, in turns of the colour circle."""
+    random_order: bool = True
+    """Apply the four in random order, otherwise in the order above."""
+
+    def __post_init__(self) -> None:
+        for name in ("brightness", "contrast", "saturation"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
+        if not 0 <= self.hue <= 0.5:
+            raise ValueError(f"hue must lie in 0..0.5, got {self.hue}")
+
+    @classmethod
+    def from_amounts(cls, amounts: tuple[float, float, float, float], *, random_order: bool = True) -> Self:
+        """From (brightness, contrast, saturation, hue), as configs store them."""
+        brightness, contrast, saturation, hue = amounts
+        return cls(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue, random_order=random_order)
+
+    def apply(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Frames (t, H, W, 3) uint8 under one draw: same shape and type. The number of draws never varies."""
+        order = rng.permutation(4) if self.random_order else range(4)
+        amounts = (self.brightness, self.contrast, self.saturation, self.hue)
+        draws = [amount * unit for amount, unit in zip(amounts, rng.uniform(-1.0, 1.0, 4), strict=True)]
+        if not any(draws):
+            return frames
+        planes = np.ascontiguousarray(frames.transpose(3, 0, 1, 2).reshape(3, len(frames), -1), np.float32)
+        for step in order:
+            if draws[step]:
+                planes = _JITTERS[step](planes, float(draws[step]))
+        planes += 0.5  # rounds, as the values are not negative
+        return np.ascontiguousarray(planes.astype(np.uint8).reshape(3, *frames.shape[:3]).transpose(1, 2, 3, 0))
+
+
+# Each takes planes (3, t, n) float32 in [0, 255], which it may overwrite, and returns such planes.
+
+
+def _brighten(planes: np.ndarray, amount: float) -> np.ndarray:
+    planes *= np.float32(1.0 + amount)
+    return np.minimum(planes, 255.0, out=planes)
+
+
+def _change_contrast(planes: np.ndarray, amount: float) -> np.ndarray:
+    mean = _grey(planes).mean(axis=-1, keepdims=True)
+    planes *= np.float32(1.0 + amount)
+    planes -= np.float32(amount) * mean
+    return np.clip(planes, 0.0, 255.0, out=planes)
+
+
+def _saturate(planes: np.ndarray, amount: float) -> np.ndarray:
+    grey = _grey(planes)
+    planes *= np.float32(1.0 + amount)
+    planes -= np.float32(amount) * grey
+    return np.clip(planes, 0.0, 255.0, out=planes)
+
+
+def _grey(planes: np.ndarray) -> np.ndarray:
+    """ITU-R BT.601 luma: (t, n)."""
+    return np.float32(0.299) * planes[0] + np.float32(0.587) * planes[1] + np.float32(0.114) * planes[2]
+
+
+def _shift_hue(planes: np.ndarray, amount: float) -> np.ndarray:
+    """Hue of the HSV hexcone turned by `amount` of a full turn; value and chroma stay (A. R. Smith, 1978)."""
+    red, green, blue = planes
+    value = np.maximum(np.maximum(red, green), blue)
+    chroma = value - np.minimum(np.minimum(red, green), blue)
+    scale = 1.0 / np.maximum(chroma, np.float32(1e-6))
+    hue = (red - green) * scale + np.float32(4.0)  # in sixths of a turn: blue is the largest
+    np.copyto(hue, (blue - red) * scale + np.float32(2.0), where=value == green)
+    np.copyto(hue, (green - blue) * scale, where=value == red)
+    hue += np.float32(6.0 * amount)
+    for channel, offset in enumerate((5.0, 3.0, 1.0)):
+        sixth = hue + np.float32(offset)
+        sixth -= np.float32(6.0) * np.floor(sixth * np.float32(1 / 6))  # six times quicker than %
+        ramp = np.minimum(sixth, np.float32(4.0) - sixth)
+        planes[channel] = value - chroma * np.clip(ramp, 0.0, 1.0, out=ramp)
+    return planes
+
+
+_JITTERS = (_brighten, _change_contrast, _saturate, _shift_hue)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairAugmentation:
+    """Stage 1, as published: the two frames of a pair change places, or else both are mirrored; then colours."""
+
+    swap_probability: float = 0.5
+    """Probability that source and driving change places (motion runs backwards)."""
+    flip_probability: float = 0.5
+    """Probability, where they do not, that both are mirrored left to right (never where the label names a side)."""
+    jitter: ColorJitter = ColorJitter()
+    """One draw for both frames."""
+
+    def __post_init__(self) -> None:
+        for name in ("swap_probability", "flip_probability"):
+            check_probability(name, getattr(self, name))
+
+
+def names_a_side(label: str) -> bool:
+    """Whether mirroring would make the label wrong.
+
+    >>> names_a_side("Turn Left"), names_a_side("right-hand_wave"), names_a_side("bright")
+    (True, True, False)
+    """
+    return re.search(r"(?<![a-z])(left|right)(?![a-z])", label.lower()) is not None
+
+
+def check_probability(name: str, value: float) -> None:
+    """ValueError for a probability outside 0..1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must lie in 0..1, got {value}")
+
+
+def augment_pair(
+    pair: np.ndarray,
+    augment: PairAugmentation,
+    rng: np.random.Generator,
+    *,
+    may_swap: bool = True,
+    may_flip: bool = True,
+) -> np.ndarray:
+    """A pair (2, H, W, 3) uint8 swapped, or else mirrored, then coloured; the same shape and type."""
+    swap, flip = rng.random(2)
+    if may_swap and swap < augment.swap_probability:
+        pair = pair[::-1]
+    elif may_flip and flip < augment.flip_probability:
+        pair = pair[:, :, ::-1]
+    return augment.jitter.apply(pair, rng)
