@@ -273,12 +273,13 @@ def _build_cache(
                     progress(done, len(records))
         offsets = np.cumsum([0, *(record.frames for record in records)]).tolist()
         (temporary / _OFFSETS_NAME).write_text(json.dumps(offsets))
-        _rename_unless_there(temporary, folder)
+        rename_unless_there(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _rename_unless_there(temporary: Path, folder: Path) -> None:
+def rename_unless_there(temporary: Path, folder: Path) -> None:
+    """Give a finished folder its name, unless another process made the same one meanwhile."""
     try:
         temporary.rename(folder)
     except OSError:

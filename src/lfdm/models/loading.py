@@ -4,6 +4,7 @@ import inspect
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -90,7 +91,7 @@ def load_exactly(module: nn.Module, tensors: dict[str, Tensor], origin: str) -> 
     module.load_state_dict(tensors)
 
 
-def replace_folder(folder: Path, write: Any) -> None:
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Call `write(temporary_folder)` and rename it to `folder` when it is whole; nothing is left behind on failure."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

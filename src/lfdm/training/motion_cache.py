@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from lfdm.config import FrameSampler
 from lfdm.data.augmentation import ColorJitter, names_a_side
-from lfdm.data.clips import ClipCache, Progress
+from lfdm.data.clips import ClipCache, Progress, rename_unless_there
 from lfdm.data.video import sample_indices, temporary_beside
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.motion import Motion
@@ -79,10 +79,7 @@ def open_motion_cache(
         try:
             with torch.autocast(autoencoder.device.type, torch.bfloat16, enabled=bf16):
                 _estimate(autoencoder, clips, temporary, progress)
-            temporary.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # otherwise another process was quicker, with the same content
-                raise
+            rename_unless_there(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return MotionCache(folder, clips.offsets, corners=autoencoder.corners)
