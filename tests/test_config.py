@@ -120,7 +120,7 @@ def test_json_that_does_not_fit_is_refused(cls: type, values: dict[str, Any], me
         (lambda: replace(STEPS, betas=(0.9, 1.0)), "betas", "two numbers in [0, 1); got (0.9, 1.0)"),
         (lambda: replace(STEPS, ema_decay=1.0), "ema_decay", "in [0, 1); got 1.0"),
         (lambda: replace(STEPS, max_grad_norm=0.0), "max_grad_norm", "positive or None; got 0.0"),
-        (lambda: replace(STEPS, mixed_precision="fp16"), "mixed_precision", "one of 'no', 'bf16'; got 'fp16'"),
+        (lambda: replace(STEPS, mixed_precision="fp16"), "mixed_precision", "one of 'auto', 'no', 'bf16'; got 'fp16'"),
         (lambda: replace(STEPS, schedule="milestones"), "milestones", "given with schedule='milestones', and"),
         (lambda: replace(STEPS, milestones=(5,)), "milestones", "given with schedule='milestones', and with it alone"),
         (lambda: replace(STEPS, schedule="milestones", milestones=(5, 2)), "milestones", "in rising order; got (5, 2)"),

@@ -15,7 +15,7 @@ Fit = Literal["pad", "crop"]
 FrameSampler = Literal["uniform", "random", "very_random"]
 PredictionType = Literal["epsilon", "v_prediction", "velocity"]
 SchedulerName = Literal["ddpm", "ddim", "dpmsolver++", "unipc"]
-MixedPrecision = Literal["no", "bf16"]
+MixedPrecision = Literal["auto", "no", "bf16"]
 
 SCHEDULERS: dict[PredictionType, tuple[SchedulerName, ...]] = {
     "epsilon": ("ddpm", "ddim", "dpmsolver++", "unipc"),
@@ -106,6 +106,8 @@ class UNetConfig:
     """Width of every level, times dim; each level after the first halves the size."""
     patch_size: int = 1
     """Motion and latent are folded by this before the network: 2 makes it about four times cheaper."""
+    frame_patch_size: int = 1
+    """So many frames of motion become one position in time: 2 makes the network about twice as cheap."""
     num_resnets: int = 2
     """Residual blocks per level."""
     num_heads: int = 8
@@ -132,7 +134,7 @@ class UNetConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check_positive(self, "sample_channels", "latent_channels", "condition_dim", "dim", "channel_multipliers", "patch_size")
-        check_positive(self, "num_resnets", "num_heads", "head_dim", "num_groups", "input_kernel")
+        check_positive(self, "frame_patch_size", "num_resnets", "num_heads", "head_dim", "num_groups", "input_kernel")
         levels = len(self.channel_multipliers)
         check(levels > 0, "channel_multipliers", self.channel_multipliers, "at least one")
         check(self.dim % self.num_groups == 0, "dim", self.dim, f"a multiple of num_groups ({self.num_groups})")
@@ -213,7 +215,7 @@ class OptimizationConfig:
     ema_decay: float = 0.999
     """Decay of the averaged weights; 0 = no average."""
     mixed_precision: MixedPrecision = "no"
-    """Autocast type of the forward pass."""
+    """Autocast type of the forward pass; `auto` = bf16 where the device computes in it natively."""
     seed: int = 0
     """Seed of initial weights, sample order, augmentation and noise."""
     num_workers: int = 0

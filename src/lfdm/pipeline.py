@@ -7,6 +7,7 @@ Shapes: image (b, 3, S, S) in [0, 1] · motion sample (b, 3, t, h, w) · video (
 
 import inspect
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -289,7 +290,7 @@ class LatentFlowPipeline(DiffusionPipeline):
         features = self.autoencoder.encode(images)
         sample = self._draw_noise(features, num_frames, generators)
         sample = self._denoise(sample, features.latent, embedding, steps, scale, generators, callback_on_step_end)
-        return self._decode(features, self.motion_target.decode(sample), output_type)
+        return self._decode(features, self.motion_target.decode(sample[:, :, :num_frames]), output_type)
 
     def embed_condition(self, condition: ConditionInput) -> Tensor:
         """The embedding (b, D) of a label, a list of labels, None (the null condition) or embeddings.
@@ -359,8 +360,10 @@ class LatentFlowPipeline(DiffusionPipeline):
         return images.expand(b, -1, -1, -1), embedding.expand(b, -1)
 
     def _draw_noise(self, features: Features, num_frames: int, generators: list[torch.Generator]) -> Tensor:
+        """Noise (b, 3, t, h, w) of at least `num_frames`: as many as the U-Net's last patch of frames takes."""
         h, w = features.latent.shape[-2:]
-        shape = (self.unet.config["sample_channels"], num_frames, h, w)
+        patch = self.unet.frame_patch_size
+        shape = (self.unet.config["sample_channels"], math.ceil(num_frames / patch) * patch, h, w)
         noise = [torch.randn(shape, generator=one, device=one.device).to(self.device) for one in generators]
         return torch.stack(noise)
 

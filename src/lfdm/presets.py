@@ -34,14 +34,14 @@ PUPPETS64 = Preset(
     ),
     autoencoder_training=AutoencoderTrainingConfig(
         optimization=OptimizationConfig(
-            num_steps=2000, batch_size=16, learning_rate=6e-4, warmup_steps=100, mixed_precision="bf16"
+            num_steps=2000, batch_size=16, learning_rate=6e-4, warmup_steps=100, mixed_precision="auto"
         ),
         first_frame_probability=0.7,
         ssim_weight=0.05,
     ),
     diffusion_training=DiffusionTrainingConfig(
         optimization=OptimizationConfig(
-            num_steps=5000, batch_size=16, learning_rate=6e-4, warmup_steps=200, mixed_precision="bf16"
+            num_steps=5000, batch_size=16, learning_rate=6e-4, warmup_steps=200, mixed_precision="auto"
         ),
         flip_probability=0.0,
     ),

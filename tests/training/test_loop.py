@@ -25,7 +25,16 @@ from torch.utils.data import Dataset
 
 from lfdm.config import OptimizationConfig
 from lfdm.models.loading import StrictLoading, find_checkpoints
-from lfdm.training.loop import NonFiniteLossError, StepReport, StepSampler, fit, learning_rate, prepare_run, sample_order
+from lfdm.training.loop import (
+    NonFiniteLossError,
+    StepReport,
+    StepSampler,
+    fit,
+    learning_rate,
+    prepare_run,
+    sample_order,
+    uses_bf16,
+)
 
 CONFIG = OptimizationConfig(
     num_steps=10,
@@ -207,6 +216,15 @@ def test_precision_may_differ_between_trainings_of_one_process(tmp_path: Path) -
     assert half["model.first.weight"].dtype == torch.float32
     torch.testing.assert_close(half["model.first.weight"], full["model.first.weight"], atol=0.05, rtol=0)
     assert not torch.equal(half["model.first.weight"], full["model.first.weight"])
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="the processor's instructions are read from /proc/cpuinfo")
+def test_automatic_precision_is_what_the_processor_computes_fast() -> None:
+    device = torch.device("cpu")
+    native = any("avx512_bf16" in line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+    assert uses_bf16("auto", device) == native
+    assert uses_bf16("bf16", device)
+    assert not uses_bf16("no", device)
 
 
 # -------------------------------------------------------------------------------------------------------------- errors

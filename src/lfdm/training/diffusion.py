@@ -21,7 +21,7 @@ from lfdm.models.motion_target import MotionTarget
 from lfdm.models.unet3d import MotionUNet3D
 from lfdm.pipeline import MODEL_DIR, LatentFlowPipeline
 from lfdm.training.autoencoder import AutoencoderTask
-from lfdm.training.loop import StepReport, fit, prepare_run
+from lfdm.training.loop import StepReport, fit, prepare_run, uses_bf16
 from lfdm.training.motion_cache import MotionCache, MotionDataset, open_motion_cache, to_motion
 
 PANEL_CLIPS = 4
@@ -153,7 +153,7 @@ def train_diffusion(
     clips = open_cache(data, records, preset.image_size, preset.fit, progress=progress)
     motion = None
     if preset.diffusion_training.cache_motion:
-        bf16 = preset.diffusion_training.optimization.mixed_precision == "bf16"
+        bf16 = uses_bf16(preset.diffusion_training.optimization.mixed_precision, stage1.device)
         motion = open_motion_cache(stage1, clips, bf16=bf16, progress=progress)
     pipeline = _build_pipeline(preset, stage1, motion, labels(records))
     if not (out / MODEL_DIR).exists():

@@ -25,7 +25,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from lfdm.config import OptimizationConfig
+from lfdm.config import MixedPrecision, OptimizationConfig
 from lfdm.data.video import write_bytes
 from lfdm.models.loading import CHECKPOINTS_DIR, read_json
 from lfdm.training.checkpoint import TrainingState, checkpoint_path, remove_unfinished
@@ -115,6 +115,15 @@ class StepSampler:
 
     def __len__(self) -> int:
         return len(self.steps)
+
+
+def uses_bf16(choice: MixedPrecision, device: torch.device) -> bool:
+    """Whether to compute in bfloat16. `auto` asks the device: a processor without the instructions is ten times slower in it."""
+    if choice != "auto":
+        return choice == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 def learning_rate(config: OptimizationConfig, step: int) -> float:
@@ -212,7 +221,8 @@ class _Trainer:
         if config.batch_size % self.accelerator.num_processes:
             raise ValueError(f"batch_size must divide by the {self.accelerator.num_processes} processes; got {config.batch_size}")
         module = task.module.to(self.device)
-        if config.mixed_precision == "bf16" or self.device.type == "cuda":
+        self.bf16 = uses_bf16(config.mixed_precision, self.device)
+        if self.bf16 or self.device.type == "cuda":
             module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # slower in float32 on a CPU
         average = copy.deepcopy(module).requires_grad_(False).eval() if config.ema_decay else module
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -267,7 +277,7 @@ class _Trainer:
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step)
         batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             losses = self.task.loss(self.module, batch, self._generator())
         state.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(losses["loss"])
@@ -302,7 +312,7 @@ class _Trainer:
 
     def _check_finite(self, bad: list[str]) -> None:
         if bad:
-            hint = "" if self.config.mixed_precision == "no" else " or mixed_precision='no'"
+            hint = " or mixed_precision='no'" if self.bf16 else ""
             more = f" and {len(bad) - 8} more" if len(bad) > 8 else ""
             raise NonFiniteLossError(
                 f"{', '.join(bad[:8])}{more} stopped being finite between steps {self.reported_step} and {self.step}; the last "
