@@ -24,7 +24,7 @@ from lfdm.data.video import Crop, write_bytes
 Key = tuple[str, ...]
 """What a clip is, in words from the general to the particular: ("subject 3", "action 7", "take 1")."""
 
-_MARKER = ".corpus.json"
+_MARKER = ".corpus"
 """In `clips/`: of which corpus and size they are."""
 
 
