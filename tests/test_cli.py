@@ -296,6 +296,30 @@ def test_data_commands_write_clip_data_sets(lfdm: Lfdm) -> None:
     assert "nothing" in err
 
 
+def test_a_published_corpus_becomes_a_data_set_with_a_short_report(lfdm: Lfdm) -> None:
+    for subject in ("008", "001", "999"):
+        take = Path("mug", subject, "fear", "take000")
+        take.mkdir(parents=True)
+        for index in range(3):
+            Image.new("RGB", (16, 16), (40 * index, 0, 0)).save(take / f"{index}.jpg")
+    expected = ["fear: 2 clips", "1 training and 1 test clips of 2 subjects in set", "training clips: 1 of the paper's 465"]
+    code, printed, err = lfdm("data", "mug", "mug", "--out", "set", "--size", 16)
+    assert code == 0, err
+    lines = printed.splitlines()
+    assert lines[:4] == ["skipped 999: a subject in neither of the published lists", *expected]
+    assert lines[4] == "missing subject 008, anger"
+    assert len(lines) == 4 + 20 + 1
+    assert lines[-1] == "... and 11 more lines of 'missing'"  # 6 labels of subject 008, 25 subjects
+    code, printed, _ = lfdm("data", "mug", "mug", "--out", "set", "--size", 16)
+    assert code == 0
+    assert "2 of them were there already" in printed
+    for corpus, message in {"mug": "no clip of MUG", "mhad": "RGB: no such folder", "natops": "segmentation.txt"}.items():
+        code, printed, err = lfdm("data", corpus, "set", "--out", "other")
+        assert (code, printed, err.count("\n")) == (2, "", 1)
+        assert message in err
+        assert not Path("other").exists()
+
+
 def test_training_both_stages_and_sampling_from_the_run(lfdm: Lfdm, puppets_dir: Path, image: Path) -> None:
     def train(stage: str, *more: object) -> tuple[int, str, str]:
         return lfdm("train", stage, "puppets64", "--data", puppets_dir, *more, *TINY_NETWORKS, *short_run(f"{stage}-training"))

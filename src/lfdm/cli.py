@@ -18,12 +18,14 @@ from lfdm.console import CommandTree, Group, ProgressUpdate, progress_bar, run
 from lfdm.presets import PRESETS
 
 if TYPE_CHECKING:
+    from lfdm.data.conversion import FolderReport
     from lfdm.pipeline import LatentFlowPipeline
     from lfdm.training.loop import StepReport
 
 DEFAULT_MODEL = "puppets64"
 VIDEOS_PER_BATCH = 8
 DEMO_SCALE = 4
+MAX_LINES = 20
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -343,11 +345,61 @@ def data_folder(
             num_workers=num_workers,
             progress=functools.partial(update, "converting"),
         )
-    for skipped in report.skipped:
-        print(f"skipped {skipped.path}: {skipped.reason}")
+    _print_skipped(report)
+    _print_clips(report)
+
+
+def _data_corpus(name: str, layout: str) -> Callable[..., None]:
+    def data_corpus(
+        source: Annotated[Path, Positional, arg(metavar="SOURCE")],
+        *,
+        out: Path,
+        size: int = 128,
+        num_workers: int | None = None,
+    ) -> None:
+        """Make a clip data set of your copy of CORPUS, cropped and split as in the paper; the same command resumes.
+
+        Args:
+            source: folder of LAYOUT
+            out: folder of the clip data set.
+            size: frames are SIZE x SIZE, with black borders.
+            num_workers: threads; by default one per core.
+        """
+        from lfdm.data.mhad import UTD_MHAD
+        from lfdm.data.mug import MUG
+        from lfdm.data.natops import NATOPS
+        from lfdm.data.published import write_published
+
+        corpus = {"mug": MUG, "mhad": UTD_MHAD, "natops": NATOPS}[name]
+        with progress_bar() as update:
+            progress = functools.partial(update, "converting")
+            report = write_published(corpus, source, out, size=size, num_workers=num_workers, progress=progress)
+        _print_skipped(report.clips, most=MAX_LINES)
+        _print_clips(report.clips)
+        if report.num_kept:
+            print(f"{report.num_kept} of them were there already")
+        print(f"training clips: {report.clips.num_train} of the paper's {report.expected_train}")
+        _print_some([f"missing {gap}" for gap in report.missing], MAX_LINES)
+
+    data_corpus.__doc__ = (data_corpus.__doc__ or "").replace("CORPUS", name.upper()).replace("LAYOUT", layout)
+    return data_corpus
+
+
+def _print_skipped(report: "FolderReport", most: int | None = None) -> None:
+    _print_some([f"skipped {skipped.path}: {skipped.reason}" for skipped in report.skipped], most)
+
+
+def _print_clips(report: "FolderReport") -> None:
     for label, count in report.clips_per_label.items():
         print(f"{label}: {count} clips")
     print(f"{report.num_train} training and {report.num_test} test clips of {report.num_subjects} subjects in {report.root}")
+
+
+def _print_some(lines: Sequence[str], most: int | None) -> None:
+    for line in lines[:most]:
+        print(line)
+    if most is not None and len(lines) > most:
+        print(f"... and {len(lines) - most} more lines of '{lines[-1].split()[0]}'")
 
 
 # ------------------------------------------------------------------------------------------- training, evaluation
@@ -501,7 +553,15 @@ COMMANDS: CommandTree = {
     "generate": generate,
     "transfer": transfer,
     "data": Group(
-        "Make a clip data set: puppets, lpc, folder.", {"puppets": data_puppets, "lpc": data_lpc, "folder": data_folder}
+        "Make a clip data set: puppets, lpc, mug, mhad, natops, folder.",
+        {
+            "puppets": data_puppets,
+            "lpc": data_lpc,
+            "mug": _data_corpus("mug", "<subject>/<expression>/<take>/*.jpg"),
+            "mhad": _data_corpus("mhad", "RGB/a1_s1_t1_color.avi, ... and Depth/a1_s1_t1_depth.mat, ..."),
+            "natops": _data_corpus("natops", "gesture01/g01s01.avi, ... and segmentation.txt"),
+            "folder": data_folder,
+        },
     ),
     "train": Group(
         "Train a model: autoencoder, diffusion.",

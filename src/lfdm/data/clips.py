@@ -115,8 +115,7 @@ def new_data_set(out: str | Path) -> Iterator[Path]:
     holds anything else.
     """
     out = Path(out).resolve()
-    if out.exists() and not (out.is_dir() and {entry.name for entry in out.iterdir()} <= _DATA_SET_ENTRIES):
-        raise ValueError(f"{out}: exists and is not a data set made by these commands; choose another folder")
+    check_data_set_folder(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(out)
     temporary.mkdir()
@@ -128,6 +127,12 @@ def new_data_set(out: str | Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def check_data_set_folder(out: Path) -> None:
+    """Raise ValueError if `out` is a file, or a folder that holds anything else than a data set of this layout does."""
+    if out.exists() and not (out.is_dir() and {entry.name for entry in out.iterdir()} <= _DATA_SET_ENTRIES):
+        raise ValueError(f"{out}: exists and is not a data set made by these commands; choose another folder")
 
 
 def labels(records: Iterable[ClipRecord]) -> list[str]:

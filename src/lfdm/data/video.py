@@ -7,7 +7,7 @@ import io
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -53,6 +53,18 @@ class VideoInfo:
 
     frames: int
     fps: float
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crop:
+    """Rows `top` to `bottom` and columns `left` to `right` (both ends excluded) of frames of `width` x `height`."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
     width: int
     height: int
 
@@ -212,15 +224,37 @@ def read_video(path: str | Path, *, max_frames: int | None = None, max_pixels: i
     return _collect(path, islice(_iterate(path), max_frames), max_pixels)
 
 
-def read_fitted(path: str | Path, size: int, fit: Fit, *, max_frames: int | None = None) -> np.ndarray:
+def read_fitted(
+    path: str | Path,
+    size: int,
+    fit: Fit,
+    *,
+    max_frames: int | None = None,
+    crop: Crop | None = None,
+    only: Collection[int] | None = None,
+) -> np.ndarray:
     """`read_video` and `fit_frames` in one, frame by frame: a long clip is never in memory at its own size.
 
-    Raises as `read_video` does, and ValueError for an impossible size or fit.
+    `crop` cuts before fitting. `only` keeps the frames of those indices; what lies beyond the end is left out.
+
+    Raises as `read_video` does, and ValueError for an impossible size or fit, or frames that are not the crop's.
     """
     path = Path(path)
     _check_exists(path)
-    fitted = (fit_frames(frame[None], size, fit)[0] for frame in islice(_iterate(path), max_frames))
+    chosen = None if only is None else frozenset(only)
+    numbered = enumerate(islice(_iterate(path), max_frames))
+    frames = (frame for index, frame in numbered if chosen is None or index in chosen)
+    fitted = (fit_frames(_cut(path, frame, crop)[None], size, fit)[0] for frame in frames)
     return _collect(path, fitted, MAX_VIDEO_PIXELS)
+
+
+def _cut(path: Path, frame: np.ndarray, crop: Crop | None) -> np.ndarray:
+    if crop is None:
+        return frame
+    height, width = frame.shape[:2]
+    if (width, height) != (crop.width, crop.height):
+        raise ValueError(f"{path}: frames are {width}x{height}; the crop is one of {crop.width}x{crop.height}")
+    return frame[crop.top : crop.bottom, crop.left : crop.right]
 
 
 def video_info(path: str | Path) -> VideoInfo:
@@ -486,6 +520,8 @@ def _area_means(array: np.ndarray, num: int) -> np.ndarray:
     n = len(array)
     if num == n:
         return array.astype(np.float64)
+    if n % num == 0:  # ten times as fast, and the common case of large frames
+        return array.reshape(num, n // num, *array.shape[1:]).sum(axis=1, dtype=np.float64) * (num / n)
     sums = np.zeros((n + 1, *array.shape[1:]), np.float64)
     np.cumsum(array, axis=0, out=sums[1:])
     ends = np.arange(num + 1) * n / num
