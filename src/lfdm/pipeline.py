@@ -173,10 +173,7 @@ class LatentFlowPipeline(DiffusionPipeline):
             autoencoder = LatentFlowAutoencoder(**to_json(preset.autoencoder)).eval()
             unet = MotionUNet3D(**to_json(preset.unet)).eval()
             condition = ConditionEncoder.from_labels(labels, preset.unet.condition_dim, learned_null=config.learned_null).eval()
-        target = MotionTarget(
-            kind=config.motion_target, corners=preset.autoencoder.corners, still_first_frame=config.still_first_frame
-        )
-        return cls.from_components(preset, autoencoder, unet, condition, target)
+        return cls.from_components(preset, autoencoder, unet, condition)
 
     @classmethod
     def from_components(
@@ -185,10 +182,13 @@ class LatentFlowPipeline(DiffusionPipeline):
         autoencoder: LatentFlowAutoencoder,
         unet: MotionUNet3D,
         condition: ConditionEncoder,
-        motion_target: MotionTarget,
+        motion_target: MotionTarget | None = None,
     ) -> Self:
-        """Given models, with the scheduler and the sampling settings of a preset."""
+        """Given models, with the scheduler and the sampling settings of a preset; by default its target, not normalised."""
         config = preset.diffusion
+        motion_target = motion_target or MotionTarget(
+            kind=config.motion_target, corners=preset.autoencoder.corners, still_first_frame=config.still_first_frame
+        )
         scheduler = make_scheduler(config.scheduler, prediction_type=config.prediction_type, paper=config.dynamic_thresholding)
         return cls(
             autoencoder,

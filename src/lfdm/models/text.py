@@ -95,6 +95,8 @@ def _load(encoder: str) -> tuple[Any, Any]:
         import transformers
     except ImportError as error:
         raise ImportError(f"text conditions need transformers: {INSTALL}") from error
+    if Path(encoder).is_absolute() and not Path(encoder).is_dir():
+        raise ValueError(f"the text model {encoder!r} cannot be had; there is no such folder")
     options: dict[str, Any] = {"local_files_only": Path(encoder).is_dir(), "trust_remote_code": False}
     try:
         with _quiet():
