@@ -9,7 +9,7 @@ from torch import Tensor
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.layers import AntiAliasDownsample
 from lfdm.models.loading import load_exactly
-from lfdm.released import convert_autoencoder, read_checkpoint
+from lfdm.released import convert_autoencoder, convert_unet, read_checkpoint
 
 NETWORKS = ("generator", "region_predictor", "bg_predictor")
 
@@ -74,6 +74,14 @@ def test_another_anti_alias_kernel_is_refused(model: LatentFlowAutoencoder) -> N
     state["region_predictor"]["down.weight"] = torch.full((3, 1, 13, 13), 1 / 169)
     with pytest.raises(ValueError, match=r"region_predictor\.down\.weight"):
         convert_autoencoder(**state)
+
+
+def test_an_unknown_or_altered_tensor_of_the_unet_is_refused() -> None:
+    name = "denoise_fn.init_temporal_attn.fn.fn.fn.rotary_emb.freqs"
+    with pytest.raises(ValueError, match="surprise"):
+        convert_unet({"surprise": torch.zeros(1)})
+    with pytest.raises(ValueError, match="rotary"):
+        convert_unet({name: torch.ones(16)})
 
 
 def test_a_checkpoint_of_tensors_and_values_is_read(tmp_path: Path) -> None:

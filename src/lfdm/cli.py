@@ -489,9 +489,7 @@ def import_(
         imported = import_released(preset, out, autoencoder=autoencoder, diffusion=diffusion)
         print(out)
         if imported.has_diffusion and not (wanted or imported.labels):
-            print(
-                f"no label embeddings yet; `lfdm import --labels {preset} --out {out}` adds them (until then: tensors, --unconditional)"
-            )
+            print(f"no label embeddings yet; `lfdm import --labels {preset} --out {out}` adds them (until then: tensors or None)")
     elif autoencoder or diffusion or not wanted:
         raise ValueError("give --preset (mug128, mhad128 or natops128) with the files to import, or --labels")
     if wanted:
