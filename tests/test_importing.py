@@ -191,12 +191,13 @@ def test_a_file_that_would_execute_code_is_refused(lfdm: Lfdm, tmp_path: Path) -
 def test_halves_are_put_together_in_either_order(imported: Imported, write: WriteFiles, tmp_path: Path) -> None:
     kind, whole = imported
     preset = TINY["PRESETS"][kind]
-    files = dict(zip(("autoencoder", "diffusion"), write(TINY["networks"](kind)), strict=True))
-    for order in (("autoencoder", "diffusion"), ("diffusion", "autoencoder")):
-        out = tmp_path / order[0]
-        import_released(preset, out, **{order[0]: files[order[0]]})
+    stage1, stage2 = write(TINY["networks"](kind))
+    halves: list[dict[str, Path]] = [{"autoencoder": stage1}, {"diffusion": stage2}]
+    for order in (halves, halves[::-1]):
+        out = tmp_path / "-".join(order[0])
+        import_released(preset, out, **order[0])
         assert not (out / "model_index.json").exists()
-        import_released(preset, out, **{order[1]: files[order[1]]})
+        import_released(preset, out, **order[1])
         for path in whole.rglob("*.*"):
             assert path.read_bytes() == (out / path.relative_to(whole)).read_bytes()
 
