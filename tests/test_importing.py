@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lfdm import LatentFlowAutoencoder, LatentFlowPipeline, MotionUNet3D
 from lfdm.cli import COMMANDS
-from lfdm.config import to_json
+from lfdm.config import Preset, to_json
 from lfdm.console import run
 from lfdm.importing import PUBLISHED_LABELS, add_labels, import_released, parse_labels
 from lfdm.models.condition import ConditionEncoder
@@ -24,6 +24,8 @@ from lfdm.models.loading import find_model, load_exactly
 from lfdm.models.text import encode_text
 from lfdm.presets import PRESETS
 from lfdm.released import convert_autoencoder, convert_unet
+from lfdm.training.autoencoder import train_autoencoder
+from lfdm.training.diffusion import train_diffusion
 
 GOLDEN = Path(__file__).parent / "golden" / "released"
 TINY: dict[str, Any] = runpy.run_path(str(GOLDEN / "make.py"))
@@ -213,6 +215,27 @@ def test_an_autoencoder_alone_is_a_start_for_trainings(write: WriteFiles, tmp_pa
     assert (done.has_autoencoder, done.has_diffusion) == (True, False)
     model = LatentFlowAutoencoder.from_pretrained(find_model(tmp_path / "model", "autoencoder"))
     assert torch.equal(model.first.conv.weight, state["generator"]["first.conv.weight"])
+
+
+def test_both_trainings_take_an_imported_autoencoder(
+    write: WriteFiles, puppets_dir: Path, tiny_preset: Preset, tmp_path: Path
+) -> None:
+    optimization = replace(tiny_preset.autoencoder_training.optimization, num_steps=1, learning_rate=1e-9, warmup_steps=0)
+    preset = replace(
+        TINY["PRESETS"]["mug"],
+        autoencoder_training=replace(tiny_preset.autoencoder_training, optimization=optimization, match_weight=0.0),
+        diffusion=replace(TINY["PRESETS"]["mug"].diffusion, condition="labels", num_inference_steps=2),
+        diffusion_training=replace(tiny_preset.diffusion_training, optimization=optimization),
+    )
+    stage1, _ = write(TINY["networks"]("mug"))
+    folder = import_released(TINY["PRESETS"]["mug"], tmp_path / "stage1", autoencoder=stage1).path
+    imported = LatentFlowAutoencoder.from_pretrained(folder / "autoencoder")
+    train_autoencoder(preset, puppets_dir, tmp_path / "run1", init=folder)
+    trained = LatentFlowAutoencoder.from_pretrained(find_model(tmp_path / "run1", "autoencoder"))
+    for name, value in imported.named_parameters():
+        torch.testing.assert_close(trained.get_parameter(name), value, atol=1e-6, rtol=0)
+    train_diffusion(preset, puppets_dir, folder, tmp_path / "run2")
+    assert LatentFlowPipeline.from_pretrained(tmp_path / "run2").condition.labels == ("jump", "wave")
 
 
 def test_a_folder_of_another_preset_or_kind_is_kept(natops: Path, write: WriteFiles, tmp_path: Path) -> None:

@@ -70,7 +70,8 @@ def generate(
 
     Args:
         image: picture of any size and common format.
-        condition: one of the model's labels (`lfdm info --model NAME` lists them); left out with --unconditional.
+        condition: one of the model's labels (`lfdm info --model NAME` lists them), or any text for a model with a text
+            model; left out with --unconditional.
         model: bundled name, pipeline folder, diffusion run folder or Hub repository.
         out: mp4, webm or gif file, or without ending a folder of exact PNGs; by default <condition>.mp4.
         num_frames: up to four times the length of training clips; by default that length.

@@ -262,7 +262,8 @@ class LatentFlowPipeline(DiffusionPipeline):
         Args:
             image: path, PIL image, uint8 or float array (H, W, 3), tensor (3, H, W), a list or a batch of them; fitted to
                 the model's size.
-            condition: label, list of labels, None (unconditional) or embedding tensor (D,) or (b, D).
+            condition: label (any text for a model with a text model), list of them, None (unconditional) or embedding tensor (D,)
+                or (b, D).
             num_frames: up to four times the length of training clips.
             guidance_scale: classifier-free guidance (arXiv 2207.12598, eq. 6 with w + 1); 1 = the conditional prediction
                 alone, 0 = the unconditional one alone. Without effect where the condition is None.
@@ -295,7 +296,9 @@ class LatentFlowPipeline(DiffusionPipeline):
         """The embedding (b, D) of a label, a list of labels, None (the null condition) or embeddings.
 
         Raises:
-            ValueError: an unknown label, or a tensor of another shape or with values that are not finite.
+            ValueError: an unknown label, a text model that cannot be had, or a tensor of another shape or with values that are
+                not finite.
+            ImportError: a text that is no stored label, without transformers.
         """
         if not isinstance(condition, Tensor):
             return self.condition.encode([condition] if condition is None or isinstance(condition, str) else condition)
