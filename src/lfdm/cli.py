@@ -72,7 +72,8 @@ def generate(
 
     Args:
         image: picture of any size and common format.
-        condition: one of the model's labels (`lfdm info --model NAME` lists them); left out with --unconditional.
+        condition: one of the model's labels (`lfdm info --model NAME` lists them), or any text for a model with a text
+            model; left out with --unconditional.
         model: bundled name, pipeline folder, diffusion run folder or Hub repository.
         out: mp4, webm or gif file, or without ending a folder of exact PNGs; by default <condition>.mp4.
         num_frames: up to four times the length of training clips; by default that length.
@@ -508,6 +509,46 @@ def evaluate(
     print(out / "results.json")
 
 
+def import_(
+    *,
+    out: Path,
+    preset: str | None = None,
+    autoencoder: Path | None = None,
+    diffusion: Path | None = None,
+    labels: str | None = None,
+    text_encoder: str | None = None,
+) -> None:
+    """Import published checkpoints; embed the labels that a model can be asked for.
+
+    With both files OUT can be given to --model. With one it holds that half, and the other can be imported into it later;
+    the auto-encoder alone can be given to `train diffusion --autoencoder` and `train autoencoder --init`.
+
+    Args:
+        out: the folder that is written, or that --labels are added to.
+        preset: what the files were trained as: mug128, mhad128 or natops128.
+        autoencoder: RegionMM.pth, or a stage-1 checkpoint of MRAA to start trainings from.
+        diffusion: flowdiff.pth.
+        labels: mug128, mhad128 or natops128 for that data set's labels, a text file with one label per line, or a comma list.
+            Needs transformers and the text model once.
+        text_encoder: folder or Hub name of the text model; by default the one that the model was trained with
+            (bert-base-cased).
+    """
+    from lfdm.importing import add_labels, import_released, parse_labels
+
+    if labels is None and text_encoder is not None:
+        raise ValueError(f"--text-encoder embeds --labels; got {text_encoder} without labels")
+    wanted = parse_labels(labels) if labels is not None else ()
+    if preset is not None:
+        imported = import_released(preset, out, autoencoder=autoencoder, diffusion=diffusion)
+        print(out)
+        if imported.has_diffusion and not (wanted or imported.labels):
+            print(f"no label embeddings yet; `lfdm import --labels {preset} --out {out}` adds them (until then: tensors or None)")
+    elif autoencoder or diffusion or not wanted:
+        raise ValueError("give --preset (mug128, mhad128 or natops128) with the files to import, or --labels")
+    if wanted:
+        print(f"labels: {', '.join(add_labels(out, wanted, text_encoder).labels)}")
+
+
 def info(*, model: str | None = None) -> None:
     """What this installation can do, and what a model is.
 
@@ -538,6 +579,7 @@ def info(*, model: str | None = None) -> None:
         rows = {
             "model": model,
             "labels": ", ".join(pipe.condition.labels) or "none (embedding tensors alone)",
+            "text model": pipe.condition.text_encoder or "none (labels alone)",
             "video": "{num_frames} frames of {image_size}x{image_size}, {fps:g} per second".format(**video),
             "sampling": f"{sampling}, " + "{num_inference_steps} steps, guidance {guidance_scale:g}".format(**video),
             "parameters": ", ".join(counts),
@@ -575,6 +617,7 @@ COMMANDS: CommandTree = {
         },
     ),
     "evaluate": evaluate,
+    "import": import_,
     "info": info,
 }
 
