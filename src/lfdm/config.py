@@ -200,6 +200,10 @@ class OptimizationConfig:
     """Samples per step, over all processes."""
     learning_rate: float
     """Adam's learning rate after warm-up."""
+    epoch_repeats: int = 1
+    """How often an epoch visits every clip, all visits shuffled together."""
+    last_batch: Literal["join", "drop", "keep"] = "join"
+    """An epoch's incomplete last batch: filled from the next epoch, dropped, or kept short."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Adam's moment decays."""
     schedule: Literal["cosine", "milestones"] = "cosine"
@@ -232,6 +236,7 @@ class OptimizationConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check_positive(self, "num_steps", "batch_size", "learning_rate", "checkpoint_steps", "checkpoint_minutes")
+        check_positive(self, "epoch_repeats")
         check_positive(self, "keep_checkpoints", "log_steps", "sample_steps", "milestones")
         check_not_negative(self, "warmup_steps", "num_workers", "seed")
         check(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers in [0, 1)")
@@ -255,7 +260,7 @@ class AutoencoderTrainingConfig:
     pairs_by: Literal["clip", "subject"] = "clip"
     """Draw both frames from one clip, or the clip from all clips of the subject (mhad128)."""
     flip_probability: float = 0.5
-    """Mirror both frames (never where the label says left or right)."""
+    """Mirror both frames, where they are not swapped; labels play no part in stage 1."""
     swap_probability: float = 0.5
     """Swap source and driving frame in time."""
     color_jitter: tuple[float, float, float, float] = (0.1, 0.1, 0.1, 0.1)
@@ -302,7 +307,7 @@ class DiffusionTrainingConfig:
     frame_sampler: FrameSampler = "uniform"
     """How num_frames are drawn from a clip."""
     condition_dropout: float = 0.1
-    """How often a sample trains the null condition."""
+    """How often a sample trains the null condition; 1 = an unconditional model, without labels."""
     min_snr_gamma: float | None = 5.0
     """Min-SNR loss weight (arXiv 2303.09556); None = unweighted."""
     flip_probability: float = 0.5
@@ -314,8 +319,7 @@ class DiffusionTrainingConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check(0 <= self.condition_dropout < 1, "condition_dropout", self.condition_dropout, "in [0, 1)")
-        check_probability(self, "flip_probability", "color_jitter")
+        check_probability(self, "condition_dropout", "flip_probability", "color_jitter")
         check(self.min_snr_gamma is None or self.min_snr_gamma > 0, "min_snr_gamma", self.min_snr_gamma, "positive or None")
 
 

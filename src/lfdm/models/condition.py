@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from lfdm.models.loading import StrictLoading
 
+NULL_LABEL = "None"
+"""A clip so labelled trains the null condition, as published; it is no label of the model."""
+
 
 class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[reportIncompatibleMethodOverride]
     """Looks labels up in a stored table. Nothing but the learned null condition is trained.
@@ -70,19 +73,25 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         encoder.table.copy_(table)
         return encoder
 
+    def look_up(self, rows: Tensor) -> Tensor:
+        """The embeddings (b, dim) of table rows (b,) int64; -1 = the null condition, to which gradients flow."""
+        return torch.cat((self.null[None].to(self.table), self.table))[rows + 1]
+
     def encode(self, conditions: Sequence[str | None]) -> Tensor:
-        """The embeddings (b, dim) of labels; None = the null condition.
+        """The embeddings (b, dim) of labels; None, or the word "None", = the null condition.
 
         Raises:
             ValueError: an unknown label (the message lists the labels).
         """
         if isinstance(conditions, str):
             raise ValueError(f"conditions must be a list of labels; got the single label {conditions!r}")
-        rows = [self.null if condition is None else self.table[self.index(condition)] for condition in conditions]
-        return torch.stack([row.to(self.table) for row in rows]) if rows else self.table.new_zeros(0, self.dim)
+        rows = [self.index(condition) for condition in conditions]
+        return self.look_up(torch.tensor(rows, dtype=torch.long, device=self.table.device))
 
-    def index(self, label: str) -> int:
-        """The row of a label; ValueError listing the labels if it has none."""
+    def index(self, label: str | None) -> int:
+        """The row of a label, -1 of None or the word "None"; ValueError listing the labels if it has none."""
+        if label is None or (label == NULL_LABEL and label not in self.labels):
+            return -1
         if label in self.labels:
             return self.labels.index(label)
         if not self.labels:

@@ -47,6 +47,9 @@ class AutoencoderTask:
         )
         self.perceptual = _perceptual_loss(config)
 
+    def models(self, module: nn.Module) -> dict[str, nn.Module]:
+        return {self.name: module}
+
     def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """The weighted sum `loss` of the configured losses, and each loss without its weight.
 
