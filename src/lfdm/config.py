@@ -298,6 +298,45 @@ class AutoencoderTrainingConfig:
         check(given, "perceptual_weights_path", path, "given with perceptual_weight > 0, and with it alone")
 
 
+def _adaptation_steps() -> OptimizationConfig:
+    return OptimizationConfig(num_steps=1000, batch_size=8, learning_rate=2e-5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationConfig:
+    """Decoder adaptation: the losses of stage 1 that reach the decoder, on clips of a new domain."""
+
+    optimization: OptimizationConfig = field(default_factory=_adaptation_steps)
+    """Optimizer, schedule, checkpoints."""
+    first_frame_probability: float = 0.5
+    """How often the source is the clip's first frame, which is what sampling animates."""
+    flip_probability: float = 0.5
+    """Mirror both frames, where they are not swapped."""
+    color_jitter: tuple[float, float, float, float] = (0.1, 0.1, 0.1, 0.1)
+    """Brightness, contrast, saturation (factors 1 +- x) and hue (shift +- x)."""
+    l1_weight: float = 1.0
+    """Mean absolute error of the prediction at scales 1, 1/2, 1/4."""
+    painted_weight: float = 0.5
+    """The same of the painted image before the last blend."""
+    ssim_weight: float = 0.0
+    """1 - SSIM of the prediction."""
+    perceptual_weight: float = 0.0
+    """VGG feature distance of the prediction (10 in the paper's stage 1, where it is the only loss)."""
+    perceptual_weights_path: str | None = None
+    """torchvision's VGG-19 state dict or the VGG-16 safetensors file."""
+    perceptual_scales: int = 4
+    """Scales (1, 1/2, ...) of the perceptual loss."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        self.losses()
+
+    def losses(self) -> AutoencoderTrainingConfig:
+        """These as settings of stage 1, without the losses that train motion alone; ValueError where they are impossible."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        return AutoencoderTrainingConfig(**given, warped_weight=0.0, match_weight=0.0, smoothness_weight=0.0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DiffusionTrainingConfig:
     """Stage 2: targets, losses and augmentation."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lfdm.config import DiffusionConfig, DiffusionTrainingConfig, Preset, to_json
 from lfdm.data.augmentation import ColorJitter
-from lfdm.data.clips import ClipCache, ClipDataset, Progress, labels, open_cache, read_index
+from lfdm.data.clips import ClipCache, ClipDataset, Progress, labels, open_cache
 from lfdm.data.video import uniform_indices
 from lfdm.diffusion import add_noise, diffusion_loss, draw_timesteps
 from lfdm.models.autoencoder import LatentFlowAutoencoder
@@ -21,7 +21,7 @@ from lfdm.models.motion_target import MotionTarget
 from lfdm.models.text import encode_text
 from lfdm.models.unet3d import MotionUNet3D
 from lfdm.pipeline import MODEL_DIR, LatentFlowPipeline
-from lfdm.training.autoencoder import AutoencoderTask
+from lfdm.training.autoencoder import AutoencoderTask, training_records
 from lfdm.training.loop import StepReport, fit, prepare_run
 from lfdm.training.motion_cache import MotionCache, MotionDataset, open_motion_cache, to_motion
 
@@ -58,7 +58,8 @@ class DiffusionTask:
 
     def models(self, module: nn.Module) -> dict[str, nn.Module]:
         assert isinstance(module, ConditionedUNet)
-        return {self.name: module.unet, **({"condition": module.condition} if self.diffusion.learned_null else {})}
+        trained = any(True for _ in module.condition.parameters())  # a learned null condition
+        return {self.name: module.unet, **({"condition": module.condition} if trained else {})}
 
     def _dataset(self, motion: MotionCache | None) -> MotionDataset | ClipDataset:
         config = self.config
@@ -161,9 +162,7 @@ def train_diffusion(
         FileNotFoundError: no such data set or model.
         ImportError: text conditions without transformers.
     """
-    records = [record for record in read_index(data) if record.split == "train"]
-    if not records:
-        raise ValueError(f"{data} has no training clips (split 'train')")
+    records = training_records(data)
     _check_trainable(preset.diffusion, preset.diffusion_training)
     stage1 = _load_autoencoder(autoencoder, preset)
     names = [name for label in labels(records) if (name := _asked_for(label, preset.diffusion_training)) is not None]
