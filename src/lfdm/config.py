@@ -171,7 +171,9 @@ class DiffusionConfig:
     condition: Literal["labels", "text"] = "labels"
     """Fixed label embeddings, or those of a text encoder."""
     text_encoder: str = "bert-base-cased"
-    """Hugging Face text model for condition='text'."""
+    """Hugging Face text model for condition='text': a name of the Hub or a local folder."""
+    text_pooling: Literal["mean", "attention"] = "mean"
+    """How its tokens become one embedding: their mean (paper), or weighted by a learned query (our own)."""
     learned_null: bool = False
     """The null condition is a stored vector (natops128) instead of zeros."""
 
@@ -183,6 +185,8 @@ class DiffusionConfig:
         offered = SCHEDULERS[self.prediction_type]
         allowed = f"one of {', '.join(offered)} with prediction_type={self.prediction_type!r}"
         check(self.scheduler in offered, "scheduler", self.scheduler, allowed)
+        pools = self.condition == "text" or self.text_pooling == "mean"
+        check(pools, "text_pooling", self.text_pooling, "'mean' with condition='labels'")
         thresholds = self.dynamic_thresholding
         check(not (thresholds and self.prediction_type == "velocity"), "dynamic_thresholding", True, "False with velocity")
         check(not (thresholds and self.clamp_to_range), "clamp_to_range", True, "False with dynamic_thresholding")

@@ -127,7 +127,7 @@ def test_text_conditions_are_embedded_once_and_stored(
     train_diffusion(preset, puppets_dir, stage1, tmp_path / "run")
     pipe = LatentFlowPipeline.from_pretrained(tmp_path / "run")
     assert pipe.condition.labels == ("jump", "wave")
-    assert pipe.condition.config["text_encoder"] == str(tiny_bert)
+    assert pipe.condition.text_encoder == str(tiny_bert)
     assert torch.equal(pipe.embed_condition(["jump", "wave"]), encode_text(["jump", "wave"], tiny_bert))
     assert torch.equal(pipe.embed_condition(None), torch.zeros(1, 16))
     text._load.cache_clear()
@@ -168,6 +168,18 @@ def test_a_learned_null_is_trained_averaged_and_resumed_exactly(
     assert torch.equal(pipe.embed_condition(None)[0], averaged)
     pipe.save_pretrained(tmp_path / "saved")
     assert torch.equal(LatentFlowPipeline.from_pretrained(tmp_path / "saved").condition.null, averaged)
+
+
+def test_learned_pooling_of_text_is_trained_with_the_unet(
+    tiny_preset: Preset, puppets_dir: Path, stage1: Path, tiny_bert: Path, tmp_path: Path
+) -> None:
+    diffusion = replace(tiny_preset.diffusion, condition="text", text_encoder=str(tiny_bert), text_pooling="attention")
+    preset = replace(with_steps(tiny_preset, 2), diffusion=diffusion, unet=replace(tiny_preset.unet, condition_dim=16))
+    checkpoint = train_diffusion(preset, puppets_dir, stage1, tmp_path / "run")
+    assert read_tensors(checkpoint / "training.safetensors")["condition-exp_avg.query"].abs().sum() > 0
+    loaded = LatentFlowPipeline.from_pretrained(tmp_path / "run").condition
+    assert loaded.query.abs().sum() > 0
+    assert not torch.equal(loaded.encode(["wave"]), encode_text(["wave"], tiny_bert))
 
 
 def test_without_a_learned_null_a_checkpoint_holds_the_unet_alone(

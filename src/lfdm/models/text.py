@@ -45,6 +45,12 @@ def encode_text(texts: Sequence[str], encoder: str | Path, *, device: torch.devi
     return mean_of_tokens(tokens.states, tokens.mask)
 
 
+def encoder_source(encoder: str | Path) -> str:
+    """What stands for a text model in stored files: a folder's absolute path, or a Hub name as it is."""
+    folder = Path(encoder).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else str(encoder)
+
+
 def mean_of_tokens(states: Tensor, mask: Tensor) -> Tensor:
     """The mean (n, D) of the states (n, l, D) where `mask` (n, l) is True."""
     weights = mask.to(states.dtype)
@@ -55,7 +61,7 @@ def mean_of_tokens(states: Tensor, mask: Tensor) -> Tensor:
 def encode_tokens(texts: Sequence[str], encoder: str | Path, *, device: torch.device | str = "cpu") -> TokenStates:
     """The last hidden states of every token; see `encode_text`, whose arguments and errors these are."""
     _check_texts(texts)
-    tokenizer, model = _load(str(encoder))
+    tokenizer, model = _load(encoder_source(encoder))
     inputs = tokenizer(list(texts), padding=True, return_tensors="pt")
     _check_lengths(texts, inputs["attention_mask"], encoder, tokenizer, model)
     output = model.to(device)(input_ids=inputs["input_ids"].to(device), attention_mask=inputs["attention_mask"].to(device))
@@ -89,13 +95,13 @@ def _load(encoder: str) -> tuple[Any, Any]:
         import transformers
     except ImportError as error:
         raise ImportError(f"text conditions need transformers: {INSTALL}") from error
-    folder = Path(encoder).expanduser()
-    source = str(folder) if folder.is_dir() else encoder
-    options: dict[str, Any] = {"local_files_only": folder.is_dir(), "trust_remote_code": False}
+    if Path(encoder).is_absolute() and not Path(encoder).is_dir():
+        raise ValueError(f"the text model {encoder!r} cannot be had; there is no such folder")
+    options: dict[str, Any] = {"local_files_only": Path(encoder).is_dir(), "trust_remote_code": False}
     try:
         with _quiet():
-            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source, **options)
-            model, report = _load_model(source, options)
+            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(encoder, **options)
+            model, report = _load_model(encoder, options)
     except (OSError, ValueError, RuntimeError, KeyError) as error:  # RuntimeError: httpx without a connection
         reason = " ".join((str(error).strip() or type(error).__name__).split())
         raise ValueError(

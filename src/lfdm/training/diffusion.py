@@ -18,7 +18,6 @@ from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import NULL_LABEL, ConditionEncoder
 from lfdm.models.loading import find_model
 from lfdm.models.motion_target import MotionTarget
-from lfdm.models.text import encode_text
 from lfdm.models.unet3d import MotionUNet3D
 from lfdm.pipeline import MODEL_DIR, LatentFlowPipeline
 from lfdm.training.autoencoder import AutoencoderTask, training_records
@@ -29,7 +28,7 @@ PANEL_CLIPS = 4
 
 
 class ConditionedUNet(nn.Module):
-    """The U-Net and its conditions, trained together where the null condition is a learned vector."""
+    """The U-Net and its conditions, trained together where the null condition or the pooling of text is learned."""
 
     def __init__(self, unet: MotionUNet3D, condition: ConditionEncoder) -> None:
         super().__init__()
@@ -58,7 +57,7 @@ class DiffusionTask:
 
     def models(self, module: nn.Module) -> dict[str, nn.Module]:
         assert isinstance(module, ConditionedUNet)
-        trained = any(True for _ in module.condition.parameters())  # a learned null condition
+        trained = any(True for _ in module.condition.parameters())  # a learned null condition or pooling
         return {self.name: module.unet, **({"condition": module.condition} if trained else {})}
 
     def _dataset(self, motion: MotionCache | None) -> MotionDataset | ClipDataset:
@@ -200,10 +199,12 @@ def _make_condition(preset: Preset, names: list[str], stored: Path) -> Condition
         torch.manual_seed(preset.diffusion_training.optimization.seed)
         if config.condition == "labels" or not names:
             return ConditionEncoder.from_labels(names, dim, learned_null=config.learned_null)
-        table = encode_text(names, config.text_encoder)
-        if table.shape[1] != dim:
-            raise ValueError(f"unet.condition_dim must be {table.shape[1]}, as {config.text_encoder} gives; got {dim}")
-        return ConditionEncoder.from_embeddings(names, table, learned_null=config.learned_null, text_encoder=config.text_encoder)
+        encoder = ConditionEncoder.from_text(
+            names, config.text_encoder, learned_null=config.learned_null, pooling=config.text_pooling
+        )
+    if encoder.dim != dim:
+        raise ValueError(f"unet.condition_dim must be {encoder.dim}, as {config.text_encoder} gives; got {dim}")
+    return encoder
 
 
 def _load_autoencoder(path: Path, preset: Preset) -> LatentFlowAutoencoder:
