@@ -335,6 +335,11 @@ def test_training_both_stages_and_sampling_from_the_run(lfdm: Lfdm, puppets_dir:
     code, _, err = train("autoencoder", "--out", "one", "--autoencoder-training.l1-weight", 2)
     assert code == 2
     assert "l1_weight is 1.0 there, 2.0 here" in err
+    short = ["--optimization.num-steps", 1, "--optimization.batch-size", 2, "--l1-weight", 2]
+    code, printed, err = lfdm("adapt", "--model", "two", "--data", puppets_dir, "--out", "adapted", *short)
+    assert (code, printed) == (0, "adapted\n"), err
+    code, printed, err = lfdm("generate", image, "wave", "--model", "adapted", "--num-inference-steps", 1)
+    assert (code, printed) == (0, "wave.mp4\n"), err
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from lfdm.config import Fit, Preset, SchedulerName
+from lfdm.config import AdaptationConfig, Fit, Preset, SchedulerName
 from lfdm.console import CommandTree, Group, ProgressUpdate, progress_bar, run
 from lfdm.presets import PRESETS
 
@@ -459,6 +459,27 @@ def _reporter(update: ProgressUpdate) -> Callable[["StepReport"], None]:
     return report
 
 
+def adapt(
+    *,
+    data: Path,
+    out: Path,
+    model: str = DEFAULT_MODEL,
+    config: Annotated[AdaptationConfig, arg(name="")] = AdaptationConfig(),  # noqa: B008 - frozen
+) -> None:
+    """Adapt a model's decoder to the images of a new domain, motion kept; the same command resumes.
+
+    Args:
+        data: clip data set of the new domain; labels play no part.
+        out: run folder, and in the end a pipeline folder that can be given to --model.
+        model: bundled name, pipeline folder, diffusion run folder or Hub repository.
+    """
+    from lfdm.training import adaptation
+
+    with progress_bar() as update:
+        progress = functools.partial(update, "decoding clips")
+        print(adaptation.adapt(model, data, out, config, report=_reporter(update), progress=progress))
+
+
 def evaluate(
     *,
     data: Path,
@@ -469,6 +490,7 @@ def evaluate(
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     scheduler: SchedulerName | None = None,
+    unconditional: bool = False,
     batch_size: int = 8,
     device: str | None = None,
     bf16: bool = False,
@@ -484,6 +506,7 @@ def evaluate(
         num_inference_steps: sampling steps; by default the model's.
         guidance_scale: by default the model's.
         scheduler: by default the model's.
+        unconditional: generate without the clips' labels; figures that need them are left out.
         batch_size: clips at a time.
         device: cpu, cuda, cuda:1, ...; the GPU if there is one.
         bf16: run the networks in bfloat16.
@@ -500,6 +523,7 @@ def evaluate(
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             scheduler=scheduler,
+            unconditional=unconditional,
             batch_size=batch_size,
             device=_pick_device(device),
             bf16=bf16,
@@ -578,7 +602,7 @@ def info(*, model: str | None = None) -> None:
         video, sampling = pipe.config, type(pipe.scheduler).__name__
         rows = {
             "model": model,
-            "labels": ", ".join(pipe.condition.labels) or "none (embedding tensors alone)",
+            "labels": ", ".join(pipe.condition.labels) or "none (--unconditional, or embedding tensors)",
             "text model": pipe.condition.text_encoder or "none (labels alone)",
             "video": "{num_frames} frames of {image_size}x{image_size}, {fps:g} per second".format(**video),
             "sampling": f"{sampling}, " + "{num_inference_steps} steps, guidance {guidance_scale:g}".format(**video),
@@ -616,6 +640,7 @@ COMMANDS: CommandTree = {
             ),
         },
     ),
+    "adapt": adapt,
     "evaluate": evaluate,
     "import": import_,
     "info": info,
