@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from lfdm.config import Preset, to_json
+from lfdm.data import mhad, mug, natops
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import ConditionEncoder
 from lfdm.models.loading import CONFIG_NAME, load_exactly, replace_folder
@@ -23,64 +24,7 @@ from lfdm.pipeline_folder import INDEX_NAME, MODEL_CLASSES
 from lfdm.presets import PRESETS, get_preset
 from lfdm.released import AUTOENCODER_NETWORKS, DIFFUSION_NETWORKS, convert_autoencoder, convert_unet, read_networks
 
-PUBLISHED_LABELS: dict[str, tuple[str, ...]] = {
-    "mug128": ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise"),
-    "mhad128": (
-        "right arm swipe to the left",
-        "right arm swipe to the right",
-        "right hand wave",
-        "two hand front clap",
-        "right arm throw",
-        "cross arms in the chest",
-        "basketball shooting",
-        "draw x",
-        "draw circle clockwise",
-        "draw circle counter clockwise",
-        "draw triangle",
-        "right hand bowling",
-        "front boxing",
-        "baseball swing from right",
-        "tennis forehand swing",
-        "two arms curl",
-        "tennis serve",
-        "two hand push",
-        "knock on door",
-        "hand catch",
-        "pick up and throw",
-        "jogging",
-        "walking",
-        "sit to stand",
-        "stand to sit",
-        "forward lunge (left foot forward)",
-        "squat",
-    ),
-    "natops128": (
-        "I Have Command",
-        "All Clear",
-        "Not Clear",
-        "Spread Wings",
-        "Fold Wings",
-        "Lock Wings",
-        "Up Hook",
-        "Down Hook",
-        "Remove Tiedowns",
-        "Remove Chocks",
-        "Insert Chocks",
-        "Move Ahead",
-        "Turn Left",
-        "Turn Right",
-        "Next Marshaller",
-        "Slow Down",
-        "Stop",
-        "Nosegear Steering",
-        "Hot Brakes",
-        "Brakes On",
-        "Brakes Off",
-        "Install Tiedowns",
-        "Fire",
-        "Cut Engine",
-    ),
-}
+PUBLISHED_LABELS: dict[str, tuple[str, ...]] = {"mug128": mug.LABELS, "mhad128": mhad.LABELS, "natops128": natops.LABELS}
 """What the published models were trained to be asked for, word for word."""
 
 ModelT = TypeVar("ModelT", LatentFlowAutoencoder, MotionUNet3D)
