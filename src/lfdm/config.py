@@ -45,6 +45,8 @@ class AutoencoderConfig:
     """What a warp reads outside the image."""
     dense_channels: tuple[int, ...] = (32, 64, 96, 128, 128)
     """Widths of the dense predictor at strides 1, 2, 4, 8, 16."""
+    dense_match_stride: int = 4
+    """Stride of the cells that the dense predictor matches: 2 finds limbs a few pixels wide; 4 is that of early models."""
     dense_match_channels: int = 64
     """Channels compared in the dense predictor's global matching."""
     dense_max_residual: float = 0.6
@@ -71,6 +73,7 @@ class AutoencoderConfig:
         check_positive(self, "region_flow_channels", "region_max_channels", "region_depth")
         check_not_negative(self, "num_res_blocks", "region_padding")
         check(self.region_padding <= 3, "region_padding", self.region_padding, "0 to 3")
+        check(self.dense_match_stride in (2, 4), "dense_match_stride", self.dense_match_stride, "2 or 4")
         if self.motion == "dense":
             check(self.num_downs in (1, 2), "num_downs", self.num_downs, "1 or 2 with motion='dense' (stride 2 or 4)")
             check(not self.corners, "corners", self.corners, "False with motion='dense' (pixel centres)")

@@ -17,7 +17,15 @@ PUPPETS64 = Preset(
     name="puppets64",
     image_size=64,
     autoencoder=AutoencoderConfig(
-        channels=24, max_channels=48, num_downs=1, num_res_blocks=4, motion="dense", corners=False, padding_mode="border"
+        channels=24,
+        max_channels=48,
+        num_downs=1,
+        num_res_blocks=4,
+        motion="dense",
+        corners=False,
+        padding_mode="border",
+        dense_match_stride=2,
+        dense_match_channels=32,
     ),
     unet=UNetConfig(
         latent_channels=48,

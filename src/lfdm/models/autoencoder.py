@@ -18,6 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lfdm.models.dense import DenseMotion, DenseMotionPredictor
+from lfdm.models.dense_coarse import CoarseDenseMotionPredictor
 from lfdm.models.layers import DownBlock, ResBlock, SameBlock, UpBlock
 from lfdm.models.loading import StrictLoading
 from lfdm.models.motion import Motion
@@ -76,6 +77,7 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
         corners: bool = True,
         padding_mode: Literal["zeros", "border"] = "zeros",
         dense_channels: Sequence[int] = (32, 64, 96, 128, 128),
+        dense_match_stride: int = 4,
         dense_match_channels: int = 64,
         dense_max_residual: float = 0.6,
         num_regions: int = 10,
@@ -97,7 +99,8 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
         if motion == "dense":
             if corners:
                 raise ValueError("the dense motion predictor uses pixel centres: corners must be False; got True")
-            self.motion_predictor: nn.Module = DenseMotionPredictor(
+            predictor = DenseMotionPredictor if dense_match_stride == 2 else CoarseDenseMotionPredictor
+            self.motion_predictor: nn.Module = predictor(
                 channels=tuple(dense_channels),
                 stride=self.stride,
                 match_channels=dense_match_channels,

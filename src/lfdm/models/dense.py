@@ -1,11 +1,11 @@
 """The project's own motion predictor: global matching, then refinement, without regions.
 
-A shared encoder describes both images; every cell of the driving frame is matched against all cells of the source at stride 4
-(soft matching as in GMFlow, arXiv 2111.13680), which finds motion of any size; two coarse-to-fine stages warp the source's
-features by what is known and add a residual (PWC-Net, arXiv 1709.02371). All heads start at zero: training starts at the
-identity, no flow and everything visible.
+A shared encoder describes both images; every cell of the driving frame at stride 2 is matched against all cells of the
+source (soft matching as in GMFlow, arXiv 2111.13680), which finds motion of any size, also of limbs a few pixels wide; two
+stages warp the source's features by what is known and correct it, at stride 4 and, where the flow has stride 2, there (PWC-Net,
+arXiv 1709.02371). All heads start at zero: training starts at the identity, no flow and everything visible.
 
-Shapes: source (b, 3, H, W) · driving (b, 3, t, H, W), both in [0, 1] · cells n = H/4 * W/4.
+Shapes: source (b, 3, H, W) · driving (b, 3, t, H, W), both in [0, 1] · cells n = H/2 * W/2.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,7 @@ from lfdm.models.layers import ConvBlock
 from lfdm.models.motion import Motion
 from lfdm.models.warp import identity_grid, warp
 
-MATCH_LEVEL = 2
-MATCH_RADIUS = 2.5
-"""Cells around the best match that its position is averaged over: two arms that look alike must not meet in the middle."""
+QUARTER_LEVEL = 2
 OCCLUSION_BIAS = 3.0
 
 
@@ -31,7 +29,7 @@ OCCLUSION_BIAS = 3.0
 class DenseMotion:
     """`motion`, and for the training of the matching itself: the driving frame put together from matched source cells.
 
-    `matched` and `match_target` are (b * t, 12, H/4, W/4): the pixels of each cell at stride 2.
+    `matched` and `match_target` are (b * t, 12, H/2, W/2): the pixels of each cell.
     """
 
     motion: Motion
@@ -39,90 +37,75 @@ class DenseMotion:
     match_target: Tensor
 
 
-class DenseMotionPredictor(nn.Module):
-    """Flow and occlusion at `stride` (2 or 4) from a source image and driving frames.
+@dataclass(frozen=True)
+class Match:
+    """What matching says of every driving cell, (b * t, c, h, w) each."""
+
+    flow: Tensor
+    """To the expected position of its counterpart, in half images."""
+    pixels: Tensor
+    """Those of the expected counterpart."""
+    evidence: Tensor
+    """How well it fits: similarity of features, difference of pixels, spread of the position."""
+
+
+class DenseNetwork(nn.Module):
+    """What the dense predictors share: the encoder of both images, the joint network at stride 4, the heads.
 
     Args:
         channels: widths at strides 1, 2, 4 (shared encoder) and 8, 16 (joint network); multiples of 8.
+        stride: of flow and occlusion, 2 or 4.
         max_residual: the most a refinement stage moves, in half images (0.6 = 30 % of the frame).
+        coarse_evidence: channels about the match, the flow among them, that the joint network sees.
+        fine_known: channels that the refinement at stride 2 sees beside features.
+        fine_outputs: of the refinement.
     """
 
-    def __init__(self, *, channels: Sequence[int], stride: int, match_channels: int, max_residual: float) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        *,
+        stride: int,
+        max_residual: float,
+        coarse_evidence: int,
+        fine_known: int,
+        fine_outputs: int,
+    ) -> None:
         super().__init__()
         if stride not in (2, 4):
             raise ValueError(f"the dense motion predictor works at stride 2 or 4; got {stride}")
-        if len(channels) <= MATCH_LEVEL + 1:
-            raise ValueError(f"dense_channels needs at least {MATCH_LEVEL + 2} widths (strides 1, 2, 4, 8); got {channels}")
+        if len(channels) <= QUARTER_LEVEL + 1:
+            raise ValueError(f"dense_channels needs at least {QUARTER_LEVEL + 2} widths (strides 1, 2, 4, 8); got {channels}")
         self.stride = stride
         self.max_residual = max_residual
-        shared, joint = channels[: MATCH_LEVEL + 1], channels[MATCH_LEVEL:]
-        self.stem = ConvBlock(5, shared[0])  # the image and its pixels' positions
+        full, half, quarter = channels[: QUARTER_LEVEL + 1]
+        joint = channels[QUARTER_LEVEL:]
+        self.stem = ConvBlock(5, full)  # the image and its pixels' positions
         self.encoder = nn.ModuleList(
             (
-                ConvBlock(shared[0], shared[1], stride=2),
-                nn.Sequential(ConvBlock(shared[1], shared[2], stride=2), ConvBlock(shared[2], shared[2])),
+                ConvBlock(full, half, stride=2),
+                nn.Sequential(ConvBlock(half, quarter, stride=2), ConvBlock(quarter, quarter)),
             )
         )
-        width = shared[-1]
-        self.match_projection = nn.Conv2d(width, match_channels, 1)
-        self.match_log_scale = nn.Parameter(torch.tensor(2.5))
-        self.match_distance_weight = nn.Parameter(torch.tensor(1.0))  # of two equal matches the nearer one is likelier
-        self.join = ConvBlock(2 * width + 3, width)
+        self.join = ConvBlock(2 * quarter + coarse_evidence, quarter)
         self.downs = nn.ModuleList(nn.Sequential(ConvBlock(a, b, stride=2), ConvBlock(b, b)) for a, b in pairwise(joint))
         self.ups = nn.ModuleList(ConvBlock(a + b, b) for a, b in pairwise(joint[::-1]))
-        self.coarse_head = _zero_convolution(width, 4)
+        self.coarse_head = _zero_convolution(quarter, 4)
         if stride == 2:
-            self.to_fine = nn.Conv2d(width, shared[0], 1)
-            self.refine = nn.Sequential(ConvBlock(2 * shared[1] + shared[0] + 3, shared[1]), ConvBlock(shared[1], shared[1]))
-            self.fine_head = _zero_convolution(shared[1], 3)
+            self.to_fine = nn.Conv2d(quarter, full, 1)
+            self.refine = nn.Sequential(ConvBlock(2 * half + full + fine_known, half), ConvBlock(half, half))
+            self.fine_head = _zero_convolution(half, fine_outputs)
 
-    def forward(self, source: Tensor, driving: Tensor) -> DenseMotion:
-        """Motion of driving frames (b, 3, t, H, W) against the source (b, 3, H, W), at H / stride."""
-        b, t = driving.shape[0], driving.shape[2]
-        frames = rearrange(driving, "b c t h w -> (b t) c h w")
-        source_half, source_quarter = self._encode(source)
-        driving_half, driving_quarter = self._encode(frames)
-
-        probability = self._match(source_quarter, driving_quarter, t)  # (b, t * n, n)
-        h, w = source_quarter.shape[-2:]
-        cells = identity_grid(h, w, corners=False, device=source.device).flatten(0, 1)  # (n, 2)
-        pixels = F.pixel_unshuffle(F.avg_pool2d(source, 2), 2).flatten(2).transpose(1, 2)  # (b, n, 12)
-        position = _expected_near_best(probability, cells, radius=MATCH_RADIUS * 2 / max(h, w))  # (b, t * n, 2)
-        found = torch.cat((position, probability @ pixels.float(), probability.amax(-1, keepdim=True)), dim=-1)
-        found = rearrange(found, "b (t h w) c -> (b t) c h w", t=t, h=h, w=w)
-        position, matched, confidence = found.split((2, pixels.shape[-1], 1), dim=1)
-        match_flow = position - cells.T.reshape(1, 2, h, w)
-
-        hidden = self._joint(source_quarter, driving_quarter, match_flow, confidence, t)
-        head = self.coarse_head(hidden).float()
-        flow = head[:, :1] * match_flow + self.max_residual * torch.tanh(head[:, 1:3])
-        occlusion = head[:, 3:]
-        if self.stride == 2:
-            flow, occlusion = self._refine(source_half, driving_half, hidden, flow, occlusion, t)
-        occlusion = torch.sigmoid(occlusion + OCCLUSION_BIAS)
-        flow, occlusion = (rearrange(x, "(b t) c h w -> b c t h w", b=b) for x in (flow, occlusion))
-        motion = Motion(flow, occlusion, corners=False)
-        return DenseMotion(motion, matched, F.pixel_unshuffle(F.avg_pool2d(frames, 2), 2))
-
-    def _encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of an image (b, 3, H, W) at strides 2 and 4."""
         position = identity_grid(*image.shape[-2:], corners=False, device=image.device).permute(2, 0, 1).to(image.dtype)
         x = self.stem(torch.cat((2 * image - 1, position.expand(len(image), -1, -1, -1)), dim=1))
         half = self.encoder[0](x)
         return half, self.encoder[1](half)
 
-    def _match(self, source: Tensor, driving: Tensor, t: int) -> Tensor:
-        """Softmax over the source's cells of scaled cosine similarity less squared distance, float32, (b, t * n, n)."""
-        keys = F.normalize(self.match_projection(source).float(), dim=1).flatten(2)
-        queries = F.normalize(self.match_projection(driving).float(), dim=1)
-        queries = rearrange(queries, "(b t) c h w -> b (t h w) c", t=t)
-        cells = identity_grid(*source.shape[-2:], corners=False, device=source.device).flatten(0, 1)
-        distance = torch.cdist(cells, cells).square().repeat(t, 1)  # (t * n, n)
-        with torch.autocast(source.device.type, enabled=False):
-            similarity = self.match_log_scale.exp() * (queries @ keys)  # (b, t * n, n)
-            return torch.softmax(similarity - F.softplus(self.match_distance_weight) * distance, dim=-1)
-
-    def _joint(self, source: Tensor, driving: Tensor, flow: Tensor, confidence: Tensor, t: int) -> Tensor:
-        x = self.join(torch.cat((driving, _warp_features(source, flow, t), flow.detach(), confidence), dim=1))
+    def join_at_quarter(self, source: Tensor, driving: Tensor, flow: Tensor, evidence: Tensor, t: int) -> Tensor:
+        """The joint network's output at stride 4, from features there and the matched flow (b * t, 2, h, w)."""
+        x = self.join(torch.cat((driving, warp_features(source, flow, t), flow.detach(), evidence), dim=1))
         skips = []
         for down in self.downs:
             skips.append(x)
@@ -131,28 +114,107 @@ class DenseMotionPredictor(nn.Module):
             x = up(torch.cat((F.interpolate(x, scale_factor=2, mode="nearest"), skips.pop()), dim=1))
         return x
 
-    def _refine(
-        self, source: Tensor, driving: Tensor, hidden: Tensor, flow: Tensor, occlusion: Tensor, t: int
-    ) -> tuple[Tensor, Tensor]:
-        """From stride 4 to stride 2: flow and occlusion logit, each plus a residual."""
-        flow, occlusion, hidden = (
-            F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-            for x in (flow, occlusion, self.to_fine(hidden))
+
+class DenseMotionPredictor(DenseNetwork):
+    """Flow and occlusion at `stride` (2 or 4) from a source image and driving frames. Arguments as of `DenseNetwork`."""
+
+    def __init__(self, *, channels: Sequence[int], stride: int, match_channels: int, max_residual: float) -> None:
+        super().__init__(channels, stride=stride, max_residual=max_residual, coarse_evidence=5, fine_known=8, fine_outputs=4)
+        self.matching = Matching((channels[1], channels[2]), match_channels)
+
+    def forward(self, source: Tensor, driving: Tensor) -> DenseMotion:
+        """Motion of driving frames (b, 3, t, H, W) against the source (b, 3, H, W), at H / stride."""
+        b, t = driving.shape[0], driving.shape[2]
+        frames = rearrange(driving, "b c t h w -> (b t) c h w")
+        source_half, source_quarter = self.encode(source)
+        driving_half, driving_quarter = self.encode(frames)
+        target = F.pixel_unshuffle(frames, 2)
+        match = self.matching(
+            (source_half, source_quarter), (driving_half, driving_quarter), F.pixel_unshuffle(source, 2), target
         )
-        known = torch.cat((hidden, driving, _warp_features(source, flow, t), flow.detach(), occlusion.detach()), dim=1)
-        head = self.fine_head(self.refine(known)).float()
-        return flow + self.max_residual * torch.tanh(head[:, :2]), occlusion + head[:, 2:]
+
+        coarse_match, coarse_evidence = F.avg_pool2d(match.flow, 2), F.avg_pool2d(match.evidence, 2)
+        hidden = self.join_at_quarter(source_quarter, driving_quarter, coarse_match, coarse_evidence.detach(), t)
+        head = self.coarse_head(hidden).float()
+        flow = head[:, :1] * coarse_match + self.max_residual * torch.tanh(head[:, 1:3])
+        occlusion = head[:, 3:]
+        if self.stride == 2:
+            detail = match.flow - double(coarse_match)
+            known = double(flow), double(occlusion), double(self.to_fine(hidden))
+            flow, occlusion = self._refine(source_half, driving_half, match, detail, known, t)
+        occlusion = torch.sigmoid(occlusion + OCCLUSION_BIAS)
+        flow, occlusion = (rearrange(x, "(b t) c h w -> b c t h w", b=b) for x in (flow, occlusion))
+        return DenseMotion(Motion(flow, occlusion, corners=False), match.pixels, target)
+
+    def _refine(
+        self, source: Tensor, driving: Tensor, match: Match, detail: Tensor, known: tuple[Tensor, Tensor, Tensor], t: int
+    ) -> tuple[Tensor, Tensor]:
+        """From stride 4 to stride 2: flow and occlusion logit, each plus a residual; the match's detail as far as it helps."""
+        flow, occlusion, hidden = known
+        inputs = (hidden, driving, warp_features(source, flow, t), flow, match.flow, occlusion, match.evidence)
+        x = torch.cat([x if x is hidden or x is driving else x.detach() for x in inputs], dim=1)
+        head = self.fine_head(self.refine(x)).float()
+        flow = flow + head[:, :1] * detail + self.max_residual * torch.tanh(head[:, 1:3])
+        return flow, occlusion + head[:, 3:]
 
 
-def _expected_near_best(probability: Tensor, cells: Tensor, *, radius: float) -> Tensor:
-    """Mean position (b, m, 2) of the cells (n, 2) under probability (b, m, n), within `radius` of the likeliest."""
-    best = cells[probability.argmax(-1)]  # (b, m, 2)
-    near = torch.cdist(best, cells.expand(len(best), -1, -1), p=torch.inf) <= radius
-    weight = probability * near
-    return weight @ cells / weight.sum(-1, keepdim=True)
+class Matching(nn.Module):
+    """Soft matching of driving cells against all source cells at stride 2, by features of strides 2 and 4.
+
+    The score of a pair is a scaled cosine similarity less a weight times the squared distance (of two equal matches the
+    nearer one is likelier). Both are one inner product, so that fused attention never stores the n x n scores.
+    """
+
+    def __init__(self, widths: tuple[int, int], channels: int) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in widths)
+        self.log_scale = nn.Parameter(torch.tensor(2.5))
+        self.distance_weight = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, source: tuple[Tensor, Tensor], driving: tuple[Tensor, Tensor], pixels: Tensor, target: Tensor) -> Match:
+        """Features (b or b * t, c, h, w) at strides 2 and 4, pixels of the cells (b, 12, h, w) and (b * t, 12, h, w)."""
+        keys, queries = self.features(*source), self.features(*driving)
+        b, h, w = len(keys), *keys.shape[-2:]
+        grid = identity_grid(h, w, corners=False, device=keys.device).permute(2, 0, 1)[None]  # (1, 2, h, w)
+        square = grid.square().sum(1, keepdim=True)
+        with torch.autocast(keys.device.type, enabled=False):
+            weight = F.softplus(self.distance_weight)
+            key = _stack(keys, grid, -weight * square)
+            query = _stack(self.log_scale.exp() * queries, 2 * weight * grid, torch.ones_like(square))
+            value = _stack(keys, grid, square, pixels.float())
+            size = max(key.shape[1], value.shape[1])  # fused attention takes one width
+            query, key, value = (_cells(x, b, size) for x in (query, key, value))
+            found = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        found = rearrange(found, "b 1 (t h w) c -> (b t) c h w", h=h, w=w)
+        feature, position, far, matched, _ = found.split((keys.shape[1], 2, 1, 12, size - keys.shape[1] - 15), dim=1)
+        spread = (far - position.square().sum(1, keepdim=True)).clamp(min=0)
+        similarity = (feature * queries).sum(1, keepdim=True)
+        difference = (matched - target).abs().mean(1, keepdim=True)
+        return Match(position - grid, matched, torch.cat((similarity, difference, spread), dim=1))
+
+    def features(self, half: Tensor, quarter: Tensor) -> Tensor:
+        """What is compared, of norm 1 at stride 2: (n, match_channels, h, w) from features at strides 2 and 4."""
+        half, quarter = (projection(x) for projection, x in zip(self.projections, (half, quarter), strict=True))
+        return F.normalize((half + double(quarter)).float(), dim=1)
 
 
-def _warp_features(source: Tensor, flow: Tensor, t: int) -> Tensor:
+def _stack(*parts: Tensor) -> Tensor:
+    """Channels side by side, repeated over the largest batch."""
+    batch = max(len(part) for part in parts)
+    return torch.cat([part.expand(batch, -1, -1, -1) for part in parts], dim=1)
+
+
+def _cells(x: Tensor, batch: int, width: int) -> Tensor:
+    """(batch * t, c, h, w) -> (batch, 1, t * h * w, width), channels filled up with zeros."""
+    return F.pad(rearrange(x, "(b t) c h w -> b 1 (t h w) c", b=batch), (0, width - x.shape[1])).contiguous()
+
+
+def double(x: Tensor) -> Tensor:
+    """Twice the height and width, bilinear."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def warp_features(source: Tensor, flow: Tensor, t: int) -> Tensor:
     """Source features (b, c, h, w) seen through flow (b * t, 2, h, w), no gradient through the flow."""
     grid = identity_grid(*flow.shape[-2:], corners=False, device=flow.device) + flow.detach().permute(0, 2, 3, 1)
     grid = rearrange(grid, "(b t) h w xy -> b t h w xy", t=t)
