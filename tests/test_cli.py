@@ -160,17 +160,23 @@ def test_unconditional_and_half_precision(lfdm: Lfdm, model: Path, image: Path) 
         ([], "IMAGE"),
         (["nothing.png", "wave"], "nothing.png: no such file or folder"),
         (["notes.txt", "wave"], "notes.txt"),
-        (["person", "wave", "--out", "wave.mov"], "out must end in .mp4, .webm, .gif, .avi or nothing"),
+        (["person", "wave", "--out", "wave.mov"], "out must end in .mp4, .webm, .gif or nothing"),
+        (
+            ["person", "wave", "--out", "wave.avi"],
+            "out must end in .mp4, .webm, .gif or nothing (a folder of PNGs); got 'wave.avi'",
+        ),
         (["person", "wave", "--num-frames", "17"], "num_frames must be a whole number from 1 to 16; got 17"),
         (["person", "wave", "--num-frames", "many"], "--num-frames"),
         (["person", "wave", "--num-inference-steps", "0"], "num_inference_steps must be a whole number from 1"),
-        (["person", "wave", "--guidance-scale", "nan"], "guidance_scale must be a finite number, 0 or more; got nan"),
+        (["person", "wave", "--guidance-scale", "nan"], "guidance_scale must be a finite number, 0 to 100; got nan"),
+        (["person", "wave", "--guidance-scale", "1e30"], "guidance_scale must be a finite number, 0 to 100; got 1e+30"),
         (["person", "wave", "--num-videos", "0"], "num_videos must be"),
         (["person", "wave", "--seed", "-1"], "seed must be"),
         (["person", "wave", "--fps", "0"], "fps must be"),
-        (["person", "wave", "--fps", "60", "--out", "a.gif"], "fps must be at most 50"),
+        (["person", "wave", "--fps", "60", "--out", "a.gif"], "fps must be a finite number, 0.01 to 50; got 60.0"),
         (["person", "wave", "--scale", "0"], "scale must be"),
         (["person", "wave", "--device", "toaster"], "device 'toaster' cannot be used here"),
+        (["person", "wave", "--device", "meta"], "device 'meta' cannot be used here"),
         (["person", "wave", "--fit", "stretch"], "'stretch'"),
         (["person", "wave", "--model", "nobody"], "unknown model 'nobody'; bundled models: "),
         (["person", "wave", "--model", "./nobody"], "no model folder ./nobody"),
@@ -219,7 +225,7 @@ def test_a_full_disk_is_one_line(model: Path, image: Path, tmp_path: Path) -> No
         "import resource, sys, lfdm.pipeline_outputs\n"
         "from lfdm.cli import COMMANDS, run\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        f"sys.exit(run(COMMANDS, ['generate', {str(image)!r}, 'wave', '--model', {str(model)!r}, '--out', 'wave.avi', "
+        f"sys.exit(run(COMMANDS, ['generate', {str(image)!r}, 'wave', '--model', {str(model)!r}, '--out', 'wave', "
         "'--num-inference-steps', '1'], ''))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
@@ -239,8 +245,8 @@ def test_transfer_follows_the_driving_video(lfdm: Lfdm, model: Path, image: Path
     assert code == 0
     assert printed.split() == ["moved", "moved-panel.gif"]
     assert read_video("moved").shape == read_video(clip).shape
-    assert lfdm(*common, "moved.avi", "--absolute", "--num-frames", 3)[0] == 0
-    info = video_info("moved.avi")
+    assert lfdm(*common, "moved.mp4", "--absolute", "--num-frames", 3)[0] == 0
+    info = video_info("moved.mp4")
     assert (info.frames, info.fps) == (3, video_info(clip).fps)
     code, _, err = lfdm("transfer", image, "nothing.mp4", "--model", model)
     assert (code, err) == (2, "lfdm: nothing.mp4: no such file or folder\n")

@@ -134,7 +134,7 @@ def test_json_that_does_not_fit_is_refused(cls: type, values: dict[str, Any], me
         (lambda: UNetConfig(channel_multipliers=()), "channel_multipliers", "at least one; got ()"),
         (lambda: UNetConfig(spatial_attention_levels=(True,)), "spatial_attention_levels", "4 values, one per level"),
         (lambda: DiffusionConfig(num_inference_steps=2000), "num_inference_steps", "at most 1000"),
-        (lambda: DiffusionConfig(guidance_scale=-1.0), "guidance_scale", "zero or more; got -1.0"),
+        (lambda: DiffusionConfig(guidance_scale=-1.0), "guidance_scale", "a finite number, 0 to 100; got -1.0"),
         (lambda: DiffusionConfig(dynamic_thresholding=True), "clamp_to_range", "False with dynamic_thresholding; got True"),
         (lambda: DiffusionConfig(motion_target="grid"), "normalize", "False with motion_target='grid'; got True"),
         (lambda: DiffusionConfig(normalize=False), "clamp_to_range", "False without normalize"),

@@ -7,7 +7,16 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from lfdm.settings import check, check_not_negative, check_positive, check_probability, check_types
+from lfdm.settings import (
+    MAX_SEED,
+    check,
+    check_integer,
+    check_not_negative,
+    check_number,
+    check_positive,
+    check_probability,
+    check_types,
+)
 from lfdm.settings import from_json as from_json
 from lfdm.settings import to_json as to_json
 
@@ -17,12 +26,20 @@ PredictionType = Literal["epsilon", "v_prediction", "velocity"]
 SchedulerName = Literal["ddpm", "ddim", "dpmsolver++", "unipc"]
 MixedPrecision = Literal["no", "bf16"]
 
+MAX_GUIDANCE_SCALE = 100.0
+MAX_HUE_JITTER = 0.5
+
 SCHEDULERS: dict[PredictionType, tuple[SchedulerName, ...]] = {
     "epsilon": ("ddpm", "ddim", "dpmsolver++", "unipc"),
     "v_prediction": ("ddpm", "ddim", "dpmsolver++", "unipc"),
     "velocity": ("dpmsolver++", "unipc"),
 }
 """The schedulers that can sample from each kind of prediction."""
+
+
+def _check_hue(color_jitter: tuple[float, ...]) -> None:
+    """ValueError where the fourth amount, that of hue, is more than half a turn of the colour circle."""
+    check(color_jitter[3] <= MAX_HUE_JITTER, "color_jitter", color_jitter, "at most 0.5 in its last value, the hue")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +195,7 @@ class DiffusionConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check_positive(self, "num_inference_steps")
-        check_not_negative(self, "guidance_scale")
+        check_number("guidance_scale", self.guidance_scale, low=0, high=MAX_GUIDANCE_SCALE)
         check(self.num_inference_steps <= 1000, "num_inference_steps", self.num_inference_steps, "at most 1000")
         offered = SCHEDULERS[self.prediction_type]
         allowed = f"one of {', '.join(offered)} with prediction_type={self.prediction_type!r}"
@@ -233,7 +250,8 @@ class OptimizationConfig:
         check_types(self)
         check_positive(self, "num_steps", "batch_size", "learning_rate", "checkpoint_steps", "checkpoint_minutes")
         check_positive(self, "keep_checkpoints", "log_steps", "sample_steps", "milestones")
-        check_not_negative(self, "warmup_steps", "num_workers", "seed")
+        check_not_negative(self, "warmup_steps", "num_workers")
+        check_integer("seed", self.seed, 0, MAX_SEED)
         check(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers in [0, 1)")
         check(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "in [0, 1)")
         check(self.max_grad_norm is None or self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "positive or None")
@@ -284,6 +302,7 @@ class AutoencoderTrainingConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check_probability(self, "first_frame_probability", "flip_probability", "swap_probability", "color_jitter")
+        _check_hue(self.color_jitter)
         weights = [f.name for f in fields(self) if f.name.endswith("_weight")]
         check_not_negative(self, *weights)
         check(any(getattr(self, name) > 0 for name in weights), "l1_weight", 0.0, "positive, or another weight be")
@@ -316,6 +335,7 @@ class DiffusionTrainingConfig:
         check_types(self)
         check(0 <= self.condition_dropout < 1, "condition_dropout", self.condition_dropout, "in [0, 1)")
         check_probability(self, "flip_probability", "color_jitter")
+        _check_hue(self.color_jitter)
         check(self.min_snr_gamma is None or self.min_snr_gamma > 0, "min_snr_gamma", self.min_snr_gamma, "positive or None")
 
 

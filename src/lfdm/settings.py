@@ -3,10 +3,13 @@
 import dataclasses
 import difflib
 import math
+import numbers
 import types
 import typing
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, TypeVar
+
+MAX_SEED = 2**63 - 1
 
 SettingsT = TypeVar("SettingsT")
 
@@ -41,6 +44,22 @@ def check_probability(settings: object, *names: str) -> None:
     """Raise ValueError naming the first of the fields `names` that holds a number outside of [0, 1]."""
     for name in names:
         check(all(0 <= value <= 1 for value in _numbers(settings, name)), name, getattr(settings, name), "in [0, 1]")
+
+
+def check_integer(name: str, value: object, low: int, high: int) -> int:
+    """`value` as an integer from `low` to `high`; ValueError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not low <= value <= high:
+        raise ValueError(f"{name} must be a whole number from {low} to {high}; got {value!r}")
+    return int(value)
+
+
+def check_number(name: str, value: object, *, low: float, high: float = math.inf) -> float:
+    """`value` as a finite number from `low` to `high`; ValueError otherwise."""
+    number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+    if not (math.isfinite(number) and low <= number <= high):
+        allowed = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
+        raise ValueError(f"{name} must be a finite number, {allowed}; got {value!r}")
+    return number
 
 
 def _numbers(settings: object, name: str) -> tuple[float, ...]:

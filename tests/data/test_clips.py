@@ -344,7 +344,7 @@ def test_pairs_are_swapped_or_else_mirrored(frames: np.ndarray) -> None:
     ],
 )
 def test_impossible_augmentation_is_refused(make: "type[ColorJitter]") -> None:
-    with pytest.raises(ValueError, match="must lie in"):
+    with pytest.raises(ValueError, match="must be in"):
         make()
 
 

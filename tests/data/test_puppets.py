@@ -201,12 +201,12 @@ def test_a_longer_clip_goes_on() -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"size": 31}, "size is 31"),
-        ({"num_frames": 1}, "num_frames is 1"),
-        ({"fps": 0.0}, "fps is 0.0"),
-        ({"fps": float("nan")}, "fps is nan"),
-        ({"take_seed": -1}, "take_seed is -1"),
-        ({"subject": -1}, "subject is -1"),
+        ({"size": 31}, "size must be a whole number from 32 to 2048; got 31"),
+        ({"num_frames": 1}, "num_frames must .* got 1"),
+        ({"fps": 0.0}, "fps must .* got 0.0"),
+        ({"fps": float("nan")}, "fps must .* got nan"),
+        ({"take_seed": -1}, "take_seed must .* got -1"),
+        ({"subject": -1}, "subject must .* got -1"),
         ({"action": "fly"}, "'fly'; allowed are bow, clap"),
     ],
 )
@@ -264,10 +264,14 @@ def test_truth_only_where_asked_for(tmp_path: Path, truth: str, expected: int) -
     ("change", "named"),
     [
         ({"num_subjects": 0}, "num_subjects"),
+        ({"num_subjects": 10**12}, "num_subjects"),
         ({"num_takes": 0}, "num_takes"),
         ({"size": 16}, "size"),
+        ({"size": 10**8}, "size"),
+        ({"size": 2048, "num_frames": 100}, "num_frames x size x size"),
         ({"num_frames": 0}, "num_frames"),
         ({"fps": -1.0}, "fps"),
+        ({"fps": 1e9}, "fps"),
         ({"seed": -1}, "seed"),
         ({"test_fraction": 1.5}, "test_fraction"),
         ({"test_fraction": float("nan")}, "test_fraction"),
@@ -276,7 +280,7 @@ def test_truth_only_where_asked_for(tmp_path: Path, truth: str, expected: int) -
     ],
 )
 def test_impossible_data_sets_are_refused(tmp_path: Path, change: dict[str, object], named: str) -> None:
-    with pytest.raises(ValueError, match=f"{named} is "):
+    with pytest.raises(ValueError, match=f"{named} must "):
         write_puppets(tmp_path / "new", **change)  # pyright: ignore[reportArgumentType]
     assert not (tmp_path / "new").exists()
 

@@ -1,19 +1,22 @@
 """Any folder of labelled clips -> a clip data set."""
 
 import os
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from lfdm.config import Fit
-from lfdm.data.clips import ClipRecord, Progress, new_data_set, write_index
+from lfdm.data.cache import Progress
+from lfdm.data.images import IMAGE_SUFFIXES
+from lfdm.data.index import ClipRecord, check_data_settings, new_data_set, write_index
 from lfdm.data.video import (
-    IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
     VideoInfo,
     natural_key,
@@ -21,6 +24,11 @@ from lfdm.data.video import (
     video_info,
     write_video,
 )
+from lfdm.settings import check, check_integer
+
+MAX_STORED_FRAMES = 1_000_000
+MAX_NAME_BYTES = 250
+"""File systems allow 255, and `.avi` is added."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +83,12 @@ def write_folder(
     and an `out` that holds other things or overlaps the tree.
     """
     source, out = Path(source), Path(out)
-    _check_settings(source, out, size, fit, test_fraction, max_frames)
+    _check_places(source, out)
+    check_data_settings(size=size, num_frames=None, seed=seed, test_fraction=test_fraction, num_workers=num_workers, least_size=2)
+    check(test_fraction < 1, "test_fraction", test_fraction, "less than 1: somebody must be left to train on")
+    check(fit in get_args(Fit), "fit", fit, "'pad' or 'crop'")
+    if max_frames is not None:
+        check_integer("max_frames", max_frames, 2, MAX_STORED_FRAMES)
     found, skipped = _scan(source)
     records: list[ClipRecord] = []
     with new_data_set(out) as folder, ThreadPoolExecutor(num_workers or os.cpu_count() or 1) as pool:
@@ -105,26 +118,19 @@ def write_folder(
     )
 
 
-def _check_settings(source: Path, out: Path, size: int, fit: str, test_fraction: float, max_frames: int | None) -> None:
+def _check_places(source: Path, out: Path) -> None:
     if not source.is_dir():
         raise FileNotFoundError(f"{source}: no such folder of clips")
     tree, target = source.resolve(), out.resolve()
     if tree == target or tree in target.parents or target in tree.parents:
         raise ValueError(f"{out}: the data set must not lie in the tree of clips {source}, nor around it")
-    if size < 2:
-        raise ValueError(f"size must be at least 2, got {size}")
-    if fit not in ("pad", "crop"):
-        raise ValueError(f"fit must be 'pad' or 'crop', got {fit!r}")
-    if not 0 <= test_fraction < 1:
-        raise ValueError(f"test_fraction must lie in 0..1 (1 excluded), got {test_fraction}")
-    if max_frames is not None and max_frames < 2:
-        raise ValueError(f"max_frames must be at least 2, got {max_frames}")
 
 
 def _nothing_usable(skipped: list[SkippedFile]) -> str:
+    expected = "expected <label>/<subject>/<clip> or <label>/<clip>"
     if not skipped:
-        return "holds nothing; expected <label>/<subject>/<clip> or <label>/<clip>"
-    return f"no usable clip; of {len(skipped)} skipped the first is {skipped[0].path} ({skipped[0].reason})"
+        return f"holds nothing; {expected}"
+    return f"no usable clip; of {len(skipped)} skipped the first is {skipped[0].path} ({skipped[0].reason}); {expected}"
 
 
 # -------------------------------------------------------------------------------------------------------- the tree
@@ -134,11 +140,11 @@ def _scan(source: Path) -> tuple[list[_Found], list[SkippedFile]]:
     """All clips of the tree in natural order, and what else lies in it (hidden files left out)."""
     found: list[_Found] = []
     skipped: list[SkippedFile] = []
-    for label in _entries(source):
+    for label in _list(source, source, skipped):
         if not label.is_dir() or not label.name.strip():
             skipped.append(_skip(source, label, "not a label's folder"))
             continue
-        for entry in _entries(label):
+        for entry in _list(source, label, skipped):
             if _is_clip(entry):
                 found.append(_Found(path=entry, label=label.name, subject=entry.relative_to(source).as_posix()))
             elif entry.is_dir():
@@ -149,14 +155,23 @@ def _scan(source: Path) -> tuple[list[_Found], list[SkippedFile]]:
 
 
 def _clips_of_subject(source: Path, label: str, subject: Path, skipped: list[SkippedFile]) -> Iterator[_Found]:
-    entries = _entries(subject)
-    if not entries:
-        skipped.append(_skip(source, subject, "an empty folder"))
-    for entry in entries:
+    for entry in _list(source, subject, skipped):
         if _is_clip(entry):
             yield _Found(path=entry, label=label, subject=subject.name)
         else:
             skipped.append(_skip(source, entry, _why_no_clip(entry)))
+
+
+def _list(source: Path, folder: Path, skipped: list[SkippedFile]) -> list[Path]:
+    """What lies in a folder; one that is empty or cannot be read is skipped."""
+    try:
+        entries = _entries(folder)
+    except OSError as error:
+        skipped.append(_skip(source, folder, f"a folder that cannot be read ({error.strerror})"))
+        return []
+    if not entries and folder != source:
+        skipped.append(_skip(source, folder, "an empty folder"))
+    return entries
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -167,7 +182,10 @@ def _is_clip(path: Path) -> bool:
     """A video file, or a folder with images and neither videos nor folders in it (that would be a subject)."""
     if not path.is_dir():
         return path.suffix.lower() in VIDEO_SUFFIXES
-    entries = _entries(path)
+    try:
+        entries = _entries(path)
+    except OSError:
+        return False
     is_subject = any(entry.is_dir() or entry.suffix.lower() in VIDEO_SUFFIXES for entry in entries)
     return not is_subject and any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in entries)
 
@@ -181,7 +199,13 @@ def _why_no_clip(path: Path) -> str:
 
 
 def _skip(source: Path, path: Path, reason: str) -> SkippedFile:
-    return SkippedFile(path=path.relative_to(source).as_posix(), reason=reason)
+    name = "".join(f"\\x{ord(c):x}" if _is_control(c) else c for c in path.relative_to(source).as_posix())
+    return SkippedFile(path=name, reason=reason)
+
+
+def _is_control(character: str) -> bool:
+    """Whether it cannot be printed in one line: a control character, or part of a name that is not UTF-8."""
+    return unicodedata.category(character) in ("Cc", "Cs")
 
 
 # ------------------------------------------------------------------------------------------------------- the clips
@@ -189,9 +213,11 @@ def _skip(source: Path, path: Path, reason: str) -> SkippedFile:
 
 def _convert(source: Path, folder: Path, size: int, fit: Fit, max_frames: int | None, clip: _Found) -> ClipRecord | SkippedFile:
     try:
+        _check_name(clip.path.relative_to(source))
         info, frames = _read(clip.path, size, fit, max_frames)
-    except (ValueError, OSError) as error:
-        return _skip(source, clip.path, str(error).removeprefix(f"{clip.path}: ").splitlines()[0])
+    except (ValueError, OSError, MemoryError) as error:
+        reason = str(error).removeprefix(f"{clip.path}: ") or type(error).__name__
+        return _skip(source, clip.path, reason.splitlines()[0])
     name = f"clips/{clip.path.relative_to(source).as_posix()}.avi"
     write_video(folder / name, frames, fps=info.fps)  # what fails here is not the clip's fault and ends the run
     return ClipRecord(
@@ -206,8 +232,15 @@ def _convert(source: Path, folder: Path, size: int, fit: Fit, max_frames: int | 
     )
 
 
+def _check_name(path: Path) -> None:
+    """ValueError for a name that the table cannot hold, or that is too long with an ending added."""
+    if any(map(_is_control, str(path))):
+        raise ValueError("a name with control characters, or that is not UTF-8")
+    if len(path.name.encode()) > MAX_NAME_BYTES:
+        raise ValueError(f"a name of over {MAX_NAME_BYTES} bytes")
+
+
 def _read(path: Path, size: int, fit: Fit, max_frames: int | None) -> tuple[VideoInfo, np.ndarray]:
-    str(path).encode()  # a name that is not UTF-8 could not be listed
     info = video_info(path)
     if not 0.1 <= info.fps <= 1000:
         raise ValueError(f"an impossible rate of {info.fps:g} frames per second")

@@ -2,9 +2,6 @@
 
 import inspect
 import json
-import shutil
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +9,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+
+from lfdm.files import replace_folder as replace_folder
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
@@ -89,24 +88,6 @@ def load_exactly(module: nn.Module, tensors: dict[str, Tensor], origin: str) -> 
             f"{origin} does not fit {type(module).__name__}: missing {missing}, unexpected {unexpected}, misshapen {misshapen}"
         )
     module.load_state_dict(tensors)
-
-
-def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Call `write(temporary_folder)` and rename it to `folder` when it is whole; nothing is left behind on failure."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        write(temporary)
-        temporary.chmod(0o755)
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-            folder.rename(old / folder.name)
-            temporary.rename(folder)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 class StrictLoading:

@@ -13,7 +13,8 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor
 
-from lfdm.models.loading import CONFIG_NAME, read_config, replace_folder
+from lfdm.files import replace_folder
+from lfdm.models.loading import CONFIG_NAME, read_config
 from lfdm.models.motion import Motion
 
 Triple = tuple[float, float, float]

@@ -21,10 +21,12 @@ from lfdm.models.motion_target import MotionTarget
 from lfdm.models.unet3d import MotionUNet3D
 from lfdm.pipeline import MODEL_DIR, LatentFlowPipeline
 from lfdm.training.autoencoder import AutoencoderTask
-from lfdm.training.loop import StepReport, fit, prepare_run
+from lfdm.training.loop import StepReport, check_run, fit, prepare_run
 from lfdm.training.motion_cache import MotionCache, MotionDataset, open_motion_cache, to_motion
 
 PANEL_CLIPS = 4
+STAGE1_SETTINGS = ("preset.autoencoder_training",)
+"""What stage 2 does not depend on, and a resumed run may therefore change."""
 
 
 class DiffusionTask:
@@ -149,13 +151,14 @@ def train_diffusion(
     _check_trainable(preset.diffusion, preset.diffusion_training)
     stage1 = _load_autoencoder(autoencoder, preset)
     settings = {"stage": DiffusionTask.name, "data": str(data), "autoencoder": str(autoencoder), "preset": to_json(preset)}
-    prepare_run(out, settings, free=("preset.autoencoder_training",))
+    check_run(out, settings, free=STAGE1_SETTINGS)
     clips = open_cache(data, records, preset.image_size, preset.fit, progress=progress)
     motion = None
     if preset.diffusion_training.cache_motion:
         bf16 = preset.diffusion_training.optimization.mixed_precision == "bf16"
         motion = open_motion_cache(stage1, clips, bf16=bf16, progress=progress)
     pipeline = _build_pipeline(preset, stage1, motion, labels(records))
+    prepare_run(out, settings, free=STAGE1_SETTINGS)
     if not (out / MODEL_DIR).exists():
         pipeline.save_pretrained(out / MODEL_DIR, with_unet=False)
     task = DiffusionTask(pipeline, preset, clips, motion)
