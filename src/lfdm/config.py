@@ -10,6 +10,7 @@ from typing import Literal
 from lfdm.settings import (
     MAX_SEED,
     check,
+    check_at_most,
     check_integer,
     check_not_negative,
     check_number,
@@ -28,6 +29,8 @@ MixedPrecision = Literal["no", "bf16"]
 
 MAX_GUIDANCE_SCALE = 100.0
 MAX_HUE_JITTER = 0.5
+MAX_WIDTH = 8192
+"""Most channels of any layer: beyond it there is a slip of the finger."""
 
 SCHEDULERS: dict[PredictionType, tuple[SchedulerName, ...]] = {
     "epsilon": ("ddpm", "ddim", "dpmsolver++", "unipc"),
@@ -88,6 +91,17 @@ class AutoencoderConfig:
         check_positive(self, "region_flow_channels", "region_max_channels", "region_depth")
         check_not_negative(self, "num_res_blocks", "region_padding")
         check(self.region_padding <= 3, "region_padding", self.region_padding, "0 to 3")
+        check_at_most(self, MAX_WIDTH, "channels", "max_channels", "dense_channels", "dense_match_channels", "num_regions")
+        check_at_most(self, MAX_WIDTH, "region_channels", "region_flow_channels", "region_max_channels")
+        check_at_most(self, 10, "num_downs", "region_depth")
+        check_at_most(self, 100, "num_res_blocks")
+        least = max(self.region_channels, self.region_flow_channels)
+        check(
+            self.region_max_channels >= least,
+            "region_max_channels",
+            self.region_max_channels,
+            f"at least {least}, the first width",
+        )
         if self.motion == "dense":
             check(self.num_downs in (1, 2), "num_downs", self.num_downs, "1 or 2 with motion='dense' (stride 2 or 4)")
             check(not self.corners, "corners", self.corners, "False with motion='dense' (pixel centres)")
@@ -150,6 +164,8 @@ class UNetConfig:
         check_types(self)
         check_positive(self, "sample_channels", "latent_channels", "condition_dim", "dim", "channel_multipliers", "patch_size")
         check_positive(self, "num_resnets", "num_heads", "head_dim", "num_groups", "input_kernel")
+        check_at_most(self, MAX_WIDTH, "latent_channels", "condition_dim", "dim", "channel_multipliers", "head_dim")
+        check_at_most(self, 100, "patch_size", "num_resnets", "num_heads", "input_kernel")
         levels = len(self.channel_multipliers)
         check(levels > 0, "channel_multipliers", self.channel_multipliers, "at least one")
         check(self.dim % self.num_groups == 0, "dim", self.dim, f"a multiple of num_groups ({self.num_groups})")
@@ -250,6 +266,8 @@ class OptimizationConfig:
         check_types(self)
         check_positive(self, "num_steps", "batch_size", "learning_rate", "checkpoint_steps", "checkpoint_minutes")
         check_positive(self, "keep_checkpoints", "log_steps", "sample_steps", "milestones")
+        check_at_most(self, 100_000, "batch_size")
+        check_at_most(self, 1000, "num_workers")
         check_not_negative(self, "warmup_steps", "num_workers")
         check_integer("seed", self.seed, 0, MAX_SEED)
         check(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers in [0, 1)")
@@ -367,12 +385,18 @@ class Preset:
     def __post_init__(self) -> None:
         check_types(self)
         check(self.num_frames >= 2, "num_frames", self.num_frames, "at least 2")
+        check_at_most(self, 1000, "num_frames")
+        check_at_most(self, 2048, "image_size")
         check_positive(self, "fps")
         given, channels = self.unet.latent_channels, self.autoencoder.latent_channels
         check(given == channels, "unet.latent_channels", given, f"{channels}, as the auto-encoder gives")
         multiple = math.lcm(self.autoencoder.size_multiple, 2**self.autoencoder.num_downs * self.unet.size_multiple)
         fits = self.image_size >= 16 and self.image_size % multiple == 0
         check(fits, "image_size", self.image_size, f"a multiple of {multiple} (for these two models), at least 16")
+        check(self.unet.sample_channels == 3, "unet.sample_channels", self.unet.sample_channels, "3: flow x, flow y, occlusion")
+        map_size = self.image_size // 2**self.autoencoder.num_downs + 2 * self.autoencoder.region_padding - 6
+        usable = self.autoencoder.motion == "dense" or map_size >= 1
+        check(usable, "autoencoder.region_padding", self.autoencoder.region_padding, "3 for images this small")
         losses = self.autoencoder_training
         for name, motion in (("match_weight", "dense"), ("equivariance_weight", "regions")):
             works = self.autoencoder.motion == motion or getattr(losses, name) == 0

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -22,6 +22,13 @@ def write_bytes(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def check_parents(path: Path) -> None:
+    """ValueError where a file stands in the way of making `path`."""
+    blocking = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
+    if blocking is not None:
+        raise ValueError(f"{path} cannot be made: {blocking} is a file; choose another name")
 
 
 @contextmanager
@@ -70,3 +77,5 @@ def build_once(folder: Path, write: Callable[[Path], None]) -> None:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # nothing is left of a failed first cache
+            folder.parent.rmdir()

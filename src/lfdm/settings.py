@@ -34,6 +34,12 @@ def check_positive(settings: object, *names: str) -> None:
         check(all(value > 0 for value in _numbers(settings, name)), name, getattr(settings, name), "positive")
 
 
+def check_at_most(settings: object, largest: float, *names: str) -> None:
+    """Raise ValueError naming the first of the fields `names` that holds a number above `largest`."""
+    for name in names:
+        check(all(value <= largest for value in _numbers(settings, name)), name, getattr(settings, name), f"at most {largest:g}")
+
+
 def check_not_negative(settings: object, *names: str) -> None:
     """Raise ValueError naming the first of the fields `names` that is below zero."""
     for name in names:
@@ -48,9 +54,10 @@ def check_probability(settings: object, *names: str) -> None:
 
 def check_integer(name: str, value: object, low: int, high: int) -> int:
     """`value` as an integer from `low` to `high`; ValueError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not low <= value <= high:
+    number = int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else None
+    if number is None or not low <= number <= high:
         raise ValueError(f"{name} must be a whole number from {low} to {high}; got {value!r}")
-    return int(value)
+    return number
 
 
 def check_number(name: str, value: object, *, low: float, high: float = math.inf) -> float:

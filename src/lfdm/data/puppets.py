@@ -7,6 +7,8 @@ decides the motion: every clip of a subject has the same first frame. Takes diff
 
 import io
 import os
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -125,7 +127,7 @@ def load_truth(path: Path) -> Truth:
         with np.load(path, allow_pickle=False) as arrays:
             flow, drift = arrays["flow"].astype(np.float32), arrays["drift"].astype(np.float32)
             return Truth(flow, arrays["visible"], arrays["interior"], arrays["figure"], drift)
-    except (KeyError, OSError, ValueError) as error:
+    except (LookupError, OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is not a truth file ({error})") from error
 
 

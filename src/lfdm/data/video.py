@@ -31,7 +31,7 @@ from lfdm.data.images import (
     over_white,
     read_image,
 )
-from lfdm.files import replacing_folder, write_bytes
+from lfdm.files import check_parents, replacing_folder, write_bytes
 from lfdm.settings import check_number
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".webm", ".gif"})
@@ -151,6 +151,7 @@ _ENCODERS: dict[str, Callable[[np.ndarray, float, bool], bytes]] = {
 
 def check_target(path: Path) -> None:
     """ValueError where `write_video` could only write to `path` by replacing something that is no video of that form."""
+    check_parents(path)
     if not path.suffix and path.exists() and not _holds_frames_only(path):
         raise ValueError(f"{path}: exists and is not a folder of frame-*.png files; choose another name")
     if path.suffix and path.is_dir():
@@ -275,7 +276,10 @@ def _open_clip(file: BinaryIO) -> InputContainer:
 def _video_stream(container: InputContainer) -> VideoStream:
     if not container.streams.video:
         raise ValueError("no video stream")
-    return container.streams.video[0]
+    stream = container.streams.video[0]
+    if stream.codec_context is None:  # as it is for a codec that is not known
+        raise ValueError("an unknown codec")
+    return stream
 
 
 def _upright(frame: av.VideoFrame, degrees: int) -> np.ndarray:

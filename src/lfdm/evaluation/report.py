@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from lfdm.data.video import MAX_GIF_FPS, write_video
-from lfdm.files import write_bytes
+from lfdm.files import check_parents, write_bytes
 from lfdm.visualize import contact_sheet
 
 MARGIN = 4
@@ -34,9 +34,7 @@ class Example:
 
 def check_report_folder(out: Path) -> None:
     """ValueError where `out` cannot become a folder of results, before anything is measured for it."""
-    blocking = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
-    if blocking is not None:
-        raise ValueError(f"{blocking} is a file; choose another folder for the results")
+    check_parents(out / "results.json")
 
 
 def write_report(out: Path, results: dict[str, Any], examples: list[Example], *, fps: float) -> Path:

@@ -149,6 +149,8 @@ def train_diffusion(
     if not records:
         raise ValueError(f"{data} has no training clips (split 'train')")
     _check_trainable(preset.diffusion, preset.diffusion_training)
+    with torch.device("meta"):
+        MotionUNet3D(**to_json(preset.unet))  # a setting that it refuses is better known before all motion is estimated
     stage1 = _load_autoencoder(autoencoder, preset)
     settings = {"stage": DiffusionTask.name, "data": str(data), "autoencoder": str(autoencoder), "preset": to_json(preset)}
     check_run(out, settings, free=STAGE1_SETTINGS)
