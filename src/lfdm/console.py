@@ -6,6 +6,7 @@ import functools
 import io
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -33,7 +34,9 @@ CommandTree: TypeAlias = Mapping[str, "Command | Group"]
 def run(tree: CommandTree, arguments: Sequence[str], description: str) -> int:
     """Run one command line; the exit code. What a user got wrong is one line on stderr and code 2."""
     try:
-        _dispatch(tree, list(arguments), PROGRAM, description)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # what is wrong with a picture, an error of ours says in one line
+            _dispatch(tree, list(arguments), PROGRAM, description)
     except KeyboardInterrupt:
         _print_error("interrupted")
         return EXIT_INTERRUPTED

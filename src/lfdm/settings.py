@@ -6,6 +6,7 @@ import math
 import numbers
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
@@ -80,12 +81,22 @@ def check_types(settings: object) -> None:
         check(_fits(getattr(settings, name), hint), name, getattr(settings, name), _describe(hint))
 
 
+def check_arguments(cls: type, arguments: dict[str, Any]) -> None:
+    """Raise ValueError naming the first of the JSON-typed `arguments` of `cls` that its constructor does not allow."""
+    hints = typing.get_type_hints(cls.__init__)
+    for name, value in arguments.items():
+        if name in hints:
+            check(_fits(value, hints[name]), name, value, _describe(hints[name]))
+
+
 def _fits(value: object, hint: Any) -> bool:
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return any(value == part and type(value) is type(part) for part in parts)
     if origin in (types.UnionType, typing.Union):
         return any(_fits(value, part) for part in parts)
+    if origin is Sequence:
+        return isinstance(value, list | tuple) and all(_fits(item, parts[0]) for item in value)
     if origin is tuple:
         if not isinstance(value, tuple):
             return False
@@ -103,6 +114,8 @@ def _describe(hint: Any) -> str:
         return "one of " + ", ".join(map(repr, parts))
     if origin in (types.UnionType, typing.Union):
         return " or ".join(map(_describe, parts))
+    if origin is Sequence:
+        return f"a list of: {_describe(parts[0])}"
     if origin is tuple:
         count = "any number" if parts[-1] is Ellipsis else len(parts)
         return f"a tuple ({count}) of: {_describe(parts[0])}"

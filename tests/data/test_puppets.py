@@ -1,5 +1,9 @@
 """The puppets: what every clip must be, and that their motion is known exactly."""
 
+import os
+import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -285,7 +289,40 @@ def test_impossible_data_sets_are_refused(tmp_path: Path, change: dict[str, obje
     assert not (tmp_path / "new").exists()
 
 
-def test_an_interrupted_data_set_has_no_index_and_can_be_made_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("data", [b"nothing", b"PK\x03\x04" + bytes(60)])
+def test_a_damaged_truth_file_is_named(tmp_path: Path, data: bytes) -> None:
+    clip = render_clip(0, "wave", 0, size=32, num_frames=2)
+    assert clip.truth is not None
+    path = save_truth(truth_path(tmp_path / "wave.avi"), clip.truth)
+    whole = path.read_bytes()
+    for damaged in (data, whole[:100], whole[:-30], whole[:40] + bytes(40) + whole[80:]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"wave\.truth\.npz"):
+            load_truth(path)
+
+
+def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(ValueError, match="is not a data set"):
+        write_puppets(tmp_path, num_subjects=1, num_takes=1, size=32, num_frames=2, num_workers=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_full_disk_leaves_no_data_set(tmp_path: Path) -> None:
+    code = f"from lfdm.data.puppets import write_puppets\nwrite_puppets({str(tmp_path / 'set')!r}, num_subjects=2, num_workers=0)"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert "File too large" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_data_set_leaves_nothing_and_can_be_made_again(tmp_path: Path) -> None:
     def write(progress: Callable[[int, int], None] | None = None) -> None:
         write_puppets(tmp_path, num_subjects=2, num_takes=1, size=32, num_frames=2, num_workers=0, progress=progress)
 
@@ -294,7 +331,7 @@ def test_an_interrupted_data_set_has_no_index_and_can_be_made_again(tmp_path: Pa
 
     with pytest.raises(KeyboardInterrupt):
         write(stop)
-    assert not (tmp_path / "clips.csv").exists()
+    assert list(tmp_path.iterdir()) == []
     write()
     assert len(read_index(tmp_path)) == 2 * len(ACTIONS)
     with pytest.raises(FileExistsError, match="already holds"):

@@ -3,7 +3,7 @@
 import inspect
 import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -11,6 +11,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from lfdm.files import replace_folder as replace_folder
+from lfdm.settings import check_arguments
+
+ModelT = TypeVar("ModelT")
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
@@ -63,6 +66,16 @@ def read_config(folder: Path, cls: type) -> dict[str, Any]:
     return arguments
 
 
+def build_from_config(folder: Path, cls: type[ModelT]) -> ModelT:
+    """A `cls` with the constructor arguments stored in a folder; ValueError naming the file where it takes no such values."""
+    path, arguments = folder / CONFIG_NAME, read_config(folder, cls)
+    try:
+        check_arguments(cls, arguments)
+        return cls(**arguments)
+    except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
+        raise ValueError(f"{path} describes no {cls.__name__}: {error}") from error
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file; `ValueError` with the path where it is damaged."""
     if not path.is_file():
@@ -106,7 +119,7 @@ class StrictLoading:
         folder = Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"no model folder {folder}")
-        model = cls(**read_config(folder, cls))
+        model = build_from_config(folder, cls)
         assert isinstance(model, nn.Module)
         load_exactly(model, read_tensors(folder / WEIGHTS_NAME), str(folder / WEIGHTS_NAME))
         nn.Module.to(model, device=device, dtype=dtype)  # diffusers' own `to` warns of every dtype

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lfdm.config import OptimizationConfig
-from lfdm.files import write_bytes
+from lfdm.files import check_parents, write_bytes
 from lfdm.models.loading import CHECKPOINTS_DIR, read_json
 from lfdm.training.checkpoint import TrainingState, checkpoint_path, remove_unfinished
 from lfdm.training.log import RunLog
@@ -144,6 +144,7 @@ def check_run(out: Path, config: dict[str, Any], *, free: Collection[str] = ()) 
         ValueError: the folder holds a run of other settings (each that differs is named), or something else.
     """
     path = out / CONFIG_NAME
+    check_parents(path.parent)
     if path.exists():
         differing = list(_differences(read_json(path), json.loads(json.dumps(config)), free))
         if differing:
