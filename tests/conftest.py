@@ -72,3 +72,29 @@ def tiny_preset() -> Preset:
         autoencoder_training=AutoencoderTrainingConfig(optimization=optimization, ssim_weight=0.05),
         diffusion_training=replace(PUPPETS64.diffusion_training, optimization=optimization),
     )
+
+
+TINY_BERT_WORDS = ("Turn", "turn", "Left", "Right", "Spread", "Fold", "Wings", "now", "wave", "jump")
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT folder of random weights, 16 wide, that knows `TINY_BERT_WORDS`, upper and lower case apart. Read only."""
+    transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'lfdm[text]'")
+    folder = tmp_path_factory.mktemp("text") / "tiny-bert"
+    folder.mkdir()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *TINY_BERT_WORDS]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    transformers.BertTokenizer(vocab={word: i for i, word in enumerate(words)}, do_lower_case=False).save_pretrained(folder)
+    config = transformers.BertConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformers.BertModel(config).save_pretrained(folder)
+    return folder

@@ -321,7 +321,10 @@ def test_a_loss_that_is_no_number_is_one_line(lfdm: Lfdm, puppets_dir: Path) -> 
         ("folder empty --out d --seed -1", "seed must be a whole number from 0"),
         ("folder empty --out d", "empty: holds nothing; expected <label>/<subject>/<clip> or <label>/<clip>"),
         ("folder empty --out empty/d", "the data set must not lie in the tree of clips"),
-        ("puppet --out d", "unknown 'puppet' after 'lfdm data'; did you mean 'puppets'? allowed: puppets, lpc, folder"),
+        (
+            "puppet --out d",
+            "unknown 'puppet' after 'lfdm data'; did you mean 'puppets'? allowed: puppets, lpc, mug, mhad, natops, folder",
+        ),
     ],
 )
 def test_a_wrong_value_of_a_data_command_is_one_line_and_leaves_nothing(lfdm: Lfdm, arguments: str, message: str) -> None:
@@ -380,6 +383,30 @@ def test_data_commands_write_clip_data_sets(lfdm: Lfdm) -> None:
     assert "nothing" in err
 
 
+def test_a_published_corpus_becomes_a_data_set_with_a_short_report(lfdm: Lfdm) -> None:
+    for subject in ("008", "001", "999"):
+        take = Path("mug", subject, "fear", "take000")
+        take.mkdir(parents=True)
+        for index in range(3):
+            Image.new("RGB", (16, 16), (40 * index, 0, 0)).save(take / f"{index}.jpg")
+    expected = ["fear: 2 clips", "1 training and 1 test clips of 2 subjects in set", "training clips: 1 of the paper's 465"]
+    code, printed, err = lfdm("data", "mug", "mug", "--out", "set", "--size", 16)
+    assert code == 0, err
+    lines = printed.splitlines()
+    assert lines[:4] == ["skipped 999: a subject in neither of the published lists", *expected]
+    assert lines[4] == "missing subject 008, anger"
+    assert len(lines) == 4 + 20 + 1
+    assert lines[-1] == "... and 11 more lines of 'missing'"  # 6 labels of subject 008, 25 subjects
+    code, printed, _ = lfdm("data", "mug", "mug", "--out", "set", "--size", 16)
+    assert code == 0
+    assert "2 of them were there already" in printed
+    for corpus, message in {"mug": "no clip of MUG", "mhad": "RGB: no such folder", "natops": "segmentation.txt"}.items():
+        code, printed, err = lfdm("data", corpus, "set", "--out", "other")
+        assert (code, printed, err.count("\n")) == (2, "", 1)
+        assert message in err
+        assert not Path("other").exists()
+
+
 def test_training_both_stages_and_sampling_from_the_run(lfdm: Lfdm, puppets_dir: Path, image: Path) -> None:
     def train(stage: str, *more: object) -> tuple[int, str, str]:
         return lfdm("train", stage, "puppets64", "--data", puppets_dir, *more, *TINY_NETWORKS, *short_run(f"{stage}-training"))
@@ -395,6 +422,11 @@ def test_training_both_stages_and_sampling_from_the_run(lfdm: Lfdm, puppets_dir:
     code, _, err = train("autoencoder", "--out", "one", "--autoencoder-training.l1-weight", 2)
     assert code == 2
     assert "l1_weight is 1.0 there, 2.0 here" in err
+    short = ["--optimization.num-steps", 1, "--optimization.batch-size", 2, "--l1-weight", 2]
+    code, printed, err = lfdm("adapt", "--model", "two", "--data", puppets_dir, "--out", "adapted", *short)
+    assert (code, printed) == (0, "adapted\n"), err
+    code, printed, err = lfdm("generate", image, "wave", "--model", "adapted", "--num-inference-steps", 1)
+    assert (code, printed) == (0, "wave.mp4\n"), err
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,17 @@
 """Named configurations: both models of each can be built and have the sizes that are stated."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
-from lfdm.config import Preset, to_json
+from lfdm import diffusion as diffusion_process
+from lfdm.config import OptimizationConfig, Preset, to_json
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.unet3d import MotionUNet3D
 from lfdm.presets import PRESETS, get_preset
+from lfdm.training import equivariance
+from lfdm.training.loop import steps_per_epoch
 
 PUBLISHED = {"mug128": (66_004_557, 42_731_203), "mhad128": (66_004_557, 42_731_203), "natops128": (66_004_557, 42_129_859 - 768)}
 """Parameters of the two published models; natops128 counts its null condition, which is not part of our U-Net."""
@@ -50,6 +55,114 @@ def test_presets_go_by_their_own_names_and_unknown_ones_are_refused() -> None:
     assert all(get_preset(name).name == name for name in PRESETS)
     with pytest.raises(ValueError, match="unknown preset 'mug64'; known: puppets64, lpc64, mug128, mhad128, natops128"):
         get_preset("mug64")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """METHOD.md sections 3 to 5, written out for one data set."""
+
+    clips: int
+    region_padding: int
+    pairs_by: str
+    epoch_repeats: int
+    steps1: int
+    """Stage-1 steps per epoch, of 100 epochs; x0.1 at epochs 60 and 90."""
+    batch2: int
+    steps2: int
+    """Stage-2 steps per epoch."""
+    epochs2: tuple[int, int, int]
+    """Stage-2 epochs: x0.1, x0.1, end."""
+    sampler: str
+    upsample: str
+    learned_null: bool
+
+
+FIGURES = {
+    "mug128": Figures(465, 3, "clip", 100, 465, 5, 93, (800, 1000, 1200), "very_random", "transpose", False),
+    "mhad128": Figures(431, 0, "subject", 100, 431, 6, 72, (800, 1000, 1200), "random", "transpose", False),
+    "natops128": Figures(4800, 0, "clip", 5, 240, 20, 240, (80, 100, 140), "random", "nearest", True),
+}
+TOTALS = {"mug128": (46_500, 111_600), "mhad128": (43_100, 86_400), "natops128": (24_000, 33_600)}
+
+paper_preset = pytest.mark.parametrize(
+    ("preset", "figures"), [(get_preset(name), FIGURES[name]) for name in FIGURES], ids=FIGURES
+)
+
+
+@paper_preset
+def test_stage_1_of_the_paper(preset: Preset, figures: Figures) -> None:
+    training = preset.autoencoder_training
+    optimization = training.optimization
+    assert (preset.image_size, preset.fit) == (128, "pad")
+    model = preset.autoencoder
+    assert (model.channels, model.max_channels, model.num_downs, model.num_res_blocks) == (64, 256, 2, 6)
+    assert (model.motion, model.corners, model.padding_mode) == ("regions", True, "zeros")
+    assert (model.num_regions, model.region_temperature, model.region_padding) == (10, 0.1, figures.region_padding)
+    assert (model.region_channels, model.region_flow_channels, model.region_max_channels, model.region_depth) == (32, 64, 1024, 5)
+    assert (optimization.learning_rate, optimization.betas, optimization.batch_size) == (2e-4, (0.5, 0.999), 100)
+    assert (optimization.epoch_repeats, optimization.last_batch) == (figures.epoch_repeats, "drop")
+    assert steps_per_epoch(optimization, figures.clips) == figures.steps1
+    assert optimization.num_steps == 100 * figures.steps1 == TOTALS[preset.name][0]
+    assert (optimization.schedule, optimization.milestones) == ("milestones", (60 * figures.steps1, 90 * figures.steps1))
+    assert (training.pairs_by, training.distinct_frames, training.first_frame_probability) == (figures.pairs_by, False, 0)
+    assert (training.swap_probability, training.flip_probability, training.color_jitter) == (0.5, 0.5, (0.1, 0.1, 0.1, 0.1))
+    weights = {name: value for name, value in to_json(training).items() if name.endswith("_weight") and value}
+    assert weights == {"perceptual_weight": 10, "equivariance_weight": 10}
+    assert training.perceptual_scales == 4
+    assert_plain(optimization)
+
+
+@paper_preset
+def test_stage_2_of_the_paper(preset: Preset, figures: Figures) -> None:
+    training, diffusion, unet = preset.diffusion_training, preset.diffusion, preset.unet
+    optimization = training.optimization
+    assert preset.num_frames == 40
+    assert (diffusion.motion_target, diffusion.normalize, diffusion.clamp_to_range, diffusion.still_first_frame) == (
+        "grid",
+        False,
+        False,
+        False,
+    )
+    assert (diffusion.prediction_type, training.min_snr_gamma) == ("epsilon", None)
+    assert (optimization.learning_rate, optimization.betas, optimization.batch_size) == (2e-4, (0.9, 0.99), figures.batch2)
+    assert (optimization.epoch_repeats, optimization.last_batch) == (1, "keep")
+    assert steps_per_epoch(optimization, figures.clips) == figures.steps2
+    first, second, last = (epoch * figures.steps2 for epoch in figures.epochs2)
+    assert (optimization.schedule, optimization.milestones) == ("milestones", (first, second))
+    assert optimization.num_steps == last == TOTALS[preset.name][1]
+    assert (training.frame_sampler, training.flip_probability, training.cache_motion) == (figures.sampler, 0, False)
+    assert training.color_jitter == (64 / 255, 0.25, 0.25, 0.04)
+    assert (diffusion.condition, diffusion.text_encoder, unet.condition_dim) == ("text", "bert-base-cased", 768)
+    assert (training.condition_dropout, diffusion.learned_null) == (0.1, figures.learned_null)
+    assert (diffusion.scheduler, diffusion.num_inference_steps, diffusion.dynamic_thresholding) == ("ddpm", 1000, True)
+    assert diffusion.guidance_scale == 1
+    assert (unet.dim, unet.channel_multipliers, unet.num_heads, unet.head_dim, unet.num_groups) == (64, (1, 2, 4, 8), 8, 32, 8)
+    assert (unet.input_kernel, unet.num_resnets, unet.patch_size, unet.separate_heads) == (7, 2, 1, True)
+    assert (unet.spatial_attention_levels, unet.temporal_attention_levels) == (None, None)
+    assert (unet.relative_position_buckets, unet.relative_position_max_distance) == (32, 32)
+    assert unet.upsample == figures.upsample
+    assert_plain(optimization)
+
+
+def assert_plain(optimization: OptimizationConfig) -> None:
+    """Nothing that the paper does not have."""
+    assert (optimization.warmup_steps, optimization.max_grad_norm) == (0, None)
+    assert (optimization.ema_decay, optimization.mixed_precision) == (0, "no")
+
+
+def test_the_warps_of_the_equivariance_loss_and_the_noise_schedule() -> None:
+    assert (equivariance.AFFINE_STD, equivariance.CONTROL_STD, equivariance.CONTROL_POINTS, equivariance.LOG_OFFSET) == (
+        0.05,
+        0.005,
+        5,
+        1e-6,
+    )
+    assert (diffusion_process.NUM_TRAIN_TIMESTEPS, diffusion_process.COSINE_OFFSET, diffusion_process.MAX_BETA) == (
+        1000,
+        0.008,
+        0.9999,
+    )
+    assert diffusion_process.PAPER_THRESHOLD == 0.9
 
 
 @every_preset

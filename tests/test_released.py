@@ -1,79 +1,54 @@
 import pickle
-import re
+import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from lfdm.config import to_json
 from lfdm.models.autoencoder import LatentFlowAutoencoder
-from lfdm.models.layers import AntiAliasDownsample
 from lfdm.models.loading import load_exactly
-from lfdm.released import convert_autoencoder, read_checkpoint
+from lfdm.released import convert_autoencoder, convert_unet, read_checkpoint
 
+TINY: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "golden" / "released" / "make.py"))
 NETWORKS = ("generator", "region_predictor", "bg_predictor")
 
 
-def published_autoencoder(model: LatentFlowAutoencoder) -> dict[str, dict[str, Tensor]]:
-    """The state of `model` under the published names, written the other way round from `convert_autoencoder`."""
-    kernel = AntiAliasDownsample(3, 4).kernel
-    state: dict[str, dict[str, Tensor]] = {name: {} for name in NETWORKS}
-    for ours, value in model.state_dict().items():
-        name = re.sub(r"encoder\.blocks\.", "encoder.down_blocks.", ours)
-        if match := re.match(r"motion_predictor\.(\w+)\.(.*)", name):
-            part, name = match.groups()
-            name = name.replace("hourglass.ups.", "hourglass.decoder.up_blocks.")
-            if part == "flow_predictor":
-                state["generator"][f"pixelwise_flow_predictor.{name}"] = value
-            elif part == "region_predictor":
-                name = name.replace("hourglass.", "predictor.").replace("head.", "regions.")
-                state["region_predictor"][name] = value
-            else:
-                state["bg_predictor"][name.replace("head.", "fc.")] = value
-        else:
-            name = re.sub(r"^(down|up)s\.", r"\1_blocks.", name)
-            state["generator"][name.replace("bottleneck.", "bottleneck.r")] = value
-    state["generator"]["pixelwise_flow_predictor.down.weight"] = kernel
-    state["region_predictor"]["down.weight"] = kernel
-    return state
-
-
 @pytest.fixture
-def model() -> LatentFlowAutoencoder:
-    torch.manual_seed(0)
-    return LatentFlowAutoencoder(
-        channels=4,
-        max_channels=8,
-        num_res_blocks=2,
-        num_regions=2,
-        region_channels=4,
-        region_flow_channels=4,
-        region_max_channels=8,
-        region_depth=2,
-    )
+def published() -> dict[str, dict[str, Tensor]]:
+    networks = TINY["networks"]("mug")
+    return {name: networks[name] for name in NETWORKS}
 
 
-def test_every_autoencoder_tensor_finds_its_place(model: LatentFlowAutoencoder) -> None:
-    weights = convert_autoencoder(**published_autoencoder(model))
-    own = model.state_dict()
-    assert weights.keys() == own.keys()
-    assert all(weights[name] is not None and torch.equal(weights[name], own[name]) for name in own)
+def test_every_autoencoder_tensor_finds_its_place(published: dict[str, dict[str, Tensor]]) -> None:
+    weights = convert_autoencoder(**published)
+    model = LatentFlowAutoencoder(**to_json(TINY["PRESETS"]["mug"].autoencoder))
     load_exactly(model, weights, "the published layout")
+    given = [value for state in published.values() for name, value in state.items() if not name.endswith("down.weight")]
+    assert sorted(map(id, given)) == sorted(map(id, weights.values()))
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_an_unknown_autoencoder_tensor_is_refused(model: LatentFlowAutoencoder, network: str) -> None:
-    state = published_autoencoder(model)
-    state[network]["encoder.discriminator.weight"] = torch.zeros(1)
+def test_an_unknown_autoencoder_tensor_is_refused(published: dict[str, dict[str, Tensor]], network: str) -> None:
+    published[network]["encoder.discriminator.weight"] = torch.zeros(1)
     with pytest.raises(ValueError, match=rf"{network}\.encoder\.discriminator\.weight"):
-        convert_autoencoder(**state)
+        convert_autoencoder(**published)
 
 
-def test_another_anti_alias_kernel_is_refused(model: LatentFlowAutoencoder) -> None:
-    state = published_autoencoder(model)
-    state["region_predictor"]["down.weight"] = torch.full((3, 1, 13, 13), 1 / 169)
+def test_another_anti_alias_kernel_is_refused(published: dict[str, dict[str, Tensor]]) -> None:
+    published["region_predictor"]["down.weight"] = torch.full((3, 1, 13, 13), 1 / 169)
     with pytest.raises(ValueError, match=r"region_predictor\.down\.weight"):
-        convert_autoencoder(**state)
+        convert_autoencoder(**published)
+
+
+def test_an_unknown_or_altered_tensor_of_the_unet_is_refused() -> None:
+    name = "denoise_fn.init_temporal_attn.fn.fn.fn.rotary_emb.freqs"
+    with pytest.raises(ValueError, match="surprise"):
+        convert_unet({"surprise": torch.zeros(1)})
+    with pytest.raises(ValueError, match="rotary"):
+        convert_unet({name: torch.ones(16)})
 
 
 def test_a_checkpoint_of_tensors_and_values_is_read(tmp_path: Path) -> None:

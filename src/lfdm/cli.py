@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from lfdm.config import Fit, Preset, SchedulerName
+from lfdm.config import AdaptationConfig, Fit, Preset, SchedulerName
 from lfdm.console import CommandTree, Group, ProgressUpdate, progress_bar, run
 from lfdm.presets import PRESETS
 
 if TYPE_CHECKING:
+    from lfdm.data.conversion import FolderReport
     from lfdm.pipeline import LatentFlowPipeline
     from lfdm.training.loop import StepReport
 
 DEFAULT_MODEL = "puppets64"
 VIDEOS_PER_BATCH = 8
 DEMO_SCALE = 4
+MAX_LINES = 20
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -70,7 +72,8 @@ def generate(
 
     Args:
         image: picture of any size and common format.
-        condition: one of the model's labels (`lfdm info --model NAME` lists them); left out with --unconditional.
+        condition: one of the model's labels (`lfdm info --model NAME` lists them), or any text for a model with a text
+            model; left out with --unconditional.
         model: bundled name, pipeline folder, diffusion run folder or Hub repository.
         out: mp4, webm or gif file, or without ending a folder of exact PNGs; by default <condition>.mp4.
         num_frames: up to four times the length of training clips; by default that length.
@@ -347,11 +350,61 @@ def data_folder(
             num_workers=num_workers,
             progress=functools.partial(update, "converting"),
         )
-    for skipped in report.skipped:
-        print(f"skipped {skipped.path}: {skipped.reason}")
+    _print_skipped(report)
+    _print_clips(report)
+
+
+def _data_corpus(name: str, layout: str) -> Callable[..., None]:
+    def data_corpus(
+        source: Annotated[Path, Positional, arg(metavar="SOURCE")],
+        *,
+        out: Path,
+        size: int = 128,
+        num_workers: int | None = None,
+    ) -> None:
+        """Make a clip data set of your copy of CORPUS, cropped and split as in the paper; the same command resumes.
+
+        Args:
+            source: folder of LAYOUT
+            out: folder of the clip data set.
+            size: frames are SIZE x SIZE, with black borders.
+            num_workers: threads; by default one per core.
+        """
+        from lfdm.data.mhad import UTD_MHAD
+        from lfdm.data.mug import MUG
+        from lfdm.data.natops import NATOPS
+        from lfdm.data.published import write_published
+
+        corpus = {"mug": MUG, "mhad": UTD_MHAD, "natops": NATOPS}[name]
+        with progress_bar() as update:
+            progress = functools.partial(update, "converting")
+            report = write_published(corpus, source, out, size=size, num_workers=num_workers, progress=progress)
+        _print_skipped(report.clips, most=MAX_LINES)
+        _print_clips(report.clips)
+        if report.num_kept:
+            print(f"{report.num_kept} of them were there already")
+        print(f"training clips: {report.clips.num_train} of the paper's {report.expected_train}")
+        _print_some([f"missing {gap}" for gap in report.missing], MAX_LINES)
+
+    data_corpus.__doc__ = (data_corpus.__doc__ or "").replace("CORPUS", name.upper()).replace("LAYOUT", layout)
+    return data_corpus
+
+
+def _print_skipped(report: "FolderReport", most: int | None = None) -> None:
+    _print_some([f"skipped {skipped.path}: {skipped.reason}" for skipped in report.skipped], most)
+
+
+def _print_clips(report: "FolderReport") -> None:
     for label, count in report.clips_per_label.items():
         print(f"{label}: {count} clips")
     print(f"{report.num_train} training and {report.num_test} test clips of {report.num_subjects} subjects in {report.root}")
+
+
+def _print_some(lines: Sequence[str], most: int | None) -> None:
+    for line in lines[:most]:
+        print(line)
+    if most is not None and len(lines) > most:
+        print(f"... and {len(lines) - most} more lines of '{lines[-1].split()[0]}'")
 
 
 # ------------------------------------------------------------------------------------------- training, evaluation
@@ -410,6 +463,27 @@ def _reporter(update: ProgressUpdate) -> Callable[["StepReport"], None]:
     return report
 
 
+def adapt(
+    *,
+    data: Path,
+    out: Path,
+    model: str = DEFAULT_MODEL,
+    config: Annotated[AdaptationConfig, arg(name="")] = AdaptationConfig(),  # noqa: B008 - frozen
+) -> None:
+    """Adapt a model's decoder to the images of a new domain, motion kept; the same command resumes.
+
+    Args:
+        data: clip data set of the new domain; labels play no part.
+        out: run folder, and in the end a pipeline folder that can be given to --model.
+        model: bundled name, pipeline folder, diffusion run folder or Hub repository.
+    """
+    from lfdm.training import adaptation
+
+    with progress_bar() as update:
+        progress = functools.partial(update, "decoding clips")
+        print(adaptation.adapt(model, data, out, config, report=_reporter(update), progress=progress))
+
+
 def evaluate(
     *,
     data: Path,
@@ -420,6 +494,7 @@ def evaluate(
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     scheduler: SchedulerName | None = None,
+    unconditional: bool = False,
     batch_size: int = 8,
     device: str | None = None,
     bf16: bool = False,
@@ -435,6 +510,7 @@ def evaluate(
         num_inference_steps: sampling steps; by default the model's.
         guidance_scale: by default the model's.
         scheduler: by default the model's.
+        unconditional: generate without the clips' labels; figures that need them are left out.
         batch_size: clips at a time.
         device: cpu, cuda, cuda:1, ...; the GPU if there is one.
         bf16: run the networks in bfloat16.
@@ -451,6 +527,7 @@ def evaluate(
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             scheduler=scheduler,
+            unconditional=unconditional,
             batch_size=batch_size,
             device=_pick_device(device),
             bf16=bf16,
@@ -458,6 +535,46 @@ def evaluate(
         )
     print(json.dumps({key: results[key] for key in ("stage1", "generation", "left_out")}, indent=2))
     print(out / "results.json")
+
+
+def import_(
+    *,
+    out: Path,
+    preset: str | None = None,
+    autoencoder: Path | None = None,
+    diffusion: Path | None = None,
+    labels: str | None = None,
+    text_encoder: str | None = None,
+) -> None:
+    """Import published checkpoints; embed the labels that a model can be asked for.
+
+    With both files OUT can be given to --model. With one it holds that half, and the other can be imported into it later;
+    the auto-encoder alone can be given to `train diffusion --autoencoder` and `train autoencoder --init`.
+
+    Args:
+        out: the folder that is written, or that --labels are added to.
+        preset: what the files were trained as: mug128, mhad128 or natops128.
+        autoencoder: RegionMM.pth, or a stage-1 checkpoint of MRAA to start trainings from.
+        diffusion: flowdiff.pth.
+        labels: mug128, mhad128 or natops128 for that data set's labels, a text file with one label per line, or a comma list.
+            Needs transformers and the text model once.
+        text_encoder: folder or Hub name of the text model; by default the one that the model was trained with
+            (bert-base-cased).
+    """
+    from lfdm.importing import add_labels, import_released, parse_labels
+
+    if labels is None and text_encoder is not None:
+        raise ValueError(f"--text-encoder embeds --labels; got {text_encoder} without labels")
+    wanted = parse_labels(labels) if labels is not None else ()
+    if preset is not None:
+        imported = import_released(preset, out, autoencoder=autoencoder, diffusion=diffusion)
+        print(out)
+        if imported.has_diffusion and not (wanted or imported.labels):
+            print(f"no label embeddings yet; `lfdm import --labels {preset} --out {out}` adds them (until then: tensors or None)")
+    elif autoencoder or diffusion or not wanted:
+        raise ValueError("give --preset (mug128, mhad128 or natops128) with the files to import, or --labels")
+    if wanted:
+        print(f"labels: {', '.join(add_labels(out, wanted, text_encoder).labels)}")
 
 
 def info(*, model: str | None = None) -> None:
@@ -489,7 +606,8 @@ def info(*, model: str | None = None) -> None:
         video, sampling = pipe.config, type(pipe.scheduler).__name__
         rows = {
             "model": model,
-            "labels": ", ".join(pipe.condition.labels) or "none (embedding tensors alone)",
+            "labels": ", ".join(pipe.condition.labels) or "none (--unconditional, or embedding tensors)",
+            "text model": pipe.condition.text_encoder or "none (labels alone)",
             "video": "{num_frames} frames of {image_size}x{image_size}, {fps:g} per second".format(**video),
             "sampling": f"{sampling}, " + "{num_inference_steps} steps, guidance {guidance_scale:g}".format(**video),
             "parameters": ", ".join(counts),
@@ -505,7 +623,15 @@ COMMANDS: CommandTree = {
     "generate": generate,
     "transfer": transfer,
     "data": Group(
-        "Make a clip data set: puppets, lpc, folder.", {"puppets": data_puppets, "lpc": data_lpc, "folder": data_folder}
+        "Make a clip data set: puppets, lpc, mug, mhad, natops, folder.",
+        {
+            "puppets": data_puppets,
+            "lpc": data_lpc,
+            "mug": _data_corpus("mug", "<subject>/<expression>/<take>/*.jpg"),
+            "mhad": _data_corpus("mhad", "RGB/a1_s1_t1_color.avi, ... and Depth/a1_s1_t1_depth.mat, ..."),
+            "natops": _data_corpus("natops", "gesture01/g01s01.avi, ... and segmentation.txt"),
+            "folder": data_folder,
+        },
     ),
     "train": Group(
         "Train a model: autoencoder, diffusion.",
@@ -518,7 +644,9 @@ COMMANDS: CommandTree = {
             ),
         },
     ),
+    "adapt": adapt,
     "evaluate": evaluate,
+    "import": import_,
     "info": info,
 }
 

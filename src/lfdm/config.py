@@ -25,7 +25,7 @@ Fit = Literal["pad", "crop"]
 FrameSampler = Literal["uniform", "random", "very_random"]
 PredictionType = Literal["epsilon", "v_prediction", "velocity"]
 SchedulerName = Literal["ddpm", "ddim", "dpmsolver++", "unipc"]
-MixedPrecision = Literal["no", "bf16"]
+MixedPrecision = Literal["auto", "no", "bf16"]
 
 MAX_GUIDANCE_SCALE = 100.0
 MAX_HUE_JITTER = 0.5
@@ -137,6 +137,8 @@ class UNetConfig:
     """Width of every level, times dim; each level after the first halves the size."""
     patch_size: int = 1
     """Motion and latent are folded by this before the network: 2 makes it about four times cheaper."""
+    frame_patch_size: int = 1
+    """So many frames of motion become one position in time: 2 makes the network about twice as cheap."""
     num_resnets: int = 2
     """Residual blocks per level."""
     num_heads: int = 8
@@ -163,9 +165,9 @@ class UNetConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check_positive(self, "sample_channels", "latent_channels", "condition_dim", "dim", "channel_multipliers", "patch_size")
-        check_positive(self, "num_resnets", "num_heads", "head_dim", "num_groups", "input_kernel")
+        check_positive(self, "frame_patch_size", "num_resnets", "num_heads", "head_dim", "num_groups", "input_kernel")
         check_at_most(self, MAX_WIDTH, "latent_channels", "condition_dim", "dim", "channel_multipliers", "head_dim")
-        check_at_most(self, 100, "patch_size", "num_resnets", "num_heads", "input_kernel")
+        check_at_most(self, 100, "patch_size", "frame_patch_size", "num_resnets", "num_heads", "input_kernel")
         levels = len(self.channel_multipliers)
         check(levels > 0, "channel_multipliers", self.channel_multipliers, "at least one")
         check(self.dim % self.num_groups == 0, "dim", self.dim, f"a multiple of num_groups ({self.num_groups})")
@@ -204,7 +206,9 @@ class DiffusionConfig:
     condition: Literal["labels", "text"] = "labels"
     """Fixed label embeddings, or those of a text encoder."""
     text_encoder: str = "bert-base-cased"
-    """Hugging Face text model for condition='text'."""
+    """Hugging Face text model for condition='text': a name of the Hub or a local folder."""
+    text_pooling: Literal["mean", "attention"] = "mean"
+    """How its tokens become one embedding: their mean (paper), or weighted by a learned query (our own)."""
     learned_null: bool = False
     """The null condition is a stored vector (natops128) instead of zeros."""
 
@@ -216,6 +220,8 @@ class DiffusionConfig:
         offered = SCHEDULERS[self.prediction_type]
         allowed = f"one of {', '.join(offered)} with prediction_type={self.prediction_type!r}"
         check(self.scheduler in offered, "scheduler", self.scheduler, allowed)
+        pools = self.condition == "text" or self.text_pooling == "mean"
+        check(pools, "text_pooling", self.text_pooling, "'mean' with condition='labels'")
         thresholds = self.dynamic_thresholding
         check(not (thresholds and self.prediction_type == "velocity"), "dynamic_thresholding", True, "False with velocity")
         check(not (thresholds and self.clamp_to_range), "clamp_to_range", True, "False with dynamic_thresholding")
@@ -233,6 +239,10 @@ class OptimizationConfig:
     """Samples per step, over all processes."""
     learning_rate: float
     """Adam's learning rate after warm-up."""
+    epoch_repeats: int = 1
+    """How often an epoch visits every clip, all visits shuffled together."""
+    last_batch: Literal["join", "drop", "keep"] = "join"
+    """An epoch's incomplete last batch: filled from the next epoch, dropped, or kept short."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Adam's moment decays."""
     schedule: Literal["cosine", "milestones"] = "cosine"
@@ -246,7 +256,7 @@ class OptimizationConfig:
     ema_decay: float = 0.999
     """Decay of the averaged weights; 0 = no average."""
     mixed_precision: MixedPrecision = "no"
-    """Autocast type of the forward pass."""
+    """Autocast type of the forward pass; `auto` = bf16 where the device computes in it natively."""
     seed: int = 0
     """Seed of initial weights, sample order, augmentation and noise."""
     num_workers: int = 0
@@ -265,6 +275,7 @@ class OptimizationConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check_positive(self, "num_steps", "batch_size", "learning_rate", "checkpoint_steps", "checkpoint_minutes")
+        check_positive(self, "epoch_repeats")
         check_positive(self, "keep_checkpoints", "log_steps", "sample_steps", "milestones")
         check_at_most(self, 100_000, "batch_size")
         check_at_most(self, 1000, "num_workers")
@@ -291,7 +302,7 @@ class AutoencoderTrainingConfig:
     pairs_by: Literal["clip", "subject"] = "clip"
     """Draw both frames from one clip, or the clip from all clips of the subject (mhad128)."""
     flip_probability: float = 0.5
-    """Mirror both frames (never where the label says left or right)."""
+    """Mirror both frames, where they are not swapped; labels play no part in stage 1."""
     swap_probability: float = 0.5
     """Swap source and driving frame in time."""
     color_jitter: tuple[float, float, float, float] = (0.1, 0.1, 0.1, 0.1)
@@ -330,6 +341,45 @@ class AutoencoderTrainingConfig:
         check(given, "perceptual_weights_path", path, "given with perceptual_weight > 0, and with it alone")
 
 
+def _adaptation_steps() -> OptimizationConfig:
+    return OptimizationConfig(num_steps=1000, batch_size=8, learning_rate=2e-5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationConfig:
+    """Decoder adaptation: the losses of stage 1 that reach the decoder, on clips of a new domain."""
+
+    optimization: OptimizationConfig = field(default_factory=_adaptation_steps)
+    """Optimizer, schedule, checkpoints."""
+    first_frame_probability: float = 0.5
+    """How often the source is the clip's first frame, which is what sampling animates."""
+    flip_probability: float = 0.5
+    """Mirror both frames, where they are not swapped."""
+    color_jitter: tuple[float, float, float, float] = (0.1, 0.1, 0.1, 0.1)
+    """Brightness, contrast, saturation (factors 1 +- x) and hue (shift +- x)."""
+    l1_weight: float = 1.0
+    """Mean absolute error of the prediction at scales 1, 1/2, 1/4."""
+    painted_weight: float = 0.5
+    """The same of the painted image before the last blend."""
+    ssim_weight: float = 0.0
+    """1 - SSIM of the prediction."""
+    perceptual_weight: float = 0.0
+    """VGG feature distance of the prediction (10 in the paper's stage 1, where it is the only loss)."""
+    perceptual_weights_path: str | None = None
+    """torchvision's VGG-19 state dict or the VGG-16 safetensors file."""
+    perceptual_scales: int = 4
+    """Scales (1, 1/2, ...) of the perceptual loss."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        self.losses()
+
+    def losses(self) -> AutoencoderTrainingConfig:
+        """These as settings of stage 1, without the losses that train motion alone; ValueError where they are impossible."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        return AutoencoderTrainingConfig(**given, warped_weight=0.0, match_weight=0.0, smoothness_weight=0.0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DiffusionTrainingConfig:
     """Stage 2: targets, losses and augmentation."""
@@ -339,7 +389,7 @@ class DiffusionTrainingConfig:
     frame_sampler: FrameSampler = "uniform"
     """How num_frames are drawn from a clip."""
     condition_dropout: float = 0.1
-    """How often a sample trains the null condition."""
+    """How often a sample trains the null condition; 1 = an unconditional model, without labels."""
     min_snr_gamma: float | None = 5.0
     """Min-SNR loss weight (arXiv 2303.09556); None = unweighted."""
     flip_probability: float = 0.5
@@ -351,8 +401,7 @@ class DiffusionTrainingConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check(0 <= self.condition_dropout < 1, "condition_dropout", self.condition_dropout, "in [0, 1)")
-        check_probability(self, "flip_probability", "color_jitter")
+        check_probability(self, "condition_dropout", "flip_probability", "color_jitter")
         _check_hue(self.color_jitter)
         check(self.min_snr_gamma is None or self.min_snr_gamma > 0, "min_snr_gamma", self.min_snr_gamma, "positive or None")
 

@@ -7,6 +7,7 @@ Shapes: image (b, 3, S, S) in [0, 1] · motion sample (b, 3, t, h, w) · video (
 
 import inspect
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,10 +174,7 @@ class LatentFlowPipeline(DiffusionPipeline):
             autoencoder = LatentFlowAutoencoder(**to_json(preset.autoencoder)).eval()
             unet = MotionUNet3D(**to_json(preset.unet)).eval()
             condition = ConditionEncoder.from_labels(labels, preset.unet.condition_dim, learned_null=config.learned_null).eval()
-        target = MotionTarget(
-            kind=config.motion_target, corners=preset.autoencoder.corners, still_first_frame=config.still_first_frame
-        )
-        return cls.from_components(preset, autoencoder, unet, condition, target)
+        return cls.from_components(preset, autoencoder, unet, condition)
 
     @classmethod
     def from_components(
@@ -185,10 +183,13 @@ class LatentFlowPipeline(DiffusionPipeline):
         autoencoder: LatentFlowAutoencoder,
         unet: MotionUNet3D,
         condition: ConditionEncoder,
-        motion_target: MotionTarget,
+        motion_target: MotionTarget | None = None,
     ) -> Self:
-        """Given models, with the scheduler and the sampling settings of a preset."""
+        """Given models, with the scheduler and the sampling settings of a preset; by default its target, not normalised."""
         config = preset.diffusion
+        motion_target = motion_target or MotionTarget(
+            kind=config.motion_target, corners=preset.autoencoder.corners, still_first_frame=config.still_first_frame
+        )
         scheduler = make_scheduler(config.scheduler, prediction_type=config.prediction_type, paper=config.dynamic_thresholding)
         return cls(
             autoencoder,
@@ -262,7 +263,8 @@ class LatentFlowPipeline(DiffusionPipeline):
         Args:
             image: path, PIL image, uint8 or float array (H, W, 3), tensor (3, H, W), a list or a batch of them; fitted to
                 the model's size.
-            condition: label, list of labels, None (unconditional) or embedding tensor (D,) or (b, D).
+            condition: label (any text for a model with a text model), list of them, None (unconditional) or embedding tensor (D,)
+                or (b, D).
             num_frames: up to four times the length of training clips.
             guidance_scale: classifier-free guidance (arXiv 2207.12598, eq. 6 with w + 1); 1 = the conditional prediction
                 alone, 0 = the unconditional one alone. Without effect where the condition is None.
@@ -290,13 +292,15 @@ class LatentFlowPipeline(DiffusionPipeline):
         features = self.autoencoder.encode(images)
         sample = self._draw_noise(features, num_frames, generators)
         sample = self._denoise(sample, features.latent, embedding, steps, scale, generators, callback_on_step_end)
-        return self._decode(features, self.motion_target.decode(sample), output_type)
+        return self._decode(features, self.motion_target.decode(sample[:, :, :num_frames]), output_type)
 
     def embed_condition(self, condition: ConditionInput) -> Tensor:
         """The embedding (b, D) of a label, a list of labels, None (the null condition) or embeddings.
 
         Raises:
-            ValueError: an unknown label, or a tensor of another shape or with values that are not finite.
+            ValueError: an unknown label, a text model that cannot be had, or a tensor of another shape or with values that are
+                not finite.
+            ImportError: a text that is no stored label, without transformers.
         """
         if not isinstance(condition, Tensor):
             return self.condition.encode([condition] if condition is None or isinstance(condition, str) else condition)
@@ -360,8 +364,10 @@ class LatentFlowPipeline(DiffusionPipeline):
         return images.expand(b, -1, -1, -1), embedding.expand(b, -1)
 
     def _draw_noise(self, features: Features, num_frames: int, generators: list[torch.Generator]) -> Tensor:
+        """Noise (b, 3, t, h, w) of at least `num_frames`: as many as the U-Net's last patch of frames takes."""
         h, w = features.latent.shape[-2:]
-        shape = (self.unet.config["sample_channels"], num_frames, h, w)
+        patch = self.unet.frame_patch_size
+        shape = (self.unet.config["sample_channels"], math.ceil(num_frames / patch) * patch, h, w)
         noise = [torch.randn(shape, generator=one, device=one.device).to(self.device) for one in generators]
         return torch.stack(noise)
 

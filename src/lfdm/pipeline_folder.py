@@ -3,7 +3,7 @@
 FOLDER/model_index.json     component classes and the pipeline's settings
 FOLDER/{autoencoder, unet, condition, motion_target, scheduler}/
 RUN/model/                  of a stage-2 run: the same without `unet`
-RUN/checkpoints/step-00001000/unet/     its averaged weights; the newest are used
+RUN/checkpoints/step-00001000/{unet, condition}/     averaged weights, a learned null condition; the newest are used
 """
 
 import difflib
@@ -107,7 +107,8 @@ def resolve_parts(folder: Path) -> dict[str, Path]:
     checkpoints = find_checkpoints(folder)
     if not checkpoints:
         raise FileNotFoundError(f"{folder} is a diffusion run without a checkpoint yet")
-    return {"index": model} | {name: model / name for name in names} | {"unet": checkpoints[-1] / "unet"}
+    newest = checkpoints[-1]
+    return {"index": model, **{name: newest / name if (newest / name).is_dir() else model / name for name in names}}
 
 
 def read_settings(folder: Path, allowed: set[str]) -> dict[str, Any]:

@@ -34,14 +34,14 @@ PUPPETS64 = Preset(
     ),
     autoencoder_training=AutoencoderTrainingConfig(
         optimization=OptimizationConfig(
-            num_steps=2000, batch_size=16, learning_rate=6e-4, warmup_steps=100, mixed_precision="bf16"
+            num_steps=2000, batch_size=16, learning_rate=6e-4, warmup_steps=100, mixed_precision="auto"
         ),
         first_frame_probability=0.7,
         ssim_weight=0.05,
     ),
     diffusion_training=DiffusionTrainingConfig(
         optimization=OptimizationConfig(
-            num_steps=5000, batch_size=16, learning_rate=6e-4, warmup_steps=200, mixed_precision="bf16"
+            num_steps=5000, batch_size=16, learning_rate=6e-4, warmup_steps=200, mixed_precision="auto"
         ),
         flip_probability=0.0,
     ),
@@ -49,6 +49,7 @@ PUPPETS64 = Preset(
 
 LPC64 = replace(PUPPETS64, name="lpc64")
 
+# The paper's recipe. Its epochs are given in steps of the published training sets: 465, 431 and 4800 clips.
 _PAPER_UNET = UNetConfig()
 _PAPER_DIFFUSION = DiffusionConfig(
     motion_target="grid",
@@ -63,11 +64,15 @@ _PAPER_DIFFUSION = DiffusionConfig(
 )
 
 
-def _paper_autoencoder_training(num_steps: int, milestones: tuple[int, int]) -> AutoencoderTrainingConfig:
+def _paper_autoencoder_training(
+    num_steps: int, milestones: tuple[int, int], *, epoch_repeats: int = 100
+) -> AutoencoderTrainingConfig:
     return AutoencoderTrainingConfig(
         optimization=OptimizationConfig(
             num_steps=num_steps,
             batch_size=100,
+            epoch_repeats=epoch_repeats,
+            last_batch="drop",
             learning_rate=2e-4,
             betas=(0.5, 0.999),
             schedule="milestones",
@@ -76,8 +81,12 @@ def _paper_autoencoder_training(num_steps: int, milestones: tuple[int, int]) -> 
             ema_decay=0.0,
             num_workers=2,
         ),
+        pairs_by="clip",
         first_frame_probability=0.0,
         distinct_frames=False,
+        swap_probability=0.5,
+        flip_probability=0.5,
+        color_jitter=(0.1, 0.1, 0.1, 0.1),
         l1_weight=0.0,
         warped_weight=0.0,
         painted_weight=0.0,
@@ -85,6 +94,7 @@ def _paper_autoencoder_training(num_steps: int, milestones: tuple[int, int]) -> 
         smoothness_weight=0.0,
         perceptual_weight=10.0,
         perceptual_weights_path="vgg19-dcbb9e9d.pth",
+        perceptual_scales=4,
         equivariance_weight=10.0,
     )
 
@@ -96,6 +106,7 @@ def _paper_diffusion_training(
         optimization=OptimizationConfig(
             num_steps=num_steps,
             batch_size=batch_size,
+            last_batch="keep",
             learning_rate=2e-4,
             betas=(0.9, 0.99),
             schedule="milestones",
@@ -105,6 +116,7 @@ def _paper_diffusion_training(
             num_workers=2,
         ),
         frame_sampler=sampler,
+        condition_dropout=0.1,
         min_snr_gamma=None,
         flip_probability=0.0,
         color_jitter=(64 / 255, 0.25, 0.25, 0.04),
@@ -136,7 +148,8 @@ NATOPS128 = replace(
     autoencoder=AutoencoderConfig(region_padding=0),
     unet=replace(_PAPER_UNET, upsample="nearest"),
     diffusion=replace(_PAPER_DIFFUSION, learned_null=True),
-    autoencoder_training=_paper_autoencoder_training(24_000, (14_400, 21_600)),
+    autoencoder_training=_paper_autoencoder_training(24_000, (14_400, 21_600), epoch_repeats=5),
+    # the paper's learning rate; the published script trains this one at 1e-4
     diffusion_training=_paper_diffusion_training(33_600, 20, (19_200, 24_000), "random"),
 )
 

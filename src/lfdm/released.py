@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,27 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lfdm.diffusion import cosine_betas
 from lfdm.models.layers import AntiAliasDownsample
 
 # The motion U-Net: flowdiff.pth, entry "diffusion" --------------------------------------------------------------------
-
-SCHEDULE_TABLES = frozenset(
-    {
-        "betas",
-        "alphas_cumprod",
-        "alphas_cumprod_prev",
-        "sqrt_alphas_cumprod",
-        "sqrt_one_minus_alphas_cumprod",
-        "log_one_minus_alphas_cumprod",
-        "sqrt_recip_alphas_cumprod",
-        "sqrt_recipm1_alphas_cumprod",
-        "posterior_variance",
-        "posterior_log_variance_clipped",
-        "posterior_mean_coef1",
-        "posterior_mean_coef2",
-    }
-)
-"""Tables that all follow from the cosine schedule, which the scheduler computes itself."""
 
 _NETWORK = "denoise_fn."
 _NULL_EMBEDDING = "null_cond_emb"
@@ -80,39 +64,77 @@ class ReleasedUNet:
     """(1, 768), the learned null condition, or None where the null condition is zeros."""
 
 
+def schedule_tables() -> dict[str, Tensor]:
+    """The tables of a published diffusion checkpoint, (1000,) float64, which all follow from the cosine schedule."""
+    betas = cosine_betas()
+    bar = (1 - betas).cumprod(0)
+    before = torch.cat((torch.ones(1, dtype=bar.dtype), bar[:-1]))
+    variance = betas * (1 - before) / (1 - bar)
+    return {
+        "betas": betas,
+        "alphas_cumprod": bar,
+        "alphas_cumprod_prev": before,
+        "sqrt_alphas_cumprod": bar.sqrt(),
+        "sqrt_one_minus_alphas_cumprod": (1 - bar).sqrt(),
+        "log_one_minus_alphas_cumprod": (1 - bar).log(),
+        "sqrt_recip_alphas_cumprod": bar.rsqrt(),
+        "sqrt_recipm1_alphas_cumprod": (1 / bar - 1).sqrt(),
+        "posterior_variance": variance,
+        "posterior_log_variance_clipped": variance.clamp(min=1e-20).log(),
+        "posterior_mean_coef1": betas * before.sqrt() / (1 - bar),
+        "posterior_mean_coef2": (1 - before) * (1 - betas).sqrt() / (1 - bar),
+    }
+
+
 def convert_unet(state: dict[str, Tensor]) -> ReleasedUNet:
     """Rename and reshape the published diffusion network for `MotionUNet3D`.
 
     Per-frame 5-D convolutions lose their time axis, 1x1 convolutions become linear layers, the first convolution is
     split into its motion and latent parts, and the rows of temporal q and k are reordered, because ours turns channel
     i with i + d/2 where the published one turns 2i with 2i + 1. Schedule tables and rotary frequencies are constants:
-    known by name and left out.
+    compared with ours and left out. A tensor of another shape than published may come out as it is, for `load_exactly` to
+    refuse.
 
     Args:
         state: the checkpoint's "diffusion" entry.
 
     Raises:
-        ValueError: it holds a tensor that is none of the above, or rotary frequencies other than the usual ones.
+        ValueError: it holds a tensor that is none of the above, lacks a constant, or has another schedule or other rotary
+            frequencies than the usual ones.
     """
-    weights: dict[str, Tensor] = {}
-    null_embedding = None
-    unexpected = [name for name in state if not name.startswith(_NETWORK) and name not in SCHEDULE_TABLES]
+    tables = schedule_tables()
+    unexpected = [name for name in state if not name.startswith(_NETWORK) and name not in tables]
     if unexpected:
-        raise ValueError(f"unexpected tensors {unexpected}; allowed: {_NETWORK}* and {sorted(SCHEDULE_TABLES)}")
+        raise ValueError(f"unexpected tensors {unexpected}; allowed: {_NETWORK}* and {sorted(tables)}")
+    weights: dict[str, Tensor] = {}
+    frequencies: dict[str, int] = {}
     for published, value in state.items():
-        if not published.startswith(_NETWORK):
+        if published in tables:
+            _check_table(published, value, tables[published])
             continue
         name = published.removeprefix(_NETWORK)
-        if name == _NULL_EMBEDDING:
-            null_embedding = value
-        elif name.endswith(_ROTARY_FREQUENCIES):
+        if name.endswith(_ROTARY_FREQUENCIES):
             _check_rotary(published, value)
-        elif name.startswith(_FIRST_CONVOLUTION):
-            weights |= _split_first_convolution(name, value)
-        else:
-            ours = _rename_unet_tensor(name)
-            weights[ours] = _reshape_unet_tensor(ours, value)
-    return ReleasedUNet(weights=weights, null_embedding=null_embedding)
+        elif name != _NULL_EMBEDDING:
+            converted = _convert_unet_tensor(name, value)
+            weights |= converted
+            if any(map(_TEMPORAL_QKV.search, converted)):
+                frequencies[published.replace("to_qkv.weight", _ROTARY_FREQUENCIES)] = len(value) // (3 * _HEADS * 2)
+    missing = sorted((tables.keys() | frequencies.keys()) - state.keys())
+    if missing:
+        raise ValueError(f"missing tensors {missing}")
+    misshapen = [f"{name} {tuple(state[name].shape)}, needs ({n},)" for name, n in frequencies.items() if len(state[name]) != n]
+    if misshapen:
+        raise ValueError(f"misshapen tensors {misshapen}")
+    return ReleasedUNet(weights=weights, null_embedding=state.get(_NETWORK + _NULL_EMBEDDING))
+
+
+def _convert_unet_tensor(name: str, value: Tensor) -> dict[str, Tensor]:
+    ours = _rename_unet_tensor(name)
+    try:
+        return _split_first_convolution(name, value) if name.startswith(_FIRST_CONVOLUTION) else {ours: _reshape(ours, value)}
+    except (IndexError, RuntimeError):  # misshapen: kept as it is
+        return {ours: value}
 
 
 def _rename_unet_tensor(name: str) -> str:
@@ -121,7 +143,7 @@ def _rename_unet_tensor(name: str) -> str:
     return name
 
 
-def _reshape_unet_tensor(name: str, value: Tensor) -> Tensor:
+def _reshape(name: str, value: Tensor) -> Tensor:
     if value.ndim == 5 and name.endswith("norm.weight"):
         return value.flatten()  # (1, c, 1, 1, 1)
     if _LINEAR.search(name):
@@ -148,10 +170,17 @@ def _split_first_convolution(name: str, value: Tensor) -> dict[str, Tensor]:
     }
 
 
+def _check_table(name: str, value: Tensor, usual: Tensor) -> None:
+    if value.shape != usual.shape:
+        raise ValueError(f"misshapen tensors [{name} {tuple(value.shape)}, needs {tuple(usual.shape)}]")
+    if not torch.allclose(value.double(), usual, rtol=1e-3, atol=1e-6):
+        raise ValueError(f"{name} is not that of the cosine schedule (s = 0.008, betas clipped at 0.9999) over 1000 steps")
+
+
 def _check_rotary(name: str, value: Tensor) -> None:
-    usual = 10_000.0 ** (-torch.arange(len(value), dtype=torch.float64) / len(value))
-    if not torch.allclose(value.double(), usual, rtol=1e-4, atol=0.0):
-        raise ValueError(f"{name} holds other rotary frequencies than 10000^(-2i/{2 * len(value)}): {value.tolist()}")
+    usual = 10_000.0 ** (-torch.arange(value.numel(), dtype=torch.float64) / value.numel())
+    if value.ndim != 1 or not torch.allclose(value.double(), usual, rtol=1e-4, atol=0.0):
+        raise ValueError(f"{name} holds other rotary frequencies than 10000^(-2i/{2 * value.numel()}): {value.tolist()}")
 
 
 # The auto-encoder: RegionMM.pth, entries "generator", "region_predictor", "bg_predictor" -----------------------------
@@ -197,11 +226,12 @@ def convert_autoencoder(
     The anti-alias kernels are constants: compared with ours and left out.
 
     Raises:
-        ValueError: a tensor of unknown name, or an anti-alias kernel other than the usual Gaussian.
+        ValueError: a tensor of unknown name, or an anti-alias kernel that is missing or other than the usual Gaussian.
     """
     networks = {"generator": generator, "region_predictor": region_predictor, "bg_predictor": bg_predictor}
     weights: dict[str, Tensor] = {}
     unexpected = []
+    missing = [f"{network}.{name}" for network, name in _ANTI_ALIAS.items() if name not in networks[network]]
     for network, state in networks.items():
         for published, value in state.items():
             if published == _ANTI_ALIAS.get(network):
@@ -212,8 +242,8 @@ def convert_autoencoder(
                 unexpected.append(f"{network}.{published}")
             else:
                 weights[ours] = value
-    if unexpected:
-        raise ValueError(f"unexpected tensors {unexpected}: not the layout of a published auto-encoder")
+    if unexpected or missing:
+        raise ValueError(f"unexpected tensors {unexpected}, missing {missing}: not the layout of a published auto-encoder")
     return weights
 
 
@@ -254,3 +284,29 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ValueError(f"{path} must hold a dictionary; got {type(state).__name__}")
     return state
+
+
+IGNORED = re.compile(r"(optimizer|scheduler|epoch|example|avd_network)(_\w*)?")
+"""Entries beside the networks: what resumes a training, MRAA's animation network (LFDM moves by diffusion instead)."""
+
+AUTOENCODER_NETWORKS = ("generator", "region_predictor", "bg_predictor")
+DIFFUSION_NETWORKS = ("diffusion",)
+
+
+def read_networks(path: str | Path, names: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+    """The networks `names` of a published checkpoint, each a dict of tensors; entries that `IGNORED` names are left out.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: as `read_checkpoint`, or entries are missing, unexpected or no dicts of tensors (all are listed).
+    """
+    state = read_checkpoint(path)
+    missing = [name for name in names if name not in state]
+    unexpected = [name for name in state if name not in names and not IGNORED.fullmatch(str(name))]
+    if missing or unexpected:
+        raise ValueError(f"{path} must hold {', '.join(names)}: missing {missing}, unexpected {unexpected}")
+    for name in names:
+        entries = state[name]
+        if not isinstance(entries, dict) or not all(isinstance(value, Tensor) for value in entries.values()):
+            raise ValueError(f"{path}: entry {name!r} must be a dictionary of tensors")
+    return {name: dict(state[name]) for name in names}

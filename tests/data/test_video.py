@@ -13,7 +13,9 @@ from PIL import Image
 
 from lfdm.data.video import (
     FOLDER_FPS,
+    Crop,
     random_indices,
+    read_fitted,
     read_video,
     sample_indices,
     uniform_indices,
@@ -192,6 +194,16 @@ def test_other_files_are_refused(tmp_path: Path, name: str, data: bytes) -> None
         read_video(tmp_path / name)
 
 
+def test_read_fitted_cuts_first_and_keeps_the_frames_asked_for(tmp_path: Path) -> None:
+    frames = noise(6, 20, 30)
+    path = write_video(tmp_path / "clip.avi", frames, fps=8)
+    crop = Crop(top=2, bottom=18, left=5, right=21, width=30, height=20)
+    kept = read_fitted(path, 16, "pad", crop=crop, only=[1, 4, 5, 90])
+    assert np.array_equal(kept, frames[[1, 4, 5], 2:18, 5:21])
+    with pytest.raises(ValueError, match=r"clip\.avi: frames are 30x20; the crop is one of 20x30"):
+        read_fitted(path, 16, "pad", crop=Crop(top=0, bottom=20, left=0, right=20, width=20, height=30))
+
+
 def test_a_huge_gif_and_an_unknown_codec_are_refused(tmp_path: Path) -> None:
     screen = b"GIF89a" + (30_000).to_bytes(2, "little") * 2 + b"\x80\x00\x00" + bytes(3) + b"\xff" * 3
     (tmp_path / "huge.gif").write_bytes(screen + b",\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02D\x01\x00;")
@@ -260,6 +272,29 @@ def test_very_random_draws_from_the_whole_clip_and_begins_at_zero() -> None:
     counts = np.bincount(draws[:, -1], minlength=6) / len(draws)
     largest = np.diff((np.arange(7) / 6) ** 4)  # distribution of the largest of four uniform draws
     assert np.abs(counts - largest).max() < 0.04
+
+
+def test_random_adds_any_whole_number_between_the_neighbours_and_each_as_often() -> None:
+    assert uniform_indices(10, 4).tolist() == [0, 3, 6, 9]
+    draws = np.stack([random_indices(10, 4, np.random.default_rng(seed)) for seed in range(6000)])
+    moves = np.arange(1, 6), np.arange(4, 9)  # 3 and 6, each moved by -2..2
+    pairs = np.sort(np.stack(np.meshgrid(*moves, indexing="ij"), axis=-1).reshape(-1, 2), axis=1)
+    for pair, count in zip(*np.unique(pairs, axis=0, return_counts=True), strict=True):
+        share = (draws[:, 1:3] == pair).all(axis=1).mean()
+        assert share == pytest.approx(count / len(pairs), abs=0.015), pair
+    assert set(map(tuple, draws[:, 1:3])) == set(map(tuple, pairs))
+
+
+@pytest.mark.parametrize("n", [1, 2, 39])
+def test_shorter_clips_repeat_their_last_frame_but_in_very_random(n: int) -> None:
+    repeated = [*range(n), *[n - 1] * (40 - n)]
+    assert uniform_indices(n, 40).tolist() == repeated
+    assert all(random_indices(n, 40, np.random.default_rng(seed)).tolist() == repeated for seed in range(20))
+    draws = np.stack([very_random_indices(n, 40, np.random.default_rng(seed)) for seed in range(500)])
+    assert (draws[:, 0] == 0).all()
+    assert set(np.unique(draws)) == set(range(n))
+    ends_early = (draws[:, -1] < n - 1).mean()  # 40 draws with replacement miss the last frame that often
+    assert ends_early == pytest.approx((1 - 1 / n) ** 40, abs=0.07)
 
 
 @settings(max_examples=200, deadline=None)

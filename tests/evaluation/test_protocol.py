@@ -148,6 +148,29 @@ def test_what_cannot_be_measured_is_left_out_with_a_reason(model: Path, data: Pa
     assert results["generation"]["frame_0"]["num_clips"] == 8
 
 
+def test_unconditional_generation_leaves_out_what_needs_a_label(model: Path, data: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(data, root, ignore=shutil.ignore_patterns(".cache"))
+    records = read_index(root)
+    write_index(root, [replace(record, label="juggle") if record.label == "wave" else record for record in records])
+    results = evaluate(model, root, tmp_path / "out", unconditional=True, **QUICK)  # labels that the model does not know
+    assert results["left_out"] == {"generation.action_accuracy": "unconditional: no action is asked for"}
+    assert set(results["generation"]) == {"seconds_per_video", "frame_0", "motion_amount", "diversity"}
+    assert (results["settings"]["unconditional"], "guidance_scale" in results["settings"]) == (True, False)
+    assert not list((root / ".cache").glob("classifier-*"))
+    assert (tmp_path / "out" / "contact-sheet.png").is_file()
+    with pytest.raises(ValueError, match="guidance_scale must be left out with unconditional=True"):
+        evaluate(model, root, tmp_path / "other", unconditional=True, guidance_scale=2.0)
+
+
+def test_a_model_without_labels_is_evaluated_unconditional(tiny_preset: Preset, data: Path, tmp_path: Path) -> None:
+    LatentFlowPipeline.from_preset(tiny_preset, []).save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="it knows none: evaluate it unconditional"):
+        evaluate(tmp_path / "model", data, tmp_path / "out")
+    results = evaluate(tmp_path / "model", data, tmp_path / "out", unconditional=True, num_clips=8, **QUICK)
+    assert results["generation"]["motion_amount"]["num_clips"] == 8
+
+
 def test_clips_are_drawn_by_whole_subjects(tmp_path: Path) -> None:
     write_puppets(tmp_path, num_subjects=3, num_takes=2, size=32, num_frames=2, test_fraction=1.0, truth="none", num_workers=1)
     records = read_index(tmp_path)

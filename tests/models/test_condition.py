@@ -1,9 +1,12 @@
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from lfdm.models.condition import ConditionEncoder
+from lfdm.models.text import encode_text
 
 LABELS = ("jump", "raise arms", "wave")
 
@@ -70,3 +73,83 @@ def test_impossible_labels(labels: tuple[str, ...] | str, message: str) -> None:
 def test_a_table_needs_one_row_per_label() -> None:
     with pytest.raises(ValueError, match="one row per label"):
         ConditionEncoder.from_embeddings(LABELS, torch.zeros(2, 8))
+
+
+def test_the_word_none_is_the_null_condition() -> None:
+    encoder = ConditionEncoder.from_labels(LABELS, 8, learned_null=True)
+    assert torch.equal(encoder.encode(["None", None]), encoder.null.expand(2, -1))
+
+
+# -------------------------------------------------------------------------------------------------------------- text
+
+TEXTS = ("wave", "Turn Left", "Turn Right now")
+
+
+def test_labels_embedded_by_a_text_model_need_it_no_more(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ConditionEncoder.from_text(TEXTS, tiny_bert).save_pretrained(tmp_path / "condition")
+    expected = encode_text(TEXTS, tiny_bert)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    loaded = ConditionEncoder.from_pretrained(tmp_path / "condition")
+    assert loaded.labels == TEXTS
+    assert loaded.text_encoder == str(tiny_bert)
+    torch.testing.assert_close(loaded.encode([*TEXTS, None]), torch.cat((expected, torch.zeros(1, 16))))
+
+
+def test_free_text_is_embedded_beside_labels(tiny_bert: Path) -> None:
+    encoder = ConditionEncoder.from_text(TEXTS, tiny_bert, learned_null=True)
+    embedding = encoder.encode(["jump", "wave", None, "Turn Wings", "jump"])
+    free = encode_text(["jump", "Turn Wings"], tiny_bert)
+    torch.testing.assert_close(embedding, torch.stack([free[0], encoder.table[0], encoder.null, free[1], free[0]]))
+
+
+def test_free_text_without_its_text_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = ConditionEncoder.from_embeddings(LABELS, torch.zeros(3, 16), text_encoder=str(tmp_path / "gone"))
+    with pytest.raises(ValueError, match=r"'waev' is not among the stored labels \(did you mean 'wave'.*gone' cannot be had"):
+        encoder.encode(["waev"])
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match=r"'waev' is not among the stored labels .* pip install 'lfdm\[text\]'"):
+        encoder.encode(["waev"])
+
+
+def test_a_text_model_of_another_width_is_refused(tiny_bert: Path) -> None:
+    encoder = ConditionEncoder(dim=8, text_encoder=str(tiny_bert))
+    with pytest.raises(ValueError, match="gives 16 values; 8 are needed"):
+        encoder.encode(["wave"])
+
+
+def test_attention_pooling_starts_as_the_mean_and_learns_to_tell_one_word(tiny_bert: Path, tmp_path: Path) -> None:
+    texts = ("Turn Left now", "Turn Right now")
+    encoder = ConditionEncoder.from_text(texts, tiny_bert, pooling="attention")
+    torch.testing.assert_close(encoder.encode(texts), encode_text(texts, tiny_bert))
+
+    def similarity() -> torch.Tensor:
+        return torch.cosine_similarity(*encoder.look_up(torch.arange(2)), dim=0)
+
+    before = similarity().item()
+    optimizer = torch.optim.Adam(encoder.parameters(), lr=0.5)
+    for _ in range(50):
+        optimizer.zero_grad()
+        similarity().backward()
+        optimizer.step()
+    assert similarity() < before - 0.1
+    encoder.save_pretrained(tmp_path / "condition")
+    loaded = ConditionEncoder.from_pretrained(tmp_path / "condition")
+    assert torch.equal(loaded.encode(texts), encoder.encode(texts))
+    longer = loaded.encode(["Turn Left now", "Turn Left now Spread Wings"])[:1]  # padded beside the other text
+    torch.testing.assert_close(longer, loaded.encode(texts[:1]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pooling": "max"}, "one of mean, attention; got 'max'"),
+        ({"pooling": "attention", "num_tokens": 3}, "needs a text_encoder"),
+        ({"pooling": "attention", "text_encoder": "bert"}, "num_tokens must be positive"),
+        ({"num_tokens": 3}, "0 otherwise; got 3"),
+    ],
+)
+def test_impossible_pooling(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ConditionEncoder(**options)

@@ -1,18 +1,25 @@
 """Stage-2 training: from a stage-1 model and clips to a folder that the pipeline loads."""
 
 import itertools
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from lfdm.config import DiffusionConfig, Preset, UNetConfig, to_json
+from lfdm.data.augmentation import ColorJitter
+from lfdm.data.clips import open_cache, read_index, write_index
+from lfdm.data.video import uniform_indices
+from lfdm.models import text
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.loading import find_checkpoints, read_tensors
+from lfdm.models.text import encode_text
 from lfdm.pipeline import LatentFlowPipeline
-from lfdm.training.diffusion import train_diffusion
+from lfdm.training.diffusion import DiffusionTask, train_diffusion
 from lfdm.training.loop import StepReport
 
 
@@ -96,8 +103,11 @@ def test_motion_can_be_estimated_at_every_step(tiny_preset: Preset, puppets_dir:
 @pytest.mark.parametrize(
     ("preset_changes", "training_changes", "message"),
     [
-        ({"diffusion": DiffusionConfig(condition="text")}, {}, "label embeddings"),
-        ({"diffusion": DiffusionConfig(learned_null=True)}, {}, "learned_null"),
+        (
+            {"diffusion": DiffusionConfig(condition="text", text_encoder="./no-such-folder")},
+            {},
+            "'./no-such-folder' cannot be had",
+        ),
         ({}, {"cache_motion": False}, "normalize=True needs cache_motion=True"),
         ({"unet": UNetConfig(latent_channels=16, head_dim=7)}, {}, "head_dim is 7"),
     ],
@@ -115,6 +125,161 @@ def test_settings_that_cannot_be_trained_are_refused(
     with pytest.raises(ValueError, match=message):
         train_diffusion(preset, puppets_dir, stage1, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+# ------------------------------------------------------------------------------------------------------ conditions
+
+
+def relabelled(data: Path, root: Path, label_of: dict[str, str]) -> Path:
+    """The clips of `data` under other labels."""
+    shutil.copytree(data, root, ignore=shutil.ignore_patterns(".cache"))
+    write_index(root, [replace(record, label=label_of.get(record.label, record.label)) for record in read_index(data)])
+    return root
+
+
+def null_of(folder: Path) -> torch.Tensor:
+    return read_tensors(folder / "condition" / "diffusion_pytorch_model.safetensors")["null"]
+
+
+def test_text_conditions_are_embedded_once_and_stored(
+    tiny_preset: Preset, puppets_dir: Path, stage1: Path, tiny_bert: Path, tmp_path: Path
+) -> None:
+    diffusion = replace(tiny_preset.diffusion, condition="text", text_encoder=str(tiny_bert))
+    preset = replace(with_steps(tiny_preset, 2), diffusion=diffusion, unet=replace(tiny_preset.unet, condition_dim=16))
+    train_diffusion(preset, puppets_dir, stage1, tmp_path / "run")
+    pipe = LatentFlowPipeline.from_pretrained(tmp_path / "run")
+    assert pipe.condition.labels == ("jump", "wave")
+    assert pipe.condition.text_encoder == str(tiny_bert)
+    assert torch.equal(pipe.embed_condition(["jump", "wave"]), encode_text(["jump", "wave"], tiny_bert))
+    assert torch.equal(pipe.embed_condition(None), torch.zeros(1, 16))
+    text._load.cache_clear()
+    moved = tiny_bert.rename(tiny_bert.with_name("moved"))  # a stopped run does not need the text encoder again
+    try:
+        train_diffusion(with_steps(preset, 3), puppets_dir, stage1, tmp_path / "run")
+    finally:
+        moved.rename(tiny_bert)
+    with pytest.raises(ValueError, match=r"unet\.condition_dim must be 16, as .* gives; got 8"):
+        train_diffusion(replace(preset, unet=tiny_preset.unet), puppets_dir, stage1, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_learned_null_is_trained_averaged_and_resumed_exactly(
+    tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path
+) -> None:
+    def preset(num_steps: int, learning_rate: float = 1e-2) -> Preset:
+        changed = with_steps(tiny_preset, num_steps, condition_dropout=0.5)
+        training = changed.diffusion_training
+        optimization = replace(
+            training.optimization, learning_rate=learning_rate, schedule="milestones", milestones=(99,), warmup_steps=0
+        )
+        diffusion = replace(changed.diffusion, learned_null=True)
+        return replace(changed, diffusion=diffusion, diffusion_training=replace(training, optimization=optimization))
+
+    whole = train_diffusion(preset(5), puppets_dir, stage1, tmp_path / "whole")
+    train_diffusion(preset(3), puppets_dir, stage1, tmp_path / "parts")
+    parts = train_diffusion(preset(5), puppets_dir, stage1, tmp_path / "parts")
+    first, second = (read_tensors(folder / "training.safetensors") for folder in (whole, parts))
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+    assert first["condition-exp_avg.null"].abs().sum() > 0
+    start = null_of(tmp_path / "whole" / "model")
+    assert not torch.allclose(first["condition-model.null"], start)
+    averaged = null_of(whole)
+    assert not torch.equal(averaged, first["condition-model.null"])
+    pipe = LatentFlowPipeline.from_pretrained(tmp_path / "parts")  # the newest, not that of the beginning
+    assert torch.equal(pipe.embed_condition(None)[0], averaged)
+    pipe.save_pretrained(tmp_path / "saved")
+    assert torch.equal(LatentFlowPipeline.from_pretrained(tmp_path / "saved").condition.null, averaged)
+
+
+def test_learned_pooling_of_text_is_trained_with_the_unet(
+    tiny_preset: Preset, puppets_dir: Path, stage1: Path, tiny_bert: Path, tmp_path: Path
+) -> None:
+    diffusion = replace(tiny_preset.diffusion, condition="text", text_encoder=str(tiny_bert), text_pooling="attention")
+    preset = replace(with_steps(tiny_preset, 2), diffusion=diffusion, unet=replace(tiny_preset.unet, condition_dim=16))
+    checkpoint = train_diffusion(preset, puppets_dir, stage1, tmp_path / "run")
+    assert read_tensors(checkpoint / "training.safetensors")["condition-exp_avg.query"].abs().sum() > 0
+    loaded = LatentFlowPipeline.from_pretrained(tmp_path / "run").condition
+    assert loaded.query.abs().sum() > 0
+    assert not torch.equal(loaded.encode(["wave"]), encode_text(["wave"], tiny_bert))
+
+
+def test_without_a_learned_null_a_checkpoint_holds_the_unet_alone(
+    tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path
+) -> None:
+    checkpoint = train_diffusion(with_steps(tiny_preset, 1), puppets_dir, stage1, tmp_path / "run")
+    assert sorted(path.name for path in checkpoint.iterdir()) == ["state.json", "training.safetensors", "unet"]
+    assert not any("condition-" in name for name in read_tensors(checkpoint / "training.safetensors"))
+
+
+def make_task(preset: Preset, data: Path, stage1: Path, names: list[str], tmp_path: Path) -> DiffusionTask:
+    records = [record for record in read_index(data) if record.split == "train"]
+    clips = open_cache(data, records, preset.image_size, preset.fit, tmp_path / "cache")
+    pipe = LatentFlowPipeline.from_preset(preset, names)
+    pipe.autoencoder = LatentFlowAutoencoder.from_pretrained(stage1)
+    return DiffusionTask(pipe, preset, clips, None)
+
+
+def test_dropped_conditions_and_the_label_none_train_the_null_condition(
+    tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path
+) -> None:
+    data = relabelled(puppets_dir, tmp_path / "data", {"jump": "None"})
+    task = make_task(with_steps(tiny_preset, 1, condition_dropout=0.1), data, stage1, ["wave"], tmp_path)
+    index = torch.arange(len(task.clips)).repeat(500)
+    rows = task._draw_rows(index, torch.Generator().manual_seed(0))
+    named_none = torch.tensor([record.label == "None" for record in task.clips.records])[index]
+    assert named_none.any()
+    assert (rows[named_none] == -1).all()
+    assert float((rows[~named_none] == -1).float().mean()) == pytest.approx(0.1, abs=0.02)
+    assert set(rows[~named_none].tolist()) == {-1, 0}
+    embeddings = task.module.condition.look_up(torch.tensor([-1, 0]))
+    assert torch.equal(embeddings, task.pipeline.embed_condition([None, "wave"]))
+    train_diffusion(with_steps(tiny_preset, 1), data, stage1, tmp_path / "run")
+    assert LatentFlowPipeline.from_pretrained(tmp_path / "run").condition.labels == ("wave",)
+
+
+def test_an_unconditional_model_has_no_labels(tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path) -> None:
+    train_diffusion(with_steps(tiny_preset, 2, condition_dropout=1.0), puppets_dir, stage1, tmp_path / "run")
+    assert list((tmp_path / "run" / "samples").iterdir())
+    pipe = LatentFlowPipeline.from_pretrained(tmp_path / "run")
+    assert pipe.condition.labels == ()
+    options: dict[str, Any] = {"num_inference_steps": 1, "output_type": "np"}
+    assert np.asarray(pipe(torch.rand(3, 32, 32), None, **options).frames).shape == (1, 4, 32, 32, 3)
+    with pytest.raises(ValueError, match="this model has no labels"):
+        pipe(torch.rand(3, 32, 32), "wave", **options)
+
+
+# ----------------------------------------------------------------------------------------------------- paper's target
+
+
+def test_the_paper_target_is_the_absolute_grid_of_all_frames_jittered_alike(
+    tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path
+) -> None:
+    """METHOD 4: motion of every frame (frame 0 too) against the clip's jittered first frame, stage 1 in evaluation mode."""
+    diffusion = replace(
+        tiny_preset.diffusion, motion_target="grid", normalize=False, clamp_to_range=False, still_first_frame=False
+    )
+    preset = replace(
+        with_steps(tiny_preset, 1, color_jitter=(64 / 255, 0.25, 0.25, 0.04), cache_motion=False), diffusion=diffusion
+    )
+    task = make_task(preset, puppets_dir, stage1, ["jump", "wave"], tmp_path)
+    sample = task.dataset[3, 1]
+    clip = task.clips.clip(1)[uniform_indices(task.clips.num_frames(1), 4)]
+    rng = np.random.default_rng((0, 3))
+    rng.random()  # the draw of the flip, which has probability 0
+    amounts = ColorJitter.from_amounts((64 / 255, 0.25, 0.25, 0.04), random_order=False).apply(clip, rng)
+    assert not np.array_equal(amounts, clip)
+    np.testing.assert_array_equal(sample["video"].permute(1, 2, 3, 0).numpy(), amounts)
+    batch = {"video": sample["video"][None], "index": torch.tensor([1])}
+    autoencoder = task.pipeline.autoencoder
+    assert not any(layer.training for layer in autoencoder.modules())
+    with torch.no_grad():
+        clean, latent = task._observe(batch, torch.device("cpu"))
+        video = sample["video"][None].float() / 255
+        motion = autoencoder.estimate_motion(video[:, :, 0], video)
+        torch.testing.assert_close(latent, autoencoder.encode(video[:, :, 0]).latent)
+    torch.testing.assert_close(clean[:, :2], motion.grid().permute(0, 4, 1, 2, 3))
+    torch.testing.assert_close(clean[:, 2:], 2 * motion.occlusion - 1)
 
 
 def test_a_stage_1_of_another_configuration_is_refused(

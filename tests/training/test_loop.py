@@ -23,9 +23,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lfdm.config import OptimizationConfig
+from lfdm.config import OptimizationConfig, to_json
 from lfdm.models.loading import StrictLoading, find_checkpoints
-from lfdm.training.loop import NonFiniteLossError, StepReport, StepSampler, fit, learning_rate, prepare_run, sample_order
+from lfdm.presets import PUPPETS64
+from lfdm.training.loop import (
+    NonFiniteLossError,
+    StepReport,
+    StepSampler,
+    fit,
+    learning_rate,
+    prepare_run,
+    sample_order,
+    steps_per_epoch,
+    uses_bf16,
+)
 
 CONFIG = OptimizationConfig(
     num_steps=10,
@@ -73,13 +84,14 @@ class Points(Dataset[dict[str, Tensor]]):
 class Regression:
     """Sum of the inputs; the generator draws noise on the target."""
 
-    name = "network"
-
     def __init__(self, *, dataset: Points | None = None, picture: np.ndarray | None = None, **network: Any) -> None:
         torch.manual_seed(0)
         self.module = Network(**network)
         self.dataset = dataset or Points()
         self.picture = picture
+
+    def models(self, module: nn.Module) -> dict[str, nn.Module]:
+        return {"network": module}
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         target = batch["x"].sum(1, keepdim=True)
@@ -132,6 +144,50 @@ def test_a_stopped_run_continues_bit_for_bit(tmp_path: Path, changes: dict[str, 
     assert stopped.name == "step-00000003"
     assert whole.name == "step-00000010"
     assert_same_checkpoints(fit(Regression(**network), config, tmp_path / "parts"), whole)
+
+
+class TwoModels(Regression):
+    """A second model beside the main one, stored in a folder of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = nn.ModuleDict({"main": Network(), "scale": Network(width=1, batch_norm=False)})
+
+    def models(self, module: nn.Module) -> dict[str, nn.Module]:
+        return dict(module.items())  # type: ignore[operator]
+
+    def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        parts = self.models(module)
+        noise = torch.rand((), generator=generator)
+        return {"loss": (parts["main"](batch["x"]) + parts["scale"](batch["x"]) - noise).square().mean()}
+
+
+def test_several_models_are_trained_averaged_and_resumed_together(tmp_path: Path) -> None:
+    whole = fit(TwoModels(), CONFIG, tmp_path / "whole")
+    fit(TwoModels(), CONFIG, tmp_path / "parts", stop_after=3)
+    parts = fit(TwoModels(), CONFIG, tmp_path / "parts")
+    files = ("training.safetensors", *(f"{name}/diffusion_pytorch_model.safetensors" for name in ("main", "scale")))
+    stored = [
+        {f"{file}/{name}": value for file in files for name, value in load_file(run / file).items()} for run in (whole, parts)
+    ]
+    assert stored[0].keys() == stored[1].keys()
+    assert all(torch.equal(stored[0][name], stored[1][name]) for name in stored[0])
+    names = {name.split("/")[-1] for name in stored[0] if name.startswith("training")}
+    assert {"model.first.weight", "exp_avg.first.weight", "scale-model.first.weight", "scale-exp_avg_sq.last.bias"} <= names
+    averaged = stored[0]["scale/diffusion_pytorch_model.safetensors/first.weight"]
+    assert not torch.equal(averaged, stored[0]["training.safetensors/scale-model.first.weight"])
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_frozen_layers_keep_their_weights_and_statistics(tmp_path: Path, ema_decay: float) -> None:
+    task = Regression(picture=np.zeros((4, 4, 3), np.uint8))
+    task.module.norm.requires_grad_(False)
+    task.module.first.requires_grad_(False)
+    before = {name: value.clone() for name, value in task.module.state_dict().items()}
+    folder = fit(task, replace(CONFIG, sample_steps=4, ema_decay=ema_decay), tmp_path)
+    after = tensors(folder)
+    same = {name for name, value in before.items() if torch.equal(after[f"average.{name}"], value)}
+    assert same == {name for name in before if not name.startswith("last")}
 
 
 def test_a_stored_moment_matters(tmp_path: Path) -> None:
@@ -209,6 +265,15 @@ def test_precision_may_differ_between_trainings_of_one_process(tmp_path: Path) -
     assert not torch.equal(half["model.first.weight"], full["model.first.weight"])
 
 
+@pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="the processor's instructions are read from /proc/cpuinfo")
+def test_automatic_precision_is_what_the_processor_computes_fast() -> None:
+    device = torch.device("cpu")
+    native = any("avx512_bf16" in line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+    assert uses_bf16("auto", device) == native
+    assert uses_bf16("bf16", device)
+    assert not uses_bf16("no", device)
+
+
 # -------------------------------------------------------------------------------------------------------------- errors
 
 
@@ -278,6 +343,18 @@ def test_workers_steps_and_logs_may_change_and_land_in_the_file(tmp_path: Path) 
     prepare_run(tmp_path, {"optimization": {"num_workers": 4, "num_steps": 9, "seed": 1}})
     assert json.loads((tmp_path / "config.json").read_text())["optimization"] == {"num_workers": 4, "num_steps": 9, "seed": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_run_older_than_a_setting_is_resumed_with_its_default(tmp_path: Path) -> None:
+    settings = to_json(PUPPETS64)
+    prepare_run(tmp_path, {"preset": settings})
+    stored = json.loads((tmp_path / "config.json").read_text())
+    del stored["preset"]["diffusion_training"]["optimization"]["epoch_repeats"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    prepare_run(tmp_path, {"preset": settings})
+    settings["diffusion_training"]["optimization"]["epoch_repeats"] = 5
+    with pytest.raises(ValueError, match=r"preset\.diffusion_training\.optimization\.epoch_repeats is 1 there, 5 here"):
+        prepare_run(tmp_path, {"preset": settings})
 
 
 def test_prepare_run_leaves_other_folders_alone(tmp_path: Path) -> None:
@@ -360,6 +437,36 @@ def test_processes_share_every_batch_without_overlap() -> None:
     for first, second, batch in zip(batches(0, 2), batches(1, 2), alone, strict=True):
         assert len(first) == len(second) == 2
         assert sorted(first + second) == batch
+
+
+@pytest.mark.parametrize(
+    ("last_batch", "sizes"), [("join", [4, 4, 4, 4, 4, 4, 4]), ("drop", [4, 4, 4, 4, 4, 4, 4]), ("keep", [4, 4, 4, 2, 4, 4, 4])]
+)
+def test_epochs_repeat_the_clips_and_end_as_asked(last_batch: Any, sizes: list[int]) -> None:
+    """Seven clips twice make 14 samples: three batches of 4, and 2 that are joined with the next epoch's, dropped or kept."""
+    config = replace(CONFIG, epoch_repeats=2, last_batch=last_batch)
+    batches = list(StepSampler(config, 7, 0, 7, rank=0, world=1))
+    assert [len(batch) for batch in batches] == sizes
+    assert steps_per_epoch(config, 7) == {"join": 3.5, "drop": 3, "keep": 4}[last_batch]
+    positions = [position for batch in batches for position, _ in batch]
+    assert (
+        positions
+        == {"join": [*range(28)], "drop": [*range(12), *range(14, 26), *range(28, 32)], "keep": [*range(26)]}[last_batch]
+    )
+    first = [index for batch in batches for position, index in batch if position < 14]
+    counts = np.bincount(first, minlength=7)
+    assert counts.max() == 2
+    assert (counts.min() == 2) == (last_batch != "drop")
+    assert sorted(first[:7]) != list(range(7))  # shuffled together, not one visit after the other
+    for start in range(7):
+        assert list(StepSampler(config, 7, start, 7, rank=0, world=1)) == batches[start:]
+
+
+def test_batches_that_cannot_be_made_are_refused() -> None:
+    with pytest.raises(ValueError, match="batch_size must be at most an epoch's 7 samples with last_batch='drop'; got 8"):
+        StepSampler(replace(CONFIG, batch_size=8, last_batch="drop"), 7, 0, 1, rank=0, world=1)
+    with pytest.raises(ValueError, match="2 processes cannot share a last batch of 3"):
+        StepSampler(replace(CONFIG, last_batch="keep"), 7, 0, 1, rank=0, world=2)
 
 
 def test_learning_rate_warms_up_and_decays() -> None:

@@ -4,6 +4,7 @@ Shapes: frames (t, H, W, 3) uint8.
 """
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -26,16 +27,20 @@ class ColorJitter:
     """Shift drawn from -+ this, in turns of the colour circle."""
     random_order: bool = True
     """Apply the four in random order, otherwise in the order above."""
+    spare_borders: bool = False
+    """Leave out the rows and columns at the edges that are black in every frame, as if padding came afterwards."""
 
     def __post_init__(self) -> None:
         check_probability(self, "brightness", "contrast", "saturation")
         check(0 <= self.hue <= 0.5, "hue", self.hue, "in [0, 0.5]")
 
     @classmethod
-    def from_amounts(cls, amounts: tuple[float, float, float, float], *, random_order: bool = True) -> Self:
+    def from_amounts(
+        cls, amounts: tuple[float, float, float, float], *, random_order: bool = True, spare_borders: bool = False
+    ) -> Self:
         """From (brightness, contrast, saturation, hue), as configs store them."""
-        brightness, contrast, saturation, hue = amounts
-        return cls(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue, random_order=random_order)
+        names = ("brightness", "contrast", "saturation", "hue")
+        return cls(**dict(zip(names, amounts, strict=True)), random_order=random_order, spare_borders=spare_borders)
 
     def apply(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Frames (t, H, W, 3) uint8 under one draw: same shape and type. The number of draws never varies."""
@@ -44,12 +49,28 @@ class ColorJitter:
         draws = [amount * unit for amount, unit in zip(amounts, rng.uniform(-1.0, 1.0, 4), strict=True)]
         if not any(draws):
             return frames
-        planes = np.ascontiguousarray(frames.transpose(3, 0, 1, 2).reshape(3, len(frames), -1), np.float32)
-        for step in order:
-            if draws[step]:
-                planes = _JITTERS[step](planes, float(draws[step]))
-        planes += 0.5  # rounds, as the values are not negative
-        return np.ascontiguousarray(planes.astype(np.uint8).reshape(3, *frames.shape[:3]).transpose(1, 2, 3, 0))
+        if not (self.spare_borders and frames.any()):
+            return _recolour(frames, draws, order)
+        rows, columns = _inside_borders(frames)
+        result = frames.copy()
+        result[:, rows, columns] = _recolour(frames[:, rows, columns], draws, order)
+        return result
+
+
+def _recolour(frames: np.ndarray, draws: Sequence[float], order: Iterable[int]) -> np.ndarray:
+    """Frames (t, H, W, 3) uint8 with the four changes of amounts `draws`, in that order."""
+    planes = np.ascontiguousarray(frames.transpose(3, 0, 1, 2).reshape(3, len(frames), -1), np.float32)
+    for step in order:
+        if draws[step]:
+            planes = _JITTERS[step](planes, float(draws[step]))
+    planes += 0.5  # rounds, as the values are not negative
+    return np.ascontiguousarray(planes.astype(np.uint8).reshape(3, *frames.shape[:3]).transpose(1, 2, 3, 0))
+
+
+def _inside_borders(frames: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of frames (t, H, W, 3) from the first to the last that is not black throughout."""
+    rows, columns = (np.flatnonzero(frames.any(axis=axes)) for axes in ((0, 2, 3), (0, 1, 3)))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
 # Each takes planes (3, t, n) float32 in [0, 255], which it may overwrite, and returns such planes.
@@ -107,7 +128,7 @@ class PairAugmentation:
     swap_probability: float = 0.5
     """Probability that source and driving change places (motion runs backwards)."""
     flip_probability: float = 0.5
-    """Probability, where they do not, that both are mirrored left to right (never where the label names a side)."""
+    """Probability, where they do not, that both are mirrored left to right."""
     jitter: ColorJitter = ColorJitter()
     """One draw for both frames."""
 
@@ -130,12 +151,11 @@ def augment_pair(
     rng: np.random.Generator,
     *,
     may_swap: bool = True,
-    may_flip: bool = True,
 ) -> np.ndarray:
     """A pair (2, H, W, 3) uint8 swapped, or else mirrored, then coloured; the same shape and type."""
     swap, flip = rng.random(2)
     if may_swap and swap < augment.swap_probability:
         pair = pair[::-1]
-    elif may_flip and flip < augment.flip_probability:
+    elif flip < augment.flip_probability:
         pair = pair[:, :, ::-1]
     return augment.jitter.apply(pair, rng)

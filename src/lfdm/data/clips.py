@@ -11,7 +11,16 @@ from torch.utils.data import Dataset
 
 from lfdm.data.augmentation import ColorJitter, PairAugmentation, augment_pair, names_a_side
 from lfdm.data.cache import ClipCache, Progress, open_cache
-from lfdm.data.index import INDEX_NAME, ClipRecord, Split, labels, new_data_set, read_index, write_index
+from lfdm.data.index import (
+    INDEX_NAME,
+    ClipRecord,
+    Split,
+    check_data_set_folder,
+    labels,
+    new_data_set,
+    read_index,
+    write_index,
+)
 from lfdm.data.video import Sampling, sample_indices
 from lfdm.settings import check_probability
 
@@ -23,6 +32,7 @@ __all__ = [
     "PairDataset",
     "Progress",
     "Split",
+    "check_data_set_folder",
     "labels",
     "new_data_set",
     "open_cache",
@@ -73,7 +83,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
 
 
 class PairDataset(Dataset[dict[str, torch.Tensor]]):
-    """Stage 1's pairs: two frames of one clip, drawn with replacement, in time order, then augmented.
+    """Stage 1's pairs: two frames of one clip, drawn with replacement, in time order, then augmented. Labels play no part.
 
     Requested by (position, index) as `ClipDataset`. Items: `source` and `driving`, (3, S, S) uint8.
     """
@@ -103,7 +113,6 @@ class PairDataset(Dataset[dict[str, torch.Tensor]]):
         for index, record in enumerate(cache.records):
             subjects.setdefault(record.subject, []).append(index)
         self._clips_of_subject = [subjects[record.subject] for record in cache.records] if by_subject else None
-        self._may_flip = [not names_a_side(record.label) for record in cache.records]
 
     def __len__(self) -> int:
         return len(self.cache)
@@ -117,7 +126,7 @@ class PairDataset(Dataset[dict[str, torch.Tensor]]):
         first, second, keeps_order = self._draw(len(clip), rng)
         pair = np.stack([clip[first], clip[second]])
         if self.augment is not None:
-            pair = augment_pair(pair, self.augment, rng, may_swap=not keeps_order, may_flip=self._may_flip[index])
+            pair = augment_pair(pair, self.augment, rng, may_swap=not keeps_order)
         planes = torch.from_numpy(np.ascontiguousarray(pair.transpose(0, 3, 1, 2)))
         return {"source": planes[0], "driving": planes[1]}
 

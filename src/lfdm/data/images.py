@@ -193,6 +193,8 @@ def _area_means(array: np.ndarray, num: int) -> np.ndarray:
     n = len(array)
     if num == n:
         return array.astype(np.float64)
+    if n % num == 0:  # ten times as fast, and the common case of large frames
+        return array.reshape(num, n // num, *array.shape[1:]).sum(axis=1, dtype=np.float64) * (num / n)
     sums = np.zeros((n + 1, *array.shape[1:]), np.float64)
     np.cumsum(array, axis=0, out=sums[1:])
     ends = np.arange(num + 1) * n / num

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from lfdm.files import replacing_folder, write_bytes
+from lfdm.files import check_parents, replacing_folder, write_bytes
 from lfdm.settings import MAX_SEED, check, check_integer, check_number
 
 INDEX_NAME = "clips.csv"
@@ -105,10 +105,16 @@ def new_data_set(out: str | Path) -> Iterator[Path]:
     holds anything else.
     """
     out = Path(out).resolve()
-    if out.exists() and not (out.is_dir() and {entry.name for entry in out.iterdir()} <= _DATA_SET_ENTRIES):
-        raise ValueError(f"{out}: exists and is not a data set made by these commands; choose another folder")
+    check_data_set_folder(out)
     with replacing_folder(out) as temporary:
         yield temporary
+
+
+def check_data_set_folder(out: Path) -> None:
+    """Raise ValueError if `out` is a file or below one, or a folder that holds anything else than such a data set does."""
+    check_parents(out)
+    if out.exists() and not (out.is_dir() and {entry.name for entry in out.iterdir()} <= _DATA_SET_ENTRIES):
+        raise ValueError(f"{out}: exists and is not a data set made by these commands; choose another folder")
 
 
 def check_data_settings(

@@ -5,7 +5,7 @@ Shapes: frames are (t, H, W, 3) uint8 RGB.
 
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -59,6 +59,18 @@ class VideoInfo:
 
     frames: int
     fps: float
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crop:
+    """Rows `top` to `bottom` and columns `left` to `right` (both ends excluded) of frames of `width` x `height`."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
     width: int
     height: int
 
@@ -186,15 +198,37 @@ def read_video(path: str | Path, *, max_frames: int | None = None, max_pixels: i
     return _collect(path, islice(_iterate(path), max_frames), max_pixels)
 
 
-def read_fitted(path: str | Path, size: int, fit: Fit, *, max_frames: int | None = None) -> np.ndarray:
+def read_fitted(
+    path: str | Path,
+    size: int,
+    fit: Fit,
+    *,
+    max_frames: int | None = None,
+    crop: Crop | None = None,
+    only: Collection[int] | None = None,
+) -> np.ndarray:
     """`read_video` and `fit_frames` in one, frame by frame: a long clip is never in memory at its own size.
 
-    Raises as `read_video` does, and ValueError for an impossible size or fit.
+    `crop` cuts before fitting. `only` keeps the frames of those indices; what lies beyond the end is left out.
+
+    Raises as `read_video` does, and ValueError for an impossible size or fit, or frames that are not the crop's.
     """
     path = Path(path)
     check_exists(path)
-    fitted = (fit_frames(frame[None], size, fit)[0] for frame in islice(_iterate(path), max_frames))
+    chosen = None if only is None else frozenset(only)
+    numbered = enumerate(islice(_iterate(path), max_frames))
+    frames = (frame for index, frame in numbered if chosen is None or index in chosen)
+    fitted = (fit_frames(_cut(path, frame, crop)[None], size, fit)[0] for frame in frames)
     return _collect(path, fitted, MAX_VIDEO_PIXELS)
+
+
+def _cut(path: Path, frame: np.ndarray, crop: Crop | None) -> np.ndarray:
+    if crop is None:
+        return frame
+    height, width = frame.shape[:2]
+    if (width, height) != (crop.width, crop.height):
+        raise ValueError(f"{path}: frames are {width}x{height}; the crop is one of {crop.width}x{crop.height}")
+    return frame[crop.top : crop.bottom, crop.left : crop.right]
 
 
 def video_info(path: str | Path) -> VideoInfo:

@@ -59,6 +59,7 @@ class Evaluation:
     device: torch.device
     bf16: bool
     progress: Progress | None
+    unconditional: bool = False
     left_out: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -207,11 +208,11 @@ class _Videos:
 def _generate(
     run: Evaluation, pipe: LatentFlowPipeline, what: str, indices: Sequence[int], sampling: dict[str, Any], seed: int
 ) -> _Videos:
-    """A video from the first frame and the label of each clip; clip i by seed + i."""
+    """A video from the first frame and the label (or none) of each clip; clip i by seed + i."""
     frames, flows = [], []
     for chosen in run.batches(what, indices):
         images = [run.frames(i)[0] for i in chosen]
-        named = [run.records[i].label for i in chosen]
+        named = None if run.unconditional else [run.records[i].label for i in chosen]
         seeds = [torch.Generator().manual_seed(seed + i) for i in chosen]
         with run.autocast():
             output = pipe(images, named, num_frames=run.model.num_frames, generator=seeds, output_type="np", **sampling)
@@ -239,6 +240,8 @@ def judge_generation(
         "motion_amount": _ratio(generated=_length(videos.flows), real=_length(real_flows)) | {"num_clips": len(everything)},
     }
     named = None
+    if run.unconditional:
+        run.left_out["generation.action_accuracy"] = "unconditional: no action is asked for"
     if judge is not None:
         named = _name(run, judge, lambda chosen: _to_video(videos.frames[chosen]))
         results["action_accuracy"] = _judge_actions(run, named, _name(run, judge, run.video))
@@ -308,5 +311,6 @@ def _examples(run: Evaluation, frames: np.ndarray, named: Sequence[str] | None) 
         first.setdefault(record.label, i)
     examples = []
     for label, i in sorted(first.items()):
-        examples.append(Example(label, run.frames(i), frames[i], None if named is None else named[i]))
+        taken_for = None if named is None else named[i]
+        examples.append(Example(label, run.frames(i), frames[i], taken_for, unconditional=run.unconditional))
     return examples

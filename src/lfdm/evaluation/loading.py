@@ -13,6 +13,7 @@ from lfdm.config import Fit, Preset, from_json
 from lfdm.data.clips import ClipRecord, labels
 from lfdm.data.puppets import truth_path
 from lfdm.models.autoencoder import LatentFlowAutoencoder
+from lfdm.models.condition import NULL_LABEL
 from lfdm.models.loading import CONFIG_NAME, WEIGHTS_NAME, find_model, read_json
 from lfdm.pipeline import LatentFlowPipeline, bundled_models
 from lfdm.pipeline_folder import find_folder, resolve_parts
@@ -101,7 +102,8 @@ def select_clips(records: Sequence[ClipRecord], num_clips: int | None, seed: int
     return sorted(sorted(range(len(held_out)), key=lambda i: rank[held_out[i].subject])[:num_clips])
 
 
-def check_fits(model: EvaluatedModel, records: Sequence[ClipRecord], root: Path) -> None:
+def check_fits(model: EvaluatedModel, records: Sequence[ClipRecord], root: Path, *, unconditional: bool = False) -> None:
+    """Raise ValueError where exact truth is of another size than the model's, or labels are asked for that it does not know."""
     size = model.image_size
     for record in records:
         if (record.width, record.height) != (size, size) and truth_path(root / record.path).is_file():
@@ -109,10 +111,13 @@ def check_fits(model: EvaluatedModel, records: Sequence[ClipRecord], root: Path)
                 f"the model works at {size}x{size} pixels; {root / record.path} and its exact truth are "
                 f"{record.width}x{record.height}: render the clips at the model's size"
             )
-    if model.pipeline is not None:
-        unknown = sorted(set(labels(records)) - set(model.pipeline.condition.labels))
+    if model.pipeline is not None and not unconditional:
+        known = set(model.pipeline.condition.labels)
+        unknown = sorted(set(labels(records)) - known - {NULL_LABEL})
         if unknown:
-            raise ValueError(f"the model does not know the labels {unknown}; it knows {sorted(model.pipeline.condition.labels)}")
+            raise ValueError(
+                f"the model does not know the labels {unknown}; it knows {sorted(known) or 'none: evaluate it unconditional'}"
+            )
 
 
 def _hash_weights(parts: dict[str, Path]) -> dict[str, str]:

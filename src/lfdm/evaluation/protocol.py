@@ -30,6 +30,7 @@ def evaluate(
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     scheduler: SchedulerName | None = None,
+    unconditional: bool = False,
     batch_size: int = 8,
     num_diversity_clips: int = 128,
     num_ceiling_clips: int = 128,
@@ -48,6 +49,7 @@ def evaluate(
         num_clips: how many held-out clips, whole subjects drawn by `seed`; None = all.
         seed: of the drawn clips and of the videos: clip i gets the noise of seed + i.
         scheduler: sample with this one instead of the model's own.
+        unconditional: generate with the null condition; what needs the label asked for is left out.
         num_diversity_clips: how many clips are generated a second time, by another seed.
         num_ceiling_clips: on how many clips the ceilings of scores 1 and 2 are computed.
         classifier: how the action classifier is trained; it is kept beside the data's cache.
@@ -60,6 +62,8 @@ def evaluate(
     """
     root, started = Path(data), time.monotonic()
     check_integer("batch_size", batch_size, 1, 10_000)
+    if unconditional and guidance_scale is not None:
+        raise ValueError(f"guidance_scale must be left out with unconditional=True, where it has no effect; got {guidance_scale}")
     for name, value, low in (
         ("seed", seed, 0),
         ("num_clips", num_clips, 1),
@@ -72,20 +76,22 @@ def evaluate(
     held_out = [record for record in records if record.split == "test"]
     chosen = select_clips(records, num_clips, seed, where=str(root))
     evaluated = load_model(model, held_out, device=device)
-    check_fits(evaluated, [held_out[i] for i in chosen], root)
+    check_fits(evaluated, [held_out[i] for i in chosen], root, unconditional=unconditional)
     pipe = evaluated.pipeline
     sampling = _settle_sampling(pipe, num_inference_steps, guidance_scale, scheduler) if pipe is not None else {}
+    if unconditional:
+        sampling.pop("guidance_scale", None)
 
     size, fit = evaluated.image_size, evaluated.fit
     cache = open_cache(root, held_out, size, fit, progress=reporter(progress, "decoding held-out clips"))
-    run = Evaluation(evaluated, root, cache, chosen, batch_size, torch.device(device), bf16, progress)
+    run = Evaluation(evaluated, root, cache, chosen, batch_size, torch.device(device), bf16, progress, unconditional)
     with torch.inference_mode():
         stage1, flows = judge_stage1(run, num_ceiling_clips)
     generation, examples = None, []
     if pipe is None:
         run.left_out["generation"] = "the model is stage 1 alone"
     else:
-        judge = train_judge(run, records, classifier)
+        judge = None if unconditional else train_judge(run, records, classifier)
         with torch.inference_mode():
             generation, examples = judge_generation(run, pipe, judge, flows, sampling, num_diversity_clips, seed)
     results = {
@@ -98,6 +104,7 @@ def evaluate(
             "fit": fit,
             **({"scheduler": type(pipe.scheduler).__name__} if pipe is not None else {}),
             **sampling,
+            "unconditional": unconditional,
             "seed": seed,
             "batch_size": batch_size,
             "device": str(device),

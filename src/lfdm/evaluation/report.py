@@ -23,13 +23,14 @@ MARGIN = 4
 
 @dataclass(frozen=True)
 class Example:
-    """One label's real clip and the clip generated from its first frame."""
+    """One label's real clip and the clip generated from its first frame, of that label or (unconditional) of none."""
 
     label: str
     real: np.ndarray
     generated: np.ndarray
     named: str | None
     """What the classifier calls the generated clip."""
+    unconditional: bool = False
 
 
 def check_report_folder(out: Path) -> None:
@@ -60,7 +61,8 @@ def draw_examples(examples: list[Example]) -> np.ndarray:
     for example in examples:
         wrong = f", taken for {example.named}" if example.named not in (None, example.label) else ""
         rows += [example.real, example.generated]
-        captions += [f"{example.label}: real", f"{example.label}: generated{wrong}"]
+        asked = "unconditional" if example.unconditional else example.label
+        captions += [f"{example.label}: real", f"{asked}: generated{wrong}"]
     return contact_sheet(rows, captions)
 
 

@@ -1,12 +1,13 @@
-"""Conditions: label embeddings in one stored table, and the null condition.
+"""Conditions: embeddings of labels in one stored table, of free text by a text model, and the null condition.
 
-Shapes: table (num_labels, dim) · condition embedding (b, dim).
+Shapes: table (num_labels, dim) · token states (n, l, dim), l the tokens of the longest text · condition embedding (b, dim).
 """
 
 import difflib
 import math
 from collections.abc import Sequence
-from typing import Self
+from pathlib import Path
+from typing import Literal, Self, get_args
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -14,32 +15,63 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from lfdm.models.loading import StrictLoading
+from lfdm.models.text import TokenStates, encode_tokens, encoder_source, mean_of_tokens
+
+Pooling = Literal["mean", "attention"]
+
+NULL_LABEL = "None"
+"""A clip so labelled trains the null condition, as published; it is no label of the model."""
 
 
 class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[reportIncompatibleMethodOverride]
-    """Looks labels up in a stored table. Nothing but the learned null condition is trained.
+    """Looks labels up in a stored table; any other text is given to the text model, where there is one.
+
+    Trained are the learned null condition and the query of attention pooling, where there are such; nothing else.
 
     Args:
-        labels: the known labels, one table row each; none where every condition comes as an embedding tensor.
+        labels: the known labels, one table row each; none where every condition comes as an embedding tensor or free text.
         dim: size of an embedding.
         learned_null: the null condition is a trained vector, drawn from N(0, 1) here (natops128), instead of zeros.
-        text_encoder: name of the text model that the table's rows were made with; None for embeddings of our own.
+        text_encoder: folder or Hub name of the text model that made the table's rows, which free text is given to; None for
+            embeddings of our own.
+        pooling: how the text model's token states become one embedding: their `mean`, as published, or `attention`: a
+            softmax over tokens by one learned query. The means of texts that differ in one word are nearly the same;
+            attention can learn to weigh that word up. It starts as the mean.
+        num_tokens: token states stored per label, for `attention` alone.
+
+    Raises:
+        ValueError: an argument is outside of what is allowed.
     """
 
     table: Tensor
+    token_states: Tensor
+    token_mask: Tensor
 
     @register_to_config
     def __init__(
-        self, *, labels: Sequence[str] = (), dim: int = 768, learned_null: bool = False, text_encoder: str | None = None
+        self,
+        *,
+        labels: Sequence[str] = (),
+        dim: int = 768,
+        learned_null: bool = False,
+        text_encoder: str | None = None,
+        pooling: Pooling = "mean",
+        num_tokens: int = 0,
     ) -> None:
         super().__init__()
         _check_labels(labels)
         if dim < 1:
             raise ValueError(f"dim must be at least 1; got {dim}")
+        _check_pooling(pooling, num_tokens, text_encoder)
         self.labels = tuple(labels)
         self.dim = dim
         self.text_encoder = text_encoder
-        self.register_buffer("table", torch.zeros(len(labels), dim))
+        self.pooling: Pooling = pooling
+        self.register_buffer("table", torch.zeros(len(labels), dim))  # with attention, what its query starts from
+        if pooling == "attention":
+            self.register_buffer("token_states", torch.zeros(len(labels), num_tokens, dim))
+            self.register_buffer("token_mask", torch.ones(len(labels), num_tokens, dtype=torch.bool))
+            self.query = nn.Parameter(torch.zeros(dim))
         if learned_null:
             self.null = nn.Parameter(torch.randn(dim))
         else:
@@ -70,26 +102,93 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         encoder.table.copy_(table)
         return encoder
 
+    @classmethod
+    def from_text(
+        cls, labels: Sequence[str], text_encoder: str | Path, *, learned_null: bool = False, pooling: Pooling = "mean"
+    ) -> Self:
+        """Embeddings by a text model, computed here once; see `lfdm.models.text.encode_text` for the arguments and errors."""
+        tokens = encode_tokens(labels, text_encoder)
+        states, mask = tokens.states.cpu(), tokens.mask.cpu()
+        attention = pooling == "attention"
+        encoder = cls(
+            labels=tuple(labels),
+            dim=states.shape[2],
+            learned_null=learned_null,
+            text_encoder=encoder_source(text_encoder),
+            pooling=pooling,
+            num_tokens=states.shape[1] if attention else 0,
+        )
+        encoder.table.copy_(mean_of_tokens(states, mask))
+        if attention:
+            encoder.token_states.copy_(states)
+            encoder.token_mask.copy_(mask)
+        return encoder
+
+    def embeddings(self) -> Tensor:
+        """What the labels stand for, (num_labels, dim); with attention pooling, gradients flow to its query."""
+        if self.pooling == "mean":
+            return self.table
+        return self._pool(TokenStates(self.token_states, self.token_mask))
+
+    def look_up(self, rows: Tensor) -> Tensor:
+        """The embeddings (b, dim) of table rows (b,) int64; -1 = the null condition, to which gradients flow."""
+        return torch.cat((self.null[None].to(self.table), self.embeddings()))[rows + 1]
+
     def encode(self, conditions: Sequence[str | None]) -> Tensor:
-        """The embeddings (b, dim) of labels; None = the null condition.
+        """The embeddings (b, dim) of labels or, where there is a text model, of free text; None, or the word "None", = null.
 
         Raises:
-            ValueError: an unknown label (the message lists the labels).
+            ValueError: an unknown label (the message lists the labels), or a text model that cannot be had.
+            ImportError: free text without transformers.
         """
         if isinstance(conditions, str):
             raise ValueError(f"conditions must be a list of labels; got the single label {conditions!r}")
-        rows = [self.null if condition is None else self.table[self.index(condition)] for condition in conditions]
-        return torch.stack([row.to(self.table) for row in rows]) if rows else self.table.new_zeros(0, self.dim)
+        texts = list(dict.fromkeys(one for one in conditions if one is not None and self._is_free_text(one)))
+        rows = [len(self.labels) + texts.index(one) if one in texts else self.index(one) for one in conditions]
+        if not texts:
+            return self.look_up(torch.tensor(rows, dtype=torch.long, device=self.table.device))
+        known = self.look_up(torch.arange(-1, len(self.labels), device=self.table.device))
+        return torch.cat((known, self._embed(texts)))[torch.tensor(rows, device=known.device) + 1]
 
-    def index(self, label: str) -> int:
-        """The row of a label; ValueError listing the labels if it has none."""
+    def index(self, label: str | None) -> int:
+        """The row of a label, -1 of None or the word "None"; ValueError listing the labels if it has none."""
+        if label is None or (label == NULL_LABEL and label not in self.labels):
+            return -1
         if label in self.labels:
             return self.labels.index(label)
+        raise ValueError(f"unknown label {label!r}; {self._known_labels(label)}")
+
+    def _is_free_text(self, condition: str) -> bool:
+        known = condition in self.labels or condition == NULL_LABEL
+        return self.text_encoder is not None and isinstance(condition, str) and not known
+
+    def _known_labels(self, label: object) -> str:
         if not self.labels:
-            raise ValueError(f"unknown label {label!r}: this model has no labels; give None or an embedding (b, {self.dim})")
+            return f"this model has no labels; give None or an embedding (b, {self.dim})"
         near = difflib.get_close_matches(str(label), self.labels, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown label {label!r}; {hint}labels: {', '.join(self.labels)}")
+        return f"{hint}labels: {', '.join(self.labels)}"
+
+    def _embed(self, texts: list[str]) -> Tensor:
+        """Embeddings (n, dim) of free text by the text model."""
+        assert self.text_encoder is not None
+        why = f"{texts[0]!r} is not among the stored labels ({self._known_labels(texts[0])}) and must be embedded as text"
+        try:
+            tokens = encode_tokens(texts, self.text_encoder, device=self.table.device)
+        except ImportError as error:
+            raise ImportError(f"{why}: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{why}: {error}") from error
+        if tokens.states.shape[2] != self.dim:
+            raise ValueError(f"text_encoder {self.text_encoder!r} gives {tokens.states.shape[2]} values; {self.dim} are needed")
+        return self._pool(TokenStates(tokens.states.to(self.table), tokens.mask))
+
+    def _pool(self, tokens: TokenStates) -> Tensor:
+        if self.pooling == "mean":
+            return mean_of_tokens(tokens.states, tokens.mask)
+        scores = tokens.states @ self.query.to(tokens.states) / math.sqrt(self.dim)  # (n, l)
+        weights = scores.masked_fill(~tokens.mask, -math.inf).softmax(dim=1)
+        return (tokens.states * weights.unsqueeze(-1)).sum(1)
 
 
 def _check_labels(labels: Sequence[str]) -> None:
@@ -101,3 +200,12 @@ def _check_labels(labels: Sequence[str]) -> None:
     twice = sorted({label for label in labels if list(labels).count(label) > 1})
     if twice:
         raise ValueError(f"labels must differ; {twice[0]!r} is there twice")
+
+
+def _check_pooling(pooling: Pooling, num_tokens: int, text_encoder: str | None) -> None:
+    if pooling not in get_args(Pooling):
+        raise ValueError(f"pooling must be one of {', '.join(get_args(Pooling))}; got {pooling!r}")
+    if pooling == "attention" and text_encoder is None:
+        raise ValueError("pooling='attention' needs a text_encoder, whose tokens it weighs; got None")
+    if (num_tokens > 0) != (pooling == "attention"):
+        raise ValueError(f"num_tokens must be positive with pooling='attention' and 0 otherwise; got {num_tokens}")

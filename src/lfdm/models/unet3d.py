@@ -3,8 +3,8 @@
 Architecture after Video Diffusion Models (2204.03458) as latent flow diffusion uses it (2303.13744): convolutions and
 spatial attention see one frame, temporal attention sees one pixel over all frames.
 
-Legend: b clips, t frames, h w latent size, p patch size, c channels, e width of the embedding (time, then condition).
-Inside the network tensors are ``(b, t, h/p, w/p, c)``, as `frame_blocks` has them.
+Legend: b clips, t frames, h w latent size, p patch size, q frame patch size, c channels, e width of the embedding (time,
+then condition). Inside the network tensors are ``(b, t/q, h/p, w/p, c)``, as `frame_blocks` has them.
 """
 
 import itertools
@@ -108,7 +108,7 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
     """Predicts the diffusion target of a clip's motion from its noisy motion, the image latent and a condition.
 
     The defaults are the paper's network (2303.13744, 42.7 M parameters). The cost of a forward pass is nearly
-    proportional to frames * positions * dim^2 / patch_size^2.
+    proportional to frames * positions * dim^2 / (patch_size^2 * frame_patch_size).
 
     Args:
         sample_channels: channels of the motion: two of flow, the rest occlusion.
@@ -117,6 +117,7 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
         dim: channels of the first level, a multiple of `num_groups`.
         channel_multipliers: channels of each level over `dim`; each level after the first halves the resolution.
         patch_size: side of the squares of the motion (and of the latent) that become one position.
+        frame_patch_size: frames of the motion that become one position in time. Training clips should have a multiple of it.
         num_heads: attention heads.
         head_dim: channels of a head, even.
         num_groups: groups of every group norm.
@@ -146,6 +147,7 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
         dim: int = 64,
         channel_multipliers: Sequence[int] = (1, 2, 4, 8),
         patch_size: int = 1,
+        frame_patch_size: int = 1,
         num_heads: int = 8,
         head_dim: int = 32,
         num_groups: int = 8,
@@ -168,6 +170,7 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
                 "latent_channels": latent_channels,
                 "condition_dim": condition_dim,
                 "patch_size": patch_size,
+                "frame_patch_size": frame_patch_size,
                 "num_heads": num_heads,
                 "num_groups": num_groups,
                 "num_resnets": num_resnets,
@@ -185,14 +188,15 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
         self.gradient_checkpointing = False
         self.dim = dim
         self.patch_size = patch_size
+        self.frame_patch_size = frame_patch_size
         self.head_dim = head_dim
-        patch = patch_size**2
+        folded = frame_patch_size * patch_size**2
         heads = {"num_heads": num_heads, "head_dim": head_dim}
         embedding_dim = 4 * dim + condition_dim
         blocks = {"num_groups": num_groups, "embedding_dim": embedding_dim}
 
-        self.motion_in = FrameConv2d(sample_channels * patch, dim, input_kernel, padding=input_kernel // 2, bias=False)
-        self.latent_in = nn.Conv2d(latent_channels * patch, dim, input_kernel, padding=input_kernel // 2)
+        self.motion_in = FrameConv2d(sample_channels * folded, dim, input_kernel, padding=input_kernel // 2, bias=False)
+        self.latent_in = nn.Conv2d(latent_channels * patch_size**2, dim, input_kernel, padding=input_kernel // 2)
         self.temporal_attention_in = TemporalAttention(dim, **heads) if temporal[0] else None
         self.time_embedding = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, 4 * dim))
         self.relative_position_bias = RelativePositionBias(
@@ -231,7 +235,7 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
 
         occlusion_channels = sample_channels - FLOW_CHANNELS
         splits = (FLOW_CHANNELS, occlusion_channels) if separate_heads else (sample_channels,)
-        self.heads = nn.ModuleList(Head(2 * dim, dim, n * patch, num_groups=num_groups) for n in splits)
+        self.heads = nn.ModuleList(Head(2 * dim, dim, n * folded, num_groups=num_groups) for n in splits)
 
     def embed_latent(self, latent: Tensor) -> Tensor:
         """The image latent's part of the first convolution, which no frame and no timestep changes.
@@ -286,10 +290,9 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
         self._check_latent_embedding(latent_embedding, sample)
 
         embedding = self._embed(timestep, condition, batch_size=len(sample))  # (b, e)
-        geometry = frame_geometry(sample.shape[2], bias=self.relative_position_bias, head_dim=self.head_dim)
-        p = self.patch_size
-        patches = rearrange(sample, "b c t (h i) (w j) -> b t h w (c i j)", i=p, j=p)  # (b, t, h/p, w/p, c p p)
-        x = self.motion_in(patches) + latent_embedding.permute(0, 2, 3, 1)[:, None]  # (b, t, h/p, w/p, dim)
+        patches = self._fold(sample)  # (b, t/q, h/p, w/p, c q p p)
+        geometry = frame_geometry(patches.shape[1], bias=self.relative_position_bias, head_dim=self.head_dim)
+        x = self.motion_in(patches) + latent_embedding.permute(0, 2, 3, 1)[:, None]  # (b, t/q, h/p, w/p, dim)
         stem = x
         if self.temporal_attention_in is not None:
             x = self.temporal_attention_in(x, geometry)
@@ -302,9 +305,21 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
         for level in self.up:
             _, x = self._run(level, torch.cat((x, skips.pop()), dim=-1), embedding, geometry)
 
-        x = torch.cat((x, stem), dim=-1)  # (b, t, h/p, w/p, 2 dim)
+        x = torch.cat((x, stem), dim=-1)  # (b, t/q, h/p, w/p, 2 dim)
         outputs = torch.cat([self._run(head, x) for head in self.heads], dim=-1)
-        return rearrange(outputs, "b t h w (c i j) -> b c t (h i) (w j)", i=p, j=p)
+        return self._unfold(outputs)[:, :, : sample.shape[2]]
+
+    def _fold(self, sample: Tensor) -> Tensor:
+        """Patches of frames and positions as channels; a last patch that is not full repeats the last frame."""
+        p, q = self.patch_size, self.frame_patch_size
+        missing = -sample.shape[2] % q
+        if missing:
+            sample = torch.cat((sample, sample[:, :, -1:].expand(-1, -1, missing, -1, -1)), dim=2)
+        return rearrange(sample, "b c (t k) (h i) (w j) -> b t h w (c k i j)", k=q, i=p, j=p)
+
+    def _unfold(self, patches: Tensor) -> Tensor:
+        p, q = self.patch_size, self.frame_patch_size
+        return rearrange(patches, "b t h w (c k i j) -> b c (t k) (h i) (w j)", k=q, i=p, j=p)
 
     def _run(self, module: nn.Module, *inputs: Tensor | FrameGeometry) -> Any:
         checkpoint = self._gradient_checkpointing_func

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lfdm.config import AutoencoderTrainingConfig, Preset, to_json
 from lfdm.data.augmentation import ColorJitter, PairAugmentation
-from lfdm.data.clips import ClipCache, PairDataset, Progress, open_cache, read_index
+from lfdm.data.clips import ClipCache, ClipRecord, PairDataset, Progress, open_cache, read_index
 from lfdm.models.autoencoder import LatentFlowAutoencoder, Reconstruction
 from lfdm.models.loading import find_model
 from lfdm.models.regions import RegionMotionPredictor
@@ -46,6 +46,9 @@ class AutoencoderTask:
             by_subject=config.pairs_by == "subject",
         )
         self.perceptual = _perceptual_loss(config)
+
+    def models(self, module: nn.Module) -> dict[str, nn.Module]:
+        return {self.name: module}
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """The weighted sum `loss` of the configured losses, and each loss without its weight.
@@ -129,9 +132,7 @@ def train_autoencoder(
         FileNotFoundError: no such data set, weights or model.
     """
     config = preset.autoencoder_training
-    records = [record for record in read_index(data) if record.split == "train"]
-    if not records:
-        raise ValueError(f"{data} has no training clips (split 'train')")
+    records = training_records(data)
     with torch.random.fork_rng():
         torch.manual_seed(config.optimization.seed)
         module = LatentFlowAutoencoder(**to_json(preset.autoencoder))
@@ -144,6 +145,14 @@ def train_autoencoder(
     task = AutoencoderTask(module, config, cache)
     prepare_run(out, settings, free=STAGE2_SETTINGS)
     return fit(task, config.optimization, out, report=report)
+
+
+def training_records(data: Path) -> list[ClipRecord]:
+    """The training clips of a data set; ValueError if there are none."""
+    records = [record for record in read_index(data) if record.split == "train"]
+    if not records:
+        raise ValueError(f"{data} has no training clips (split 'train')")
+    return records
 
 
 def _perceptual_loss(config: AutoencoderTrainingConfig) -> PerceptualLoss | None:

@@ -34,20 +34,24 @@ def checkpoint_path(out: Path, step: int) -> Path:
 class TrainingState:
     """Weights, their average and Adam's moments.
 
-    `name` is the folder of the averaged model inside a checkpoint. `average` is `module` itself where none is kept.
+    `models` go by their folders inside a checkpoint, the main one first. `averages` are the same where none are kept.
     """
 
-    name: str
-    module: nn.Module
-    average: nn.Module
+    models: dict[str, nn.Module]
+    averages: dict[str, nn.Module]
     optimizer: torch.optim.Adam
 
     def tensors(self) -> dict[str, Tensor]:
-        """What resuming needs beside the averaged model: `model.NAME`, `step.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`."""
-        tensors = {f"model.{name}": value for name, value in self.module.state_dict().items()}
-        for name, parameter in self._trained():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"{key}.{name}"] = value
+        """What resuming needs beside the averaged models: `model.NAME`, `step.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`.
+
+        Of models other than the main one, `FOLDER-model.NAME` and so on.
+        """
+        tensors = {}
+        for folder, model in self.models.items():
+            tensors |= {f"{self._key(folder, 'model')}.{name}": value for name, value in model.state_dict().items()}
+            for name, parameter in _trained(model):
+                for key, value in self.optimizer.state.get(parameter, {}).items():
+                    tensors[f"{self._key(folder, key)}.{name}"] = value
         return {name: value.detach() for name, value in tensors.items()}
 
     def non_finite(self) -> list[str]:
@@ -63,7 +67,8 @@ class TrainingState:
         folder = checkpoint_path(out, step)
 
         def write(temporary: Path) -> None:
-            self.average.save_pretrained(temporary / self.name)  # type: ignore[operator]
+            for name, average in self.averages.items():
+                average.save_pretrained(temporary / name)  # type: ignore[operator]
             tensors = {name: value.cpu().contiguous() for name, value in self.tensors().items()}
             (temporary / TRAINING_NAME).write_bytes(save(tensors))
             (temporary / STATE_NAME).write_text(json.dumps({"step": step}))
@@ -88,19 +93,20 @@ class TrainingState:
             return 0
         path = checkpoints[-1] / TRAINING_NAME
         tensors = read_tensors(path)
-        load_exactly(self.module, _pick(tensors, "model"), str(path))
-        if self.average is not self.module:
-            averaged = checkpoints[-1] / self.name / WEIGHTS_NAME
-            load_exactly(self.average, read_tensors(averaged), str(averaged))
-        steps, *moments = (_pick(tensors, key) for key in ("step", *MOMENTS))
-        for name, parameter in self._trained():
-            if name in steps:  # in the parameter's memory format; steps stay on the CPU, where Adam reads them
-                copies = [torch.empty_like(parameter).copy_(values[name]) for values in moments]
-                self.optimizer.state[parameter] = {"step": steps[name], **dict(zip(MOMENTS, copies, strict=True))}
+        for folder, model in self.models.items():
+            load_exactly(model, _pick(tensors, self._key(folder, "model")), str(path))
+            if self.averages[folder] is not model:
+                averaged = checkpoints[-1] / folder / WEIGHTS_NAME
+                load_exactly(self.averages[folder], read_tensors(averaged), str(averaged))
+            steps, *moments = (_pick(tensors, self._key(folder, key)) for key in ("step", *MOMENTS))
+            for name, parameter in _trained(model):
+                if name in steps:  # in the parameter's memory format; steps stay on the CPU, where Adam reads them
+                    copies = [torch.empty_like(parameter).copy_(values[name]) for values in moments]
+                    self.optimizer.state[parameter] = {"step": steps[name], **dict(zip(MOMENTS, copies, strict=True))}
         return int(read_json(checkpoints[-1] / STATE_NAME)["step"])
 
-    def _trained(self) -> list[tuple[str, nn.Parameter]]:
-        return [(name, parameter) for name, parameter in self.module.named_parameters() if parameter.requires_grad]
+    def _key(self, folder: str, kind: str) -> str:
+        return kind if folder == next(iter(self.models)) else f"{folder}-{kind}"
 
 
 def remove_unfinished(out: Path) -> None:
@@ -108,6 +114,10 @@ def remove_unfinished(out: Path) -> None:
     folder = out / CHECKPOINTS_DIR
     for path in (*folder.glob(".step-*"), *set(folder.glob("step-*")).difference(find_checkpoints(out))):
         shutil.rmtree(path)
+
+
+def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 def _pick(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

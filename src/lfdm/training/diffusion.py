@@ -11,22 +11,34 @@ from torch import Tensor, nn
 
 from lfdm.config import DiffusionConfig, DiffusionTrainingConfig, Preset, to_json
 from lfdm.data.augmentation import ColorJitter
-from lfdm.data.clips import ClipCache, ClipDataset, Progress, labels, open_cache, read_index
+from lfdm.data.clips import ClipCache, ClipDataset, Progress, labels, open_cache
 from lfdm.data.video import uniform_indices
 from lfdm.diffusion import add_noise, diffusion_loss, draw_timesteps
 from lfdm.models.autoencoder import LatentFlowAutoencoder
-from lfdm.models.condition import ConditionEncoder
+from lfdm.models.condition import NULL_LABEL, ConditionEncoder
 from lfdm.models.loading import find_model
 from lfdm.models.motion_target import MotionTarget
 from lfdm.models.unet3d import MotionUNet3D
 from lfdm.pipeline import MODEL_DIR, LatentFlowPipeline
-from lfdm.training.autoencoder import AutoencoderTask
-from lfdm.training.loop import StepReport, check_run, fit, prepare_run
+from lfdm.training.autoencoder import AutoencoderTask, training_records
+from lfdm.training.loop import StepReport, check_run, fit, prepare_run, uses_bf16
 from lfdm.training.motion_cache import MotionCache, MotionDataset, open_motion_cache, to_motion
 
 PANEL_CLIPS = 4
 STAGE1_SETTINGS = ("preset.autoencoder_training",)
 """What stage 2 does not depend on, and a resumed run may therefore change."""
+
+
+class ConditionedUNet(nn.Module):
+    """The U-Net and its conditions, trained together where the null condition or the pooling of text is learned."""
+
+    def __init__(self, unet: MotionUNet3D, condition: ConditionEncoder) -> None:
+        super().__init__()
+        self.unet, self.condition = unet, condition
+
+    def forward(self, sample: Tensor, timesteps: Tensor, rows: Tensor, latent: Tensor) -> Tensor:
+        """The prediction for noisy motion (b, 3, t, h, w) under the conditions of table rows (b,); -1 = null."""
+        return self.unet(sample, timesteps, self.condition.look_up(rows), latent)
 
 
 class DiffusionTask:
@@ -36,17 +48,23 @@ class DiffusionTask:
 
     def __init__(self, pipeline: LatentFlowPipeline, preset: Preset, clips: ClipCache, motion: MotionCache | None) -> None:
         self.pipeline = pipeline
-        self.module: MotionUNet3D = pipeline.unet
+        self.module = ConditionedUNet(pipeline.unet, pipeline.condition)
         self.diffusion: DiffusionConfig = preset.diffusion
         self.config: DiffusionTrainingConfig = preset.diffusion_training
         self.clips = clips
         self.num_frames = preset.num_frames
-        self.label_rows = torch.tensor([pipeline.condition.index(record.label) for record in clips.records])
+        self.conditions = [_asked_for(record.label, self.config) for record in clips.records]
+        self.rows = torch.tensor([pipeline.condition.index(condition) for condition in self.conditions])
         self.dataset = self._dataset(motion)
+
+    def models(self, module: nn.Module) -> dict[str, nn.Module]:
+        assert isinstance(module, ConditionedUNet)
+        trained = any(True for _ in module.condition.parameters())  # a learned null condition or pooling
+        return {self.name: module.unet, **({"condition": module.condition} if trained else {})}
 
     def _dataset(self, motion: MotionCache | None) -> MotionDataset | ClipDataset:
         config = self.config
-        jitter = ColorJitter.from_amounts(config.color_jitter, random_order=False)
+        jitter = ColorJitter.from_amounts(config.color_jitter, random_order=False, spare_borders=True)
         if motion is None:
             return ClipDataset(
                 self.clips,
@@ -76,10 +94,10 @@ class DiffusionTask:
         kind, device = self.diffusion.prediction_type, generator.device
         with torch.no_grad():
             clean, latent = self._observe(batch, device)
-            condition = self._draw_condition(batch["index"], generator)
+            rows = self._draw_rows(batch["index"], generator)
         timesteps = draw_timesteps(len(clean), kind, generator=generator)
         noise = torch.randn(clean.shape, generator=generator, device=device)
-        prediction = module(add_noise(clean, noise, timesteps, kind), timesteps, condition, latent)
+        prediction = module(add_noise(clean, noise, timesteps, kind), timesteps, rows, latent)
         loss = diffusion_loss(prediction, clean, noise, timesteps, prediction_type=kind, min_snr_gamma=self.config.min_snr_gamma)
         return {"loss": loss.mean()}
 
@@ -96,29 +114,26 @@ class DiffusionTask:
             motion = autoencoder.estimate_motion(image, video)
         return target.encode(motion).float(), autoencoder.encode(image).latent
 
-    def _draw_condition(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """Label embeddings (b, D), some replaced by the null condition."""
-        condition = self.pipeline.condition
-        nn.Module.to(condition, generator.device)
+    def _draw_rows(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """Rows of the clips' labels (b,), some replaced by -1, the null condition."""
         dropped = torch.rand(len(index), generator=generator, device=generator.device) < self.config.condition_dropout
-        rows = self.label_rows.to(index.device)[index]
-        return torch.where(dropped[:, None], condition.null, condition.table[rows])
+        return self.rows.to(index.device)[index].masked_fill(dropped, -1)
 
     def panel(self, module: nn.Module) -> np.ndarray:
         """A clip (t, 2 S, n S, 3): real clips above, below them those generated from their first frames and labels."""
-        assert isinstance(module, MotionUNet3D)
-        clips = self.clips
+        assert isinstance(module, ConditionedUNet)
+        clips, pipeline = self.clips, self.pipeline
         chosen = [int(i) for i in np.linspace(0, len(clips) - 1, PANEL_CLIPS)]
-        trained, self.pipeline.unet = self.pipeline.unet, module
+        pipeline.unet, pipeline.condition = module.unet, module.condition
         try:
-            result = self.pipeline(
+            result = pipeline(
                 [clips.clip(i)[0] for i in chosen],
-                [clips.records[i].label for i in chosen],
+                [self.conditions[i] for i in chosen],
                 generator=[torch.Generator().manual_seed(i) for i in chosen],
                 output_type="np",
             )
         finally:
-            self.pipeline.unet = trained
+            pipeline.unet, pipeline.condition = self.module.unet, self.module.condition
         real = [clips.clip(i)[uniform_indices(clips.num_frames(i), self.num_frames)] for i in chosen]
         return rearrange(np.stack([real, np.asarray(result.frames)]), "row n t h w c -> t (row h) (n w) c")
 
@@ -134,7 +149,8 @@ def train_diffusion(
 ) -> Path:
     """Train stage 2 of `preset` on the training clips of `data`; returns the last checkpoint in the run folder `out`.
 
-    `out` can be given to `LatentFlowPipeline.from_pretrained` as soon as it holds a checkpoint.
+    `out` can be given to `LatentFlowPipeline.from_pretrained` as soon as it holds a checkpoint. Text embeddings of the labels
+    are made once, before training. Clips of the label "None", and with `condition_dropout=1` all, train the null condition.
 
     Args:
         autoencoder: stage-1 run, model or pipeline folder.
@@ -142,24 +158,26 @@ def train_diffusion(
         progress: called while clips are decoded and their motion is estimated.
 
     Raises:
-        ValueError: settings that do not fit the data, the auto-encoder, the run in `out` or each other.
+        ValueError: settings that do not fit the data, the auto-encoder, the run in `out` or each other, or a text encoder
+            that cannot be had.
         FileNotFoundError: no such data set or model.
+        ImportError: text conditions without transformers.
     """
-    records = [record for record in read_index(data) if record.split == "train"]
-    if not records:
-        raise ValueError(f"{data} has no training clips (split 'train')")
+    records = training_records(data)
     _check_trainable(preset.diffusion, preset.diffusion_training)
     with torch.device("meta"):
         MotionUNet3D(**to_json(preset.unet))  # a setting that it refuses is better known before all motion is estimated
     stage1 = _load_autoencoder(autoencoder, preset)
     settings = {"stage": DiffusionTask.name, "data": str(data), "autoencoder": str(autoencoder), "preset": to_json(preset)}
     check_run(out, settings, free=STAGE1_SETTINGS)
+    names = [name for label in labels(records) if (name := _asked_for(label, preset.diffusion_training)) is not None]
+    condition = _make_condition(preset, names, out / MODEL_DIR / "condition")
     clips = open_cache(data, records, preset.image_size, preset.fit, progress=progress)
     motion = None
     if preset.diffusion_training.cache_motion:
-        bf16 = preset.diffusion_training.optimization.mixed_precision == "bf16"
+        bf16 = uses_bf16(preset.diffusion_training.optimization.mixed_precision, stage1.device)
         motion = open_motion_cache(stage1, clips, bf16=bf16, progress=progress)
-    pipeline = _build_pipeline(preset, stage1, motion, labels(records))
+    pipeline = _build_pipeline(preset, stage1, condition, motion)
     prepare_run(out, settings, free=STAGE1_SETTINGS)
     if not (out / MODEL_DIR).exists():
         pipeline.save_pretrained(out / MODEL_DIR, with_unet=False)
@@ -168,13 +186,30 @@ def train_diffusion(
 
 
 def _check_trainable(diffusion: DiffusionConfig, training: DiffusionTrainingConfig) -> None:
-    if diffusion.condition == "text" or diffusion.learned_null:
-        raise ValueError(
-            "stage 2 is trained on label embeddings with a zero null condition; got condition="
-            f"{diffusion.condition!r}, learned_null={diffusion.learned_null}: set condition to 'labels' and learned_null to False"
-        )
     if diffusion.normalize and not training.cache_motion:
         raise ValueError("normalize=True needs cache_motion=True, whose motion the statistics are measured on; got False")
+
+
+def _asked_for(label: str, training: DiffusionTrainingConfig) -> str | None:
+    """What a clip of that label is trained to answer to; None = the null condition alone."""
+    return None if label == NULL_LABEL or training.condition_dropout == 1 else label
+
+
+def _make_condition(preset: Preset, names: list[str], stored: Path) -> ConditionEncoder:
+    """The embeddings of the labels `names`: those in the folder `stored` if the run has begun, otherwise new ones."""
+    if stored.is_dir():
+        return ConditionEncoder.from_pretrained(stored)
+    config, dim = preset.diffusion, preset.unet.condition_dim
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(preset.diffusion_training.optimization.seed)
+        if config.condition == "labels" or not names:
+            return ConditionEncoder.from_labels(names, dim, learned_null=config.learned_null)
+        encoder = ConditionEncoder.from_text(
+            names, config.text_encoder, learned_null=config.learned_null, pooling=config.text_pooling
+        )
+    if encoder.dim != dim:
+        raise ValueError(f"unet.condition_dim must be {encoder.dim}, as {config.text_encoder} gives; got {dim}")
+    return encoder
 
 
 def _load_autoencoder(path: Path, preset: Preset) -> LatentFlowAutoencoder:
@@ -191,14 +226,13 @@ def _load_autoencoder(path: Path, preset: Preset) -> LatentFlowAutoencoder:
 
 
 def _build_pipeline(
-    preset: Preset, stage1: LatentFlowAutoencoder, motion: MotionCache | None, names: list[str]
+    preset: Preset, stage1: LatentFlowAutoencoder, condition: ConditionEncoder, motion: MotionCache | None
 ) -> LatentFlowPipeline:
     """Everything that stage 2 needs, with a U-Net freshly initialised from the seed."""
     config = preset.diffusion
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(preset.diffusion_training.optimization.seed)
         unet = MotionUNet3D(**to_json(preset.unet))
-        condition = ConditionEncoder.from_labels(names, preset.unet.condition_dim)
     if motion is not None and config.normalize:
         target = MotionTarget.measure(
             motion.motions(),

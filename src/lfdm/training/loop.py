@@ -10,7 +10,7 @@ written at beside weights, average and optimizer moments. A run folder holds
 """
 
 import copy
-import itertools
+import functools
 import json
 import math
 import time
@@ -25,7 +25,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from lfdm.config import OptimizationConfig
+from lfdm.config import MixedPrecision, OptimizationConfig, Preset, from_json, to_json
 from lfdm.files import check_parents, write_bytes
 from lfdm.models.loading import CHECKPOINTS_DIR, read_json
 from lfdm.training.checkpoint import TrainingState, checkpoint_path, remove_unfinished
@@ -48,13 +48,12 @@ class TrainingTask(Protocol):
     """What a stage brings to the loop."""
 
     @property
-    def name(self) -> str:
-        """Folder of the model inside a checkpoint: `autoencoder` or `unet`."""
+    def module(self) -> nn.Module:
+        """What is trained, but for parameters without gradient. It draws no random numbers of its own."""
         ...
 
-    @property
-    def module(self) -> nn.Module:
-        """The model that is trained. It draws no random numbers of its own."""
+    def models(self, module: nn.Module) -> dict[str, nn.Module]:
+        """The models in `module` (or in a copy of it) that a checkpoint holds, by folder: all that is trained, main one first."""
         ...
 
     @property
@@ -91,30 +90,69 @@ def sample_order(seed: int, start: int, stop: int, num_samples: int) -> Iterator
     >>> sorted(index for _, index in sample_order(0, 6, 12, 6))
     [0, 1, 2, 3, 4, 5]
     """
-    position = start
-    while position < stop:
-        epoch, first = divmod(position, num_samples)
-        order = np.random.default_rng((seed, epoch, 1)).permutation(num_samples)
-        for index in order[first : first + stop - position]:
-            yield position, int(index)
-            position += 1
+    for position in range(start, stop):
+        epoch, place = divmod(position, num_samples)
+        yield position, int(_epoch_order(seed, epoch, num_samples)[place])
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch_order(seed: int, epoch: int, num_samples: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch, 1)).permutation(num_samples)
+
+
+def steps_per_epoch(config: OptimizationConfig, num_clips: int) -> float:
+    """Steps in which an epoch visits every clip `epoch_repeats` times; a whole number unless `last_batch` is `join`."""
+    visits = num_clips * config.epoch_repeats
+    if config.last_batch == "join":
+        return visits / config.batch_size
+    return visits // config.batch_size if config.last_batch == "drop" else -(-visits // config.batch_size)
 
 
 class StepSampler:
-    """The batches of the steps from `start` to `stop` - 1 as (position, index) pairs: one process's share of each."""
+    """The batches of the steps from `start` to `stop` - 1 as (position, index) pairs: one process's share of each.
+
+    Raises:
+        ValueError: epochs too short for one batch (`last_batch='drop'`), or a short batch that the processes cannot share.
+    """
 
     def __init__(self, config: OptimizationConfig, num_samples: int, start: int, stop: int, *, rank: int, world: int) -> None:
         self.config, self.num_samples, self.steps = config, num_samples, range(start, stop)
         self.rank, self.world = rank, world
+        visits = num_samples * config.epoch_repeats
+        if config.last_batch == "drop" and visits < config.batch_size:
+            raise ValueError(
+                f"batch_size must be at most an epoch's {visits} samples with last_batch='drop'; got {config.batch_size}"
+            )
+        if config.last_batch == "keep" and visits % config.batch_size % world:
+            short = visits % config.batch_size
+            raise ValueError(f"last_batch must be 'join' or 'drop', as {world} processes cannot share a last batch of {short}")
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        size = self.config.batch_size
-        pairs = sample_order(self.config.seed, self.steps.start * size, self.steps.stop * size, self.num_samples)
-        for _ in self.steps:
-            yield list(itertools.islice(pairs, size))[self.rank :: self.world]
+        visits = self.num_samples * self.config.epoch_repeats
+        for step in self.steps:
+            pairs = sample_order(self.config.seed, *self._positions(step, visits), visits)
+            yield [(position, visit % self.num_samples) for position, visit in pairs][self.rank :: self.world]
 
     def __len__(self) -> int:
         return len(self.steps)
+
+    def _positions(self, step: int, visits: int) -> tuple[int, int]:
+        """First position of a step's batch, and the one after its last."""
+        size = self.config.batch_size
+        if self.config.last_batch == "join":
+            return step * size, (step + 1) * size
+        epoch, batch = divmod(step, int(steps_per_epoch(self.config, self.num_samples)))
+        start = epoch * visits + batch * size
+        return start, min(start + size, (epoch + 1) * visits)
+
+
+def uses_bf16(choice: MixedPrecision, device: torch.device) -> bool:
+    """Whether to compute in bfloat16. `auto` asks the device: a processor without the instructions is ten times slower in it."""
+    if choice != "auto":
+        return choice == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 def learning_rate(config: OptimizationConfig, step: int) -> float:
@@ -129,12 +167,22 @@ def learning_rate(config: OptimizationConfig, step: int) -> float:
 
 @torch.no_grad()
 def update_average(average: nn.Module, module: nn.Module, decay: float, step: int) -> None:
-    """Move the averaged weights towards the current ones, quickly at first; buffers are copied."""
+    """Move the averaged weights towards the current ones, quickly at first; buffers are copied, frozen weights left alone."""
     decay = min(decay, (1 + step) / (10 + step))
-    pairs = list(average.parameters()), list(module.parameters())
-    torch._foreach_lerp_(*pairs, 1 - decay)  # type: ignore[attr-defined]
+    pairs = zip(average.parameters(), module.parameters(), strict=True)
+    means, values = zip(*(pair for pair in pairs if pair[1].requires_grad), strict=True)
+    torch._foreach_lerp_(means, values, 1 - decay)  # type: ignore[attr-defined]
     for mean, value in zip(average.buffers(), module.buffers(), strict=True):
         mean.copy_(value)
+
+
+def set_training(module: nn.Module) -> None:
+    """Training mode, but evaluation mode for layers whose weights are all frozen: their batch-norm statistics are, too."""
+    module.train()
+    for layer in module.modules():
+        weights = list(layer.parameters())
+        if weights and not any(weight.requires_grad for weight in weights):
+            layer.eval()
 
 
 def check_run(out: Path, config: dict[str, Any], *, free: Collection[str] = ()) -> None:
@@ -146,7 +194,7 @@ def check_run(out: Path, config: dict[str, Any], *, free: Collection[str] = ()) 
     path = out / CONFIG_NAME
     check_parents(path.parent)
     if path.exists():
-        differing = list(_differences(read_json(path), json.loads(json.dumps(config)), free))
+        differing = list(_differences(_with_defaults(read_json(path)), json.loads(json.dumps(config)), free))
         if differing:
             raise ValueError(f"{out} holds a run of other settings: {'; '.join(differing)}. Use them, or another --out")
     elif out.exists() and not (out.is_dir() and all(entry.name.startswith((".", CONFIG_NAME)) for entry in out.iterdir())):
@@ -165,10 +213,19 @@ def prepare_run(out: Path, config: dict[str, Any], *, free: Collection[str] = ()
     """
     check_run(out, config, free=free)
     path, new = out / CONFIG_NAME, json.loads(json.dumps(config))
-    if path.exists() and read_json(path) == new:
+    if path.exists() and _with_defaults(read_json(path)) == new:
         return
     out.mkdir(parents=True, exist_ok=True)
     write_bytes(path, (json.dumps(new, indent=2) + "\n").encode())
+
+
+def _with_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """A stored configuration in which settings that are newer than the run have their defaults, which change nothing."""
+    try:
+        preset = to_json(from_json(Preset, config["preset"]))
+    except (KeyError, ValueError):  # another kind of run, or a preset that is no longer allowed: compared as it is
+        return config
+    return json.loads(json.dumps({**config, "preset": preset}))
 
 
 def _differences(old: object, new: object, free: Collection[str], name: str = "") -> Iterator[str]:
@@ -221,12 +278,15 @@ class _Trainer:
         if config.batch_size % self.accelerator.num_processes:
             raise ValueError(f"batch_size must divide by the {self.accelerator.num_processes} processes; got {config.batch_size}")
         module = task.module.to(self.device)
-        if config.mixed_precision == "bf16" or self.device.type == "cuda":
+        self.bf16 = uses_bf16(config.mixed_precision, self.device)
+        if self.bf16 or self.device.type == "cuda":
             module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # slower in float32 on a CPU
-        average = copy.deepcopy(module).requires_grad_(False).eval() if config.ema_decay else module
-        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.Adam(trained, lr=config.learning_rate, betas=config.betas)
-        self.state = TrainingState(task.name, module, average, optimizer)
+        self.trained, self.average = module, module
+        if config.ema_decay:
+            self.average = copy.deepcopy(module).requires_grad_(False).eval()
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, betas=config.betas)
+        self.state = TrainingState(task.models(module), task.models(self.average), optimizer)
         self.step = self.state.load_newest(out)
         self.module = self.accelerator.prepare_model(module)  # the optimizer stays as it is: accelerate would move its steps
         self.totals: dict[str, Tensor] = {}
@@ -246,7 +306,7 @@ class _Trainer:
 
     def _train(self, stop: int, log: RunLog | None) -> None:
         config = self.config
-        self.module.train()
+        set_training(self.module)
         saved_at = time.monotonic()
         for batch in self._loader(stop):
             for name, value in self._train_step(batch).items():
@@ -276,7 +336,7 @@ class _Trainer:
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step)
         batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             losses = self.task.loss(self.module, batch, self._generator())
         state.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(losses["loss"])
@@ -284,7 +344,7 @@ class _Trainer:
             losses["grad_norm"] = nn.utils.clip_grad_norm_(self.module.parameters(), config.max_grad_norm)
         state.optimizer.step()
         if config.ema_decay:
-            update_average(state.average, state.module, config.ema_decay, self.step)
+            update_average(self.average, self.trained, config.ema_decay, self.step)
         return {name: value.detach() for name, value in losses.items()}
 
     def _generator(self) -> torch.Generator:
@@ -311,7 +371,7 @@ class _Trainer:
 
     def _check_finite(self, bad: list[str]) -> None:
         if bad:
-            hint = "" if self.config.mixed_precision == "no" else " or mixed_precision='no'"
+            hint = " or mixed_precision='no'" if self.bf16 else ""
             more = f" and {len(bad) - 8} more" if len(bad) > 8 else ""
             raise NonFiniteLossError(
                 f"{', '.join(bad[:8])}{more} stopped being finite between steps {self.reported_step} and {self.step}; the last "
@@ -320,10 +380,10 @@ class _Trainer:
 
     @torch.no_grad()
     def _sample(self, log: RunLog) -> None:
-        average = self.state.average
-        average.eval()
-        log.panel(self.step, self.task.panel(average))
-        average.train(average is self.state.module)
+        self.average.eval()
+        log.panel(self.step, self.task.panel(self.average))
+        if self.average is self.trained:
+            set_training(self.module)
 
     def _checkpoint_due(self, saved_at: float) -> bool:
         """By steps or minutes; several processes agree on the minutes, which costs a wait, at `log_steps` only."""

@@ -1,0 +1,193 @@
+"""The corpora of the paper (Ni et al., CVPR 2023), from their own downloads -> clip data sets with its crops and splits.
+
+Each corpus has a file of its own (mug.py, mhad.py, natops.py): its labels, its subjects and where its clips lie.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lfdm.data.cache import Progress
+from lfdm.data.conversion import (
+    ClipFormat,
+    FolderReport,
+    Recording,
+    SkippedFile,
+    Take,
+    check_trees,
+    convert,
+    entries_or_skip,
+    skip,
+    summarize,
+)
+from lfdm.data.index import MAX_WORKERS, Split, check_data_set_folder, write_index
+from lfdm.data.video import Crop
+from lfdm.files import write_bytes
+from lfdm.settings import check_integer
+
+Key = tuple[str, ...]
+"""What a clip is, in words from the general to the particular: ("subject 3", "action 7", "take 1")."""
+
+_MARKER = ".corpus"
+"""In `clips/`: of which corpus and size they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """A published corpus: where its clips lie and how the paper divides them."""
+
+    name: str
+    layout: str
+    """What its download looks like, in one line."""
+    train_subjects: tuple[str, ...]
+    test_subjects: tuple[str, ...]
+    num_train: int
+    """Training clips of the paper."""
+    train_keys: tuple[Key, ...]
+    """Everything there should be a training clip of; where takes are not numbered, of which at least one."""
+    crop: Crop | None
+    survey: "Callable[[Survey], None]"
+    """Find the recordings."""
+
+    def split_of(self, subject: str) -> Split | None:
+        """The split of a subject, None for one in neither list."""
+        if subject in self.train_subjects:
+            return "train"
+        return "test" if subject in self.test_subjects else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What was found in a copy of a corpus, collected by `Corpus.survey`."""
+
+    corpus: Corpus
+    source: Path
+    recordings: list[Recording] = field(default_factory=list)
+    keys: dict[str, Key] = field(default_factory=dict)
+    """By the clip's path in the data set."""
+    skipped: list[SkippedFile] = field(default_factory=list)
+
+    def add(self, recording: Path, takes: Iterable[tuple[Key, Take]]) -> None:
+        """A recording and its takes."""
+        named = dict(takes)
+        self.recordings.append(Recording(path=recording, takes=tuple(named.values())))
+        self.keys.update((take.path, key) for key, take in named.items())
+
+    def entries(self, folder: Path) -> list[Path]:
+        """What lies in a folder of the tree, in natural order; one that is empty or cannot be read is skipped."""
+        return entries_or_skip(self.source, folder, self.skipped)
+
+    def skip(self, path: Path, reason: str) -> None:
+        """Something in the tree that is no clip of the paper's."""
+        self.skipped.append(skip(self.source, path, reason))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusReport:
+    """What `write_published` made of a copy of a corpus."""
+
+    clips: FolderReport
+    num_kept: int
+    """Clips that an earlier run had finished."""
+    expected_train: int
+    """Training clips of the paper, to be compared with `clips.num_train`."""
+    missing: tuple[str, ...]
+    """Which training clips are absent, if there are fewer: a whole subject or action in one line."""
+
+
+def write_published(
+    corpus: Corpus,
+    source: str | Path,
+    out: str | Path,
+    *,
+    size: int = 128,
+    num_workers: int | None = None,
+    progress: Progress | None = None,
+) -> CorpusReport:
+    """Write the clip data set `out` from your copy `source` of a corpus, and report on it.
+
+    A clip is all frames of a take, cropped as published and fitted to `size` with black borders (`fit_frames`), at the
+    recording's own rate, without loss: reading it back at `size` changes nothing. Labels, subjects and splits are the
+    paper's; subjects in neither list are left out and reported, and so are broken recordings. (The paper jitters
+    colours before it resizes; on clips stored at their final size, training jitters after it.)
+
+    The same command continues a stopped run and adds what has come to `source` since: clips in `out` that are whole
+    are not made again, and clips.csv is written when all are there.
+
+    Raises FileNotFoundError for a missing tree; ValueError for impossible settings, a tree without any usable clip of
+    the corpus, and an `out` that holds other things, another corpus or another size, or overlaps the tree.
+    """
+    source, out = Path(source), Path(out)
+    check_trees(source, out)
+    form = ClipFormat(size=size, fit="pad", crop=corpus.crop)
+    if num_workers is not None:
+        check_integer("num_workers", num_workers, 0, MAX_WORKERS)
+    found = Survey(corpus=corpus, source=source)
+    corpus.survey(found)
+    if not found.recordings:
+        raise ValueError(f"{source}: no clip of {corpus.name} in it; expected {corpus.layout}")
+    _claim(out, corpus, size)
+    made = convert(source, out, found.recordings, form, keep_finished=True, num_workers=num_workers, progress=progress)
+    skipped = (*found.skipped, *made.skipped)
+    if not made.records:
+        _give_up(out)
+        raise ValueError(
+            f"{source}: no usable clip; of {len(skipped)} skipped the last is {skipped[-1].path} ({skipped[-1].reason})"
+        )
+    write_index(out, made.records)
+    clips = summarize(out, made.records, skipped)
+    present = [found.keys[record.path] for record in made.records if record.split == "train"]
+    return CorpusReport(
+        clips=clips,
+        num_kept=made.num_kept,
+        expected_train=corpus.num_train,
+        missing=tuple(_missing(corpus, present)) if clips.num_train < corpus.num_train else (),
+    )
+
+
+def _claim(out: Path, corpus: Corpus, size: int) -> None:
+    """Make the folder and note what it is for, or check that it is for just that; sweep up after a killed run."""
+    check_data_set_folder(out)
+    marker = out / "clips" / _MARKER
+    wanted = f"{corpus.name} at {size}x{size}"
+    if marker.is_file():
+        held = marker.read_text()
+        if held != wanted:
+            raise ValueError(f"{out}: holds clips of {held}, not of {wanted}; choose another folder")
+    elif out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out}: holds another data set than {wanted}; choose another folder")
+    else:
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(marker, wanted.encode())
+    for rest in marker.parent.rglob(".*.tmp"):
+        rest.unlink()
+
+
+def _give_up(out: Path) -> None:
+    """Leave no folder behind in which there is no clip."""
+    clips = out / "clips"
+    if [entry.name for entry in clips.iterdir()] == [_MARKER] and not (out / ".cache").exists():
+        (clips / _MARKER).unlink()
+        clips.rmdir()
+        out.rmdir()
+
+
+def _missing(corpus: Corpus, present: Sequence[Key]) -> list[str]:
+    gaps = absent(corpus.train_keys, present)
+    return gaps or ["takes of subjects and labels that have others: the corpus does not number them"]
+
+
+def absent(expected: Iterable[Key], present: Collection[Key]) -> list[str]:
+    """What is not there, as generally as can be said.
+
+    >>> expected = [(s, f"action {a}") for s in ("subject 1", "subject 2") for a in (1, 2)]
+    >>> absent(expected, [("subject 1", "action 2", "take 1")])
+    ['subject 1, action 1', 'subject 2']
+    """
+    known = {key[:depth] for key in present for depth in range(1, len(key) + 1)}
+    gaps: dict[Key, None] = {}
+    for key in expected:
+        gap = next((key[:depth] for depth in range(1, len(key) + 1) if key[:depth] not in known), None)
+        if gap is not None:
+            gaps[gap] = None
+    return [", ".join(gap) for gap in gaps]

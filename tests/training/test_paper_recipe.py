@@ -1,0 +1,139 @@
+"""The paper's presets train: mug128 at full size for two steps of each stage, the others with narrower networks.
+
+The perceptual network is VGG-19 in torchvision's layout with random weights, clips are drawn here; batch 1, few frames.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lfdm.config import Preset, UNetConfig
+from lfdm.data.clips import ClipRecord, write_index
+from lfdm.data.video import write_video
+from lfdm.models.loading import find_checkpoints
+from lfdm.pipeline import LatentFlowPipeline
+from lfdm.presets import get_preset
+from lfdm.training.autoencoder import train_autoencoder
+from lfdm.training.diffusion import train_diffusion
+
+LABELS = ("Turn Left", "Spread Wings")
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two clips of 6 frames of 128x128, two labels, one subject."""
+    root = tmp_path_factory.mktemp("data") / "faces"
+    records = []
+    rng = np.random.default_rng(0)
+    for i, label in enumerate(LABELS):
+        coarse = rng.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
+        path = f"clips/{i}.avi"
+        write_video(root / path, coarse.repeat(8, axis=1).repeat(8, axis=2), fps=8)
+        records.append(ClipRecord(path=path, label=label, subject="a", split="train", frames=6, fps=8.0, width=128, height=128))
+    write_index(root, records)
+    return root
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Iterator[Path]:
+    """A folder that is emptied at once: full-size checkpoints are large."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+def write_vgg19(path: Path, widths: tuple[int, ...]) -> Path:
+    """torchvision's names: `features.N` counts convolutions, ReLUs and poolings."""
+    generator, state, position, before = torch.Generator().manual_seed(0), {}, 0, 3
+    for width, count in zip(widths, (2, 2, 4, 4, 4), strict=True):
+        for _ in range(count):
+            scale = (2 / (9 * before)) ** 0.5
+            state[f"features.{position}.weight"] = scale * torch.randn(width, before, 3, 3, generator=generator)
+            state[f"features.{position}.bias"] = torch.zeros(width)
+            before, position = width, position + 2
+        position += 1
+    torch.save(state, path)
+    return path
+
+
+def two_steps(preset: Preset, vgg: Path, **diffusion: object) -> Preset:
+    """`preset` with two steps of one sample and few frames, everything else as it is."""
+    short = {"num_steps": 2, "batch_size": 1, "num_workers": 0, "log_steps": 1}
+    stage1, stage2 = preset.autoencoder_training, preset.diffusion_training
+    return replace(
+        preset,
+        num_frames=4,
+        autoencoder_training=replace(
+            stage1, optimization=replace(stage1.optimization, **short), perceptual_weights_path=str(vgg)
+        ),
+        diffusion_training=replace(stage2, optimization=replace(stage2.optimization, **short)),
+        diffusion=replace(preset.diffusion, **diffusion),
+    )
+
+
+def train(preset: Preset, data: Path, out: Path) -> LatentFlowPipeline:
+    """Both stages; every trained tensor must have moved."""
+    losses: dict[str, list[dict[str, float]]] = {"one": [], "two": []}
+    stage1 = train_autoencoder(preset, data, out / "one", report=lambda step: losses["one"].append(step.metrics))
+    assert_moved(stage1)
+    stage2 = train_diffusion(preset, data, out / "one", out / "two", report=lambda step: losses["two"].append(step.metrics))
+    assert_moved(stage2)
+    for metrics in losses["one"]:
+        assert metrics["loss"] == pytest.approx(10 * metrics["perceptual"] + 10 * metrics["equivariance"], rel=1e-4)
+    assert [len(steps) for steps in losses.values()] == [2, 2]
+    assert all(np.isfinite(list(metrics.values())).all() for steps in losses.values() for metrics in steps)
+    assert [metrics["learning_rate"] for steps in losses.values() for metrics in steps] == [2e-4] * 4
+    assert 0.5 < losses["two"][0]["loss"] < 2  # unit noise, of which an untrained network knows little
+    return LatentFlowPipeline.from_pretrained(out / "two")
+
+
+def assert_moved(checkpoint: Path) -> None:
+    stored = load_file(checkpoint / "training.safetensors")
+    moments = {name: value for name, value in stored.items() if "exp_avg_sq." in name}
+    assert {int(stored[name.replace("exp_avg_sq", "step")]) for name in moments} == {2}
+    assert [name for name, value in moments.items() if not value.isfinite().all()] == []
+    assert sum(bool(value.any()) for value in moments.values()) > 0.9 * len(moments)
+
+
+def test_mug128_trains_at_full_size(faces: Path, work: Path, wide_bert: Path) -> None:
+    vgg = write_vgg19(work / "vgg19.pth", (64, 128, 256, 512, 512))
+    preset = two_steps(get_preset("mug128"), vgg, text_encoder=str(wide_bert))
+    pipe = train(preset, faces, work)
+    assert sum(p.numel() for p in pipe.autoencoder.parameters()) == 66_004_557
+    assert sum(p.numel() for p in pipe.unet.parameters()) == 42_731_203
+    assert pipe.embed_condition(["Turn Left", None]).shape == (2, 768)
+
+
+@pytest.mark.parametrize("name", ["mhad128", "natops128"])
+def test_the_others_train_with_narrower_networks(name: str, faces: Path, work: Path, wide_bert: Path) -> None:
+    vgg = write_vgg19(work / "vgg19.pth", (4, 4, 4, 4, 4))
+    preset = two_steps(get_preset(name), vgg, text_encoder=str(wide_bert))
+    narrow = replace(
+        preset.autoencoder, channels=8, max_channels=16, region_channels=4, region_flow_channels=4, region_max_channels=16
+    )
+    unet: UNetConfig = replace(preset.unet, latent_channels=16, dim=8, num_heads=2, head_dim=8)
+    pipe = train(replace(preset, autoencoder=narrow, unet=unet), faces, work)
+    assert pipe.condition.config["learned_null"] == (name == "natops128")
+    checkpoint = find_checkpoints(work / "two")[-1]
+    assert (checkpoint / "condition").is_dir() == (name == "natops128")
+    assert json.loads((work / "one" / "config.json").read_text())["preset"]["autoencoder"]["region_padding"] == 0
+
+
+@pytest.fixture(scope="module")
+def wide_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text model as wide as the published one, and one layer deep, with random weights."""
+    transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'lfdm[text]'")
+    folder = tmp_path_factory.mktemp("text") / "bert"
+    folder.mkdir()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *" ".join(LABELS).split()]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    transformers.BertTokenizer(vocab={word: i for i, word in enumerate(words)}, do_lower_case=False).save_pretrained(folder)
+    config = transformers.BertConfig(vocab_size=len(words), num_hidden_layers=1, intermediate_size=64, max_position_embeddings=32)
+    transformers.BertModel(config).save_pretrained(folder)
+    return folder
