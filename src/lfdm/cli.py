@@ -431,19 +431,30 @@ def _train_autoencoder(preset: Preset) -> Callable[..., None]:
 
 
 def _train_diffusion(preset: Preset) -> Callable[..., None]:
-    def train_diffusion(*, data: Path, autoencoder: Path, out: Path, config: Annotated[Preset, arg(name="")] = preset) -> None:
+    def train_diffusion(
+        *,
+        data: Path,
+        autoencoder: Path,
+        out: Path,
+        init: Path | None = None,
+        config: Annotated[Preset, arg(name="")] = preset,
+    ) -> None:
         """Train stage 2; the same command resumes.
 
         Args:
             data: clip data set.
             autoencoder: stage-1 run, model or pipeline folder.
             out: run folder, for checkpoints and logs; can be given to --model.
+            init: U-Net, pipeline or run folder whose weights to start from.
         """
         from lfdm.training import diffusion as stage2
 
         with progress_bar() as update:
             progress = functools.partial(update, "preparing clips and motion")
-            print(stage2.train_diffusion(config, data, autoencoder, out, report=_reporter(update), progress=progress))
+            trained = stage2.train_diffusion(
+                config, data, autoencoder, out, init=init, report=_reporter(update), progress=progress
+            )
+            print(trained)
 
     return _naming_preset(train_diffusion, preset)
 

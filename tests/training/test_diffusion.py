@@ -288,3 +288,19 @@ def test_a_stage_1_of_another_configuration_is_refused(
     other = replace(tiny_preset, autoencoder=replace(tiny_preset.autoencoder, num_res_blocks=2))
     with pytest.raises(ValueError, match="num_res_blocks is 1 there, 2 here"):
         train_diffusion(other, puppets_dir, stage1, tmp_path / "run")
+
+
+def test_training_starts_from_given_weights(tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path) -> None:
+    train_diffusion(with_steps(tiny_preset, 2), puppets_dir, stage1, tmp_path / "first")
+    slow = with_steps(tiny_preset, 1)
+    optimization = replace(slow.diffusion_training.optimization, learning_rate=1e-9, seed=5)
+    slow = replace(slow, diffusion_training=replace(slow.diffusion_training, optimization=optimization))
+    train_diffusion(slow, puppets_dir, stage1, tmp_path / "second", init=tmp_path / "first")
+    first, second = (LatentFlowPipeline.from_pretrained(tmp_path / name).unet.state_dict() for name in ("first", "second"))
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, atol=1e-6, rtol=0)
+
+    other = replace(tiny_preset, unet=replace(tiny_preset.unet, input_kernel=5))
+    with pytest.raises(ValueError, match=r"first holds a U-Net of another configuration .* input_kernel is \d there, 5 here"):
+        train_diffusion(other, puppets_dir, stage1, tmp_path / "third", init=tmp_path / "first")
+    assert not (tmp_path / "third").exists()

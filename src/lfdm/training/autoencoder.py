@@ -12,7 +12,7 @@ from lfdm.config import AutoencoderTrainingConfig, Preset, to_json
 from lfdm.data.augmentation import ColorJitter, PairAugmentation
 from lfdm.data.clips import ClipCache, ClipRecord, PairDataset, Progress, open_cache, read_index
 from lfdm.models.autoencoder import LatentFlowAutoencoder, Reconstruction
-from lfdm.models.loading import find_model
+from lfdm.models.loading import find_model, load_exactly
 from lfdm.models.regions import RegionMotionPredictor
 from lfdm.training.equivariance import RandomWarp, equivariance_losses
 from lfdm.training.loop import StepReport, check_run, fit, prepare_run
@@ -138,7 +138,7 @@ def train_autoencoder(
         module = LatentFlowAutoencoder(**to_json(preset.autoencoder))
     if init is not None:
         start = LatentFlowAutoencoder.from_pretrained(find_model(init, AutoencoderTask.name))
-        module.load_state_dict(start.state_dict())
+        load_exactly(module, start.state_dict(), str(init))
     settings = {"stage": AutoencoderTask.name, "data": str(data), "init": str(init) if init else None, "preset": to_json(preset)}
     check_run(out, settings, free=STAGE2_SETTINGS)
     cache = open_cache(data, records, preset.image_size, preset.fit, progress=progress)

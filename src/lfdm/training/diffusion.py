@@ -1,15 +1,16 @@
 """Training of stage 2: diffusion over the motion that stage 1 sees in training clips (LFDM section 3.3)."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from lfdm.config import DiffusionConfig, DiffusionTrainingConfig, Preset, to_json
+from lfdm.config import AutoencoderConfig, DiffusionConfig, DiffusionTrainingConfig, Preset, UNetConfig, to_json
 from lfdm.data.augmentation import ColorJitter
 from lfdm.data.clips import ClipCache, ClipDataset, Progress, labels, open_cache
 from lfdm.data.video import uniform_indices
@@ -144,6 +145,7 @@ def train_diffusion(
     autoencoder: Path,
     out: Path,
     *,
+    init: Path | None = None,
     report: Callable[[StepReport], None] | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -154,6 +156,7 @@ def train_diffusion(
 
     Args:
         autoencoder: stage-1 run, model or pipeline folder.
+        init: U-Net, pipeline or run folder whose weights to start from.
         report: called with the metrics every `log_steps`.
         progress: called while clips are decoded and their motion is estimated.
 
@@ -168,7 +171,14 @@ def train_diffusion(
     with torch.device("meta"):
         MotionUNet3D(**to_json(preset.unet))  # a setting that it refuses is better known before all motion is estimated
     stage1 = _load_autoencoder(autoencoder, preset)
-    settings = {"stage": DiffusionTask.name, "data": str(data), "autoencoder": str(autoencoder), "preset": to_json(preset)}
+    start = None if init is None else _load_unet(init, preset)
+    settings = {
+        "stage": DiffusionTask.name,
+        "data": str(data),
+        "autoencoder": str(autoencoder),
+        "init": str(init) if init else None,
+        "preset": to_json(preset),
+    }
     check_run(out, settings, free=STAGE1_SETTINGS)
     names = [name for label in labels(records) if (name := _asked_for(label, preset.diffusion_training)) is not None]
     condition = _make_condition(preset, names, out / MODEL_DIR / "condition")
@@ -178,6 +188,8 @@ def train_diffusion(
         bf16 = uses_bf16(preset.diffusion_training.optimization.mixed_precision, stage1.device)
         motion = open_motion_cache(stage1, clips, bf16=bf16, progress=progress)
     pipeline = _build_pipeline(preset, stage1, condition, motion)
+    if start is not None:
+        pipeline.unet.load_state_dict(start.state_dict())
     prepare_run(out, settings, free=STAGE1_SETTINGS)
     if not (out / MODEL_DIR).exists():
         pipeline.save_pretrained(out / MODEL_DIR, with_unet=False)
@@ -215,14 +227,28 @@ def _make_condition(preset: Preset, names: list[str], stored: Path) -> Condition
 def _load_autoencoder(path: Path, preset: Preset) -> LatentFlowAutoencoder:
     """The trained stage 1, frozen; ValueError where its configuration is not the preset's."""
     stage1 = LatentFlowAutoencoder.from_pretrained(find_model(path, AutoencoderTask.name)).requires_grad_(False)
+    _check_configuration(f"{path} holds a stage 1", stage1.config, preset.autoencoder, preset.name)
+    return stage1
+
+
+def _load_unet(path: Path, preset: Preset) -> MotionUNet3D:
+    """A trained U-Net to start from; ValueError where its configuration is not the preset's."""
+    unet = MotionUNet3D.from_pretrained(find_model(path, DiffusionTask.name))
+    _check_configuration(f"{path} holds a U-Net", unet.config, preset.unet, preset.name)
+    return unet
+
+
+def _check_configuration(what: str, found: Mapping[str, Any], wanted: AutoencoderConfig | UNetConfig, preset_name: str) -> None:
+    settings = to_json(wanted)
     differing = [
-        f"{name} is {stage1.config[name]!r} there, {value!r} here"
-        for name, value in json.loads(json.dumps(to_json(preset.autoencoder))).items()
-        if json.loads(json.dumps(stage1.config[name])) != value
+        f"{name} is {found[name]!r} there, {settings[name]!r} here" for name in settings if not _same(found[name], settings[name])
     ]
     if differing:
-        raise ValueError(f"{path} holds a stage 1 of another configuration than preset {preset.name}: {'; '.join(differing)}")
-    return stage1
+        raise ValueError(f"{what} of another configuration than preset {preset_name}: {'; '.join(differing)}")
+
+
+def _same(one: object, other: object) -> bool:
+    return json.dumps(one) == json.dumps(other)  # tuples and lists are alike
 
 
 def _build_pipeline(
