@@ -1,9 +1,7 @@
 """A tree of labelled clips of every kind becomes a clip data set."""
 
 import os
-import resource
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -226,15 +224,7 @@ def test_a_folder_that_may_not_be_read_is_skipped(tree: Path, tmp_path: Path) ->
     assert {s.path: "cannot be read" in s.reason for s in report.skipped if s.path == "spin"} == {"spin": True}
 
 
-def test_a_full_disk_is_no_fault_of_the_clip(tree: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_no_fault_of_the_clip(tree: Path, tmp_path: Path, on_full_disk: Callable[[str, int], str]) -> None:
     code = f"from lfdm.data.corpora import write_folder\nwrite_folder({str(tree)!r}, {str(tmp_path / 'set')!r}, size=64)"
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000)),
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"PYTHONDONTWRITEBYTECODE": "1"},
-    )
-    assert "File too large" in result.stderr
+    assert "File too large" in on_full_disk(code, 8000)
     assert [entry.name for entry in tmp_path.iterdir()] == ["tree"]

@@ -1,9 +1,5 @@
 """The puppets: what every clip must be, and that their motion is known exactly."""
 
-import os
-import resource
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -308,17 +304,9 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_full_disk_leaves_no_data_set(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_data_set(tmp_path: Path, on_full_disk: Callable[[str, int], str]) -> None:
     code = f"from lfdm.data.puppets import write_puppets\nwrite_puppets({str(tmp_path / 'set')!r}, num_subjects=2, num_workers=0)"
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
-    )
-    assert "File too large" in result.stderr
+    assert "File too large" in on_full_disk(code, 20_000)
     assert list(tmp_path.iterdir()) == []
 
 
