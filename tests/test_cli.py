@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lfdm import pipeline_folder
@@ -160,17 +161,23 @@ def test_unconditional_and_half_precision(lfdm: Lfdm, model: Path, image: Path) 
         ([], "IMAGE"),
         (["nothing.png", "wave"], "nothing.png: no such file or folder"),
         (["notes.txt", "wave"], "notes.txt"),
-        (["person", "wave", "--out", "wave.mov"], "out must end in .mp4, .webm, .gif, .avi or nothing"),
+        (["person", "wave", "--out", "wave.mov"], "out must end in .mp4, .webm, .gif or nothing"),
+        (
+            ["person", "wave", "--out", "wave.avi"],
+            "out must end in .mp4, .webm, .gif or nothing (a folder of PNGs); got 'wave.avi'",
+        ),
         (["person", "wave", "--num-frames", "17"], "num_frames must be a whole number from 1 to 16; got 17"),
         (["person", "wave", "--num-frames", "many"], "--num-frames"),
         (["person", "wave", "--num-inference-steps", "0"], "num_inference_steps must be a whole number from 1"),
-        (["person", "wave", "--guidance-scale", "nan"], "guidance_scale must be a finite number, 0 or more; got nan"),
+        (["person", "wave", "--guidance-scale", "nan"], "guidance_scale must be a finite number, 0 to 100; got nan"),
+        (["person", "wave", "--guidance-scale", "1e30"], "guidance_scale must be a finite number, 0 to 100; got 1e+30"),
         (["person", "wave", "--num-videos", "0"], "num_videos must be"),
         (["person", "wave", "--seed", "-1"], "seed must be"),
         (["person", "wave", "--fps", "0"], "fps must be"),
-        (["person", "wave", "--fps", "60", "--out", "a.gif"], "fps must be at most 50"),
+        (["person", "wave", "--fps", "60", "--out", "a.gif"], "fps must be a finite number, 0.01 to 50; got 60.0"),
         (["person", "wave", "--scale", "0"], "scale must be"),
         (["person", "wave", "--device", "toaster"], "device 'toaster' cannot be used here"),
+        (["person", "wave", "--device", "meta"], "device 'meta' cannot be used here"),
         (["person", "wave", "--fit", "stretch"], "'stretch'"),
         (["person", "wave", "--model", "nobody"], "unknown model 'nobody'; bundled models: "),
         (["person", "wave", "--model", "./nobody"], "no model folder ./nobody"),
@@ -219,7 +226,7 @@ def test_a_full_disk_is_one_line(model: Path, image: Path, tmp_path: Path) -> No
         "import resource, sys, lfdm.pipeline_outputs\n"
         "from lfdm.cli import COMMANDS, run\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        f"sys.exit(run(COMMANDS, ['generate', {str(image)!r}, 'wave', '--model', {str(model)!r}, '--out', 'wave.avi', "
+        f"sys.exit(run(COMMANDS, ['generate', {str(image)!r}, 'wave', '--model', {str(model)!r}, '--out', 'wave', "
         "'--num-inference-steps', '1'], ''))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
@@ -239,8 +246,8 @@ def test_transfer_follows_the_driving_video(lfdm: Lfdm, model: Path, image: Path
     assert code == 0
     assert printed.split() == ["moved", "moved-panel.gif"]
     assert read_video("moved").shape == read_video(clip).shape
-    assert lfdm(*common, "moved.avi", "--absolute", "--num-frames", 3)[0] == 0
-    info = video_info("moved.avi")
+    assert lfdm(*common, "moved.mp4", "--absolute", "--num-frames", 3)[0] == 0
+    info = video_info("moved.mp4")
     assert (info.frames, info.fps) == (3, video_info(clip).fps)
     code, _, err = lfdm("transfer", image, "nothing.mp4", "--model", model)
     assert (code, err) == (2, "lfdm: nothing.mp4: no such file or folder\n")
@@ -264,6 +271,86 @@ def test_demo_shows_every_label_of_the_bundled_model(
     assert code == 0
     assert printed.split() == ["demo/raise-arms.mp4", "demo/raise-arms-panel.gif", "demo/wave.mp4", "demo/wave-panel.gif"]
     assert video_info("demo/wave.mp4").width == 128
+
+
+def test_a_full_disk_stops_a_training_with_one_line_and_the_last_checkpoint(puppets_dir: Path, tmp_path: Path) -> None:
+    def train(num_steps: int, limit: int | None) -> subprocess.CompletedProcess[str]:
+        line = ["train", "autoencoder", "puppets64", "--data", str(puppets_dir), "--out", "run", *TINY_NETWORKS]
+        line += [*short_run("autoencoder-training"), "--autoencoder-training.optimization.num-steps", str(num_steps)]
+        code = (
+            "import resource, sys, lfdm.training.autoencoder\n"
+            "from lfdm.cli import COMMANDS, run\n"
+            f"{'' if limit is None else f'resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))'}\n"
+            f"sys.exit(run(COMMANDS, {line!r}, ''))"
+        )
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    assert train(2, None).returncode == 0
+    checkpoints = tmp_path / "run" / "checkpoints"
+    kept = {path: path.read_bytes() for path in checkpoints.rglob("*") if path.is_file()}
+    full = train(4, max(map(len, kept.values())) - 1)
+    assert full.returncode == 2
+    assert "Traceback" not in full.stderr
+    assert "step-00000004: the checkpoint could not be written" in full.stderr.splitlines()[-1]
+    assert {path: path.read_bytes() for path in checkpoints.rglob("*") if path.is_file()} == kept
+    assert [path for path in tmp_path.rglob("*") if path.name.startswith(".") or path.suffix == ".tmp"] == []
+    assert train(4, None).returncode == 0
+
+
+def test_a_loss_that_is_no_number_is_one_line(lfdm: Lfdm, puppets_dir: Path) -> None:
+    line = ["train", "autoencoder", "puppets64", "--data", puppets_dir, "--out", "run", *TINY_NETWORKS]
+    line += [*short_run("autoencoder-training"), "--autoencoder-training.optimization.learning-rate", "1e30"]
+    code, _, err = lfdm(*line)
+    assert code == 2
+    assert "stopped being finite between steps 0 and 2; the last checkpoint" in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("puppets --out d --size 100000000", "size must be a whole number from 32 to 2048; got 100000000"),
+        ("puppets --out d --num-frames 1", "num_frames must be a whole number from 2 to 1000; got 1"),
+        ("puppets --out d --fps nan", "fps must be a finite number, 0.01 to 1000; got nan"),
+        ("puppets --out d --num-subjects 1000000000000", "num_subjects must be a whole number from 1 to 100000"),
+        ("puppets --out d --test-fraction inf", "test_fraction must be a finite number, 0 to 1; got inf"),
+        ("puppets --out notes.txt", "notes.txt: exists and is not a data set"),
+        ("lpc --sheets . --out d", "no body/female/*.png; is it a folder of Universal LPC sprite sheets?"),
+        ("lpc --sheets . --out d --num-workers -1", "num_workers must be a whole number from 0 to 1000; got -1"),
+        ("folder nowhere --out d", "nowhere: no such folder of clips"),
+        ("folder empty --out d --seed -1", "seed must be a whole number from 0"),
+        ("folder empty --out d", "empty: holds nothing; expected <label>/<subject>/<clip> or <label>/<clip>"),
+        ("folder empty --out empty/d", "the data set must not lie in the tree of clips"),
+        (
+            "puppet --out d",
+            "unknown 'puppet' after 'lfdm data'; did you mean 'puppets'? allowed: puppets, lpc, mug, mhad, natops, folder",
+        ),
+    ],
+)
+def test_a_wrong_value_of_a_data_command_is_one_line_and_leaves_nothing(lfdm: Lfdm, arguments: str, message: str) -> None:
+    Path("notes.txt").write_text("precious")
+    Path("empty").mkdir()
+    code, out, err = lfdm("data", *arguments.split())
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert sorted(path.name for path in Path.cwd().rglob("*")) == ["empty", "notes.txt"]
+
+
+def test_too_little_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def numpy_has_none() -> None:
+        """Ask for too much."""
+        np.empty(2**50)
+
+    def torch_has_none() -> None:
+        """Ask for too much."""
+        torch.empty(2**60)
+
+    for command in (numpy_has_none, torch_has_none):
+        assert run({"command": command}, ["command"], "test") == 2
+        err = capsys.readouterr().err
+        assert err.startswith("lfdm: not enough memory for these sizes")
+        assert err.count("\n") == 1
 
 
 def test_info_names_labels_and_bundled_models(lfdm: Lfdm, model: Path) -> None:

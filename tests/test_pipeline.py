@@ -296,7 +296,7 @@ def test_what_is_not_an_image(wrong: Any, message: str | None) -> None:
         ({"num_frames": 4.0}, "num_frames"),
         ({"num_inference_steps": 0}, "num_inference_steps must be a whole number from 1 to 1000"),
         ({"num_inference_steps": 1001}, "num_inference_steps"),
-        ({"guidance_scale": float("nan")}, "guidance_scale must be a finite number, 0 or more; got nan"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be a finite number, 0 to 100; got nan"),
         ({"guidance_scale": -1.0}, "guidance_scale"),
         ({"output_type": "latent"}, "output_type must be one of pil, np, pt"),
         ({"condition": "waev"}, "did you mean 'wave'"),

@@ -89,7 +89,7 @@ def generate(
         fit: how other shapes are fitted; by default as the model's training data.
         scale: enlarge the written video by this whole factor.
     """
-    from lfdm.pipeline_inputs import MAX_SEED, check_integer
+    from lfdm.settings import MAX_SEED, check_integer
 
     if (condition is None) != unconditional:
         got = "neither" if condition is None else "both"
@@ -147,6 +147,10 @@ def transfer(
     """
     from lfdm.data.video import read_video, video_info
     from lfdm.pipeline_outputs import VideoFiles, fitted_source
+    from lfdm.settings import check_integer
+
+    if num_frames is not None:
+        check_integer("num_frames", num_frames, 1, 1_000_000)
 
     rate = video_info(driving_video).fps if fps is None else fps
     files = VideoFiles(out=out, fps=rate, scale=scale, panel=panel)
@@ -205,7 +209,7 @@ def _pick_device(name: str | None) -> str:
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=name)
+        torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try cpu or cuda") from None
     return name

@@ -7,7 +7,17 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from lfdm.settings import check, check_not_negative, check_positive, check_probability, check_types
+from lfdm.settings import (
+    MAX_SEED,
+    check,
+    check_at_most,
+    check_integer,
+    check_not_negative,
+    check_number,
+    check_positive,
+    check_probability,
+    check_types,
+)
 from lfdm.settings import from_json as from_json
 from lfdm.settings import to_json as to_json
 
@@ -17,12 +27,22 @@ PredictionType = Literal["epsilon", "v_prediction", "velocity"]
 SchedulerName = Literal["ddpm", "ddim", "dpmsolver++", "unipc"]
 MixedPrecision = Literal["auto", "no", "bf16"]
 
+MAX_GUIDANCE_SCALE = 100.0
+MAX_HUE_JITTER = 0.5
+MAX_WIDTH = 8192
+"""Most channels of any layer: beyond it there is a slip of the finger."""
+
 SCHEDULERS: dict[PredictionType, tuple[SchedulerName, ...]] = {
     "epsilon": ("ddpm", "ddim", "dpmsolver++", "unipc"),
     "v_prediction": ("ddpm", "ddim", "dpmsolver++", "unipc"),
     "velocity": ("dpmsolver++", "unipc"),
 }
 """The schedulers that can sample from each kind of prediction."""
+
+
+def _check_hue(color_jitter: tuple[float, ...]) -> None:
+    """ValueError where the fourth amount, that of hue, is more than half a turn of the colour circle."""
+    check(color_jitter[3] <= MAX_HUE_JITTER, "color_jitter", color_jitter, "at most 0.5 in its last value, the hue")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +94,17 @@ class AutoencoderConfig:
         check_not_negative(self, "num_res_blocks", "region_padding")
         check(self.region_padding <= 3, "region_padding", self.region_padding, "0 to 3")
         check(self.dense_match_stride in (2, 4), "dense_match_stride", self.dense_match_stride, "2 or 4")
+        check_at_most(self, MAX_WIDTH, "channels", "max_channels", "dense_channels", "dense_match_channels", "num_regions")
+        check_at_most(self, MAX_WIDTH, "region_channels", "region_flow_channels", "region_max_channels")
+        check_at_most(self, 10, "num_downs", "region_depth")
+        check_at_most(self, 100, "num_res_blocks")
+        least = max(self.region_channels, self.region_flow_channels)
+        check(
+            self.region_max_channels >= least,
+            "region_max_channels",
+            self.region_max_channels,
+            f"at least {least}, the first width",
+        )
         if self.motion == "dense":
             check(self.num_downs in (1, 2), "num_downs", self.num_downs, "1 or 2 with motion='dense' (stride 2 or 4)")
             check(not self.corners, "corners", self.corners, "False with motion='dense' (pixel centres)")
@@ -138,6 +169,8 @@ class UNetConfig:
         check_types(self)
         check_positive(self, "sample_channels", "latent_channels", "condition_dim", "dim", "channel_multipliers", "patch_size")
         check_positive(self, "frame_patch_size", "num_resnets", "num_heads", "head_dim", "num_groups", "input_kernel")
+        check_at_most(self, MAX_WIDTH, "latent_channels", "condition_dim", "dim", "channel_multipliers", "head_dim")
+        check_at_most(self, 100, "patch_size", "frame_patch_size", "num_resnets", "num_heads", "input_kernel")
         levels = len(self.channel_multipliers)
         check(levels > 0, "channel_multipliers", self.channel_multipliers, "at least one")
         check(self.dim % self.num_groups == 0, "dim", self.dim, f"a multiple of num_groups ({self.num_groups})")
@@ -185,7 +218,7 @@ class DiffusionConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check_positive(self, "num_inference_steps")
-        check_not_negative(self, "guidance_scale")
+        check_number("guidance_scale", self.guidance_scale, low=0, high=MAX_GUIDANCE_SCALE)
         check(self.num_inference_steps <= 1000, "num_inference_steps", self.num_inference_steps, "at most 1000")
         offered = SCHEDULERS[self.prediction_type]
         allowed = f"one of {', '.join(offered)} with prediction_type={self.prediction_type!r}"
@@ -247,7 +280,10 @@ class OptimizationConfig:
         check_positive(self, "num_steps", "batch_size", "learning_rate", "checkpoint_steps", "checkpoint_minutes")
         check_positive(self, "epoch_repeats")
         check_positive(self, "keep_checkpoints", "log_steps", "sample_steps", "milestones")
-        check_not_negative(self, "warmup_steps", "num_workers", "seed")
+        check_at_most(self, 100_000, "batch_size")
+        check_at_most(self, 1000, "num_workers")
+        check_not_negative(self, "warmup_steps", "num_workers")
+        check_integer("seed", self.seed, 0, MAX_SEED)
         check(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers in [0, 1)")
         check(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "in [0, 1)")
         check(self.max_grad_norm is None or self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "positive or None")
@@ -298,6 +334,7 @@ class AutoencoderTrainingConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check_probability(self, "first_frame_probability", "flip_probability", "swap_probability", "color_jitter")
+        _check_hue(self.color_jitter)
         weights = [f.name for f in fields(self) if f.name.endswith("_weight")]
         check_not_negative(self, *weights)
         check(any(getattr(self, name) > 0 for name in weights), "l1_weight", 0.0, "positive, or another weight be")
@@ -368,6 +405,7 @@ class DiffusionTrainingConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check_probability(self, "condition_dropout", "flip_probability", "color_jitter")
+        _check_hue(self.color_jitter)
         check(self.min_snr_gamma is None or self.min_snr_gamma > 0, "min_snr_gamma", self.min_snr_gamma, "positive or None")
 
 
@@ -399,12 +437,18 @@ class Preset:
     def __post_init__(self) -> None:
         check_types(self)
         check(self.num_frames >= 2, "num_frames", self.num_frames, "at least 2")
+        check_at_most(self, 1000, "num_frames")
+        check_at_most(self, 2048, "image_size")
         check_positive(self, "fps")
         given, channels = self.unet.latent_channels, self.autoencoder.latent_channels
         check(given == channels, "unet.latent_channels", given, f"{channels}, as the auto-encoder gives")
         multiple = math.lcm(self.autoencoder.size_multiple, 2**self.autoencoder.num_downs * self.unet.size_multiple)
         fits = self.image_size >= 16 and self.image_size % multiple == 0
         check(fits, "image_size", self.image_size, f"a multiple of {multiple} (for these two models), at least 16")
+        check(self.unet.sample_channels == 3, "unet.sample_channels", self.unet.sample_channels, "3: flow x, flow y, occlusion")
+        map_size = self.image_size // 2**self.autoencoder.num_downs + 2 * self.autoencoder.region_padding - 6
+        usable = self.autoencoder.motion == "dense" or map_size >= 1
+        check(usable, "autoencoder.region_padding", self.autoencoder.region_padding, "3 for images this small")
         losses = self.autoencoder_training
         for name, motion in (("match_weight", "dense"), ("equivariance_weight", "regions")):
             works = self.autoencoder.motion == motion or getattr(losses, name) == 0

@@ -1,10 +1,12 @@
 """The terminal: parsing by tyro, progress bars, one line per error. Imports neither torch nor diffusers."""
 
 import contextlib
+import difflib
 import functools
 import io
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -32,16 +34,29 @@ CommandTree: TypeAlias = Mapping[str, "Command | Group"]
 def run(tree: CommandTree, arguments: Sequence[str], description: str) -> int:
     """Run one command line; the exit code. What a user got wrong is one line on stderr and code 2."""
     try:
-        _dispatch(tree, list(arguments), PROGRAM, description)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # what is wrong with a picture, an error of ours says in one line
+            _dispatch(tree, list(arguments), PROGRAM, description)
     except KeyboardInterrupt:
         _print_error("interrupted")
         return EXIT_INTERRUPTED
     except (ValueError, OSError, ImportError) as error:
         _print_error(str(error) or type(error).__name__)
         return EXIT_WRONG_VALUE
+    except (MemoryError, RuntimeError) as error:
+        if not _lacks_memory(error):
+            raise
+        _print_error(f"not enough memory for these sizes; use smaller ones ({error or type(error).__name__})")
+        return EXIT_WRONG_VALUE
     except SystemExit as stop:  # tyro has printed its help or its complaint
         return stop.code if isinstance(stop.code, int) else EXIT_WRONG_VALUE
     return 0
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    """Also torch's kind, a RuntimeError that is told by its words (torch is not imported here)."""
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words
 
 
 def _dispatch(tree: CommandTree, arguments: list[str], program: str, description: str) -> None:
@@ -53,6 +68,10 @@ def _dispatch(tree: CommandTree, arguments: list[str], program: str, description
         with _short_complaints():
             bound = tyro.cli(_binding(chosen), prog=f"{program} {arguments[0]}", args=arguments[1:])
         return bound()
+    if arguments and not arguments[0].startswith("-"):
+        near = difflib.get_close_matches(arguments[0], tree, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"unknown {arguments[0]!r} after {program!r}; {hint}allowed: {', '.join(tree)}")
     listed = {name: entry if not isinstance(entry, Group) else _described(entry.help) for name, entry in tree.items()}
     with _short_complaints():
         tyro.extras.subcommand_cli_from_dict(listed, prog=program, args=arguments or ["--help"], description=description)

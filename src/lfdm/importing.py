@@ -14,9 +14,10 @@ import torch
 
 from lfdm.config import Preset, to_json
 from lfdm.data import mhad, mug, natops
+from lfdm.files import check_parents, replace_folder
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import ConditionEncoder
-from lfdm.models.loading import CONFIG_NAME, load_exactly, replace_folder
+from lfdm.models.loading import CONFIG_NAME, load_exactly
 from lfdm.models.text import encoder_source
 from lfdm.models.unet3d import MotionUNet3D
 from lfdm.pipeline import LatentFlowPipeline
@@ -135,6 +136,7 @@ def _published(preset: str | Preset) -> Preset:
 
 
 def _check_folder(out: Path) -> None:
+    check_parents(out)
     if not out.exists():
         return
     own = {INDEX_NAME, "scheduler", *MODEL_CLASSES}

@@ -21,7 +21,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from lfdm.config import Fit, Preset, to_json
+from lfdm.config import MAX_GUIDANCE_SCALE, Fit, Preset, to_json
 from lfdm.data.puppet_actions import ACTIONS
 from lfdm.diffusion import make_scheduler
 from lfdm.models.autoencoder import Features, LatentFlowAutoencoder
@@ -129,7 +129,7 @@ class LatentFlowPipeline(DiffusionPipeline):
             num_frames=check_integer("num_frames", num_frames, 2, 10_000),
             fps=check_number("fps", fps, low=0.01),
             num_inference_steps=check_integer("num_inference_steps", num_inference_steps, 1, 1000),
-            guidance_scale=check_number("guidance_scale", guidance_scale, low=0),
+            guidance_scale=check_number("guidance_scale", guidance_scale, low=0, high=MAX_GUIDANCE_SCALE),
         )
 
     # ------------------------------------------------------------------------------------------ making and saving
@@ -281,7 +281,8 @@ class LatentFlowPipeline(DiffusionPipeline):
         num_frames = check_integer("num_frames", num_frames, 1, MAX_FRAMES_FACTOR * config["num_frames"])
         steps = config["num_inference_steps"] if num_inference_steps is None else num_inference_steps
         steps = check_integer("num_inference_steps", steps, 1, self.scheduler.config.num_train_timesteps)
-        scale = check_number("guidance_scale", config["guidance_scale"] if guidance_scale is None else guidance_scale, low=0)
+        scale = config["guidance_scale"] if guidance_scale is None else guidance_scale
+        scale = check_number("guidance_scale", scale, low=0, high=MAX_GUIDANCE_SCALE)
         _check_output_type(output_type)
         images, embedding = self._match_batches(self._prepare_images(image), self._prepare_condition(condition))
         if condition is None:

@@ -155,7 +155,10 @@ def load_scheduler(folder: Path) -> SchedulerMixin:
     unknown = sorted(set(arguments) - set(inspect.signature(cls.__init__).parameters))
     if unknown:
         raise ValueError(f"{path} has keys that {name} does not take: {unknown}")
-    return cls(**arguments)
+    try:
+        return cls(**arguments)
+    except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
+        raise ValueError(f"{path} describes no {name}: {error}") from error
 
 
 def load_components(parts: Mapping[str, Path], *, dtype: torch.dtype, device: torch.device | str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 Shapes: image (b, 3, S, S) in [0, 1] · video frames in numpy (t, H, W, 3) uint8.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,15 +13,16 @@ from PIL import Image
 from torch import Tensor
 
 from lfdm.config import Fit
-from lfdm.data.video import fit_frames, read_image
+from lfdm.data.images import fit_frames, read_image
+from lfdm.settings import MAX_SEED as MAX_SEED
+from lfdm.settings import check_integer as check_integer
+from lfdm.settings import check_number as check_number
 
 SingleImage = str | Path | Image.Image | np.ndarray | Tensor
 ImageInput = SingleImage | Sequence[SingleImage]
 """One image, a list of them, or a batch: array (b, H, W, 3), tensor (b, 3, H, W)."""
 Seed = int | torch.Generator
 SeedInput = Seed | Sequence[Seed] | None
-
-MAX_SEED = 2**63 - 1
 
 
 def prepare_images(image: ImageInput, *, size: int, fit: Fit) -> Tensor:
@@ -115,17 +115,3 @@ def _generator(seed: Seed | None) -> torch.Generator | None:
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"a seed must be from 0 to {MAX_SEED}; got {seed}")
     return torch.Generator().manual_seed(seed)
-
-
-def check_integer(name: str, value: object, low: int, high: int) -> int:
-    """`value` as an integer from `low` to `high`; ValueError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
-        raise ValueError(f"{name} must be a whole number from {low} to {high}; got {value!r}")
-    return int(value)
-
-
-def check_number(name: str, value: object, *, low: float) -> float:
-    """`value` as a finite number from `low`; ValueError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not (math.isfinite(value) and value >= low):
-        raise ValueError(f"{name} must be a finite number, {low:g} or more; got {value!r}")
-    return float(value)

@@ -9,16 +9,15 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from lfdm.data.video import write_video
+from lfdm.data.video import MAX_FPS, MAX_GIF_FPS, MIN_FPS, check_target, write_video
 from lfdm.models.motion import Motion
 from lfdm.pipeline import LatentFlowOutput, LatentFlowPipeline, frames_to_uint8
 from lfdm.pipeline_inputs import SingleImage, check_integer, check_number, prepare_images
 from lfdm.visualize import make_panel
 
-OUT_ENDINGS = (".mp4", ".webm", ".gif", ".avi")
-"""Formats of `data.video.write_video`; without an ending it writes a folder of PNGs."""
+OUT_ENDINGS = (".mp4", ".webm", ".gif")
+"""Formats that browsers play; without an ending it is a folder of exact PNGs."""
 MAX_SCALE = 32
-MAX_GIF_FPS = 50.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +44,9 @@ class VideoFiles:
             raise ValueError(f"out must end in {', '.join(OUT_ENDINGS)} or nothing (a folder of PNGs); got {str(self.out)!r}")
         check_integer("num_videos", self.num_videos, 1, 100_000)
         check_integer("scale", self.scale, 1, MAX_SCALE)
-        check_number("fps", self.fps, low=0.01)
-        highest = MAX_GIF_FPS if self.out.suffix == ".gif" else 1000.0
-        if self.fps > highest:
-            raise ValueError(f"fps must be at most {highest:g} for {str(self.out)!r}; got {self.fps:g}")
+        check_number("fps", self.fps, low=MIN_FPS, high=MAX_GIF_FPS if self.out.suffix == ".gif" else MAX_FPS)
+        for index in range(self.num_videos):
+            check_target(self.video_path(index))
 
     def video_path(self, index: int) -> Path:
         """Where video `index` goes."""

@@ -3,10 +3,14 @@
 import dataclasses
 import difflib
 import math
+import numbers
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, TypeVar
+
+MAX_SEED = 2**63 - 1
 
 SettingsT = TypeVar("SettingsT")
 
@@ -31,6 +35,12 @@ def check_positive(settings: object, *names: str) -> None:
         check(all(value > 0 for value in _numbers(settings, name)), name, getattr(settings, name), "positive")
 
 
+def check_at_most(settings: object, largest: float, *names: str) -> None:
+    """Raise ValueError naming the first of the fields `names` that holds a number above `largest`."""
+    for name in names:
+        check(all(value <= largest for value in _numbers(settings, name)), name, getattr(settings, name), f"at most {largest:g}")
+
+
 def check_not_negative(settings: object, *names: str) -> None:
     """Raise ValueError naming the first of the fields `names` that is below zero."""
     for name in names:
@@ -41,6 +51,23 @@ def check_probability(settings: object, *names: str) -> None:
     """Raise ValueError naming the first of the fields `names` that holds a number outside of [0, 1]."""
     for name in names:
         check(all(0 <= value <= 1 for value in _numbers(settings, name)), name, getattr(settings, name), "in [0, 1]")
+
+
+def check_integer(name: str, value: object, low: int, high: int) -> int:
+    """`value` as an integer from `low` to `high`; ValueError otherwise."""
+    number = int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else None
+    if number is None or not low <= number <= high:
+        raise ValueError(f"{name} must be a whole number from {low} to {high}; got {value!r}")
+    return number
+
+
+def check_number(name: str, value: object, *, low: float, high: float = math.inf) -> float:
+    """`value` as a finite number from `low` to `high`; ValueError otherwise."""
+    number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+    if not (math.isfinite(number) and low <= number <= high):
+        allowed = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
+        raise ValueError(f"{name} must be a finite number, {allowed}; got {value!r}")
+    return number
 
 
 def _numbers(settings: object, name: str) -> tuple[float, ...]:
@@ -54,12 +81,22 @@ def check_types(settings: object) -> None:
         check(_fits(getattr(settings, name), hint), name, getattr(settings, name), _describe(hint))
 
 
+def check_arguments(cls: type, arguments: dict[str, Any]) -> None:
+    """Raise ValueError naming the first of the JSON-typed `arguments` of `cls` that its constructor does not allow."""
+    hints = typing.get_type_hints(cls.__init__)
+    for name, value in arguments.items():
+        if name in hints:
+            check(_fits(value, hints[name]), name, value, _describe(hints[name]))
+
+
 def _fits(value: object, hint: Any) -> bool:
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return any(value == part and type(value) is type(part) for part in parts)
     if origin in (types.UnionType, typing.Union):
         return any(_fits(value, part) for part in parts)
+    if origin is Sequence:
+        return isinstance(value, list | tuple) and all(_fits(item, parts[0]) for item in value)
     if origin is tuple:
         if not isinstance(value, tuple):
             return False
@@ -77,6 +114,8 @@ def _describe(hint: Any) -> str:
         return "one of " + ", ".join(map(repr, parts))
     if origin in (types.UnionType, typing.Union):
         return " or ".join(map(_describe, parts))
+    if origin is Sequence:
+        return f"a list of: {_describe(parts[0])}"
     if origin is tuple:
         count = "any number" if parts[-1] is Ellipsis else len(parts)
         return f"a tuple ({count}) of: {_describe(parts[0])}"

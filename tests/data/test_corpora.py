@@ -1,8 +1,7 @@
 """A tree of labelled clips of every kind becomes a clip data set."""
 
-import resource
-import subprocess
-import sys
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,8 @@ from PIL import Image
 
 from lfdm.data.clips import read_index
 from lfdm.data.corpora import FolderReport, write_folder
-from lfdm.data.video import FOLDER_FPS, fit_frames, read_video, write_video
+from lfdm.data.images import fit_frames
+from lfdm.data.video import FOLDER_FPS, read_video, write_video
 
 
 def clip(t: int, height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -159,21 +159,72 @@ def test_a_tree_without_clips_is_an_error_and_leaves_nothing(tree: Path, tmp_pat
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["empty", "tree", "useless"]
 
 
-@pytest.mark.parametrize(("name", "value"), [("size", 0), ("fit", "stretch"), ("test_fraction", 1.0), ("max_frames", 1)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("size", 0),
+        ("size", 10**8),
+        ("fit", "stretch"),
+        ("test_fraction", 1.0),
+        ("test_fraction", float("nan")),
+        ("seed", -1),
+        ("max_frames", 1),
+        ("num_workers", -1),
+    ],
+)
 def test_impossible_settings_are_named(tree: Path, tmp_path: Path, name: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{name} must .* got"):
         write_folder(tree, tmp_path / "set", **{"size": 8, name: value})
 
 
-def test_a_full_disk_is_no_fault_of_the_clip(tree: Path, tmp_path: Path) -> None:
+def test_no_file_stops_the_run(tmp_path: Path) -> None:
+    """What cannot be read, listed or stored is skipped, each with a reason in one line that can be printed."""
+    folder = tmp_path / "tree" / "wave" / "ann"
+    clip_path = write_video(folder / "good.avi", clip(3, 8, 8), fps=8)
+    data = clip_path.read_bytes()
+    os.mkfifo(folder / "pipe.mp4")
+    (folder / "link.mp4").symlink_to("nowhere.mp4")
+    (folder / "codec.avi").write_bytes(data.replace(b"FFV1", b"QQQQ"))
+    (folder / "two\nlines.avi").write_bytes(data)
+    (folder / f"{'n' * 248}.avi").write_bytes(data)
+    (folder / f"{'é' * 100}.avi").write_bytes(data)
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff.avi")).write_bytes(data)
+    write_video(folder / "frames", clip(3, 8, 8), fps=8)
+    (folder / "frames" / "frame-00001.png").write_bytes(b"hello")
+    (folder / "empty").mkdir()
+    report = write_folder(tmp_path / "tree", tmp_path / "set", size=8)
+    assert {record.path for record in read_index(tmp_path / "set")} == {
+        "clips/wave/ann/good.avi.avi",
+        f"clips/wave/ann/{'é' * 100}.avi.avi",
+    }
+    reasons = {skipped.path.removeprefix("wave/ann/"): skipped.reason for skipped in report.skipped}
+    expected = {
+        "pipe.mp4": "neither a file nor a folder",
+        "link.mp4": "no such file",
+        "codec.avi": "unknown codec",
+        "two\\xalines.avi": "control characters",
+        f"{'n' * 248}.avi": "a name of over 250 bytes",
+        "\\xdcff.avi": "not UTF-8",
+        "frames": "frame-00001.png: broken",
+        "empty": "a folder without frames",
+    }
+    assert reasons.keys() == expected.keys()
+    for name, reason in expected.items():
+        assert reason in reasons[name]
+        assert (name + reasons[name]).isprintable()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+def test_a_folder_that_may_not_be_read_is_skipped(tree: Path, tmp_path: Path) -> None:
+    (tree / "spin").chmod(0)
+    try:
+        report = write_folder(tree, tmp_path / "set", size=8)
+    finally:
+        (tree / "spin").chmod(0o755)
+    assert {s.path: "cannot be read" in s.reason for s in report.skipped if s.path == "spin"} == {"spin": True}
+
+
+def test_a_full_disk_is_no_fault_of_the_clip(tree: Path, tmp_path: Path, on_full_disk: Callable[[str, int], str]) -> None:
     code = f"from lfdm.data.corpora import write_folder\nwrite_folder({str(tree)!r}, {str(tmp_path / 'set')!r}, size=64)"
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000)),
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"PYTHONDONTWRITEBYTECODE": "1"},
-    )
-    assert "File too large" in result.stderr
+    assert "File too large" in on_full_disk(code, 8000)
     assert [entry.name for entry in tmp_path.iterdir()] == ["tree"]

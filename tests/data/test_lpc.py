@@ -112,7 +112,8 @@ def test_what_is_no_sheet_folder_is_refused(sheets: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("num_characters", 0), ("size", 8), ("num_frames", 1), ("seed", -1), ("test_fraction", 1.0)]
+    ("name", "value"),
+    [("num_characters", 0), ("size", 8), ("num_frames", 1), ("seed", -1), ("test_fraction", 1.0), ("num_workers", -1)],
 )
 def test_impossible_settings_are_named(sheets: Path, tmp_path: Path, name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} must .* got {value}"):

@@ -1,5 +1,6 @@
 """Miniature copies of MUG, UTD-MHAD and NATOPS, in the layouts of their downloads, become clip data sets as published."""
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +13,12 @@ from PIL import Image
 
 from lfdm.data import mhad, mug, natops
 from lfdm.data.clips import open_cache, read_index
+from lfdm.data.images import fit_frames
 from lfdm.data.mhad import UTD_MHAD
 from lfdm.data.mug import MUG
 from lfdm.data.natops import NATOPS, read_segmentation
 from lfdm.data.published import Corpus, Survey, absent, write_published
-from lfdm.data.video import FOLDER_FPS, fit_frames, read_video, write_video
+from lfdm.data.video import FOLDER_FPS, read_video, write_video
 
 MakeTree = Callable[[Path], Path]
 
@@ -450,6 +452,32 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------- refusals
 
 
+def test_names_that_no_table_holds_and_empty_folders_are_skipped(tmp_path: Path) -> None:
+    copy = make_mug(tmp_path / "copy")
+    mug_take(copy / "008/anger/two\nlines", 3)
+    mug_take(copy / f"008/anger/{'n' * 251}", 3)
+    (copy / "008/fear").mkdir()
+    report = write_published(MUG, copy, tmp_path / "set", size=16)
+    assert [record.path for record in read_index(tmp_path / "set")] == list(EXPECTED["mug"])
+    assert {skipped.path: skipped.reason for skipped in report.clips.skipped} == SKIPPED["mug"] | {
+        "008/fear": "an empty folder",
+        "008/anger/two\\xalines": "a name with control characters, or that is not UTF-8",
+        f"008/anger/{'n' * 251}": "a name of over 250 bytes",
+    }
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+@pytest.mark.parametrize("locked", ["008", "008/anger", "008/anger/take000"])
+def test_folders_that_may_not_be_read_are_skipped(locked: str, tmp_path: Path) -> None:
+    copy = make_mug(tmp_path / "copy")
+    (copy / locked).chmod(0)
+    try:
+        report = write_published(MUG, copy, tmp_path / "set", size=16)
+    finally:
+        (copy / locked).chmod(0o755)
+    assert ["read" in skipped.reason for skipped in report.clips.skipped if skipped.path == locked] == [True]
+
+
 def test_wrong_trees_are_refused_and_leave_nothing(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -464,8 +492,13 @@ def test_wrong_trees_are_refused_and_leave_nothing(tmp_path: Path) -> None:
         write_published(NATOPS, empty, out)
     with pytest.raises(ValueError, match="must not lie"):
         write_published(MUG, empty, empty / "set")
-    with pytest.raises(ValueError, match="size must be at least 2, got 1"):
+    with pytest.raises(ValueError, match="size must be a whole number from 2 to 2048; got 1"):
         write_published(MUG, empty, out, size=1)
+    with pytest.raises(ValueError, match="num_workers must be a whole number from 0 to 1000; got -1"):
+        write_published(MUG, empty, out, num_workers=-1)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="file is a file; choose another name"):
+        write_published(MUG, make_mug(tmp_path / "copy"), tmp_path / "file" / "set")
     broken = tmp_path / "broken/008/anger/take000"
     broken.mkdir(parents=True)
     (broken / "1.jpg").write_bytes(b"hello")

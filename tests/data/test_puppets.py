@@ -201,12 +201,12 @@ def test_a_longer_clip_goes_on() -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"size": 31}, "size is 31"),
-        ({"num_frames": 1}, "num_frames is 1"),
-        ({"fps": 0.0}, "fps is 0.0"),
-        ({"fps": float("nan")}, "fps is nan"),
-        ({"take_seed": -1}, "take_seed is -1"),
-        ({"subject": -1}, "subject is -1"),
+        ({"size": 31}, "size must be a whole number from 32 to 2048; got 31"),
+        ({"num_frames": 1}, "num_frames must .* got 1"),
+        ({"fps": 0.0}, "fps must .* got 0.0"),
+        ({"fps": float("nan")}, "fps must .* got nan"),
+        ({"take_seed": -1}, "take_seed must .* got -1"),
+        ({"subject": -1}, "subject must .* got -1"),
         ({"action": "fly"}, "'fly'; allowed are bow, clap"),
     ],
 )
@@ -264,10 +264,14 @@ def test_truth_only_where_asked_for(tmp_path: Path, truth: str, expected: int) -
     ("change", "named"),
     [
         ({"num_subjects": 0}, "num_subjects"),
+        ({"num_subjects": 10**12}, "num_subjects"),
         ({"num_takes": 0}, "num_takes"),
         ({"size": 16}, "size"),
+        ({"size": 10**8}, "size"),
+        ({"size": 2048, "num_frames": 100}, "num_frames x size x size"),
         ({"num_frames": 0}, "num_frames"),
         ({"fps": -1.0}, "fps"),
+        ({"fps": 1e9}, "fps"),
         ({"seed": -1}, "seed"),
         ({"test_fraction": 1.5}, "test_fraction"),
         ({"test_fraction": float("nan")}, "test_fraction"),
@@ -276,12 +280,37 @@ def test_truth_only_where_asked_for(tmp_path: Path, truth: str, expected: int) -
     ],
 )
 def test_impossible_data_sets_are_refused(tmp_path: Path, change: dict[str, object], named: str) -> None:
-    with pytest.raises(ValueError, match=f"{named} is "):
+    with pytest.raises(ValueError, match=f"{named} must "):
         write_puppets(tmp_path / "new", **change)  # pyright: ignore[reportArgumentType]
     assert not (tmp_path / "new").exists()
 
 
-def test_an_interrupted_data_set_has_no_index_and_can_be_made_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("data", [b"nothing", b"PK\x03\x04" + bytes(60)])
+def test_a_damaged_truth_file_is_named(tmp_path: Path, data: bytes) -> None:
+    clip = render_clip(0, "wave", 0, size=32, num_frames=2)
+    assert clip.truth is not None
+    path = save_truth(truth_path(tmp_path / "wave.avi"), clip.truth)
+    whole = path.read_bytes()
+    for damaged in (data, whole[:100], whole[:-30], whole[:40] + bytes(40) + whole[80:]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"wave\.truth\.npz"):
+            load_truth(path)
+
+
+def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(ValueError, match="is not a data set"):
+        write_puppets(tmp_path, num_subjects=1, num_takes=1, size=32, num_frames=2, num_workers=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_full_disk_leaves_no_data_set(tmp_path: Path, on_full_disk: Callable[[str, int], str]) -> None:
+    code = f"from lfdm.data.puppets import write_puppets\nwrite_puppets({str(tmp_path / 'set')!r}, num_subjects=2, num_workers=0)"
+    assert "File too large" in on_full_disk(code, 20_000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_data_set_leaves_nothing_and_can_be_made_again(tmp_path: Path) -> None:
     def write(progress: Callable[[int, int], None] | None = None) -> None:
         write_puppets(tmp_path, num_subjects=2, num_takes=1, size=32, num_frames=2, num_workers=0, progress=progress)
 
@@ -290,7 +319,7 @@ def test_an_interrupted_data_set_has_no_index_and_can_be_made_again(tmp_path: Pa
 
     with pytest.raises(KeyboardInterrupt):
         write(stop)
-    assert not (tmp_path / "clips.csv").exists()
+    assert list(tmp_path.iterdir()) == []
     write()
     assert len(read_index(tmp_path)) == 2 * len(ACTIONS)
     with pytest.raises(FileExistsError, match="already holds"):

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from lfdm.config import AutoencoderConfig, OptimizationConfig, Preset, UNetConfig
+from lfdm.config import Preset
 from lfdm.data.clips import read_index, write_index
 from lfdm.data.puppets import ACTIONS, write_puppets
 from lfdm.evaluation.classifier import ClassifierTraining
@@ -19,38 +19,8 @@ from lfdm.evaluation.loading import select_clips
 from lfdm.evaluation.protocol import evaluate
 from lfdm.models.loading import find_model
 from lfdm.pipeline import LatentFlowPipeline
-from lfdm.presets import PUPPETS64
 from lfdm.training.autoencoder import train_autoencoder
 
-OPTIMIZATION = OptimizationConfig(num_steps=1, batch_size=2, learning_rate=1e-3)
-PRESET = Preset(
-    name="tiny",
-    image_size=32,
-    num_frames=4,
-    autoencoder=AutoencoderConfig(
-        channels=8,
-        max_channels=16,
-        num_downs=1,
-        num_res_blocks=1,
-        motion="dense",
-        corners=False,
-        padding_mode="border",
-        dense_channels=(8, 8, 8, 8),
-        dense_match_channels=8,
-    ),
-    unet=UNetConfig(
-        latent_channels=16,
-        condition_dim=16,
-        dim=8,
-        channel_multipliers=(1, 2),
-        num_heads=1,
-        head_dim=8,
-        num_groups=4,
-        patch_size=2,
-    ),
-    autoencoder_training=replace(PUPPETS64.autoencoder_training, optimization=OPTIMIZATION),
-    diffusion_training=replace(PUPPETS64.diffusion_training, optimization=OPTIMIZATION),
-)
 QUICK: dict[str, Any] = {
     "num_inference_steps": 2,
     "num_diversity_clips": 3,
@@ -67,9 +37,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(tiny_preset: Preset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline whose flow heads are not zero, as they are before training."""
-    pipe = LatentFlowPipeline.from_preset(PRESET, ACTIONS)
+    pipe = LatentFlowPipeline.from_preset(tiny_preset, ACTIONS)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for name, parameter in pipe.autoencoder.motion_predictor.named_parameters():
@@ -140,9 +110,11 @@ def test_figures_do_not_depend_on_the_batch_size(
 
 
 def test_stage_1_alone_from_a_run_or_an_autoencoder_folder(
-    evaluated: tuple[dict[str, Any], Path], model: Path, data: Path, tmp_path: Path
+    tiny_preset: Preset, evaluated: tuple[dict[str, Any], Path], model: Path, data: Path, tmp_path: Path
 ) -> None:
-    train_autoencoder(PRESET, data, tmp_path / "run", init=model)
+    optimization = replace(tiny_preset.autoencoder_training.optimization, num_steps=1)
+    preset = replace(tiny_preset, autoencoder_training=replace(tiny_preset.autoencoder_training, optimization=optimization))
+    train_autoencoder(preset, data, tmp_path / "run", init=model)
     of_run = evaluate(tmp_path / "run", data, tmp_path / "a", num_ceiling_clips=4)
     assert of_run["generation"] is None
     assert "stage 1 alone" in of_run["left_out"]["generation"]
@@ -191,8 +163,8 @@ def test_unconditional_generation_leaves_out_what_needs_a_label(model: Path, dat
         evaluate(model, root, tmp_path / "other", unconditional=True, guidance_scale=2.0)
 
 
-def test_a_model_without_labels_is_evaluated_unconditional(data: Path, tmp_path: Path) -> None:
-    LatentFlowPipeline.from_preset(PRESET, []).save_pretrained(tmp_path / "model")
+def test_a_model_without_labels_is_evaluated_unconditional(tiny_preset: Preset, data: Path, tmp_path: Path) -> None:
+    LatentFlowPipeline.from_preset(tiny_preset, []).save_pretrained(tmp_path / "model")
     with pytest.raises(ValueError, match="it knows none: evaluate it unconditional"):
         evaluate(tmp_path / "model", data, tmp_path / "out")
     results = evaluate(tmp_path / "model", data, tmp_path / "out", unconditional=True, num_clips=8, **QUICK)

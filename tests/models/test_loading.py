@@ -5,24 +5,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lfdm.config import Preset, to_json
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.loading import CONFIG_NAME, WEIGHTS_NAME
 
 
 @pytest.fixture(scope="module")
-def model() -> LatentFlowAutoencoder:
+def model(tiny_preset: Preset) -> LatentFlowAutoencoder:
     torch.manual_seed(0)
-    model = LatentFlowAutoencoder(
-        channels=8,
-        max_channels=8,
-        num_downs=1,
-        num_res_blocks=1,
-        motion="dense",
-        corners=False,
-        padding_mode="border",
-        dense_channels=(8, 8, 8, 8),
-        dense_match_channels=8,
-    )
+    model = LatentFlowAutoencoder(**to_json(tiny_preset.autoencoder))
     model.train()(torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16))  # statistics that are not the initial ones
     return model.eval()
 
@@ -36,7 +27,7 @@ def folder(model: LatentFlowAutoencoder, tmp_path: Path) -> Path:
 def test_a_saved_model_comes_back_bit_for_bit(model: LatentFlowAutoencoder, folder: Path) -> None:
     loaded = LatentFlowAutoencoder.from_pretrained(folder)
     assert not loaded.training
-    assert tuple(loaded.config["dense_channels"]) == (8, 8, 8, 8)
+    assert tuple(loaded.config["dense_channels"]) == (8, 8, 16, 16)
     own, theirs = model.state_dict(), loaded.state_dict()
     assert own.keys() == theirs.keys()
     assert all(torch.equal(own[name], theirs[name]) for name in own)
@@ -69,6 +60,26 @@ def test_an_unknown_configuration_key_is_refused(folder: Path) -> None:
     (folder / CONFIG_NAME).write_text(json.dumps(config | {"num_heads": 3}))
     with pytest.raises(ValueError, match="num_heads"):
         LatentFlowAutoencoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"channels": "abc"}, "channels must be a whole number; got 'abc'"),
+        ({"channels": 1e30}, "channels must be a whole number"),
+        ({"channels": -3}, "describes no LatentFlowAutoencoder"),
+        ({"num_downs": -3}, "describes no LatentFlowAutoencoder"),
+        ({"dense_channels": [8, "x"]}, "dense_channels must be a list of: a whole number"),
+        ({"padding_mode": "mirror"}, "padding_mode must be one of 'zeros', 'border'; got 'mirror'"),
+        ({"corners": None}, "corners must be True or False; got None"),
+    ],
+)
+def test_an_impossible_configuration_value_is_named(folder: Path, change: dict[str, object], message: str) -> None:
+    config = json.loads((folder / CONFIG_NAME).read_text())
+    (folder / CONFIG_NAME).write_text(json.dumps(config | change))
+    with pytest.raises(ValueError, match=message) as caught:
+        LatentFlowAutoencoder.from_pretrained(folder)
+    assert str(folder / CONFIG_NAME) in str(caught.value)
 
 
 def test_a_folder_of_another_class_is_refused(folder: Path) -> None:

@@ -67,3 +67,21 @@ def test_resize_is_linear_between_pixel_centres_and_skips_equal_sizes() -> None:
     x = torch.tensor([0.0, 4.0]).expand(1, 1, 1, 1, 2)
     assert resize(x, (1, 4)).flatten().tolist() == [0, 1, 3, 4]
     assert resize(x, (1, 2)) is x
+
+
+@pytest.mark.parametrize("padding_mode", ["border", "zeros", "reflection"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_coordinates_that_are_not_finite_give_nan_and_harm_nothing_else(padding_mode: str, value: float) -> None:
+    """On a CPU torch's own gradient there ends the process: a diverged training must be able to say so."""
+    x = torch.rand(2, 3, 8, 8, requires_grad=True)
+    grid = identity_grid(8, 8, corners=False).repeat(2, 1, 1, 1, 1)
+    grid[0, 0, 2, 3, 0] = value
+    grid.requires_grad_()
+    result = warp(x, grid, padding_mode=padding_mode)
+    result.nan_to_num(0).sum().backward()
+    lost = torch.zeros(2, 3, 1, 8, 8, dtype=torch.bool)
+    lost[0, :, :, 2, 3] = True
+    assert torch.equal(result.isnan(), lost)
+    torch.testing.assert_close(result[~lost], x.unsqueeze(2)[~lost])
+    assert x.grad is not None
+    assert bool(x.grad.isfinite().all())

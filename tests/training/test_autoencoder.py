@@ -20,7 +20,7 @@ from lfdm.data.video import write_video
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.loading import find_checkpoints
 from lfdm.training.autoencoder import AutoencoderTask, train_autoencoder
-from lfdm.training.loop import StepReport, fit
+from lfdm.training.loop import StepReport, fit, prepare_run
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "autoencoder_curve.json"
 
@@ -84,7 +84,7 @@ train_autoencoder(preset, Path(sys.argv[2]), Path(sys.argv[3]), report=report)
 
 
 def test_a_killed_process_is_resumed_by_the_same_call(tiny_preset: Preset, puppets_dir: Path, tmp_path: Path) -> None:
-    preset = with_optimization(tiny_preset, checkpoint_steps=5, log_steps=1)
+    preset = with_optimization(tiny_preset, checkpoint_steps=5, log_steps=1, num_workers=2)  # step 5 is inside an epoch
     command = [sys.executable, "-c", CHILD, json.dumps(to_json(preset)), str(puppets_dir), str(tmp_path / "killed")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}) as child:
         assert child.stdout is not None
@@ -96,6 +96,28 @@ def test_a_killed_process_is_resumed_by_the_same_call(tiny_preset: Preset, puppe
     assert_same_checkpoints(resumed, whole)
     lines = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 11))
+
+
+@pytest.mark.parametrize("in_the_way", ["file", "folder", "below a file", "another run"])
+def test_an_out_that_cannot_be_a_run_is_refused_before_clips_are_decoded(
+    tiny_preset: Preset, puppet_records: list[ClipRecord], tmp_path: Path, in_the_way: str
+) -> None:
+    write_index(tmp_path, puppet_records)  # without the clips themselves
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.txt").touch()
+    prepare_run(tmp_path / "another run", {"stage": "unet"})
+    out = tmp_path / {"below a file": "file/run"}.get(in_the_way, in_the_way)
+    with pytest.raises(ValueError, match=r"choose another|another --out"):
+        train_autoencoder(tiny_preset, tmp_path, out)
+
+
+def test_an_unreadable_clip_leaves_no_run(tiny_preset: Preset, puppet_records: list[ClipRecord], tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    write_index(tmp_path / "data", puppet_records)
+    with pytest.raises(ValueError, match="the clip is missing"):
+        train_autoencoder(tiny_preset, tmp_path / "data", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_of_other_settings_is_refused(tiny_preset: Preset, puppets_dir: Path, tmp_path: Path) -> None:

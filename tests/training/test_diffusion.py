@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from lfdm.config import DiffusionConfig, Preset, to_json
+from lfdm.config import DiffusionConfig, Preset, UNetConfig, to_json
 from lfdm.data.augmentation import ColorJitter
 from lfdm.data.clips import open_cache, read_index, write_index
 from lfdm.data.video import uniform_indices
 from lfdm.models import text
 from lfdm.models.autoencoder import LatentFlowAutoencoder
-from lfdm.models.loading import read_tensors
+from lfdm.models.loading import find_checkpoints, read_tensors
 from lfdm.models.text import encode_text
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.training.diffusion import DiffusionTask, train_diffusion
+from lfdm.training.loop import StepReport
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,26 @@ def test_the_same_command_makes_the_same_weights(tiny_preset: Preset, puppets_di
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_a_stopped_training_continues_bit_for_bit(tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path) -> None:
+    """Stopped in the middle of an epoch, after the checkpoint, with two loader workers."""
+    preset = with_steps(tiny_preset, 7)
+    optimization = replace(preset.diffusion_training.optimization, checkpoint_steps=3, log_steps=1, num_workers=2)
+    preset = replace(preset, diffusion_training=replace(preset.diffusion_training, optimization=optimization))
+
+    def stop(report: StepReport) -> None:
+        if report.step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_diffusion(preset, puppets_dir, stage1, tmp_path / "stopped", report=stop)
+    assert [path.name for path in find_checkpoints(tmp_path / "stopped")] == ["step-00000003"]
+    folders = [train_diffusion(preset, puppets_dir, stage1, tmp_path / name) for name in ("stopped", "whole")]
+    for file in ("training.safetensors", "unet/diffusion_pytorch_model.safetensors"):
+        first, second = (read_tensors(folder / file) for folder in folders)
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_motion_can_be_estimated_at_every_step(tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path) -> None:
     preset = with_steps(tiny_preset, 2, cache_motion=False)
     preset = replace(preset, diffusion=DiffusionConfig(normalize=False, clamp_to_range=False))
@@ -88,6 +109,7 @@ def test_motion_can_be_estimated_at_every_step(tiny_preset: Preset, puppets_dir:
             "'./no-such-folder' cannot be had",
         ),
         ({}, {"cache_motion": False}, "normalize=True needs cache_motion=True"),
+        ({"unet": UNetConfig(latent_channels=16, head_dim=7)}, {}, "head_dim is 7"),
     ],
 )
 def test_settings_that_cannot_be_trained_are_refused(

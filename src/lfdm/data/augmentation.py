@@ -10,6 +10,8 @@ from typing import Self
 
 import numpy as np
 
+from lfdm.settings import check, check_probability
+
 
 @dataclass(frozen=True, kw_only=True)
 class ColorJitter:
@@ -29,11 +31,8 @@ class ColorJitter:
     """Leave out the rows and columns at the edges that are black in every frame, as if padding came afterwards."""
 
     def __post_init__(self) -> None:
-        for name in ("brightness", "contrast", "saturation"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
-        if not 0 <= self.hue <= 0.5:
-            raise ValueError(f"hue must lie in 0..0.5, got {self.hue}")
+        check_probability(self, "brightness", "contrast", "saturation")
+        check(0 <= self.hue <= 0.5, "hue", self.hue, "in [0, 0.5]")
 
     @classmethod
     def from_amounts(
@@ -134,8 +133,7 @@ class PairAugmentation:
     """One draw for both frames."""
 
     def __post_init__(self) -> None:
-        for name in ("swap_probability", "flip_probability"):
-            check_probability(name, getattr(self, name))
+        check_probability(self, "swap_probability", "flip_probability")
 
 
 def names_a_side(label: str) -> bool:
@@ -145,12 +143,6 @@ def names_a_side(label: str) -> bool:
     (True, True, False)
     """
     return re.search(r"(?<![a-z])(left|right)(?![a-z])", label.lower()) is not None
-
-
-def check_probability(name: str, value: float) -> None:
-    """ValueError for a probability outside 0..1."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must lie in 0..1, got {value}")
 
 
 def augment_pair(

@@ -4,18 +4,26 @@ What all converters of other people's files share. A recording that cannot be re
 """
 
 import os
+import unicodedata
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from lfdm.config import Fit
-from lfdm.data.clips import ClipRecord, Progress, Split
+from lfdm.data.cache import Progress
+from lfdm.data.index import MAX_SIZE, ClipRecord, Split
 from lfdm.data.video import Crop, VideoInfo, natural_key, read_fitted, video_info, write_video
+from lfdm.settings import check, check_integer
+
+MAX_STORED_FRAMES = 1_000_000
+MAX_NAME_BYTES = 250
+"""File systems allow 255, and `.avi` is added."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +62,10 @@ class ClipFormat:
     """Keep the first so many of a whole recording."""
 
     def __post_init__(self) -> None:
-        if self.size < 2:
-            raise ValueError(f"size must be at least 2, got {self.size}")
-        if self.fit not in ("pad", "crop"):
-            raise ValueError(f"fit must be 'pad' or 'crop', got {self.fit!r}")
-        if self.max_frames is not None and self.max_frames < 2:
-            raise ValueError(f"max_frames must be at least 2, got {self.max_frames}")
+        check_integer("size", self.size, 2, MAX_SIZE)
+        check(self.fit in get_args(Fit), "fit", self.fit, "'pad' or 'crop'")
+        if self.max_frames is not None:
+            check_integer("max_frames", self.max_frames, 2, MAX_STORED_FRAMES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,13 +159,39 @@ def check_trees(source: Path, out: Path) -> None:
 
 
 def entries(folder: Path) -> list[Path]:
-    """What lies in a folder, in natural order, hidden files left out."""
+    """What lies in a folder, in natural order, hidden files left out. Raises OSError where it cannot be read."""
     return sorted((entry for entry in folder.iterdir() if not entry.name.startswith(".")), key=natural_key)
 
 
+def entries_or_skip(source: Path, folder: Path, skipped: list[SkippedFile]) -> list[Path]:
+    """`entries`; a folder of the tree `source` that is empty or cannot be read is added to `skipped`."""
+    try:
+        inside = entries(folder)
+    except OSError as error:
+        skipped.append(skip(source, folder, f"a folder that cannot be read ({error.strerror})"))
+        return []
+    if not inside and folder != source:
+        skipped.append(skip(source, folder, "an empty folder"))
+    return inside
+
+
 def skip(source: Path, path: Path, reason: str) -> SkippedFile:
-    """The report that `path` in the tree `source` is skipped."""
-    return SkippedFile(path=path.relative_to(source).as_posix(), reason=reason)
+    """The report that `path` in the tree `source` is skipped, on one line whatever its name."""
+    name = "".join(f"\\x{ord(c):x}" if _is_control(c) else c for c in path.relative_to(source).as_posix())
+    return SkippedFile(path=name, reason=reason)
+
+
+def _is_control(character: str) -> bool:
+    """Whether it cannot be printed in one line: a control character, or part of a name that is not UTF-8."""
+    return unicodedata.category(character) in ("Cc", "Cs")
+
+
+def _check_name(path: Path) -> None:
+    """ValueError for a name that the table cannot hold, or that is too long with an ending added."""
+    if any(map(_is_control, str(path))):
+        raise ValueError("a name with control characters, or that is not UTF-8")
+    if len(path.name.encode()) > MAX_NAME_BYTES:
+        raise ValueError(f"a name of over {MAX_NAME_BYTES} bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,13 +204,14 @@ class _Converter:
     def convert(self, recording: Recording) -> Conversion:
         skipped: list[SkippedFile] = []
         try:
+            _check_name(recording.path.relative_to(self.source))
             info = _usable_info(recording.path)
             lengths = {take.path: self._expected_length(take, info) for take in recording.takes if self._is_finished(take, info)}
             takes = [take for take in recording.takes if take.path not in lengths]
             pieces = self._read(recording.path, takes, info) if takes else []
-        except (ValueError, OSError) as error:
-            reason = str(error).removeprefix(f"{recording.path}: ").splitlines()[0]
-            return Conversion(skipped=(skip(self.source, recording.path, reason),))
+        except (ValueError, OSError, MemoryError) as error:
+            reason = str(error).removeprefix(f"{recording.path}: ") or type(error).__name__
+            return Conversion(skipped=(skip(self.source, recording.path, reason.splitlines()[0]),))
         num_kept = len(lengths)
         for take, frames in zip(takes, pieces, strict=True):
             if (fault := _fault(take, frames, info)) is not None:
@@ -230,7 +263,6 @@ class _Converter:
 
 
 def _usable_info(path: Path) -> VideoInfo:
-    str(path).encode()  # a name that is not UTF-8 could not be listed
     info = video_info(path)
     if not 0.1 <= info.fps <= 1000:
         raise ValueError(f"an impossible rate of {info.fps:g} frames per second")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lfdm.config import Fit
-from lfdm.data.clips import ClipRecord, Progress, new_data_set, write_index
+from lfdm.data.cache import Progress
 from lfdm.data.conversion import (
     ClipFormat,
     FolderReport,
@@ -18,10 +18,14 @@ from lfdm.data.conversion import (
     check_trees,
     convert,
     entries,
+    entries_or_skip,
     skip,
     summarize,
 )
-from lfdm.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from lfdm.data.images import IMAGE_SUFFIXES
+from lfdm.data.index import ClipRecord, check_data_settings, new_data_set, write_index
+from lfdm.data.video import VIDEO_SUFFIXES
+from lfdm.settings import check
 
 
 def write_folder(
@@ -48,9 +52,9 @@ def write_folder(
     """
     source, out = Path(source), Path(out)
     check_trees(source, out)
+    check_data_settings(size=size, num_frames=None, seed=seed, test_fraction=test_fraction, num_workers=num_workers, least_size=2)
+    check(test_fraction < 1, "test_fraction", test_fraction, "less than 1: somebody must be left to train on")
     form = ClipFormat(size=size, fit=fit, max_frames=max_frames)
-    if not 0 <= test_fraction < 1:
-        raise ValueError(f"test_fraction must lie in 0..1 (1 excluded), got {test_fraction}")
     found, skipped = _scan(source)
     with new_data_set(out) as folder:
         made = convert(source, folder, found, form, num_workers=num_workers, progress=progress)
@@ -63,9 +67,10 @@ def write_folder(
 
 
 def _nothing_usable(skipped: list[SkippedFile]) -> str:
+    expected = "expected <label>/<subject>/<clip> or <label>/<clip>"
     if not skipped:
-        return "holds nothing; expected <label>/<subject>/<clip> or <label>/<clip>"
-    return f"no usable clip; of {len(skipped)} skipped the first is {skipped[0].path} ({skipped[0].reason})"
+        return f"holds nothing; {expected}"
+    return f"no usable clip; of {len(skipped)} skipped the first is {skipped[0].path} ({skipped[0].reason}); {expected}"
 
 
 # -------------------------------------------------------------------------------------------------------- the tree
@@ -75,11 +80,11 @@ def _scan(source: Path) -> tuple[list[Recording], list[SkippedFile]]:
     """All clips of the tree in natural order, and what else lies in it (hidden files left out)."""
     found: list[Recording] = []
     skipped: list[SkippedFile] = []
-    for label in entries(source):
+    for label in entries_or_skip(source, source, skipped):
         if not label.is_dir() or not label.name.strip():
             skipped.append(skip(source, label, "not a label's folder"))
             continue
-        for entry in entries(label):
+        for entry in entries_or_skip(source, label, skipped):
             if _is_clip(entry):
                 found.append(_whole(source, entry, label.name, subject=entry.relative_to(source).as_posix()))
             elif entry.is_dir():
@@ -90,10 +95,7 @@ def _scan(source: Path) -> tuple[list[Recording], list[SkippedFile]]:
 
 
 def _clips_of_subject(source: Path, label: str, subject: Path, skipped: list[SkippedFile]) -> Iterator[Recording]:
-    inside = entries(subject)
-    if not inside:
-        skipped.append(skip(source, subject, "an empty folder"))
-    for entry in inside:
+    for entry in entries_or_skip(source, subject, skipped):
         if _is_clip(entry):
             yield _whole(source, entry, label, subject=subject.name)
         else:
@@ -109,7 +111,10 @@ def _is_clip(path: Path) -> bool:
     """A video file, or a folder with images and neither videos nor folders in it (that would be a subject)."""
     if not path.is_dir():
         return path.suffix.lower() in VIDEO_SUFFIXES
-    inside = entries(path)
+    try:
+        inside = entries(path)
+    except OSError:
+        return False
     is_subject = any(entry.is_dir() or entry.suffix.lower() in VIDEO_SUFFIXES for entry in inside)
     return not is_subject and any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in inside)
 

@@ -16,8 +16,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lfdm.data.clips import ClipRecord, Progress, Split, new_data_set, write_index
-from lfdm.data.video import fit_frames, write_video
+from lfdm.data.cache import Progress
+from lfdm.data.images import fit_frames
+from lfdm.data.index import MAX_SUBJECTS, ClipRecord, Split, check_data_settings, new_data_set, write_index
+from lfdm.data.video import write_video
+from lfdm.settings import check, check_integer
 
 CELL = 64
 SHEET_SIZE = (832, 1344)
@@ -85,7 +88,11 @@ def write_lpc(
     sheet of another layout (naming it), and an `out` that holds other things.
     """
     sheets = Path(sheets)
-    _check_settings(num_characters, size, num_frames, seed, test_fraction)
+    check_integer("num_characters", num_characters, 1, MAX_SUBJECTS)
+    check_data_settings(
+        size=size, num_frames=num_frames, seed=seed, test_fraction=test_fraction, num_workers=num_workers, least_size=16
+    )
+    check(test_fraction < 1, "test_fraction", test_fraction, "less than 1: somebody must be left to train on")
     wardrobe = _find_layers(sheets)
     num_test = round(num_characters * test_fraction)
     records: list[ClipRecord] = []
@@ -99,19 +106,6 @@ def write_lpc(
         finally:
             pool.shutdown(cancel_futures=True)
         return Path(out) / write_index(folder, records).name
-
-
-def _check_settings(num_characters: int, size: int, num_frames: int, seed: int, test_fraction: float) -> None:
-    if num_characters < 1:
-        raise ValueError(f"num_characters must be at least 1, got {num_characters}")
-    if not 16 <= size <= 1024:
-        raise ValueError(f"size must lie in 16..1024, got {size}")
-    if not 2 <= num_frames <= 1000:
-        raise ValueError(f"num_frames must lie in 2..1000, got {num_frames}")
-    if seed < 0:
-        raise ValueError(f"seed must be at least 0, got {seed}")
-    if not 0 <= test_fraction < 1:
-        raise ValueError(f"test_fraction must lie in 0..1 (1 excluded), got {test_fraction}")
 
 
 # --------------------------------------------------------------------------------------------------------- characters

@@ -5,8 +5,8 @@ from itertools import product
 from pathlib import Path
 
 from lfdm.data.conversion import Take, entries
+from lfdm.data.images import IMAGE_SUFFIXES
 from lfdm.data.published import Corpus, Survey
-from lfdm.data.video import IMAGE_SUFFIXES
 
 LABELS = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
 
@@ -17,7 +17,7 @@ _TEST = "001 002 006 007 010 013 014 020 027 032 033 040 046 048 049 052 064 065
 
 
 def _survey(found: Survey) -> None:
-    for subject in entries(found.source):
+    for subject in found.entries(found.source):
         if not (subject.is_dir() and re.fullmatch(r"\d{3}", subject.name)):
             found.skip(subject, "not a subject's folder (three digits)")
         elif found.corpus.split_of(subject.name) is None:
@@ -27,19 +27,28 @@ def _survey(found: Survey) -> None:
 
 
 def _survey_subject(found: Survey, subject: Path) -> None:
-    home = subject / _SESSION if (subject / _SESSION).is_dir() else subject
-    for other in entries(subject) if home != subject else ():
-        if other != home:
-            found.skip(other, f"beside {_SESSION}, which alone is read, as published")
-    for expression in entries(home):
+    inside, session = found.entries(subject), subject / _SESSION
+    if session in inside and session.is_dir():
+        for other in inside:
+            if other != session:
+                found.skip(other, f"beside {_SESSION}, which alone is read, as published")
+        inside = found.entries(session)
+    for expression in inside:
         if not expression.is_dir() or expression.name not in LABELS:
             found.skip(expression, f"not a folder of one of {' '.join(LABELS)}")
             continue
-        for take in entries(expression):
-            if take.is_dir() and any(file.suffix.lower() in IMAGE_SUFFIXES for file in entries(take)):
+        for take in found.entries(expression):
+            if _is_take(take):
                 _add(found, take, expression.name, subject.name)
             else:
-                found.skip(take, "not a take (a folder of images)")
+                found.skip(take, "not a take (a readable folder of images)")
+
+
+def _is_take(path: Path) -> bool:
+    try:
+        return any(file.suffix.lower() in IMAGE_SUFFIXES for file in entries(path))
+    except OSError:  # a file, or a folder that cannot be read
+        return False
 
 
 def _add(found: Survey, take: Path, label: str, subject: str) -> None:

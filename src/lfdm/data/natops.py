@@ -8,7 +8,7 @@ from collections import Counter
 from itertools import product
 from pathlib import Path
 
-from lfdm.data.conversion import Take, entries
+from lfdm.data.conversion import Take
 from lfdm.data.published import Corpus, Survey
 from lfdm.data.video import Crop
 
@@ -132,7 +132,7 @@ def _survey(found: Survey) -> None:
     left_out: Counter[int] = Counter()
     for gesture in range(1, len(LABELS) + 1):
         folder = found.source / f"gesture{gesture:02}"
-        for path in entries(folder) if folder.is_dir() else ():
+        for path in found.entries(folder) if folder.is_dir() else ():
             match = re.fullmatch(rf"g{gesture:02}s(\d\d)([md]?)\.avi", path.name)
             subject = int(match[1]) if match else 0
             if match is None or subject not in _SUBJECTS:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lfdm.data.clips import Progress, Split, check_data_set_folder, write_index
+from lfdm.data.cache import Progress
 from lfdm.data.conversion import (
     ClipFormat,
     FolderReport,
@@ -16,10 +16,14 @@ from lfdm.data.conversion import (
     Take,
     check_trees,
     convert,
+    entries_or_skip,
     skip,
     summarize,
 )
-from lfdm.data.video import Crop, write_bytes
+from lfdm.data.index import MAX_WORKERS, Split, check_data_set_folder, write_index
+from lfdm.data.video import Crop
+from lfdm.files import write_bytes
+from lfdm.settings import check_integer
 
 Key = tuple[str, ...]
 """What a clip is, in words from the general to the particular: ("subject 3", "action 7", "take 1")."""
@@ -69,6 +73,10 @@ class Survey:
         self.recordings.append(Recording(path=recording, takes=tuple(named.values())))
         self.keys.update((take.path, key) for key, take in named.items())
 
+    def entries(self, folder: Path) -> list[Path]:
+        """What lies in a folder of the tree, in natural order; one that is empty or cannot be read is skipped."""
+        return entries_or_skip(self.source, folder, self.skipped)
+
     def skip(self, path: Path, reason: str) -> None:
         """Something in the tree that is no clip of the paper's."""
         self.skipped.append(skip(self.source, path, reason))
@@ -106,12 +114,14 @@ def write_published(
     The same command continues a stopped run and adds what has come to `source` since: clips in `out` that are whole
     are not made again, and clips.csv is written when all are there.
 
-    Raises FileNotFoundError for a missing tree; ValueError for an impossible size, a tree without any usable clip of
+    Raises FileNotFoundError for a missing tree; ValueError for impossible settings, a tree without any usable clip of
     the corpus, and an `out` that holds other things, another corpus or another size, or overlaps the tree.
     """
     source, out = Path(source), Path(out)
     check_trees(source, out)
     form = ClipFormat(size=size, fit="pad", crop=corpus.crop)
+    if num_workers is not None:
+        check_integer("num_workers", num_workers, 0, MAX_WORKERS)
     found = Survey(corpus=corpus, source=source)
     corpus.survey(found)
     if not found.recordings:

@@ -7,19 +7,23 @@ decides the motion: every clip of a subject has the same first frame. Takes diff
 
 import io
 import os
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-from lfdm.data.clips import ClipRecord, write_index
+from lfdm.data.index import MAX_FRAMES, MAX_SIZE, MAX_SUBJECTS, ClipRecord, check_data_settings, new_data_set, write_index
 from lfdm.data.puppet_actions import ACTIONS, Take, act, ease
 from lfdm.data.puppet_figures import Subject, make_subject, place
 from lfdm.data.puppet_render import Track, Truth, render
-from lfdm.data.video import write_bytes, write_video
+from lfdm.data.video import MAX_FPS, MIN_FPS, write_video
+from lfdm.files import write_bytes
+from lfdm.settings import check, check_integer, check_number
 
 __all__ = [
     "ACTIONS",
@@ -38,6 +42,7 @@ TruthChoice = Literal["none", "test", "all"]
 """Which clips get a truth file beside them."""
 
 MIN_SIZE = 32
+MAX_TAKES = 10_000
 MAX_DRIFT = 0.02
 """Camera drift stays below this, as a fraction of the frame."""
 
@@ -66,10 +71,12 @@ def render_clip(
     rest, whatever the action and the take.
     Raises ValueError for an unknown action, a size below 32, fewer than 2 frames, an impossible fps, a negative seed.
     """
-    _check_clip(size, num_frames, fps)
-    _check("take_seed", take_seed, take_seed >= 0, "0 or more")
+    check_integer("size", size, MIN_SIZE, MAX_SIZE)
+    check_integer("num_frames", num_frames, 2, MAX_FRAMES)
+    check_number("fps", fps, low=MIN_FPS, high=MAX_FPS)
+    check_integer("take_seed", take_seed, 0, 2**64 - 1)
     if not isinstance(subject, Subject):
-        _check("subject", subject, subject >= 0, "a seed of 0 or more")
+        check_integer("subject", subject, 0, 2**64 - 1)
         subject = make_subject(subject)
     rng = np.random.default_rng((take_seed, 2))
     time = np.arange(num_frames) / fps
@@ -120,7 +127,7 @@ def load_truth(path: Path) -> Truth:
         with np.load(path, allow_pickle=False) as arrays:
             flow, drift = arrays["flow"].astype(np.float32), arrays["drift"].astype(np.float32)
             return Truth(flow, arrays["visible"], arrays["interior"], arrays["figure"], drift)
-    except (KeyError, OSError, ValueError) as error:
+    except (LookupError, OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is not a truth file ({error})") from error
 
 
@@ -153,38 +160,41 @@ def write_puppets(
     num_workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write a clip data set: every subject does every action `num_takes` times. Returns `root`/clips.csv, written last.
+    """Write a clip data set: every subject does every action `num_takes` times. Returns `root`/clips.csv.
 
     The last `test_fraction` of the subjects is the test split (neither split is empty unless the fraction is 0 or 1).
     Clips are lossless; `truth` says which of them get a truth file. The same arguments give the same data set.
     `num_workers` processes render (None: one per core; 0 or 1: this one). `progress(done, total)` is called as clips
     are finished.
-    Raises ValueError for values that no data set can have, and FileExistsError if `root` already holds a data set.
+    `root` appears when it is whole. Raises ValueError for values that no data set can have and a `root` that holds other
+    things, and FileExistsError if it already holds a data set.
     """
     root = Path(root)
-    _check_clip(size, num_frames, fps)
-    _check("num_subjects", num_subjects, num_subjects >= 1, "1 or more")
-    _check("num_takes", num_takes, num_takes >= 1, "1 or more")
-    _check("seed", seed, seed >= 0, "0 or more")
-    _check("test_fraction", test_fraction, 0 <= test_fraction <= 1, "0 to 1")
-    _check("truth", truth, truth in ("none", "test", "all"), "none, test or all")
-    _check("num_workers", num_workers, num_workers is None or num_workers >= 0, "0 or more")
+    check_integer("num_subjects", num_subjects, 1, MAX_SUBJECTS)
+    check_integer("num_takes", num_takes, 1, MAX_TAKES)
+    check_data_settings(
+        size=size, num_frames=num_frames, seed=seed, test_fraction=test_fraction, num_workers=num_workers, least_size=MIN_SIZE
+    )
+    check_number("fps", fps, low=MIN_FPS, high=MAX_FPS)
+    check(truth in get_args(TruthChoice), "truth", truth, "none, test or all")
     if (root / "clips.csv").exists():
         raise FileExistsError(f"{root} already holds a clip data set; remove it or choose another folder")
 
     first_test = num_subjects - _num_test(num_subjects, test_fraction)
-    jobs: list[_Job] = []
-    for subject in range(num_subjects):
-        split = "train" if subject < first_test else "test"
-        with_truth = truth == "all" or truth == split
-        jobs.append(_Job(root, subject, split, num_takes, size, num_frames, fps, seed, with_truth))
-    workers = min(len(jobs), (os.cpu_count() or 1) if num_workers is None else num_workers)
     records: list[ClipRecord] = []
-    for finished in _run(jobs, workers):
-        records += finished
-        if progress is not None:
-            progress(len(records), num_subjects * len(ACTIONS) * num_takes)
-    return write_index(root, sorted(records, key=lambda record: record.path))
+    with new_data_set(root) as folder:
+        jobs: list[_Job] = []
+        for subject in range(num_subjects):
+            split = "train" if subject < first_test else "test"
+            with_truth = truth == "all" or truth == split
+            jobs.append(_Job(folder, subject, split, num_takes, size, num_frames, fps, seed, with_truth))
+        workers = min(len(jobs), (os.cpu_count() or 1) if num_workers is None else num_workers)
+        for finished in _run(jobs, workers):
+            records += finished
+            if progress is not None:
+                progress(len(records), num_subjects * len(ACTIONS) * num_takes)
+        index = write_index(folder, sorted(records, key=lambda record: record.path))
+    return root / index.name
 
 
 def _num_test(num_subjects: int, test_fraction: float) -> int:
@@ -215,7 +225,7 @@ def _write_subject(job: _Job) -> list[ClipRecord]:
         for take in range(job.num_takes):
             take_seed = _derive_seed(job.seed, job.subject, index, take)
             clip = render_clip(subject, action, take_seed, size=job.size, num_frames=job.num_frames, fps=job.fps, truth=job.truth)
-            path = f"{name}/{action.replace(' ', '-')}-{take}.avi"
+            path = f"clips/{name}/{action.replace(' ', '-')}-{take}.avi"
             write_video(job.root / path, clip.frames, fps=job.fps, lossless=True)
             if clip.truth is not None:
                 save_truth(truth_path(job.root / path), clip.truth)
@@ -236,14 +246,3 @@ def _write_subject(job: _Job) -> list[ClipRecord]:
 
 def _derive_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
-
-
-def _check_clip(size: int, num_frames: int, fps: float) -> None:
-    _check("size", size, size >= MIN_SIZE, f"{MIN_SIZE} or more")
-    _check("num_frames", num_frames, num_frames >= 2, "2 or more")
-    _check("fps", fps, 0 < fps < float("inf"), "more than 0")
-
-
-def _check(name: str, value: object, allowed: bool, expected: str) -> None:
-    if not allowed:
-        raise ValueError(f"{name} is {value!r}; allowed: {expected}")

@@ -1,36 +1,41 @@
-"""Video and image files in and out (PyAV, Pillow), fitting to a square, and the frame samplers.
+"""Video files in and out (PyAV, Pillow), and the frame samplers. Single pictures and fitting: `lfdm.data.images`.
 
-Shapes: frames are (t, H, W, 3) uint8 RGB, images (H, W, 3) uint8 RGB.
+Shapes: frames are (t, H, W, 3) uint8 RGB.
 """
 
 import io
 import re
-import shutil
-import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
-from uuid import uuid4
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
-from PIL import Image, ImageOps, ImageSequence
+from PIL import Image, ImageSequence
 
 from lfdm.config import Fit
+from lfdm.data.images import (
+    IMAGE_SUFFIXES,
+    check_exists,
+    check_frames,
+    check_pixels,
+    fit_frames,
+    naming,
+    open_image,
+    over_white,
+    read_image,
+)
+from lfdm.files import check_parents, replacing_folder, write_bytes
+from lfdm.settings import check_number
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".webm", ".gif"})
 
-MAX_IMAGE_PIXELS = 50_000_000
-"""Larger images are refused before they are decoded."""
 MAX_VIDEO_PIXELS = 600_000_000
 """Frames x height x width that `read_video` decodes at most (1.8 GB): 290 frames of 1920x1080."""
 FOLDER_FPS = 25.0
@@ -43,8 +48,9 @@ _READ_OPTIONS = {"format_whitelist": "avi,mov,matroska"}
 # BT.709 in limited range, converted so and said so in the file: then all players agree on the colours.
 _COLOURS: dict[str, dict[str, Any]] = {"yuv420p": {"dst_colorspace": "ITU709", "dst_color_range": "MPEG"}}
 _COLOUR_TAGS = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
-_MAX_FPS = 1000.0
-_MAX_GIF_FPS = 50.0
+MIN_FPS = 0.01
+MAX_FPS = 1000.0
+MAX_GIF_FPS = 50.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,47 +94,18 @@ def write_video(path: str | Path, frames: np.ndarray, *, fps: float, lossless: b
     `lossless` where the format cannot; OSError where the disk refuses.
     """
     path = Path(path)
-    _check_frames(frames)
-    _check_fps(fps, _MAX_GIF_FPS if path.suffix == ".gif" else _MAX_FPS)
-    if not path.suffix:
-        return _write_folder(path, frames)
-    if path.suffix not in _ENCODERS:
+    check_frames(frames)
+    check_number("fps", fps, low=MIN_FPS, high=MAX_GIF_FPS if path.suffix == ".gif" else MAX_FPS)
+    if path.suffix and path.suffix not in _ENCODERS:
         raise ValueError(f"{path}: cannot write {path.suffix!r}; use .mp4, .webm, .gif, .avi or no ending (a folder)")
+    check_target(path)
+    if not path.suffix:
+        _write_folder(path, frames)
+        return path
     data = _ENCODERS[path.suffix](frames, fps, lossless)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, data)
     return path
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Put `data` at `path` in one step: a temporary file beside it, then a rename. Raises OSError, leaving no trace."""
-    temporary = temporary_beside(path)
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def temporary_beside(path: Path) -> Path:
-    """A free hidden name in the folder of `path`, to be renamed to it when whole."""
-    return path.with_name(f".{path.name[:80]}.{uuid4().hex[:8]}.tmp")
-
-
-def _check_frames(frames: np.ndarray) -> None:
-    if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
-        got = getattr(frames, "dtype", type(frames).__name__)
-        raise ValueError(f"frames must be a numpy array of uint8, got {got}")
-    if frames.ndim != 4 or frames.shape[-1] != 3:
-        raise ValueError(f"frames must have the shape (t, H, W, 3), got {frames.shape}")
-    if 0 in frames.shape:
-        raise ValueError(f"frames must hold at least one frame and one pixel, got the shape {frames.shape}")
-
-
-def _check_fps(fps: float, highest: float) -> None:
-    if not 0.01 <= fps <= highest:  # also False for NaN
-        raise ValueError(f"fps must lie in 0.01..{highest:g}, got {fps}")
 
 
 def _encode(frames: np.ndarray, fps: float, *, container: str, codec: str, pixel_format: str, options: dict[str, str]) -> bytes:
@@ -184,22 +161,19 @@ _ENCODERS: dict[str, Callable[[np.ndarray, float, bool], bytes]] = {
 }
 
 
-def _write_folder(path: Path, frames: np.ndarray) -> Path:
-    if path.exists() and not _holds_frames_only(path):
+def check_target(path: Path) -> None:
+    """ValueError where `write_video` could only write to `path` by replacing something that is no video of that form."""
+    check_parents(path)
+    if not path.suffix and path.exists() and not _holds_frames_only(path):
         raise ValueError(f"{path}: exists and is not a folder of frame-*.png files; choose another name")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(path)
-    temporary.mkdir()
-    try:
+    if path.suffix and path.is_dir():
+        raise ValueError(f"{path}: a folder has this name; choose another one")
+
+
+def _write_folder(path: Path, frames: np.ndarray) -> None:
+    with replacing_folder(path) as temporary:
         for index, frame in enumerate(frames):
             Image.fromarray(frame).save(temporary / f"frame-{index:05d}.png")
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return path
 
 
 def _holds_frames_only(path: Path) -> bool:
@@ -218,7 +192,7 @@ def read_video(path: str | Path, *, max_frames: int | None = None, max_pixels: i
     without frames, of changing size, or above `max_pixels` pixels (frames x height x width).
     """
     path = Path(path)
-    _check_exists(path)
+    check_exists(path)
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames must be at least 1, got {max_frames}")
     return _collect(path, islice(_iterate(path), max_frames), max_pixels)
@@ -240,7 +214,7 @@ def read_fitted(
     Raises as `read_video` does, and ValueError for an impossible size or fit, or frames that are not the crop's.
     """
     path = Path(path)
-    _check_exists(path)
+    check_exists(path)
     chosen = None if only is None else frozenset(only)
     numbered = enumerate(islice(_iterate(path), max_frames))
     frames = (frame for index, frame in numbered if chosen is None or index in chosen)
@@ -263,7 +237,7 @@ def video_info(path: str | Path) -> VideoInfo:
     Raises FileNotFoundError, and ValueError naming the path for what is not a clip.
     """
     path = Path(path)
-    _check_exists(path)
+    check_exists(path)
     if path.is_dir():
         files = _frame_files(path)
         height, width = read_image(files[0]).shape[:2]
@@ -271,31 +245,11 @@ def video_info(path: str | Path) -> VideoInfo:
     if path.suffix.lower() == ".gif":
         repeats, fps, (width, height) = _gif_timing(path)
         return VideoInfo(frames=sum(repeats), fps=fps, width=width, height=height)
-    with path.open("rb") as file, _naming(path), _open_clip(file) as container:
+    with path.open("rb") as file, naming(path), _open_clip(file) as container:
         stream = _video_stream(container)
         frames = sum(packet.size > 0 for packet in container.demux(stream))
         fps = float(stream.average_rate or stream.guessed_rate or FOLDER_FPS)
         return VideoInfo(frames=frames, fps=fps, width=stream.width, height=stream.height)
-
-
-def _check_exists(path: Path) -> None:
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder")
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Turn what PyAV and Pillow raise on a broken file into one ValueError that names the path."""
-    try:
-        yield
-    except (FFmpegError, ValueError, OSError, SyntaxError, EOFError, IndexError) as error:
-        if str(error).startswith(f"{path}:"):
-            raise
-        raise ValueError(f"{path}: broken or not a readable clip or image ({_reason(error)})") from error
-
-
-def _reason(error: BaseException) -> str:
-    return str(getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0]
 
 
 def _collect(path: Path, frames: Iterable[np.ndarray], max_pixels: int) -> np.ndarray:
@@ -325,9 +279,9 @@ def _iterate(path: Path) -> Iterator[np.ndarray]:
 
 def _iterate_file(path: Path) -> Iterator[np.ndarray]:
     decoded = 0
-    with path.open("rb") as file, _naming(path), _open_clip(file) as container:
+    with path.open("rb") as file, naming(path), _open_clip(file) as container:
         stream = _video_stream(container)
-        _check_pixels(path, stream.width, stream.height)
+        check_pixels(path, stream.width, stream.height)
         stream.codec_context.thread_count = 1  # clips are small; the cache decodes several at once
         reformatter = VideoReformatter()
         for packet in container.demux(stream):
@@ -356,7 +310,10 @@ def _open_clip(file: BinaryIO) -> InputContainer:
 def _video_stream(container: InputContainer) -> VideoStream:
     if not container.streams.video:
         raise ValueError("no video stream")
-    return container.streams.video[0]
+    stream = container.streams.video[0]
+    if stream.codec_context is None:  # as it is for a codec that is not known
+        raise ValueError("an unknown codec")
+    return stream
 
 
 def _upright(frame: av.VideoFrame, degrees: int) -> np.ndarray:
@@ -367,9 +324,9 @@ def _upright(frame: av.VideoFrame, degrees: int) -> np.ndarray:
 
 def _iterate_gif(path: Path) -> Iterator[np.ndarray]:
     repeats, _, _ = _gif_timing(path)
-    with _naming(path), Image.open(path) as image:
+    with open_image(path) as image:
         for frame, repeat in zip(ImageSequence.Iterator(image), repeats, strict=True):
-            array = _over_white(frame.copy())
+            array = over_white(frame.copy())
             for _ in range(repeat):
                 yield array
 
@@ -379,8 +336,7 @@ def _gif_timing(path: Path) -> tuple[list[int], float, tuple[int, int]]:
 
     The shortest time between two frames is one step (writers merge equal frames into one longer one).
     """
-    with _naming(path), Image.open(path) as image:
-        _check_pixels(path, *image.size)
+    with open_image(path) as image:
         durations = [float(frame.info.get("duration", 0)) or 100.0 for frame in ImageSequence.Iterator(image)]
         size = image.size
     shortest = min(durations)
@@ -403,131 +359,6 @@ def natural_key(path: Path) -> list[tuple[int, int, str]]:
     """
     parts = re.split(r"(\d+)", path.name.lower())
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
-
-
-# ---------------------------------------------------------------------------------------------------------- images
-
-
-def read_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
-    """An image as (H, W, 3) uint8: from a file, a PIL image or an array, whatever its kind.
-
-    Alpha is laid over white; greyscale, palette, CMYK and 16-bit images are converted; EXIF rotation is applied.
-    Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): uint8, uint16, or floating point in [0, 1].
-
-    Raises FileNotFoundError, and ValueError (naming the path) for what is not an image or has over 50 megapixels.
-    """
-    if isinstance(source, np.ndarray):
-        return _over_white(Image.fromarray(_array_to_8_bits(source)))
-    if isinstance(source, Image.Image):
-        _check_pixels("image", *source.size)
-        return _over_white(ImageOps.exif_transpose(source))
-    path = Path(source)
-    _check_exists(path)
-    if path.is_dir():
-        raise ValueError(f"{path}: a folder, not an image")
-    with warnings.catch_warnings(), _naming(path):
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below, in our own words
-        with _open_image(path) as image:
-            _check_pixels(path, *image.size)
-            return _over_white(ImageOps.exif_transpose(image))
-
-
-def _open_image(path: Path) -> Image.Image:
-    try:
-        return Image.open(path)
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{path}: over {MAX_IMAGE_PIXELS // 10**6} megapixels ({error})") from error
-
-
-def _check_pixels(name: str | Path, width: int, height: int) -> None:
-    if width * height > MAX_IMAGE_PIXELS:
-        raise ValueError(f"{name}: {width}x{height} is over {MAX_IMAGE_PIXELS // 10**6} megapixels; shrink it first")
-
-
-def _array_to_8_bits(array: np.ndarray) -> np.ndarray:
-    if array.ndim == 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4))) or 0 in array.shape:
-        raise ValueError(f"an image array must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape}")
-    _check_pixels("image", array.shape[1], array.shape[0])
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == np.uint16:
-        return np.rint(array / 257.0).astype(np.uint8)
-    if not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(f"an image array must be uint8, uint16 or floating point, got {array.dtype}")
-    if not (array.min() >= 0 and array.max() <= 1):  # also False for NaN
-        raise ValueError(f"a floating point image must lie in [0, 1], got {array.min():g}..{array.max():g}")
-    return np.rint(array * 255.0).astype(np.uint8)
-
-
-def _over_white(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I"):  # 16-bit greyscale, which Pillow would clip instead of scaling
-        return np.asarray(Image.fromarray(_array_to_8_bits(np.asarray(image).astype(np.uint16))).convert("RGB"))
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        return np.asarray(Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB"))
-    return np.asarray(image.convert("RGB"))
-
-
-# --------------------------------------------------------------------------------------------------------- fitting
-
-
-def fit_frames(frames: np.ndarray, size: int, mode: Fit) -> np.ndarray:
-    """Frames (t, H, W, 3) uint8 fitted to a square: (t, size, size, 3) uint8.
-
-    `pad` keeps everything: the long side becomes `size`, the short side is truncated to whole pixels, the rest is
-    black; centred, an odd pixel at the bottom or right. `crop` keeps the central square. Shrinking averages the exact
-    area under each new pixel, as the published recipe does; enlarging is bilinear; frames of that size are returned as they are.
-    """
-    _check_frames(frames)
-    if size < 1:
-        raise ValueError(f"size must be at least 1, got {size}")
-    if mode not in ("pad", "crop"):
-        raise ValueError(f"fit must be 'pad' or 'crop', got {mode!r}")
-    height, width = frames.shape[1:3]
-    if mode == "crop":
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        return _resize(frames[:, top : top + side, left : left + side], size, size)
-    longest = max(height, width)
-    new_height, new_width = max(1, height * size // longest), max(1, width * size // longest)
-    small = _resize(frames, new_height, new_width)
-    if new_height == new_width:
-        return small
-    top, left = (size - new_height) // 2, (size - new_width) // 2
-    padded = np.zeros((len(frames), size, size, 3), np.uint8)
-    padded[:, top : top + new_height, left : left + new_width] = small
-    return padded
-
-
-def _resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
-    if frames.shape[1:3] == (height, width):
-        return frames
-    if height <= frames.shape[1] and width <= frames.shape[2]:
-        return np.stack([_shrink(frame, height, width) for frame in frames])
-    size = (width, height)
-    return np.stack([np.asarray(Image.fromarray(f).resize(size, Image.Resampling.BILINEAR)) for f in frames])
-
-
-def _shrink(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    rows = _area_means(frame, height)
-    return np.rint(_area_means(rows.swapaxes(0, 1), width).swapaxes(0, 1)).astype(np.uint8)
-
-
-def _area_means(array: np.ndarray, num: int) -> np.ndarray:
-    """Means of `array` (n, ...) over `num` equal intervals of its first axis, fractional ends weighted: (num, ...)."""
-    n = len(array)
-    if num == n:
-        return array.astype(np.float64)
-    if n % num == 0:  # ten times as fast, and the common case of large frames
-        return array.reshape(num, n // num, *array.shape[1:]).sum(axis=1, dtype=np.float64) * (num / n)
-    sums = np.zeros((n + 1, *array.shape[1:]), np.float64)
-    np.cumsum(array, axis=0, out=sums[1:])
-    ends = np.arange(num + 1) * n / num
-    whole = np.minimum(ends.astype(np.int64), n - 1)
-    part = (ends - whole).reshape(-1, *[1] * (array.ndim - 1))
-    return np.diff(sums[whole] * (1 - part) + sums[whole + 1] * part, axis=0) * (num / n)
 
 
 # ------------------------------------------------------------------------------------------- samplers, as published

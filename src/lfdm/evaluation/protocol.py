@@ -9,14 +9,15 @@ from typing import Any, get_args
 
 import torch
 
+from lfdm.config import MAX_GUIDANCE_SCALE
 from lfdm.data.clips import INDEX_NAME, ClipRecord, labels, open_cache, read_index
 from lfdm.diffusion import PredictionType, SchedulerName, make_scheduler
 from lfdm.evaluation.classifier import ClassifierTraining
 from lfdm.evaluation.judging import Evaluation, Progress, judge_generation, judge_stage1, reporter, train_judge
 from lfdm.evaluation.loading import EvaluatedModel, check_fits, file_sha256, load_model, select_clips
-from lfdm.evaluation.report import finite, write_report
+from lfdm.evaluation.report import check_report_folder, finite, write_report
 from lfdm.pipeline import LatentFlowPipeline
-from lfdm.pipeline_inputs import check_integer, check_number
+from lfdm.settings import check_integer, check_number
 
 
 def evaluate(
@@ -70,6 +71,7 @@ def evaluate(
         ("num_diversity_clips", num_diversity_clips, 0),
     ):
         check_integer(name, low if value is None else value, low, 2**31)
+    check_report_folder(Path(out))
     records = read_index(root)
     held_out = [record for record in records if record.split == "test"]
     chosen = select_clips(records, num_clips, seed, where=str(root))
@@ -130,7 +132,7 @@ def _settle_sampling(
     scale = pipe.config["guidance_scale"] if scale is None else scale
     return {
         "num_inference_steps": check_integer("num_inference_steps", steps, 1, pipe.scheduler.config.num_train_timesteps),
-        "guidance_scale": check_number("guidance_scale", scale, low=0),
+        "guidance_scale": check_number("guidance_scale", scale, low=0, high=MAX_GUIDANCE_SCALE),
     }
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lfdm.data.video import write_bytes, write_video
+from lfdm.data.video import MAX_GIF_FPS, write_video
+from lfdm.files import check_parents, write_bytes
 from lfdm.visualize import contact_sheet
 
 MARGIN = 4
@@ -32,6 +33,11 @@ class Example:
     unconditional: bool = False
 
 
+def check_report_folder(out: Path) -> None:
+    """ValueError where `out` cannot become a folder of results, before anything is measured for it."""
+    check_parents(out / "results.json")
+
+
 def write_report(out: Path, results: dict[str, Any], examples: list[Example], *, fps: float) -> Path:
     """Write everything into `out`, results.json last, each file whole; returns the path of results.json."""
     out.mkdir(parents=True, exist_ok=True)
@@ -43,7 +49,7 @@ def write_report(out: Path, results: dict[str, Any], examples: list[Example], *,
         name = re.sub(r"[^\w-]+", "-", example.label)
         pair = np.concatenate((example.real, np.full_like(example.real[:, :, :MARGIN], 255), example.generated), axis=2)
         (out / "samples").mkdir(exist_ok=True)
-        write_video(out / "samples" / f"{name}.gif", pair, fps=fps)
+        write_video(out / "samples" / f"{name}.gif", pair, fps=min(fps, MAX_GIF_FPS))
     path = out / "results.json"
     write_bytes(path, (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())
     return path

@@ -2,16 +2,18 @@
 
 import inspect
 import json
-import shutil
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+
+from lfdm.files import replace_folder as replace_folder
+from lfdm.settings import check_arguments
+
+ModelT = TypeVar("ModelT")
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
@@ -64,6 +66,16 @@ def read_config(folder: Path, cls: type) -> dict[str, Any]:
     return arguments
 
 
+def build_from_config(folder: Path, cls: type[ModelT]) -> ModelT:
+    """A `cls` with the constructor arguments stored in a folder; ValueError naming the file where it takes no such values."""
+    path, arguments = folder / CONFIG_NAME, read_config(folder, cls)
+    try:
+        check_arguments(cls, arguments)
+        return cls(**arguments)
+    except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
+        raise ValueError(f"{path} describes no {cls.__name__}: {error}") from error
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file; `ValueError` with the path where it is damaged."""
     if not path.is_file():
@@ -91,24 +103,6 @@ def load_exactly(module: nn.Module, tensors: dict[str, Tensor], origin: str) -> 
     module.load_state_dict(tensors)
 
 
-def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Call `write(temporary_folder)` and rename it to `folder` when it is whole; nothing is left behind on failure."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        write(temporary)
-        temporary.chmod(0o755)
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-            folder.rename(old / folder.name)
-            temporary.rename(folder)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 class StrictLoading:
     """Replaces the loading of diffusers' `ModelMixin`, which fills in what does not fit."""
 
@@ -125,7 +119,7 @@ class StrictLoading:
         folder = Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"no model folder {folder}")
-        model = cls(**read_config(folder, cls))
+        model = build_from_config(folder, cls)
         assert isinstance(model, nn.Module)
         load_exactly(model, read_tensors(folder / WEIGHTS_NAME), str(folder / WEIGHTS_NAME))
         nn.Module.to(model, device=device, dtype=dtype)  # diffusers' own `to` warns of every dtype

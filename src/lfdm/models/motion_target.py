@@ -13,7 +13,8 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor
 
-from lfdm.models.loading import CONFIG_NAME, read_config, replace_folder
+from lfdm.files import replace_folder
+from lfdm.models.loading import CONFIG_NAME, build_from_config
 from lfdm.models.motion import Motion
 
 Triple = tuple[float, float, float]
@@ -106,7 +107,7 @@ class MotionTarget(ConfigMixin):
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
         """From a folder's config.json; ValueError for unknown keys."""
-        return cls(**read_config(Path(folder), cls))
+        return build_from_config(Path(folder), cls)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the folder whole."""

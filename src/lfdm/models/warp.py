@@ -51,9 +51,17 @@ def warp(x: Tensor, grid: Tensor, *, padding_mode: str) -> Tensor:
 
     The frames are laid below each other in one tall grid, so that `x` is never repeated. Runs in float32 (coordinates in
     half precision would be off by pixels) and returns the dtype of `x`. `padding_mode` is `zeros`, `border` or `reflection`.
+    Where coordinates are not finite the result is NaN (on a GPU, what torch makes of them).
     """
     t, h = grid.shape[1:3]
     tall = rearrange(grid, "b t h w xy -> b (t h) w xy").float()
+    lost = ~tall.isfinite().all(-1) if tall.device.type == "cpu" else None
+    if lost is not None and not lost.any():
+        lost = None
+    if lost is not None:  # on a CPU their gradient is written outside of the image, which ends the process
+        tall = tall.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     with torch.autocast(x.device.type, enabled=False):
         sampled = F.grid_sample(x.float(), tall, mode="bilinear", padding_mode=padding_mode, align_corners=False)
+    if lost is not None:
+        sampled = sampled.masked_fill(lost.unsqueeze(1), float("nan"))
     return rearrange(sampled, "b c (t h) w -> b c t h w", t=t, h=h).to(x.dtype)

@@ -11,13 +11,12 @@ from pathlib import Path
 
 from lfdm.config import AdaptationConfig, to_json
 from lfdm.data.clips import Progress, open_cache
-from lfdm.data.video import write_bytes
+from lfdm.files import replace_folder, write_bytes
 from lfdm.models.autoencoder import LatentFlowAutoencoder
-from lfdm.models.loading import replace_folder
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.pipeline_folder import INDEX_NAME, find_folder, resolve_parts
 from lfdm.training.autoencoder import AutoencoderTask, training_records
-from lfdm.training.loop import StepReport, fit, prepare_run
+from lfdm.training.loop import StepReport, check_run, fit, prepare_run
 
 DECODER = ("bottleneck", "ups", "final")
 """The parts of a `LatentFlowAutoencoder` that paint."""
@@ -53,12 +52,14 @@ def adapt(
         FileNotFoundError: no such data set, weights or model.
     """
     records = training_records(data)
+    settings = {"stage": "adaptation", "model": str(model), "data": str(data), "adaptation": to_json(config)}
+    check_run(out, settings)
     parts = resolve_parts(find_folder(model))
     pipe = LatentFlowPipeline.from_pretrained(model)
     freeze_all_but_decoder(pipe.autoencoder)
     cache = open_cache(data, records, pipe.config["image_size"], pipe.config["fit"], progress=progress)
     task = AutoencoderTask(pipe.autoencoder, config.losses(), cache)
-    prepare_run(out, {"stage": "adaptation", "model": str(model), "data": str(data), "adaptation": to_json(config)})
+    prepare_run(out, settings)
     checkpoint = fit(task, config.optimization, out, report=report)
     _publish({**parts, AutoencoderTask.name: checkpoint / AutoencoderTask.name}, out)
     return out

@@ -15,7 +15,7 @@ from lfdm.models.autoencoder import LatentFlowAutoencoder, Reconstruction
 from lfdm.models.loading import find_model, load_exactly
 from lfdm.models.regions import RegionMotionPredictor
 from lfdm.training.equivariance import RandomWarp, equivariance_losses
-from lfdm.training.loop import StepReport, fit, prepare_run
+from lfdm.training.loop import StepReport, check_run, fit, prepare_run
 from lfdm.training.losses import edge_aware_smoothness, multiscale_l1, ssim_loss
 from lfdm.training.perceptual import PerceptualLoss
 from lfdm.visualize import flow_to_color
@@ -139,9 +139,10 @@ def train_autoencoder(
     if init is not None:
         start = LatentFlowAutoencoder.from_pretrained(find_model(init, AutoencoderTask.name))
         load_exactly(module, start.state_dict(), str(init))
+    settings = {"stage": AutoencoderTask.name, "data": str(data), "init": str(init) if init else None, "preset": to_json(preset)}
+    check_run(out, settings, free=STAGE2_SETTINGS)
     cache = open_cache(data, records, preset.image_size, preset.fit, progress=progress)
     task = AutoencoderTask(module, config, cache)
-    settings = {"stage": AutoencoderTask.name, "data": str(data), "init": str(init) if init else None, "preset": to_json(preset)}
     prepare_run(out, settings, free=STAGE2_SETTINGS)
     return fit(task, config.optimization, out, report=report)
 

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from lfdm.files import replace_folder
 from lfdm.models.loading import (
     CHECKPOINTS_DIR,
     STATE_NAME,
@@ -18,7 +19,6 @@ from lfdm.models.loading import (
     load_exactly,
     read_json,
     read_tensors,
-    replace_folder,
 )
 
 TRAINING_NAME = "training.safetensors"

@@ -22,10 +22,12 @@ from lfdm.models.motion_target import MotionTarget
 from lfdm.models.unet3d import MotionUNet3D
 from lfdm.pipeline import MODEL_DIR, LatentFlowPipeline
 from lfdm.training.autoencoder import AutoencoderTask, training_records
-from lfdm.training.loop import StepReport, fit, prepare_run, uses_bf16
+from lfdm.training.loop import StepReport, check_run, fit, prepare_run, uses_bf16
 from lfdm.training.motion_cache import MotionCache, MotionDataset, open_motion_cache, to_motion
 
 PANEL_CLIPS = 4
+STAGE1_SETTINGS = ("preset.autoencoder_training",)
+"""What stage 2 does not depend on, and a resumed run may therefore change."""
 
 
 class ConditionedUNet(nn.Module):
@@ -166,10 +168,10 @@ def train_diffusion(
     """
     records = training_records(data)
     _check_trainable(preset.diffusion, preset.diffusion_training)
+    with torch.device("meta"):
+        MotionUNet3D(**to_json(preset.unet))  # a setting that it refuses is better known before all motion is estimated
     stage1 = _load_autoencoder(autoencoder, preset)
     start = None if init is None else _load_unet(init, preset)
-    names = [name for label in labels(records) if (name := _asked_for(label, preset.diffusion_training)) is not None]
-    condition = _make_condition(preset, names, out / MODEL_DIR / "condition")
     settings = {
         "stage": DiffusionTask.name,
         "data": str(data),
@@ -177,7 +179,9 @@ def train_diffusion(
         "init": str(init) if init else None,
         "preset": to_json(preset),
     }
-    prepare_run(out, settings, free=("preset.autoencoder_training",))
+    check_run(out, settings, free=STAGE1_SETTINGS)
+    names = [name for label in labels(records) if (name := _asked_for(label, preset.diffusion_training)) is not None]
+    condition = _make_condition(preset, names, out / MODEL_DIR / "condition")
     clips = open_cache(data, records, preset.image_size, preset.fit, progress=progress)
     motion = None
     if preset.diffusion_training.cache_motion:
@@ -186,6 +190,7 @@ def train_diffusion(
     pipeline = _build_pipeline(preset, stage1, condition, motion)
     if start is not None:
         pipeline.unet.load_state_dict(start.state_dict())
+    prepare_run(out, settings, free=STAGE1_SETTINGS)
     if not (out / MODEL_DIR).exists():
         pipeline.save_pretrained(out / MODEL_DIR, with_unet=False)
     task = DiffusionTask(pipeline, preset, clips, motion)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lfdm.config import MixedPrecision, OptimizationConfig, Preset, from_json, to_json
-from lfdm.data.video import write_bytes
+from lfdm.files import check_parents, write_bytes
 from lfdm.models.loading import CHECKPOINTS_DIR, read_json
 from lfdm.training.checkpoint import TrainingState, checkpoint_path, remove_unfinished
 from lfdm.training.log import RunLog
@@ -185,6 +185,22 @@ def set_training(module: nn.Module) -> None:
             layer.eval()
 
 
+def check_run(out: Path, config: dict[str, Any], *, free: Collection[str] = ()) -> None:
+    """What `prepare_run` refuses, before anything costly is done for the run; writes nothing.
+
+    Raises:
+        ValueError: the folder holds a run of other settings (each that differs is named), or something else.
+    """
+    path = out / CONFIG_NAME
+    check_parents(path.parent)
+    if path.exists():
+        differing = list(_differences(_with_defaults(read_json(path)), json.loads(json.dumps(config)), free))
+        if differing:
+            raise ValueError(f"{out} holds a run of other settings: {'; '.join(differing)}. Use them, or another --out")
+    elif out.exists() and not (out.is_dir() and all(entry.name.startswith((".", CONFIG_NAME)) for entry in out.iterdir())):
+        raise ValueError(f"{out} is not empty and holds no run of ours; choose another --out")
+
+
 def prepare_run(out: Path, config: dict[str, Any], *, free: Collection[str] = ()) -> None:
     """Write `out`/config.json; a run that is to be resumed must have the same settings but for `FREE_TO_CHANGE` and `free`.
 
@@ -195,17 +211,10 @@ def prepare_run(out: Path, config: dict[str, Any], *, free: Collection[str] = ()
     Raises:
         ValueError: the folder holds a run of other settings (each that differs is named), or something else.
     """
-    path = out / CONFIG_NAME
-    new = json.loads(json.dumps(config))
-    if path.exists():
-        old = _with_defaults(read_json(path))
-        differing = list(_differences(old, new, free))
-        if differing:
-            raise ValueError(f"{out} holds a run of other settings: {'; '.join(differing)}. Use them, or another --out")
-        if old == new:
-            return
-    elif out.exists() and not (out.is_dir() and all(entry.name.startswith((".", CONFIG_NAME)) for entry in out.iterdir())):
-        raise ValueError(f"{out} is not empty and holds no run of ours; choose another --out")
+    check_run(out, config, free=free)
+    path, new = out / CONFIG_NAME, json.loads(json.dumps(config))
+    if path.exists() and _with_defaults(read_json(path)) == new:
+        return
     out.mkdir(parents=True, exist_ok=True)
     write_bytes(path, (json.dumps(new, indent=2) + "\n").encode())
 

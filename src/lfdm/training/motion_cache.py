@@ -5,7 +5,6 @@ Shapes: motion of one clip (3, t, h, w) float16: flow x, flow y (half images), o
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ from torch.utils.data import Dataset
 
 from lfdm.config import FrameSampler
 from lfdm.data.augmentation import ColorJitter, names_a_side
-from lfdm.data.clips import ClipCache, Progress, rename_unless_there
-from lfdm.data.video import sample_indices, temporary_beside
+from lfdm.data.clips import ClipCache, Progress
+from lfdm.data.video import sample_indices
+from lfdm.files import build_once
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.motion import Motion
 
@@ -73,15 +73,12 @@ def open_motion_cache(
     """
     name = f"{clips.folder.name}-motion-{_weights_digest(autoencoder)}{'-bf16' if bf16 else ''}"
     folder = clips.folder.parent / name
-    if not folder.is_dir():
-        temporary = temporary_beside(folder)
-        temporary.mkdir()
-        try:
-            with torch.autocast(autoencoder.device.type, torch.bfloat16, enabled=bf16):
-                _estimate(autoencoder, clips, temporary, progress)
-            rename_unless_there(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+
+    def write(temporary: Path) -> None:
+        with torch.autocast(autoencoder.device.type, torch.bfloat16, enabled=bf16):
+            _estimate(autoencoder, clips, temporary, progress)
+
+    build_once(folder, write)
     return MotionCache(folder, clips.offsets, corners=autoencoder.corners)
 
 

@@ -1,0 +1,143 @@
+"""Every frame of a data set, decoded once into a memory map. Imports no torch.
+
+Shapes: a clip is (t, S, S, 3) uint8.
+"""
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lfdm.config import Fit
+from lfdm.data.index import INDEX_NAME, ClipRecord
+from lfdm.data.video import read_fitted
+from lfdm.files import build_once
+
+_FRAMES_NAME = "frames.u8"
+_OFFSETS_NAME = "offsets.json"
+_CACHE_VERSION = 1
+
+Progress = Callable[[int, int], None]
+"""Called with (clips done, clips in all)."""
+
+
+class ClipCache:
+    """Every frame of a list of clips, fitted to one square size, in one memory-mapped file. See `open_cache`."""
+
+    def __init__(self, folder: Path, records: Sequence[ClipRecord], size: int) -> None:
+        self.folder = folder
+        self.records = list(records)
+        self.size = size
+        self.offsets: list[int] = json.loads((folder / _OFFSETS_NAME).read_text())
+        self._frames = self._map()
+
+    def _map(self) -> np.ndarray:
+        shape = (self.offsets[-1], self.size, self.size, 3)
+        return np.memmap(self.folder / _FRAMES_NAME, np.uint8, "r", shape=shape)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def num_frames(self, index: int) -> int:
+        """Length of clip `index`."""
+        return self.offsets[index + 1] - self.offsets[index]
+
+    def clip(self, index: int) -> np.ndarray:
+        """Clip `index`: a read-only view (t, S, S, 3) uint8 of the file."""
+        if not 0 <= index < len(self.records):
+            raise IndexError(f"clip index must lie in 0..{len(self.records) - 1}, got {index}")
+        return self._frames[self.offsets[index] : self.offsets[index + 1]]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_frames": None}  # a worker process maps the file itself instead of being sent it
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._frames = self._map()
+
+
+def open_cache(
+    root: str | Path,
+    records: Sequence[ClipRecord],
+    size: int,
+    fit: Fit,
+    cache_dir: str | Path | None = None,
+    *,
+    num_workers: int | None = None,
+    progress: Progress | None = None,
+) -> ClipCache:
+    """The decoded frames of `records`, fitted to `size` by `fit` (see `fit_frames`), built on the first call.
+
+    The cache lies in `cache_dir` (otherwise in the data folder, `.cache`) under a name made of the records, the clips'
+    file sizes and times, `size` and `fit`: whatever changes makes a new one. It is built under a temporary name, so a
+    stopped run leaves nothing that could be taken for a cache, and two processes may build it at once.
+
+    Raises ValueError naming the clip for one that is missing, broken or not as long as the records say, and OSError
+    where the disk refuses.
+    """
+    root = Path(root)
+    if not records:
+        raise ValueError(f"{root}: no clips to cache")
+    if size < 1:
+        raise ValueError(f"size must be at least 1, got {size}")
+    if fit not in ("pad", "crop"):
+        raise ValueError(f"fit must be 'pad' or 'crop', got {fit!r}")
+    parent = root / ".cache" if cache_dir is None else Path(cache_dir)
+    folder = parent / f"{size}-{fit}-{_content_key(root, records, size, fit)}"
+    clips = _decoded(root, records, size, fit, num_workers or os.cpu_count() or 1)
+    build_once(folder, lambda temporary: _write_cache(temporary, clips, records, progress))
+    return ClipCache(folder, records, size)
+
+
+def _content_key(root: Path, records: Sequence[ClipRecord], size: int, fit: Fit) -> str:
+    digest = hashlib.sha256(json.dumps([_CACHE_VERSION, size, fit]).encode())
+    for record in records:
+        try:
+            stat = (root / record.path).stat()
+        except OSError as error:
+            raise ValueError(f"{root / record.path}: the clip is missing ({error.strerror})") from error
+        digest.update(json.dumps([record.path, record.frames, stat.st_size, stat.st_mtime_ns]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _write_cache(folder: Path, clips: Iterable[np.ndarray], records: Sequence[ClipRecord], progress: Progress | None) -> None:
+    with (folder / _FRAMES_NAME).open("wb") as file:
+        for done, frames in enumerate(clips, start=1):
+            file.write(np.ascontiguousarray(frames).data)
+            if progress is not None:
+                progress(done, len(records))
+    offsets = np.cumsum([0, *(record.frames for record in records)]).tolist()
+    (folder / _OFFSETS_NAME).write_text(json.dumps(offsets))
+
+
+def _decoded(root: Path, records: Sequence[ClipRecord], size: int, fit: Fit, num_workers: int) -> Iterator[np.ndarray]:
+    """The clips in order, a few decoded ahead by threads (PyAV lets go of the interpreter's lock)."""
+    remaining = iter(records)
+    with ThreadPoolExecutor(num_workers) as pool:
+        waiting: deque[Future[np.ndarray]] = deque()
+        try:
+            while True:
+                while len(waiting) < 2 * num_workers and (record := next(remaining, None)) is not None:
+                    waiting.append(pool.submit(_decode_clip, root, record, size, fit))
+                if not waiting:
+                    return
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _decode_clip(root: Path, record: ClipRecord, size: int, fit: Fit) -> np.ndarray:
+    path = root / record.path
+    try:
+        frames = read_fitted(path, size, fit)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: the clip is missing") from error
+    if len(frames) != record.frames:
+        raise ValueError(f"{path}: holds {len(frames)} frames, {INDEX_NAME} says {record.frames}")
+    return frames

@@ -1,0 +1,203 @@
+"""Pictures: read whatever a user has, and fit them to a square.
+
+Shapes: an image is (H, W, 3) uint8 RGB, frames are (t, H, W, 3) uint8 RGB.
+"""
+
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from av.error import FFmpegError
+from PIL import Image, ImageOps
+
+from lfdm.config import Fit
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
+
+MAX_IMAGE_PIXELS = 50_000_000
+"""Larger images are refused before they are decoded."""
+
+# What PyAV and Pillow raise on files that are damaged in one way or another.
+_BROKEN = (
+    FFmpegError,
+    ValueError,
+    OSError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+)
+
+
+def read_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+    """An image as (H, W, 3) uint8: from a file, a PIL image or an array, whatever its kind.
+
+    Alpha is laid over white; greyscale, palette, CMYK and 16-bit images are converted; EXIF rotation is applied.
+    Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): uint8, uint16, or floating point in [0, 1].
+
+    Raises FileNotFoundError, and ValueError (naming the path) for what is not an image or has over 50 megapixels.
+    """
+    if isinstance(source, np.ndarray):
+        return over_white(Image.fromarray(_array_to_8_bits(source)))
+    if isinstance(source, Image.Image):
+        check_pixels("image", *source.size)
+        return over_white(ImageOps.exif_transpose(source))
+    path = Path(source)
+    check_exists(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder, not an image")
+    with open_image(path) as image:
+        return over_white(ImageOps.exif_transpose(image))
+
+
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """A picture file, not decoded yet, of at most 50 megapixels; ValueError naming the path for anything else."""
+    with naming(path):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused here, in our own words
+            image = Image.open(path)
+        with image:
+            check_pixels(path, *image.size)
+            yield image
+
+
+def check_pixels(name: str | Path, width: int, height: int) -> None:
+    """ValueError for a picture of over 50 megapixels."""
+    if width * height > MAX_IMAGE_PIXELS:
+        raise ValueError(f"{name}: {width}x{height} is over {MAX_IMAGE_PIXELS // 10**6} megapixels; shrink it first")
+
+
+def _array_to_8_bits(array: np.ndarray) -> np.ndarray:
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4))) or 0 in array.shape:
+        raise ValueError(f"an image array must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape}")
+    check_pixels("image", array.shape[1], array.shape[0])
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.uint16:
+        return np.rint(array / 257.0).astype(np.uint8)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(f"an image array must be uint8, uint16 or floating point, got {array.dtype}")
+    if not (array.min() >= 0 and array.max() <= 1):  # also False for NaN
+        raise ValueError(f"a floating point image must lie in [0, 1], got {array.min():g}..{array.max():g}")
+    return np.rint(array * 255.0).astype(np.uint8)
+
+
+def over_white(image: Image.Image) -> np.ndarray:
+    """A picture as Pillow decodes it, one frame of a GIF for instance: (H, W, 3) uint8."""
+    if image.mode.startswith("I"):  # 16-bit greyscale, which Pillow would clip instead of scaling
+        deep = np.asarray(image)
+        if deep.min() < 0 or deep.max() > 65535:
+            raise ValueError(f"a greyscale image must lie in 0..65535, got {deep.min()}..{deep.max()}")
+        return np.asarray(Image.fromarray(_array_to_8_bits(deep.astype(np.uint16))).convert("RGB"))
+    if image.mode == "F":
+        return np.asarray(Image.fromarray(_array_to_8_bits(np.asarray(image))).convert("RGB"))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return np.asarray(Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB"))
+    return np.asarray(image.convert("RGB"))
+
+
+def check_exists(path: Path) -> None:
+    """FileNotFoundError where there is nothing, ValueError for a pipe or a device, which could block for ever."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    if not (path.is_dir() or path.is_file()):
+        raise ValueError(f"{path}: neither a file nor a folder")
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turn what PyAV and Pillow raise on a broken file into one ValueError that names the path."""
+    try:
+        yield
+    except Image.DecompressionBombError as error:  # Pillow's own limit is higher than ours
+        raise ValueError(f"{path}: over {MAX_IMAGE_PIXELS // 10**6} megapixels; shrink it first ({error})") from error
+    except _BROKEN as error:
+        if str(error).startswith(f"{path}:"):
+            raise
+        raise ValueError(f"{path}: broken or not a readable clip or image ({_reason(error)})") from error
+
+
+def _reason(error: BaseException) -> str:
+    return str(getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0]
+
+
+# --------------------------------------------------------------------------------------------------------- fitting
+
+
+def fit_frames(frames: np.ndarray, size: int, mode: Fit) -> np.ndarray:
+    """Frames (t, H, W, 3) uint8 fitted to a square: (t, size, size, 3) uint8.
+
+    `pad` keeps everything: the long side becomes `size`, the short side is truncated to whole pixels, the rest is
+    black; centred, an odd pixel at the bottom or right. `crop` keeps the central square. Shrinking averages the exact
+    area under each new pixel, as the published recipe does; enlarging is bilinear; frames of that size are returned as they are.
+    """
+    check_frames(frames)
+    if size < 1:
+        raise ValueError(f"size must be at least 1, got {size}")
+    if mode not in ("pad", "crop"):
+        raise ValueError(f"fit must be 'pad' or 'crop', got {mode!r}")
+    height, width = frames.shape[1:3]
+    if mode == "crop":
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        return _resize(frames[:, top : top + side, left : left + side], size, size)
+    longest = max(height, width)
+    new_height, new_width = max(1, height * size // longest), max(1, width * size // longest)
+    small = _resize(frames, new_height, new_width)
+    if new_height == new_width:
+        return small
+    top, left = (size - new_height) // 2, (size - new_width) // 2
+    padded = np.zeros((len(frames), size, size, 3), np.uint8)
+    padded[:, top : top + new_height, left : left + new_width] = small
+    return padded
+
+
+def check_frames(frames: np.ndarray) -> None:
+    """ValueError for anything but frames (t, H, W, 3) uint8, at least one of at least one pixel."""
+    if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
+        got = getattr(frames, "dtype", type(frames).__name__)
+        raise ValueError(f"frames must be a numpy array of uint8, got {got}")
+    if frames.ndim != 4 or frames.shape[-1] != 3:
+        raise ValueError(f"frames must have the shape (t, H, W, 3), got {frames.shape}")
+    if 0 in frames.shape:
+        raise ValueError(f"frames must hold at least one frame and one pixel, got the shape {frames.shape}")
+
+
+def _resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    if frames.shape[1:3] == (height, width):
+        return frames
+    if height <= frames.shape[1] and width <= frames.shape[2]:
+        return np.stack([_shrink(frame, height, width) for frame in frames])
+    size = (width, height)
+    return np.stack([np.asarray(Image.fromarray(f).resize(size, Image.Resampling.BILINEAR)) for f in frames])
+
+
+def _shrink(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+    rows = _area_means(frame, height)
+    return np.rint(_area_means(rows.swapaxes(0, 1), width).swapaxes(0, 1)).astype(np.uint8)
+
+
+def _area_means(array: np.ndarray, num: int) -> np.ndarray:
+    """Means of `array` (n, ...) over `num` equal intervals of its first axis, fractional ends weighted: (num, ...)."""
+    n = len(array)
+    if num == n:
+        return array.astype(np.float64)
+    if n % num == 0:  # ten times as fast, and the common case of large frames
+        return array.reshape(num, n // num, *array.shape[1:]).sum(axis=1, dtype=np.float64) * (num / n)
+    sums = np.zeros((n + 1, *array.shape[1:]), np.float64)
+    np.cumsum(array, axis=0, out=sums[1:])
+    ends = np.arange(num + 1) * n / num
+    whole = np.minimum(ends.astype(np.int64), n - 1)
+    part = (ends - whole).reshape(-1, *[1] * (array.ndim - 1))
+    return np.diff(sums[whole] * (1 - part) + sums[whole + 1] * part, axis=0) * (num / n)

@@ -1,0 +1,166 @@
+"""The table of a clip data set, `clips.csv`: one row for every clip. Imports no torch."""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from lfdm.files import check_parents, replacing_folder, write_bytes
+from lfdm.settings import MAX_SEED, check, check_integer, check_number
+
+INDEX_NAME = "clips.csv"
+MAX_SIZE = 2048
+MAX_FRAMES = 1000
+MAX_CLIP_PIXELS = 50_000_000
+"""Frames x height x width of a rendered clip: 16 frames of 1024x1024 fit."""
+MAX_SUBJECTS = 100_000
+MAX_WORKERS = 1000
+_DATA_SET_ENTRIES = {INDEX_NAME, "clips", ".cache"}
+
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRecord:
+    """One row of clips.csv. Raises ValueError for values that no clip can have."""
+
+    path: str
+    """Relative to the data folder, with forward slashes."""
+    label: str
+    subject: str
+    split: Split
+    frames: int
+    fps: float
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        parts = PurePosixPath(self.path).parts
+        if not parts or parts[0] == "/" or ".." in parts or "\0" in self.path:
+            raise ValueError(f"path must stay inside the data folder, got {self.path!r}")
+        if not self.label.strip() or not self.subject.strip():
+            raise ValueError(f"label and subject must not be empty, got {self.label!r} and {self.subject!r}")
+        if self.split not in ("train", "test"):
+            raise ValueError(f"split must be 'train' or 'test', got {self.split!r}")
+        for name in ("frames", "width", "height"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not (math.isfinite(self.fps) and self.fps > 0):
+            raise ValueError(f"fps must be positive, got {self.fps}")
+
+
+_COLUMNS = tuple(field.name for field in fields(ClipRecord))
+_PARSERS: dict[str, Callable[[str], Any]] = {"frames": int, "width": int, "height": int, "fps": float}
+
+
+def write_index(root: str | Path, records: Iterable[ClipRecord]) -> Path:
+    """Write `root`/clips.csv in one step and return its path.
+
+    Raises ValueError for no records, a path listed twice, or a subject in both splits.
+    """
+    records = list(records)
+    path = Path(root) / INDEX_NAME
+    _check_records(path, records)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(record) for record in records)
+    write_bytes(path, text.getvalue().encode())
+    return path
+
+
+def read_index(root: str | Path) -> list[ClipRecord]:
+    """The clips of a data folder, as its clips.csv lists them.
+
+    Raises FileNotFoundError for a missing folder or table, and ValueError (file, line, what is wrong) for a missing
+    column, a value that no clip can have, a path that leaves the folder, a subject in both splits, or an empty table.
+    """
+    root = Path(root)
+    path = root / INDEX_NAME
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such data folder")
+    if not path.is_file():
+        raise FileNotFoundError(f"{root}: no {INDEX_NAME} in it; make a data set with 'lfdm data'")
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
+        missing = [name for name in _COLUMNS if name not in (reader.fieldnames or [])]
+        if missing:
+            raise ValueError(f"{path}: missing column {', '.join(missing)}; it needs {','.join(_COLUMNS)}")
+        records = [_parse_row(path, reader.line_num, row) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: not a table of comma-separated values ({error})") from error
+    _check_records(path, records)
+    return records
+
+
+@contextmanager
+def new_data_set(out: str | Path) -> Iterator[Path]:
+    """A temporary folder beside `out` to write a data set into; renamed to `out` when the block ends without an error.
+
+    Clips belong under `clips/`. An earlier data set of that layout is replaced. Raises ValueError if `out` is a file or
+    holds anything else.
+    """
+    out = Path(out).resolve()
+    check_data_set_folder(out)
+    with replacing_folder(out) as temporary:
+        yield temporary
+
+
+def check_data_set_folder(out: Path) -> None:
+    """Raise ValueError if `out` is a file or below one, or a folder that holds anything else than such a data set does."""
+    check_parents(out)
+    if out.exists() and not (out.is_dir() and {entry.name for entry in out.iterdir()} <= _DATA_SET_ENTRIES):
+        raise ValueError(f"{out}: exists and is not a data set made by these commands; choose another folder")
+
+
+def check_data_settings(
+    *, size: int, num_frames: int | None, seed: int, test_fraction: float, num_workers: int | None, least_size: int
+) -> None:
+    """What every writer of data sets is asked for; ValueError naming the first setting that is impossible."""
+    check_integer("size", size, least_size, MAX_SIZE)
+    if num_frames is not None:
+        check_integer("num_frames", num_frames, 2, MAX_FRAMES)
+        pixels, name = num_frames * size**2, "num_frames x size x size"
+        check(pixels <= MAX_CLIP_PIXELS, name, pixels, f"at most {MAX_CLIP_PIXELS}")
+    check_integer("seed", seed, 0, MAX_SEED)
+    check_number("test_fraction", test_fraction, low=0, high=1)
+    if num_workers is not None:
+        check_integer("num_workers", num_workers, 0, MAX_WORKERS)
+
+
+def labels(records: Iterable[ClipRecord]) -> list[str]:
+    """The different labels, sorted."""
+    return sorted({record.label for record in records})
+
+
+def _parse_row(path: Path, line: int, row: dict[str, str | None]) -> ClipRecord:
+    values: dict[str, Any] = {}
+    for name in _COLUMNS:
+        text = row[name]
+        if text is None:
+            raise ValueError(f"{path}, line {line}: no value for {name}")
+        try:
+            values[name] = _PARSERS.get(name, str)(text)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {line}: {name} must be a number, got {text!r}") from error
+    try:
+        return ClipRecord(**values)
+    except ValueError as error:
+        raise ValueError(f"{path}, line {line}: {error}") from error
+
+
+def _check_records(path: Path, records: Sequence[ClipRecord]) -> None:
+    if not records:
+        raise ValueError(f"{path}: no clips in it")
+    seen: set[str] = set()
+    splits: dict[str, str] = {}
+    for record in records:
+        if record.path in seen:
+            raise ValueError(f"{path}: the clip {record.path!r} is listed twice")
+        seen.add(record.path)
+        if splits.setdefault(record.subject, record.split) != record.split:
+            raise ValueError(f"{path}: subject {record.subject!r} is in both splits; splits are by subject")

@@ -1,0 +1,201 @@
+"""Pictures of every kind, and fitting them to a square."""
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lfdm.data.images import fit_frames, read_image
+
+
+def noise(t: int = 4, height: int = 17, width: int = 33) -> np.ndarray:
+    return np.random.default_rng(t + height + width).integers(0, 256, (t, height, width, 3), dtype=np.uint8)
+
+
+def fake_png(width: int, height: int) -> bytes:
+    """The beginning of a PNG that promises this size."""
+    header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\x00\x00\x00"
+    return b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + header + zlib.crc32(header).to_bytes(4, "big")
+
+
+def test_images_of_every_kind_become_rgb(tmp_path: Path) -> None:
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    rgb = noise(1, 16, 16)[0]
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    Image.fromarray(rgb).save(tmp_path / "rgb.png")
+    Image.fromarray(grey).convert("P").save(tmp_path / "palette.png")
+    Image.fromarray(rgb).convert("CMYK").save(tmp_path / "cmyk.tif")
+    for name in ("grey.png", "deep.png", "palette.png"):
+        assert np.array_equal(read_image(tmp_path / name), np.repeat(grey[..., None], 3, axis=-1)), name
+    assert np.array_equal(read_image(str(tmp_path / "rgb.png")), rgb)
+    assert np.abs(read_image(tmp_path / "cmyk.tif").astype(int) - rgb).max() <= 1
+    assert np.array_equal(read_image(Image.fromarray(rgb)), rgb)
+
+
+def test_arrays_of_every_kind_become_rgb() -> None:
+    rgb = noise(1, 6, 5)[0]
+    assert np.array_equal(read_image(rgb), rgb)
+    assert np.array_equal(read_image(rgb / np.float32(255)), rgb)
+    assert np.array_equal(read_image(rgb[..., :1]), np.repeat(rgb[..., :1], 3, axis=-1))
+    assert np.array_equal(read_image(rgb[..., 0].astype(np.uint16) * 257), np.repeat(rgb[..., :1], 3, axis=-1))
+    for wrong in (rgb[None], rgb.astype(np.int64), rgb.astype(np.float32), rgb * np.float32("nan"), rgb[:0]):
+        with pytest.raises(ValueError, match="image"):
+            read_image(wrong)
+
+
+def test_alpha_is_laid_over_white() -> None:
+    rgba = np.zeros((1, 3, 4), np.uint8)
+    rgba[0, :, 3] = 0, 128, 255
+    assert read_image(rgba)[0, :, 0].tolist() == [255, 127, 0]
+    palette = Image.new("P", (1, 1), 0)
+    palette.info["transparency"] = 0
+    assert read_image(palette)[0, 0].tolist() == [255, 255, 255]
+
+
+def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+    image = Image.fromarray(noise(1, 4, 6)[0])
+    exif = image.getexif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+    image.save(tmp_path / "phone.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "phone.png"), np.rot90(np.asarray(image), -1))
+
+
+def test_large_images_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
+    for width, height in ((10_000, 5_001), (12_000, 12_000), (40_000, 40_000)):  # the file holds no pixels at all
+        path = tmp_path / "big.png"
+        path.write_bytes(fake_png(width, height) + b"\x00\x00\x00\x00IDAT\x35\xaf\x06\x1e")
+        with pytest.raises(ValueError, match=r"big\.png: .*50 megapixels"):
+            read_image(path)
+
+
+def test_what_is_not_an_image_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("hello")
+    Image.fromarray(noise(1, 64, 64)[0]).save(tmp_path / "half.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "half.png").read_bytes()[:3000])
+    for name in ("text.png", "half.png"):
+        with pytest.raises(ValueError, match=name):
+            read_image(tmp_path / name)
+    with pytest.raises(ValueError, match="folder"):
+        read_image(tmp_path)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        read_image(tmp_path / "nowhere.png")
+
+
+# ----------------------------------------------------------------------------------------------------------- fitting
+
+
+def test_fit_keeps_frames_of_the_right_size() -> None:
+    frames = noise(2, 16, 16)
+    for mode in ("pad", "crop"):
+        assert np.array_equal(fit_frames(frames, 16, mode), frames)
+
+
+@pytest.mark.parametrize(
+    ("source", "size", "inner"),
+    [((480, 336), 128, (128, 89)), ((229, 260), 128, (112, 128)), ((10, 20), 64, (32, 64)), ((300, 2), 64, (64, 1))],
+)
+def test_pad_centres_the_whole_frame_on_black(source: tuple[int, int], size: int, inner: tuple[int, int]) -> None:
+    """The first two are the sizes of the published recipe."""
+    out = fit_frames(np.full((1, *source, 3), 200, np.uint8), size, "pad")[0, :, :, 0]
+    assert out.shape == (size, size)
+    rows, columns = np.flatnonzero(out.any(axis=1)), np.flatnonzero(out.any(axis=0))
+    assert (len(rows), len(columns)) == inner
+    assert (rows[0], columns[0]) == ((size - inner[0]) // 2, (size - inner[1]) // 2)
+    assert set(np.unique(out)) <= {0, 200}
+
+
+def test_crop_keeps_the_centre() -> None:
+    frames = np.zeros((1, 20, 41, 3), np.uint8)
+    frames[:, :, 10:30] = 90
+    assert (fit_frames(frames, 10, "crop") == 90).all()
+
+
+def test_shrinking_averages_exact_areas() -> None:
+    """Against the definition: each new pixel is the mean over its area, at 1/3 of a pixel's resolution."""
+    frame = noise(1, 8, 10)[0]
+    fine = frame.astype(np.float64).repeat(6, 0).repeat(6, 1)  # 48 x 60
+    crop = fine[:, 6:54]  # the central square
+    expected = crop.reshape(6, 8, 6, 8, 3).mean(axis=(1, 3))
+    assert np.abs(fit_frames(frame[None], 6, "crop")[0] - expected).max() <= 0.5 + 1e-9
+
+
+def test_enlarging_keeps_a_plain_frame_and_the_range() -> None:
+    assert (fit_frames(np.full((1, 5, 5, 3), 77, np.uint8), 32, "pad") == 77).all()
+
+
+def test_fit_refuses_other_modes_and_sizes() -> None:
+    with pytest.raises(ValueError, match="'stretch'"):
+        fit_frames(noise(), 8, "stretch")  # pyright: ignore[reportArgumentType] - what a command line could pass
+    with pytest.raises(ValueError, match="size"):
+        fit_frames(noise(), 0, "pad")
+
+
+@pytest.mark.parametrize(("value", "message"), [(70_000, "0..65535, got 70000"), (-1, "0..65535, got -1")])
+def test_deep_greyscale_beyond_16_bits_is_refused(value: int, message: str) -> None:
+    deep = Image.fromarray(np.full((4, 4), value, np.int32))
+    with pytest.raises(ValueError, match=message):
+        read_image(deep)
+
+
+def test_floating_point_pictures_are_taken_from_0_to_1(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "half.tif")
+    assert (read_image(tmp_path / "half.tif") == 128).all()
+    Image.fromarray(np.full((4, 4), 200.0, np.float32)).save(tmp_path / "byte.tif")
+    with pytest.raises(ValueError, match=r"byte\.tif.*must lie in \[0, 1\], got 200"):
+        read_image(tmp_path / "byte.tif")
+
+
+def test_palettes_with_transparency_and_grey_with_alpha_lie_over_white(tmp_path: Path) -> None:
+    grey = np.zeros((1, 2, 2), np.uint8)
+    grey[0, :, 1] = 0, 255
+    Image.fromarray(grey, "LA").save(tmp_path / "grey.png")
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([0, 0, 0, 0, 0, 0])
+    palette.putpixel((1, 0), 1)
+    palette.save(tmp_path / "palette.png", transparency=b"\x00\xff")
+    for name in ("grey.png", "palette.png"):
+        assert read_image(tmp_path / name)[0, :, 0].tolist() == [255, 0], name
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_shows_the_same_picture(tmp_path: Path, orientation: int) -> None:
+    """Stored as the camera lay, shown upright: the definition of the eight values."""
+    upright = noise(1, 4, 6)[0]
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.swapaxes(0, 1),
+        6: np.rot90(upright),
+        7: upright[::-1, ::-1].swapaxes(0, 1),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    picture = Image.fromarray(np.ascontiguousarray(stored))
+    exif = picture.getexif()
+    exif[0x0112] = orientation
+    picture.save(tmp_path / "phone.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "phone.png"), upright)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp", "tif", "bmp", "gif"])
+def test_no_damage_escapes_as_another_error(tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / f"picture.{kind}"
+    Image.fromarray(noise(1, 24, 24)[0]).save(path)
+    data = path.read_bytes()
+    messages = []
+    for _ in range(60):
+        damaged = bytearray(data[: rng.integers(1, len(data) + 1)])
+        for _ in range(4):
+            damaged[rng.integers(min(len(damaged), 200))] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_image(path)
+        except ValueError as error:
+            messages.append(str(error))
+    assert len(messages) > 10
+    assert all(message.startswith(f"{path}: ") and "\n" not in message for message in messages)
