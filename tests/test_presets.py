@@ -105,6 +105,7 @@ def test_stage_1_of_the_paper(preset: Preset, figures: Figures) -> None:
     assert optimization.num_steps == 100 * figures.steps1 == TOTALS[preset.name][0]
     assert (optimization.schedule, optimization.milestones) == ("milestones", (60 * figures.steps1, 90 * figures.steps1))
     assert (training.pairs_by, training.distinct_frames, training.first_frame_probability) == (figures.pairs_by, False, 0)
+    assert training.mirror_sided_labels
     assert (training.swap_probability, training.flip_probability, training.color_jitter) == (0.5, 0.5, (0.1, 0.1, 0.1, 0.1))
     weights = {name: value for name, value in to_json(training).items() if name.endswith("_weight") and value}
     assert weights == {"perceptual_weight": 10, "equivariance_weight": 10}

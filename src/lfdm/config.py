@@ -305,7 +305,9 @@ class AutoencoderTrainingConfig:
     pairs_by: Literal["clip", "subject"] = "clip"
     """Draw both frames from one clip, or the clip from all clips of the subject (mhad128)."""
     flip_probability: float = 0.5
-    """Mirror both frames, where they are not swapped; labels play no part in stage 1."""
+    """Mirror both frames, where they are not swapped (never where the label says left or right)."""
+    mirror_sided_labels: bool = False
+    """Mirror those, too, as published: stage 1 never sees labels."""
     swap_probability: float = 0.5
     """Swap source and driving frame in time."""
     color_jitter: tuple[float, float, float, float] = (0.1, 0.1, 0.1, 0.1)

@@ -94,6 +94,7 @@ def _paper_autoencoder_training(
         distinct_frames=False,
         swap_probability=0.5,
         flip_probability=0.5,
+        mirror_sided_labels=True,
         color_jitter=(0.1, 0.1, 0.1, 0.1),
         l1_weight=0.0,
         warped_weight=0.0,

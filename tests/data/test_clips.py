@@ -260,12 +260,14 @@ def test_distinct_and_first_frame_pairs(data_set: tuple[Path, list[ClipRecord]])
     assert {int(single_frame[p, 0]["source"][0].max()) for p in range(50)} == {10, 30}
 
 
-def test_labels_that_name_a_side_are_never_mirrored_but_in_pairs_which_have_no_label(
-    data_set: tuple[Path, list[ClipRecord]],
+@pytest.mark.parametrize("as_published", [False, True])
+def test_labels_that_name_a_side_are_never_mirrored_but_in_published_pairs(
+    data_set: tuple[Path, list[ClipRecord]], as_published: bool
 ) -> None:
     root, records = data_set
     cache = open_cache(root, records, 16, "pad")
-    pairs = PairDataset(cache, PairAugmentation(swap_probability=0, flip_probability=1, jitter=NO_JITTER))
+    augment = PairAugmentation(swap_probability=0, flip_probability=1, mirror_sided_labels=as_published, jitter=NO_JITTER)
+    pairs = PairDataset(cache, augment)
     clips = ClipDataset(cache, num_frames=2, flip_probability=1)
     for index, side in ((1, False), (2, True)):
         images = {
@@ -274,7 +276,8 @@ def test_labels_that_name_a_side_are_never_mirrored_but_in_pairs_which_have_no_l
             "clip": clips[0, index]["video"][:, 1],
         }
         mirrored = {name: int(image[0, 8, 0]) < int(image[0, 8, 15]) for name, image in images.items()}
-        assert mirrored == {"source": True, "driving": True, "clip": not side}
+        pair = as_published or not side
+        assert mirrored == {"source": pair, "driving": pair, "clip": not side}
 
 
 def test_clips_are_sampled_and_mirrored_as_a_whole(data_set: tuple[Path, list[ClipRecord]]) -> None:

@@ -129,6 +129,8 @@ class PairAugmentation:
     """Probability that source and driving change places (motion runs backwards)."""
     flip_probability: float = 0.5
     """Probability, where they do not, that both are mirrored left to right."""
+    mirror_sided_labels: bool = False
+    """Mirror pairs whose label says left or right, too, as published."""
     jitter: ColorJitter = ColorJitter()
     """One draw for both frames."""
 
@@ -151,11 +153,12 @@ def augment_pair(
     rng: np.random.Generator,
     *,
     may_swap: bool = True,
+    may_mirror: bool = True,
 ) -> np.ndarray:
     """A pair (2, H, W, 3) uint8 swapped, or else mirrored, then coloured; the same shape and type."""
     swap, flip = rng.random(2)
     if may_swap and swap < augment.swap_probability:
         pair = pair[::-1]
-    elif flip < augment.flip_probability:
+    elif may_mirror and flip < augment.flip_probability:
         pair = pair[:, :, ::-1]
     return augment.jitter.apply(pair, rng)

@@ -83,7 +83,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
 
 
 class PairDataset(Dataset[dict[str, torch.Tensor]]):
-    """Stage 1's pairs: two frames of one clip, drawn with replacement, in time order, then augmented. Labels play no part.
+    """Stage 1's pairs: two frames of one clip, drawn with replacement, in time order, then augmented.
 
     Requested by (position, index) as `ClipDataset`. Items: `source` and `driving`, (3, S, S) uint8.
     """
@@ -109,6 +109,8 @@ class PairDataset(Dataset[dict[str, torch.Tensor]]):
         self.distinct = distinct
         self.first_frame_probability = first_frame_probability
         check_probability(self, "first_frame_probability")
+        always = augment is not None and augment.mirror_sided_labels
+        self._may_mirror = [always or not names_a_side(record.label) for record in cache.records]
         subjects: dict[str, list[int]] = {}
         for index, record in enumerate(cache.records):
             subjects.setdefault(record.subject, []).append(index)
@@ -126,7 +128,7 @@ class PairDataset(Dataset[dict[str, torch.Tensor]]):
         first, second, keeps_order = self._draw(len(clip), rng)
         pair = np.stack([clip[first], clip[second]])
         if self.augment is not None:
-            pair = augment_pair(pair, self.augment, rng, may_swap=not keeps_order)
+            pair = augment_pair(pair, self.augment, rng, may_swap=not keeps_order, may_mirror=self._may_mirror[index])
         planes = torch.from_numpy(np.ascontiguousarray(pair.transpose(0, 3, 1, 2)))
         return {"source": planes[0], "driving": planes[1]}
 
