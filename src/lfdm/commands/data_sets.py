@@ -1,0 +1,196 @@
+"""Commands that make clip data sets."""
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from lfdm.config import Fit
+from lfdm.console import progress_bar
+
+if TYPE_CHECKING:
+    from lfdm.data.conversion import FolderReport
+
+MAX_LINES = 20
+
+
+def data_puppets(
+    *,
+    out: Path,
+    num_subjects: int = 360,
+    num_takes: int = 2,
+    size: int = 64,
+    num_frames: int = 16,
+    fps: float = 8.0,
+    seed: int = 0,
+    test_fraction: float = 0.2,
+    truth: Literal["none", "test", "all"] = "test",
+    num_workers: int | None = None,
+) -> None:
+    """Render procedural puppets doing labelled actions, whose motion is known exactly.
+
+    Args:
+        out: new folder of the clip data set.
+        num_subjects: puppets, each of another look.
+        num_takes: clips of every subject and action.
+        size: frames are SIZE x SIZE, at least 32.
+        num_frames: frames of a clip.
+        fps: frames per second.
+        seed: the same one gives the same data set.
+        test_fraction: share of subjects that is held out.
+        truth: which clips get their exact flow and visibility beside them.
+        num_workers: processes; by default one per core.
+    """
+    from lfdm.data.puppets import write_puppets
+
+    with progress_bar() as update:
+        index = write_puppets(
+            out,
+            num_subjects=num_subjects,
+            num_takes=num_takes,
+            size=size,
+            num_frames=num_frames,
+            fps=fps,
+            seed=seed,
+            test_fraction=test_fraction,
+            truth=truth,
+            num_workers=num_workers,
+            progress=functools.partial(update, "rendering"),
+        )
+    print(index)
+
+
+def data_lpc(
+    *,
+    sheets: Path,
+    out: Path,
+    num_characters: int = 300,
+    size: int = 64,
+    num_frames: int = 16,
+    seed: int = 0,
+    test_fraction: float = 0.2,
+    num_workers: int | None = None,
+) -> None:
+    """Render labelled clips from LPC sprite sheets.
+
+    Args:
+        sheets: folder of the sheets.
+        out: new folder of the clip data set.
+        num_characters: characters, put together at random.
+        size: frames are SIZE x SIZE.
+        num_frames: frames of a clip.
+        seed: the same one gives the same data set.
+        test_fraction: share of characters that is held out.
+        num_workers: threads; by default one per core.
+    """
+    from lfdm.data.lpc import write_lpc
+
+    with progress_bar() as update:
+        index = write_lpc(
+            sheets,
+            out,
+            num_characters=num_characters,
+            size=size,
+            num_frames=num_frames,
+            seed=seed,
+            test_fraction=test_fraction,
+            num_workers=num_workers,
+            progress=functools.partial(update, "rendering"),
+        )
+    print(index)
+
+
+def data_folder(
+    folder: Annotated[Path, Positional, arg(metavar="DIR")],
+    *,
+    out: Path,
+    size: int = 64,
+    fit: Fit = "pad",
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    max_frames: int | None = None,
+    num_workers: int | None = None,
+) -> None:
+    """Make a clip data set of your own clips, in folders <label>/<subject>/<clip> or <label>/<clip>.
+
+    Args:
+        folder: the tree of mp4, avi, mov, webm and gif files or frame folders.
+        out: new folder of the clip data set.
+        size: frames are SIZE x SIZE.
+        fit: black borders, or a centre crop.
+        test_fraction: share of subjects that is held out.
+        seed: of the split.
+        max_frames: keep only the first so many of each clip.
+        num_workers: threads; by default one per core.
+    """
+    from lfdm.data.corpora import write_folder
+
+    with progress_bar() as update:
+        report = write_folder(
+            folder,
+            out,
+            size=size,
+            fit=fit,
+            test_fraction=test_fraction,
+            seed=seed,
+            max_frames=max_frames,
+            num_workers=num_workers,
+            progress=functools.partial(update, "converting"),
+        )
+    _print_skipped(report)
+    _print_clips(report)
+
+
+def data_corpus(name: str, layout: str) -> Callable[..., None]:
+    def data_corpus(
+        source: Annotated[Path, Positional, arg(metavar="SOURCE")],
+        *,
+        out: Path,
+        size: int = 128,
+        num_workers: int | None = None,
+    ) -> None:
+        """Make a clip data set of your copy of CORPUS, cropped and split as in the paper; the same command resumes.
+
+        Args:
+            source: folder of LAYOUT
+            out: folder of the clip data set.
+            size: frames are SIZE x SIZE, with black borders.
+            num_workers: threads; by default one per core.
+        """
+        from lfdm.data.mhad import UTD_MHAD
+        from lfdm.data.mug import MUG
+        from lfdm.data.natops import NATOPS
+        from lfdm.data.published import write_published
+
+        corpus = {"mug": MUG, "mhad": UTD_MHAD, "natops": NATOPS}[name]
+        with progress_bar() as update:
+            progress = functools.partial(update, "converting")
+            report = write_published(corpus, source, out, size=size, num_workers=num_workers, progress=progress)
+        _print_skipped(report.clips, most=MAX_LINES)
+        _print_clips(report.clips)
+        if report.num_kept:
+            print(f"{report.num_kept} of them were there already")
+        print(f"training clips: {report.clips.num_train} of the paper's {report.expected_train}")
+        _print_some([f"missing {gap}" for gap in report.missing], MAX_LINES)
+
+    data_corpus.__doc__ = (data_corpus.__doc__ or "").replace("CORPUS", name.upper()).replace("LAYOUT", layout)
+    return data_corpus
+
+
+def _print_skipped(report: "FolderReport", most: int | None = None) -> None:
+    _print_some([f"skipped {skipped.path}: {skipped.reason}" for skipped in report.skipped], most)
+
+
+def _print_clips(report: "FolderReport") -> None:
+    for label, count in report.clips_per_label.items():
+        print(f"{label}: {count} clips")
+    print(f"{report.num_train} training and {report.num_test} test clips of {report.num_subjects} subjects in {report.root}")
+
+
+def _print_some(lines: Sequence[str], most: int | None) -> None:
+    for line in lines[:most]:
+        print(line)
+    if most is not None and len(lines) > most:
+        print(f"... and {len(lines) - most} more lines of '{lines[-1].split()[0]}'")

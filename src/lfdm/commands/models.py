@@ -1,0 +1,194 @@
+"""Commands that train, adapt, import and measure models."""
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import arg
+
+from lfdm.commands.videos import DEFAULT_MODEL, pick_device
+from lfdm.config import AdaptationConfig, Preset, SchedulerName
+from lfdm.console import ProgressUpdate, progress_bar
+
+if TYPE_CHECKING:
+    from lfdm.training.loop import StepReport
+
+
+def autoencoder_training(preset: Preset) -> Callable[..., None]:
+    def train_autoencoder(
+        *, data: Path, out: Path, init: Path | None = None, config: Annotated[Preset, arg(name="")] = preset
+    ) -> None:
+        """Train stage 1; the same command resumes.
+
+        Args:
+            data: clip data set.
+            out: run folder, for checkpoints and logs.
+            init: model, pipeline or run folder whose weights to start from.
+        """
+        from lfdm.training import autoencoder as stage1
+
+        with progress_bar() as update:
+            progress = functools.partial(update, "decoding clips")
+            print(stage1.train_autoencoder(config, data, out, init=init, report=_reporter(update), progress=progress))
+
+    return _naming_preset(train_autoencoder, preset)
+
+
+def diffusion_training(preset: Preset) -> Callable[..., None]:
+    def train_diffusion(
+        *,
+        data: Path,
+        autoencoder: Path,
+        out: Path,
+        init: Path | None = None,
+        config: Annotated[Preset, arg(name="")] = preset,
+    ) -> None:
+        """Train stage 2; the same command resumes.
+
+        Args:
+            data: clip data set.
+            autoencoder: stage-1 run, model or pipeline folder.
+            out: run folder, for checkpoints and logs; can be given to --model.
+            init: U-Net, pipeline or run folder whose weights to start from.
+        """
+        from lfdm.training import diffusion as stage2
+
+        with progress_bar() as update:
+            progress = functools.partial(update, "preparing clips and motion")
+            trained = stage2.train_diffusion(
+                config, data, autoencoder, out, init=init, report=_reporter(update), progress=progress
+            )
+            print(trained)
+
+    return _naming_preset(train_diffusion, preset)
+
+
+def _naming_preset(command: Callable[..., None], preset: Preset) -> Callable[..., None]:
+    """`command` with the preset in its help text."""
+    size = f"{preset.image_size}x{preset.image_size}, {preset.num_frames} frames"
+    command.__doc__ = (command.__doc__ or "").replace(";", f" of {preset.name} ({size});", 1)
+    return command
+
+
+def _reporter(update: ProgressUpdate) -> Callable[["StepReport"], None]:
+    def report(step: "StepReport") -> None:
+        loss = step.metrics.get("loss", float("nan"))
+        update("training", step.step, step.num_steps, note=f"loss {loss:.4f}, {step.steps_per_second:.2f} steps/s")
+
+    return report
+
+
+def adapt(
+    *,
+    data: Path,
+    out: Path,
+    model: str = DEFAULT_MODEL,
+    config: Annotated[AdaptationConfig, arg(name="")] = AdaptationConfig(),  # noqa: B008 - frozen
+) -> None:
+    """Adapt a model's decoder to the images of a new domain, motion kept; the same command resumes.
+
+    Args:
+        data: clip data set of the new domain; labels play no part.
+        out: run folder, and in the end a pipeline folder that can be given to --model.
+        model: bundled name, pipeline folder, diffusion run folder or Hub repository.
+    """
+    from lfdm.training import adaptation
+
+    with progress_bar() as update:
+        progress = functools.partial(update, "decoding clips")
+        print(adaptation.adapt(model, data, out, config, report=_reporter(update), progress=progress))
+
+
+def evaluate(
+    *,
+    data: Path,
+    out: Path,
+    model: str = DEFAULT_MODEL,
+    num_clips: int | None = None,
+    seed: int = 0,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    scheduler: SchedulerName | None = None,
+    unconditional: bool = False,
+    batch_size: int = 8,
+    device: str | None = None,
+    bf16: bool = False,
+) -> None:
+    """Measure a model on held-out clips: results.json, a contact sheet and samples.
+
+    Args:
+        data: clip data set.
+        out: folder for the results.
+        model: bundled name, pipeline folder, run folder (of either stage) or Hub repository.
+        num_clips: how many held-out clips; by default all.
+        seed: of the clips drawn and of the videos.
+        num_inference_steps: sampling steps; by default the model's.
+        guidance_scale: by default the model's.
+        scheduler: by default the model's.
+        unconditional: generate without the clips' labels; figures that need them are left out.
+        batch_size: clips at a time.
+        device: cpu, cuda, cuda:1, ...; the GPU if there is one.
+        bf16: run the networks in bfloat16.
+    """
+    from lfdm.evaluation import protocol
+
+    with progress_bar() as update:
+        results = protocol.evaluate(
+            model,
+            data,
+            out,
+            num_clips=num_clips,
+            seed=seed,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            scheduler=scheduler,
+            unconditional=unconditional,
+            batch_size=batch_size,
+            device=pick_device(device),
+            bf16=bf16,
+            progress=update,
+        )
+    print(json.dumps({key: results[key] for key in ("stage1", "generation", "left_out")}, indent=2))
+    print(out / "results.json")
+
+
+def import_(
+    *,
+    out: Path,
+    preset: str | None = None,
+    autoencoder: Path | None = None,
+    diffusion: Path | None = None,
+    labels: str | None = None,
+    text_encoder: str | None = None,
+) -> None:
+    """Import published checkpoints; embed the labels that a model can be asked for.
+
+    With both files OUT can be given to --model. With one it holds that half, and the other can be imported into it later;
+    the auto-encoder alone can be given to `train diffusion --autoencoder` and `train autoencoder --init`.
+
+    Args:
+        out: the folder that is written, or that --labels are added to.
+        preset: what the files were trained as: mug128, mhad128 or natops128.
+        autoencoder: RegionMM.pth, or a stage-1 checkpoint of MRAA to start trainings from.
+        diffusion: flowdiff.pth.
+        labels: mug128, mhad128 or natops128 for that data set's labels, a text file with one label per line, or a comma list.
+            Needs transformers and the text model once.
+        text_encoder: folder or Hub name of the text model; by default the one that the model was trained with
+            (bert-base-cased).
+    """
+    from lfdm.importing import add_labels, import_released, parse_labels
+
+    if labels is None and text_encoder is not None:
+        raise ValueError(f"--text-encoder embeds --labels; got {text_encoder} without labels")
+    wanted = parse_labels(labels) if labels is not None else ()
+    if preset is not None:
+        imported = import_released(preset, out, autoencoder=autoencoder, diffusion=diffusion)
+        print(out)
+        if imported.has_diffusion and not (wanted or imported.labels):
+            print(f"no label embeddings yet; `lfdm import --labels {preset} --out {out}` adds them (until then: tensors or None)")
+    elif autoencoder or diffusion or not wanted:
+        raise ValueError("give --preset (mug128, mhad128 or natops128) with the files to import, or --labels")
+    if wanted:
+        print(f"labels: {', '.join(add_labels(out, wanted, text_encoder).labels)}")
