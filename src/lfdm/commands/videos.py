@@ -185,7 +185,7 @@ def _open_pipeline(model: str, device: str | None, dtype: Dtype = "float32", fit
     from lfdm.pipeline import LatentFlowPipeline
 
     pipe = LatentFlowPipeline.from_pretrained(model, dtype=getattr(torch, dtype), device=pick_device(device))
-    pipe.set_progress_bar_config(desc="sampling", leave=False)
+    pipe.set_progress_bar_config(desc="sampling", leave=False, disable=None)  # None: shown on a terminal alone
     if fit is not None:
         pipe.register_to_config(fit=fit)
     return pipe
