@@ -1,6 +1,6 @@
 """What many tests share: a tiny data set, tiny presets, one thread."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,3 +98,23 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(0)
         transformers.BertModel(config).save_pretrained(folder)
     return folder
+
+
+def _write_vgg19(path: Path, widths: tuple[int, ...]) -> Path:
+    """torchvision's names: `features.N` counts convolutions, ReLUs and poolings."""
+    generator, state, position, before = torch.Generator().manual_seed(0), {}, 0, 3
+    for width, count in zip(widths, (2, 2, 4, 4, 4), strict=True):
+        for _ in range(count):
+            scale = (2 / (9 * before)) ** 0.5
+            state[f"features.{position}.weight"] = scale * torch.randn(width, before, 3, 3, generator=generator)
+            state[f"features.{position}.bias"] = torch.zeros(width)
+            before, position = width, position + 2
+        position += 1
+    torch.save(state, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def vgg19() -> Callable[[Path, tuple[int, ...]], Path]:
+    """Writes random weights of VGG-19 with the given widths of its five blocks to a path."""
+    return _write_vgg19

@@ -5,14 +5,13 @@ import json
 import re
 import runpy
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import lfdm.cli
@@ -59,7 +58,7 @@ def tiny_mug128(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 
 @pytest.fixture
-def belongings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def belongings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vgg19: Callable[[Path, tuple[int, ...]], Path]) -> None:
     """What a researcher brings, under the README's names; the folder is the working directory."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
@@ -72,20 +71,8 @@ def belongings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 Image.fromarray(coarse.repeat(8, axis=0).repeat(8, axis=1)).save(folder / f"{frame:04}.png")
     Image.fromarray(rng.integers(0, 256, (80, 64, 3), dtype=np.uint8)).save("face.png")
     TINY["write_checkpoints"](TINY["networks"]("mug"), tmp_path)
-    torch.save(vgg19_state(), "vgg19-dcbb9e9d.pth")
+    vgg19(tmp_path / "vgg19-dcbb9e9d.pth", (4, 4, 4, 4, 4))
     assert run(lfdm.cli.COMMANDS, ["data", "folder", "faces", "--out", "data/faces", "--size", "64"], "") == 0
-
-
-def vgg19_state() -> dict[str, torch.Tensor]:
-    """Random weights of narrow layers under torchvision's names: `features.N` counts convolutions, ReLUs and poolings."""
-    generator, state, position, before = torch.Generator().manual_seed(0), {}, 0, 3
-    for count in (2, 2, 4, 4, 4):
-        for _ in range(count):
-            state[f"features.{position}.weight"] = 0.2 * torch.randn(4, before, 3, 3, generator=generator)
-            state[f"features.{position}.bias"] = torch.zeros(4)
-            before, position = 4, position + 2
-        position += 1
-    return state
 
 
 @pytest.mark.usefixtures("tiny_mug128", "belongings")

@@ -5,13 +5,13 @@ The perceptual network is VGG-19 in torchvision's layout with random weights, cl
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from lfdm.config import Preset, UNetConfig
@@ -24,6 +24,7 @@ from lfdm.training.autoencoder import train_autoencoder
 from lfdm.training.diffusion import train_diffusion
 
 LABELS = ("Turn Left", "Spread Wings")
+WriteVgg19: TypeAlias = Callable[[Path, tuple[int, ...]], Path]
 
 
 @pytest.fixture(scope="module")
@@ -46,20 +47,6 @@ def work(tmp_path: Path) -> Iterator[Path]:
     """A folder that is emptied at once: full-size checkpoints are large."""
     yield tmp_path
     shutil.rmtree(tmp_path)
-
-
-def write_vgg19(path: Path, widths: tuple[int, ...]) -> Path:
-    """torchvision's names: `features.N` counts convolutions, ReLUs and poolings."""
-    generator, state, position, before = torch.Generator().manual_seed(0), {}, 0, 3
-    for width, count in zip(widths, (2, 2, 4, 4, 4), strict=True):
-        for _ in range(count):
-            scale = (2 / (9 * before)) ** 0.5
-            state[f"features.{position}.weight"] = scale * torch.randn(width, before, 3, 3, generator=generator)
-            state[f"features.{position}.bias"] = torch.zeros(width)
-            before, position = width, position + 2
-        position += 1
-    torch.save(state, path)
-    return path
 
 
 def two_steps(preset: Preset, vgg: Path, **diffusion: object) -> Preset:
@@ -101,8 +88,8 @@ def assert_moved(checkpoint: Path) -> None:
     assert sum(bool(value.any()) for value in moments.values()) > 0.9 * len(moments)
 
 
-def test_mug128_trains_at_full_size(faces: Path, work: Path, wide_bert: Path) -> None:
-    vgg = write_vgg19(work / "vgg19.pth", (64, 128, 256, 512, 512))
+def test_mug128_trains_at_full_size(faces: Path, work: Path, wide_bert: Path, vgg19: WriteVgg19) -> None:
+    vgg = vgg19(work / "vgg19.pth", (64, 128, 256, 512, 512))
     preset = two_steps(get_preset("mug128"), vgg, text_encoder=str(wide_bert))
     pipe = train(preset, faces, work)
     assert sum(p.numel() for p in pipe.autoencoder.parameters()) == 66_004_557
@@ -111,8 +98,8 @@ def test_mug128_trains_at_full_size(faces: Path, work: Path, wide_bert: Path) ->
 
 
 @pytest.mark.parametrize("name", ["mhad128", "natops128"])
-def test_the_others_train_with_narrower_networks(name: str, faces: Path, work: Path, wide_bert: Path) -> None:
-    vgg = write_vgg19(work / "vgg19.pth", (4, 4, 4, 4, 4))
+def test_the_others_train_with_narrower_networks(name: str, faces: Path, work: Path, wide_bert: Path, vgg19: WriteVgg19) -> None:
+    vgg = vgg19(work / "vgg19.pth", (4, 4, 4, 4, 4))
     preset = two_steps(get_preset(name), vgg, text_encoder=str(wide_bert))
     narrow = replace(
         preset.autoencoder, channels=8, max_channels=16, region_channels=4, region_flow_channels=4, region_max_channels=16

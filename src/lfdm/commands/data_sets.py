@@ -144,6 +144,8 @@ def data_folder(
 
 
 def data_corpus(name: str, layout: str) -> Callable[..., None]:
+    """The command that converts the corpus `name`, whose download looks like `layout`."""
+
     def data_corpus(
         source: Annotated[Path, Positional, arg(metavar="SOURCE")],
         *,

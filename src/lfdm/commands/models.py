@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 
 def autoencoder_training(preset: Preset) -> Callable[..., None]:
+    """The command that trains stage 1 of `preset`."""
+
     def train_autoencoder(
         *, data: Path, out: Path, init: Path | None = None, config: Annotated[Preset, arg(name="")] = preset
     ) -> None:
@@ -37,6 +39,8 @@ def autoencoder_training(preset: Preset) -> Callable[..., None]:
 
 
 def diffusion_training(preset: Preset) -> Callable[..., None]:
+    """The command that trains stage 2 of `preset`."""
+
     def train_diffusion(
         *,
         data: Path,
