@@ -324,6 +324,8 @@ class AutoencoderTrainingConfig:
     """1 - SSIM of the prediction."""
     smoothness_weight: float = 0.02
     """Edge-aware first differences of the flow."""
+    occlusion_weight: float = 0.0
+    """Mean of 1 - occlusion: what can be warped is not called hidden, which leaves stage 2 a simpler map to draw."""
     perceptual_weight: float = 0.0
     """VGG feature distance of the prediction."""
     perceptual_weights_path: str | None = None

@@ -78,6 +78,7 @@ class AutoencoderTask:
             config.smoothness_weight,
             lambda: edge_aware_smoothness(reconstruction.motion.flow, driving.unsqueeze(2)),
         )
+        add("occlusion", config.occlusion_weight, lambda: 1 - reconstruction.motion.occlusion.float().mean())
         add("equivariance", config.equivariance_weight, lambda: self._equivariance(reconstruction, driving, generator))
         if self.perceptual is not None:
             self.perceptual.to(driving.device)
