@@ -15,6 +15,7 @@ from lfdm import LatentFlowPipeline, Motion
 from lfdm.diffusion import add_noise
 from lfdm.importing import import_released
 from lfdm.models.regions import RegionMotionPredictor, relative_affine
+from lfdm.pipeline_sampling import Guidance, guided_prediction
 
 PARITY = Path(__file__).parents[2] / "shared" / "parity"
 TIMESTEPS = (0, 1, 250, 637, 998, 999)
@@ -134,7 +135,8 @@ def _stage2(published: dict[str, Any], pipe: LatentFlowPipeline) -> dict[str, Te
     )
     found = {"unet_40_frames": pipe.unet(normal("x_40", (1, 3, 40, 32, 32)), 12, condition, latent)}
     for scale in (0.0, 1.0, 2.5):
-        found[f"unet_guidance_{scale}"] = pipe._guided_prediction(latent, condition, scale)(x, torch.tensor(637))
+        guidance = Guidance(latent=latent, condition=condition, away=pipe.embed_condition(None), scale=scale)
+        found[f"unet_guidance_{scale}"] = guided_prediction(pipe.unet, guidance)(x, torch.tensor(637))
     pipe.scheduler.set_timesteps(1000)
     for t in TIMESTEPS:
         noise = found["unet_guidance_1.0"] if t == 637 else pipe.unet(x, t, condition, latent)

@@ -6,32 +6,23 @@ Shapes: image (b, 3, S, S) in [0, 1] · motion sample (b, 3, t, h, w) · video (
 """
 
 import inspect
-import json
-import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
-import diffusers
-import numpy as np
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from einops import rearrange
-from PIL import Image
 from torch import Tensor
 
 from lfdm.config import MAX_GUIDANCE_SCALE, Fit, Preset, to_json
 from lfdm.data.puppet_actions import ACTIONS
 from lfdm.diffusion import make_scheduler
 from lfdm.models.autoencoder import Features, LatentFlowAutoencoder
-from lfdm.models.condition import ConditionEncoder
-from lfdm.models.loading import replace_folder
+from lfdm.models.condition import Condition, ConditionEncoder
 from lfdm.models.motion import Motion
 from lfdm.models.motion_target import MotionTarget
 from lfdm.models.unet3d import MotionUNet3D
 from lfdm.pipeline_folder import (
-    INDEX_NAME,
     MODEL_CLASSES,
     MODEL_DIR,
     bundled_models,
@@ -39,46 +30,45 @@ from lfdm.pipeline_folder import (
     load_components,
     read_settings,
     resolve_parts,
+    save_folder,
 )
 from lfdm.pipeline_inputs import (
+    DrivingInput,
     ImageInput,
+    MaskInput,
     SeedInput,
     check_integer,
     check_number,
+    drive,
     prepare_images,
-    prepare_video,
+    prepare_mask,
     sample_generators,
 )
+from lfdm.pipeline_result import LatentFlowOutput, OutputType, check_output_type, convert_video, frames_to_uint8
+from lfdm.pipeline_sampling import Guidance, MotionSampler
+from lfdm.pipeline_windows import Window, plan_windows
 from lfdm.presets import get_preset
 
 __all__ = ["MODEL_DIR", "LatentFlowOutput", "LatentFlowPipeline", "bundled_models", "frames_to_uint8"]
 
-OutputType = Literal["pil", "np", "pt"]
-ConditionInput = str | None | Sequence[str | None] | Tensor
+ConditionInput = Condition | Sequence[Condition] | Tensor
+"""One condition, a list of them, or embeddings (D,) or (b, D)."""
 StepCallback = Callable[["LatentFlowPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
-Frames = list[list[Image.Image]] | np.ndarray | Tensor
 
-MAX_FRAMES_FACTOR = 4
-"""Videos may be this many times longer than training clips."""
+MAX_FRAMES = 10_000
+"""The longest video."""
+MAX_PASS_FACTOR = 4
+"""Up to this many times as long as training clips, the network sees a video at once; a longer one in windows."""
+WINDOW_FACTOR = 2
+"""Length of a window over that of training clips."""
+MAX_STRENGTH = 2.0
+"""The largest `motion_strength`."""
 DECODE_BYTES = 512 * 2**20
 """About how much memory decoding may take; more frames are decoded in chunks."""
 DECODE_TENSORS = 8
 """Full-size feature maps that are alive at once while a frame is decoded."""
 PRESET_LABELS: dict[str, tuple[str, ...]] = {"puppets64": ACTIONS}
 """Labels of a freshly initialised preset, where it has a data set of its own."""
-
-
-@dataclass(frozen=True)
-class LatentFlowOutput:
-    """Videos and what they were made with.
-
-    `frames`, and `warped` (the source image warped alone), are as `output_type` says: `pil` a list per sample of lists of
-    images, `np` (b, t, H, W, 3) uint8, `pt` (b, 3, t, H, W) in [0, 1].
-    """
-
-    frames: Frames
-    warped: Frames
-    motion: Motion
 
 
 class LatentFlowPipeline(DiffusionPipeline):
@@ -126,7 +116,7 @@ class LatentFlowPipeline(DiffusionPipeline):
         self.register_to_config(
             image_size=image_size,
             fit=fit,
-            num_frames=check_integer("num_frames", num_frames, 2, 10_000),
+            num_frames=check_integer("num_frames", num_frames, 2, MAX_FRAMES),
             fps=check_number("fps", fps, low=0.01),
             num_inference_steps=check_integer("num_inference_steps", num_inference_steps, 1, 1000),
             guidance_scale=check_number("guidance_scale", guidance_scale, low=0, high=MAX_GUIDANCE_SCALE),
@@ -217,31 +207,9 @@ class LatentFlowPipeline(DiffusionPipeline):
         Raises:
             ValueError: the folder holds something else, or the scheduler is not one of diffusers.
         """
-        folder = Path(folder)
-        if folder.exists() and not (folder / INDEX_NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ValueError(f"{folder} exists and is not a model folder; choose another name")
-        scheduler = type(self.scheduler)
-        if not scheduler.__module__.startswith("diffusers."):
-            raise ValueError(f"only schedulers of diffusers can be saved; got {scheduler.__module__}.{scheduler.__name__}")
-        classes = {name: ["lfdm", cls.__name__] for name, cls in MODEL_CLASSES.items()}
-        index = {
-            "_class_name": "LatentFlowPipeline",
-            "_diffusers_version": diffusers.__version__,
-            **classes,
-            "scheduler": ["diffusers", scheduler.__name__],
-            **{name: self.config[name] for name in sorted(_setting_names(type(self)))},
-        }
-
-        def write(temporary: Path) -> None:
-            self.autoencoder.save_pretrained(temporary / "autoencoder", half=half)
-            if with_unet:
-                self.unet.save_pretrained(temporary / "unet", half=half)
-            self.condition.save_pretrained(temporary / "condition")
-            self.motion_target.save_pretrained(temporary / "motion_target")
-            self.scheduler.save_pretrained(temporary / "scheduler")
-            (temporary / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
-
-        replace_folder(folder, write)
+        settings = {name: self.config[name] for name in sorted(_setting_names(type(self)))}
+        components = {name: getattr(self, name) for name in (*MODEL_CLASSES, "scheduler") if with_unet or name != "unet"}
+        save_folder(Path(folder), components, settings, half=half)
 
     # --------------------------------------------------------------------------------------------------- sampling
 
@@ -257,20 +225,32 @@ class LatentFlowPipeline(DiffusionPipeline):
         generator: SeedInput = None,
         output_type: OutputType = "pil",
         callback_on_step_end: StepCallback | None = None,
+        motion_strength: float = 1.0,
+        motion_mask: MaskInput | None = None,
+        negative_condition: ConditionInput = None,
+        loop: bool = False,
     ) -> LatentFlowOutput:
         """Make one video per image and condition; one image or one condition goes with every one of the other.
 
         Args:
             image: path, PIL image, uint8 or float array (H, W, 3), tensor (3, H, W), a list or a batch of them; fitted to
                 the model's size.
-            condition: label (any text for a model with a text model), list of them, None (unconditional) or embedding tensor (D,)
-                or (b, D).
-            num_frames: up to four times the length of training clips.
+            condition: label (any text for a model with a text model), None (unconditional), a mix such as
+                `{"wave": 0.7, "jump": 0.3}` (embeddings averaged by these weights), a list of these, or embedding tensor
+                (D,) or (b, D).
+            num_frames: up to 10,000. Up to four times the length of training clips the network sees all at once; a longer
+                video is drawn in overlapping windows, whose cost and memory grow with its length alone.
             guidance_scale: classifier-free guidance (arXiv 2207.12598, eq. 6 with w + 1); 1 = the conditional prediction
-                alone, 0 = the unconditional one alone. Without effect where the condition is None.
+                alone, 0 = the unconditional one alone. Without effect where both conditions are None.
             generator: see `lfdm.pipeline_inputs.sample_generators`.
             callback_on_step_end: called as in diffusers after every step, with `{"latents": sample}` (b, 3, t, h, w); it
                 may return such a dict to replace the sample.
+            motion_strength: 0 to 2, see `Motion.scaled`: 1 = as generated, 0 = the fitted image in every frame.
+            motion_mask: where the image moves: path, PIL image, array or tensor (H, W), uint8 or in [0, 1]; fitted as the
+                image is; see `Motion.masked`. None = everywhere.
+            negative_condition: what guidance pushes away from, instead of from the null condition; in the forms of
+                `condition`. It takes a guidance_scale above 1.
+            loop: the last frame leads into the first.
 
         Raises:
             ValueError: a value outside what is allowed, an unknown label, not an image.
@@ -278,32 +258,48 @@ class LatentFlowPipeline(DiffusionPipeline):
         """
         config = self.config
         num_frames = config["num_frames"] if num_frames is None else num_frames
-        num_frames = check_integer("num_frames", num_frames, 1, MAX_FRAMES_FACTOR * config["num_frames"])
+        num_frames = check_integer("num_frames", num_frames, 2 if loop else 1, MAX_FRAMES)
         steps = config["num_inference_steps"] if num_inference_steps is None else num_inference_steps
         steps = check_integer("num_inference_steps", steps, 1, self.scheduler.config.num_train_timesteps)
         scale = config["guidance_scale"] if guidance_scale is None else guidance_scale
         scale = check_number("guidance_scale", scale, low=0, high=MAX_GUIDANCE_SCALE)
-        _check_output_type(output_type)
-        images, embedding = self._match_batches(self._prepare_images(image), self._prepare_condition(condition))
-        if condition is None:
+        check_output_type(output_type)
+        steer = self._steering(motion_strength, motion_mask)
+        if negative_condition is not None and scale <= 1:
+            raise ValueError(f"negative_condition acts through guidance: guidance_scale must be above 1; got {scale:g}")
+        if condition is None and negative_condition is None:
             scale = 1.0
+        images, embedding, away = self._match_batches(image, condition, negative_condition)
         generators = sample_generators(generator, len(images))
 
+        def after_step(index: int, timestep: Tensor, sample: Tensor) -> Tensor:
+            if callback_on_step_end is None:
+                return sample
+            return (callback_on_step_end(self, index, timestep, {"latents": sample}) or {}).get("latents", sample)
+
         features = self.autoencoder.encode(images)
-        sample = self._draw_noise(features, num_frames, generators)
-        sample = self._denoise(sample, features.latent, embedding, steps, scale, generators, callback_on_step_end)
-        return self._decode(features, self.motion_target.decode(sample[:, :, :num_frames]), output_type)
+        sample = MotionSampler(unet=self.unet, scheduler=self.scheduler, motion_target=self.motion_target).draw(
+            Guidance(latent=features.latent, condition=embedding, away=away, scale=scale),
+            num_frames,
+            steps,
+            generators,
+            windows=self._windows(num_frames, loop),
+            progress=self.progress_bar,  # pyright: ignore[reportArgumentType] - diffusers leaves it untyped
+            after_step=after_step,
+        )
+        return self._decode(features, steer(self.motion_target.decode(sample)), output_type)
 
     def embed_condition(self, condition: ConditionInput) -> Tensor:
-        """The embedding (b, D) of a label, a list of labels, None (the null condition) or embeddings.
+        """The embedding (b, D) of a label, a mix of labels, None (the null condition), a list of these, or embeddings.
 
         Raises:
-            ValueError: an unknown label, a text model that cannot be had, or a tensor of another shape or with values that are
-                not finite.
+            ValueError: an unknown label, impossible weights of a mix, a text model that cannot be had, or a tensor of another
+                shape or with values that are not finite.
             ImportError: a text that is no stored label, without transformers.
         """
         if not isinstance(condition, Tensor):
-            return self.condition.encode([condition] if condition is None or isinstance(condition, str) else condition)
+            single = condition is None or isinstance(condition, str | Mapping)
+            return self.condition.encode([condition] if single else condition)
         embedding = condition.unsqueeze(0) if condition.ndim == 1 else condition
         dim = self.condition.dim
         if embedding.ndim != 2 or embedding.shape[1] != dim:
@@ -313,118 +309,93 @@ class LatentFlowPipeline(DiffusionPipeline):
         return embedding.to(self.condition.table)
 
     @torch.no_grad()
-    def animate(self, image: ImageInput, motion: Motion, *, output_type: OutputType = "pil") -> LatentFlowOutput:
-        """Frames of given motion: `image` alone is moved, nothing is sampled. One image goes with every motion.
+    def animate(
+        self,
+        image: ImageInput,
+        motion: Motion,
+        *,
+        motion_strength: float = 1.0,
+        motion_mask: MaskInput | None = None,
+        output_type: OutputType = "pil",
+    ) -> LatentFlowOutput:
+        """Frames of given motion: `image` alone is moved, nothing is sampled.
+
+        One image goes with every motion, and one motion with every image. `motion_strength`, `motion_mask`: as in a call.
 
         Raises:
             ValueError: a motion of the other coordinate convention, or of another batch size.
         """
-        _check_output_type(output_type)
+        check_output_type(output_type)
+        steer = self._steering(motion_strength, motion_mask)
         images = self._prepare_images(image)
         if len(images) == 1:
             images = images.expand(len(motion.flow), -1, -1, -1)
-        return self._decode(self.autoencoder.encode(images), motion.to(images.device), output_type)
+        elif len(motion.flow) == 1:
+            motion = Motion.concatenate([motion] * len(images), dim=0)
+        return self._decode(self.autoencoder.encode(images), steer(motion.to(images.device)), output_type)
 
     @torch.no_grad()
     def transfer(
         self,
         image: ImageInput,
-        driving: np.ndarray | Tensor,
+        driving: DrivingInput,
         *,
         relative: bool = True,
+        motion_strength: float = 1.0,
+        motion_mask: MaskInput | None = None,
         output_type: OutputType = "pil",
     ) -> LatentFlowOutput:
-        """Move one image as a driving clip moves.
+        """Move one image as a driving clip of any length moves; of a streamed clip some frames at a time are held.
 
         Args:
-            driving: frames (t, H, W, 3) uint8, or (3, t, H, W) in [0, 1].
+            driving: frames (t, H, W, 3) uint8 or (3, t, H, W) in [0, 1], the path of a clip, or an iterable of frames
+                (H, W, 3) or (3, H, W) and such chunks.
             relative: the clip's motion against its own first frame; False = against the image itself, which suits clips
                 that show what the image shows.
+            motion_strength, motion_mask: as in a call.
         """
+        check_output_type(output_type)
         images = self._prepare_images(image)
         if len(images) != 1:
             raise ValueError(f"transfer moves one image; got {len(images)}")
-        video = prepare_video(driving, size=self.config["image_size"], fit=self.config["fit"]).to(images)
-        reference = video[:, :, 0] if relative else images
+        steer = self._steering(motion_strength, motion_mask)
         chunk = self._frames_per_chunk(1)
-        chunks = [self.autoencoder.estimate_motion(reference, part) for part in video.split(chunk, dim=2)]
-        return self.animate(images, Motion.concatenate(chunks, dim=2), output_type=output_type)
+        reference = None if relative else images
+        motions = []
+        for part in drive(driving, chunk, size=self.config["image_size"], fit=self.config["fit"]):
+            video = part.to(images)
+            reference = video[:, :, 0] if reference is None else reference
+            motions.append(self.autoencoder.estimate_motion(reference, video))
+        motion = steer(Motion.concatenate(motions, dim=2))
+        return self._decode(self.autoencoder.encode(images), motion, output_type)
+
+    def _steering(self, strength: float, mask: MaskInput | None) -> Callable[[Motion], Motion]:
+        """What `motion_strength` and `motion_mask` make of a motion; both are checked at once."""
+        strength = check_number("motion_strength", strength, low=0, high=MAX_STRENGTH)
+        if mask is None:
+            return lambda motion: motion.scaled(strength)
+        prepared = prepare_mask(mask, size=self.config["image_size"], fit=self.config["fit"])
+        return lambda motion: motion.scaled(strength).masked(prepared)
+
+    def _windows(self, num_frames: int, loop: bool) -> tuple[Window, ...]:
+        length = self.config["num_frames"]
+        return plan_windows(num_frames, longest=MAX_PASS_FACTOR * length, length=WINDOW_FACTOR * length, loop=loop)
 
     def _prepare_images(self, image: ImageInput) -> Tensor:
         return prepare_images(image, size=self.config["image_size"], fit=self.config["fit"]).to(self.device)
 
-    def _prepare_condition(self, condition: ConditionInput) -> Tensor:
-        return self.embed_condition(condition).to(self.device)
-
-    @staticmethod
-    def _match_batches(images: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
+    def _match_batches(
+        self, image: ImageInput, condition: ConditionInput, negative: ConditionInput
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Images (b, 3, S, S) and both conditions (b, D)."""
+        images = self._prepare_images(image)
+        embedding, away = (self.embed_condition(one).to(self.device) for one in (condition, negative))
         b = max(len(images), len(embedding))
         if len(images) not in (1, b) or len(embedding) not in (1, b) or len(embedding) == 0:
             raise ValueError(f"as many conditions as images are needed, or one of either; got {len(embedding)} and {len(images)}")
-        return images.expand(b, -1, -1, -1), embedding.expand(b, -1)
-
-    def _draw_noise(self, features: Features, num_frames: int, generators: list[torch.Generator]) -> Tensor:
-        """Noise (b, 3, t, h, w) of at least `num_frames`: as many as the U-Net's last patch of frames takes."""
-        h, w = features.latent.shape[-2:]
-        patch = self.unet.frame_patch_size
-        shape = (self.unet.config["sample_channels"], math.ceil(num_frames / patch) * patch, h, w)
-        noise = [torch.randn(shape, generator=one, device=one.device).to(self.device) for one in generators]
-        return torch.stack(noise)
-
-    def _denoise(
-        self,
-        sample: Tensor,
-        latent: Tensor,
-        embedding: Tensor,
-        num_steps: int,
-        scale: float,
-        generators: list[torch.Generator],
-        callback: StepCallback | None,
-    ) -> Tensor:
-        """`num_steps` of the scheduler from noise (b, 3, t, h, w), kept in float32."""
-        scheduler = self.scheduler
-        scheduler.set_timesteps(num_steps, device=self.device)
-        sample = sample * getattr(scheduler, "init_noise_sigma", 1.0)
-        options = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
-        predict = self._guided_prediction(latent, embedding, scale)
-        timesteps: Iterable[Tensor] = self.progress_bar(scheduler.timesteps)  # pyright: ignore[reportCallIssue, reportAssignmentType]
-        for index, timestep in enumerate(timesteps):
-            scaled = scheduler.scale_model_input(sample, timestep)
-            prediction = self._clamp_prediction(predict(scaled, timestep), scaled, index, timestep)
-            sample = scheduler.step(prediction, timestep, sample, **options, return_dict=False)[0]
-            if callback is not None:
-                sample = (callback(self, index, timestep, {"latents": sample}) or {}).get("latents", sample)
-        return self.motion_target.clamp(sample)  # solvers extrapolate a little, and DDPM adds noise, after the last clamped x0
-
-    def _guided_prediction(self, latent: Tensor, embedding: Tensor, scale: float) -> Callable[[Tensor, Tensor], Tensor]:
-        """The network as a function of sample and timestep, guided in one batched pass."""
-        unet = self.unet
-        condition = embedding.to(unet.dtype)
-        null = self.condition.null.to(condition).expand_as(condition)
-        image = unet.embed_latent(latent.to(unet.dtype))
-        if scale in (0, 1):
-            chosen = condition if scale == 1 else null
-            return lambda sample, t: unet(sample.to(unet.dtype), t, chosen, latent_embedding=image).float()
-        both, images = torch.cat((null, condition)), image.repeat(2, 1, 1, 1)
-
-        def predict(sample: Tensor, timestep: Tensor) -> Tensor:
-            doubled = sample.to(unet.dtype).repeat(2, 1, 1, 1, 1)
-            without, with_condition = unet(doubled, timestep, both, latent_embedding=images).float().chunk(2)
-            return without + scale * (with_condition - without)
-
-        return predict
-
-    def _clamp_prediction(self, prediction: Tensor, sample: Tensor, index: int, timestep: Tensor) -> Tensor:
-        """The prediction whose x0 is that of `prediction`, clamped to the range of the training set; unchanged inside."""
-        if not self.motion_target.clamps:
-            return prediction
-        kind = self.scheduler.config.prediction_type
-        alpha, sigma = _signal_and_noise(self.scheduler, index, timestep)
-        if kind == "epsilon":
-            clean = (sample - sigma * prediction) / alpha
-            return prediction + alpha / sigma * (clean - self.motion_target.clamp(clean))
-        clean = alpha * sample - sigma * prediction if kind == "v_prediction" else sample - sigma * prediction
-        return prediction + (clean - self.motion_target.clamp(clean)) / sigma
+        if len(away) not in (1, b):
+            raise ValueError(f"one negative_condition is needed, or one per video, {b}; got {len(away)}")
+        return images.expand(b, -1, -1, -1), embedding.expand(b, -1), away.expand(b, -1)
 
     def _decode(self, features: Features, motion: Motion, output_type: OutputType) -> LatentFlowOutput:
         """All frames in one batch, or in chunks where that would take more than DECODE_BYTES."""
@@ -433,53 +404,17 @@ class LatentFlowPipeline(DiffusionPipeline):
         decoded = [self.autoencoder.decode(features, motion.frames(start, start + chunk)) for start in starts]
         prediction = torch.cat([part.prediction for part in decoded], dim=2)
         warped = torch.cat([part.warped for part in decoded], dim=2)
-        return LatentFlowOutput(self._convert(prediction, output_type), self._convert(warped, output_type), motion)
+        prediction, warped = (convert_video(v, output_type, truncate=self.autoencoder.corners) for v in (prediction, warped))
+        return LatentFlowOutput(prediction, warped, motion)
 
     def _frames_per_chunk(self, batch_size: int) -> int:
         floats = batch_size * self.autoencoder.config["channels"] * self.config["image_size"] ** 2
         return max(1, DECODE_BYTES // (4 * DECODE_TENSORS * floats))
 
-    def _convert(self, video: Tensor, output_type: OutputType) -> Frames:
-        video = video.float().clamp(0, 1)
-        if output_type == "pt":
-            return video
-        frames = frames_to_uint8(video, truncate=self.autoencoder.corners)
-        if output_type == "np":
-            return frames
-        return [[Image.fromarray(frame) for frame in sample] for sample in frames]
-
-
-def frames_to_uint8(video: Tensor, *, truncate: bool = False) -> np.ndarray:
-    """(b, 3, t, H, W) in [0, 1] -> (b, t, H, W, 3) uint8.
-
-    Rounded, so that an 8-bit image comes back exactly (v / 255 * 255 may fall just below v in float32); `truncate` is the
-    published behaviour, kept for the paper presets.
-    """
-    scaled = video.float().clamp(0, 1) * 255
-    scaled = scaled if truncate else scaled.round()
-    return rearrange(scaled.to(torch.uint8), "b c t h w -> b t h w c").cpu().numpy()
-
-
-def _signal_and_noise(scheduler: Any, index: int, timestep: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha and sigma of x_t = alpha x0 + sigma noise at step `index` of the scheduler's timesteps."""
-    if not hasattr(scheduler, "sigmas"):
-        abar = scheduler.alphas_cumprod[timestep.long().cpu()]
-        return abar.sqrt().to(timestep.device), (1 - abar).sqrt().to(timestep.device)
-    sigma = scheduler.sigmas[index].to(timestep.device)
-    if scheduler.config.prediction_type == "flow_prediction":
-        return 1 - sigma, sigma
-    alpha = (1 + sigma**2).rsqrt()
-    return alpha, sigma * alpha
-
 
 def _setting_names(cls: type[LatentFlowPipeline]) -> set[str]:
     parameters = inspect.signature(cls.__init__).parameters.values()
     return {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
-
-
-def _check_output_type(output_type: object) -> None:
-    if output_type not in get_args(OutputType):
-        raise ValueError(f"output_type must be one of {', '.join(get_args(OutputType))}; got {output_type!r}")
 
 
 def _check_settings(

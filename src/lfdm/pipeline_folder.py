@@ -1,4 +1,4 @@
-"""Finding and strictly reading pipeline folders: `model_index.json` and one folder per component, as diffusers lays them out.
+"""Finding, strictly reading and writing pipeline folders: `model_index.json` and a folder per component, in diffusers' layout.
 
 FOLDER/model_index.json     component classes and the pipeline's settings
 FOLDER/{autoencoder, unet, condition, motion_target, scheduler}/
@@ -8,6 +8,7 @@ RUN/checkpoints/step-00001000/{unet, condition}/     averaged weights, a learned
 
 import difflib
 import inspect
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ import diffusers
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
+from lfdm.files import replace_folder
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import ConditionEncoder
 from lfdm.models.loading import CONFIG_NAME, find_checkpoints, read_json
@@ -175,3 +177,34 @@ def load_components(parts: Mapping[str, Path], *, dtype: torch.dtype, device: to
         options = {} if cls is MotionTarget else {"dtype": dtype, "device": device}
         components[name] = cls.from_pretrained(parts[name], **options)
     return components
+
+
+def save_folder(folder: Path, components: Mapping[str, Any], settings: Mapping[str, Any], *, half: bool) -> None:
+    """Write a pipeline folder whole; its index names every component, also one that is left out of `components`.
+
+    Args:
+        half: store both networks in float16 (batch-norm statistics in float32).
+
+    Raises:
+        ValueError: the folder holds something else, or the scheduler is not one of diffusers.
+    """
+    if folder.exists() and not (folder / INDEX_NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not a model folder; choose another name")
+    scheduler = type(components["scheduler"])
+    if not scheduler.__module__.startswith("diffusers."):
+        raise ValueError(f"only schedulers of diffusers can be saved; got {scheduler.__module__}.{scheduler.__name__}")
+    index = {
+        "_class_name": "LatentFlowPipeline",
+        "_diffusers_version": diffusers.__version__,
+        **{name: ["lfdm", cls.__name__] for name, cls in MODEL_CLASSES.items()},
+        "scheduler": ["diffusers", scheduler.__name__],
+        **settings,
+    }
+
+    def write(temporary: Path) -> None:
+        for name, component in components.items():
+            options = {"half": half} if name in ("autoencoder", "unet") else {}
+            component.save_pretrained(temporary / name, **options)
+        (temporary / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
+
+    replace_folder(folder, write)

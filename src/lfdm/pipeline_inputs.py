@@ -3,7 +3,8 @@
 Shapes: image (b, 3, S, S) in [0, 1] · video frames in numpy (t, H, W, 3) uint8.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from lfdm.config import Fit
-from lfdm.data.images import fit_frames, read_image
+from lfdm.data.images import fit_frames, read_gray, read_image
+from lfdm.data.video import iterate_video
 from lfdm.settings import MAX_SEED as MAX_SEED
 from lfdm.settings import check_integer as check_integer
 from lfdm.settings import check_number as check_number
@@ -23,6 +25,10 @@ ImageInput = SingleImage | Sequence[SingleImage]
 """One image, a list of them, or a batch: array (b, H, W, 3), tensor (b, 3, H, W)."""
 Seed = int | torch.Generator
 SeedInput = Seed | Sequence[Seed] | None
+MaskInput = str | Path | Image.Image | np.ndarray | Tensor
+"""(H, W), also with an axis of 1 for channels."""
+DrivingPart = Image.Image | np.ndarray | Tensor
+DrivingInput = str | Path | np.ndarray | Tensor | Iterable[DrivingPart]
 
 
 def prepare_images(image: ImageInput, *, size: int, fit: Fit) -> Tensor:
@@ -72,15 +78,71 @@ def _check_tensor(image: Tensor) -> None:
         raise ValueError("a floating point image tensor must lie in [0, 1]; got values outside, NaN or no pixels")
 
 
-def prepare_video(frames: np.ndarray | Tensor, *, size: int, fit: Fit) -> Tensor:
-    """Driving frames, (t, H, W, 3) uint8 or (3, t, H, W) in [0, 1], fitted: (1, 3, t, size, size) float32 in [0, 1]."""
-    if isinstance(frames, Tensor):
-        if frames.ndim != 4 or frames.shape[0] != 3:
-            raise ValueError(f"a driving tensor must be (3, t, H, W); got {tuple(frames.shape)}")
-        images = prepare_images(frames.transpose(0, 1), size=size, fit=fit)
+def prepare_mask(mask: MaskInput, *, size: int, fit: Fit) -> Tensor:
+    """A mask fitted as the image is, what is padded 0: (1, 1, size, size) float32 in [0, 1].
+
+    Of a coloured picture its luminance counts, of a transparent one nothing where it is transparent.
+
+    Raises:
+        ValueError: not a mask, values outside their range, NaN.
+        FileNotFoundError: no such file.
+    """
+    if isinstance(mask, Tensor):
+        mask = mask.detach().float().cpu().numpy() if mask.is_floating_point() else mask.cpu().numpy()
+    if isinstance(mask, np.ndarray):
+        gray = _mask_to_8_bits(mask)
+    elif isinstance(mask, str | Path | Image.Image):
+        gray = read_gray(mask)
     else:
-        images = torch.from_numpy(np.array(fit_frames(frames, size, fit))).permute(0, 3, 1, 2).float() / 255
-    return rearrange(images, "t c h w -> 1 c t h w")
+        raise ValueError(f"motion_mask must be a path, PIL image, array or tensor; got {type(mask).__name__}")
+    fitted = fit_frames(np.repeat(gray[None, ..., None], 3, axis=-1), size, fit)[0, ..., 0]
+    return torch.from_numpy(fitted.astype(np.float32) / 255)[None, None]
+
+
+def _mask_to_8_bits(mask: np.ndarray) -> np.ndarray:
+    if mask.ndim == 3 and 1 in (mask.shape[0], mask.shape[2]):
+        mask = mask[0] if mask.shape[0] == 1 else mask[..., 0]
+    if mask.ndim != 2 or mask.size == 0:
+        raise ValueError(f"a motion_mask must be (H, W), (H, W, 1) or (1, H, W); got {mask.shape}")
+    if mask.dtype == np.uint8:
+        return mask
+    if mask.dtype != bool and not np.issubdtype(mask.dtype, np.floating):
+        raise ValueError(f"a motion_mask must be uint8, bool or floating point; got {mask.dtype}")
+    if not (mask.min() >= 0 and mask.max() <= 1):  # also False for NaN
+        raise ValueError("a floating point motion_mask must lie in [0, 1]; got values outside or NaN")
+    return np.rint(mask * 255.0).astype(np.uint8)
+
+
+def drive(driving: DrivingInput, num_frames: int, *, size: int, fit: Fit) -> Iterator[Tensor]:
+    """A driving clip, fitted, `num_frames` at a time: (1, 3, n, size, size) float32 in [0, 1]. See `transfer`.
+
+    Raises:
+        ValueError: what is no frame or chunk of frames, or no frames at all.
+    """
+    if isinstance(driving, str | Path):
+        driving = iterate_video(driving)
+    parts = [driving] if isinstance(driving, np.ndarray | Tensor) else driving
+    if not isinstance(parts, Iterable):
+        raise ValueError(f"driving must be an array, a tensor, a path or an iterable of frames; got {type(driving).__name__}")
+    frames = (frame for part in parts for frame in _driving_frames(part))
+    empty = True
+    while chunk := list(islice(frames, num_frames)):
+        empty = False
+        yield torch.stack([_prepare_image(frame, size, fit) for frame in chunk], dim=1)[None]
+    if empty:
+        raise ValueError("the driving clip holds no frames")
+
+
+def _driving_frames(part: DrivingPart) -> Sequence[SingleImage]:
+    """The frames of a chunk, or of a single frame itself."""
+    if isinstance(part, Image.Image):
+        return [part]
+    if isinstance(part, np.ndarray) and part.ndim in (3, 4) and part.shape[-1] == 3:
+        return list(part) if part.ndim == 4 else [part]
+    if isinstance(part, Tensor) and part.ndim in (3, 4) and part.shape[0] == 3:
+        return list(part.unbind(1)) if part.ndim == 4 else [part]
+    got = tuple(part.shape) if isinstance(part, np.ndarray | Tensor) else type(part).__name__
+    raise ValueError(f"driving frames must be (t, H, W, 3), (H, W, 3), tensors (3, t, H, W) or (3, H, W); got {got}")
 
 
 def sample_generators(generator: SeedInput, batch_size: int) -> list[torch.Generator]:

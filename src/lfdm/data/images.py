@@ -57,6 +57,23 @@ def read_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
         return over_white(ImageOps.exif_transpose(image))
 
 
+def read_gray(source: str | Path | Image.Image) -> np.ndarray:
+    """The luminance of a picture, times its opacity: (H, W) uint8. Raises as `read_image` does."""
+    if not isinstance(source, Image.Image):
+        path = Path(source)
+        check_exists(path)
+        if path.is_dir():
+            raise ValueError(f"{path}: a folder, not an image")
+        with open_image(path) as image:
+            return read_gray(image)
+    check_pixels("image", *source.size)
+    image = ImageOps.exif_transpose(source)
+    if "A" not in image.mode and "transparency" not in image.info:
+        return np.asarray(Image.fromarray(over_white(image)).convert("L"))
+    layer = image.convert("RGBA")
+    return np.asarray(Image.alpha_composite(Image.new("RGBA", layer.size, "black"), layer).convert("L"))
+
+
 @contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
     """A picture file, not decoded yet, of at most 50 megapixels; ValueError naming the path for anything else."""

@@ -191,11 +191,19 @@ def read_video(path: str | Path, *, max_frames: int | None = None, max_pixels: i
     Raises FileNotFoundError, and ValueError naming the path for anything that is not a whole clip: broken or truncated,
     without frames, of changing size, or above `max_pixels` pixels (frames x height x width).
     """
+    return _collect(Path(path), iterate_video(path, max_frames=max_frames), max_pixels)
+
+
+def iterate_video(path: str | Path, *, max_frames: int | None = None) -> Iterator[np.ndarray]:
+    """The frames (H, W, 3) uint8 that `read_video` gives, one at a time, so that a clip of any length is never held whole.
+
+    Raises as `read_video` does, but for clips that are too large, and as the frames are taken.
+    """
     path = Path(path)
     check_exists(path)
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames must be at least 1, got {max_frames}")
-    return _collect(path, islice(_iterate(path), max_frames), max_pixels)
+    return _one_size(path, islice(_iterate(path), max_frames))
 
 
 def read_fitted(
@@ -252,18 +260,25 @@ def video_info(path: str | Path) -> VideoInfo:
         return VideoInfo(frames=frames, fps=fps, width=stream.width, height=stream.height)
 
 
+def _one_size(path: Path, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    shape: tuple[int, ...] | None = None
+    for frame in frames:
+        if shape is not None and frame.shape != shape:
+            raise ValueError(f"{path}: frames change size from {shape[:2]} to {frame.shape[:2]}")
+        shape = frame.shape
+        yield frame
+    if shape is None:
+        raise ValueError(f"{path}: holds no frames")
+
+
 def _collect(path: Path, frames: Iterable[np.ndarray], max_pixels: int) -> np.ndarray:
     kept: list[np.ndarray] = []
     pixels = 0
-    for frame in frames:
-        if kept and frame.shape != kept[0].shape:
-            raise ValueError(f"{path}: frames change size from {kept[0].shape[:2]} to {frame.shape[:2]}")
+    for frame in _one_size(path, frames):
         pixels += frame.shape[0] * frame.shape[1]
         if pixels > max_pixels:
             raise ValueError(f"{path}: more than {max_pixels} pixels in all; read fewer frames with max_frames")
         kept.append(frame)
-    if not kept:
-        raise ValueError(f"{path}: holds no frames")
     return np.stack(kept)
 
 

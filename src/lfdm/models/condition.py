@@ -5,7 +5,7 @@ Shapes: table (num_labels, dim) · token states (n, l, dim), l the tokens of the
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self, get_args
 
@@ -18,6 +18,8 @@ from lfdm.models.loading import StrictLoading
 from lfdm.models.text import TokenStates, encode_tokens, encoder_source, mean_of_tokens
 
 Pooling = Literal["mean", "attention"]
+Condition = str | Mapping[str, float] | None
+"""A label or text, several mixed by weights, or the null condition."""
 
 NULL_LABEL = "None"
 """A clip so labelled trains the null condition, as published; it is no label of the model."""
@@ -134,17 +136,31 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         """The embeddings (b, dim) of table rows (b,) int64; -1 = the null condition, to which gradients flow."""
         return torch.cat((self.null[None].to(self.table), self.embeddings()))[rows + 1]
 
-    def encode(self, conditions: Sequence[str | None]) -> Tensor:
-        """The embeddings (b, dim) of labels or, where there is a text model, of free text; None, or the word "None", = null.
+    def encode(self, conditions: Sequence[Condition]) -> Tensor:
+        """The embeddings (b, dim) of conditions; None, or the word "None", = null.
+
+        A condition is a label or, where there is a text model, free text; or a mix of these, whose embeddings are averaged by
+        weights that are divided by their sum.
 
         Raises:
-            ValueError: an unknown label (the message lists the labels), or a text model that cannot be had.
+            ValueError: an unknown label (the message lists the labels), a text model that cannot be had, or a mix whose
+                weights are negative, not finite or all 0.
             ImportError: free text without transformers.
         """
-        if isinstance(conditions, str):
-            raise ValueError(f"conditions must be a list of labels; got the single label {conditions!r}")
-        texts = list(dict.fromkeys(one for one in conditions if one is not None and self._is_free_text(one)))
-        rows = [len(self.labels) + texts.index(one) if one in texts else self.index(one) for one in conditions]
+        if isinstance(conditions, str | Mapping):
+            raise ValueError(f"conditions must be a list of labels or mixes; got the single condition {conditions!r}")
+        mixes = [_weights(one) if isinstance(one, Mapping) else {one: 1.0} for one in conditions]
+        names = list(dict.fromkeys(name for mix in mixes for name in mix))
+        known = self._encode_names(names)
+        if not any(isinstance(one, Mapping) for one in conditions):
+            return known[[names.index(name) for mix in mixes for name in mix]]
+        shares = known.new_tensor([[mix.get(name, 0.0) for name in names] for mix in mixes])
+        return shares @ known
+
+    def _encode_names(self, names: Sequence[str | None]) -> Tensor:
+        """The embeddings (n, dim) of labels and texts that differ."""
+        texts = [one for one in names if one is not None and self._is_free_text(one)]
+        rows = [len(self.labels) + texts.index(one) if one in texts else self.index(one) for one in names]
         if not texts:
             return self.look_up(torch.tensor(rows, dtype=torch.long, device=self.table.device))
         known = self.look_up(torch.arange(-1, len(self.labels), device=self.table.device))
@@ -189,6 +205,17 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         scores = tokens.states @ self.query.to(tokens.states) / math.sqrt(self.dim)  # (n, l)
         weights = scores.masked_fill(~tokens.mask, -math.inf).softmax(dim=1)
         return (tokens.states * weights.unsqueeze(-1)).sum(1)
+
+
+def _weights(mix: Mapping[str, float]) -> dict[str | None, float]:
+    """The shares of a mix, of sum 1."""
+    for name, weight in mix.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+            raise ValueError(f"the weights of a mix must be finite numbers, 0 or more; got {weight!r} for {name!r}")
+    total = math.fsum(mix.values())
+    if not 0 < total < math.inf:
+        raise ValueError(f"the weights of a mix must have a positive, finite sum; got {dict(mix)}")
+    return {name: weight / total for name, weight in mix.items()}
 
 
 def _check_labels(labels: Sequence[str]) -> None:

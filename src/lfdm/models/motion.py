@@ -1,17 +1,21 @@
 """`Motion`: where every pixel of a frame comes from in the source image, and whether it is there at all.
 
 Shapes: flow (b, 2, t, h, w), channel order (x, y), in units of half the image · occlusion (b, 1, t, h, w) in [0, 1], 1 = visible
-in the source · grid (b, t, h, w, 2).
+in the source · grid (b, t, h, w, 2) · mask (1, 1, H, W) in [0, 1], 1 = moves.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from lfdm.models.warp import flow_to_grid, grid_to_flow, resize
+from lfdm.models.warp import flow_to_grid, grid_to_flow, identity_grid, resize
+
+FEATHER = 1 / 16
+"""Half the width of a mask's seam, over the side of the motion."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +24,16 @@ class Motion:
 
     Frame k at p shows the source at p + flow; displacement in pixels is `flow * W / 2`. `corners` names the coordinate
     convention (see `lfdm.models.warp`).
+
+    With `corners` no displacement does not give the source back: the published identity grid is up to half a pixel off at
+    every size. `offset` (b, 1, t, h, w) says how much of that a motion has: None = all, as published; 0 = none, so that no
+    displacement is no motion. It is there only in motions that were scaled or masked.
     """
 
     flow: Tensor
     occlusion: Tensor
     corners: bool = False
+    offset: Tensor | None = None
 
     def __post_init__(self) -> None:
         b, channels, *rest = self.flow.shape if self.flow.ndim == 5 else (0, 0)
@@ -32,6 +41,11 @@ class Motion:
             raise ValueError(
                 f"a motion is flow (b, 2, t, h, w) and occlusion (b, 1, t, h, w) of the same b, t, h, w; "
                 f"got {tuple(self.flow.shape)} and {tuple(self.occlusion.shape)}"
+            )
+        if self.offset is not None and (not self.corners or self.offset.shape != self.occlusion.shape):
+            raise ValueError(
+                f"an offset belongs to corners=True and has the shape of the occlusion, {tuple(self.occlusion.shape)}; "
+                f"got corners={self.corners} and {tuple(self.offset.shape)}"
             )
 
     @classmethod
@@ -63,7 +77,10 @@ class Motion:
         if len({motion.corners for motion in motions}) != 1:
             raise ValueError("cannot join motions of different coordinate conventions (corners)")
         flow = torch.cat([motion.flow for motion in motions], dim)
-        return cls(flow, torch.cat([motion.occlusion for motion in motions], dim), motions[0].corners)
+        occlusion = torch.cat([motion.occlusion for motion in motions], dim)
+        if all(motion.offset is None for motion in motions):
+            return cls(flow, occlusion, motions[0].corners)
+        return cls(flow, occlusion, True, torch.cat([motion._whole_offset() for motion in motions], dim))
 
     @property
     def num_frames(self) -> int:
@@ -76,11 +93,18 @@ class Motion:
 
     def grid(self) -> Tensor:
         """The absolute sampling grid, (b, t, h, w, 2)."""
-        return flow_to_grid(self.flow, corners=self.corners)
+        if self.offset is None:
+            return flow_to_grid(self.flow, corners=self.corners)
+        centres, published = (identity_grid(*self.size, corners=corners, device=self.flow.device) for corners in (False, True))
+        return centres + self.offset.permute(0, 2, 3, 4, 1) * (published - centres) + self.flow.permute(0, 2, 3, 4, 1)
 
     def frames(self, start: int, stop: int) -> Self:
         """The motion of frames start..stop-1."""
-        return type(self)(self.flow[:, :, start:stop], self.occlusion[:, :, start:stop], self.corners)
+        return self._each(lambda x: x[:, :, start:stop])
+
+    def samples(self, start: int, stop: int) -> Self:
+        """The motions start..stop-1 of the batch."""
+        return self._each(lambda x: x[start:stop])
 
     def resize(self, size: tuple[int, int]) -> Self:
         """This motion at another resolution.
@@ -90,14 +114,86 @@ class Motion:
         """
         if size == self.size:
             return self
-        occlusion = resize(self.occlusion, size)
         if not self.corners:
-            return type(self)(resize(self.flow, size), occlusion, self.corners)
-        grid = resize(self.grid().permute(0, 4, 1, 2, 3), size).permute(0, 2, 3, 4, 1)
-        return type(self).from_grid(grid, occlusion, corners=True)
+            return self._each(lambda x: resize(x, size))
+        occlusion = resize(self.occlusion, size)
+        if self.offset is None:
+            grid = resize(self.grid().permute(0, 4, 1, 2, 3), size).permute(0, 2, 3, 4, 1)
+            return type(self).from_grid(grid, occlusion, corners=True)
+        # Resizing is linear: of the published identity grid and of the displacement, each with its share.
+        published = Motion.identity(1, 1, self.size, corners=True, device=self.flow.device).resize(size).flow
+        offset = resize(self.offset, size)
+        return type(self)(resize(self.flow, size) + offset * published, occlusion, True, offset)
+
+    def scaled(self, strength: float) -> Self:
+        """This motion, `strength` times as strong: 1 = itself bit for bit, 0 = the source image in every frame, exactly.
+
+        Displacement is multiplied and what is hidden, 1 - occlusion, too, clamped to [0, 1]: that much more of the source
+        is moved away. Decoded frames depend continuously on `strength`. With `corners` the published offset of the
+        identity grid fades with it below 1.
+
+        Raises:
+            ValueError: a negative strength, or one that is not finite.
+        """
+        if not 0 <= strength < float("inf"):
+            raise ValueError(f"strength must be a finite number, 0 or more; got {strength}")
+        return self if strength == 1 else self._times(torch.tensor(float(strength)))
+
+    def masked(self, mask: Tensor) -> Self:
+        """This motion inside a soft mask (1, 1, H, W) alone; outside, where it is 0, the source image exactly.
+
+        The seam lies within the mask: nothing moves more than the mask says, and from the seam's outer to its inner end, over
+        an eighth of the side, displacement and hidden share grow in equal steps from nothing to all, so that a shift by less
+        than the seam's width does not fold. A mask too thin for that has a narrower seam, and one below two cells of the
+        motion does nothing.
+
+        Raises:
+            ValueError: a mask of another shape, whose size is no multiple of the motion's, or with values outside [0, 1].
+        """
+        whole = mask.ndim == 4 and mask.shape[:2] == (1, 1) and mask.numel() > 0
+        if not whole or any(m % n for m, n in zip(mask.shape[-2:], self.size, strict=True)):
+            raise ValueError(f"mask must be (1, 1, H, W), multiples of {self.size}; got {tuple(mask.shape)}")
+        if not (mask.min() >= 0 and mask.max() <= 1):  # also False for NaN
+            raise ValueError("mask must lie in [0, 1]; got values outside or NaN")
+        if mask.min() == 1:
+            return self
+        return self._times(feather(mask.to(self.flow), self.size).unsqueeze(2))
 
     def to(self, target: torch.device | str | torch.dtype) -> Self:
-        return type(self)(self.flow.to(target), self.occlusion.to(target), self.corners)
+        return self._each(lambda x: x.to(target))
 
     def detach(self) -> Self:
-        return type(self)(self.flow.detach(), self.occlusion.detach(), self.corners)
+        return self._each(Tensor.detach)
+
+    def _times(self, amount: Tensor) -> Self:
+        """Displacement and hidden share times `amount`, a number or (1, 1, 1, h, w)."""
+        amount = amount.to(self.flow)
+        hidden = (1 - amount).expand_as(self.occlusion)
+        occlusion = torch.lerp(self.occlusion, torch.ones_like(self.occlusion), hidden).clamp(0, 1)
+        offset = self._whole_offset() * amount.clamp(max=1) if self.corners else None
+        return type(self)(self.flow * amount, occlusion, self.corners, offset)
+
+    def _whole_offset(self) -> Tensor:
+        return torch.ones_like(self.occlusion) if self.offset is None else self.offset
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        offset = None if self.offset is None else change(self.offset)
+        return replace(self, flow=change(self.flow), occlusion=change(self.occlusion), offset=offset)
+
+
+def feather(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """A mask (1, 1, H, W) for motion of `size` (h, w), with a seam: (1, 1, h, w), nowhere above the mask.
+
+    A cell is as much as the least pixel that bilinear resizing shares it out to. Least values over a window, then means over
+    the same window, make the seam: neighbouring cells differ by one over the window's side at most.
+    """
+    steps = [m // n for m, n in zip(mask.shape[-2:], size, strict=True)]
+    windows = [2 * step if step > 1 else 1 for step in steps]
+    cells = -F.max_pool2d(-mask, windows, steps, [step // 2 if step > 1 else 0 for step in steps])
+    for radius in range(max(1, round(max(size) * FEATHER)), 0, -1):
+        side = 2 * radius + 1
+        least = -F.max_pool2d(-cells, side, 1, radius)
+        soft = F.avg_pool2d(least, side, 1, radius, count_include_pad=False)
+        if soft.max() >= 0.5 * cells.max():
+            return torch.minimum(soft, cells)  # means are rounded
+    return cells

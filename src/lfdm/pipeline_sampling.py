@@ -1,0 +1,149 @@
+"""Drawing motion by diffusion: noise, guidance, the loop over the scheduler's steps (LFDM, arXiv 2303.13744, section 3.3).
+
+Shapes: motion sample (b, 3, t, h, w) · image latent (b, C, h, w) · condition embedding (b, D).
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lfdm.models.motion import Motion
+from lfdm.models.motion_target import MotionTarget
+from lfdm.models.unet3d import MotionUNet3D
+from lfdm.pipeline_windows import Window, predict_in_windows
+
+Prediction = Callable[[Tensor, Tensor], Tensor]
+"""The network as a function of sample and timestep."""
+Progress = Callable[[Iterable[Tensor]], Iterable[Tensor]]
+AfterStep = Callable[[int, Tensor, Tensor], Tensor]
+"""Called after every step with its index, its timestep and the sample; returns the sample to go on with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """What the motion is drawn for: the prediction is away + scale * (condition - away) of the two predictions.
+
+    Classifier-free guidance (arXiv 2207.12598, eq. 6 with w + 1) where `away` is the null condition.
+    """
+
+    latent: Tensor
+    """(b, C, h, w), of the source image."""
+    condition: Tensor
+    """(b, D)."""
+    away: Tensor
+    """(b, D): the null condition, or what is to be avoided."""
+    scale: float
+    """1 = the condition's prediction alone, 0 = the other alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionSampler:
+    """Draws motion samples with the parts of a pipeline."""
+
+    unet: MotionUNet3D
+    scheduler: Any
+    motion_target: MotionTarget
+
+    def draw(
+        self,
+        guidance: Guidance,
+        num_frames: int,
+        num_steps: int,
+        generators: Sequence[torch.Generator],
+        *,
+        windows: Sequence[Window] = (),
+        progress: Progress,
+        after_step: AfterStep,
+    ) -> Tensor:
+        """A clean sample (b, 3, num_frames, h, w) in float32.
+
+        Without `windows` the network sees all frames at once. With them every step's prediction is put together from theirs,
+        and a first frame that is known to be still is held so, since windows that begin elsewhere do not know of it.
+        """
+        scheduler, device = self.scheduler, guidance.latent.device
+        scheduler.set_timesteps(num_steps, device=device)
+        padded = num_frames if windows else _whole_patches(num_frames, self.unet.frame_patch_size)
+        sample = self._draw_noise(guidance.latent, padded, generators) * getattr(scheduler, "init_noise_sigma", 1.0)
+        options = {"generator": list(generators)} if "generator" in inspect.signature(scheduler.step).parameters else {}
+        predict = guided_prediction(self.unet, guidance)
+        if windows:
+            predict = predict_in_windows(predict, windows)
+        first = self._still_frame(sample) if windows and self.motion_target.still_first_frame else None
+        for index, timestep in enumerate(progress(scheduler.timesteps)):
+            scaled = scheduler.scale_model_input(sample, timestep)
+            prediction = self._keep_to_known(predict(scaled, timestep), scaled, index, timestep, first)
+            sample = scheduler.step(prediction, timestep, sample, **options, return_dict=False)[0]
+            sample = after_step(index, timestep, sample)
+        # solvers extrapolate a little, and DDPM adds noise, after the last clamped x0
+        return self.motion_target.clamp(sample)[:, :, :num_frames]
+
+    def _draw_noise(self, latent: Tensor, num_frames: int, generators: Sequence[torch.Generator]) -> Tensor:
+        shape = (self.unet.config["sample_channels"], num_frames, *latent.shape[-2:])
+        noise = [torch.randn(shape, generator=one, device=one.device).to(latent.device) for one in generators]
+        return torch.stack(noise)
+
+    def _still_frame(self, sample: Tensor) -> Tensor:
+        """No motion, as a sample of one frame: (b, 3, 1, h, w)."""
+        size = (sample.shape[-2], sample.shape[-1])
+        target = self.motion_target
+        return target.encode(Motion.identity(len(sample), 1, size, corners=target.corners, device=sample.device))
+
+    def _keep_to_known(self, prediction: Tensor, sample: Tensor, index: int, timestep: Tensor, first: Tensor | None) -> Tensor:
+        """The prediction whose x0 is that of `prediction`, clamped to the range of the training set, its first frame `first`.
+
+        Unchanged where x0 is inside that range.
+        """
+        if not self.motion_target.clamps and first is None:
+            return prediction
+
+        def known(clean: Tensor) -> Tensor:
+            clean = self.motion_target.clamp(clean)
+            return clean if first is None else torch.cat((first, clean[:, :, 1:]), dim=2)
+
+        kind = self.scheduler.config.prediction_type
+        alpha, sigma = _signal_and_noise(self.scheduler, index, timestep)
+        if kind == "epsilon":
+            clean = (sample - sigma * prediction) / alpha
+            return prediction + alpha / sigma * (clean - known(clean))
+        clean = alpha * sample - sigma * prediction if kind == "v_prediction" else sample - sigma * prediction
+        return prediction + (clean - known(clean)) / sigma
+
+
+def guided_prediction(unet: MotionUNet3D, guidance: Guidance) -> Prediction:
+    """The network's prediction under guidance, both of its halves in one batched pass."""
+    condition, away = guidance.condition.to(unet.dtype), guidance.away.to(unet.dtype)
+    image = unet.embed_latent(guidance.latent.to(unet.dtype))
+    scale = guidance.scale
+    if scale in (0, 1):
+        chosen = condition if scale == 1 else away
+        return lambda sample, t: unet(sample.to(unet.dtype), t, chosen, latent_embedding=image).float()
+    both, images = torch.cat((away, condition)), image.repeat(2, 1, 1, 1)
+
+    def predict(sample: Tensor, timestep: Tensor) -> Tensor:
+        doubled = sample.to(unet.dtype).repeat(2, 1, 1, 1, 1)
+        without, with_condition = unet(doubled, timestep, both, latent_embedding=images).float().chunk(2)
+        return without + scale * (with_condition - without)
+
+    return predict
+
+
+def _whole_patches(num_frames: int, patch: int) -> int:
+    """As many frames as the U-Net's last patch of frames takes."""
+    return math.ceil(num_frames / patch) * patch
+
+
+def _signal_and_noise(scheduler: Any, index: int, timestep: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha and sigma of x_t = alpha x0 + sigma noise at step `index` of the scheduler's timesteps."""
+    if not hasattr(scheduler, "sigmas"):
+        abar = scheduler.alphas_cumprod[timestep.long().cpu()]
+        return abar.sqrt().to(timestep.device), (1 - abar).sqrt().to(timestep.device)
+    sigma = scheduler.sigmas[index].to(timestep.device)
+    if scheduler.config.prediction_type == "flow_prediction":
+        return 1 - sigma, sigma
+    alpha = (1 + sigma**2).rsqrt()
+    return alpha, sigma * alpha
