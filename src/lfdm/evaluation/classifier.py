@@ -52,10 +52,19 @@ class ActionClassifier(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         self.input_size = input_size
         widths = [6, *channels]
         self.blocks = nn.ModuleList(_SpaceTimeBlock(a, b, stride=1 if i == 0 else 2) for i, (a, b) in enumerate(pairwise(widths)))
-        self.head = nn.Linear(2 * channels[-1], len(labels))
+        self.num_features = 2 * channels[-1]
+        self.head = nn.Linear(self.num_features, len(labels))
 
     def forward(self, video: Tensor) -> Tensor:
         """Logits (b, n) of a video (b, 3, t, H, W) in [0, 1].
+
+        Raises:
+            ValueError: another shape or number of frames.
+        """
+        return self.head(self.features(video))
+
+    def features(self, video: Tensor) -> Tensor:
+        """What the logits are computed from, (b, `num_features`): mean and maximum over time of the last block's channels.
 
         Raises:
             ValueError: another shape or number of frames.
@@ -66,7 +75,7 @@ class ActionClassifier(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         for block in self.blocks:
             x = block(x, self.num_frames)
         x = rearrange(x, "(b t) c h w -> b c t (h w)", t=self.num_frames).mean(dim=-1)  # (b, c, t)
-        return self.head(torch.cat((x.mean(dim=-1), x.amax(dim=-1)), dim=1))
+        return torch.cat((x.mean(dim=-1), x.amax(dim=-1)), dim=1)
 
     @torch.inference_mode()
     def classify(self, video: Tensor) -> list[str]:

@@ -22,6 +22,8 @@ from lfdm.released import read_checkpoint
 class _Network:
     """A VGG network as one of the known files stores it."""
 
+    name: str
+    """As a figure that is computed with it is named."""
     blocks: tuple[int, ...]
     """Convolutions per block; blocks are separated by 2x2 maximum pooling."""
     taps: tuple[tuple[int, int], ...]
@@ -49,6 +51,7 @@ class _Network:
 
 
 _VGG19 = _Network(
+    name="vgg19",
     blocks=(2, 2, 4, 4, 4),
     taps=((1, 1), (2, 1), (3, 1), (4, 1), (5, 1)),
     numbered=True,
@@ -58,6 +61,7 @@ _VGG19 = _Network(
     feature_scale=1.0,
 )
 _VGG16 = _Network(
+    name="vgg16",
     blocks=(2, 2, 3, 3, 3),
     taps=((1, 2), (2, 2), (3, 3), (4, 3)),
     numbered=False,
