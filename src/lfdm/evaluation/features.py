@@ -98,9 +98,9 @@ class ClassifierFeatures:
         self.dim = classifier.num_features
         self.min_frames = classifier.num_frames
         weights = {name: value.cpu().contiguous() for name, value in classifier.state_dict().items()}
-        self.sha256: str | None = hashlib.sha256(save(weights, metadata={"format": "pt"})).hexdigest()  # as its folder's file
+        self.sha256: str | None = hashlib.sha256(save(weights)).hexdigest()  # as its folder's file
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, video: Tensor) -> Tensor:
         check_video(video, self)
         chosen = uniform_indices(video.shape[2], self.min_frames)
@@ -128,14 +128,14 @@ class I3DFeatures:
         self.network.to(device).eval().requires_grad_(False)
         self.device = torch.device(device)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, video: Tensor) -> Tensor:
         check_video(video, self)
         return self.network(2 * resize_and_crop(to_8_bits(video.to(self.device)), IMAGE_SIZE) - 1)
 
 
 class TorchScriptI3DFeatures:
-    """StyleGAN-V's `i3d_torchscript.pt`: the same network as a program, which resizes (to a square) and scales by itself.
+    """StyleGAN-V's `i3d_torchscript.pt`: the same network as a program, which resizes and scales by itself.
 
     Such a file executes code: it is run only at its known SHA-256, at one that the caller states, or with `trust_file`. The
     figure of any other than the known file bears the file's name.
@@ -163,7 +163,7 @@ class TorchScriptI3DFeatures:
         except RuntimeError as error:
             raise ValueError(f"{path} is not a TorchScript file ({str(error).splitlines()[0]})") from None
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, video: Tensor) -> Tensor:
         check_video(video, self)
         features = self.network(255 * to_8_bits(video.to(self.device)), rescale=True, resize=True, return_features=True)
@@ -195,7 +195,7 @@ class VideoMAEFeatures:
         self.network.to(device)
         self.device = torch.device(device)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, video: Tensor) -> Tensor:
         check_video(video, self)
         chosen = uniform_indices(video.shape[2], self.min_frames)
@@ -225,7 +225,7 @@ class VGGFrameFeatures:
         self.device = torch.device(device)
         self.dim = self(torch.zeros(1, 3, 32, 32)).shape[1]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, frames: Tensor) -> Tensor:
         if frames.ndim != 4 or frames.shape[1] != 3 or min(frames.shape[-2:]) < 16:
             raise ValueError(f"frames must be (b, 3, H, W) in [0, 1] of at least 16x16 pixels; got {tuple(frames.shape)}")
