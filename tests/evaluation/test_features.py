@@ -187,8 +187,8 @@ def test_a_program_runs_only_at_its_hash_or_when_trusted(tmp_path: Path) -> None
         load_extractor(f"i3d-torchscript:{path}")
     with pytest.raises(ValueError, match="not 00"):
         load_extractor(f"i3d-torchscript:{path}", sha256="00")
-    for trust in ({"sha256": sha256(path)}, {"trust_file": True}):
-        extractor = load_extractor(f"i3d-torchscript:{path}", **trust)
+    stated = load_extractor(f"i3d-torchscript:{path}", sha256=sha256(path))
+    for extractor in (stated, load_extractor(f"i3d-torchscript:{path}", trust_file=True)):
         assert extractor.sha256 == sha256(path)
         assert extractor.name == "FVD[i3d-torchscript:i3d_torchscript.pt]"  # not the known file, so not plain FVD
 
@@ -312,6 +312,6 @@ def test_options_without_effect_are_refused(classifier: ActionClassifier) -> Non
         load_extractor("i3d:file.pt", classifier=classifier, data_name="puppets")
     with pytest.raises(ValueError, match="has no published SHA-256"):
         load_extractor("classifier", classifier=classifier, data_name="puppets", sha256="00")
-    for options in ({"spec": "i3d:file.pt"}, {"spec": "i3d-torchscript:file.pt", "sha256": "00"}):
+    for spec, stated in (("i3d:file.pt", None), ("i3d-torchscript:file.pt", "00")):
         with pytest.raises(ValueError, match="trust_file is for i3d-torchscript without a stated SHA-256"):
-            load_extractor(trust_file=True, **options)
+            load_extractor(spec, sha256=stated, trust_file=True)

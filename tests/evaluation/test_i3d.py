@@ -1,3 +1,5 @@
+from itertools import product
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -57,27 +59,27 @@ def test_padding_is_tensorflows_same(size: int, kernel: int, stride: int) -> Non
     assert (len(ours) - kernel) // stride + 1 == outputs
 
 
-def test_first_convolution_against_the_sum_written_out(network: I3D) -> None:
-    """16 frames of 224 pixels: 5 zeros in all along each side, two of them in front."""
-    unit = network[0]
+def test_first_convolution_against_the_sum_written_out() -> None:
+    """16 frames of 20x20: 5 zeros in all along each side, two of them in front."""
+    torch.manual_seed(0)
+    network = I3D().eval()
+    convolution, norm = network.get_submodule("Conv3d_1a_7x7.conv3d"), network.get_submodule("Conv3d_1a_7x7.bn")
+    assert isinstance(convolution, nn.Conv3d)
+    assert isinstance(norm, nn.BatchNorm3d)
+    mean, variance = torch.randn(64), torch.rand(64) + 0.5
+    norm.load_state_dict({"running_mean": mean, "running_var": variance}, strict=False)
+    x = torch.rand(1, 3, 16, 20, 20)
     with torch.no_grad():
-        unit.bn.running_mean.normal_()  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
-        unit.bn.running_var.uniform_(0.5, 2)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
-        x = torch.rand(1, 3, 16, 20, 20)
-        ours = unit(x)
-        weight, norm = unit.conv3d.weight, unit.bn
+        ours = network[0](x)
         assert ours.shape == (1, 64, 8, 10, 10)
         for t, i, j in ((0, 0, 0), (7, 9, 9), (3, 0, 5), (4, 5, 9)):
             total = torch.zeros(64)
-            for a in range(7):
-                for b in range(7):
-                    for c in range(7):
-                        f, y, z = 2 * t + a - 2, 2 * i + b - 2, 2 * j + c - 2
-                        if f in range(16) and y in range(20) and z in range(20):
-                            total += weight[:, :, a, b, c] @ x[0, :, f, y, z]
-            expected = (total - norm.running_mean) / (norm.running_var + 1e-5).sqrt()  # pyright: ignore[reportOptionalMemberAccess]
+            for a, b, c in product(range(7), repeat=3):
+                f, y, z = 2 * t + a - 2, 2 * i + b - 2, 2 * j + c - 2
+                if f in range(16) and y in range(20) and z in range(20):
+                    total += convolution.weight[:, :, a, b, c] @ x[0, :, f, y, z]
+            expected = (total - mean) / (variance + 1e-5).sqrt()
             torch.testing.assert_close(ours[0, :, t, i, j], expected.relu(), rtol=1e-4, atol=1e-5)
-        norm.reset_running_stats()  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def test_mixed_block_is_its_four_branches_side_by_side(network: I3D) -> None:

@@ -335,7 +335,7 @@ def _load_videomae(source: str) -> tuple[Path, Any]:
     """The file of its weights and the model, float32, in evaluation mode; no code of the model's own is run."""
     try:
         import transformers
-        from transformers.utils import cached_file
+        from transformers.utils.hub import cached_file
     except ImportError as error:
         raise ImportError("videomae features need transformers: pip install 'lfdm[text]'") from error
     try:
@@ -345,10 +345,10 @@ def _load_videomae(source: str) -> tuple[Path, Any]:
         classifies = "VideoMAEForVideoClassification" in (config.architectures or [])
         kind: Any = transformers.VideoMAEForVideoClassification if classifies else transformers.VideoMAEModel
         model, report = kind.from_pretrained(source, use_safetensors=True, dtype=torch.float32, output_loading_info=True)
-        weights = cached_file(source, "model.safetensors")
+        weights = cached_file(source, "model.safetensors")  # in the cache by now
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = " ".join((str(error).strip() or type(error).__name__).split())
         raise ValueError(f"no VideoMAE can be had from {source!r}; give its folder or its name on the Hub ({reason})") from error
-    if report["missing_keys"]:
+    if weights is None or report["missing_keys"]:
         raise ValueError(f"the VideoMAE {source!r} is not whole: missing {sorted(report['missing_keys'])}")
     return Path(weights), model.eval().requires_grad_(False)

@@ -266,7 +266,7 @@ def _check(real: np.ndarray, generated: np.ndarray) -> tuple[np.ndarray, np.ndar
 def _root(features: np.ndarray) -> np.ndarray:
     """A of at most min(n, d) rows with A^T A = the unbiased covariance of `features`."""
     centred = (features - features.mean(axis=0)) / np.sqrt(len(features) - 1)
-    return np.linalg.qr(centred, mode="r") if len(centred) > centred.shape[1] else centred
+    return np.asarray(np.linalg.qr(centred, mode="r")) if len(centred) > centred.shape[1] else centred
 
 
 def _kernel(product: np.ndarray, dim: int) -> np.ndarray:

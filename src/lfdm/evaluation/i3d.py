@@ -61,7 +61,7 @@ class I3D(nn.Sequential):
         layers["logits"] = _Unit(channels, num_classes, (1, 1, 1), bare=True)
         super().__init__(layers)
 
-    def forward(self, video: Tensor) -> Tensor:
+    def forward(self, video: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Logits (b, num_classes) of a video (b, 3, t, 224, 224) in [-1, 1].
 
         Raises:
