@@ -22,6 +22,7 @@ from lfdm.data.video import write_video
 from lfdm.models.motion import Motion
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.pipeline_inputs import sample_generators
+from lfdm.pipeline_sampling import Guidance, guided_prediction
 from lfdm.presets import get_preset
 from lfdm.training.autoencoder import AutoencoderTask
 from lfdm.training.diffusion import ConditionedUNet, DiffusionTask
@@ -205,7 +206,7 @@ def guidance_step(models: Models, batch: int) -> Calls:
     timestep = torch.tensor(500, device=models.device)
     null = pipeline.condition.null.to(condition).expand_as(condition)
     with torch.no_grad():
-        predict = pipeline._guided_prediction(latent, condition, GUIDANCE_SCALE)
+        predict = guided_prediction(pipeline.unet, Guidance(latent=latent, condition=condition, away=null, scale=GUIDANCE_SCALE))
     low = [x.to(models.dtype) for x in (sample, condition, null)]
     return {
         "fast": _quiet(lambda: predict(sample, timestep)),
