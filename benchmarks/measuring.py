@@ -1,0 +1,245 @@
+"""How a call is measured: its time beside those it is compared with, its arithmetic, its memory, and what the device can do."""
+
+import ctypes
+import functools
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class PeakProblems:
+    """What the peaks are measured with: the side of a square matrix product, and the best of some 3x3 convolutions."""
+
+    side: int
+    convolutions: tuple[tuple[int, int, int], ...]
+    """(images, channels, side) each."""
+
+
+CPU_PROBLEMS = PeakProblems(2048, ((40, 64, 32), (8, 256, 32), (8, 128, 64)))
+CUDA_PROBLEMS = PeakProblems(8192, ((320, 64, 64), (320, 256, 32), (64, 256, 128)))
+QUICK_PROBLEMS = PeakProblems(128, ((1, 32, 16),))
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """What the device reaches just now, in GFLOP/s."""
+
+    matmul: float
+    convolution: float
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One call: seconds of each run, arithmetic of one, memory above what lay there before it."""
+
+    seconds: list[float]
+    gflop: float
+    peak_bytes: int | None
+    note: str = ""
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+def device_name(device: torch.device) -> str:
+    """The accelerator's name, or the processor's with the number of threads used."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    names = re.findall(r"^model name\s*:\s*(.+)$", _read("/proc/cpuinfo"), flags=re.MULTILINE)
+    threads = torch.get_num_threads()
+    return f"{names[0].strip() if names else platform.processor() or 'CPU'}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class FlopCounter(TorchDispatchMode):
+    """Counts by torch's own formulas (`torch.utils.flop_counter`), with those of a processor's fused attention, which it lacks.
+
+    torch's `FlopCounterMode` also keeps account of modules, which takes as long as a small step does; here a first run can
+    be timed and counted at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        formula = _FORMULAS.get(func.overloadpacket)
+        if formula is None and _is_composite(func):  # in inference mode linear layers and attention arrive whole
+            with self:
+                return func.decompose(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if formula is not None:
+            self.flops += formula(*args, **kwargs, out_val=result)
+        return result
+
+
+@functools.cache
+def _is_composite(func: Any) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, *_: object, **__: object) -> int:
+    return sdpa_flop_count(q.shape, k.shape, v.shape)
+
+
+def _attention_backward(gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: object, **__: object) -> int:
+    return sdpa_backward_flop_count(gradient.shape, q.shape, k.shape, v.shape)
+
+
+_FORMULAS: dict[Any, Callable[..., int]] = {
+    **flop_registry,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+
+
+def count_gflop(call: Call) -> float:
+    """Floating-point operations of one run in 10^9, a multiplication and an addition counted as two.
+
+    Those of matrix products, convolutions and attention alone.
+    """
+    with FlopCounter() as counter:
+        call()
+    return counter.flops / 1e9
+
+
+class PeakMemory:
+    """`bytes` is by how much memory grew at most since `measure_memory` began; None where the system does not tell."""
+
+    bytes: int | None = None
+
+
+@contextmanager
+def measure_memory(device: torch.device) -> Iterator[PeakMemory]:
+    """On a GPU what torch allocates; on a processor the resident set, whose maximum Linux lets one reset."""
+    peak = PeakMemory()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield peak
+        peak.bytes = torch.cuda.max_memory_allocated(device) - before
+        return
+    if not _reset_resident_maximum():
+        yield peak
+        return
+    before = _resident("VmRSS")
+    yield peak
+    peak.bytes = max(0, _resident("VmHWM") - before)
+
+
+def _reset_resident_maximum() -> bool:
+    """False where there is no Linux to ask."""
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what freed tensors left in the heap would hide what new ones need
+        Path("/proc/self/clear_refs").write_text("5")
+    except (OSError, AttributeError):
+        return False
+    return True
+
+
+def _resident(field: str) -> int:
+    return int(re.findall(rf"^{field}:\s*(\d+) kB", _read("/proc/self/status"), flags=re.MULTILINE)[0]) * 1024
+
+
+def _read(path: str) -> str:
+    return Path(path).read_text() if Path(path).is_file() else ""
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Memory that is free now; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    found = re.findall(r"^MemAvailable:\s*(\d+) kB", _read("/proc/meminfo"), flags=re.MULTILINE)
+    return int(found[0]) * 1024 if found else None
+
+
+@torch.no_grad()
+def measure_peaks(device: torch.device, dtype: torch.dtype, problems: PeakProblems, *, seconds: float) -> Peaks:
+    """The best rates of a matrix product and of a 3x3 convolution (of several shapes, both memory layouts)."""
+    on = {"device": device, "dtype": dtype}
+    side = problems.side
+    a, b = torch.randn(side, side, **on), torch.randn(side, side, **on)
+    matmul = _best_rate(lambda: a @ b, 2e-9 * side**3, device, seconds)
+    best = 0.0
+    for images, channels, size in problems.convolutions:
+        gflop = 2e-9 * 9 * images * channels**2 * size**2
+        for layout in (torch.contiguous_format, torch.channels_last):
+            x = torch.randn(images, channels, size, size, **on).to(memory_format=layout)
+            weight = torch.randn(channels, channels, 3, 3, **on).to(memory_format=layout)
+            best = max(best, _best_rate(_convolution(x, weight), gflop, device, seconds / (2 * len(problems.convolutions))))
+    return Peaks(matmul, best)
+
+
+def _convolution(x: Tensor, weight: Tensor) -> Call:
+    return lambda: F.conv2d(x, weight, padding=1)
+
+
+def _best_rate(call: Call, gflop: float, device: torch.device, seconds: float) -> float:
+    call()
+    best, end = 0.0, time.perf_counter() + seconds
+    while best == 0 or time.perf_counter() < end:
+        best = max(best, gflop / time_once(call, device))
+    return best
+
+
+def time_once(call: Call, device: torch.device) -> float:
+    synchronize(device)
+    start = time.perf_counter()
+    call()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def measure_together(calls: Mapping[str, Call], device: torch.device, *, repeats: int, budget: float) -> dict[str, Timing]:
+    """Measure calls that are compared, taking turns, so that noise hits all alike.
+
+    The first run of each, which warms up, is counted and gives its memory. Then come up to `repeats` rounds, as many as fit into
+    `budget` seconds (at least one if one fits); where none fits, the first runs are all there is, and the note says so.
+    """
+    first = {name: _first_run(call, device) for name, call in calls.items()}
+    rounds = min(repeats, int(budget / max(1e-9, sum(timing.seconds[0] for timing in first.values()))))
+    if rounds == 0:
+        return first
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    peaks: dict[str, int | None] = {}
+    for turn in range(rounds):
+        for name, call in calls.items():
+            if turn == 0:
+                with measure_memory(device) as memory:
+                    seconds[name].append(time_once(call, device))
+                peaks[name] = memory.bytes
+            else:
+                seconds[name].append(time_once(call, device))
+    return {name: Timing(seconds[name], first[name].gflop, peaks[name]) for name in calls}
+
+
+def _first_run(call: Call, device: torch.device) -> Timing:
+    with measure_memory(device) as memory:
+        synchronize(device)
+        start = time.perf_counter()
+        gflop = count_gflop(call)
+        synchronize(device)
+        seconds = time.perf_counter() - start
+    return Timing([seconds], gflop, memory.bytes, note="one run, not warmed up")

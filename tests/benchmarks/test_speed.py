@@ -1,0 +1,177 @@
+"""The benchmark runs, counts what it says it counts, and the README shows what is stored."""
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+
+import performance_table
+import speed
+import startup
+import throughput
+from measuring import count_gflop, measure_memory, measure_together
+from performance_table import END, README, START, between_markers, render, render_all, updated
+from records import Results, Row, Variant, results_path
+from workloads import OPERATIONS
+
+CPU = torch.device("cpu")
+
+
+def test_quick_run_measures_every_operation_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = speed.run(speed.Options(quick=True, out=tmp_path))
+    assert path is not None
+    rows = Results.load(path).rows
+    assert {row.operation for row in rows} == OPERATIONS.keys() - {"generate_10", "generate_20"}
+    for row in rows:
+        for name, variant in row.variants.items():
+            assert not variant.skipped, (row.name, name, variant.skipped)
+            assert variant.median > 0
+            assert variant.gflop is not None
+            assert variant.gflop > 0
+            assert row.ratio(name) is not None
+    assert json.loads(path.read_text())["rows"][0]["derived"]["plain"]["ratio_to_plain"] == 1
+    capsys.readouterr()
+    speed.run(speed.Options(quick=True, out=tmp_path, resume=True))
+    assert "eager fast:" not in capsys.readouterr().out  # nothing was measured again
+    assert Results.load(path).rows == rows
+
+
+def test_what_the_device_cannot_do_is_skipped_with_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(speed, "uses_bf16", lambda *_: False)
+    options = speed.Options(
+        only=("encode",), sizes=("tiny",), batches=(1,), dtypes=("bfloat16",), compilation=("eager",), out=tmp_path
+    )
+    path = speed.run(options)
+    assert path is not None
+    (row,) = Results.load(path).rows
+    assert {variant.skipped for variant in row.variants.values()} == {"this device does not compute in bfloat16"}
+
+
+def test_forms_that_would_take_too_long_are_skipped(tmp_path: Path):
+    one = Row(operation="encode", preset="tiny", batch=1, dtype="float32")
+    one.variants = {"fast": Variant(seconds=[1.0]), "plain": Variant(seconds=[20.0], peak_bytes=10**15)}
+    eight = replace(one, batch=8, variants={})
+    options = speed.Options(limit_seconds=60, out=tmp_path)
+    assert speed._too_much(eight, "fast", one, options, CPU) == ""
+    assert speed._too_much(eight, "plain", one, options, CPU) == "about 160 s a run (8 times batch 1)"
+    patient = replace(options, limit_seconds=1e6)
+    assert "GB of memory" in speed._too_much(eight, "plain", one, patient, CPU)
+
+
+def test_profile_names_the_operators(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    options = speed.Options(profile="encode", sizes=("tiny",), out=tmp_path)
+    assert speed.run(options) is None
+    assert "convolution" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_operations_are_named():
+    with pytest.raises(ValueError, match="unknown operation warp; allowed: unet_step"):
+        speed.run(speed.Options(only=("warp",)))
+
+
+def test_arithmetic_is_counted_with_fused_attention_of_a_processor():
+    q = torch.randn(2, 3, 40, 16)
+    product = 2 * 2 * 3 * 40 * 40 * 16
+    assert count_gflop(lambda: functional.scaled_dot_product_attention(q, q, q)) == pytest.approx(2 * product / 1e9)
+    assert count_gflop(lambda: q @ q.mT) == pytest.approx(product / 1e9)
+    assert count_gflop(lambda: q.requires_grad_() @ q.mT) == pytest.approx(product / 1e9)
+
+
+@pytest.mark.parametrize("without_gradients", [torch.no_grad, torch.inference_mode])
+def test_arithmetic_is_what_torch_counts(without_gradients: Callable[[], AbstractContextManager[None]]):
+    layers = nn.Sequential(nn.Conv3d(3, 8, (1, 3, 3), padding=(0, 1, 1)), nn.GroupNorm(2, 8), nn.Flatten(2, 4), nn.Linear(48, 5))
+    x = torch.randn(2, 3, 3, 4, 4)
+
+    def call() -> None:
+        with torch.enable_grad():
+            layers(x).sum().backward()
+        with without_gradients():
+            layers(x)
+
+    with FlopCounterMode(display=False) as counter:
+        call()
+    assert count_gflop(call) == pytest.approx(counter.get_total_flops() / 1e9)
+
+
+def test_memory_is_what_a_call_takes_at_most():
+    with measure_memory(CPU) as warmed:
+        torch.ones(1000)
+    if warmed.bytes is None:
+        pytest.skip("the system does not tell the peak of the resident set")
+    with measure_memory(CPU) as memory:
+        (torch.ones(10_000_000) + 1).sum()
+    assert memory.bytes == pytest.approx(80e6, rel=0.1)
+
+
+def test_calls_take_turns():
+    order: list[str] = []
+    timings = measure_together({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, CPU, repeats=3, budget=60)
+    assert order == ["a", "b"] * 4
+    assert [len(timing.seconds) for timing in timings.values()] == [3, 3]
+    once = measure_together({"a": lambda: None}, CPU, repeats=3, budget=0)["a"]
+    assert len(once.seconds) == 1
+    assert "not warmed up" in once.note
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
+def test_training_throughput(stage: throughput.Stage, tmp_path: Path):
+    options = throughput.Options(only=(stage,), sizes=("tiny",), batch=2, steps=2, device="cpu", out=tmp_path)
+    (entry,) = Results.load(throughput.run(options)).throughput
+    assert entry["batch"] == 2
+    assert entry["steps_per_second"] > 0
+    assert 0 <= entry["share_waiting_for_loader"] < 1
+    assert entry["synchronisations_per_step"] is None  # of a GPU only
+
+
+def test_start_up_runs_each_command_in_turn():
+    seconds = startup.measure(1, choose=("python", "lfdm --help"))
+    assert 0 < seconds["python"][0] < seconds["lfdm --help"][0]
+
+
+def example() -> Results:
+    row = Row(operation="unet_step", preset="mug128", batch=1, dtype="float32", matmul_peak=100.0, convolution_peak=200.0)
+    row.variants = {
+        "fast": Variant(seconds=[0.5, 0.4, 0.6], gflop=60.0, peak_bytes=5 * 10**6),
+        "plain": Variant(seconds=[1.5], gflop=80.0),
+        "checkpointed": Variant(skipped="too long"),
+    }
+    return Results(device="A Device, 2 threads", software={"torch": "2.13.0"}, rows=[row])
+
+
+def test_table_is_what_is_stored(tmp_path: Path):
+    path = results_path("A Device, 2 threads", tmp_path)
+    assert path.name == "speed-a-device-2-threads.json"
+    example().save(path)
+    loaded = Results.load(path)
+    assert loaded == example()
+    text = render(loaded)
+    assert "| U-Net step | mug128 | float32 | 500 ms | 1.5 s (1 run) | 3.0x | 120 | 60 % | 120 % | 5 MB |" in text
+    assert "too long" not in text
+    assert render_all(tmp_path) == text
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_only_what_is_between_the_markers_changes():
+    readme = f"before\n{START}\nold\n{END}\nafter\n"
+    assert updated(readme, "new\n") == f"before\n{START}\nnew\n{END}\nafter\n"
+    with pytest.raises(ValueError, match="once each"):
+        between_markers("no markers")
+
+
+def test_readme_shows_the_stored_results():
+    command = "python benchmarks/performance_table.py --update"
+    assert between_markers(README.read_text()) == render_all(), f"run: {command}"
+
+
+def test_files_of_another_kind_are_refused(tmp_path: Path):
+    (tmp_path / "speed-x.json").write_text('{"device": "x"}')
+    with pytest.raises(ValueError, match="holds no results"):
+        performance_table.render_all(tmp_path)
