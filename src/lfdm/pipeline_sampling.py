@@ -122,11 +122,10 @@ def guided_prediction(unet: MotionUNet3D, guidance: Guidance) -> Prediction:
     if scale in (0, 1):
         chosen = condition if scale == 1 else away
         return lambda sample, t: unet(sample.to(unet.dtype), t, chosen, latent_embedding=image).float()
-    both, images = torch.cat((away, condition)), image.repeat(2, 1, 1, 1)
+    both = torch.cat((away, condition))
 
     def predict(sample: Tensor, timestep: Tensor) -> Tensor:
-        doubled = sample.to(unet.dtype).repeat(2, 1, 1, 1, 1)
-        without, with_condition = unet(doubled, timestep, both, latent_embedding=images).float().chunk(2)
+        without, with_condition = unet(sample.to(unet.dtype), timestep, both, latent_embedding=image).float().chunk(2)
         return without + scale * (with_condition - without)
 
     return predict

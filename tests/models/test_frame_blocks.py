@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lfdm.models import frame_blocks
 from lfdm.models.frame_blocks import (
     NormSiLU,
     RelativePositionBias,
+    SpatialLinearAttention,
     TemporalAttention,
     _normalise,
     _normalise_by_moments,
@@ -44,6 +46,34 @@ def test_norm_silu_and_its_gradients_equal_the_plain_formula(modulated: bool):
     plain_gradients = torch.autograd.grad(plain, inputs, upstream)
     for our_gradient, plain_gradient in zip(our_gradients, plain_gradients, strict=True):
         torch.testing.assert_close(our_gradient, plain_gradient, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+def test_norm_silu_without_gradients_is_the_same(modulated: bool):
+    generator = torch.Generator().manual_seed(0)
+    module = NormSiLU(12, 4)
+    x = 3 + 2 * torch.randn(3, 2, 4, 5, 12, generator=generator)
+    modulation = torch.randn(3, 24, generator=generator) if modulated else None
+    with torch.no_grad():
+        ours = module(x, modulation)
+    torch.testing.assert_close(ours, module(x, modulation).detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("block_rows", [1, 7, 10_000])
+def test_attention_does_not_depend_on_its_blocks(block_rows: int, monkeypatch: pytest.MonkeyPatch):
+    generator = torch.Generator().manual_seed(0)
+    bias = RelativePositionBias(num_buckets=8, max_distance=8, num_heads=2)
+    geometry = frame_geometry(5, bias=bias, head_dim=4)
+    spatial, temporal = (kind(6, num_heads=2, head_dim=4) for kind in (SpatialLinearAttention, TemporalAttention))
+    x = torch.randn(2, 5, 3, 4, 6, generator=generator, requires_grad=True)
+    results = []
+    for rows in (640, block_rows):
+        monkeypatch.setattr(frame_blocks, "BLOCK_ROWS", rows)
+        y = temporal(spatial(x), geometry)
+        leaves = [x, bias.weight, *spatial.parameters(), *temporal.parameters()]
+        results.append([y.detach(), *torch.autograd.grad(y.square().sum(), leaves, retain_graph=True)])
+    for expected, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_norm_silu_in_bfloat16_stays_close_to_float32():

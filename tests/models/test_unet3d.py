@@ -254,6 +254,16 @@ def test_one_timestep_stands_for_all():
     torch.testing.assert_close(unet(sample, torch.tensor(637.0), condition, latent), each)
 
 
+@torch.no_grad()
+def test_several_conditions_of_a_sample_equal_one_pass_each():
+    unet = tiny_unet()
+    sample, timestep, condition, latent = inputs()
+    conditions = torch.cat((condition, -condition, 2 * condition))
+    together = unet(sample, timestep, conditions, latent)
+    alone = torch.cat([unet(sample, timestep, one, latent) for one in conditions.chunk(3)])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("patch_size", [1, 2])
 @torch.no_grad()
 def test_latent_embedding_stands_for_the_latent(patch_size: int):
@@ -352,6 +362,8 @@ def test_a_bad_argument_is_named(argument: str, value: Any):
         ("timestep", torch.zeros(3)),
         ("condition", torch.zeros(1, 6)),
         ("condition", torch.zeros(2, 7)),
+        ("condition", torch.zeros(3, 6)),
+        ("condition", torch.zeros(0, 6)),
         ("latent", torch.zeros(2, 4, 8, 8)),
         ("latent", torch.zeros(1, 5, 8, 8)),
         ("latent", torch.zeros(2, 5, 4, 4)),

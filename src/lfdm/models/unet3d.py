@@ -9,8 +9,8 @@ then condition). Inside the network tensors are ``(b, t/q, h/p, w/p, c)``, as `f
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,9 @@ from lfdm.models.loading import StrictLoading
 
 FLOW_CHANNELS = 2
 TIMESTEP_PERIOD = 10_000
+
+RunBlock = Callable[..., Tensor]
+"""Applies a block to its inputs: plainly, or with gradient checkpointing."""
 
 
 class Level(nn.Module):
@@ -66,14 +69,14 @@ class Level(nn.Module):
         self.temporal_attention = temporal_attention
         self.resample = nn.Identity() if resample is None else resample
 
-    def forward(self, x: Tensor, embedding: Tensor, geometry: FrameGeometry) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, embedding: Tensor, geometry: FrameGeometry, run: RunBlock) -> tuple[Tensor, Tensor]:
         """Its output at its own resolution and at the next one."""
         for resnet in self.resnets:
-            x = resnet(x, embedding)
+            x = run(resnet, x, embedding)
         if self.spatial_attention is not None:
-            x = self.spatial_attention(x)
+            x = run(self.spatial_attention, x)
         if self.temporal_attention is not None:
-            x = self.temporal_attention(x, geometry)
+            x = run(self.temporal_attention, x, geometry)
         return x, self.resample(x)
 
 
@@ -87,9 +90,9 @@ class Middle(nn.Module):
         self.temporal_attention = TemporalAttention(channels, num_heads=num_heads, head_dim=head_dim)
         self.resnet2 = ResnetBlock(channels, channels, num_groups=num_groups, embedding_dim=embedding_dim)
 
-    def forward(self, x: Tensor, embedding: Tensor, geometry: FrameGeometry) -> Tensor:
-        x = self.spatial_attention(self.resnet1(x, embedding))
-        return self.resnet2(self.temporal_attention(x, geometry), embedding)
+    def forward(self, x: Tensor, embedding: Tensor, geometry: FrameGeometry, run: RunBlock) -> Tensor:
+        x = run(self.spatial_attention, run(self.resnet1, x, embedding))
+        return run(self.resnet2, run(self.temporal_attention, x, geometry), embedding)
 
 
 class Head(nn.Module):
@@ -270,12 +273,13 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
         Args:
             sample: (b, sample_channels, t, h, w), noisy motion, any t from 1.
             timestep: one for all or (b,), on the schedule's scale of 0 to 1000.
-            condition: (b, condition_dim).
+            condition: (k b, condition_dim), k conditions of every sample: the first of all samples, then the second, ...
+                What does not depend on them, up to the first attention over frames, is computed once.
             latent: (b, latent_channels, h, w), the image latent; or else
             latent_embedding: (b, dim, h/p, w/p), what `embed_latent` made of it.
 
         Returns:
-            (b, sample_channels, t, h, w), in the channel order of `sample`.
+            (k b, sample_channels, t, h, w), in the order of `condition` and the channel order of `sample`.
 
         Raises:
             ValueError: a shape does not fit, or not exactly one of `latent` and `latent_embedding` is given.
@@ -289,23 +293,25 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
             latent_embedding = self.embed_latent(latent)
         self._check_latent_embedding(latent_embedding, sample)
 
-        embedding = self._embed(timestep, condition, batch_size=len(sample))  # (b, e)
+        embedding = self._embed(timestep, condition, batch_size=len(sample))  # (k b, e)
         patches = self._fold(sample)  # (b, t/q, h/p, w/p, c q p p)
         geometry = frame_geometry(patches.shape[1], bias=self.relative_position_bias, head_dim=self.head_dim)
         x = self.motion_in(patches) + latent_embedding.permute(0, 2, 3, 1)[:, None]  # (b, t/q, h/p, w/p, dim)
         stem = x
         if self.temporal_attention_in is not None:
-            x = self.temporal_attention_in(x, geometry)
+            x = self._run(self.temporal_attention_in, x, geometry)
+        if len(condition) > len(sample):
+            x, stem = (z.repeat(len(condition) // len(sample), 1, 1, 1, 1) for z in (x, stem))
 
         skips = []
         for level in self.down:
-            skip, x = self._run(level, x, embedding, geometry)
+            skip, x = level(x, embedding, geometry, self._run)
             skips.append(skip)
-        x = self._run(self.middle, x, embedding, geometry)
+        x = self.middle(x, embedding, geometry, self._run)
         for level in self.up:
-            _, x = self._run(level, torch.cat((x, skips.pop()), dim=-1), embedding, geometry)
+            _, x = level(torch.cat((x, skips.pop()), dim=-1), embedding, geometry, self._run)
 
-        x = torch.cat((x, stem), dim=-1)  # (b, t/q, h/p, w/p, 2 dim)
+        x = torch.cat((x, stem), dim=-1)  # (k b, t/q, h/p, w/p, 2 dim)
         outputs = torch.cat([self._run(head, x) for head in self.heads], dim=-1)
         return self._unfold(outputs)[:, :, : sample.shape[2]]
 
@@ -321,7 +327,8 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
         p, q = self.patch_size, self.frame_patch_size
         return rearrange(patches, "b t h w (c k i j) -> b c (t k) (h i) (w j)", k=q, i=p, j=p)
 
-    def _run(self, module: nn.Module, *inputs: Tensor | FrameGeometry) -> Any:
+    def _run(self, module: nn.Module, *inputs: Tensor | FrameGeometry) -> Tensor:
+        """The output of a block; with gradient checkpointing, its inside is computed again in the backward pass."""
         checkpoint = self._gradient_checkpointing_func
         if checkpoint is None or not (self.gradient_checkpointing and torch.is_grad_enabled()):
             return module(*inputs)
@@ -336,15 +343,16 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
         index = torch.arange(half, dtype=torch.float32, device=time.device)
         angles = time.reshape(-1, 1) * torch.exp(index * (-math.log(TIMESTEP_PERIOD) / (half - 1)))
         waves = torch.cat((angles.sin(), angles.cos()), dim=-1).expand(batch_size, -1)
-        time_embedding = self.time_embedding(waves.to(self.dtype))
+        time_embedding = self.time_embedding(waves.to(self.dtype)).repeat(len(condition) // batch_size, 1)
         return F.silu(torch.cat((time_embedding, condition.to(time_embedding.dtype)), dim=-1))
 
     def _check_inputs(self, sample: Tensor, condition: Tensor) -> None:
         channels, width = self.config["sample_channels"], self.config["condition_dim"]
         if sample.ndim != 5 or sample.shape[1] != channels or sample.shape[2] < 1:
             raise ValueError(f"sample has shape {tuple(sample.shape)}; allowed: (b, {channels}, t, h, w) with t >= 1")
-        if condition.shape != (len(sample), width):
-            raise ValueError(f"condition has shape {tuple(condition.shape)}; allowed: ({len(sample)}, {width})")
+        if condition.ndim != 2 or condition.shape[1] != width or len(condition) < 1 or len(condition) % len(sample):
+            allowed = f"({len(sample)}, {width}), or a multiple of {len(sample)} rows"
+            raise ValueError(f"condition has shape {tuple(condition.shape)}; allowed: {allowed}")
         self._check_size("sample", *sample.shape[-2:])
 
     def _check_size(self, name: str, height: int, width: int) -> None:

@@ -52,6 +52,8 @@ class DiffusionTask:
         self.module = ConditionedUNet(pipeline.unet, pipeline.condition)
         self.diffusion: DiffusionConfig = preset.diffusion
         self.config: DiffusionTrainingConfig = preset.diffusion_training
+        if self.config.gradient_checkpointing:
+            pipeline.unet.enable_gradient_checkpointing()
         self.clips = clips
         self.num_frames = preset.num_frames
         self.conditions = [_asked_for(record.label, self.config) for record in clips.records]
