@@ -6,7 +6,7 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,13 +212,16 @@ def time_once(call: Call, device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def measure_together(calls: Mapping[str, Call], device: torch.device, *, repeats: int, budget: float) -> dict[str, Timing]:
+def measure_together(
+    calls: Mapping[str, Call], device: torch.device, *, repeats: int, budget: float, uncounted: Collection[str] = ()
+) -> dict[str, Timing]:
     """Measure calls that are compared, taking turns, so that noise hits all alike.
 
-    The first run of each, which warms up, is counted and gives its memory. Then come up to `repeats` rounds, as many as fit into
+    The first run of each, which warms up, is counted and gives its memory (but for `uncounted`, whose arithmetic is 0: compiled
+    code falls back to eager under a counter). Then come up to `repeats` rounds, as many as fit into
     `budget` seconds (at least one if one fits); where none fits, the first runs are all there is, and the note says so.
     """
-    first = {name: _first_run(call, device) for name, call in calls.items()}
+    first = {name: _first_run(call, device, counted=name not in uncounted) for name, call in calls.items()}
     rounds = min(repeats, int(budget / max(1e-9, sum(timing.seconds[0] for timing in first.values()))))
     if rounds == 0:
         return first
@@ -235,11 +238,15 @@ def measure_together(calls: Mapping[str, Call], device: torch.device, *, repeats
     return {name: Timing(seconds[name], first[name].gflop, peaks[name]) for name in calls}
 
 
-def _first_run(call: Call, device: torch.device) -> Timing:
+def _first_run(call: Call, device: torch.device, *, counted: bool) -> Timing:
     with measure_memory(device) as memory:
         synchronize(device)
         start = time.perf_counter()
-        gflop = count_gflop(call)
+        gflop = 0.0
+        if counted:
+            gflop = count_gflop(call)
+        else:
+            call()
         synchronize(device)
         seconds = time.perf_counter() - start
     return Timing([seconds], gflop, memory.bytes, note="one run, not warmed up")

@@ -28,19 +28,33 @@ FORMS = {
     ("generate_10", "fast"): "generate, 10 steps",
     ("generate_20", "fast"): "generate, 20 steps",
 }
-HEAD = ("what", "preset", "type", "time", "plain", "ratio", "GFLOP/s", "of the convolution peak", "of the matmul peak", "memory")
+HEAD = (
+    "what",
+    "preset",
+    "type",
+    "time",
+    "plain",
+    "ratio",
+    "to float32 plain",
+    "GFLOP/s",
+    "of the convolution peak",
+    "of the matmul peak",
+    "memory",
+)
 
 
 def render(results: Results) -> str:
     """One device's section: a table of batch 1, then training and start-up where measured."""
     versions = ", ".join(f"{name} {version}" for name, version in results.software.items() if name == "torch")
     lines = [f"**{results.device}** ({versions}), batch {SHOWN_BATCH}:", ""]
-    lines += _table(HEAD, [cells for row in results.rows if row.batch == SHOWN_BATCH for cells in _row_cells(row)])
+    lines += _table(HEAD, [cells for row in results.rows if row.batch == SHOWN_BATCH for cells in _row_cells(row, results)])
     return "\n".join([*lines, *_throughput_lines(results), *_startup_lines(results)]) + "\n"
 
 
-def _row_cells(row: Row) -> Iterator[Sequence[str]]:
+def _row_cells(row: Row, results: Results) -> Iterator[Sequence[str]]:
     plain = row.variants.get(PLAIN)
+    in_float32 = results.find((row.operation, row.preset, row.batch, "float32", False))
+    reference = None if in_float32 is None else in_float32.variants.get(PLAIN)
     for name, variant in row.variants.items():
         if name == PLAIN or not variant.seconds:
             continue
@@ -52,6 +66,7 @@ def _row_cells(row: Row) -> Iterator[Sequence[str]]:
             _time(variant),
             _time(plain) if plain is not None else "",
             _number(row.ratio(name), ".1f", "x"),
+            _number(reference.median / variant.median if reference is not None and reference.seconds else None, ".1f", "x"),
             _number(row.rate(name), ".0f"),
             _number(_percent(row.share_of_convolution_peak(name)), ".0f", " %"),
             _number(_percent(row.share_of_matmul_peak(name)), ".0f", " %"),

@@ -67,7 +67,7 @@ class Options:
     """Rounds of a row stop being added here; a row of which not even one round fits has only its first runs."""
     limit_seconds: float = 60.0
     """A form that is expected to take longer for one run (from the same row at batch 1) is skipped."""
-    minutes: float = 60.0
+    minutes: float = 25.0
     """Rows that have not begun by then are left for `--resume`."""
     peak_seconds: float = 0.4
     """Spent on either peak before and after every row."""
@@ -190,9 +190,14 @@ def _measure(row: Row, models: Models, results: Results, options: Options) -> No
         if reason:
             row.variants[name] = Variant(skipped=reason)
             del calls[name]
+    compiled = [name for name in calls if row.compiled and name != PLAIN]
     before = _peaks(models, options)
     try:
-        timings = measure_together(calls, models.device, repeats=options.repeats, budget=options.budget_seconds)
+        for name in compiled:
+            calls[name]()  # compiles
+        timings = measure_together(
+            calls, models.device, repeats=options.repeats, budget=options.budget_seconds, uncounted=compiled
+        )
     except (RuntimeError, MemoryError) as error:  # no compiler, not enough memory
         line = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         row.variants |= {name: Variant(skipped=line[:200]) for name in calls}

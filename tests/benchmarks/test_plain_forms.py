@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,6 +72,15 @@ def test_plain_and_fast_inference_agree(models: Models, operation: str):
         result = call()
         assert result.shape == plain.shape
         assert distance(result, plain) < (SAMPLED if operation.startswith("generate") else RELATIVE), name
+
+
+@pytest.mark.parametrize("operation", [*INFERENCE[:-1], "stage2_step", "stage1_step"])
+def test_both_forms_run_in_bfloat16(operation: str, tmp_path: Path):
+    models = Models(benchmark_preset("tiny"), torch.device("cpu"), tmp_path, dtype=torch.bfloat16)
+    calls: dict[str, Any] = OPERATIONS[operation].build(models, 2)
+    plain = calls.pop("plain")()
+    for name, call in calls.items():
+        assert torch.allclose(call().float(), plain.float(), atol=0.2 * float(plain.float().abs().max())), name
 
 
 def gradients(step: TrainingStep) -> tuple[Tensor, dict[str, Tensor]]:

@@ -153,7 +153,7 @@ def test_table_is_what_is_stored(tmp_path: Path):
     loaded = Results.load(path)
     assert loaded == example()
     text = render(loaded)
-    assert "| U-Net step | mug128 | float32 | 500 ms | 1.5 s (1 run) | 3.0x | 120 | 60 % | 120 % | 5 MB |" in text
+    assert "| U-Net step | mug128 | float32 | 500 ms | 1.5 s (1 run) | 3.0x | 3.0x | 120 | 60 % | 120 % | 5 MB |" in text
     assert "too long" not in text
     assert render_all(tmp_path) == text
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
