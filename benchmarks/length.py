@@ -49,9 +49,14 @@ def measure_flow(flow: np.ndarray, length: int) -> dict[str, float]:
         tapered = (part - part.mean(axis=1, keepdims=True)) * np.hanning(length + 2)[1:-1, None, None]
         power = np.square(np.abs(np.fft.rfft(tapered, axis=1))).sum(axis=(0, 2, 3))
         figures["amount"].append(np.linalg.norm(part, axis=0).mean())
-        figures["jitter"].append(power[np.fft.rfftfreq(length) > JITTER_ABOVE].sum() / power.sum())
+        figures["jitter"].append(ratio(power[np.fft.rfftfreq(length) > JITTER_ABOVE].sum(), power.sum()))
         figures["step"].append(np.linalg.norm(np.diff(part, axis=1), axis=0).mean())
     return {name: float(np.mean(values)) for name, values in figures.items()}
+
+
+def ratio(part: float, whole: float) -> float:
+    """NaN where nothing moves."""
+    return float(part / whole) if whole else float("nan")
 
 
 def measure_colours(frames: np.ndarray, source: np.ndarray) -> dict[str, float]:
@@ -76,8 +81,8 @@ def measure(frames: np.ndarray, motion: Motion, source: np.ndarray, length: int)
     windows = plan_windows(len(frames), longest=MAX_PASS_FACTOR * length, loop=False)
     ends = {int(end) for window in windows for end in (window.frames[0] - 1, window.frames[-1]) if 0 < end < len(steps)}
     if ends:
-        figures["seam"] = float(steps[sorted(ends)].mean() / steps.mean())
-    figures["closing"] = float(np.linalg.norm(flow[:, 0] - flow[:, -1], axis=0).mean() / steps.mean())
+        figures["seam"] = ratio(steps[sorted(ends)].mean(), steps.mean())
+    figures["closing"] = ratio(np.linalg.norm(flow[:, 0] - flow[:, -1], axis=0).mean(), steps.mean())
     for name, part in (("first", frames[:length]), ("last", frames[-length:])):
         figures |= {f"{figure}_{name}": value for figure, value in measure_colours(part, source).items()}
     return figures

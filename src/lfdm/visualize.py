@@ -25,9 +25,11 @@ SHEET_FRAMES = 8
 LEGEND_SIDE = 48
 ARROW_SPACING = 16
 """Pixels between arrows."""
+MIN_ARROW = 2.0
+"""Pixels."""
 PANEL_KINDS: tuple[PanelKind, ...] = ("source", "generated", "warped", "flow", "occlusion")
 """The tiles of a panel where nothing else is asked for."""
-_BACKGROUND, _INK = 255, (0, 0, 0)
+_BACKGROUND, _PAPER, _INK = 255, (255, 255, 255), (0, 0, 0)
 _HIDDEN = np.array((255.0, 0.0, 255.0))
 
 
@@ -88,7 +90,7 @@ def draw_arrows(picture: np.ndarray, flow: np.ndarray, *, spacing: int = ARROW_S
 
     Args:
         picture: (H, W, 3) uint8.
-        flow: (H, W, 2), in half images, of the same size. What moved by less than a pixel has no arrow.
+        flow: (H, W, 2), in half images, of the same size. What moved by less than `MIN_ARROW` has no arrow.
     """
     height, width = picture.shape[:2]
     image = Image.fromarray(picture)
@@ -98,11 +100,12 @@ def draw_arrows(picture: np.ndarray, flow: np.ndarray, *, spacing: int = ARROW_S
             head = np.array((x, y), np.float64)
             shift = flow[y, x] * (width / 2, height / 2)  # from here to where it was
             length = float(np.linalg.norm(shift))
-            if length < 1:
+            if length < MIN_ARROW:
                 continue
-            back, aside = shift / length * min(5.0, length), np.array((-shift[1], shift[0])) / length * min(2.5, length / 2)
-            draw.line([tuple(head + shift), tuple(head)], fill=_INK, width=1)
-            draw.polygon([tuple(head), tuple(head + back + aside), tuple(head + back - aside)], fill=_INK)
+            back, aside = shift / length * min(6.0, length), np.array((-shift[1], shift[0])) / length * min(3.0, length / 2)
+            for colour, width in ((_PAPER, 3), (_INK, 1)):  # light around dark: seen on every picture
+                draw.line([tuple(head + shift), tuple(head)], fill=colour, width=width)
+                draw.polygon([tuple(head), tuple(head + back + aside), tuple(head + back - aside)], _INK, colour)
     return np.asarray(image)
 
 
