@@ -2,8 +2,8 @@
 
     python benchmarks/length.py --data data/puppets
 
-Prints a table and writes benchmarks/results/length.json. Everything is measured in segments as long as a training clip, so that
-real clips, as stage 1 sees them, are measured alike:
+Writes benchmarks/results/length.json after every clip, so that a stopped run keeps what it has, and prints the table. Everything
+is measured in segments as long as a training clip, so that real clips, as stage 1 sees them, are measured alike:
 
 amount    mean length of the flow, pixels
 jitter    share of the power of the flow's temporal spectrum above 0.25 cycles per frame (mean taken off, Hann taper)
@@ -22,6 +22,7 @@ import argparse
 import json
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import diffusers
@@ -36,7 +37,7 @@ from lfdm.pipeline import MAX_PASS_FACTOR
 from lfdm.pipeline_windows import plan_windows
 
 FACTORS = (1, 2, 4, 8)
-LOOP_FACTORS = (1, 4)
+LOOP_FACTORS = (1, 2)
 JITTER_ABOVE = 0.25
 RESULTS = Path(__file__).parent / "results" / "length.json"
 
@@ -89,9 +90,9 @@ def measure(frames: np.ndarray, motion: Motion, source: np.ndarray, length: int)
 
 
 def held_out(root: Path, count: int) -> list[ClipRecord]:
-    """`count` held-out clips, evenly over the index, so that labels and subjects vary."""
+    """The first `count` held-out clips of a fixed shuffle."""
     records = [record for record in read_index(root) if record.split == "test"]
-    return [records[i] for i in np.linspace(0, len(records) - 1, count).astype(int)]
+    return [records[i] for i in np.random.default_rng(0).permutation(len(records))[:count]]
 
 
 @torch.no_grad()
@@ -124,22 +125,32 @@ def main() -> None:
             out = pipe(real[0], record.label, num_frames=factor * length, loop=loop, generator=seed, output_type="np")
             seconds = {"seconds": time.monotonic() - started}
             figures[name].append(measure(np.asarray(out.frames)[0], out.motion, real[0], length) | seconds)
-    rows = {name: {figure: float(np.mean([one[figure] for one in each])) for figure in each[0]} for name, each in figures.items()}
+        write_results(options.out, options.model, pipe, figures)
+    rows = mean_rows(figures)
     columns = list(dict.fromkeys(figure for row in rows.values() for figure in row))
     print(f"{'':10}" + "".join(f"{column:>16}" for column in columns))
     for name, row in rows.items():
         print(f"{name:10}" + "".join(f"{row[column]:16.3f}" if column in row else f"{'-':>16}" for column in columns))
+
+
+def mean_rows(figures: Mapping[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """The mean over clips of every figure of every row."""
+    return {name: {key: float(np.mean([one[key] for one in each])) for key in each[0]} for name, each in figures.items()}
+
+
+def write_results(path: Path, model: str, pipe: LatentFlowPipeline, figures: Mapping[str, list[dict[str, float]]]) -> None:
+    """The figures of the clips so far, and what they were made with."""
     setting = {
-        "model": options.model,
-        "num_clips": options.num_clips,
+        "model": model,
+        "num_clips": len(figures["real"]),
         "num_inference_steps": pipe.config["num_inference_steps"],
         "guidance_scale": pipe.config["guidance_scale"],
-        "seeds": f"0 to {options.num_clips - 1}",
+        "seeds": f"0 to {len(figures['real']) - 1}",
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(options.out, (json.dumps({"setting": setting, "figures": rows}, indent=2) + "\n").encode())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, (json.dumps({"setting": setting, "figures": mean_rows(figures)}, indent=2) + "\n").encode())
 
 
 if __name__ == "__main__":

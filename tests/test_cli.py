@@ -287,7 +287,7 @@ def test_a_saved_motion_moves_other_images(lfdm: Lfdm, model: Path, image: Path,
 
 
 def test_steering_on_the_command_line(lfdm: Lfdm, model: Path, image: Path) -> None:
-    Image.fromarray(np.repeat(np.uint8([[0, 255]]), 32, axis=0).repeat(16, axis=1)).save("mask.png")
+    Image.fromarray(np.repeat(np.array([[0, 255]], np.uint8), 32, axis=0).repeat(16, axis=1)).save("mask.png")
     common = ["generate", image, "wave", "--model", model, "--num-inference-steps", 1, "--out"]
     source = np.asarray(Image.open(image))
     assert lfdm(*common, "still", "--motion-strength", 0)[0] == 0

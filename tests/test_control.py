@@ -14,7 +14,7 @@ from lfdm.config import Preset
 from lfdm.diffusion import make_scheduler
 from lfdm.models.motion import Motion
 from lfdm.models.motion_target import MotionTarget
-from lfdm.pipeline import LatentFlowPipeline
+from lfdm.pipeline import LatentFlowOutput, LatentFlowPipeline
 from lfdm.pipeline_inputs import parse_condition, prepare_mask
 from lfdm.pipeline_windows import plan_windows, predict_in_windows
 
@@ -35,9 +35,12 @@ def image() -> np.ndarray:
 
 
 def frames_of(pipe: LatentFlowPipeline, image: Any, condition: Any = "wave", **options: Any) -> np.ndarray:
-    frames = pipe(image, condition, output_type="np", **{"num_inference_steps": 2, "generator": 0, **options}).frames
-    assert isinstance(frames, np.ndarray)
-    return frames
+    return array(pipe(image, condition, output_type="np", **{"num_inference_steps": 2, "generator": 0, **options}))
+
+
+def array(output: LatentFlowOutput) -> np.ndarray:
+    assert isinstance(output.frames, np.ndarray)
+    return output.frames
 
 
 def motion_of(pipe: LatentFlowPipeline, image: Any, condition: Any = "wave", **options: Any) -> Motion:
@@ -76,14 +79,14 @@ def test_animate_and_transfer_take_strength_and_mask(pipe: LatentFlowPipeline, i
     mask = torch.zeros(SIZE, SIZE)
     mask[:, : SIZE // 2] = 1
     steering: dict[str, Any] = {"motion_strength": 0.7, "motion_mask": mask}
-    assert np.array_equal(pipe.animate(image, motion, output_type="np", **steering).frames, frames_of(pipe, image, **steering))
+    assert np.array_equal(array(pipe.animate(image, motion, output_type="np", **steering)), frames_of(pipe, image, **steering))
     driving = np.random.default_rng(1).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
     steered = pipe.transfer(image, driving, **steering).motion
     plain = pipe.transfer(image, driving).motion.scaled(0.7).masked(mask[None, None])
     assert torch.equal(steered.flow, plain.flow)
     assert torch.equal(steered.occlusion, plain.occlusion)
-    several = pipe.animate([image, 255 - image], motion, output_type="np").frames
-    assert np.array_equal(several[0], pipe.animate(image, motion, output_type="np").frames[0])
+    several = array(pipe.animate([image, 255 - image], motion, output_type="np"))
+    assert np.array_equal(several[:1], array(pipe.animate(image, motion, output_type="np")))
 
 
 def test_every_kind_of_mask_is_the_same_mask(tmp_path: Path) -> None:
@@ -302,7 +305,7 @@ def test_a_streamed_driving_clip_gives_what_the_whole_one_gives(
     for stream in streams:
         streamed = pipe.transfer(image, stream, relative=relative, output_type="np")
         assert torch.equal(streamed.motion.flow, whole.motion.flow)
-        assert np.array_equal(streamed.frames, whole.frames)
+        assert np.array_equal(array(streamed), array(whole))
 
 
 def test_a_driving_clip_is_taken_chunk_by_chunk(

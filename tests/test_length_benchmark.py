@@ -44,7 +44,7 @@ def test_the_script_writes_every_row(
     monkeypatch.setattr(sys, "argv", ["length.py", *words])
     length.main()
     figures = json.loads(out.read_text())["figures"]
-    assert list(figures) == ["real", "1x", "5x", "1x loop", "4x loop"]
+    assert list(figures) == ["real", "1x", "5x", "1x loop", "2x loop"]
     assert all(np.isfinite(value) for name, row in figures.items() if name != "real" for value in row.values())
     assert figures["real"]["amount"] == 0  # of stage 1 as initialised
     assert "seam" in figures["5x"]

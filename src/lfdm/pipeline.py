@@ -296,8 +296,9 @@ class LatentFlowPipeline(DiffusionPipeline):
             ImportError: a text that is no stored label, without transformers.
         """
         if not isinstance(condition, Tensor):
-            single = condition is None or isinstance(condition, str | Mapping)
-            return self.condition.encode([condition] if single else condition)
+            if condition is None or isinstance(condition, str | Mapping):
+                condition = [condition]
+            return self.condition.encode(condition)
         embedding = condition.unsqueeze(0) if condition.ndim == 1 else condition
         dim = self.condition.dim
         if embedding.ndim != 2 or embedding.shape[1] != dim:

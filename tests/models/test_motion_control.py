@@ -1,6 +1,7 @@
 """Strength, masks and files of motion, in both coordinate conventions."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,11 +28,11 @@ def draw_image(batch: int = 2) -> Tensor:
 
 def build_autoencoder(*, corners: bool) -> LatentFlowAutoencoder:
     torch.manual_seed(0)
-    sizes = {"channels": 4, "max_channels": 8, "num_downs": 1, "num_res_blocks": 1}
+    sizes: dict[str, Any] = {"channels": 4, "max_channels": 8, "num_downs": 1, "num_res_blocks": 1}
     if corners:
-        regions = {"num_regions": 2, "region_channels": 4, "region_flow_channels": 4, "region_depth": 2}
+        regions: dict[str, Any] = {"num_regions": 2, "region_channels": 4, "region_flow_channels": 4, "region_depth": 2}
         return LatentFlowAutoencoder(**sizes, **regions, motion="regions", corners=True).eval()
-    dense = {"dense_channels": (8, 8, 8, 8), "dense_match_channels": 4, "padding_mode": "border"}
+    dense: dict[str, Any] = {"dense_channels": (8, 8, 8, 8), "dense_match_channels": 4, "padding_mode": "border"}
     return LatentFlowAutoencoder(**sizes, **dense, motion="dense", corners=False).eval()
 
 
