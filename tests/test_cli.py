@@ -16,6 +16,7 @@ from lfdm.cli import COMMANDS
 from lfdm.config import Preset
 from lfdm.console import Group, run
 from lfdm.data.video import read_video, video_info
+from lfdm.models.motion import Motion
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.pipeline_outputs import OUT_ENDINGS
 
@@ -96,7 +97,8 @@ def test_help_comes_without_torch_or_diffusers() -> None:
 def test_generate_takes_the_words_of_the_design(lfdm: Lfdm) -> None:
     _, out, _ = lfdm("generate", "--help")
     words = (
-        "model out num-frames num-inference-steps guidance-scale num-videos seed panel unconditional fps device dtype fit scale"
+        "model out num-frames num-inference-steps guidance-scale num-videos seed panel unconditional fps device dtype fit scale "
+        "motion-strength motion-mask negative-condition loop motion reuse-motion"
     )
     assert all(f"--{word}" in out for word in words.split())
     assert "usage: lfdm generate [-h] [OPTIONS] IMAGE [CONDITION]" in out
@@ -156,7 +158,19 @@ def test_unconditional_and_half_precision(lfdm: Lfdm, model: Path, image: Path) 
     ("arguments", "message"),
     [
         (["person", "waev"], "unknown label 'waev'; did you mean 'wave'? labels: raise arms, wave"),
-        (["person"], "give a CONDITION (a label of the model) or --unconditional; got neither"),
+        (["person"], "give a CONDITION (a label of the model), --unconditional or --reuse-motion; got neither"),
+        (["person", "wave=1,waev=2"], "unknown label 'waev'; did you mean 'wave'?"),
+        (["person", "wave=0"], "the weights of a mix must have a positive, finite sum"),
+        (["person", "wave", "--motion-strength", "3"], "motion_strength must be a finite number, 0 to 2; got 3.0"),
+        (["person", "wave", "--motion-mask", "notes.txt"], "notes.txt"),
+        (["person", "wave", "--motion", "wave.npz"], "a motion is written to a .safetensors file; got 'wave.npz'"),
+        (["person", "wave", "--negative-condition", "wave"], "guidance_scale must be above 1; got 1"),
+        (["person", "--reuse-motion", "nothing.safetensors"], "no motion file nothing.safetensors"),
+        (["person", "wave", "--reuse-motion", "notes.txt"], "CONDITION would have no effect with --reuse-motion"),
+        (["person", "--reuse-motion", "notes.txt", "--loop", "--seed", "3"], "loop, seed would have no effect with"),
+        (["person", "--reuse-motion", "notes.txt"], "notes.txt holds no motion: "),
+        (["person", "wave", "--panel", "regions"], "this model's motion predictor is dense: it has no regions to show"),
+        (["person", "wave", "--panel", "flows"], "'flows'"),
         (["person", "wave", "--unconditional"], "got both"),
         ([], "IMAGE"),
         (["nothing.png", "wave"], "nothing.png: no such file or folder"),
@@ -246,11 +260,55 @@ def test_transfer_follows_the_driving_video(lfdm: Lfdm, model: Path, image: Path
     assert code == 0
     assert printed.split() == ["moved", "moved-panel.gif"]
     assert read_video("moved").shape == read_video(clip).shape
-    assert lfdm(*common, "moved.mp4", "--absolute", "--num-frames", 3)[0] == 0
+    assert lfdm(*common, "moved.mp4", "--absolute", "--num-frames", 3, "--motion", "moved.safetensors")[0] == 0
+    assert Motion.load("moved.safetensors").flow.shape == (1, 2, 3, 16, 16)
+    assert lfdm(*common, "still", "--motion-strength", 0)[0] == 0
+    assert np.array_equal(read_video("still")[-1], np.asarray(Image.open(image)))
     info = video_info("moved.mp4")
     assert (info.frames, info.fps) == (3, video_info(clip).fps)
     code, _, err = lfdm("transfer", image, "nothing.mp4", "--model", model)
     assert (code, err) == (2, "lfdm: nothing.mp4: no such file or folder\n")
+
+
+def test_a_saved_motion_moves_other_images(lfdm: Lfdm, model: Path, image: Path, tmp_path: Path) -> None:
+    common = ["--model", model, "--num-videos", 3, "--num-inference-steps", 1]
+    code, printed, _ = lfdm("generate", image, "wave=2,raise arms=1", *common, "--out", "first", "--motion", "m/wave.safetensors")
+    assert code == 0
+    assert printed.split() == ["first-0", "first-1", "first-2", "m/wave.safetensors"]
+    code, printed, _ = lfdm("generate", image, "--reuse-motion", "m/wave.safetensors", "--model", model, "--out", "again")
+    assert code == 0
+    assert printed.split() == ["again-0", "again-1", "again-2"]
+    assert all(np.array_equal(read_video(f"first-{i}"), read_video(f"again-{i}")) for i in range(3))
+    Image.fromarray(255 - np.asarray(Image.open(image))).save(tmp_path / "other.png")
+    steered = ["--motion-strength", 0, "--motion", "still.safetensors"]
+    assert lfdm("generate", "other.png", "--reuse-motion", "m/wave.safetensors", "--model", model, *steered)[0] == 0
+    assert sorted(path.name for path in tmp_path.glob("*.mp4")) == ["wave-0.mp4", "wave-1.mp4", "wave-2.mp4"]
+    assert not Motion.load("still.safetensors").flow.any()
+
+
+def test_steering_on_the_command_line(lfdm: Lfdm, model: Path, image: Path) -> None:
+    Image.fromarray(np.repeat(np.array([[0, 255]], np.uint8), 32, axis=0).repeat(16, axis=1)).save("mask.png")
+    common = ["generate", image, "wave", "--model", model, "--num-inference-steps", 1, "--out"]
+    source = np.asarray(Image.open(image))
+    assert lfdm(*common, "still", "--motion-strength", 0)[0] == 0
+    assert np.array_equal(read_video("still"), np.broadcast_to(source, (4, 32, 32, 3)))
+    assert lfdm(*common, "masked", "--motion-mask", "mask.png")[0] == 0
+    masked = read_video("masked")
+    assert np.array_equal(masked[:, :, :16], np.broadcast_to(source[:, :16], (4, 32, 16, 3)))
+    assert (masked[1:, :, 16:] != source[:, 16:]).any()
+    away = ["--negative-condition", "raise arms=1", "--guidance-scale", 2, "--loop", "--num-frames", 20]
+    assert lfdm(*common, "away", *away)[0] == 0
+    assert len(read_video("away")) == 20
+
+
+@pytest.mark.parametrize("form", ["gif", "mp4", "png"])
+def test_panels_of_named_tiles(lfdm: Lfdm, model: Path, image: Path, form: str) -> None:
+    options = ["--panel", "generated", "arrows", "overlay", "--panel-format", form, "--num-inference-steps", 1]
+    code, printed, _ = lfdm("generate", image, "wave", "--model", model, *options)
+    assert code == 0
+    name = "wave-panel" if form == "png" else f"wave-panel.{form}"
+    assert printed.split() == ["wave.mp4", name]
+    assert read_video(name).shape == (4, 208, 3 * 192 + 2 * 4, 3)
 
 
 def test_demo_shows_every_label_of_the_bundled_model(

@@ -1,9 +1,22 @@
+from typing import Any, get_args
+
 import numpy as np
 import pytest
 import torch
 
+from lfdm.config import PanelKind
 from lfdm.models.motion import Motion
-from lfdm.visualize import contact_sheet, draw_warped_grid, flow_to_color, make_panel, occlusion_to_gray
+from lfdm.visualize import (
+    contact_sheet,
+    draw_arrows,
+    draw_flow_legend,
+    draw_warped_grid,
+    flow_to_color,
+    make_panel,
+    occlusion_to_gray,
+    overlay_occlusion,
+    overlay_regions,
+)
 
 
 def constant_flow(x: float, y: float, size: int = 4) -> np.ndarray:
@@ -53,9 +66,73 @@ def test_a_panel_shows_source_frames_warped_flow_and_occlusion() -> None:
     assert panel[0, height - 96, centres[4], 0] == 0
     flow_tile = panel[1, 16:, centres[2] + 96 + 4 : centres[3] + 96]
     assert flow_tile.shape == (192, 192, 3)
-    assert {255} < set(np.unique(flow_tile)) <= {178, 179, 255}  # no flow: white, with the lines of a straight grid
+    plain = flow_tile[:-48, :-48]
+    assert {255} < set(np.unique(plain)) <= {178, 179, 255}  # no flow: white, with the lines of a straight grid
+    assert len(np.unique(flow_tile[-48:, -48:].reshape(-1, 3), axis=0)) > 500  # the legend
     assert width == 5 * 192 + 4 * 4
     assert panel[0, :16].min() < 100  # captions
+
+
+def test_the_legend_has_the_colour_of_every_direction() -> None:
+    gray = np.full((64, 64, 3), 99, np.uint8)
+    drawn = draw_flow_legend(gray, side=32)
+    assert (drawn[:32] == 99).all()
+    assert (drawn[32, 32] == 99).all()  # the corner of the square around the wheel
+    right, left, centre = (drawn[48, x].astype(int) for x in (60, 36, 48))
+    for found, flow in ((right, (0.8, 0.03)), (left, (-0.72, 0.03)), (centre, (0.03, 0.03))):
+        assert np.abs(found - flow_to_color(constant_flow(*flow), max_flow=1.0)[0, 0]).max() < 12
+    assert draw_flow_legend(gray[:16, :16], side=32).shape == (16, 16, 3)
+
+
+def test_arrows_point_where_things_go() -> None:
+    """Backward flow to the left: things came from the left; the head, which is broad, is at the pixel itself."""
+    white = np.full((64, 64, 3), 255, np.uint8)
+    assert (draw_arrows(white, constant_flow(0.06, 0, 64)) == 255).all()  # 1.9 pixels
+    drawn = draw_arrows(white, constant_flow(-2 * 12 / 64, 0, 64), spacing=32)
+    rows, columns = np.nonzero(drawn[..., 0] < 255)
+    assert set(rows[columns < 16]) <= set(range(12, 21)) | set(range(44, 53))
+    assert (drawn[16, 5:17, 0] == 0).all()  # from x = 4 to 16
+    assert (drawn[16, 18:35, 0] == 255).all()
+    assert (drawn[14:19, 12, 0] == 0).sum() > (drawn[14:19, 7, 0] == 0).sum()
+
+
+def test_overlays_tint_what_is_painted_and_give_regions_hues() -> None:
+    gray = np.full((4, 4, 3), 100, np.uint8)
+    occlusion = np.ones((4, 4))
+    occlusion[0] = 0
+    tinted = overlay_occlusion(gray, occlusion, opacity=0.5)
+    assert tinted[0, 0].tolist() == [178, 50, 178]
+    assert (tinted[1:] == 100).all()
+    heat = np.zeros((2, 4, 4))
+    heat[0, 0], heat[1, 3] = 1, 1
+    shown = overlay_regions(gray, heat, opacity=1.0)
+    assert shown[0, 0].tolist() == [255, 0, 0]
+    assert shown[3, 0].tolist() == [0, 255, 255]
+    assert (shown[1:3] == 100).all()
+
+
+@pytest.mark.parametrize("kind", get_args(PanelKind))
+def test_every_tile_can_be_alone(kind: PanelKind) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    motion = Motion(0.3 * torch.randn(1, 2, 2, 16, 16), torch.rand(1, 1, 2, 16, 16))
+    regions = np.random.default_rng(1).random((2, 3, 16, 16))
+    panel = make_panel(frames[0], frames, frames, motion, kinds=(kind,), regions=regions)
+    assert panel.shape == (2, 16 + 192, 192, 3)
+    assert kind == "source" or (panel[0] != panel[1]).any()
+
+
+def test_tiles_that_cannot_be_drawn() -> None:
+    frames = np.zeros((2, 32, 32, 3), np.uint8)
+    motion = Motion.identity(1, 2, (16, 16), corners=False)
+    wrong: list[tuple[Any, str]] = [
+        (("source",), "needs the source image"),
+        (("regions",), "needs heat maps"),
+        (("flows",), "some of source, generated, .*; got 'flows'"),
+        ((), "got none"),
+    ]
+    for kinds, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            make_panel(None, frames, frames, motion, kinds=kinds)
 
 
 def test_a_panel_needs_shapes_that_agree() -> None:

@@ -22,6 +22,8 @@ from lfdm.settings import from_json as from_json
 from lfdm.settings import to_json as to_json
 
 Fit = Literal["pad", "crop"]
+PanelFormat = Literal["gif", "mp4", "png"]
+PanelKind = Literal["source", "generated", "warped", "flow", "grid", "arrows", "occlusion", "overlay", "regions"]
 FrameSampler = Literal["uniform", "random", "very_random"]
 PredictionType = Literal["epsilon", "v_prediction", "velocity"]
 SchedulerName = Literal["ddpm", "ddim", "dpmsolver++", "unipc"]

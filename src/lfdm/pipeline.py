@@ -46,7 +46,7 @@ from lfdm.pipeline_inputs import (
 )
 from lfdm.pipeline_result import LatentFlowOutput, OutputType, check_output_type, convert_video, frames_to_uint8
 from lfdm.pipeline_sampling import Guidance, MotionSampler
-from lfdm.pipeline_windows import Window, plan_windows
+from lfdm.pipeline_windows import plan_windows
 from lfdm.presets import get_preset
 
 __all__ = ["MODEL_DIR", "LatentFlowOutput", "LatentFlowPipeline", "bundled_models", "frames_to_uint8"]
@@ -58,9 +58,7 @@ StepCallback = Callable[["LatentFlowPipeline", int, Tensor, dict[str, Tensor]], 
 MAX_FRAMES = 10_000
 """The longest video."""
 MAX_PASS_FACTOR = 4
-"""Up to this many times as long as training clips, the network sees a video at once; a longer one in windows."""
-WINDOW_FACTOR = 2
-"""Length of a window over that of training clips."""
+"""Up to this many times as long as training clips, the network sees a video at once; a longer one in windows of that length."""
 MAX_STRENGTH = 2.0
 """The largest `motion_strength`."""
 DECODE_BYTES = 512 * 2**20
@@ -250,7 +248,7 @@ class LatentFlowPipeline(DiffusionPipeline):
                 image is; see `Motion.masked`. None = everywhere.
             negative_condition: what guidance pushes away from, instead of from the null condition; in the forms of
                 `condition`. It takes a guidance_scale above 1.
-            loop: the last frame leads into the first.
+            loop: the last frame leads into the first, for a video that is repeated.
 
         Raises:
             ValueError: a value outside what is allowed, an unknown label, not an image.
@@ -283,7 +281,7 @@ class LatentFlowPipeline(DiffusionPipeline):
             num_frames,
             steps,
             generators,
-            windows=self._windows(num_frames, loop),
+            windows=plan_windows(num_frames, longest=MAX_PASS_FACTOR * config["num_frames"], loop=loop),
             progress=self.progress_bar,  # pyright: ignore[reportArgumentType] - diffusers leaves it untyped
             after_step=after_step,
         )
@@ -298,8 +296,9 @@ class LatentFlowPipeline(DiffusionPipeline):
             ImportError: a text that is no stored label, without transformers.
         """
         if not isinstance(condition, Tensor):
-            single = condition is None or isinstance(condition, str | Mapping)
-            return self.condition.encode([condition] if single else condition)
+            if condition is None or isinstance(condition, str | Mapping):
+                condition = [condition]
+            return self.condition.encode(condition)
         embedding = condition.unsqueeze(0) if condition.ndim == 1 else condition
         dim = self.condition.dim
         if embedding.ndim != 2 or embedding.shape[1] != dim:
@@ -376,10 +375,6 @@ class LatentFlowPipeline(DiffusionPipeline):
             return lambda motion: motion.scaled(strength)
         prepared = prepare_mask(mask, size=self.config["image_size"], fit=self.config["fit"])
         return lambda motion: motion.scaled(strength).masked(prepared)
-
-    def _windows(self, num_frames: int, loop: bool) -> tuple[Window, ...]:
-        length = self.config["num_frames"]
-        return plan_windows(num_frames, longest=MAX_PASS_FACTOR * length, length=WINDOW_FACTOR * length, loop=loop)
 
     def _prepare_images(self, image: ImageInput) -> Tensor:
         return prepare_images(image, size=self.config["image_size"], fit=self.config["fit"]).to(self.device)

@@ -3,6 +3,7 @@
 Shapes: image (b, 3, S, S) in [0, 1] · video frames in numpy (t, H, W, 3) uint8.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,9 +17,13 @@ from torch import Tensor
 from lfdm.config import Fit
 from lfdm.data.images import fit_frames, read_gray, read_image
 from lfdm.data.video import iterate_video
+from lfdm.models.condition import Condition
 from lfdm.settings import MAX_SEED as MAX_SEED
 from lfdm.settings import check_integer as check_integer
 from lfdm.settings import check_number as check_number
+
+_SHARE = r"[^=,]*[^=,\s][^=,]*=\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*"
+_MIX = re.compile(f"{_SHARE}(,{_SHARE})*")
 
 SingleImage = str | Path | Image.Image | np.ndarray | Tensor
 ImageInput = SingleImage | Sequence[SingleImage]
@@ -143,6 +148,24 @@ def _driving_frames(part: DrivingPart) -> Sequence[SingleImage]:
         return list(part.unbind(1)) if part.ndim == 4 else [part]
     got = tuple(part.shape) if isinstance(part, np.ndarray | Tensor) else type(part).__name__
     raise ValueError(f"driving frames must be (t, H, W, 3), (H, W, 3), tensors (3, t, H, W) or (3, H, W); got {got}")
+
+
+def parse_condition(text: str | None, labels: Sequence[str]) -> Condition:
+    """A condition as the command line writes it: `wave`, or a mix, `wave=0.7,jump=0.3`. An exact label wins.
+
+    >>> parse_condition("wave=0.7, jump=.3", ["wave", "jump"]), parse_condition("wave", ["wave"])
+    ({'wave': 0.7, 'jump': 0.3}, 'wave')
+
+    Raises:
+        ValueError: a mix that names a label twice.
+    """
+    if text is None or text in labels or not _MIX.fullmatch(text):
+        return text
+    pairs = [(name.strip(), float(weight)) for name, weight in (part.rsplit("=", 1) for part in text.split(","))]
+    mix = dict(pairs)
+    if len(mix) < len(pairs):
+        raise ValueError(f"a mix names each label once; got {text!r}")
+    return mix
 
 
 def sample_generators(generator: SeedInput, batch_size: int) -> list[torch.Generator]:

@@ -3,14 +3,17 @@
 Shapes: source (H, W, 3) uint8 · frames (b, t, H, W, 3) uint8.
 """
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from lfdm.config import PanelFormat, PanelKind
 from lfdm.data.video import MAX_FPS, MAX_GIF_FPS, MIN_FPS, check_target, write_video
-from lfdm.models.motion import Motion
+from lfdm.models.motion import Motion, check_motion_path
 from lfdm.pipeline import LatentFlowOutput, LatentFlowPipeline, frames_to_uint8
 from lfdm.pipeline_inputs import SingleImage, check_integer, check_number, prepare_images
 from lfdm.visualize import make_panel
@@ -18,6 +21,8 @@ from lfdm.visualize import make_panel
 OUT_ENDINGS = (".mp4", ".webm", ".gif")
 """Formats that browsers play; without an ending it is a folder of exact PNGs."""
 MAX_SCALE = 32
+REGION_FRAMES = 32
+"""Frames whose regions are found at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +41,12 @@ class VideoFiles:
     """Frames per second."""
     scale: int = 1
     """Whole factor by which the written video is enlarged (nearest neighbour)."""
-    panel: bool = False
-    """Write a panel GIF beside each video."""
+    panel: Sequence[PanelKind] = ()
+    """Tiles of a panel beside each video; none = no panel."""
+    panel_format: PanelFormat = "gif"
+    """`png` is a folder of frames."""
+    motion: Path | None = None
+    """Where the motion of all videos is saved."""
 
     def __post_init__(self) -> None:
         if not self.out.name or self.out.suffix not in ("", *OUT_ENDINGS):
@@ -45,8 +54,12 @@ class VideoFiles:
         check_integer("num_videos", self.num_videos, 1, 100_000)
         check_integer("scale", self.scale, 1, MAX_SCALE)
         check_number("fps", self.fps, low=MIN_FPS, high=MAX_GIF_FPS if self.out.suffix == ".gif" else MAX_FPS)
+        if self.motion is not None:
+            check_motion_path(self.motion)
         for index in range(self.num_videos):
             check_target(self.video_path(index))
+            if self.panel:
+                check_target(self.panel_path(index))
 
     def video_path(self, index: int) -> Path:
         """Where video `index` goes."""
@@ -56,21 +69,44 @@ class VideoFiles:
     def panel_path(self, index: int) -> Path:
         """Where the panel of video `index` goes."""
         video = self.video_path(index)
-        return video.with_name(f"{video.stem}-panel.gif")
+        return video.with_name(f"{video.stem}-panel{'' if self.panel_format == 'png' else f'.{self.panel_format}'}")
 
-    def write(self, source: np.ndarray, result: LatentFlowOutput, *, first: int = 0) -> list[Path]:
-        """Write the videos of `result` (made with output_type="np") as number `first` and up; returns every file's path."""
-        assert isinstance(result.frames, np.ndarray)
-        assert isinstance(result.warped, np.ndarray)
-        paths = []
-        for i, frames in enumerate(result.frames):
-            enlarged = frames.repeat(self.scale, axis=1).repeat(self.scale, axis=2)
-            paths.append(write_video(self.video_path(first + i), enlarged, fps=self.fps))
-            if self.panel:
-                motion = Motion(result.motion.flow[i : i + 1], result.motion.occlusion[i : i + 1], result.motion.corners)
-                panel = make_panel(source, frames, result.warped[i], motion)
-                paths.append(write_video(self.panel_path(first + i), panel, fps=min(self.fps, MAX_GIF_FPS)))
-        return paths
+    def write(self, pipeline: LatentFlowPipeline, source: np.ndarray, results: Iterable[LatentFlowOutput]) -> Iterator[Path]:
+        """Write the videos of all `results` (made with output_type="np") one by one; yields every file's path.
+
+        Raises:
+            ValueError: a tile that this model cannot draw, before the first result is asked for.
+        """
+        if "regions" in self.panel and pipeline.autoencoder.config["motion"] != "regions":
+            raise ValueError("panel: this model's motion predictor is dense: it has no regions to show")
+        motions, index = [], 0
+        for result in results:
+            assert isinstance(result.frames, np.ndarray)
+            assert isinstance(result.warped, np.ndarray)
+            motions.append(result.motion)
+            for i, frames in enumerate(result.frames):
+                enlarged = frames.repeat(self.scale, axis=1).repeat(self.scale, axis=2)
+                yield write_video(self.video_path(index), enlarged, fps=self.fps)
+                if self.panel:
+                    regions = region_maps(pipeline, frames) if "regions" in self.panel else None
+                    motion = result.motion.samples(i, i + 1)
+                    panel = make_panel(source, frames, result.warped[i], motion, kinds=self.panel, regions=regions)
+                    rate = min(self.fps, MAX_GIF_FPS) if self.panel_format == "gif" else self.fps
+                    yield write_video(self.panel_path(index), panel, fps=rate)
+                index += 1
+        if self.motion is not None:
+            Motion.concatenate(motions, dim=0).save(self.motion)
+            yield self.motion
+
+
+@torch.no_grad()
+def region_maps(pipeline: LatentFlowPipeline, frames: np.ndarray) -> np.ndarray:
+    """The regions that stage 1 sees in frames (t, H, W, 3) uint8, (t, K, h, w); ValueError for a dense motion predictor."""
+    maps = []
+    for start in range(0, len(frames), REGION_FRAMES):
+        video = torch.from_numpy(frames[start : start + REGION_FRAMES]).permute(3, 0, 1, 2)[None].float() / 255
+        maps.append(pipeline.autoencoder.region_heat(video.to(pipeline.device))[0].float().cpu().numpy())
+    return np.concatenate(maps, axis=1).swapaxes(0, 1)
 
 
 def fitted_source(pipeline: LatentFlowPipeline, image: SingleImage) -> np.ndarray:

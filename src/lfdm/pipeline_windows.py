@@ -26,17 +26,16 @@ class Window:
     weights: Tensor
 
 
-def plan_windows(num_frames: int, *, longest: int, length: int, loop: bool) -> tuple[Window, ...]:
+def plan_windows(num_frames: int, *, longest: int, loop: bool) -> tuple[Window, ...]:
     """The windows of a clip; none where one pass over all frames will do.
 
     Args:
-        longest: what one pass takes.
-        length: of a window where one pass does not.
+        longest: what one pass takes, and the length of windows.
         loop: windows run over the clip's end into its start, so that its last frame is followed by its first.
     """
     if num_frames <= longest and not loop:
         return ()
-    length = min(length, num_frames)
+    length = min(longest, num_frames)
     stride = max(1, round(length * (1 - OVERLAP)))
     if loop:
         count = max(2, math.ceil(num_frames / stride))

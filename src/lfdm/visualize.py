@@ -1,13 +1,16 @@
-"""Pictures of motion: flow colours, warped grids, occlusion, panels and contact sheets. numpy and PIL alone.
+"""Pictures of motion: flow colours, arrows, warped grids, occlusion, regions, panels and contact sheets. numpy and PIL alone.
 
-Shapes: video (t, H, W, 3) uint8 · flow (..., h, w, 2), last axis (x, y), in half images · occlusion (..., h, w) in [0, 1].
+Shapes: video (t, H, W, 3) uint8 · picture (H, W, 3) uint8 · flow (..., h, w, 2), last axis (x, y), in half images ·
+occlusion (..., h, w) in [0, 1] · regions (t, K, h, w) in [0, 1].
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from lfdm.config import PanelKind
 
 if TYPE_CHECKING:
     from lfdm.models.motion import Motion
@@ -19,7 +22,15 @@ PANEL_SIDE = 192
 GRID_LINES = 16
 """Lines of the warped grid in each direction."""
 SHEET_FRAMES = 8
-_BACKGROUND, _INK = 255, (0, 0, 0)
+LEGEND_SIDE = 48
+ARROW_SPACING = 16
+"""Pixels between arrows."""
+MIN_ARROW = 2.0
+"""Pixels."""
+PANEL_KINDS: tuple[PanelKind, ...] = ("source", "generated", "warped", "flow", "occlusion")
+"""The tiles of a panel where nothing else is asked for."""
+_BACKGROUND, _PAPER, _INK = 255, (255, 255, 255), (0, 0, 0)
+_HIDDEN = np.array((255.0, 0.0, 255.0))
 
 
 def flow_to_color(flow: np.ndarray, *, max_flow: float | None = None) -> np.ndarray:
@@ -62,42 +73,140 @@ def draw_warped_grid(picture: np.ndarray, flow: np.ndarray, *, num_lines: int = 
     return np.round(picture * (1 - opacity * coverage[..., None])).astype(np.uint8)
 
 
-def make_panel(source: np.ndarray, frames: np.ndarray, warped: np.ndarray, motion: "Motion") -> np.ndarray:
-    """Source | generated | warped | flow in colours with the warped grid | occlusion, side by side, captioned.
+def draw_flow_legend(picture: np.ndarray, *, side: int = LEGEND_SIDE) -> np.ndarray:
+    """The colours of all directions as a wheel in the lower right corner; its rim is the length shown fully saturated."""
+    side = min(side, *picture.shape[:2])
+    axis = (2 * np.arange(side) + 1) / side - 1
+    flow = np.stack(np.meshgrid(axis, axis), axis=-1)
+    radius = np.linalg.norm(flow, axis=-1)[..., None]
+    wheel = np.where(radius > 1 - 3 / side, 0, flow_to_color(flow, max_flow=1.0))
+    drawn = picture.copy()
+    drawn[-side:, -side:] = np.where(radius <= 1, wheel, drawn[-side:, -side:])
+    return drawn
 
-    Flow colours share one scale over the whole video, given in the caption in pixels of the frame.
+
+def draw_arrows(picture: np.ndarray, flow: np.ndarray, *, spacing: int = ARROW_SPACING) -> np.ndarray:
+    """Arrows from where things were in the source image to where they are: against the backward flow.
 
     Args:
-        source: (H, W, 3) uint8.
+        picture: (H, W, 3) uint8.
+        flow: (H, W, 2), in half images, of the same size. What moved by less than `MIN_ARROW` has no arrow.
+    """
+    height, width = picture.shape[:2]
+    image = Image.fromarray(picture)
+    draw = ImageDraw.Draw(image)
+    for y in range(spacing // 2, height, spacing):
+        for x in range(spacing // 2, width, spacing):
+            head = np.array((x, y), np.float64)
+            shift = flow[y, x] * (width / 2, height / 2)  # from here to where it was
+            length = float(np.linalg.norm(shift))
+            if length < MIN_ARROW:
+                continue
+            back, aside = shift / length * min(6.0, length), np.array((-shift[1], shift[0])) / length * min(3.0, length / 2)
+            for colour, width in ((_PAPER, 3), (_INK, 1)):  # light around dark: seen on every picture
+                draw.line([tuple(head + shift), tuple(head)], fill=colour, width=width)
+                draw.polygon([tuple(head), tuple(head + back + aside), tuple(head + back - aside)], _INK, colour)
+    return np.asarray(image)
+
+
+def overlay_occlusion(picture: np.ndarray, occlusion: np.ndarray, *, opacity: float = 0.6) -> np.ndarray:
+    """A picture (H, W, 3) tinted magenta where `occlusion` (H, W) says that it is painted rather than moved."""
+    hidden = opacity * (1 - np.clip(occlusion, 0, 1))[..., None]
+    return np.round(picture * (1 - hidden) + _HIDDEN * hidden).astype(np.uint8)
+
+
+def overlay_regions(picture: np.ndarray, heat: np.ndarray, *, opacity: float = 0.7) -> np.ndarray:
+    """A picture (H, W, 3) under the heat maps (K, H, W) of regions, each in a hue of its own."""
+    turns = 2 * np.pi * np.arange(len(heat)) / len(heat)
+    hues = flow_to_color(np.stack((np.cos(turns), np.sin(turns)), axis=-1), max_flow=1.0).astype(np.float64)  # (K, 3)
+    heat = np.clip(heat, 0, 1)
+    colour = np.einsum("khw,kc->hwc", heat, hues) / np.maximum(heat.sum(0), 1e-6)[..., None]
+    share = opacity * heat.max(axis=0)[..., None]
+    return np.round(picture * (1 - share) + colour * share).astype(np.uint8)
+
+
+def make_panel(
+    source: np.ndarray | None,
+    frames: np.ndarray,
+    warped: np.ndarray,
+    motion: "Motion",
+    *,
+    kinds: Sequence[PanelKind] = PANEL_KINDS,
+    regions: np.ndarray | None = None,
+) -> np.ndarray:
+    """Tiles side by side, captioned.
+
+    `source`, `generated`, `warped` (the source image warped alone), `flow` (in colours, with legend and warped grid), `grid` and
+    `arrows` (over the generated frame), `occlusion` (white = visible), `overlay` (occlusion over the generated frame, magenta =
+    painted), `regions` (of stage 1, over the generated frame). Flow colours share one scale over the whole video: the
+    legend's rim, given in the caption in pixels of the frame.
+
+    Args:
+        source: (H, W, 3) uint8; needed for its tile alone.
         frames, warped: (t, H, W, 3) uint8.
         motion: of one sample and the same t.
+        kinds: which tiles, in this order.
+        regions: (t, K, h, w), heat maps of the generated frames; needed for their tile alone.
 
     Returns:
         (t, H', W', 3) uint8.
 
     Raises:
-        ValueError: shapes that do not agree.
+        ValueError: shapes that do not agree, an unknown tile, none, or one whose picture is not there.
     """
-    t, height, width = frames.shape[:3]
-    if len(motion.flow) != 1 or motion.num_frames != t or warped.shape != frames.shape or source.shape != frames.shape[1:]:
-        raise ValueError(
-            f"a panel needs one sample's source (H, W, 3), frames and warped (t, H, W, 3) and motion of t frames; got "
-            f"{source.shape}, {frames.shape}, {warped.shape} and motion {tuple(motion.flow.shape)}"
-        )
+    _check_panel(source, frames, warped, motion, kinds, regions)
+    height, width = frames.shape[1:3]
     factor = max(1, PANEL_SIDE // max(height, width))
     size = (width * factor, height * factor)
     flow = motion.flow[0].permute(1, 2, 3, 0).float().cpu().numpy()  # (t, h, w, 2)
     occlusion = motion.occlusion[0, 0].float().cpu().numpy()
     longest = max(float(np.linalg.norm(flow, axis=-1).max()), 1e-6)
-    captions = ("source", "generated", "warped", f"flow, max {longest * width / 2:.1f} px", "occlusion")
-    panels = []
-    for k in range(t):
-        tiles = [_enlarge(picture, factor) for picture in (source, frames[k], warped[k])]
+    captions = [f"flow, rim {longest * width / 2:.1f} px" if kind == "flow" else kind for kind in kinds]
+
+    def tile(kind: PanelKind, k: int) -> np.ndarray:
+        if kind in ("source", "generated", "warped"):
+            picture = source if kind == "source" else (frames if kind == "generated" else warped)[k]
+            assert picture is not None
+            return _enlarge(picture, factor)
+        frame = _enlarge(frames[k], factor)
+        if kind == "regions":
+            assert regions is not None
+            return overlay_regions(frame, np.stack([_resize(heat, size) for heat in regions[k]]))
+        if kind in ("occlusion", "overlay"):
+            visible = _resize(occlusion[k], size)
+            return occlusion_to_gray(visible) if kind == "occlusion" else overlay_occlusion(frame, visible)
         large = np.stack([_resize(flow[k, ..., axis], size) for axis in range(2)], axis=-1)
-        tiles.append(draw_warped_grid(flow_to_color(large, max_flow=longest), large))
-        tiles.append(occlusion_to_gray(_resize(occlusion[k], size)))
-        panels.append(_row(tiles, captions))
-    return np.stack(panels)
+        if kind == "flow":
+            return draw_flow_legend(draw_warped_grid(flow_to_color(large, max_flow=longest), large))
+        return draw_arrows(frame, large) if kind == "arrows" else draw_warped_grid(frame, large)
+
+    return np.stack([_row([tile(kind, k) for kind in kinds], captions) for k in range(len(frames))])
+
+
+def _check_panel(
+    source: np.ndarray | None,
+    frames: np.ndarray,
+    warped: np.ndarray,
+    motion: "Motion",
+    kinds: Sequence[str],
+    regions: np.ndarray | None,
+) -> None:
+    t = len(frames)
+    fits = len(motion.flow) == 1 and motion.num_frames == t and warped.shape == frames.shape
+    if not fits or (source is not None and source.shape != frames.shape[1:]):
+        raise ValueError(
+            f"a panel needs one sample's source (H, W, 3), frames and warped (t, H, W, 3) and motion of t frames; got "
+            f"{None if source is None else source.shape}, {frames.shape}, {warped.shape} and motion {tuple(motion.flow.shape)}"
+        )
+    unknown = [kind for kind in kinds if kind not in get_args(PanelKind)]
+    if unknown or not kinds:
+        got = repr(unknown[0]) if unknown else "none"
+        raise ValueError(f"the tiles of a panel are some of {', '.join(get_args(PanelKind))}; got {got}")
+    if "source" in kinds and source is None:
+        raise ValueError("the tile 'source' needs the source image; got None")
+    if "regions" in kinds and (regions is None or regions.ndim != 4 or len(regions) != t):
+        got = None if regions is None else regions.shape
+        raise ValueError(f"the tile 'regions' needs heat maps ({t}, K, h, w) of stage 1; got {got}")
 
 
 def occlusion_to_gray(occlusion: np.ndarray) -> np.ndarray:

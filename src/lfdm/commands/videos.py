@@ -1,40 +1,47 @@
 """Commands that make videos, and `info`."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from lfdm.config import Fit
+from lfdm.config import Fit, PanelFormat, PanelKind
 from lfdm.presets import PRESETS
 
 if TYPE_CHECKING:
     from lfdm.pipeline import LatentFlowPipeline
+    from lfdm.pipeline_outputs import VideoFiles
 
 DEFAULT_MODEL = "puppets64"
 VIDEOS_PER_BATCH = 8
 DEMO_SCALE = 4
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+Panel = Annotated[tuple[PanelKind, ...] | None, arg(metavar="[KIND ...]")]
 
 
-def demo(*, out: Path = Path("demo"), seed: int = 0, device: str | None = None) -> None:
+def demo(*, out: Path = Path("demo"), seed: int = 0, device: str | None = None, panel: Panel = None) -> None:
     """Make a video and a panel for every label of the bundled model, from its bundled images.
 
     Args:
         out: folder for <label>.mp4 and <label>-panel.gif.
         seed: of the noise.
         device: cpu, cuda, cuda:1, ...; the GPU if there is one.
+        panel: tiles of the panels, as of `lfdm generate`.
     """
     from lfdm.pipeline_folder import bundled_images
+    from lfdm.pipeline_outputs import VideoFiles, fitted_source
 
     pipe = _open_pipeline(DEFAULT_MODEL, device)
     images = bundled_images(DEFAULT_MODEL)
     for i, label in enumerate(pipe.condition.labels):
         path = out / f"{_slug(label)}.mp4"
-        _generate(pipe, images[i % len(images)], label, path, seeds=[seed], scale=DEMO_SCALE, panel=True)
+        files = VideoFiles(out=path, fps=pipe.config["fps"], scale=DEMO_SCALE, panel=_panel_kinds(panel or ()))
+        source = fitted_source(pipe, images[i % len(images)])
+        _write(files, pipe, source, [pipe(source, label, generator=seed, output_type="np")])
 
 
 def generate(
@@ -46,9 +53,16 @@ def generate(
     num_frames: int | None = None,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
+    negative_condition: str | None = None,
     num_videos: int = 1,
     seed: int = 0,
-    panel: bool = False,
+    loop: bool = False,
+    motion_strength: float = 1.0,
+    motion_mask: Path | None = None,
+    motion: Path | None = None,
+    reuse_motion: Path | None = None,
+    panel: Panel = None,
+    panel_format: PanelFormat = "gif",
     unconditional: bool = False,
     fps: float | None = None,
     device: str | None = None,
@@ -60,16 +74,23 @@ def generate(
 
     Args:
         image: picture of any size and common format.
-        condition: one of the model's labels (`lfdm info --model NAME` lists them), or any text for a model with a text
-            model; left out with --unconditional.
+        condition: one of the model's labels (`lfdm info --model NAME` lists them), a mix of them such as wave=0.7,jump=0.3,
+            or any text for a model with a text model; left out with --unconditional and --reuse-motion.
         model: bundled name, pipeline folder, diffusion run folder or Hub repository.
         out: mp4, webm or gif file, or without ending a folder of exact PNGs; by default <condition>.mp4.
-        num_frames: up to four times the length of training clips; by default that length.
+        num_frames: up to 10000; by default the length of training clips.
         num_inference_steps: sampling steps; more are slower and a little better.
         guidance_scale: 1 = as trained, higher follows the condition more, 0 = ignores it.
+        negative_condition: label, mix or text that guidance pushes away from; takes a --guidance-scale above 1.
         num_videos: that many, from seeds SEED, SEED + 1, ..., as <out>-0, <out>-1, ...
         seed: of the noise.
-        panel: also write <out>-panel.gif: source, generated, warped, flow, occlusion.
+        loop: the last frame leads into the first.
+        motion_strength: 0 to 2: 1 = as generated, 0 = a still image.
+        motion_mask: picture of the image's shape: white moves, black stays still.
+        motion: also save the motion, of all videos, to this .safetensors file.
+        reuse_motion: instead of generating, move the image by a saved motion.
+        panel: also write <out>-panel.gif: source, generated, warped, flow, occlusion, or the tiles that are named.
+        panel_format: gif, mp4, or png for a folder of frames.
         unconditional: any motion, without a condition.
         fps: frames per second; by default the model's.
         device: cpu, cuda, cuda:1, ...; the GPU if there is one.
@@ -77,29 +98,46 @@ def generate(
         fit: how other shapes are fitted; by default as the model's training data.
         scale: enlarge the written video by this whole factor.
     """
+    from lfdm.models.motion import Motion
+    from lfdm.pipeline_inputs import parse_condition
+    from lfdm.pipeline_outputs import VideoFiles, fitted_source
     from lfdm.settings import MAX_SEED, check_integer
 
-    if (condition is None) != unconditional:
+    sampling = {"num_frames": num_frames, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    steering = {"motion_strength": motion_strength, "motion_mask": motion_mask, "output_type": "np"}
+    reused = None
+    if reuse_motion is not None:
+        fixed = {**sampling, "negative_condition": negative_condition, "loop": loop, "unconditional": unconditional}
+        _refuse_with_reuse({"CONDITION": condition, **fixed, "num_videos": num_videos != 1, "seed": seed != 0})
+        reused = Motion.load(reuse_motion)
+        num_videos = len(reused.flow)
+    elif (condition is None) != unconditional:
         got = "neither" if condition is None else "both"
-        raise ValueError(f"give a CONDITION (a label of the model) or --unconditional; got {got}")
+        raise ValueError(f"give a CONDITION (a label of the model), --unconditional or --reuse-motion; got {got}")
     check_integer("num_videos", num_videos, 1, 100_000)
     check_integer("seed", seed, 0, MAX_SEED - num_videos)
-    path = out or Path(f"{_slug(condition or 'unconditional')}.mp4")
-    _check_out(path, num_videos, fps, scale)
-    pipe = _open_pipeline(model, device, dtype, fit)
-    _generate(
-        pipe,
-        image,
-        condition,
-        path,
-        seeds=range(seed, seed + num_videos),
+    name = reuse_motion.stem if reuse_motion is not None else condition or "unconditional"
+    files = VideoFiles(
+        out=out or Path(f"{_slug(name)}.mp4"),
+        num_videos=num_videos,
+        fps=1.0 if fps is None else fps,  # the model's rate is not known yet, all else is checked before it is loaded
         scale=scale,
-        panel=panel,
-        fps=fps,
-        num_frames=num_frames,
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
+        panel=() if panel is None else _panel_kinds(panel),
+        panel_format=panel_format,
+        motion=motion,
     )
+    pipe = _open_pipeline(model, device, dtype, fit)
+    files = replace(files, fps=pipe.config["fps"] if fps is None else fps)
+    source = fitted_source(pipe, image)
+    starts = range(0, num_videos, VIDEOS_PER_BATCH)
+    if reused is not None:
+        some = (reused.samples(start, start + VIDEOS_PER_BATCH) for start in starts)
+        _write(files, pipe, source, (pipe.animate(source, one, **steering) for one in some))
+        return
+    asked, avoided = (parse_condition(text, pipe.condition.labels) for text in (condition, negative_condition))
+    batches = (list(range(seed + start, seed + min(start + VIDEOS_PER_BATCH, num_videos))) for start in starts)
+    options: dict[str, Any] = {**sampling, **steering, "negative_condition": avoided, "loop": loop}
+    _write(files, pipe, source, (pipe([source] * len(seeds), asked, generator=seeds, **options) for seeds in batches))
 
 
 def transfer(
@@ -110,14 +148,18 @@ def transfer(
     out: Path = Path("transfer.mp4"),
     absolute: bool = False,
     num_frames: int | None = None,
-    panel: bool = False,
+    motion_strength: float = 1.0,
+    motion_mask: Path | None = None,
+    motion: Path | None = None,
+    panel: Panel = None,
+    panel_format: PanelFormat = "gif",
     fps: float | None = None,
     device: str | None = None,
     dtype: Dtype = "float32",
     fit: Fit | None = None,
     scale: int = 1,
 ) -> None:
-    """Move an image as a driving video moves.
+    """Move an image as a driving video of any length moves.
 
     Args:
         image: picture of any size and common format.
@@ -126,57 +168,61 @@ def transfer(
         out: mp4, webm or gif file, or without ending a folder of exact PNGs.
         absolute: motion of the driving frames against the image, instead of against the video's own first frame.
         num_frames: only the video's first so many.
-        panel: also write <out>-panel.gif: source, generated, warped, flow, occlusion.
+        motion_strength: 0 to 2: 1 = as in the video, 0 = a still image.
+        motion_mask: picture of the image's shape: white moves, black stays still.
+        motion: also save the motion to this .safetensors file, for `lfdm generate IMAGE --reuse-motion FILE`.
+        panel: also write <out>-panel.gif: source, generated, warped, flow, occlusion, or the tiles that are named.
+        panel_format: gif, mp4, or png for a folder of frames.
         fps: frames per second; by default the driving video's.
         device: cpu, cuda, cuda:1, ...; the GPU if there is one.
         dtype: number format of the networks.
         fit: how other shapes are fitted; by default as the model's training data.
         scale: enlarge the written video by this whole factor.
     """
-    from lfdm.data.video import read_video, video_info
+    from lfdm.data.video import iterate_video, video_info
     from lfdm.pipeline_outputs import VideoFiles, fitted_source
     from lfdm.settings import check_integer
 
     if num_frames is not None:
         check_integer("num_frames", num_frames, 1, 1_000_000)
-
-    rate = video_info(driving_video).fps if fps is None else fps
-    files = VideoFiles(out=out, fps=rate, scale=scale, panel=panel)
+    files = VideoFiles(
+        out=out,
+        fps=video_info(driving_video).fps if fps is None else fps,
+        scale=scale,
+        panel=() if panel is None else _panel_kinds(panel),
+        panel_format=panel_format,
+        motion=motion,
+    )
     pipe = _open_pipeline(model, device, dtype, fit)
     source = fitted_source(pipe, image)
-    driving = read_video(driving_video, max_frames=num_frames)
-    _print_paths(files.write(source, pipe.transfer(source, driving, relative=not absolute, output_type="np")))
+    result = pipe.transfer(
+        source,
+        iterate_video(driving_video, max_frames=num_frames),
+        relative=not absolute,
+        motion_strength=motion_strength,
+        motion_mask=motion_mask,
+        output_type="np",
+    )
+    _write(files, pipe, source, [result])
 
 
-def _generate(
-    pipe: "LatentFlowPipeline",
-    image: Path,
-    condition: str | None,
-    out: Path,
-    *,
-    seeds: Sequence[int],
-    scale: int,
-    panel: bool,
-    fps: float | None = None,
-    **sampling: Any,
-) -> None:
-    """Videos of all seeds, some at a time."""
-    from lfdm.pipeline_outputs import VideoFiles, fitted_source
+def _panel_kinds(named: tuple[PanelKind, ...]) -> tuple[PanelKind, ...]:
+    from lfdm.visualize import PANEL_KINDS
 
-    rate: float = pipe.config["fps"] if fps is None else fps
-    files = VideoFiles(out=out, num_videos=len(seeds), fps=rate, scale=scale, panel=panel)
-    source = fitted_source(pipe, image)
-    for start in range(0, len(seeds), VIDEOS_PER_BATCH):
-        batch = list(seeds[start : start + VIDEOS_PER_BATCH])
-        result = pipe([source] * len(batch), condition, generator=batch, output_type="np", **sampling)
-        _print_paths(files.write(source, result, first=start))
+    return named or PANEL_KINDS
 
 
-def _check_out(out: Path, num_videos: int, fps: float | None, scale: int) -> None:
-    """Refuse what cannot be written before a model is loaded for it."""
-    from lfdm.pipeline_outputs import VideoFiles
+def _refuse_with_reuse(given: dict[str, Any]) -> None:
+    """A saved motion is what it is: options that would make another one would have no effect."""
+    wrong = [name for name, value in given.items() if value not in (None, False)]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)} would have no effect with --reuse-motion: leave it out")
 
-    VideoFiles(out=out, num_videos=num_videos, fps=1.0 if fps is None else fps, scale=scale)
+
+def _write(files: "VideoFiles", pipe: "LatentFlowPipeline", source: Any, results: Iterable[Any]) -> None:
+    """Write results as they are made and print where they are."""
+    for path in files.write(pipe, source, results):
+        print(path)
 
 
 def _open_pipeline(model: str, device: str | None, dtype: Dtype = "float32", fit: Fit | None = None) -> "LatentFlowPipeline":
@@ -205,11 +251,6 @@ def pick_device(name: str | None) -> str:
 
 def _slug(label: str) -> str:
     return re.sub(r"[^\w]+", "-", label).strip("-") or "video"
-
-
-def _print_paths(paths: Sequence[Path]) -> None:
-    for path in paths:
-        print(path)
 
 
 def info(*, model: str | None = None) -> None:

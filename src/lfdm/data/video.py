@@ -94,10 +94,7 @@ def write_video(path: str | Path, frames: np.ndarray, *, fps: float, lossless: b
     `lossless` where the format cannot; OSError where the disk refuses.
     """
     path = Path(path)
-    check_frames(frames)
-    check_number("fps", fps, low=MIN_FPS, high=MAX_GIF_FPS if path.suffix == ".gif" else MAX_FPS)
-    if path.suffix and path.suffix not in _ENCODERS:
-        raise ValueError(f"{path}: cannot write {path.suffix!r}; use .mp4, .webm, .gif, .avi or no ending (a folder)")
+    _check_video(path, frames, fps)
     check_target(path)
     if not path.suffix:
         _write_folder(path, frames)
@@ -106,6 +103,21 @@ def write_video(path: str | Path, frames: np.ndarray, *, fps: float, lossless: b
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, data)
     return path
+
+
+def encode_video(frames: np.ndarray, suffix: str, *, fps: float) -> bytes:
+    """What `write_video` puts into a file of the ending `suffix`; raises as it does."""
+    if not suffix:
+        raise ValueError("encode_video makes one file; got no ending")
+    _check_video(Path(f"video{suffix}"), frames, fps)
+    return _ENCODERS[suffix](frames, fps, False)
+
+
+def _check_video(path: Path, frames: np.ndarray, fps: float) -> None:
+    check_frames(frames)
+    check_number("fps", fps, low=MIN_FPS, high=MAX_GIF_FPS if path.suffix == ".gif" else MAX_FPS)
+    if path.suffix and path.suffix not in _ENCODERS:
+        raise ValueError(f"{path}: cannot write {path.suffix!r}; use .mp4, .webm, .gif, .avi or no ending (a folder)")
 
 
 def _encode(frames: np.ndarray, fps: float, *, container: str, codec: str, pixel_format: str, options: dict[str, str]) -> bytes:

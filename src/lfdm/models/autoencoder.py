@@ -22,8 +22,8 @@ from lfdm.models.dense_coarse import CoarseDenseMotionPredictor
 from lfdm.models.layers import DownBlock, ResBlock, SameBlock, UpBlock
 from lfdm.models.loading import StrictLoading
 from lfdm.models.motion import Motion
-from lfdm.models.regions import RegionMotion, RegionMotionPredictor, Regions
-from lfdm.models.warp import warp
+from lfdm.models.regions import RegionMotion, RegionMotionPredictor, Regions, region_heat
+from lfdm.models.warp import identity_grid, warp
 
 
 @dataclass(frozen=True)
@@ -156,6 +156,21 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
             ValueError: shapes that are not these or do not agree.
         """
         return self._predict_motion(source, driving).motion
+
+    def region_heat(self, video: Tensor) -> Tensor:
+        """Where each region of stage 1 is in every frame (b, 3, t, H, W): Gaussians of peak 1, (b, K, t, h, w).
+
+        Raises:
+            ValueError: a dense motion predictor, which knows no regions, or another shape.
+        """
+        predictor = self.motion_predictor
+        if not isinstance(predictor, RegionMotionPredictor):
+            raise ValueError("this model's motion predictor is dense: it has no regions to show")
+        self._check_image(video, "video", ndim=5)
+        regions = predictor.region_predictor(rearrange(video.to(self.dtype), "b c t h w -> (b t) c h w"))
+        h, w = (side // self.stride for side in video.shape[-2:])
+        heat = region_heat(regions, identity_grid(h, w, corners=self.corners, device=video.device))
+        return rearrange(heat, "(b t) k h w -> b k t h w", b=len(video))
 
     def decode(self, features: Features, motion: Motion) -> Decoded:
         """Frames (b, 3, t, H, W) of the source moved by `motion`, all in one batch.

@@ -212,7 +212,7 @@ def _weights(mix: Mapping[str, float]) -> dict[str | None, float]:
     for name, weight in mix.items():
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
             raise ValueError(f"the weights of a mix must be finite numbers, 0 or more; got {weight!r} for {name!r}")
-    total = math.fsum(mix.values())
+    total = sum(mix.values())
     if not 0 < total < math.inf:
         raise ValueError(f"the weights of a mix must have a positive, finite sum; got {dict(mix)}")
     return {name: weight / total for name, weight in mix.items()}

@@ -6,16 +6,22 @@ in the source · grid (b, t, h, w, 2) · mask (1, 1, H, W) in [0, 1], 1 = moves.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Self
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
+from lfdm.files import check_parents, write_bytes
 from lfdm.models.warp import flow_to_grid, grid_to_flow, identity_grid, resize
 
 FEATHER = 1 / 16
 """Half the width of a mask's seam, over the side of the motion."""
+MOTION_SUFFIX = ".safetensors"
+FILE_FORMAT = "lfdm-motion-1"
 
 
 @dataclass(frozen=True)
@@ -165,6 +171,67 @@ class Motion:
     def detach(self) -> Self:
         return self._each(Tensor.detach)
 
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, whole or not at all; parent folders are made.
+
+        Raises:
+            ValueError: another ending than `.safetensors`, or values that are not finite.
+        """
+        path = Path(path)
+        check_motion_path(path)
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self._tensors().items()}
+        wrong = [name for name, value in tensors.items() if not value.isfinite().all()]
+        if wrong:
+            raise ValueError(f"a motion with values that are not finite cannot be saved; {wrong[0]} has some")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = " ".join(map(str, self.occlusion.shape[:1] + self.occlusion.shape[2:]))
+        metadata = {"format": FILE_FORMAT, "corners": str(self.corners).lower(), "shape": shape}
+        write_bytes(path, save(tensors, metadata))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """A motion that `save` wrote.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: anything else, with the path and what is wrong.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no motion file {path}")
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata: dict[str, str] = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            return cls._from_file(tensors, metadata)
+        except (SafetensorError, ValueError) as error:
+            raise ValueError(f"{path} holds no motion: {error}") from None
+
+    @classmethod
+    def _from_file(cls, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Self:
+        if metadata.get("format") != FILE_FORMAT:
+            raise ValueError(f"its format must be {FILE_FORMAT!r}; got {metadata.get('format')!r}")
+        if metadata.get("corners") not in ("true", "false"):
+            raise ValueError(f"its convention, corners, must be true or false; got {metadata.get('corners')!r}")
+        if set(tensors) - {"offset"} != {"flow", "occlusion"}:
+            raise ValueError(f"flow, occlusion and perhaps offset are needed; got {sorted(tensors)}")
+        for name, value in tensors.items():
+            if not value.is_floating_point() or value.dtype != tensors["flow"].dtype:
+                raise ValueError(f"its tensors must be of one floating point type; {name} is {value.dtype}")
+            if not value.isfinite().all():
+                raise ValueError(f"{name} has values that are not finite")
+            if name != "flow" and value.numel() and not (value.min() >= 0 and value.max() <= 1):
+                raise ValueError(f"{name} must lie in [0, 1]; got values outside")
+        motion = cls(tensors["flow"], tensors["occlusion"], metadata["corners"] == "true", tensors.get("offset"))
+        shape = motion.occlusion.shape[:1] + motion.occlusion.shape[2:]
+        if metadata.get("shape") != " ".join(map(str, shape)) or 0 in shape:
+            raise ValueError(f"its shape b t h w must be {metadata.get('shape')!r}, all positive; got {tuple(shape)}")
+        return motion
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {"flow": self.flow, "occlusion": self.occlusion}
+        return tensors if self.offset is None else {**tensors, "offset": self.offset}
+
     def _times(self, amount: Tensor) -> Self:
         """Displacement and hidden share times `amount`, a number or (1, 1, 1, h, w)."""
         amount = amount.to(self.flow)
@@ -177,8 +244,16 @@ class Motion:
         return torch.ones_like(self.occlusion) if self.offset is None else self.offset
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
-        offset = None if self.offset is None else change(self.offset)
-        return replace(self, flow=change(self.flow), occlusion=change(self.occlusion), offset=offset)
+        return replace(self, **{name: change(value) for name, value in self._tensors().items()})
+
+
+def check_motion_path(path: Path) -> None:
+    """ValueError where no motion can be written to `path`: another ending than `.safetensors`, something in the way."""
+    if path.suffix != MOTION_SUFFIX:
+        raise ValueError(f"a motion is written to a {MOTION_SUFFIX} file; got {str(path)!r}")
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder has this name; choose another one")
+    check_parents(path)
 
 
 def feather(mask: Tensor, size: tuple[int, int]) -> Tensor:
