@@ -17,6 +17,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
+from lfdm.models.convolution import channels_last, convolve_to_few
 from lfdm.models.dense import DenseMotion, DenseMotionPredictor
 from lfdm.models.dense_coarse import CoarseDenseMotionPredictor
 from lfdm.models.layers import DownBlock, ResBlock, SameBlock, UpBlock
@@ -140,7 +141,7 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
         """
         self._check_image(image, "image", ndim=4)
         x = image.to(self.dtype)
-        scales = [self.first(x)]
+        scales = [self.first(channels_last(x))]
         for down in self.downs:
             scales.append(down(scales[-1]))
         return Features(x, tuple(scales))
@@ -184,18 +185,22 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
             )
         if motion.flow.shape[0] != features.image.shape[0]:
             raise ValueError(f"{features.image.shape[0]} source images need as many motions; got {motion.flow.shape[0]}")
-        warped_latent, occlusion = self._warp_scale(features.latent, motion)
-        x = self.bottleneck(warped_latent * occlusion)
-        x = warped_latent * occlusion + x * (1 - occlusion)
+        sizes = {size_of(x) for x in (features.image, *features.scales)}
+        motions = {size: motion.resize(size) for size in sizes}
+
+        def warped(x: Tensor) -> tuple[Tensor, Tensor]:
+            return self._warp_scale(x, motions[size_of(x)])
+
+        latent, occlusion = warped(features.latent)
+        x = self.bottleneck(latent * occlusion)
+        x = torch.lerp(x, latent, occlusion)
         for up, skip in zip(self.ups, reversed(features.scales[:-1]), strict=True):
-            x = up(x)
-            warped, occlusion = self._warp_scale(skip, motion)
-            x = warped * occlusion + x * (1 - occlusion)
-        painted = torch.sigmoid(self.final(x))
-        warped, occlusion = self._warp_scale(features.image, motion)
-        prediction = warped * occlusion + painted * (1 - occlusion)
+            x = torch.lerp(up(x), *warped(skip))
+        image, occlusion = warped(features.image)
+        painted = torch.sigmoid(convolve_to_few(x, self.final)).to(image.dtype)
+        prediction = torch.lerp(painted, image, occlusion)
         b = motion.flow.shape[0]
-        return Decoded(*(rearrange(v, "(b t) c h w -> b c t h w", b=b) for v in (prediction, warped, painted)))
+        return Decoded(*(rearrange(v, "(b t) c h w -> b c t h w", b=b) for v in (prediction, image, painted)))
 
     def forward(self, source: Tensor, driving: Tensor) -> Reconstruction:
         """Rebuild driving frames (b, 3, H, W) or (b, 3, t, H, W) from the source (b, 3, H, W)."""
@@ -220,10 +225,9 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
 
     def _warp_scale(self, x: Tensor, motion: Motion) -> tuple[Tensor, Tensor]:
         """`x` (b, c, H, W) warped, and the occlusion of its size: (b * t, c, H, W) and (b * t, 1, H, W)."""
-        motion = motion.resize((x.shape[-2], x.shape[-1]))
         warped = warp(x, motion.grid(), padding_mode=self.padding_mode)
         occlusion = motion.occlusion.to(x.dtype)
-        return rearrange(warped, "b c t h w -> (b t) c h w"), rearrange(occlusion, "b c t h w -> (b t) c h w")
+        return channels_last(rearrange(warped, "b c t h w -> (b t) c h w")), rearrange(occlusion, "b c t h w -> (b t) c h w")
 
     def _check_image(self, image: Tensor, name: str, *, ndim: int) -> None:
         layout = "(b, 3, H, W)" if ndim == 4 else "(b, 3, t, H, W)"
@@ -232,3 +236,7 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
         multiple = self.size_multiple
         if image.shape[-1] % multiple or image.shape[-2] % multiple:
             raise ValueError(f"{name} height and width must be multiples of {multiple}; got {tuple(image.shape[-2:])}")
+
+
+def size_of(x: Tensor) -> tuple[int, int]:
+    return x.shape[-2], x.shape[-1]

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from lfdm.models.convolution import channels_last
 from lfdm.models.layers import ConvBlock
 from lfdm.models.motion import Motion
 from lfdm.models.warp import identity_grid, warp
@@ -99,7 +100,7 @@ class DenseNetwork(nn.Module):
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Features of an image (b, 3, H, W) at strides 2 and 4."""
         position = identity_grid(*image.shape[-2:], corners=False, device=image.device).permute(2, 0, 1).to(image.dtype)
-        x = self.stem(torch.cat((2 * image - 1, position.expand(len(image), -1, -1, -1)), dim=1))
+        x = self.stem(channels_last(torch.cat((2 * image - 1, position.expand(len(image), -1, -1, -1)), dim=1)))
         half = self.encoder[0](x)
         return half, self.encoder[1](half)
 
@@ -218,7 +219,7 @@ def warp_features(source: Tensor, flow: Tensor, t: int) -> Tensor:
     """Source features (b, c, h, w) seen through flow (b * t, 2, h, w), no gradient through the flow."""
     grid = identity_grid(*flow.shape[-2:], corners=False, device=flow.device) + flow.detach().permute(0, 2, 3, 1)
     grid = rearrange(grid, "(b t) h w xy -> b t h w xy", t=t)
-    return rearrange(warp(source, grid, padding_mode="border"), "b c t h w -> (b t) c h w")
+    return channels_last(rearrange(warp(source, grid, padding_mode="border"), "b c t h w -> (b t) c h w"))
 
 
 def _zero_convolution(in_channels: int, out_channels: int) -> nn.Conv2d:

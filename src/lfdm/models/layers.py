@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lfdm.models.convolution import channels_last, convolve_and_norm, convolve_same, double_and_convolve
+
 
 class SameBlock(nn.Module):
     """Convolution 7x7 -> batch norm -> ReLU at one resolution."""
@@ -16,7 +18,7 @@ class SameBlock(nn.Module):
         self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.norm(self.conv(x)))
+        return convolve_and_norm(x, self.conv, self.norm, convolve_same).relu_()
 
 
 class DownBlock(nn.Module):
@@ -28,7 +30,7 @@ class DownBlock(nn.Module):
         self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(F.relu(self.norm(self.conv(x))), 2)
+        return F.avg_pool2d(convolve_and_norm(x, self.conv, self.norm, convolve_same).relu_(), 2)
 
 
 class UpBlock(nn.Module):
@@ -40,7 +42,7 @@ class UpBlock(nn.Module):
         self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.norm(self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))))
+        return convolve_and_norm(x, self.conv, self.norm, double_and_convolve).relu_()
 
 
 class ResBlock(nn.Module):
@@ -54,8 +56,9 @@ class ResBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.conv1(F.relu(self.norm1(x)))
-        return x + self.conv2(F.relu(self.norm2(hidden)))
+        hidden = self.norm1(x).relu_()
+        hidden = convolve_and_norm(hidden, self.conv1, self.norm2, convolve_same).relu_()
+        return x + self.conv2(hidden)
 
 
 class ConvBlock(nn.Module):
@@ -79,7 +82,7 @@ class ImageEncoder(nn.Module):
         self.blocks = nn.ModuleList(DownBlock(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        outputs = [x]
+        outputs = [channels_last(x)]
         for block in self.blocks:
             outputs.append(block(outputs[-1]))
         return outputs
