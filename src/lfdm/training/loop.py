@@ -40,8 +40,9 @@ FREE_TO_CHANGE = (
     "keep_checkpoints",
     "log_steps",
     "sample_steps",
+    "gradient_checkpointing",
 )
-"""Optimization settings that a resumed run may change."""
+"""Settings that change no weight, and that a resumed run may therefore change; `num_steps` lets it go on."""
 
 
 class TrainingTask(Protocol):
