@@ -73,6 +73,18 @@ def test_the_same_command_makes_the_same_weights(tiny_preset: Preset, puppets_di
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_gradient_checkpointing_changes_no_bit_and_may_be_turned_on_later(
+    tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path
+) -> None:
+    kept, computed_again = (with_steps(tiny_preset, 2, gradient_checkpointing=on) for on in (False, True))
+    folders = [train_diffusion(kept, puppets_dir, stage1, tmp_path / "kept")]
+    folders.append(train_diffusion(computed_again, puppets_dir, stage1, tmp_path / "again"))
+    one, other = (read_tensors(folder / "training.safetensors") for folder in folders)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert train_diffusion(computed_again, puppets_dir, stage1, tmp_path / "kept") == folders[0]
+
+
 def test_a_stopped_training_continues_bit_for_bit(tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path) -> None:
     """Stopped in the middle of an epoch, after the checkpoint, with two loader workers."""
     preset = with_steps(tiny_preset, 7)

@@ -40,8 +40,9 @@ FREE_TO_CHANGE = (
     "keep_checkpoints",
     "log_steps",
     "sample_steps",
+    "gradient_checkpointing",
 )
-"""Optimization settings that a resumed run may change."""
+"""Settings that change no weight, and that a resumed run may therefore change; `num_steps` lets it go on."""
 
 
 class TrainingTask(Protocol):
@@ -285,7 +286,8 @@ class _Trainer:
         if config.ema_decay:
             self.average = copy.deepcopy(module).requires_grad_(False).eval()
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, betas=config.betas)
+        fused = True if self.device.type == "cpu" else None  # six times as fast; CUDA's wants step counts on the device
+        optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, betas=config.betas, fused=fused)
         self.state = TrainingState(task.models(module), task.models(self.average), optimizer)
         self.step = self.state.load_newest(out)
         self.module = self.accelerator.prepare_model(module)  # the optimizer stays as it is: accelerate would move its steps
