@@ -85,12 +85,12 @@ class Models:
     def plain_stage1(self) -> PlainAutoencoder:
         return PlainAutoencoder(self.pipeline.autoencoder).eval()
 
-    def for_inference(self) -> "Models":
-        """These models in `dtype`, compiled if that is asked for."""
+    def for_inference(self, *, cast: bool = True) -> "Models":
+        """These models, in `dtype` if they are to be cast, compiled if that is asked for."""
         models = copy.copy(self)
         models.pipeline = copy.deepcopy(self.pipeline)
         for module in (models.pipeline.autoencoder, models.pipeline.unet, models.pipeline.condition):
-            nn.Module.to(module, self.dtype)  # diffusers' own `to` warns of a cast
+            nn.Module.to(module, self.dtype if cast else torch.float32)  # diffusers' own `to` warns of a cast
         if self.compiled:
             autoencoder = models.pipeline.autoencoder
             models.pipeline.unet.compile()
@@ -234,13 +234,17 @@ def decode(models: Models, batch: int) -> Calls:
 
 
 def extract(models: Models, batch: int) -> Calls:
-    """A clip's motion against its first frame."""
-    models = models.for_inference()
-    autoencoder, plain = models.pipeline.autoencoder, models.plain_stage1()
-    video = models.videos(batch).to(models.dtype)
+    """A clip's motion against its first frame; below float32 by autocast, as the motion cache does it."""
+    models = models.for_inference(cast=False)
+    autoencoder, plain, video = models.pipeline.autoencoder, models.plain_stage1(), models.videos(batch)
+
+    def estimate(estimator: Callable[[Tensor, Tensor], Motion]) -> Tensor:
+        with models.autocast():
+            return estimator(video[:, :, 0], video).flow
+
     return {
-        "fast": _quiet(lambda: autoencoder.estimate_motion(video[:, :, 0], video).flow),
-        "plain": _quiet(lambda: plain.estimate_motion(video[:, :, 0], video).flow),
+        "fast": _quiet(lambda: estimate(autoencoder.estimate_motion)),
+        "plain": _quiet(lambda: estimate(plain.estimate_motion)),
     }
 
 
