@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lfdm import pipeline as pipeline_module
 from lfdm import pipeline_folder
 from lfdm.config import AutoencoderConfig, Preset, UNetConfig
 from lfdm.data.puppet_actions import ACTIONS
@@ -91,17 +90,6 @@ def test_eight_bits_survive_and_the_published_truncation_is_kept() -> None:
     assert np.array_equal(frames_to_uint8(values)[0, 0, ..., 0].ravel(), np.arange(256))
     assert frames_to_uint8(torch.full((1, 3, 1, 1, 1), 0.999), truncate=True).max() == 254
     assert frames_to_uint8(torch.full((1, 3, 1, 1, 1), 1.5)).max() == 255
-
-
-def test_frames_decoded_in_chunks_are_the_same(
-    pipe: LatentFlowPipeline, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = pipe(image, "wave", num_frames=5, num_inference_steps=1, generator=0, output_type="pt").frames
-    monkeypatch.setattr(pipeline_module, "DECODE_BYTES", 1)
-    assert pipe._frames_per_chunk(1) == 1
-    parts = pipe(image, "wave", num_frames=5, num_inference_steps=1, generator=0, output_type="pt").frames
-    assert isinstance(whole, Tensor)
-    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)
 
 
 def test_up_to_four_times_the_training_length(pipe: LatentFlowPipeline, image: np.ndarray) -> None:

@@ -17,11 +17,12 @@ from torch import Tensor
 from lfdm.config import MAX_GUIDANCE_SCALE, Fit, Preset, to_json
 from lfdm.data.puppet_actions import ACTIONS
 from lfdm.diffusion import make_scheduler
-from lfdm.models.autoencoder import Features, LatentFlowAutoencoder
+from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import Condition, ConditionEncoder
 from lfdm.models.motion import Motion
 from lfdm.models.motion_target import MotionTarget
 from lfdm.models.unet3d import MotionUNet3D
+from lfdm.pipeline_decoding import decode_video, frames_per_chunk
 from lfdm.pipeline_folder import (
     MODEL_CLASSES,
     MODEL_DIR,
@@ -44,7 +45,7 @@ from lfdm.pipeline_inputs import (
     prepare_mask,
     sample_generators,
 )
-from lfdm.pipeline_result import LatentFlowOutput, OutputType, check_output_type, convert_video, frames_to_uint8
+from lfdm.pipeline_result import LatentFlowOutput, OutputType, check_output_type, frames_to_uint8
 from lfdm.pipeline_sampling import Guidance, MotionSampler
 from lfdm.pipeline_windows import plan_windows
 from lfdm.presets import get_preset
@@ -61,10 +62,6 @@ MAX_PASS_FACTOR = 4
 """Up to this many times as long as training clips, the network sees a video at once; a longer one in windows of that length."""
 MAX_STRENGTH = 2.0
 """The largest `motion_strength`."""
-DECODE_BYTES = 512 * 2**20
-"""About how much memory decoding may take; more frames are decoded in chunks."""
-DECODE_TENSORS = 8
-"""Full-size feature maps that are alive at once while a frame is decoded."""
 PRESET_LABELS: dict[str, tuple[str, ...]] = {"puppets64": ACTIONS}
 """Labels of a freshly initialised preset, where it has a data set of its own."""
 
@@ -285,7 +282,7 @@ class LatentFlowPipeline(DiffusionPipeline):
             progress=self.progress_bar,  # pyright: ignore[reportArgumentType] - diffusers leaves it untyped
             after_step=after_step,
         )
-        return self._decode(features, steer(self.motion_target.decode(sample)), output_type)
+        return decode_video(self.autoencoder, features, steer(self.motion_target.decode(sample)), output_type)
 
     def embed_condition(self, condition: ConditionInput) -> Tensor:
         """The embedding (b, D) of a label, a mix of labels, None (the null condition), a list of these, or embeddings.
@@ -331,7 +328,8 @@ class LatentFlowPipeline(DiffusionPipeline):
             images = images.expand(len(motion.flow), -1, -1, -1)
         elif len(motion.flow) == 1:
             motion = Motion.concatenate([motion] * len(images), dim=0)
-        return self._decode(self.autoencoder.encode(images), steer(motion.to(images.device)), output_type)
+        features = self.autoencoder.encode(images)
+        return decode_video(self.autoencoder, features, steer(motion.to(images.device)), output_type)
 
     @torch.no_grad()
     def transfer(
@@ -358,7 +356,7 @@ class LatentFlowPipeline(DiffusionPipeline):
         if len(images) != 1:
             raise ValueError(f"transfer moves one image; got {len(images)}")
         steer = self._steering(motion_strength, motion_mask)
-        chunk = self._frames_per_chunk(1)
+        chunk = frames_per_chunk(self.autoencoder, self.config["image_size"], 1)
         reference = None if relative else images
         motions = []
         for part in drive(driving, chunk, size=self.config["image_size"], fit=self.config["fit"]):
@@ -366,7 +364,7 @@ class LatentFlowPipeline(DiffusionPipeline):
             reference = video[:, :, 0] if reference is None else reference
             motions.append(self.autoencoder.estimate_motion(reference, video))
         motion = steer(Motion.concatenate(motions, dim=2))
-        return self._decode(self.autoencoder.encode(images), motion, output_type)
+        return decode_video(self.autoencoder, self.autoencoder.encode(images), motion, output_type)
 
     def _steering(self, strength: float, mask: MaskInput | None) -> Callable[[Motion], Motion]:
         """What `motion_strength` and `motion_mask` make of a motion; both are checked at once."""
@@ -391,20 +389,6 @@ class LatentFlowPipeline(DiffusionPipeline):
         if len(away) not in (1, b):
             raise ValueError(f"one negative_condition is needed, or one per video, {b}; got {len(away)}")
         return images.expand(b, -1, -1, -1), embedding.expand(b, -1), away.expand(b, -1)
-
-    def _decode(self, features: Features, motion: Motion, output_type: OutputType) -> LatentFlowOutput:
-        """All frames in one batch, or in chunks where that would take more than DECODE_BYTES."""
-        chunk = self._frames_per_chunk(len(motion.flow))
-        starts = range(0, motion.num_frames, chunk)
-        decoded = [self.autoencoder.decode(features, motion.frames(start, start + chunk)) for start in starts]
-        prediction = torch.cat([part.prediction for part in decoded], dim=2)
-        warped = torch.cat([part.warped for part in decoded], dim=2)
-        prediction, warped = (convert_video(v, output_type, truncate=self.autoencoder.corners) for v in (prediction, warped))
-        return LatentFlowOutput(prediction, warped, motion)
-
-    def _frames_per_chunk(self, batch_size: int) -> int:
-        floats = batch_size * self.autoencoder.config["channels"] * self.config["image_size"] ** 2
-        return max(1, DECODE_BYTES // (4 * DECODE_TENSORS * floats))
 
 
 def _setting_names(cls: type[LatentFlowPipeline]) -> set[str]:

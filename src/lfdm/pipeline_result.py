@@ -89,17 +89,6 @@ def check_output_type(output_type: object) -> None:
         raise ValueError(f"output_type must be one of {', '.join(get_args(OutputType))}; got {output_type!r}")
 
 
-def convert_video(video: Tensor, output_type: OutputType, *, truncate: bool) -> Frames:
-    """(b, 3, t, H, W) in the form of `output_type`; `truncate` as in `frames_to_uint8`."""
-    video = video.float().clamp(0, 1)
-    if output_type == "pt":
-        return video
-    frames = frames_to_uint8(video, truncate=truncate)
-    if output_type == "np":
-        return frames
-    return [[Image.fromarray(frame) for frame in sample] for sample in frames]
-
-
 def frames_to_uint8(video: Tensor, *, truncate: bool = False) -> np.ndarray:
     """(b, 3, t, H, W) in [0, 1] -> (b, t, H, W, 3) uint8.
 
