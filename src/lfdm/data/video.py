@@ -94,8 +94,7 @@ def write_video(path: str | Path, frames: np.ndarray, *, fps: float, lossless: b
     `lossless` where the format cannot; OSError where the disk refuses.
     """
     path = Path(path)
-    check_frames(frames)
-    check_number("fps", fps, low=MIN_FPS, high=MAX_GIF_FPS if path.suffix == ".gif" else MAX_FPS)
+    _check_clip(frames, fps, path.suffix)
     if path.suffix and path.suffix not in _ENCODERS:
         raise ValueError(f"{path}: cannot write {path.suffix!r}; use .mp4, .webm, .gif, .avi or no ending (a folder)")
     check_target(path)
@@ -106,6 +105,19 @@ def write_video(path: str | Path, frames: np.ndarray, *, fps: float, lossless: b
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, data)
     return path
+
+
+def encode_video(frames: np.ndarray, *, fps: float, suffix: str, lossless: bool = False) -> bytes:
+    """The file that `write_video` writes to a path ending in `suffix`, which is not a folder's; the same errors."""
+    _check_clip(frames, fps, suffix)
+    if suffix not in _ENCODERS:
+        raise ValueError(f"cannot encode {suffix!r}; use one of {', '.join(_ENCODERS)}")
+    return _ENCODERS[suffix](frames, fps, lossless)
+
+
+def _check_clip(frames: np.ndarray, fps: float, suffix: str) -> None:
+    check_frames(frames)
+    check_number("fps", fps, low=MIN_FPS, high=MAX_GIF_FPS if suffix == ".gif" else MAX_FPS)
 
 
 def _encode(frames: np.ndarray, fps: float, *, container: str, codec: str, pixel_format: str, options: dict[str, str]) -> bytes:
