@@ -8,13 +8,13 @@ from lfdm.data.clips import ClipCache, ClipRecord, open_cache, write_index
 from lfdm.data.video import write_video
 from lfdm.evaluation.classifier import (
     ActionClassifier,
-    ClassifierTraining,
     accuracy,
     augment,
     cached_classifier,
     load_clips,
     train_classifier,
 )
+from lfdm.evaluation.settings import ClassifierTraining
 
 FRAMES, SIZE = 4, 16
 TRAINING = ClassifierTraining(num_steps=25, batch_size=8, learning_rate=5e-3)
@@ -70,9 +70,14 @@ def test_training_is_a_function_of_the_seed(caches: dict[str, ClipCache]) -> Non
 def test_cached_classifier_is_trained_once(caches: dict[str, ClipCache]) -> None:
     short = ClassifierTraining(num_steps=2, batch_size=4)
     steps: list[int] = []
-    first = cached_classifier(caches["train"], num_frames=FRAMES, training=short, progress=lambda done, _: steps.append(done))
-    second = cached_classifier(caches["train"], num_frames=FRAMES, training=short, progress=lambda done, _: steps.append(done))
+    first, folder = cached_classifier(
+        caches["train"], num_frames=FRAMES, training=short, progress=lambda done, _: steps.append(done)
+    )
+    second, again = cached_classifier(
+        caches["train"], num_frames=FRAMES, training=short, progress=lambda done, _: steps.append(done)
+    )
     assert steps == [1, 2]
+    assert folder == again
     video = load_clips(caches["test"], range(2), FRAMES)
     assert torch.equal(first(video), second(video))
     assert second.labels == ("down", "right")

@@ -2,85 +2,65 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
-from torch import nn
 
 from lfdm.config import Preset
 from lfdm.data.clips import read_index, write_index
 from lfdm.data.puppets import ACTIONS, write_puppets
-from lfdm.evaluation.classifier import ClassifierTraining
-from lfdm.evaluation.loading import select_clips
+from lfdm.evaluation.loading import file_sha256, select_clips
 from lfdm.evaluation.protocol import evaluate
+from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.models.loading import find_model
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.training.autoencoder import train_autoencoder
 
-QUICK: dict[str, Any] = {
-    "num_inference_steps": 2,
-    "num_diversity_clips": 3,
-    "classifier": ClassifierTraining(num_steps=2, batch_size=4),
-}
-
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three puppets, eight actions, two takes, 4 frames of 32x32; the last puppet is held out."""
-    root = tmp_path_factory.mktemp("data") / "puppets"
-    write_puppets(root, num_subjects=3, num_takes=2, size=32, num_frames=4, fps=2, test_fraction=0.34, num_workers=1)
-    return root
-
-
-@pytest.fixture(scope="module")
-def model(tiny_preset: Preset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pipeline whose flow heads are not zero, as they are before training."""
-    pipe = LatentFlowPipeline.from_preset(tiny_preset, ACTIONS)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        for name, parameter in pipe.autoencoder.motion_predictor.named_parameters():
-            if "head" in name:
-                nn.init.normal_(parameter, std=0.05)
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    pipe.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def evaluated(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+def evaluated(
+    model: Path, data: Path, quick: EvaluationConfig, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], Path]:
     out = tmp_path_factory.mktemp("out") / "evaluation"
-    return evaluate(model, data, out, **QUICK), out
+    return evaluate(model, data, out, quick, num_inference_steps=2), out
 
 
 def test_every_figure_is_there_with_its_number_of_clips(evaluated: tuple[dict[str, Any], Path]) -> None:
     results, _ = evaluated
     stage1, generation = results["stage1"], results["generation"]
     for figure in (stage1["score_1"], stage1["score_2"], *stage1["reconstruction"].values()):
-        assert figure["num_clips"] == 16
+        assert figure["num_clips"] == 32
     assert stage1["score_1"]["num_pixels"] > 100
     assert 0 < stage1["score_1"]["ceiling"]["value"] < stage1["score_1"]["value"]
     assert stage1["score_2"]["value"] < stage1["score_2"]["ceiling"]["value"] < 1.1
     assert set(stage1["reconstruction"]) == {"prediction", "warped", "copy"}
     for figure in (generation["action_accuracy"], generation["frame_0"], generation["motion_amount"]):
-        assert figure["num_clips"] == 16
+        assert figure["num_clips"] == 32
     accuracy = generation["action_accuracy"]
     assert set(accuracy["by_label"]) == set(ACTIONS)
     assert 0 <= accuracy["value"] <= 1
     assert 0 <= accuracy["real_held_out"] <= 1
     assert generation["diversity"]["num_clips"] == 3
-    assert generation["diversity"]["num_take_pairs"] == 8
+    assert generation["diversity"]["num_take_pairs"] == 16
     assert generation["diversity"]["value"] > 0
-    assert results["left_out"] == {}
+    assert set(results["left_out"]) == {"stage1.reconstruction.perceptual"}
+    f1 = stage1["visibility_f1"]
+    assert f1["num_clips"] == 32
+    assert 0 < f1["figure"]["num_pixels"] < f1["all_pixels"]["num_pixels"] == 32 * 3 * 32 * 32
+    assert 0 < f1["all_pixels"]["visible_if_all"] < 1
+    assert generation["identity"]["num_subjects"] == 2
+    assert generation["temporal_smoothness"]["value"] > 0
+    assert generation["pixel_motion_amount"]["generated_energy"] > 0
 
 
 def test_settings_say_how_it_was_done(evaluated: tuple[dict[str, Any], Path], model: Path) -> None:
     results, _ = evaluated
     settings = results["settings"]
-    assert (settings["num_clips"], settings["num_frames"], settings["image_size"]) == (16, 4, 32)
+    assert (settings["num_clips"], settings["num_frames"], settings["image_size"]) == (32, 4, 32)
     assert (settings["num_inference_steps"], settings["guidance_scale"], settings["seed"]) == (2, 1.0, 0)
     assert settings["scheduler"] == "DPMSolverMultistepScheduler"
     assert {"autoencoder", "unet"} <= set(results["model"]["weights_sha256"])
@@ -92,82 +72,114 @@ def test_settings_say_how_it_was_done(evaluated: tuple[dict[str, Any], Path], mo
 def test_files_are_whole(evaluated: tuple[dict[str, Any], Path]) -> None:
     results, out = evaluated
     assert json.loads((out / "results.json").read_text()) == json.loads(json.dumps(results))
-    assert sorted(path.name for path in out.iterdir()) == ["contact-sheet.png", "results.json", "samples"]
+    assert sorted(path.name for path in out.iterdir()) == ["cache", "contact-sheet.png", "report.html", "results.json", "samples"]
     assert len(list((out / "samples").glob("*.gif"))) == len(ACTIONS)
     with Image.open(out / "contact-sheet.png") as sheet:
         assert sheet.height > 2 * len(ACTIONS) * 64
 
 
 def test_figures_do_not_depend_on_the_batch_size(
-    evaluated: tuple[dict[str, Any], Path], model: Path, data: Path, tmp_path: Path
+    evaluated: tuple[dict[str, Any], Path], model: Path, data: Path, quick: EvaluationConfig, tmp_path: Path
 ) -> None:
     results, _ = evaluated
-    again = evaluate(model, data, tmp_path, batch_size=5, **QUICK)
-    for names in (("stage1", "score_1"), ("stage1", "score_2"), ("generation", "motion_amount"), ("generation", "diversity")):
+    again = evaluate(model, data, tmp_path, replace(quick, batch_size=5), num_inference_steps=2)
+    for names in (
+        ("stage1", "score_1"),
+        ("stage1", "score_2"),
+        ("generation", "motion_amount"),
+        ("generation", "diversity"),
+        ("generation", "identity"),
+        ("generation", "temporal_smoothness"),
+    ):
         first, second = (r[names[0]][names[1]]["value"] for r in (results, again))
         assert first == pytest.approx(second, rel=1e-3), names
     assert again["stage1"]["score_1"]["num_pixels"] == results["stage1"]["score_1"]["num_pixels"]
 
 
 def test_stage_1_alone_from_a_run_or_an_autoencoder_folder(
-    tiny_preset: Preset, evaluated: tuple[dict[str, Any], Path], model: Path, data: Path, tmp_path: Path
+    tiny_preset: Preset,
+    evaluated: tuple[dict[str, Any], Path],
+    model: Path,
+    data: Path,
+    tmp_path: Path,
+    vgg19: Callable[[Path, tuple[int, ...]], Path],
 ) -> None:
+    vgg = vgg19(tmp_path / "vgg.pth", (4, 4, 8, 8, 8))
     optimization = replace(tiny_preset.autoencoder_training.optimization, num_steps=1)
     preset = replace(tiny_preset, autoencoder_training=replace(tiny_preset.autoencoder_training, optimization=optimization))
     train_autoencoder(preset, data, tmp_path / "run", init=model)
-    of_run = evaluate(tmp_path / "run", data, tmp_path / "a", num_ceiling_clips=4)
+    of_run = evaluate(tmp_path / "run", data, tmp_path / "a", EvaluationConfig(num_ceiling_clips=4, perceptual_weights=str(vgg)))
     assert of_run["generation"] is None
     assert "stage 1 alone" in of_run["left_out"]["generation"]
     assert of_run["stage1"]["score_1"]["ceiling"]["num_clips"] == 4
     assert of_run["settings"]["num_frames"] == 4
+    copied, predicted = (of_run["stage1"]["reconstruction"][name]["perceptual"] for name in ("copy", "prediction"))
+    assert copied > 0
+    assert predicted > 0
+    assert of_run["settings"]["perceptual_weights_sha256"] == file_sha256(vgg)
 
     longer = tmp_path / "longer"
     write_puppets(longer, num_subjects=1, size=32, num_frames=16, test_fraction=1.0, num_workers=1, num_takes=1)
     weights = find_model(tmp_path / "run", "autoencoder")
-    of_folder = evaluate(weights, longer, tmp_path / "b", num_ceiling_clips=1)
+    of_folder = evaluate(weights, longer, tmp_path / "b", EvaluationConfig(num_ceiling_clips=1))
     assert (of_folder["settings"]["num_frames"], of_folder["settings"]["image_size"]) == (16, 32)
     assert of_folder["model"]["weights_sha256"] == of_run["model"]["weights_sha256"]
-    alone = evaluate(model / "autoencoder", data, tmp_path / "c", num_ceiling_clips=1)
+    alone = evaluate(model / "autoencoder", data, tmp_path / "c", EvaluationConfig(num_ceiling_clips=1))
     assert alone["model"]["weights_sha256"]["autoencoder"] == evaluated[0]["model"]["weights_sha256"]["autoencoder"]
     assert not (tmp_path / "c" / "contact-sheet.png").exists()
+    assert "Stage 1" in (tmp_path / "c" / "report.html").read_text()
 
 
-def test_what_cannot_be_measured_is_left_out_with_a_reason(model: Path, data: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_measured_is_left_out_with_a_reason(
+    model: Path, data: Path, quick: EvaluationConfig, tmp_path: Path
+) -> None:
     root = tmp_path / "data"
     shutil.copytree(data, root, ignore=shutil.ignore_patterns("*.truth.npz", ".cache"))
     write_index(root, [record for record in read_index(root) if record.split == "test" and record.path.endswith("-0.avi")])
-    results = evaluate(model, root, tmp_path / "out", **QUICK)
+    results = evaluate(model, root, tmp_path / "out", quick, num_inference_steps=2)
     assert set(results["left_out"]) == {
         "stage1.score_1",
         "stage1.score_2",
+        "stage1.visibility_f1",
+        "stage1.reconstruction.perceptual",
         "generation.action_accuracy",
         "generation.diversity",
+        "generation.pixel_diversity",
+        "generation.identity",
+        "generation.distances.classifier",
+        "generation.frame_distances.frames",
     }
     assert "exact truth" in results["left_out"]["stage1.score_1"]
     assert "score_1" not in results["stage1"]
-    assert results["generation"]["frame_0"]["num_clips"] == 8
+    assert results["generation"]["frame_0"]["num_clips"] == 16
 
 
-def test_unconditional_generation_leaves_out_what_needs_a_label(model: Path, data: Path, tmp_path: Path) -> None:
+def test_unconditional_generation_leaves_out_what_needs_a_label(
+    model: Path, data: Path, quick: EvaluationConfig, tmp_path: Path
+) -> None:
     root = tmp_path / "data"
     shutil.copytree(data, root, ignore=shutil.ignore_patterns(".cache"))
     records = read_index(root)
     write_index(root, [replace(record, label="juggle") if record.label == "wave" else record for record in records])
-    results = evaluate(model, root, tmp_path / "out", unconditional=True, **QUICK)  # labels that the model does not know
-    assert results["left_out"] == {"generation.action_accuracy": "unconditional: no action is asked for"}
-    assert set(results["generation"]) == {"seconds_per_video", "frame_0", "motion_amount", "diversity"}
+    config = replace(quick, unconditional=True)
+    results = evaluate(model, root, tmp_path / "out", config, num_inference_steps=2)  # labels that the model does not know
+    assert results["left_out"]["generation.action_accuracy"] == "unconditional: no action is asked for"
+    assert "action_accuracy" not in results["generation"]
+    assert results["generation"]["distances"]["FVD[data-classifier]"]["frechet"]["value"] > 0
     assert (results["settings"]["unconditional"], "guidance_scale" in results["settings"]) == (True, False)
-    assert not list((root / ".cache").glob("classifier-*"))
     assert (tmp_path / "out" / "contact-sheet.png").is_file()
     with pytest.raises(ValueError, match="guidance_scale must be left out with unconditional=True"):
-        evaluate(model, root, tmp_path / "other", unconditional=True, guidance_scale=2.0)
+        evaluate(model, root, tmp_path / "other", config, guidance_scale=2.0)
 
 
-def test_a_model_without_labels_is_evaluated_unconditional(tiny_preset: Preset, data: Path, tmp_path: Path) -> None:
+def test_a_model_without_labels_is_evaluated_unconditional(
+    tiny_preset: Preset, data: Path, quick: EvaluationConfig, tmp_path: Path
+) -> None:
     LatentFlowPipeline.from_preset(tiny_preset, []).save_pretrained(tmp_path / "model")
     with pytest.raises(ValueError, match="it knows none: evaluate it unconditional"):
         evaluate(tmp_path / "model", data, tmp_path / "out")
-    results = evaluate(tmp_path / "model", data, tmp_path / "out", unconditional=True, num_clips=8, **QUICK)
+    config = replace(quick, unconditional=True, num_clips=8)
+    results = evaluate(tmp_path / "model", data, tmp_path / "out", config, num_inference_steps=2)
     assert results["generation"]["motion_amount"]["num_clips"] == 8
 
 
@@ -183,15 +195,24 @@ def test_clips_are_drawn_by_whole_subjects(tmp_path: Path) -> None:
 
 def test_wrong_values_are_refused_before_anything_is_written(model: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    for arguments, message in (
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"num_clips": 0}, "num_clips"),
         ({"batch_size": 0}, "batch_size"),
+        ({"extractors": ("i3d:a", "i3d:a")}, "extractors must be different"),
+        ({"trust_file": True}, "trust_file must be left out"),
+    )
+    for settings, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            EvaluationConfig(**settings)
+    for arguments, message in (
         ({"num_inference_steps": 0}, "num_inference_steps"),
         ({"guidance_scale": float("nan")}, "guidance_scale"),
         ({"scheduler": "euler"}, "scheduler must be one of"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate(model, data, out, **arguments)  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError):
+        evaluate(model, data, out, EvaluationConfig(perceptual_weights=str(tmp_path / "vgg.pth")))
     with pytest.raises(FileNotFoundError):
         evaluate(tmp_path / "nothing", data, out)
     with pytest.raises(FileNotFoundError):

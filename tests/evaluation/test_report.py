@@ -1,16 +1,53 @@
 import json
+import re
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from lfdm.data.video import read_video
-from lfdm.evaluation.report import Example, draw_examples, finite, write_report
+from lfdm.evaluation.page import draw_page
+from lfdm.evaluation.report import draw_examples, finite, write_report
+from lfdm.evaluation.shown import Example, Shown
+from lfdm.models.motion import Motion
+
+ESTIMATE = {"value": 3.0, "low": 2.0, "high": 4.0, "floor": 1.0, "value_at_floor": 3.5, "num_generated": 8, "dim": 4}
+RESULTS: dict[str, Any] = {
+    "model": {"name": "runs/<b>mine</b>"},
+    "data": {"name": "dolls", "num_clips": 8, "num_subjects": 2},
+    "settings": {"num_frames": 3, "image_size": 32, "seed": 0},
+    "stage1": None,
+    "generation": {
+        "seconds_per_video": 0.5,
+        "frame_0": {"psnr": 100.0, "num_clips": 8},
+        "pixel_motion_amount": {"value": 0.0, "generated_energy": 0.0, "real_energy": 0.1, "num_clips": 8},
+        "temporal_smoothness": {
+            "value": None,
+            "generated_share": None,
+            "real_share": 0.2,
+            "num_clips": 8,
+            "above_cycles_per_frame": 0.25,
+            "generated_spectrum": [0.0, 0.0],
+            "real_spectrum": [0.0, 1.0],
+        },
+        "distances": {
+            "FVD[dolls-classifier]": {"frechet": ESTIMATE, "dim": 4, "sha256": "ab", "kernel_name": "KVD[dolls-classifier]"}
+        },
+        "frame_distances": {},
+    },
+    "left_out": {"generation.diversity": "no <two> takes"},
+    "versions": {"lfdm": "0"},
+    "date": "2026-01-01T00:00:00+00:00",
+}
 
 
 def _example(label: str, named: str | None = None) -> Example:
     real = np.full((3, 32, 32, 3), 50, np.uint8)
     real[1:, :4, :4] = [[[[200]]], [[[0]]]]  # a still clip would be one frame in a GIF
-    return Example(label, real, real + 100, named)
+    motion = Motion.identity(1, 3, (8, 8), corners=False)
+    return Example(label=label, real=real, generated=real + 100, named=named, score=0.5, motion=motion)
 
 
 def test_sheet_shows_real_above_generated_for_every_label() -> None:
@@ -22,8 +59,32 @@ def test_sheet_shows_real_above_generated_for_every_label() -> None:
 
 
 def test_report_holds_json_without_nan_and_a_clip_per_label(tmp_path: Path) -> None:
-    path = write_report(
-        tmp_path / "out", finite({"a": {"b": [float("nan"), 1.5]}, "c": float("inf")}), [_example("raise arms")], fps=8
-    )
-    assert json.loads(path.read_text()) == {"a": {"b": [None, 1.5]}, "c": None}
+    results = finite({**RESULTS, "a": {"b": [float("nan"), 1.5]}, "c": float("inf")})
+    path = write_report(tmp_path / "out", results, Shown(examples=[_example("raise arms")]), fps=8)
+    written = json.loads(path.read_text())
+    assert (written["a"], written["c"]) == ({"b": [None, 1.5]}, None)
     assert read_video(tmp_path / "out" / "samples" / "raise-arms.gif").shape == (3, 32, 68, 3)
+
+
+def test_page_stands_alone_and_escapes_what_it_is_given() -> None:
+    shown = Shown(
+        examples=[_example("<i>wave</i>", "kick")], best=[_example("bow")], worst=[_example("hop", "bow")], score_name="x"
+    )
+    page = draw_page(RESULTS, shown, b"png", fps=8)
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+    assert "http" not in re.sub(r"http-equiv|http://www.w3.org/[\w/.#-]+|http://purl.org/[\w/.#-]+", "", page)
+    assert "<script" not in page
+    assert "<i>wave" not in page
+    assert "<b>mine" not in page
+    assert "no &lt;two&gt; takes" in page
+    assert "taken for kick" in page
+    assert page.count("<video") == 1 + 2 + 1  # real and generated, best and worst, flow and occlusion
+    assert "FVD[dolls-classifier]" in page
+    assert page.count("<svg") == 1
+
+
+def test_page_without_matplotlib_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    page = draw_page(RESULTS, Shown(examples=[]), None, fps=8)
+    assert "<svg" not in page
+    assert "pip install &#x27;lfdm[eval]&#x27;" in page

@@ -1,16 +1,16 @@
 """Commands that train, adapt, import and measure models."""
 
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
 from lfdm.commands.videos import DEFAULT_MODEL, pick_device
 from lfdm.config import AdaptationConfig, Preset, SchedulerName
 from lfdm.console import ProgressUpdate, progress_bar
+from lfdm.evaluation.settings import EvaluationConfig
 
 if TYPE_CHECKING:
     from lfdm.training.loop import StepReport
@@ -110,32 +110,25 @@ def evaluate(
     data: Path,
     out: Path,
     model: str = DEFAULT_MODEL,
-    num_clips: int | None = None,
-    seed: int = 0,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     scheduler: SchedulerName | None = None,
-    unconditional: bool = False,
-    batch_size: int = 8,
     device: str | None = None,
-    bf16: bool = False,
+    config: Annotated[EvaluationConfig, arg(name="")] = EvaluationConfig(),  # noqa: B008 - frozen
 ) -> None:
-    """Measure a model on held-out clips: results.json, a contact sheet and samples.
+    """Measure a model on held-out clips: results.json and report.html; the same command resumes.
 
     Args:
         data: clip data set.
         out: folder for the results.
         model: bundled name, pipeline folder, run folder (of either stage) or Hub repository.
-        num_clips: how many held-out clips; by default all.
-        seed: of the clips drawn and of the videos.
         num_inference_steps: sampling steps; by default the model's.
         guidance_scale: by default the model's.
         scheduler: by default the model's.
-        unconditional: generate without the clips' labels; figures that need them are left out.
-        batch_size: clips at a time.
-        device: cpu, cuda, cuda:1, ...; the GPU if there is one.
-        bf16: run the networks in bfloat16.
+        device: cpu, cuda, cuda:1, ...; the GPU if there is one. Under `accelerate launch` every process has its own.
     """
+    from accelerate import PartialState
+
     from lfdm.evaluation import protocol
 
     with progress_bar() as update:
@@ -143,19 +136,35 @@ def evaluate(
             model,
             data,
             out,
-            num_clips=num_clips,
-            seed=seed,
+            config,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             scheduler=scheduler,
-            unconditional=unconditional,
-            batch_size=batch_size,
             device=pick_device(device),
-            bf16=bf16,
             progress=update,
         )
-    print(json.dumps({key: results[key] for key in ("stage1", "generation", "left_out")}, indent=2))
-    print(out / "results.json")
+    if PartialState().is_main_process:
+        _print_summary(results)
+        print(out / "results.json")
+        print(out / "report.html")
+
+
+def _print_summary(results: dict[str, Any]) -> None:
+    """The figures as tables, and what was left out."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from lfdm.evaluation import page_tables
+
+    console = Console()
+    for title, heads, rows in page_tables.summary(results):
+        table = Table(*heads, title=title, title_justify="left")
+        for row in rows:
+            table.add_row(*(escape(cell) for cell in row))  # the brackets of FVD[puppets-classifier] are no markup
+        console.print(table)
+    for figure, reason in results["left_out"].items():
+        console.print(f"left out: {figure} ({reason})", markup=False, highlight=False)
 
 
 def import_(

@@ -7,11 +7,9 @@ shifts and recolours real clips at random for the same reason.
 Shapes: video (b, 3, t, H, W) in [0, 1] · logits (b, number of labels).
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,6 +22,8 @@ from torch import Tensor, nn
 from lfdm.data.clips import ClipCache
 from lfdm.data.clips import labels as labels_of
 from lfdm.data.video import uniform_indices
+from lfdm.evaluation.fitting import fit_classifier, kept_beside
+from lfdm.evaluation.settings import ClassifierTraining
 from lfdm.models.loading import StrictLoading
 
 MIN_CONTRAST = 0.05
@@ -112,25 +112,6 @@ def _changes(video: Tensor, size: int) -> Tensor:
     return torch.cat((since_first, since_last), dim=2) / contrast
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClassifierTraining:
-    """How a classifier is trained."""
-
-    num_steps: int = 100
-    """Optimizer steps."""
-    batch_size: int = 32
-    """Clips per step."""
-    learning_rate: float = 2e-3
-    """Highest rate of the one-cycle schedule."""
-    seed: int = 0
-    """Seed of initial weights, clip order and augmentation."""
-
-    def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "learning_rate"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
-
-
 def train_classifier(
     cache: ClipCache,
     *,
@@ -144,32 +125,20 @@ def train_classifier(
     Raises:
         ValueError: fewer than two labels.
     """
-    training = training or ClassifierTraining()
     labels = labels_of(cache.records)
-    with torch.random.fork_rng():
-        torch.manual_seed(training.seed)
-        model = ActionClassifier(labels=labels, num_frames=num_frames)
-    nn.Module.to(model, device)
     numbers = torch.tensor([labels.index(record.label) for record in cache.records])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.learning_rate, total_steps=training.num_steps)
-    rng = np.random.default_rng((training.seed, len(cache)))
-    generator = torch.Generator(device).manual_seed(training.seed)
-    order = np.concatenate(
-        [rng.permutation(len(cache)) for _ in range(-(-training.num_steps * training.batch_size // len(cache)))]
+
+    def draw(chosen: np.ndarray, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return augment(load_clips(cache, chosen, num_frames).to(device), generator), numbers[chosen]
+
+    return fit_classifier(
+        lambda: ActionClassifier(labels=labels, num_frames=num_frames),
+        draw,
+        len(cache),
+        training or ClassifierTraining(),
+        device=device,
+        progress=progress,
     )
-    for step in range(training.num_steps):
-        chosen = order[step * training.batch_size : (step + 1) * training.batch_size]
-        video = augment(load_clips(cache, chosen, num_frames).to(device), generator)
-        loss = F.cross_entropy(model(video), numbers[chosen].to(device))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if progress is not None:
-            progress(step + 1, training.num_steps)
-    return model.eval()
 
 
 def load_clips(cache: ClipCache, indices: Sequence[int] | np.ndarray, num_frames: int) -> Tensor:
@@ -221,16 +190,17 @@ def cached_classifier(
     training: ClassifierTraining | None = None,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
-) -> ActionClassifier:
-    """The classifier of these training clips, trained on the first call and kept beside their cache."""
+) -> tuple[ActionClassifier, Path]:
+    """The classifier of these training clips, trained by the first call and kept beside their cache, and its folder."""
     training = training or ClassifierTraining()
-    key = json.dumps([_VERSION, cache.folder.name, [r.label for r in cache.records], num_frames, repr(training)])
-    folder = cache.folder.parent / f"classifier-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    if folder.is_dir():
-        return ActionClassifier.from_pretrained(folder, device=device)
-    model = train_classifier(cache, num_frames=num_frames, training=training, device=device, progress=progress)
-    model.save_pretrained(folder)
-    return model
+    return kept_beside(
+        cache,
+        ActionClassifier,
+        "classifier",
+        [_VERSION, [record.label for record in cache.records], num_frames, repr(training)],
+        lambda: train_classifier(cache, num_frames=num_frames, training=training, device=device, progress=progress),
+        device,
+    )
 
 
 _VERSION = 1

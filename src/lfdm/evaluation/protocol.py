@@ -1,152 +1,297 @@
-"""The whole evaluation of one model on the held-out clips of one data set: `evaluate`."""
+"""The whole evaluation on the held-out clips of one data set: `evaluate` of our models, `evaluate_generator` of any other."""
 
+import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
+from accelerate import PartialState
 
-from lfdm.config import MAX_GUIDANCE_SCALE
+from lfdm.config import Fit, SchedulerName
 from lfdm.data.clips import INDEX_NAME, ClipRecord, labels, open_cache, read_index
-from lfdm.diffusion import PredictionType, SchedulerName, make_scheduler
-from lfdm.evaluation.classifier import ClassifierTraining
-from lfdm.evaluation.judging import Evaluation, Progress, judge_generation, judge_stage1, reporter, train_judge
+from lfdm.evaluation.generation import judge_generation
+from lfdm.evaluation.generators import PipelineGenerator, VideoGenerator
+from lfdm.evaluation.judges import load_judges
 from lfdm.evaluation.loading import EvaluatedModel, check_fits, file_sha256, load_model, select_clips
 from lfdm.evaluation.report import check_report_folder, finite, write_report
-from lfdm.pipeline import LatentFlowPipeline
-from lfdm.settings import check_integer, check_number
+from lfdm.evaluation.run import EvaluationRun, HeldOutClips
+from lfdm.evaluation.settings import EvaluationConfig
+from lfdm.evaluation.shown import Shown, pick_shown
+from lfdm.evaluation.stage1 import PerceptualDistance, judge_stage1
+from lfdm.evaluation.store import BatchStore, Progress, StoredArrays, reporter
+
+CACHE_DIR = "cache"
+"""In the folder of results: what was generated and measured, clip by clip. May be deleted once the results are there."""
+_PACKAGES = ("lfdm", "torch", "diffusers", "accelerate", "numpy", "scipy", "transformers")
+_VERSION = 1
+"""Of what is kept in `CACHE_DIR`."""
 
 
 def evaluate(
     model: str | Path,
     data: str | Path,
     out: str | Path,
+    config: EvaluationConfig | None = None,
     *,
-    num_clips: int | None = None,
-    seed: int = 0,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     scheduler: SchedulerName | None = None,
-    unconditional: bool = False,
-    batch_size: int = 8,
-    num_diversity_clips: int = 128,
-    num_ceiling_clips: int = 128,
-    classifier: ClassifierTraining | None = None,
     device: torch.device | str = "cpu",
-    bf16: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Judge a model on held-out clips; writes results.json, contact-sheet.png and samples/ into `out`, returns the results.
+    """Judge a model on held-out clips; writes results.json, report.html, contact-sheet.png and samples/, returns the results.
 
-    A figure that is not a number (nothing moved, no pixel counted) is None.
+    A run that was stopped goes on where it was, from `out`/cache. Started by `accelerate launch`, all processes share the work,
+    each on its own device. A figure that is not a number (nothing moved, no pixel counted) is None.
 
     Args:
         model: bundled name, pipeline folder, diffusion run or Hub repository; a stage-1 run or an auto-encoder folder gives
             the stage-1 figures alone.
-        num_clips: how many held-out clips, whole subjects drawn by `seed`; None = all.
-        seed: of the drawn clips and of the videos: clip i gets the noise of seed + i.
         scheduler: sample with this one instead of the model's own.
-        unconditional: generate with the null condition; what needs the label asked for is left out.
-        num_diversity_clips: how many clips are generated a second time, by another seed.
-        num_ceiling_clips: on how many clips the ceilings of scores 1 and 2 are computed.
-        classifier: how the action classifier is trained; it is kept beside the data's cache.
-        bf16: run the networks under bfloat16 autocast.
+        device: of a single process.
 
     Raises:
-        ValueError: no held-out clips, exact truth of another size than the model's, labels that the model does not know, or
-            a value that is not allowed.
-        FileNotFoundError: no such model or data set.
+        ValueError: no held-out clips, exact truth of another size than the model's, labels that the model does not know, a
+            value that is not allowed, or an `out` that holds an evaluation with other settings.
+        FileNotFoundError: no such model, data set or weights.
     """
-    root, started = Path(data), time.monotonic()
-    check_integer("batch_size", batch_size, 1, 10_000)
-    if unconditional and guidance_scale is not None:
+    config = config or EvaluationConfig()
+    if config.unconditional and guidance_scale is not None:
         raise ValueError(f"guidance_scale must be left out with unconditional=True, where it has no effect; got {guidance_scale}")
-    for name, value, low in (
-        ("seed", seed, 0),
-        ("num_clips", num_clips, 1),
-        ("num_ceiling_clips", num_ceiling_clips, 1),
-        ("num_diversity_clips", num_diversity_clips, 0),
-    ):
-        check_integer(name, low if value is None else value, low, 2**31)
-    check_report_folder(Path(out))
-    records = read_index(root)
-    held_out = [record for record in records if record.split == "test"]
-    chosen = select_clips(records, num_clips, seed, where=str(root))
-    evaluated = load_model(model, held_out, device=device)
-    check_fits(evaluated, [held_out[i] for i in chosen], root, unconditional=unconditional)
-    pipe = evaluated.pipeline
-    sampling = _settle_sampling(pipe, num_inference_steps, guidance_scale, scheduler) if pipe is not None else {}
-    if unconditional:
+    setting = _prepare(Path(data), Path(out), config, device, progress)
+    evaluated = load_model(model, setting.held_out, device=setting.device)
+    check_fits(evaluated, setting.chosen_records, setting.root, unconditional=config.unconditional)
+    generator = None
+    if evaluated.pipeline is not None:
+        generator = PipelineGenerator(
+            evaluated.pipeline,
+            name=str(model),
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            scheduler=scheduler,
+            bf16=config.bf16,
+        )
+    sampling = {} if generator is None else generator.settings
+    if config.unconditional:
         sampling.pop("guidance_scale", None)
+    subject = _Subject(
+        name=str(model),
+        description={"weights_sha256": evaluated.weights_sha256, **_count_parameters(evaluated)},
+        sampling=sampling,
+        image_size=evaluated.image_size,
+        fit=evaluated.fit,
+        num_frames=evaluated.num_frames,
+        fps=evaluated.fps,
+    )
+    return _evaluate(setting, subject, generator, evaluated)
 
-    size, fit = evaluated.image_size, evaluated.fit
-    cache = open_cache(root, held_out, size, fit, progress=reporter(progress, "decoding held-out clips"))
-    run = Evaluation(evaluated, root, cache, chosen, batch_size, torch.device(device), bf16, progress, unconditional)
-    with torch.inference_mode():
-        stage1, flows = judge_stage1(run, num_ceiling_clips)
-    generation, examples = None, []
-    if pipe is None:
+
+def evaluate_generator(
+    generator: VideoGenerator,
+    data: str | Path,
+    out: str | Path,
+    config: EvaluationConfig | None = None,
+    *,
+    image_size: int,
+    fit: Fit,
+    num_frames: int,
+    fps: float,
+    description: dict[str, Any],
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Judge anything that generates videos exactly as `evaluate` judges generation, with the same files.
+
+    Args:
+        generator: makes `num_frames` frames of `image_size`.
+        fit: how clips of other shapes are fitted.
+        fps: of written videos.
+        description: JSON values that tell this generator from every other (SHA-256 of weights, number of parameters,
+            sampling steps, ...): `out` goes on with what was generated only under the same description.
+        device: of the networks that judge, in a single process; the generator has its own.
+
+    Raises:
+        ValueError: as `evaluate`.
+        FileNotFoundError: no such data set or weights.
+    """
+    config = config or EvaluationConfig()
+    setting = _prepare(Path(data), Path(out), config, device, progress)
+    subject = _Subject(
+        name=generator.name,
+        description=description,
+        sampling={},
+        image_size=image_size,
+        fit=fit,
+        num_frames=num_frames,
+        fps=fps,
+    )
+    return _evaluate(setting, subject, generator, None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Setting:
+    """Where and on what is judged; everything checked, nothing written."""
+
+    root: Path
+    out: Path
+    config: EvaluationConfig
+    records: list[ClipRecord]
+    chosen: list[int]
+    state: PartialState
+    device: torch.device
+    progress: Progress | None
+
+    @property
+    def held_out(self) -> list[ClipRecord]:
+        return [record for record in self.records if record.split == "test"]
+
+    @property
+    def chosen_records(self) -> list[ClipRecord]:
+        held_out = self.held_out
+        return [held_out[i] for i in self.chosen]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Subject:
+    """What is judged, as far as the record goes."""
+
+    name: str
+    description: dict[str, Any]
+    sampling: dict[str, Any]
+    image_size: int
+    fit: Fit
+    num_frames: int
+    fps: float
+
+
+def _prepare(root: Path, out: Path, config: EvaluationConfig, device: torch.device | str, progress: Progress | None) -> _Setting:
+    check_report_folder(out)
+    records = read_index(root)
+    chosen = select_clips(records, config.num_clips, config.seed, where=str(root))
+    state = PartialState(cpu=torch.device(device).type == "cpu")
+    return _Setting(
+        root=root,
+        out=out,
+        config=config,
+        records=records,
+        chosen=chosen,
+        state=state,
+        device=torch.device(device) if state.num_processes == 1 else torch.device(str(state.device)),
+        progress=progress if state.is_main_process else None,
+    )
+
+
+def _evaluate(
+    setting: _Setting, subject: _Subject, generator: VideoGenerator | None, evaluated: EvaluatedModel | None
+) -> dict[str, Any]:
+    started, config, state = time.monotonic(), setting.config, setting.state
+    perceptual = PerceptualDistance.load(config.perceptual_weights, setting.device) if config.perceptual_weights else None
+    with state.main_process_first():  # the others find the cache that the first one makes
+        cache = open_cache(
+            setting.root,
+            setting.held_out,
+            subject.image_size,
+            subject.fit,
+            progress=reporter(setting.progress, "decoding held-out clips"),
+        )
+    recorded = _record(setting, subject, perceptual)
+    store = BatchStore(
+        setting.out / CACHE_DIR,
+        _flatten(recorded) | {"data.clips": cache.folder.name, "version": _VERSION},
+        batch_size=config.batch_size,
+        state=state,
+        progress=setting.progress,
+    )
+    clips = HeldOutClips(setting.root, cache, setting.chosen, subject.num_frames)
+    run = EvaluationRun(clips, store, setting.device, config.bf16, config.unconditional)
+    stage1 = measured = None
+    if evaluated is not None:
+        stage1, measured = judge_stage1(run, evaluated.autoencoder, config.num_ceiling_clips, perceptual)
+    generation, shown = None, None
+    if generator is None:
         run.left_out["generation"] = "the model is stage 1 alone"
     else:
-        judge = None if unconditional else train_judge(run, records, classifier)
-        with torch.inference_mode():
-            generation, examples = judge_generation(run, pipe, judge, flows, sampling, num_diversity_clips, seed)
-    results = {
-        "model": {"name": str(model), "weights_sha256": evaluated.weights_sha256, **_count_parameters(evaluated)},
-        "data": _describe_data(root, run.records),
-        "settings": {
-            "num_clips": len(chosen),
-            "num_frames": evaluated.num_frames,
-            "image_size": size,
-            "fit": fit,
-            **({"scheduler": type(pipe.scheduler).__name__} if pipe is not None else {}),
-            **sampling,
-            "unconditional": unconditional,
-            "seed": seed,
-            "batch_size": batch_size,
-            "device": str(device),
-            "bf16": bf16,
-        },
-        "stage1": stage1,
-        "generation": generation,
-        "left_out": run.left_out,
-        "versions": {name: version(name) for name in ("lfdm", "torch", "diffusers", "numpy")},
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.monotonic() - started, 1),
-    }
-    results = finite(results)
-    write_report(Path(out), results, examples, fps=evaluated.fps)
+        generation, shown = _generation(run, setting, subject, generator, measured)
+    results = finite(
+        recorded
+        | {
+            "stage1": stage1,
+            "generation": generation,
+            "left_out": run.left_out,
+            "versions": _versions(),
+            "num_processes": state.num_processes,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - started, 1),
+        }
+    )
+    if state.is_main_process:
+        write_report(setting.out, results, shown, fps=subject.fps)
+    state.wait_for_everyone()
     return results
 
 
-def _settle_sampling(
-    pipe: LatentFlowPipeline, steps: int | None, scale: float | None, scheduler: SchedulerName | None
-) -> dict[str, Any]:
-    """The sampling arguments of every call of `pipe`, its own where none are given; sets another scheduler if asked to."""
-    if scheduler is not None:
-        pipe.scheduler = _other_scheduler(pipe, scheduler)
-    steps = pipe.config["num_inference_steps"] if steps is None else steps
-    scale = pipe.config["guidance_scale"] if scale is None else scale
+def _generation(
+    run: EvaluationRun, setting: _Setting, subject: _Subject, generator: VideoGenerator, real: StoredArrays | None
+) -> tuple[dict[str, Any], Shown]:
+    config = setting.config
+    with setting.state.main_process_first():
+        judges = load_judges(run, setting.records, config, fit=subject.fit, progress=setting.progress)
+    results, judged = judge_generation(
+        run,
+        generator,
+        judges,
+        real,
+        seed=config.seed,
+        num_diversity_clips=config.num_diversity_clips,
+        allow_small=config.allow_small,
+    )
+    return results, pick_shown(run, judged)
+
+
+def _record(setting: _Setting, subject: _Subject, perceptual: PerceptualDistance | None) -> dict[str, Any]:
+    """What results.json says was done, of all that decides the figures."""
     return {
-        "num_inference_steps": check_integer("num_inference_steps", steps, 1, pipe.scheduler.config.num_train_timesteps),
-        "guidance_scale": check_number("guidance_scale", scale, low=0, high=MAX_GUIDANCE_SCALE),
+        "model": {"name": subject.name, **subject.description},
+        "data": _describe_data(setting.root, setting.chosen_records),
+        "settings": setting.config.deciding()
+        | {
+            "num_clips": len(setting.chosen),
+            "num_frames": subject.num_frames,
+            "image_size": subject.image_size,
+            "fit": subject.fit,
+            **subject.sampling,
+            "device": setting.device.type,
+            "perceptual_weights_sha256": perceptual.sha256 if perceptual is not None else None,
+        },
     }
 
 
-def _other_scheduler(pipe: LatentFlowPipeline, name: SchedulerName) -> Any:
-    if name not in get_args(SchedulerName):
-        raise ValueError(f"scheduler must be one of {', '.join(get_args(SchedulerName))}; got {name!r}")
-    config = pipe.scheduler.config
-    kind: PredictionType = "velocity" if config.prediction_type == "flow_prediction" else config.prediction_type
-    return make_scheduler(name, prediction_type=kind, paper=bool(config.get("thresholding", False)))
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """One level, keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return json.loads(json.dumps(flat))
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # of an extra that is not installed
+            continue
+    return found
 
 
 def _describe_data(root: Path, records: Sequence[ClipRecord]) -> dict[str, Any]:
     return {
-        "folder": str(root),
+        "name": root.resolve().name,
         "index_sha256": file_sha256(root / INDEX_NAME),
         "split": "test",
         "num_clips": len(records),

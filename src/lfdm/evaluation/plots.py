@@ -1,0 +1,148 @@
+"""The plots of a report, as SVG to put into a page: ink and text take the page's own colour. Needs matplotlib.
+
+All take parts of results.json (see `lfdm.evaluation.protocol`).
+"""
+
+import io
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NO_MATPLOTLIB = "plots are left out: matplotlib is missing (pip install 'lfdm[eval]')"
+GENERATED, REAL, OTHER = "#4f7fd9", "#e08a3c", "#9a9a9a"
+"""Colours that can be read on white and on black."""
+_INK = "#010203"
+"""Stands for the page's own colour until the SVG is written."""
+
+
+def has_matplotlib() -> bool:
+    """Whether plots can be drawn."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def plot_by_label(by_label: dict[str, float], overall: float, name: str) -> str:
+    """A bar per label and a line for the whole, all from 0 to 1."""
+
+    def draw(axes: "Axes") -> None:
+        names = list(by_label)
+        bars = axes.barh(names, [by_label[label] for label in names], color=GENERATED, height=0.62)
+        axes.bar_label(bars, fmt="%.2f", padding=4, color=_INK, fontsize=9)
+        axes.axvline(overall, color=REAL, linewidth=1.5, label=f"all clips {overall:.3f}")
+        axes.set_xlim(0, 1.12)
+        axes.set_xlabel(name)
+        axes.invert_yaxis()
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, labelcolor=_INK)
+
+    return _draw(draw, height=1.1 + 0.32 * len(by_label))
+
+
+def plot_groups(groups: dict[str, dict[str, float]], name: str) -> str:
+    """A distance per class or subject with its interval, and its floor beside it."""
+
+    def draw(axes: "Axes") -> None:
+        rows, values = np.arange(len(groups)), [group["value"] for group in groups.values()]
+        errors = [[max(0.0, v - g["low"]), max(0.0, g["high"] - v)] for v, g in zip(values, groups.values(), strict=True)]
+        axes.errorbar(values, rows, xerr=np.array(errors).T, fmt="o", color=GENERATED, capsize=3, label="generated")
+        axes.plot(
+            [g["value_at_floor"] for g in groups.values()], rows, "D", color=GENERATED, mfc="none", label="at the floor's N"
+        )
+        axes.plot([g["floor"] for g in groups.values()], rows, "s", color=REAL, label="floor")
+        axes.set_yticks(rows, list(groups))
+        axes.set_ylim(len(groups) - 0.5, -0.5)
+        axes.set_xlim(left=0)
+        axes.set_xlabel(name)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, labelcolor=_INK)
+
+    return _draw(draw, height=1.2 + 0.3 * len(groups))
+
+
+def plot_spectra(generated: Sequence[float], real: Sequence[float], num_frames: int, split: float) -> str:
+    """Temporal spectra; everything right of `split` (cycles per frame) counts as jitter."""
+
+    def draw(axes: "Axes") -> None:
+        frequencies = np.arange(len(real)) / num_frames
+        axes.axvspan(split, 0.5, color=OTHER, alpha=0.18, linewidth=0)
+        for power, colour, label in ((real, REAL, "real"), (generated, GENERATED, "generated")):
+            values = np.array(power, dtype=float)
+            if (values > 0).any():
+                axes.semilogy(frequencies[1:], np.maximum(values[1:], 1e-12), "o-", color=colour, markersize=4, label=label)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
+        axes.yaxis.set_minor_formatter(lambda _value, _: "")
+        axes.set_ylim(*_decades(generated, real))
+        axes.set_xlabel("cycles per frame (shaded: counted as jitter)")
+        axes.set_ylabel("power")
+        axes.legend(frameon=False, labelcolor=_INK)
+
+    return _draw(draw)
+
+
+def _decades(*spectra: Sequence[float]) -> tuple[float, float]:
+    """Powers of ten around all powers above zero but that of the mean."""
+    positive = [power for spectrum in spectra for power in spectrum[1:] if power > 0] or [1.0]
+    return 10.0 ** np.floor(np.log10(min(positive))), 10.0 ** np.ceil(np.log10(max(positive)) + 1e-9)
+
+
+def plot_energies(generated: np.ndarray, real: np.ndarray) -> str:
+    """How much the single clips move, as two histograms over one range."""
+
+    def draw(axes: "Axes") -> None:
+        top = max(float(generated.max()), float(real.max()), 1e-6)
+        edges = np.linspace(0, top, 25).tolist()
+        for values, colour, label in ((real, REAL, "real"), (generated, GENERATED, "generated")):
+            axes.hist(values, edges, color=colour, alpha=0.3)
+            axes.hist(values, edges, color=colour, histtype="step", linewidth=1.5, label=label)
+        axes.set_xlabel("motion energy of a clip (mean change per frame)")
+        axes.set_ylabel("clips")
+        axes.legend(frameon=False, labelcolor=_INK)
+
+    return _draw(draw)
+
+
+def plot_reconstruction(reconstruction: dict[str, dict[str, Any]]) -> str:
+    """Stage 1's mean error of every frame, and that of copying frame 0."""
+
+    def draw(axes: "Axes") -> None:
+        for (name, figures), colour in zip(reconstruction.items(), (GENERATED, REAL, OTHER), strict=True):
+            errors = figures["l1_by_frame"]
+            axes.plot(np.arange(1, len(errors) + 1), errors, "o-", color=colour, markersize=4, label=name)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("frame")
+        axes.set_ylabel("L1")
+        axes.legend(frameon=False, labelcolor=_INK)
+
+    return _draw(draw)
+
+
+def _draw(draw: Callable[["Axes"], None], *, width: float = 6.4, height: float = 3.2) -> str:
+    """One plot as an `<svg>` element."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    style: dict[Any, Any] = {
+        "svg.fonttype": "none",  # text stays text, in the page's font
+        "svg.hashsalt": draw.__qualname__,  # the same names in every run
+        "font.family": "sans-serif",
+        "font.size": 10,
+        **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK),
+    }
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        figure.patch.set_alpha(0)
+        axes = figure.add_subplot()
+        axes.patch.set_alpha(0)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.15, color=_INK, linewidth=0.8)
+        axes.set_axisbelow(True)
+        draw(axes)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    svg = buffer.getvalue()
+    return svg[svg.index("<svg") :].replace(_INK, "currentColor")

@@ -1,0 +1,41 @@
+"""What tests of evaluations share: a data set and a model of the smallest size, and settings for them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lfdm.config import Preset
+from lfdm.data.puppets import ACTIONS, write_puppets
+from lfdm.evaluation.settings import ClassifierTraining, EvaluationConfig
+from lfdm.pipeline import LatentFlowPipeline
+
+
+@pytest.fixture(scope="session")
+def quick() -> EvaluationConfig:
+    """Judges that are hardly trained, and no more second videos than it takes."""
+    training = ClassifierTraining(num_steps=2, batch_size=4)
+    return EvaluationConfig(num_diversity_clips=3, allow_small=True, classifier=training, frame_network=training)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four puppets, eight actions, two takes, 4 frames of 32x32; the last two puppets are held out. Read only."""
+    root = tmp_path_factory.mktemp("data") / "dolls"
+    write_puppets(root, num_subjects=4, num_takes=2, size=32, num_frames=4, fps=2, test_fraction=0.5, num_workers=1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def model(tiny_preset: Preset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline whose flow heads are not zero, as they are before training. Read only."""
+    pipe = LatentFlowPipeline.from_preset(tiny_preset, ACTIONS)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for name, parameter in pipe.autoencoder.motion_predictor.named_parameters():
+            if "head" in name:
+                nn.init.normal_(parameter, std=0.05)
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    pipe.save_pretrained(folder)
+    return folder
