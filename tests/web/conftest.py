@@ -7,30 +7,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
+from tests.web.api import Server
 
 pytest.importorskip("gradio", reason="needs gradio: pip install 'lfdm[web]'")
 
 START_SECONDS = 120
 KEEP_SECONDS = 15
-
-
-@dataclass(frozen=True)
-class Server:
-    """A running server, with small limits so that tests reach them."""
-
-    url: str
-    storage: Path
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def num_files(self) -> int:
-        """Files that the server has on disk."""
-        return sum(1 for entry in self.storage.rglob("*") if entry.is_file())
 
 
 def free_port() -> int:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lfdm.data.video import read_fitted, write_video
+from lfdm.data.video import VideoInfo, write_video
 from lfdm.web.limits import ServeLimits
-from lfdm.web.uploads import read_clip, read_upload
+from lfdm.web.uploads import open_clip, read_upload
 
 LIMITS = ServeLimits(upload_megabytes=0.5, image_megapixels=1, clip_megapixels=1, clip_frames=20, clip_seconds=5)
 
@@ -41,9 +41,10 @@ def test_a_picture_and_a_clip_within_the_limits_are_read(tmp_path: Path) -> None
     np.testing.assert_array_equal(read_upload(tmp_path / "a.png", LIMITS), picture)
     clip = moving_square(6)
     for name in ("a.gif", "a.avi"):
-        frames, fps = read_clip(write_video(tmp_path / name, clip, fps=5), LIMITS, size=32, fit="pad")
-        np.testing.assert_array_equal(frames, clip)
-        assert fps == pytest.approx(5)
+        read = open_clip(write_video(tmp_path / name, clip, fps=5), LIMITS)
+        np.testing.assert_array_equal(np.stack(list(read.frames)), clip)
+        assert read.num_frames == 6
+        assert read.fps == pytest.approx(5)
 
 
 @pytest.mark.parametrize(("width", "height"), [(1001, 1000), (60_000, 60_000), (2**31 - 1, 1)])
@@ -69,15 +70,17 @@ def test_a_picture_with_too_many_pixels_is_refused_undecoded(tmp_path: Path, wid
 def test_a_clip_beyond_a_limit_is_refused(tmp_path: Path, limits: ServeLimits, word: str, ending: str) -> None:
     path = write_video(tmp_path / f"long.{ending}", moving_square(10), fps=5)
     with pytest.raises(ValueError, match=rf"^long\.{ending}: .*{word}"):
-        read_clip(path, limits, size=32, fit="pad")
+        open_clip(path, limits)
 
 
-def test_decoding_stops_where_the_frames_hold_more_than_allowed(tmp_path: Path) -> None:
-    """Whatever a header says, which is all that the checks before decoding can see."""
-    path = write_video(tmp_path / "long.avi", moving_square(10), fps=5)
-    assert read_fitted(path, 16, "pad", max_decoded=10 * 32 * 32).shape == (10, 16, 16, 3)
-    with pytest.raises(ValueError, match="more than 10239 pixels"):
-        read_fitted(path, 16, "pad", max_decoded=10 * 32 * 32 - 1)
+def test_decoding_stops_where_the_frames_hold_more_than_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a file says of itself, which is all that the checks before decoding can see."""
+    path = write_video(tmp_path / "liar.avi", moving_square(10), fps=5)
+    modest = VideoInfo(frames=10, fps=5, width=8, height=8)
+    monkeypatch.setattr("lfdm.web.uploads.video_info", lambda _: modest)
+    clip = open_clip(path, replace(LIMITS, clip_megapixels=0.005))
+    with pytest.raises(ValueError, match=r"liar\.avi: .*0\.005 megapixels"):
+        list(clip.frames)
 
 
 def test_other_formats_and_broken_files_are_refused_without_the_folder_they_lie_in(tmp_path: Path) -> None:
@@ -91,7 +94,7 @@ def test_other_formats_and_broken_files_are_refused_without_the_folder_they_lie_
         assert str(tmp_path) not in str(refusal.value)
     for name in ("a.mp4", "list.mp4", "gone.mp4", "a.eps"):
         with pytest.raises(ValueError, match=rf"^{name}: ") as refusal:
-            read_clip(tmp_path / name, LIMITS, size=32, fit="pad")
+            list(open_clip(tmp_path / name, LIMITS).frames)
         assert str(tmp_path) not in str(refusal.value)
 
 

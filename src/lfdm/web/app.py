@@ -8,12 +8,12 @@ from typing import Any
 import gradio as gr
 
 from lfdm.config import MAX_GUIDANCE_SCALE
-from lfdm.settings import MAX_SEED as MAX_SEED
+from lfdm.pipeline import MAX_STRENGTH
 from lfdm.web.calls import Calls
 from lfdm.web.components import clip_picker, picture_picker, player, player_value
 from lfdm.web.jobs import Progress
 from lfdm.web.model_page import ModelPage
-from lfdm.web.requests import MAX_STRENGTH, PAGE_SEED
+from lfdm.web.requests import PAGE_SEED
 from lfdm.web.results import VideoResult
 
 TITLE = "Latent flow diffusion"
@@ -55,7 +55,9 @@ def _generate_tab(calls: Calls) -> None:
                 label = gr.Dropdown(
                     list(choices.labels), value=_first(choices.labels), label="Label", visible=bool(choices.labels), min_width=140
                 )
-                seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=PAGE_SEED, min_width=120)
+                seed = gr.Number(
+                    0, label="Seed", precision=0, minimum=0, maximum=PAGE_SEED, min_width=120, elem_classes="lf-seed"
+                )
             strength = _strength_slider()
             with gr.Accordion("More settings", open=False):
                 most_steps = min(limits.num_inference_steps, choices.max_steps)
@@ -64,6 +66,7 @@ def _generate_tab(calls: Calls) -> None:
                     0, min(SLIDER_GUIDANCE, MAX_GUIDANCE_SCALE), choices.guidance_scale, step=0.1, label="Guidance"
                 )
                 frames = gr.Slider(2, choices.max_frames, choices.num_frames, step=1, label="Frames")
+                loop = gr.Checkbox(False, label="Close the loop: the last frame leads into the first")
                 videos = gr.Slider(1, limits.num_videos, 1, step=1, label="Videos, from one seed to the next")
             start, stop = _buttons("Generate")
         with gr.Column(scale=8, min_width=300, elem_classes="lf-card"):
@@ -71,7 +74,7 @@ def _generate_tab(calls: Calls) -> None:
             screen = player("Choose a picture and a label, then press Generate.")
 
     async def generate_on_page(
-        picture: Any, label: Any, seed: Any, strength: Any, steps: Any, guidance: Any, frames: Any, videos: Any
+        picture: Any, label: Any, seed: Any, strength: Any, steps: Any, guidance: Any, frames: Any, loop: Any, videos: Any
     ) -> AsyncIterator[tuple[Any, Any]]:
         fields = {
             **_picture_fields(picture),
@@ -81,12 +84,13 @@ def _generate_tab(calls: Calls) -> None:
             "guidance_scale": guidance,
             "motion_strength": strength,
             "num_frames": frames,
+            "loop": loop,
             "num_videos": videos,
         }
         async for update in _for_page(lambda: calls.generate(**fields)):
             yield update
 
-    inputs = [picture, label, seed, strength, steps, guidance, frames, videos]
+    inputs = [picture, label, seed, strength, steps, guidance, frames, loop, videos]
     _connect(generate_on_page, inputs, start, stop, screen, status)
 
 
@@ -97,8 +101,8 @@ def _transfer_tab(calls: Calls) -> None:
             clip = clip_picker(calls.limits)
             kind = gr.Radio(
                 [
-                    ("Relative: the clip's motion from its own first frame", True),
-                    ("Absolute: pose for pose", False),
+                    ("Relative to its first frame", True),
+                    ("Absolute, pose for pose", False),
                 ],
                 value=True,
                 label="Motion",
@@ -129,6 +133,7 @@ def _add_api(calls: Calls, model: ModelPage) -> None:
         motion_strength: float = 1.0,
         num_videos: int = 1,
         num_frames: int | None = None,
+        loop: bool = False,
         mask: dict | None = None,
     ) -> AsyncIterator[dict[str, Any]]:
         fields = {
@@ -141,6 +146,7 @@ def _add_api(calls: Calls, model: ModelPage) -> None:
             "motion_strength": motion_strength,
             "num_videos": num_videos,
             "num_frames": num_frames,
+            "loop": loop,
         }
         async for update in _for_program(lambda: calls.generate(**fields)):
             yield update
@@ -193,7 +199,7 @@ def _connect(call: Any, inputs: Sequence[Any], start: gr.Button, stop: gr.Button
         trigger_mode="once",
     )
     note = '<span class="lf-quiet">Cancelled.</span>'
-    stop.click(None, None, status, js=f"() => '{note}'", cancels=[running], api_visibility="private")
+    stop.click(None, status, status, js=f"(text) => text ? '{note}' : text", cancels=[running], api_visibility="private")
 
 
 def _picture_fields(picture: object) -> dict[str, Any]:

@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lfdm.data.images import fit_frames
 from lfdm.models.motion import Motion
-from lfdm.pipeline import MAX_FRAMES_FACTOR, LatentFlowOutput, LatentFlowPipeline
+from lfdm.pipeline import MAX_PASS_FACTOR, LatentFlowOutput, LatentFlowPipeline
 from lfdm.web.jobs import Finished, Jobs, Progress, Report
 from lfdm.web.limits import ServeLimits
 from lfdm.web.requests import Choices, GenerateRequest, RequestReader, TransferRequest
 from lfdm.web.results import VideoResult, write_result
 from lfdm.web.storage import Storage
-from lfdm.web.uploads import read_clip, read_upload
+from lfdm.web.uploads import open_clip, read_upload
 
 Updates = AsyncIterator[Progress | Finished[list[VideoResult]]]
 
@@ -86,7 +85,8 @@ class Calls:
                     num_inference_steps=steps,
                     guidance_scale=request.guidance_scale,
                     motion_strength=request.motion_strength,
-                    motion_mask=_fitted_mask(pipe, request.mask),
+                    motion_mask=request.mask,
+                    loop=request.loop,
                     output_type="np",
                     callback_on_step_end=after_step,
                 )
@@ -97,23 +97,26 @@ class Calls:
         return results
 
     def _transfer(self, request: TransferRequest, report: Report) -> list[VideoResult]:
-        report(0, 2)
         image = read_upload(request.image, self.limits)
+        clip = open_clip(request.driving, self.limits)
+
+        def followed() -> Iterator[np.ndarray]:
+            for k, frame in enumerate(clip.frames):
+                report(k, clip.num_frames)
+                yield frame
+
         with self._borrowed_pipe() as pipe:
-            size, fit = pipe.config["image_size"], pipe.config["fit"]
-            driving, fps = read_clip(request.driving, self.limits, size=size, fit=fit)
-            report(1, 2)
             output = pipe.transfer(
                 image,
-                driving,
+                followed(),
                 relative=request.relative,
                 motion_strength=request.motion_strength,
-                motion_mask=_fitted_mask(pipe, request.mask),
+                motion_mask=request.mask,
                 output_type="np",
             )
-        report(2, 2)
+        report(clip.num_frames, clip.num_frames)
         frames, motion = _only_sample(output)
-        return [write_result(self.storage.new_result(), "transfer", request.driving.stem, frames, motion, fps=fps)]
+        return [write_result(self.storage.new_result(), "transfer", request.driving.stem, frames, motion, fps=clip.fps)]
 
     @contextmanager
     def _borrowed_pipe(self) -> Iterator[LatentFlowPipeline]:
@@ -130,7 +133,7 @@ def offered(pipe: LatentFlowPipeline, examples: tuple[Any, ...]) -> Choices:
     return Choices(
         labels=tuple(pipe.condition.labels),
         examples=examples,
-        max_frames=MAX_FRAMES_FACTOR * config["num_frames"],
+        max_frames=MAX_PASS_FACTOR * config["num_frames"],
         max_steps=pipe.scheduler.config.num_train_timesteps,
         num_frames=config["num_frames"],
         num_inference_steps=config["num_inference_steps"],
@@ -146,14 +149,6 @@ def _with_own_scheduler(pipe: LatentFlowPipeline) -> LatentFlowPipeline:
     one = type(pipe)(**parts, scheduler=copy.deepcopy(pipe.scheduler), **settings)
     one.set_progress_bar_config(disable=True)
     return one
-
-
-def _fitted_mask(pipe: LatentFlowPipeline, mask: np.ndarray | None) -> np.ndarray | None:
-    """A mask painted on the picture, fitted as the picture is: (S, S) in [0, 1]."""
-    if mask is None:
-        return None
-    gray = np.round(mask * 255).astype(np.uint8)[None, ..., None].repeat(3, axis=-1)
-    return fit_frames(gray, pipe.config["image_size"], pipe.config["fit"])[0, ..., 0].astype(np.float32) / 255
 
 
 def _only_sample(output: LatentFlowOutput) -> tuple[np.ndarray, Motion]:

@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image
 
 from lfdm.config import MAX_GUIDANCE_SCALE
+from lfdm.pipeline import MAX_STRENGTH
 from lfdm.settings import MAX_SEED, check_integer, check_number
 from lfdm.web.limits import ServeLimits
 from lfdm.web.storage import Storage
 from lfdm.web.uploads import check_megapixels
 
-MAX_STRENGTH = 2.0
 MAX_MASK_BYTES = 400_000
 MAX_MASK_MEGAPIXELS = 1.0
 PAGE_SEED = 2**53 - 1
@@ -55,6 +55,7 @@ class GenerateRequest:
     guidance_scale: float
     motion_strength: float
     num_frames: int
+    loop: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +92,7 @@ class RequestReader:
         motion_strength: object,
         num_videos: object,
         num_frames: object,
+        loop: object,
     ) -> GenerateRequest:
         """One picture, a label, and how to sample."""
         videos = _whole("num_videos", num_videos, 1, self.limits.num_videos)
@@ -106,20 +108,19 @@ class RequestReader:
             ),
             guidance_scale=_number("guidance_scale", _or(guidance_scale, self.choices.guidance_scale), 0, MAX_GUIDANCE_SCALE),
             motion_strength=_number("motion_strength", motion_strength, 0, MAX_STRENGTH),
-            num_frames=_whole("num_frames", _or(num_frames, self.choices.num_frames), 1, self.choices.max_frames),
+            num_frames=_whole("num_frames", _or(num_frames, self.choices.num_frames), 2, self.choices.max_frames),
+            loop=_flag("loop", loop),
         )
 
     def transfer(
         self, *, image: object, mask: object, driving: object, relative: object, motion_strength: object
     ) -> TransferRequest:
         """One picture and a driving clip."""
-        if not isinstance(relative, bool):
-            raise ValueError(f"relative must be true or false; got {_shown(relative)}")
         return TransferRequest(
             image=self._image(image),
             mask=self._mask(mask),
             driving=self._file("driving", driving, "an uploaded clip"),
-            relative=relative,
+            relative=_flag("relative", relative),
             motion_strength=_number("motion_strength", motion_strength, 0, MAX_STRENGTH),
         )
 
@@ -170,6 +171,12 @@ def _from_base64(text: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise ValueError("mask is not base64") from error
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false; got {_shown(value)}")
+    return value
 
 
 def _or(value: object, default: object) -> object:

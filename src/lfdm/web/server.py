@@ -1,9 +1,12 @@
 """Serving a model: storage, page, gate and web server put together."""
 
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import gradio as gr
 import uvicorn
@@ -84,6 +87,7 @@ def serve(name: str, pipe: LatentFlowPipeline, limits: ServeLimits, *, host: str
     Raises:
         OSError: the port is taken.
     """
+    signal.signal(signal.SIGTERM, _stop)  # uvicorn raises it again after its own end: the folder is to be removed first
     with open_app(name, pipe, limits) as app:
         config = uvicorn.Config(
             app,
@@ -97,6 +101,10 @@ def serve(name: str, pipe: LatentFlowPipeline, limits: ServeLimits, *, host: str
             proxy_headers=False,
         )
         uvicorn.Server(config).run()
+
+
+def _stop(*_: object) -> NoReturn:
+    sys.exit(0)
 
 
 def _examples(name: str) -> tuple[Path, ...]:

@@ -1,18 +1,18 @@
 """Uploaded files: looked at before anything in them is decoded, then read.
 
-Shapes: image (H, W, 3) uint8 · clip (t, S, S, 3) uint8.
+Shapes: image, frame (H, W, 3) uint8.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import ImageOps
 
-from lfdm.config import Fit
 from lfdm.data.images import open_image, over_white
-from lfdm.data.video import VIDEO_SUFFIXES, read_fitted, video_info
+from lfdm.data.video import VIDEO_SUFFIXES, iterate_video, video_info
 from lfdm.web.limits import MEGA, ServeLimits
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
@@ -32,11 +32,21 @@ def read_upload(path: Path, limits: ServeLimits) -> np.ndarray:
             return over_white(ImageOps.exif_transpose(image))
 
 
-def read_clip(path: Path, limits: ServeLimits, *, size: int, fit: Fit) -> tuple[np.ndarray, float]:
-    """An uploaded driving clip, fitted frame by frame: (t, size, size, 3) uint8, and its frames per second.
+@dataclass(frozen=True)
+class Clip:
+    """A driving clip whose size was found allowed; its frames (H, W, 3) uint8 are decoded as they are taken."""
+
+    frames: Iterator[np.ndarray]
+    num_frames: int
+    fps: float
+
+
+def open_clip(path: Path, limits: ServeLimits) -> Clip:
+    """An uploaded driving clip: what its file says of itself is looked at before its frames are decoded.
 
     Raises:
-        ValueError: too large, too long, broken, or not a clip. The file's name is in it, but not its folder.
+        ValueError: too large, too long, broken, or not a clip; also as the frames are taken, which need not be what the file
+            says. The file's name is in it, but not its folder.
     """
     with _naming_file(path):
         _check_bytes(path, limits)
@@ -46,13 +56,19 @@ def read_clip(path: Path, limits: ServeLimits, *, size: int, fit: Fit) -> tuple[
             _check_gif(path, limits)
         info = video_info(path)
         _check_clip(info.frames, info.width * info.height, limits)
-        if info.frames > limits.clip_seconds * info.fps:
-            raise ValueError(
-                f"a driving clip may have {limits.clip_seconds:g} seconds; this one has {info.frames / info.fps:.1f}"
-            )
-        max_decoded = int(limits.clip_megapixels * MEGA)  # frames need not have the size that the header states
-        frames = read_fitted(path, size, fit, max_frames=limits.clip_frames, max_decoded=max_decoded)
-    return frames, info.fps
+        seconds = info.frames / info.fps
+        if seconds > limits.clip_seconds:
+            raise ValueError(f"a driving clip may have {limits.clip_seconds:g} seconds; this one has {seconds:.1f}")
+    return Clip(_bounded_frames(path, limits), info.frames, info.fps)
+
+
+def _bounded_frames(path: Path, limits: ServeLimits) -> Iterator[np.ndarray]:
+    pixels = 0
+    with _naming_file(path):
+        for frame in iterate_video(path, max_frames=limits.clip_frames):
+            pixels += frame.shape[0] * frame.shape[1]
+            check_megapixels(pixels, limits.clip_megapixels, "a driving clip, all frames together,")
+            yield frame
 
 
 def check_megapixels(pixels: int, allowed: float, what: str) -> None:

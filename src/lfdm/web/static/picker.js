@@ -80,7 +80,7 @@ function clearMask() {
   painted = false;
   if (!canvas) return;
   canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
-  clearButton.disabled = true;
+  stage.classList.remove("lf-masked");
 }
 
 function sendMask() {
@@ -112,7 +112,7 @@ function stroke(event) {
   context.stroke();
   last = [x, y];
   painted = true;
-  clearButton.disabled = false;
+  stage.classList.add("lf-masked");
 }
 
 if (canvas) {

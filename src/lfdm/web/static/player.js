@@ -25,7 +25,6 @@ function draw() {
 function play(on) {
   playing = on;
   toggle.textContent = on ? "Pause" : "Play";
-  toggle.setAttribute("aria-pressed", String(on));
   element.dataset.playing = on;
   if (on) {
     clock = performance.now();
@@ -80,8 +79,8 @@ async function addVideo(video) {
   box.append(head, row);
   list.append(box);
   await addTrack(row, video, "video", "Video");
-  await addTrack(row, video, "flow", `Flow, at most ${video.max_flow.toFixed(1)} px`);
-  await addTrack(row, video, "occlusion", "Occlusion: black is painted");
+  await addTrack(row, video, "flow", `Flow, up to ${video.max_flow.toFixed(1)} px`);
+  await addTrack(row, video, "occlusion", "Occlusion, black: painted");
 }
 
 async function render() {
