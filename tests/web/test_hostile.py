@@ -14,9 +14,9 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from tests.web.api import API, GENERATE, TRANSFER, Answer, Server, call, call_raw, upload
 
 from lfdm.data.video import write_video
+from served import API, GENERATE, TRANSFER, Answer, Server, call, call_raw, upload
 
 INTERNAL = "its log says why"
 LEAKS = ("Traceback", 'File "', "site-packages", ".py", "/tmp/")
@@ -120,11 +120,15 @@ def test_strange_values_of_a_field_are_refused_with_its_name(client: httpx.Clien
 
 @pytest.mark.usefixtures("good_request")
 @pytest.mark.parametrize("field", ["driving", "relative"])
-def test_strange_values_of_a_transfer_are_refused(client: httpx.Client, field: str) -> None:
+def test_strange_values_of_a_transfer_are_refused(client: httpx.Client, tmp_path: Path, field: str) -> None:
     """30 requests."""
+    clip = write_video(tmp_path / "a.avi", np.zeros((4, 16, 16, 3), np.uint8), fps=8)
+    given = upload(client, clip.name, clip.read_bytes())
     for value in STRANGE:
         if not any(value is allowed for allowed in ALLOWED[field]):
-            check_refused(call(client, "transfer", {**TRANSFER, field: value}), field, "file is not on the server")
+            check_refused(
+                call(client, "transfer", {**TRANSFER, "driving": given, field: value}), field, "file is not on the server"
+            )
 
 
 @pytest.mark.usefixtures("good_request")
@@ -196,7 +200,7 @@ def test_bodies_that_are_not_a_call(client: httpx.Client) -> None:
         b'{"data": "' + b"x" * 2_000_000 + b'"}',
         b"<xml/>",
         b"a=1&b=2",
-        json.dumps({"data": list(GENERATE.values()) + [1]}).encode(),
+        json.dumps({"data": [*GENERATE.values(), 1]}).encode(),
         json.dumps({"data": dict(GENERATE)}).encode(),
     ]
     for body in bodies:
@@ -219,7 +223,7 @@ def test_joining_the_queue_by_hand(client: httpx.Client) -> None:
     for body in ({}, {"event_id": 3}, {"session_hash": "a", "fn_index": "x", "event_id": "y"}, [], 3, None):
         response = client.post(f"{API}/cancel", json=body)
         check_plain(response)
-        assert response.status_code == 422
+        assert response.status_code in (400, 422)
     stranger = {"session_hash": "nobody", "fn_index": 0, "event_id": "nothing"}
     check_plain(client.post(f"{API}/cancel", json=stranger))
     for query in ("", "?session_hash=", "?session_hash=../..", "?session_hash=" + "a" * 5000, "?session_hash=%00"):

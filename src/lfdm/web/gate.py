@@ -75,7 +75,7 @@ class Gate:
             return None
         answer = _Answer(send, self.limits)
         try:
-            receive = await self._admit(scope, receive)
+            receive = await self._admit(scope, receive, answer)
             await self.app(scope, receive, answer.send)
         except _Refusal as refusal:
             await answer.refuse(refusal.status, str(refusal))
@@ -84,7 +84,7 @@ class Gate:
             await answer.refuse(500, "the server could not answer this request; its log says why")
         return None
 
-    async def _admit(self, scope: Scope, receive: Receive) -> Receive:
+    async def _admit(self, scope: Scope, receive: Receive, answer: "_Answer") -> Receive:
         """What the application may read of this request; raises `_Refusal` for one that is not for it."""
         method, path = scope["method"], scope["path"]
         _check_query(scope["query_string"])
@@ -98,7 +98,7 @@ class Gate:
             raise _Refusal(405, "only GET and POST are understood")
         path = path.rstrip("/")
         if path == f"{API}/upload":
-            return self._admit_upload(scope, receive)
+            return self._admit_upload(scope, receive, answer)
         if path == f"{API}/queue/join":
             body = self._checked_join(await _read_json(receive))
         elif path in (f"{API}/cancel", f"{API}/reset"):
@@ -115,7 +115,7 @@ class Gate:
         except ValueError as error:
             raise _Refusal(403, str(error)) from None
 
-    def _admit_upload(self, scope: Scope, receive: Receive) -> Receive:
+    def _admit_upload(self, scope: Scope, receive: Receive, answer: "_Answer") -> Receive:
         if self.storage.megabytes() > self.limits.storage_megabytes:
             raise _Refusal(503, "busy: the server's disk space for uploads is used up; try again in some minutes")
         allowed = self.limits.upload_bytes + FORM_BYTES
@@ -130,6 +130,7 @@ class Gate:
             message = await receive()
             received += len(message.get("body", b""))
             if received > allowed:  # a body in chunks states no length
+                answer.instead = too_large
                 raise too_large
             return message
 
@@ -187,10 +188,16 @@ class _Answer:
         self._limits = limits
         self._started = False
         self._replaced = False
+        self.instead: _Refusal | None = None
+        """Set where a request is found out while gradio reads it, whose own answer to that would be an error."""
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             status = message["status"]
+            if self.instead is not None:
+                self._replaced = True
+                await self.refuse(self.instead.status, str(self.instead))
+                return
             if status >= 500:
                 self._replaced = True
                 waiting = self._limits.queue_size

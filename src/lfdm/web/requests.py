@@ -162,7 +162,7 @@ class RequestReader:
             with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
                 check_megapixels(picture.width * picture.height, MAX_MASK_MEGAPIXELS, "a mask")
                 return np.asarray(picture.convert("L"), np.float32) / 255
-        except (OSError, SyntaxError, EOFError) as error:
+        except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
             raise ValueError("mask is not a readable PNG") from error
 
 
