@@ -253,4 +253,4 @@ def _progress_html(progress: Progress) -> str:
 
 
 def _error_html(message: str) -> str:
-    return f'<div class="lf-error" role="alert">{html.escape(message[:1].upper() + message[1:])}</div>'
+    return f'<div class="lf-error" role="alert">{html.escape(message)}</div>'

@@ -32,6 +32,7 @@ _PAGES = re.compile(
 )
 _EVENTS = re.compile(rf"{API}/call/(?P<name>[a-z_]+)/{_ID}")
 _CALL = re.compile(rf"{API}/call/(?P<name>[a-z_]+)/?")
+_FORM = re.compile(rb'multipart/form-data; ?boundary="?[\w.=+-]{1,70}"?')
 _FILE = f"{API}/file="
 
 # Nothing from elsewhere: no fonts, scripts, pictures or calls. gradio compiles its templates, hence 'unsafe-eval'.
@@ -118,9 +119,12 @@ class Gate:
     def _admit_upload(self, scope: Scope, receive: Receive, answer: "_Answer") -> Receive:
         if self.storage.megabytes() > self.limits.storage_megabytes:
             raise _Refusal(503, "busy: the server's disk space for uploads is used up; try again in some minutes")
+        headers = dict(scope["headers"])
+        if not _FORM.fullmatch(headers.get(b"content-type", b"")):
+            raise _Refusal(400, "an upload is a form, multipart/form-data with a boundary")
         allowed = self.limits.upload_bytes + FORM_BYTES
         too_large = _Refusal(413, f"a file may have {self.limits.upload_megabytes:g} MB")
-        stated = dict(scope["headers"]).get(b"content-length", b"0")
+        stated = headers.get(b"content-length", b"0")
         if not stated.isdigit() or len(stated) > 15 or int(stated) > allowed:
             raise too_large
         received = 0

@@ -18,7 +18,6 @@ FILE_SIDE = 256
 """Written videos are enlarged by a whole factor to about this side: players blur small ones."""
 MOTION_SIDE = 192
 """Flow and occlusion are drawn at about this side, so that the lines of the grid are fine."""
-SHEET_QUALITY = 88
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +52,7 @@ def write_result(folder: Path, name: str, title: str, frames: np.ndarray, motion
         "flow": np.stack([_draw_flow(one, size, max(longest, 1e-6)) for one in flow]),
         "occlusion": np.stack([occlusion_to_gray(_resize(one, size)) for one in occlusion]),
     }
-    sheets = {key: _write_sheet(folder / f"{name}-{key}.webp", value, columns, key == "video") for key, value in pictures.items()}
+    sheets = {key: _write_sheet(folder / f"{name}-{key}.webp", value, columns) for key, value in pictures.items()}
     return VideoResult(
         title=title, file=file, sheets=sheets, columns=columns, num_frames=t, fps=fps, max_flow=longest * width / 2
     )
@@ -64,13 +63,13 @@ def _draw_flow(flow: np.ndarray, size: tuple[int, int], longest: float) -> np.nd
     return draw_warped_grid(flow_to_color(large, max_flow=longest), large)
 
 
-def _write_sheet(path: Path, frames: np.ndarray, columns: int, lossless: bool) -> Path:
+def _write_sheet(path: Path, frames: np.ndarray, columns: int) -> Path:
     t, height, width = frames.shape[:3]
     rows = math.ceil(t / columns)
     sheet = np.zeros((rows * columns, height, width, 3), np.uint8)
     sheet[:t] = frames
     picture = sheet.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
-    Image.fromarray(picture).save(path, "WEBP", lossless=lossless, quality=SHEET_QUALITY, method=2)
+    Image.fromarray(picture).save(path, "WEBP", lossless=True, quality=0, method=0)
     return path
 
 

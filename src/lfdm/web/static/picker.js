@@ -41,7 +41,11 @@ async function take(file) {
   }
 }
 
-picture.onerror = () => { if (chosen) say("The browser cannot show this file."); };
+picture.onerror = () => {
+  if (!chosen) return;
+  stage.classList.remove("lf-filled");
+  say("The browser cannot show this file.");
+};
 picture.onload = () => {
   say("");
   stage.classList.toggle("lf-small", picture.naturalWidth <= 256);
@@ -104,7 +108,7 @@ function stroke(event) {
   const y = ((event.clientY - box.top) / box.height) * canvas.height;
   const context = canvas.getContext("2d");
   context.lineCap = context.lineJoin = "round";
-  context.strokeStyle = "#fff";
+  context.strokeStyle = "#f97316"; // the mask is its alpha alone
   context.lineWidth = find(".lf-brush").value * MASK_SIDE;
   context.beginPath();
   context.moveTo(...(last || [x, y]));
