@@ -20,7 +20,10 @@ import httpx
 
 from served import API, GENERATE, Server, call, running_server
 
-KEEP_SECONDS = 20
+KEEP_SECONDS = 8
+"""Of results on the server: short, so that files come and go during the load."""
+QUIET_SECONDS = 14
+"""After which all of them must be gone."""
 REQUEST = {**GENERATE, "num_inference_steps": 10, "num_frames": 16}
 """The bundled model's own settings."""
 LABELS = ("bow", "clap", "jump", "kick", "raise arms", "squat", "walk", "wave")
@@ -107,12 +110,12 @@ def measure(num_users: int, seconds: float, queue_size: int) -> dict[str, Any]:
         with running_server(Path(folder), options) as server:
             with httpx.Client(base_url=server.url, timeout=120) as client:
                 call(client, "generate", REQUEST)  # what loads on first use is no leak
-            time.sleep(KEEP_SECONDS + 12)
+            time.sleep(QUIET_SECONDS)
             files_at_start = server.num_files()
             record = load(server, num_users, seconds)
             most_files = server.num_files()
             too_many = ask_one_too_many(server, queue_size)
-            time.sleep(KEEP_SECONDS + 12)  # the cleaning runs every few seconds
+            time.sleep(QUIET_SECONDS)
             files_at_end = server.num_files()
         left = list(Path(folder).glob("lfdm-serve-*"))
     half = min(60.0, seconds / 2)

@@ -68,7 +68,8 @@ def test_a_job_tells_its_steps_and_can_be_cancelled(client: Client) -> None:
     deadline = time.monotonic() + 60
     while len(job.outputs()) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert re.fullmatch(r"\d+ of 100", job.outputs()[-1]["status"])
+    last: Any = job.outputs()[-1]
+    assert re.fullmatch(r"\d+ of 100", last["status"])
     job.cancel()
     started = time.monotonic()
     client.predict(image="puppet-1", label="wave", **SHORT, api_name="/generate")

@@ -125,7 +125,7 @@ def test_a_closed_job_stops_at_its_next_step_and_one_that_waits_never_starts() -
         await asyncio.sleep(0.05)
         second_task.cancel()
         await asyncio.gather(second_task, return_exceptions=True)
-        await first.aclose()  # pyright: ignore[reportAttributeAccessIssue] - it is a generator
+        await first.aclose()
         jobs.close()
 
     asyncio.run(start_two_and_leave())

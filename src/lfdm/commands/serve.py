@@ -33,5 +33,7 @@ def serve(
         if error.name is None or error.name.split(".")[0] not in ("gradio", "fastapi", "uvicorn", "starlette"):
             raise
         raise ImportError("lfdm serve needs gradio: pip install 'lfdm[web]'") from error
-    print(f"serving {model} at http://{host}:{port}", flush=True)
-    server.serve(model, open_pipeline(model, device), limits, host=host, port=port)
+    with server.listen(host, port) as socket:
+        pipe = open_pipeline(model, device)
+        print(f"serving {model} at http://{host}:{port}", flush=True)
+        server.serve(model, pipe, limits, socket)

@@ -2,14 +2,16 @@
 
 import html
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import gradio as gr
+from gradio.events import api
 
 from lfdm.config import MAX_GUIDANCE_SCALE
 from lfdm.pipeline import MAX_STRENGTH
-from lfdm.web.calls import Calls
+from lfdm.web.calls import Calls, Updates
 from lfdm.web.components import clip_picker, picture_picker, player, player_value
 from lfdm.web.jobs import Progress
 from lfdm.web.model_page import ModelPage
@@ -87,8 +89,9 @@ def _generate_tab(calls: Calls) -> None:
             "loop": loop,
             "num_videos": videos,
         }
-        async for update in _for_page(lambda: calls.generate(**fields)):
-            yield update
+        async with aclosing(_for_page(lambda: calls.generate(**fields))) as updates:
+            async for update in updates:
+                yield update
 
     inputs = [picture, label, seed, strength, steps, guidance, frames, loop, videos]
     _connect(generate_on_page, inputs, start, stop, screen, status)
@@ -115,8 +118,9 @@ def _transfer_tab(calls: Calls) -> None:
 
     async def transfer_on_page(picture: Any, clip: Any, relative: Any, strength: Any) -> AsyncIterator[tuple[Any, Any]]:
         fields = {**_picture_fields(picture), "driving": clip, "relative": relative, "motion_strength": strength}
-        async for update in _for_page(lambda: calls.transfer(**fields)):
-            yield update
+        async with aclosing(_for_page(lambda: calls.transfer(**fields))) as updates:
+            async for update in updates:
+                yield update
 
     _connect(transfer_on_page, [picture, clip, kind, strength], start, stop, screen, status)
 
@@ -125,7 +129,7 @@ def _add_api(calls: Calls, model: ModelPage) -> None:
     """The same calls for programs. Every answer but the last has an empty list of videos and says how far the work is."""
 
     async def generate(
-        image: dict | str,
+        image: dict[str, Any] | str,
         label: str | None = None,
         seed: int = 0,
         num_inference_steps: int | None = None,
@@ -134,7 +138,7 @@ def _add_api(calls: Calls, model: ModelPage) -> None:
         num_videos: int = 1,
         num_frames: int | None = None,
         loop: bool = False,
-        mask: dict | None = None,
+        mask: dict[str, Any] | None = None,
     ) -> AsyncIterator[dict[str, Any]]:
         fields = {
             "image": image,
@@ -148,22 +152,34 @@ def _add_api(calls: Calls, model: ModelPage) -> None:
             "num_frames": num_frames,
             "loop": loop,
         }
-        async for update in _for_program(lambda: calls.generate(**fields)):
-            yield update
+        async with aclosing(_for_program(lambda: calls.generate(**fields))) as updates:
+            async for update in updates:
+                yield update
 
     async def transfer(
-        image: dict | str, driving: dict, relative: bool = True, motion_strength: float = 1.0, mask: dict | None = None
+        image: dict[str, Any] | str,
+        driving: dict[str, Any],
+        relative: bool = True,
+        motion_strength: float = 1.0,
+        mask: dict[str, Any] | None = None,
     ) -> AsyncIterator[dict[str, Any]]:
-        fields = {"image": image, "mask": mask, "driving": driving, "relative": relative, "motion_strength": motion_strength}
-        async for update in _for_program(lambda: calls.transfer(**fields)):
-            yield update
+        fields = {
+            "image": image,
+            "mask": mask,
+            "driving": driving,
+            "relative": relative,
+            "motion_strength": motion_strength,
+        }
+        async with aclosing(_for_program(lambda: calls.transfer(**fields))) as updates:
+            async for update in updates:
+                yield update
 
     async def describe() -> dict[str, Any]:
         return model.to_json()
 
-    gr.api(generate, api_name="generate", concurrency_id="jobs", concurrency_limit=calls.limits.num_jobs)
-    gr.api(transfer, api_name="transfer", concurrency_id="jobs", concurrency_limit=calls.limits.num_jobs)
-    gr.api(describe, api_name="model", concurrency_limit=None)
+    api(generate, api_name="generate", concurrency_id="jobs", concurrency_limit=calls.limits.num_jobs)
+    api(transfer, api_name="transfer", concurrency_id="jobs", concurrency_limit=calls.limits.num_jobs)
+    api(describe, api_name="model", concurrency_limit=None)
 
 
 # -------------------------------------------------------------------------------------------------------- parts of both
@@ -209,14 +225,15 @@ def _picture_fields(picture: object) -> dict[str, Any]:
     return {"image": picture.get("image"), "mask": picture.get("mask")}
 
 
-async def _for_page(start: Any) -> AsyncIterator[tuple[Any, Any]]:
-    """Player and status after every step; an error is a line of the page."""
+async def _for_page(start: Callable[[], Updates]) -> AsyncGenerator[tuple[Any, Any], None]:
+    """Player and status after every step; an error is a line of the page. Closing it, as cancelling does, closes the work."""
     try:
-        async for update in start():
-            if isinstance(update, Progress):
-                yield gr.skip(), _progress_html(update)
-            else:
-                yield player_value(update.result), ""
+        async with aclosing(start()) as updates:
+            async for update in updates:
+                if isinstance(update, Progress):
+                    yield gr.skip(), _progress_html(update)
+                else:
+                    yield player_value(update.result), ""
     except ValueError as error:
         yield gr.skip(), _error_html(str(error))
     except Exception:
@@ -224,13 +241,14 @@ async def _for_page(start: Any) -> AsyncIterator[tuple[Any, Any]]:
         yield gr.skip(), _error_html(INTERNAL_ERROR)
 
 
-async def _for_program(start: Any) -> AsyncIterator[dict[str, Any]]:
+async def _for_program(start: Callable[[], Updates]) -> AsyncGenerator[dict[str, Any], None]:
     try:
-        async for update in start():
-            if isinstance(update, Progress):
-                yield {"status": f"{update.done} of {update.total}", "videos": []}
-            else:
-                yield {"status": "done", "videos": [_video_json(result) for result in update.result]}
+        async with aclosing(start()) as updates:
+            async for update in updates:
+                if isinstance(update, Progress):
+                    yield {"status": f"{update.done} of {update.total}", "videos": []}
+                else:
+                    yield {"status": "done", "videos": [_video_json(result) for result in update.result]}
     except ValueError as error:
         raise gr.Error(str(error), print_exception=False) from None
     except Exception:

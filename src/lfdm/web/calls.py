@@ -2,7 +2,7 @@
 
 import copy
 import queue
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ from lfdm.web.results import VideoResult, write_result
 from lfdm.web.storage import Storage
 from lfdm.web.uploads import open_clip, read_upload
 
-Updates = AsyncIterator[Progress | Finished[list[VideoResult]]]
+Updates = AsyncGenerator[Progress | Finished[list[VideoResult]], None]
 
 
 class Calls:
@@ -47,7 +47,7 @@ class Calls:
         Raises:
             ValueError: a field or a file that is not allowed.
         """
-        request = self._reader.generate(**fields)  # pyright: ignore[reportArgumentType] - checked there
+        request = self._reader.generate(**fields)
         return self._jobs.run(lambda report: self._generate(request, report))
 
     def transfer(self, **fields: object) -> Updates:
@@ -56,7 +56,7 @@ class Calls:
         Raises:
             ValueError: a field or a file that is not allowed.
         """
-        request = self._reader.transfer(**fields)  # pyright: ignore[reportArgumentType] - checked there
+        request = self._reader.transfer(**fields)
         return self._jobs.run(lambda report: self._transfer(request, report))
 
     def close(self) -> None:

@@ -80,7 +80,10 @@ class Gate:
             await self.app(scope, receive, answer.send)
         except _Refusal as refusal:
             await answer.refuse(refusal.status, str(refusal))
-        except Exception:
+        except Exception as error:
+            if answer.started:  # a stream that gradio breaks off, of a session that it does not know for instance
+                logger.warning("the answer to %s %s broke off: %r", scope["method"], scope["path"], error)
+                return None
             logger.exception("error while answering %s %s", scope["method"], scope["path"])
             await answer.refuse(500, "the server could not answer this request; its log says why")
         return None
@@ -190,7 +193,7 @@ class _Answer:
     def __init__(self, send: Send, limits: ServeLimits) -> None:
         self._send = send
         self._limits = limits
-        self._started = False
+        self.started = False
         self._replaced = False
         self.instead: _Refusal | None = None
         """Set where a request is found out while gradio reads it, whose own answer to that would be an error."""
@@ -209,15 +212,15 @@ class _Answer:
                 await self.refuse(status, busy if status == 503 else "the server could not answer this request; its log says why")
                 return
             message = {**message, "headers": [*message.get("headers", []), *_HEADERS.items()]}
-            self._started = True
+            self.started = True
         if not self._replaced:
             await self._send(message)
 
     async def refuse(self, status: int, text: str) -> None:
         """Answer with one line, unless the answer has begun."""
-        if self._started:
+        if self.started:
             return
-        self._started = True
+        self.started = True
         body = json.dumps({"detail": text}).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *_HEADERS.items()]
         if status == 503:

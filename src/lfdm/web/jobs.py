@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -39,7 +39,7 @@ class Jobs:
     def __init__(self, num_jobs: int) -> None:
         self._pool = ThreadPoolExecutor(num_jobs, thread_name_prefix="lfdm-job")
 
-    async def run(self, work: Callable[[Report], ResultT]) -> AsyncIterator[Progress | Finished[ResultT]]:
+    async def run(self, work: Callable[[Report], ResultT]) -> AsyncGenerator[Progress | Finished[ResultT], None]:
         """Progress as it comes, then the result. Closing this iterator cancels the work.
 
         Raises:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import NoReturn
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
+from gradio.themes import Base
 from starlette.types import ASGIApp
 
 from lfdm.pipeline import LatentFlowPipeline
@@ -81,18 +83,23 @@ def open_app(name: str, pipe: LatentFlowPipeline, limits: ServeLimits) -> Iterat
         storage.close()
 
 
-def serve(name: str, pipe: LatentFlowPipeline, limits: ServeLimits, *, host: str, port: int) -> None:
-    """Serve until interrupted.
+def listen(host: str, port: int) -> socket.socket:
+    """An open port; OSError where it is taken or the address is not this machine's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise OSError(
+            f"cannot listen at {host} port {port}: {error.strerror or error}; choose another --port or --host"
+        ) from error
 
-    Raises:
-        OSError: the port is taken.
-    """
+
+def serve(name: str, pipe: LatentFlowPipeline, limits: ServeLimits, listening: socket.socket) -> None:
+    """Serve until interrupted or ended."""
     signal.signal(signal.SIGTERM, _stop)  # uvicorn raises it again after its own end: the folder is to be removed first
     with open_app(name, pipe, limits) as app:
         config = uvicorn.Config(
             app,
-            host=host,
-            port=port,
             log_level="warning",
             limit_concurrency=MAX_CONNECTIONS,
             timeout_keep_alive=30,
@@ -100,7 +107,7 @@ def serve(name: str, pipe: LatentFlowPipeline, limits: ServeLimits, *, host: str
             server_header=False,
             proxy_headers=False,
         )
-        uvicorn.Server(config).run()
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 def _stop(*_: object) -> NoReturn:
@@ -114,6 +121,6 @@ def _examples(name: str) -> tuple[Path, ...]:
     return tuple(sorted((find_folder(name) / "images").glob("*.png"))[:12])
 
 
-def _theme() -> gr.themes.Base:
+def _theme() -> Base:
     """System fonts alone: nothing is fetched from elsewhere."""
-    return gr.themes.Base(primary_hue="indigo", neutral_hue="slate", font=FONTS, font_mono=MONO_FONTS)
+    return Base(primary_hue="indigo", neutral_hue="slate", font=FONTS, font_mono=MONO_FONTS)
