@@ -48,10 +48,12 @@ class Visit:
             self.elsewhere.append(request.url)
 
     def shoot(self, what: str) -> None:
-        """A screenshot of the whole page, which must not be wider than the window."""
+        """A screenshot of the whole page, which fills the window's width or its own, whatever it shows, and no more."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=SCREENSHOTS / f"{self.name}-{what}.png", full_page=True)
-        assert self.page.evaluate("document.documentElement.scrollWidth") <= self.page.viewport_size["width"]
+        width = self.page.viewport_size["width"]
+        assert self.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert self.page.evaluate("document.querySelector('.gradio-container').offsetWidth") == min(width, 1180)
 
     def press(self, name: str) -> None:
         self.page.get_by_role("button", name=name, exact=True).locator("visible=true").click()
