@@ -4,6 +4,7 @@ import sys
 
 from lfdm.commands.data_sets import data_corpus, data_folder, data_lpc, data_puppets
 from lfdm.commands.models import adapt, autoencoder_training, diffusion_training, evaluate, import_
+from lfdm.commands.serve import serve
 from lfdm.commands.videos import demo, generate, info, transfer
 from lfdm.console import CommandTree, Group, run
 from lfdm.presets import PRESETS
@@ -37,6 +38,7 @@ COMMANDS: CommandTree = {
     "adapt": adapt,
     "evaluate": evaluate,
     "import": import_,
+    "serve": serve,
     "info": info,
 }
 

@@ -35,7 +35,7 @@ def demo(*, out: Path = Path("demo"), seed: int = 0, device: str | None = None, 
     from lfdm.pipeline_folder import bundled_images
     from lfdm.pipeline_outputs import VideoFiles, fitted_source
 
-    pipe = _open_pipeline(DEFAULT_MODEL, device)
+    pipe = open_pipeline(DEFAULT_MODEL, device)
     images = bundled_images(DEFAULT_MODEL)
     for i, label in enumerate(pipe.condition.labels):
         path = out / f"{_slug(label)}.mp4"
@@ -126,7 +126,7 @@ def generate(
         panel_format=panel_format,
         motion=motion,
     )
-    pipe = _open_pipeline(model, device, dtype, fit)
+    pipe = open_pipeline(model, device, dtype, fit)
     files = replace(files, fps=pipe.config["fps"] if fps is None else fps)
     source = fitted_source(pipe, image)
     starts = range(0, num_videos, VIDEOS_PER_BATCH)
@@ -193,7 +193,7 @@ def transfer(
         panel_format=panel_format,
         motion=motion,
     )
-    pipe = _open_pipeline(model, device, dtype, fit)
+    pipe = open_pipeline(model, device, dtype, fit)
     source = fitted_source(pipe, image)
     result = pipe.transfer(
         source,
@@ -225,7 +225,7 @@ def _write(files: "VideoFiles", pipe: "LatentFlowPipeline", source: Any, results
         print(path)
 
 
-def _open_pipeline(model: str, device: str | None, dtype: Dtype = "float32", fit: Fit | None = None) -> "LatentFlowPipeline":
+def open_pipeline(model: str, device: str | None, dtype: Dtype = "float32", fit: Fit | None = None) -> "LatentFlowPipeline":
     import torch
 
     from lfdm.pipeline import LatentFlowPipeline
@@ -276,7 +276,7 @@ def info(*, model: str | None = None) -> None:
             "presets": ", ".join(PRESETS),
         }
     else:
-        pipe = _open_pipeline(model, "cpu")
+        pipe = open_pipeline(model, "cpu")
         networks = {"auto-encoder": pipe.autoencoder, "motion U-Net": pipe.unet}
         counts = [f"{name} {sum(p.numel() for p in net.parameters()) / 1e6:.1f} M" for name, net in networks.items()]
         video, sampling = pipe.config, type(pipe.scheduler).__name__

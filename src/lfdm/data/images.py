@@ -6,7 +6,7 @@ Shapes: an image is (H, W, 3) uint8 RGB, frames are (t, H, W, 3) uint8 RGB.
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -75,12 +75,15 @@ def read_gray(source: str | Path | Image.Image) -> np.ndarray:
 
 
 @contextmanager
-def open_image(path: Path) -> Iterator[Image.Image]:
-    """A picture file, not decoded yet, of at most 50 megapixels; ValueError naming the path for anything else."""
+def open_image(path: Path, *, formats: Sequence[str] | None = None) -> Iterator[Image.Image]:
+    """A picture file, not decoded yet, of at most 50 megapixels; ValueError naming the path for anything else.
+
+    `formats`: Pillow's names of those that are tried, all by default.
+    """
     with naming(path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused here, in our own words
-            image = Image.open(path)
+            image = Image.open(path, formats=formats)
         with image:
             check_pixels(path, *image.size)
             yield image

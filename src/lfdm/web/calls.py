@@ -1,0 +1,161 @@
+"""What the buttons and the API do: one request in, its progress and result out. Knows nothing of gradio."""
+
+import copy
+import queue
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lfdm.models.motion import Motion
+from lfdm.pipeline import MAX_PASS_FACTOR, LatentFlowOutput, LatentFlowPipeline
+from lfdm.web.jobs import Finished, Jobs, Progress, Report
+from lfdm.web.limits import ServeLimits
+from lfdm.web.requests import Choices, GenerateRequest, RequestReader, TransferRequest
+from lfdm.web.results import VideoResult, write_result
+from lfdm.web.storage import Storage
+from lfdm.web.uploads import open_clip, read_upload
+
+Updates = AsyncGenerator[Progress | Finished[list[VideoResult]], None]
+
+
+class Calls:
+    """The pipeline behind requests.
+
+    Args:
+        pipe: a trained pipeline.
+        choices: what requests may ask of it.
+        limits: bounds of a request.
+        storage: where uploads and results lie.
+    """
+
+    def __init__(self, pipe: LatentFlowPipeline, choices: Choices, limits: ServeLimits, storage: Storage) -> None:
+        self.choices = choices
+        self.limits = limits
+        self.storage = storage
+        self._reader = RequestReader(choices, limits, storage)
+        self._jobs = Jobs(limits.num_jobs)
+        self._pipes: queue.SimpleQueue[LatentFlowPipeline] = queue.SimpleQueue()
+        for _ in range(limits.num_jobs):
+            self._pipes.put(_with_own_scheduler(pipe))
+
+    def generate(self, **fields: object) -> Updates:
+        """Videos of one picture and a label; the fields are those of `RequestReader.generate`.
+
+        Raises:
+            ValueError: a field or a file that is not allowed.
+        """
+        request = self._reader.generate(**fields)
+        return self._jobs.run(lambda report: self._generate(request, report))
+
+    def transfer(self, **fields: object) -> Updates:
+        """A picture that moves as a clip does; the fields are those of `RequestReader.transfer`.
+
+        Raises:
+            ValueError: a field or a file that is not allowed.
+        """
+        request = self._reader.transfer(**fields)
+        return self._jobs.run(lambda report: self._transfer(request, report))
+
+    def close(self) -> None:
+        """Wait for running work."""
+        self._jobs.close()
+
+    def _generate(self, request: GenerateRequest, report: Report) -> list[VideoResult]:
+        steps = request.num_inference_steps
+        total = steps * len(request.seeds)
+        report(0, total)
+        image = read_upload(request.image, self.limits)
+        folder = self.storage.new_result()
+        results = []
+        with self._borrowed_pipe() as pipe:
+            for k, seed in enumerate(request.seeds):  # one after the other: memory does not grow with their number
+
+                def after_step(_: object, index: int, *rest: object, done: int = k * steps) -> dict[str, Tensor]:  # noqa: ARG001
+                    report(done + index + 1, total)
+                    return {}
+
+                output = pipe(
+                    image,
+                    request.label,
+                    generator=seed,
+                    num_frames=request.num_frames,
+                    num_inference_steps=steps,
+                    guidance_scale=request.guidance_scale,
+                    motion_strength=request.motion_strength,
+                    motion_mask=request.mask,
+                    loop=request.loop,
+                    output_type="np",
+                    callback_on_step_end=after_step,
+                )
+                label = request.label or "unconditional"
+                frames, motion = _only_sample(output)
+                name = f"{_slug(label)}-{seed}"
+                results.append(write_result(folder, name, f"{label}, seed {seed}", frames, motion, fps=pipe.config["fps"]))
+        return results
+
+    def _transfer(self, request: TransferRequest, report: Report) -> list[VideoResult]:
+        image = read_upload(request.image, self.limits)
+        clip = open_clip(request.driving, self.limits)
+
+        def followed() -> Iterator[np.ndarray]:
+            for k, frame in enumerate(clip.frames):
+                report(k, clip.num_frames)
+                yield frame
+
+        with self._borrowed_pipe() as pipe:
+            output = pipe.transfer(
+                image,
+                followed(),
+                relative=request.relative,
+                motion_strength=request.motion_strength,
+                motion_mask=request.mask,
+                output_type="np",
+            )
+        report(clip.num_frames, clip.num_frames)
+        frames, motion = _only_sample(output)
+        return [write_result(self.storage.new_result(), "transfer", request.driving.stem, frames, motion, fps=clip.fps)]
+
+    @contextmanager
+    def _borrowed_pipe(self) -> Iterator[LatentFlowPipeline]:
+        pipe = self._pipes.get()
+        try:
+            yield pipe
+        finally:
+            self._pipes.put(pipe)
+
+
+def offered(pipe: LatentFlowPipeline, examples: tuple[Any, ...]) -> Choices:
+    """What requests may ask of a pipeline."""
+    config = pipe.config
+    return Choices(
+        labels=tuple(pipe.condition.labels),
+        examples=examples,
+        max_frames=MAX_PASS_FACTOR * config["num_frames"],
+        max_steps=pipe.scheduler.config.num_train_timesteps,
+        num_frames=config["num_frames"],
+        num_inference_steps=config["num_inference_steps"],
+        guidance_scale=config["guidance_scale"],
+    )
+
+
+def _with_own_scheduler(pipe: LatentFlowPipeline) -> LatentFlowPipeline:
+    """The same networks; a scheduler counts its steps, so that two videos at once need two."""
+    parts = {name: getattr(pipe, name) for name in ("autoencoder", "unet", "condition", "motion_target")}
+    names = ("image_size", "fit", "num_frames", "fps", "num_inference_steps", "guidance_scale")
+    settings = {name: pipe.config[name] for name in names}
+    one = type(pipe)(**parts, scheduler=copy.deepcopy(pipe.scheduler), **settings)
+    one.set_progress_bar_config(disable=True)
+    return one
+
+
+def _only_sample(output: LatentFlowOutput) -> tuple[np.ndarray, Motion]:
+    assert isinstance(output.frames, np.ndarray)
+    return output.frames[0], output.motion
+
+
+def _slug(label: str) -> str:
+    """Safe as a file's name, whatever labels a model was trained with."""
+    return "".join(c if c.isalnum() else "-" for c in label)[:60] or "video"

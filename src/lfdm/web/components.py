@@ -1,0 +1,77 @@
+"""The page's own parts as gradio HTML components: a picker for pictures and clips, and a player.."""
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lfdm.web.limits import ServeLimits
+from lfdm.web.results import VideoResult
+
+STATIC = Path(__file__).parent / "static"
+FILE_ROUTE = "gradio_api/file="
+
+
+def picture_picker(examples: Sequence[Path], limits: ServeLimits) -> gr.HTML:
+    """Drop, upload or pick a picture, and paint where it moves. Value: `{"image": name | {"path"}, "mask": data URL | None}`."""
+    shown = [{"name": path.stem, "url": _data_url(path)} for path in examples]
+    hint = f"png, jpg, webp, gif, bmp; up to {limits.upload_megabytes:g} MB"
+    return _picker("image", shown, "Drop a picture here", hint, "image/png,image/jpeg,image/webp,image/gif,image/bmp", limits)
+
+
+def clip_picker(limits: ServeLimits) -> gr.HTML:
+    """Drop or upload a driving clip. Value: `{"path"}`."""
+    hint = f"mp4, webm, mov, avi, gif; up to {limits.clip_seconds:g} s, {limits.upload_megabytes:g} MB"
+    return _picker("clip", [], "Drop a driving clip here", hint, "video/*,image/gif", limits)
+
+
+def player(empty: str) -> gr.HTML:
+    """Videos with their flow and occlusion, driven by one timeline. Value: `player_value`."""
+    return gr.HTML(html_template=_static("player.html"), js_on_load=_static("player.js"), apply_default_css=False, empty=empty)
+
+
+def player_value(results: Sequence[VideoResult]) -> dict[str, Any]:
+    """What the player's script reads, see static/player.js."""
+    first = results[0]
+    videos = [
+        {
+            "title": result.title,
+            "path": str(result.file),
+            "file": FILE_ROUTE + str(result.file),
+            "name": result.file.name,
+            "max_flow": result.max_flow,
+            "sheets": {kind: FILE_ROUTE + str(path) for kind, path in result.sheets.items()},
+        }
+        for result in results
+    ]
+    return {"num_frames": first.num_frames, "columns": first.columns, "fps": first.fps, "videos": videos}
+
+
+def stylesheet() -> str:
+    """The page's CSS, for light and dark."""
+    return _static("page.css")
+
+
+def _picker(kind: str, examples: list[dict[str, str]], empty: str, hint: str, accept: str, limits: ServeLimits) -> gr.HTML:
+    return gr.HTML(
+        html_template=_static("picker.html"),
+        js_on_load=_static("picker.js"),
+        apply_default_css=False,
+        kind=kind,
+        clip=kind == "clip",
+        examples=examples,
+        empty=empty,
+        hint=hint,
+        accept=accept,
+        max_bytes=limits.upload_bytes,
+    )
+
+
+def _static(name: str) -> str:
+    return (STATIC / name).read_text()
+
+
+def _data_url(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()

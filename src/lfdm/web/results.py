@@ -1,0 +1,82 @@
+"""What the page and the API get back: a video file, and sheets of all frames for the players.
+
+Shapes: frames (t, H, W, 3) uint8.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lfdm.data.video import write_video
+from lfdm.models.motion import Motion
+from lfdm.visualize import draw_warped_grid, flow_to_color, occlusion_to_gray
+
+FILE_SIDE = 256
+"""Written videos are enlarged by a whole factor to about this side: players blur small ones."""
+MOTION_SIDE = 192
+"""Flow and occlusion are drawn at about this side, so that the lines of the grid are fine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoResult:
+    """One video, the pictures of its motion, and what players need to know."""
+
+    title: str
+    file: Path
+    """mp4."""
+    sheets: dict[str, Path]
+    """`video`, `flow`, `occlusion`: all frames in one picture, row by row."""
+    columns: int
+    """Frames in a row of a sheet."""
+    num_frames: int
+    fps: float
+    max_flow: float
+    """The longest displacement, in pixels of the video; shown fully saturated."""
+
+
+def write_result(folder: Path, name: str, title: str, frames: np.ndarray, motion: Motion, *, fps: float) -> VideoResult:
+    """Write the files of one video and its motion (of one sample) into `folder`."""
+    t, height, width = frames.shape[:3]
+    file = write_video(folder / f"{name}.mp4", _enlarge(frames, FILE_SIDE), fps=fps)
+    flow = motion.flow[0].permute(1, 2, 3, 0).float().cpu().numpy()  # (t, h, w, 2)
+    occlusion = motion.occlusion[0, 0].float().cpu().numpy()
+    longest = float(np.linalg.norm(flow, axis=-1).max())
+    factor = max(1, MOTION_SIDE // max(height, width))
+    size = (width * factor, height * factor)
+    columns = math.ceil(math.sqrt(t))
+    pictures = {
+        "video": frames,
+        "flow": np.stack([_draw_flow(one, size, max(longest, 1e-6)) for one in flow]),
+        "occlusion": np.stack([occlusion_to_gray(_resize(one, size)) for one in occlusion]),
+    }
+    sheets = {key: _write_sheet(folder / f"{name}-{key}.webp", value, columns) for key, value in pictures.items()}
+    return VideoResult(
+        title=title, file=file, sheets=sheets, columns=columns, num_frames=t, fps=fps, max_flow=longest * width / 2
+    )
+
+
+def _draw_flow(flow: np.ndarray, size: tuple[int, int], longest: float) -> np.ndarray:
+    large = np.stack([_resize(flow[..., axis], size) for axis in range(2)], axis=-1)
+    return draw_warped_grid(flow_to_color(large, max_flow=longest), large)
+
+
+def _write_sheet(path: Path, frames: np.ndarray, columns: int) -> Path:
+    t, height, width = frames.shape[:3]
+    rows = math.ceil(t / columns)
+    sheet = np.zeros((rows * columns, height, width, 3), np.uint8)
+    sheet[:t] = frames
+    picture = sheet.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
+    Image.fromarray(picture).save(path, "WEBP", lossless=True, quality=0, method=0)
+    return path
+
+
+def _enlarge(frames: np.ndarray, side: int) -> np.ndarray:
+    factor = max(1, side // max(frames.shape[1:3]))
+    return frames.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def _resize(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.asarray(Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))

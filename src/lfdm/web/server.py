@@ -1,0 +1,126 @@
+"""Serving a model: storage, page, gate and web server put together."""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+from gradio.themes import Base
+from starlette.types import ASGIApp
+
+from lfdm.pipeline import LatentFlowPipeline
+from lfdm.pipeline_folder import bundled_images, bundled_models, find_folder, resolve_parts
+from lfdm.web.app import build_page
+from lfdm.web.calls import Calls, offered
+from lfdm.web.components import stylesheet
+from lfdm.web.gate import Gate
+from lfdm.web.limits import ServeLimits
+from lfdm.web.model_page import read_model_page
+from lfdm.web.storage import Storage
+
+MAX_CONNECTIONS = 500
+SESSIONS = 200
+"""Visitors whose last inputs gradio remembers."""
+FONTS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
+MONO_FONTS = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
+
+# Read by gradio when it is set up: no reports to its makers, no long record of requests.
+_ENVIRONMENT = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_ANALYTICS_MAX_EVENTS": "100",
+    "GRADIO_RUN_HISTORY": "False",
+    "GRADIO_SSR_MODE": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
+@contextmanager
+def open_app(name: str, pipe: LatentFlowPipeline, limits: ServeLimits) -> Iterator[ASGIApp]:
+    """The app for a loaded model; its temporary folder goes when the block ends.
+
+    Args:
+        name: what the model was loaded by: its examples, card and measurements are looked for there.
+    """
+    storage = Storage()
+    os.environ.update(_ENVIRONMENT, GRADIO_TEMP_DIR=str(storage.root))
+    folder = resolve_parts(find_folder(name))["index"]
+    calls = Calls(pipe, offered(pipe, _examples(name)), limits, storage)
+    try:
+        page = build_page(calls, read_model_page(name, pipe, folder))
+        page.state_session_capacity = SESSIONS
+        outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+        app = gr.mount_gradio_app(
+            outer,
+            page,
+            path="/",
+            footer_links=[],
+            run_history=False,
+            allowed_paths=[],
+            show_error=False,
+            max_file_size=limits.upload_bytes,
+            ssr_mode=False,
+            enable_monitoring=False,
+            pwa=False,
+            mcp_server=False,
+            theme=_theme(),
+            css=stylesheet(),
+        )
+        endpoints = {index: len(fn.inputs) for index, fn in page.fns.items() if fn.fn is not None and fn.queue}
+        names = {
+            str(fn.api_name): index for index, fn in page.fns.items() if index in endpoints and fn.api_visibility == "public"
+        }
+        storage.start_cleaning(limits.keep_seconds)
+        yield Gate(app, endpoints, names, limits, storage)
+    finally:
+        calls.close()
+        storage.close()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """An open port; OSError where it is taken or the address is not this machine's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise OSError(
+            f"cannot listen at {host} port {port}: {error.strerror or error}; choose another --port or --host"
+        ) from error
+
+
+def serve(name: str, pipe: LatentFlowPipeline, limits: ServeLimits, listening: socket.socket) -> None:
+    """Serve until interrupted or ended."""
+    signal.signal(signal.SIGTERM, _stop)  # uvicorn raises it again after its own end: the folder is to be removed first
+    with open_app(name, pipe, limits) as app:
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=2,
+            server_header=False,
+            proxy_headers=False,
+        )
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _stop(*_: object) -> NoReturn:
+    sys.exit(0)
+
+
+def _examples(name: str) -> tuple[Path, ...]:
+    """Pictures to try: those of the bundled model, or of a folder `images` in the model's own."""
+    if name in bundled_models():
+        return tuple(bundled_images(name))
+    return tuple(sorted((find_folder(name) / "images").glob("*.png"))[:12])
+
+
+def _theme() -> Base:
+    """System fonts alone: nothing is fetched from elsewhere."""
+    return Base(primary_hue="indigo", neutral_hue="slate", font=FONTS, font_mono=MONO_FONTS)

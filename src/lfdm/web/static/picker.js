@@ -1,0 +1,145 @@
+// Chooses a picture (with a brush for where it moves) or a driving clip. Runs in gr.HTML: element, props, watch, trigger, upload.
+// props.value: {image: example name or {path}, mask: data URL or null} for a picture, {path} for a clip.
+const isClip = props.kind === "clip";
+const find = (selector) => element.querySelector(selector);
+const stage = find(".lf-stage"), input = find("input[type=file]"), note = find(".lf-note");
+const picture = find("img"), clip = find("video"), canvas = find("canvas");
+const paintButton = find(".lf-paint"), clearButton = find(".lf-clear");
+const MASK_SIDE = 256;
+let chosen = null, painting = false, last = null, painted = false;
+
+const say = (text) => { note.textContent = text || ""; note.hidden = !text; };
+
+function setValue(mask) {
+  props.value = isClip ? chosen : chosen && { image: chosen, mask: mask || null };
+  trigger("input");
+}
+
+function show(url, name) {
+  element.querySelectorAll(".lf-example").forEach((e) => e.setAttribute("aria-pressed", String(e.dataset.name === name)));
+  stage.classList.toggle("lf-filled", true);
+  const moving = isClip && !/\.gif$/i.test(name);
+  picture.hidden = moving;
+  if (clip) clip.hidden = !moving;
+  picture.alt = name;
+  (moving ? clip : picture).src = url;
+  clearMask();
+}
+
+async function take(file) {
+  if (!file) return;
+  say("Uploading " + file.name + " ...");
+  try {
+    if (file.size > props.max_bytes) throw new Error(`a file may have ${props.max_bytes / 1e6} MB; this one has ${(file.size / 1e6).toFixed(1)} MB`);
+    const sent = await upload(file);
+    chosen = { path: sent.path };
+    show(URL.createObjectURL(file), file.name);
+    say("");
+    setValue();
+  } catch (error) {
+    say("Not uploaded: " + (error.message || error));
+  }
+}
+
+picture.onerror = () => {
+  if (!chosen) return;
+  stage.classList.remove("lf-filled");
+  say("The browser cannot show this file.");
+};
+picture.onload = () => {
+  say("");
+  stage.classList.toggle("lf-small", picture.naturalWidth <= 256);
+  if (!canvas) return;
+  const scale = MASK_SIDE / Math.max(picture.naturalWidth, picture.naturalHeight);
+  canvas.width = Math.max(1, Math.round(picture.naturalWidth * scale));
+  canvas.height = Math.max(1, Math.round(picture.naturalHeight * scale));
+};
+if (clip) clip.onerror = () => { if (chosen && !clip.hidden) say("The browser cannot play this file; the model may still read it."); };
+
+input.onchange = () => { take(input.files[0]); input.value = ""; };
+find(".lf-choose").onclick = () => input.click();
+stage.ondragover = (event) => { event.preventDefault(); stage.classList.add("lf-over"); };
+stage.ondragleave = () => stage.classList.remove("lf-over");
+stage.ondrop = (event) => { event.preventDefault(); stage.classList.remove("lf-over"); take(event.dataTransfer.files[0]); };
+stage.onclick = () => { if (!chosen) input.click(); };
+element.querySelectorAll(".lf-example").forEach((button) => {
+  button.onclick = () => { chosen = button.dataset.name; show(button.querySelector("img").src, chosen); setValue(); };
+});
+const reuse = find(".lf-reuse");
+if (reuse) {
+  const update = () => { reuse.disabled = !window.lfdmLastResult; };
+  window.addEventListener("lfdm-result", update);
+  update();
+  reuse.onclick = () => {
+    const result = window.lfdmLastResult;
+    chosen = { path: result.path };
+    show(result.url, result.name);
+    setValue();
+  };
+}
+
+// ------------------------------------------------------------------------------------------------------------- brush
+
+function clearMask() {
+  painted = false;
+  if (!canvas) return;
+  canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
+  stage.classList.remove("lf-masked");
+}
+
+function sendMask() {
+  const flat = document.createElement("canvas");
+  flat.width = canvas.width;
+  flat.height = canvas.height;
+  const context = flat.getContext("2d");
+  context.drawImage(canvas, 0, 0);
+  const pixels = context.getImageData(0, 0, flat.width, flat.height);
+  for (let i = 0; i < pixels.data.length; i += 4) {
+    const moves = pixels.data[i + 3];
+    pixels.data.set([moves, moves, moves, 255], i);
+  }
+  context.putImageData(pixels, 0, 0);
+  setValue(painted ? flat.toDataURL("image/png") : null);
+}
+
+function stroke(event) {
+  const box = canvas.getBoundingClientRect();
+  const x = ((event.clientX - box.left) / box.width) * canvas.width;
+  const y = ((event.clientY - box.top) / box.height) * canvas.height;
+  const context = canvas.getContext("2d");
+  context.lineCap = context.lineJoin = "round";
+  context.strokeStyle = "#f97316"; // the mask is its alpha alone
+  context.lineWidth = find(".lf-brush").value * MASK_SIDE;
+  context.beginPath();
+  context.moveTo(...(last || [x, y]));
+  context.lineTo(x, y);
+  context.stroke();
+  last = [x, y];
+  painted = true;
+  stage.classList.add("lf-masked");
+}
+
+if (canvas) {
+  paintButton.onclick = () => {
+    painting = !painting;
+    paintButton.setAttribute("aria-pressed", String(painting));
+    stage.classList.toggle("lf-painting", painting);
+  };
+  clearButton.onclick = () => { clearMask(); setValue(); };
+  canvas.onpointerdown = (event) => {
+    if (!painting || !chosen) return;
+    event.preventDefault();
+    canvas.setPointerCapture(event.pointerId);
+    last = null;
+    stroke(event);
+    canvas.onpointermove = stroke;
+  };
+  canvas.onpointerup = canvas.onpointercancel = () => {
+    if (!canvas.onpointermove) return;
+    canvas.onpointermove = null;
+    sendMask();
+  };
+}
+
+const first = find(".lf-example");
+if (first) first.click();

@@ -1,0 +1,114 @@
+// Plays videos beside their flow and occlusion; one timeline drives all of them. Runs in gr.HTML: element, props, watch.
+// props.value: null or {num_frames, columns, fps, videos: [{title, path, file, name, max_flow, sheets: {video, flow, occlusion}}]},
+// where a sheet is one picture that holds all frames, row by row.
+const find = (selector) => element.querySelector(selector);
+const list = find(".lf-videos"), slider = find(".lf-timeline input"), toggle = find(".lf-toggle"), count = find(".lf-count");
+let tracks = [], shown = null, frame = 0, playing = false, clock = 0;
+
+const make = (tag, className, text) => {
+  const node = document.createElement(tag);
+  node.className = className;
+  if (text) node.textContent = text;
+  return node;
+};
+
+function draw() {
+  for (const { canvas, sheet } of tracks) {
+    const x = (frame % shown.columns) * canvas.width, y = Math.floor(frame / shown.columns) * canvas.height;
+    canvas.getContext("2d").drawImage(sheet, x, y, canvas.width, canvas.height, 0, 0, canvas.width, canvas.height);
+    canvas.dataset.frame = frame;
+  }
+  slider.value = frame;
+  count.textContent = `${frame + 1} / ${shown.num_frames}`;
+}
+
+function play(on) {
+  playing = on;
+  toggle.textContent = on ? "Pause" : "Play";
+  element.dataset.playing = on;
+  if (on) {
+    clock = performance.now();
+    requestAnimationFrame(tick);
+  }
+}
+
+function tick(now) {
+  if (!playing || !shown || !element.isConnected) return;
+  const passed = Math.floor(((now - clock) * shown.fps) / 1000);
+  if (passed > 0) {
+    clock += (passed * 1000) / shown.fps;
+    frame = (frame + passed) % shown.num_frames;
+    draw();
+  }
+  requestAnimationFrame(tick);
+}
+
+async function load(url) {
+  const sheet = new Image();
+  sheet.src = url;
+  await sheet.decode();
+  return sheet;
+}
+
+async function addTrack(row, video, kind, caption) {
+  const figure = make("figure", "lf-" + kind);
+  const canvas = make("canvas", "");
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", `${kind} of ${video.title}`);
+  canvas.dataset.kind = kind;
+  const text = make("figcaption", "", caption);
+  figure.append(canvas, text);
+  row.append(figure);
+  const sheet = await load(video.sheets[kind]);
+  canvas.width = sheet.naturalWidth / shown.columns;
+  canvas.height = sheet.naturalHeight / Math.ceil(shown.num_frames / shown.columns);
+  canvas.classList.toggle("lf-pixels", kind === "video" && canvas.width <= 128);
+  if (kind === "flow") text.prepend(make("span", "lf-wheel"));
+  tracks.push({ canvas, sheet });
+}
+
+async function addVideo(video) {
+  const head = make("div", "lf-head");
+  const link = make("a", "lf-download", "Download mp4");
+  const blob = await (await fetch(video.file)).blob(); // now: the server removes it after some minutes
+  link.href = URL.createObjectURL(blob);
+  link.download = video.name;
+  head.append(make("strong", "", video.title), link);
+  const row = make("div", "lf-row");
+  const box = make("section", "lf-result");
+  box.append(head, row);
+  list.append(box);
+  await addTrack(row, video, "video", "Video");
+  await addTrack(row, video, "flow", `Flow, up to ${video.max_flow.toFixed(1)} px`);
+  await addTrack(row, video, "occlusion", "Occlusion, black: painted");
+}
+
+async function render() {
+  const value = props.value;
+  if (value === shown) return;
+  play(false);
+  list.replaceChildren();
+  tracks = [];
+  shown = value;
+  element.classList.toggle("lf-has-result", Boolean(value));
+  if (!value) return;
+  frame = 0;
+  slider.max = value.num_frames - 1;
+  try {
+    for (const video of value.videos) await addVideo(video);
+  } catch (error) {
+    list.replaceChildren(make("p", "lf-note", "The result is not on the server any more; make it again."));
+    return;
+  }
+  draw();
+  element.dataset.ready = String(value.videos[0].file);
+  const first = value.videos[0];
+  window.lfdmLastResult = { path: first.path, url: list.querySelector("a").href, name: first.name };
+  window.dispatchEvent(new Event("lfdm-result"));
+  if (!matchMedia("(prefers-reduced-motion: reduce)").matches) play(true);
+}
+
+toggle.onclick = () => play(!playing);
+slider.oninput = () => { play(false); frame = Number(slider.value); draw(); };
+watch("value", render);
+render();

@@ -1,0 +1,91 @@
+"""The web app's own temporary folder: the only one that a request can name files in, emptied by age and removed at the end.
+
+Uploads lie at `<root>/<hash of the content>/<name>` (gradio puts them there), results at `<root>/results/<random>/<name>`.
+"""
+
+import re
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+RESULTS = "results"
+
+
+class Storage:
+    """Finds, makes and removes files below one folder."""
+
+    def __init__(self) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix="lfdm-serve-")).resolve()
+        self._closed = threading.Event()
+
+    def find(self, path: object) -> Path:
+        """An uploaded or resulting file, by the absolute path that the server gave out; it counts as used now.
+
+        Raises:
+            ValueError: anything else: another folder, a link, `..`, a name that no file can have, a file removed by age.
+        """
+        refused = ValueError("that file is not on the server (any more); upload it again")
+        if not isinstance(path, str) or len(path) > 1000:
+            raise refused
+        try:
+            given = Path(path)
+            parts = given.relative_to(self.root).parts
+            known = (len(parts) == 2 and re.fullmatch("[0-9a-f]{64}", parts[0])) or (len(parts) == 3 and parts[0] == RESULTS)
+            if not known or given.resolve(strict=True) != given or not given.is_file():
+                raise refused
+            given.touch()
+        except (ValueError, OSError):  # not below the root; a null byte; too long; not there
+            raise refused from None
+        return given
+
+    def new_result(self) -> Path:
+        """An empty folder for the files of one result."""
+        folder = self.root / RESULTS / uuid4().hex
+        folder.mkdir(parents=True)
+        return folder
+
+    def megabytes(self) -> float:
+        """Size of all files."""
+        total = 0
+        for file in self._files():
+            with suppress(OSError):
+                total += file.stat().st_size
+        return total / 1e6
+
+    def num_files(self) -> int:
+        """How many files there are."""
+        return sum(1 for _ in self._files())
+
+    def remove_old(self, keep_seconds: float) -> None:
+        """Remove files not used for that long, and the folders that this leaves empty."""
+        oldest = time.time() - keep_seconds
+        for file in list(self._files()):
+            with suppress(OSError):  # another request may have replaced or removed it
+                if file.lstat().st_mtime < oldest:
+                    file.unlink()
+        for folder in sorted((entry for entry in self.root.rglob("*") if entry.is_dir()), reverse=True):
+            with suppress(OSError):  # not empty, or it is being filled
+                if folder.stat().st_mtime < oldest:
+                    folder.rmdir()
+
+    def start_cleaning(self, keep_seconds: float) -> None:
+        """Call `remove_old` from a thread of its own until `close`."""
+
+        def clean() -> None:
+            while not self._closed.wait(min(30.0, keep_seconds / 4)):
+                self.remove_old(keep_seconds)
+
+        threading.Thread(target=clean, name="lfdm-cleaning", daemon=True).start()
+
+    def close(self) -> None:
+        """Remove everything."""
+        self._closed.set()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def _files(self) -> Iterator[Path]:
+        return (entry for entry in self.root.rglob("*") if entry.is_symlink() or not entry.is_dir())

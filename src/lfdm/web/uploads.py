@@ -1,0 +1,108 @@
+"""Uploaded files: looked at before anything in them is decoded, then read.
+
+Shapes: image, frame (H, W, 3) uint8.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import ImageOps
+
+from lfdm.data.images import open_image, over_white
+from lfdm.data.video import VIDEO_SUFFIXES, iterate_video, video_info
+from lfdm.web.limits import MEGA, ServeLimits
+
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+"""What browsers show. Pillow knows many more, of which some start other programs (EPS) or are rarely tested."""
+
+
+def read_upload(path: Path, limits: ServeLimits) -> np.ndarray:
+    """An uploaded image, (H, W, 3) uint8: its size is looked at before its pixels are decoded.
+
+    Raises:
+        ValueError: too large, broken, or of a format outside `IMAGE_FORMATS`. The file's name is in it, but not its folder.
+    """
+    with _naming_file(path):
+        _check_bytes(path, limits)
+        with open_image(path, formats=IMAGE_FORMATS) as image:
+            check_megapixels(image.width * image.height, limits.image_megapixels, "an image")
+            return over_white(ImageOps.exif_transpose(image))
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A driving clip whose size was found allowed; its frames (H, W, 3) uint8 are decoded as they are taken."""
+
+    frames: Iterator[np.ndarray]
+    num_frames: int
+    fps: float
+
+
+def open_clip(path: Path, limits: ServeLimits) -> Clip:
+    """An uploaded driving clip: what its file says of itself is looked at before its frames are decoded.
+
+    Raises:
+        ValueError: too large, too long, broken, or not a clip; also as the frames are taken, which need not be what the file
+            says. The file's name is in it, but not its folder.
+    """
+    with _naming_file(path):
+        _check_bytes(path, limits)
+        if path.suffix.lower() not in VIDEO_SUFFIXES:
+            raise ValueError(f"a driving clip must be one of {', '.join(sorted(VIDEO_SUFFIXES))}")
+        if path.suffix.lower() == ".gif":
+            _check_gif(path, limits)
+        info = video_info(path)
+        _check_clip(info.frames, info.width * info.height, limits)
+        seconds = info.frames / info.fps
+        if seconds > limits.clip_seconds:
+            raise ValueError(f"a driving clip may have {limits.clip_seconds:g} seconds; this one has {seconds:.1f}")
+    return Clip(_bounded_frames(path, limits), info.frames, info.fps)
+
+
+def _bounded_frames(path: Path, limits: ServeLimits) -> Iterator[np.ndarray]:
+    pixels = 0
+    with _naming_file(path):
+        for frame in iterate_video(path, max_frames=limits.clip_frames):
+            pixels += frame.shape[0] * frame.shape[1]
+            check_megapixels(pixels, limits.clip_megapixels, "a driving clip, all frames together,")
+            yield frame
+
+
+def check_megapixels(pixels: int, allowed: float, what: str) -> None:
+    """ValueError for more than `allowed` megapixels."""
+    if pixels > allowed * MEGA:
+        raise ValueError(f"{what} may have {allowed:g} megapixels; this one has {pixels / MEGA:.1f}")
+
+
+def _check_bytes(path: Path, limits: ServeLimits) -> None:
+    got = path.stat().st_size
+    if got > limits.upload_bytes:
+        raise ValueError(f"a file may have {limits.upload_megabytes:g} MB; this one has {got / MEGA:.1f} MB")
+
+
+def _check_gif(path: Path, limits: ServeLimits) -> None:
+    """Size and number of a GIF's frames from its block headers: `video_info` has to decode it."""
+    with open_image(path, formats=("GIF",)) as image:
+        check_megapixels(image.width * image.height, limits.image_megapixels, "a frame")
+        _check_clip(getattr(image, "n_frames", 1), image.width * image.height, limits)
+
+
+def _check_clip(frames: int, pixels: int, limits: ServeLimits) -> None:
+    if frames > limits.clip_frames:
+        raise ValueError(f"a driving clip may have {limits.clip_frames} frames; this one has {frames}")
+    check_megapixels(frames * pixels, limits.clip_megapixels, "a driving clip, all frames together,")
+
+
+@contextmanager
+def _naming_file(path: Path) -> Iterator[None]:
+    """Errors about a file with its name in place of its path, which says where the server keeps things."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise ValueError(f"{path.name}: not on the server any more; upload it again") from None
+    except ValueError as error:
+        message = str(error).replace(f"{path}: ", "").replace(f"{path.parent}/", "")
+        raise ValueError(f"{path.name}: {message}") from None

@@ -1,0 +1,190 @@
+"""The page in a real browser (Chromium, driven by Playwright), at desktop and phone width.
+
+Screenshots go to outputs/web, or to the folder that LFDM_SCREENSHOTS names.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lfdm.data.video import write_video
+from served import Server
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'lfdm[dev]'")
+CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+
+SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+SCREENSHOTS = Path(os.environ.get("LFDM_SCREENSHOTS", "outputs/web"))
+LONG = 60_000
+"""Milliseconds; the machine may be busy."""
+CANVASES = "[...document.querySelectorAll('.lf-has-result canvas[data-frame]')].filter((c) => c.offsetParent)"
+FRAMES = f"() => {CANVASES}.map((c) => c.dataset.frame)"
+PICTURES = f"() => {CANVASES}.map((c) => c.toDataURL())"
+
+
+class Visit:
+    """One page in one browser window, with a record of everything it asked for."""
+
+    def __init__(self, page: Any, url: str, name: str) -> None:
+        self.page = page
+        self.name = name
+        self.url = url
+        self.elsewhere: list[str] = []
+        self.errors: list[str] = []
+        page.set_default_timeout(LONG)
+        page.on("request", self._note)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.goto(url)
+        page.locator(".lf-stage.lf-filled").first.wait_for()
+
+    def _note(self, request: Any) -> None:
+        if not request.url.startswith((self.url, "data:", "blob:")):
+            self.elsewhere.append(request.url)
+
+    def shoot(self, what: str) -> None:
+        """A screenshot of the whole page, which fills the window's width or its own, whatever it shows, and no more."""
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=SCREENSHOTS / f"{self.name}-{what}.png", full_page=True)
+        width = self.page.viewport_size["width"]
+        assert self.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert self.page.evaluate("document.querySelector('.gradio-container').offsetWidth") == min(width, 1180)
+
+    def press(self, name: str) -> None:
+        self.page.get_by_role("button", name=name, exact=True).locator("visible=true").click()
+
+    def run(self, name: str) -> None:
+        """Press a button and wait for its result to be on the screen."""
+        self.page.evaluate("() => document.querySelectorAll('[data-ready]').forEach((e) => delete e.dataset.ready)")
+        self.press(name)
+        self.page.locator("[data-ready]").first.wait_for()
+
+    def scrub(self, frame: int) -> list[str]:
+        """Move the timeline; the pictures of all canvases, as data URLs."""
+        self.page.locator(".lf-has-result .lf-timeline input").locator("visible=true").evaluate(
+            "(slider, frame) => { slider.value = frame; slider.dispatchEvent(new Event('input', {bubbles: true})); }", frame
+        )
+        assert set(self.page.evaluate(FRAMES)) == {str(frame)}
+        return self.page.evaluate(PICTURES)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(params=list(SIZES))
+def visit(browser: Any, server: Server, request: pytest.FixtureRequest) -> Iterator[Visit]:
+    width, height = SIZES[request.param]
+    page = browser.new_page(viewport={"width": width, "height": height})
+    made = Visit(page, server.url, request.param)
+    yield made
+    page.close()
+    assert not made.elsewhere  # no fonts, scripts or reports: the page works without the internet
+    assert not made.errors
+
+
+def test_generate_play_scrub_and_hold_still(visit: Visit) -> None:
+    page = visit.page
+    visit.shoot("1-open")
+    page.get_by_role("button", name="puppet-2").first.click()
+    page.get_by_label("Label").first.click()
+    page.get_by_role("option", name="kick").click()
+    visit.run("Generate")
+    before = page.evaluate(FRAMES)
+    assert len(before) == 3
+    page.wait_for_function(f"(before) => String(({FRAMES})()) !== String(before)", arg=before)  # it plays
+    visit.press("Pause")
+    first, later = visit.scrub(0), visit.scrub(9)
+    visit.shoot("2-generated")
+    assert all(a != b for a, b in zip(first, later, strict=True))  # video, flow and occlusion, all in step
+    # strength 0: every frame is the picture itself
+    page.get_by_label("number input for Motion strength").locator("visible=true").fill("0")
+    page.keyboard.press("Tab")
+    visit.run("Generate")
+    visit.press("Pause")
+    first, later = visit.scrub(0), visit.scrub(9)
+    assert first == later
+    visit.shoot("3-still")
+
+
+def test_paint_where_it_moves(visit: Visit) -> None:
+    page = visit.page
+    visit.press("Paint where it moves")
+    box = page.locator(".lf-frame canvas").first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + box["height"] * 0.3, steps=5)
+    page.mouse.up()
+    visit.shoot("4-painted")
+    visit.run("Generate")
+    visit.press("Pause")
+    page.locator(".lf-result canvas[data-kind=video]").wait_for()
+    difference = """(rows) => { const c = document.querySelector('.lf-result canvas[data-kind=video]');
+      return [...c.getContext('2d').getImageData(0, rows[0], c.width, rows[1]).data]; }"""
+    frames = []
+    for frame in (0, 9):
+        visit.scrub(frame)
+        frames.append([np.array(page.evaluate(difference, rows), float) for rows in ([0, 30], [52, 12])])
+    moved, still = (float(np.abs(a - b).mean()) for a, b in zip(*frames, strict=True))
+    assert still < 0.5
+    assert moved > 2 * still
+    visit.press("Clear")
+
+
+def test_transfer(visit: Visit, tmp_path: Path) -> None:
+    page = visit.page
+    frames = np.full((12, 64, 64, 3), 90, np.uint8)
+    for k in range(12):
+        frames[k, 20:50, 10 + 2 * k : 30 + 2 * k] = (200, 120, 40)
+    clip = write_video(tmp_path / "driving.mp4", frames, fps=8)
+    page.get_by_role("tab", name="Transfer").click()
+    page.locator(".lf-clip input[type=file]").set_input_files(clip)
+    page.locator(".lf-clip .lf-filled").wait_for()
+    visit.run("Transfer")
+    visit.press("Pause")
+    assert visit.scrub(0) != visit.scrub(11)
+    visit.shoot("5-transfer")
+
+
+def test_a_broken_file_gives_a_message(visit: Visit, tmp_path: Path) -> None:
+    page = visit.page
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\nthis is no picture")
+    page.locator(".lf-picker input[type=file]").first.set_input_files(broken)
+    page.get_by_text("The browser cannot show this file").wait_for()
+    visit.press("Generate")
+    message = page.get_by_role("alert").filter(has_text="broken.png")
+    message.wait_for()
+    assert "not a readable" in message.inner_text()
+    visit.shoot("6-broken")
+    large = tmp_path / "large.png"
+    large.write_bytes(bytes(2_500_000))
+    page.locator(".lf-picker input[type=file]").first.set_input_files(large)
+    page.get_by_text("a file may have 2 MB").wait_for()
+
+
+def test_cancel_and_the_model_page(visit: Visit) -> None:
+    page = visit.page
+    page.get_by_role("button", name="More settings").first.click()
+    page.get_by_label("number input for Steps").fill("100")
+    page.keyboard.press("Tab")
+    visit.press("Generate")
+    page.get_by_text("of 100").wait_for()
+    visit.shoot("7-running")
+    visit.press("Cancel")
+    page.get_by_text("Cancelled").wait_for()
+    page.get_by_label("number input for Steps").fill("1")
+    page.keyboard.press("Tab")
+    visit.run("Generate")  # the cancelled one has made room
+    page.get_by_role("tab", name="Model").click()
+    page.get_by_text("Measured quality").wait_for()
+    visit.shoot("8-model")

@@ -1,0 +1,21 @@
+"""Two minutes of thirty users; by far the longest test: `pytest -m "not slow"` leaves it out."""
+
+import pytest
+
+import serve_load
+
+
+@pytest.mark.slow
+def test_thirty_users_for_two_minutes_on_the_bundled_model() -> None:
+    result = serve_load.measure(num_users=30, seconds=120, queue_size=32)
+    assert result["errors"] == []
+    assert result["videos"] > 30
+    assert 0.95 < result["memory_mb"]["ratio"] < 1.05, result["memory_mb"]
+    one_more = result["one_too_many"]
+    assert one_more["waiting"] == 32
+    assert one_more["status"] == 503
+    assert one_more["message"] == "busy: 32 requests are waiting already; try again in a minute"
+    assert one_more["after_cancelling"] == "complete"
+    files = result["files"]
+    assert files["after_load"] > files["start"] == files["end"]
+    assert files["left_after_shutdown"] == 0
