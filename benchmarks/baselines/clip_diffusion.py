@@ -17,17 +17,16 @@ from torch.utils.data import Dataset
 from benchmarks.baselines.config import DenoiserConfig
 from benchmarks.baselines.denoiser import ClipDenoiser
 from benchmarks.baselines.frame_autoencoder import MODEL_NAME as AUTOENCODER_NAME
-from benchmarks.baselines.frame_autoencoder import load_frame_autoencoder, open_latents
+from benchmarks.baselines.frame_autoencoder import load_frame_autoencoder, open_latents, training_clips
 from benchmarks.baselines.generators import ClipDiffusionGenerator
 from benchmarks.baselines.space import ChannelStatistics, ClipSpace, LatentSpace, PixelSpace
 from lfdm.config import DiffusionTrainingConfig, OptimizationConfig, Preset, to_json
 from lfdm.data.augmentation import ColorJitter
-from lfdm.data.clips import ClipCache, ClipDataset, labels, open_cache
+from lfdm.data.clips import ClipCache, ClipDataset, labels
 from lfdm.data.video import sample_indices, uniform_indices
 from lfdm.diffusion import add_noise, diffusion_loss, draw_timesteps
 from lfdm.evaluation.loading import file_sha256
 from lfdm.models.loading import WEIGHTS_NAME, find_model
-from lfdm.training.autoencoder import training_records
 from lfdm.training.loop import StepReport, check_run, fit, prepare_run
 
 MODEL_NAME = "denoiser"
@@ -134,9 +133,8 @@ def baseline_optimization(config: DenoiserConfig, preset: Preset) -> Optimizatio
     return OptimizationConfig(**{**stage2, "batch_size": config.batch_size, "learning_rate": config.learning_rate})
 
 
-def pixel_task(config: DenoiserConfig, preset: Preset, data: Path) -> ClipDiffusionTask:
-    """The training of a fresh denoiser of pixels on the training clips of `data`."""
-    clips = _training_clips(preset, data)
+def pixel_task(config: DenoiserConfig, preset: Preset, clips: ClipCache) -> ClipDiffusionTask:
+    """The training of a fresh denoiser of pixels."""
     training = preset.diffusion_training
     parts = (torch.from_numpy(np.array(clips.clip(i))).permute(0, 3, 1, 2) / 255 for i in _measured(clips))
     statistics = ChannelStatistics.measure(parts)
@@ -154,10 +152,9 @@ def pixel_task(config: DenoiserConfig, preset: Preset, data: Path) -> ClipDiffus
 
 
 def latent_task(
-    config: DenoiserConfig, preset: Preset, data: Path, autoencoder: AutoencoderKL, latents_path: Path
+    config: DenoiserConfig, preset: Preset, clips: ClipCache, autoencoder: AutoencoderKL, latents_path: Path
 ) -> ClipDiffusionTask:
     """The training of a fresh denoiser of frame latents, which are made at `latents_path` if they are not there yet."""
-    clips = _training_clips(preset, data)
     latents = open_latents(autoencoder, clips, latents_path)
     dataset = LatentClips(clips, latents, preset.diffusion_training, preset.num_frames)
     statistics = ChannelStatistics.measure(torch.from_numpy(np.array(dataset.clip(i))) for i in range(len(clips)))
@@ -171,7 +168,7 @@ def train_pixels(
     """Train VDM; resumes. Steps and schedule are those of stage 2 in `preset`. Returns the last checkpoint in `out`."""
     settings = {"stage": "pixels", "data": str(data), "model": to_json(config), "preset": to_json(preset)}
     check_run(out, settings)
-    task = pixel_task(config, preset, data)
+    task = pixel_task(config, preset, training_clips(preset, data))
     return _fit(task, config, preset, out, settings, report)
 
 
@@ -194,7 +191,8 @@ def train_latents(
         "preset": to_json(preset),
     }
     prepare_run(out, settings)  # before the latents, which lie in the run folder
-    task = latent_task(config, preset, data, load_frame_autoencoder(autoencoder), out / LATENTS_NAME)
+    clips = training_clips(preset, data)
+    task = latent_task(config, preset, clips, load_frame_autoencoder(autoencoder), out / LATENTS_NAME)
     return _fit(task, config, preset, out, settings, report)
 
 
@@ -211,17 +209,13 @@ def _fit(
     return fit(task, baseline_optimization(config, preset), out, report=report)
 
 
-def load_denoiser(run: Path, autoencoder: Path | None = None) -> tuple[ClipDenoiser, ClipSpace]:
+def load_denoiser(run: Path, autoencoder: Path | None, *, device: str = "cpu") -> tuple[ClipDenoiser, ClipSpace]:
     """The newest averaged weights of a run and what they diffuse: pixels, or latents of the auto-encoder run given."""
-    denoiser = ClipDenoiser.from_pretrained(find_model(run, MODEL_NAME))
+    denoiser = ClipDenoiser.from_pretrained(find_model(run, MODEL_NAME), device=device)
     statistics = ChannelStatistics.load(run / STATISTICS_NAME)
     if autoencoder is None:
         return denoiser, PixelSpace(statistics)
-    return denoiser, LatentSpace(statistics, load_frame_autoencoder(autoencoder))
-
-
-def _training_clips(preset: Preset, data: Path) -> ClipCache:
-    return open_cache(data, training_records(data), preset.image_size, preset.fit)
+    return denoiser, LatentSpace(statistics, load_frame_autoencoder(autoencoder, device=device))
 
 
 def _measured(clips: ClipCache) -> list[int]:

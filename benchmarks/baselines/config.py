@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from lfdm.settings import check, check_not_negative, check_positive, check_types
 
 MAX_PARAMETER_RATIO = 1.2
-METHODS = ("ours", "vdm", "vdm-folded", "ldm", "copy", "nearest")
-"""`vdm-folded` is `vdm` with 2x2 pixels folded into channels, as our network folds its motion: stronger when time is scarce."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from benchmarks.baselines.config import FrameAutoencoderConfig
 from benchmarks.baselines.space import decode_latents, encode_frames
 from lfdm.config import Preset, to_json
 from lfdm.data.augmentation import ColorJitter, PairAugmentation
-from lfdm.data.clips import ClipCache, PairDataset, Progress, open_cache
+from lfdm.data.clips import ClipCache, PairDataset, open_cache
 from lfdm.files import temporary_beside
 from lfdm.models.loading import find_model
 from lfdm.training.autoencoder import training_records
@@ -98,11 +98,13 @@ def build_frame_autoencoder(config: FrameAutoencoderConfig, *, seed: int) -> Aut
         )
 
 
-def frame_autoencoder_task(
-    config: FrameAutoencoderConfig, preset: Preset, data: Path, progress: Progress | None = None
-) -> FrameAutoencoderTask:
-    """The training of a fresh auto-encoder on the training clips of `data`."""
-    clips = open_cache(data, training_records(data), preset.image_size, preset.fit, progress=progress)
+def training_clips(preset: Preset, data: Path) -> ClipCache:
+    """The decoded training clips of `data`, those of our own two stages."""
+    return open_cache(data, training_records(data), preset.image_size, preset.fit)
+
+
+def frame_autoencoder_task(config: FrameAutoencoderConfig, preset: Preset, clips: ClipCache) -> FrameAutoencoderTask:
+    """The training of a fresh auto-encoder."""
     autoencoder = build_frame_autoencoder(config, seed=preset.autoencoder_training.optimization.seed)
     return FrameAutoencoderTask(autoencoder, config, preset, clips)
 
@@ -118,14 +120,15 @@ def train_frame_autoencoder(
     """Train with stage 1's optimizer settings of `preset`; resumes. Returns the last checkpoint in the run folder `out`."""
     settings = {"stage": "frame autoencoder", "data": str(data), "model": to_json(config), "preset": to_json(preset)}
     check_run(out, settings)
-    task = frame_autoencoder_task(config, preset, data)
+    task = frame_autoencoder_task(config, preset, training_clips(preset, data))
     prepare_run(out, settings)
     return fit(task, preset.autoencoder_training.optimization, out, report=report)
 
 
-def load_frame_autoencoder(run: Path) -> AutoencoderKL:
+def load_frame_autoencoder(run: Path, *, device: str = "cpu") -> AutoencoderKL:
     """The newest averaged weights of a run, frozen, in evaluation mode."""
-    return AutoencoderKL.from_pretrained(find_model(run, MODEL_NAME)).eval().requires_grad_(False)
+    autoencoder = AutoencoderKL.from_pretrained(find_model(run, MODEL_NAME)).eval().requires_grad_(False)
+    return nn.Module.to(autoencoder, device)
 
 
 @torch.inference_mode()
