@@ -1,4 +1,4 @@
-"""Our method and the baselines, trained on the same clips under one budget and judged alike: the stages of `benchmarks.headline`.
+"""Our method and the baselines, trained on the same clips under one budget and judged alike: the stages of `headline`.
 
 Every training has a run folder OUT/NAME, named as its stage, and every evaluation one in OUT/evaluations; both go on where an
 earlier call was stopped.
@@ -12,13 +12,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.baselines.clip_diffusion import MODEL_NAME, load_denoiser, train_latents, train_pixels
-from benchmarks.baselines.frame_autoencoder import train_frame_autoencoder, training_clips
-from benchmarks.baselines.generators import ClipDiffusionGenerator, CopyGenerator, NearestMotionGenerator
-from benchmarks.budget import TrainingClock
-from benchmarks.methods import TRAININGS, ComparisonSettings, is_first_stage
-from benchmarks.planning import missing_package, plan_comparison
-from benchmarks.stages import LeftOutError, Stage, StageFolder
+from baselines.clip_diffusion import MODEL_NAME, load_denoiser, train_latents, train_pixels
+from baselines.frame_autoencoder import train_frame_autoencoder, training_clips
+from baselines.generators import ClipDiffusionGenerator, CopyGenerator, NearestMotionGenerator
+from budget import TrainingClock
 from lfdm.evaluation.generators import PipelineGenerator, VideoGenerator
 from lfdm.evaluation.loading import file_sha256
 from lfdm.evaluation.protocol import evaluate_generator
@@ -26,6 +23,9 @@ from lfdm.models.loading import WEIGHTS_NAME, find_model
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.training.autoencoder import train_autoencoder
 from lfdm.training.diffusion import train_diffusion
+from methods import TRAININGS, ComparisonSettings, is_first_stage
+from planning import missing_package, plan_comparison
+from stages import LeftOutError, Stage, StageFolder
 
 PLAN = "plan"
 SPEED = "speed"

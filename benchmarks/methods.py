@@ -4,10 +4,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lfdm.evaluation.settings import EvaluationConfig
-
-from benchmarks.baselines.config import BaselinesConfig, DenoiserConfig
+from baselines.config import BaselinesConfig, DenoiserConfig
 from lfdm.config import OptimizationConfig, Preset, to_json
+from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.settings import check, check_types
 
 TRAININGS: dict[str, tuple[str, ...]] = {
@@ -39,7 +38,7 @@ class ComparisonSettings:
     equal: Literal["time", "clips"] = "time"
     """Every method trains for `budget_minutes`, or every diffusion network sees `clips_seen` clips."""
     budget_minutes: float = 60.0
-    """Training time of a method; see `benchmarks.budget` for whose minutes."""
+    """Training time of a method; see `budget` for whose minutes."""
     first_stage_share: float = 0.4
     """Part of that time that the first of two stages gets."""
     clips_seen: int = 0

@@ -6,23 +6,23 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.baselines.clip_diffusion import baseline_optimization, build_denoiser, latent_task, pixel_task
-from benchmarks.baselines.config import check_parameters
-from benchmarks.baselines.denoiser import load_unet3d
-from benchmarks.baselines.frame_autoencoder import (
+from baselines.clip_diffusion import baseline_optimization, build_denoiser, latent_task, pixel_task
+from baselines.config import check_parameters
+from baselines.denoiser import load_unet3d
+from baselines.frame_autoencoder import (
     LATENT_CHANNELS,
     build_frame_autoencoder,
     frame_autoencoder_task,
     open_latents,
     training_clips,
 )
-from benchmarks.budget import Trial, clock, measure_steps, steps_within
-from benchmarks.methods import ComparisonSettings, is_first_stage
+from budget import Trial, clock, measure_steps, steps_within
 from lfdm.data.clips import ClipCache, labels, open_cache
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.training.autoencoder import AutoencoderTask
 from lfdm.training.diffusion import DiffusionTask
 from lfdm.training.motion_cache import open_motion_cache
+from methods import ComparisonSettings, is_first_stage
 
 TRIAL_CLIPS = 16
 

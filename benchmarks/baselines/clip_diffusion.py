@@ -14,12 +14,12 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from benchmarks.baselines.config import DenoiserConfig
-from benchmarks.baselines.denoiser import ClipDenoiser
-from benchmarks.baselines.frame_autoencoder import MODEL_NAME as AUTOENCODER_NAME
-from benchmarks.baselines.frame_autoencoder import load_frame_autoencoder, open_latents, training_clips
-from benchmarks.baselines.generators import ClipDiffusionGenerator
-from benchmarks.baselines.space import ChannelStatistics, ClipSpace, LatentSpace, PixelSpace
+from baselines.config import DenoiserConfig
+from baselines.denoiser import ClipDenoiser
+from baselines.frame_autoencoder import MODEL_NAME as AUTOENCODER_NAME
+from baselines.frame_autoencoder import load_frame_autoencoder, open_latents, training_clips
+from baselines.generators import ClipDiffusionGenerator
+from baselines.space import ChannelStatistics, ClipSpace, LatentSpace, PixelSpace
 from lfdm.config import DiffusionTrainingConfig, OptimizationConfig, Preset, to_json
 from lfdm.data.augmentation import ColorJitter
 from lfdm.data.clips import ClipCache, ClipDataset, labels

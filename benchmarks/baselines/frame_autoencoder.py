@@ -9,8 +9,8 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from einops import rearrange
 from torch import Tensor, nn
 
-from benchmarks.baselines.config import FrameAutoencoderConfig
-from benchmarks.baselines.space import decode_latents, encode_frames
+from baselines.config import FrameAutoencoderConfig
+from baselines.space import decode_latents, encode_frames
 from lfdm.config import Preset, to_json
 from lfdm.data.augmentation import ColorJitter, PairAugmentation
 from lfdm.data.clips import ClipCache, PairDataset, open_cache

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from einops import repeat
 from torch import Tensor
 
-from benchmarks.baselines.denoiser import ClipDenoiser
-from benchmarks.baselines.space import ClipSpace
+from baselines.denoiser import ClipDenoiser
+from baselines.space import ClipSpace
 from lfdm.config import PredictionType, Preset
 from lfdm.data.clips import ClipCache
 from lfdm.data.video import uniform_indices
