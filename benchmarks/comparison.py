@@ -16,9 +16,11 @@ from baselines.clip_diffusion import MODEL_NAME, load_denoiser, train_latents, t
 from baselines.frame_autoencoder import train_frame_autoencoder, training_clips
 from baselines.generators import ClipDiffusionGenerator, CopyGenerator, NearestMotionGenerator
 from budget import TrainingClock
+from lfdm.config import Preset
 from lfdm.evaluation.generators import PipelineGenerator, VideoGenerator
 from lfdm.evaluation.loading import file_sha256
 from lfdm.evaluation.protocol import evaluate_generator
+from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.models.loading import WEIGHTS_NAME, find_model
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.training.autoencoder import train_autoencoder
@@ -101,21 +103,19 @@ class Comparison:
 
     def evaluate(self, method: str) -> dict[str, Any]:
         """The whole protocol on one method's videos; what it writes lies in OUT/evaluations/METHOD."""
-        preset = self.settings.preset
-        return evaluate_generator(
+        settings = self.settings
+        sampling = settings.preset.diffusion
+        return judge(
             self.generator(method),
-            self.settings.data,
+            settings.preset,
+            settings.data,
             self.out / "evaluations" / method,
-            self.settings.evaluation,
-            image_size=preset.image_size,
-            fit=preset.fit,
-            num_frames=preset.num_frames,
-            fps=preset.fps,
-            description={
+            settings.evaluation,
+            {
                 "weights_sha256": self._hash_weights(method),
-                "num_inference_steps": preset.diffusion.num_inference_steps,
-                "guidance_scale": preset.diffusion.guidance_scale,
-                "scheduler": preset.diffusion.scheduler,
+                "num_inference_steps": sampling.num_inference_steps,
+                "guidance_scale": sampling.guidance_scale,
+                "scheduler": sampling.scheduler,
             },
             device=self.device,
         )
@@ -149,6 +149,31 @@ class Comparison:
             "device": torch.cuda.get_device_name() if self.device.startswith("cuda") else "cpu",
             "num_threads": torch.get_num_threads(),
         }
+
+
+def judge(
+    generator: VideoGenerator,
+    preset: Preset,
+    data: Path,
+    out: Path,
+    config: EvaluationConfig,
+    description: dict[str, Any],
+    *,
+    device: str,
+) -> dict[str, Any]:
+    """`evaluate_generator` for videos of the preset's size and length."""
+    return evaluate_generator(
+        generator,
+        data,
+        out,
+        config,
+        image_size=preset.image_size,
+        fit=preset.fit,
+        num_frames=preset.num_frames,
+        fps=preset.fps,
+        description=description,
+        device=device,
+    )
 
 
 def _need_package() -> None:

@@ -23,7 +23,7 @@ from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.presets import get_preset
 from lfdm.training.loop import prepare_run
 from methods import TRAININGS, ComparisonSettings, is_first_stage
-from tables import RESULTS_DIR, frechet, minutes, number, read_results, table, with_interval, write_results
+from tables import RESULTS_DIR, minutes, number, read_results, summarize, table, with_interval, write_results
 
 DOCUMENT = Path("docs/headline.md")
 INDEX_NAME = "clips.csv"
@@ -147,7 +147,7 @@ def collect(comparison: Comparison, left_out: dict[str, str]) -> dict[str, Any]:
     example = folder.result("evaluate-ours")
     return {
         "settings": settings.to_json(),
-        "distance_name": frechet(example)[0],
+        "distance_name": rows["ours"]["distance_name"],
         "rows": rows,
         "left_out": left_out,
         "plan": plan,
@@ -159,15 +159,10 @@ def collect(comparison: Comparison, left_out: dict[str, str]) -> dict[str, Any]:
 
 
 def _row(comparison: Comparison, method: str) -> dict[str, Any]:
-    evaluation = comparison.folder.result(f"evaluate-{method}")
-    generation = evaluation["generation"]
     trainings = {name: comparison.folder.result(name) for name in TRAININGS[method]}
     last = next((values for name, values in trainings.items() if not is_first_stage(name)), None)
     return {
-        "distance": frechet(evaluation)[1],
-        "action_accuracy": generation.get("action_accuracy", {}).get("value"),
-        "identity": generation.get("identity", {}).get("value"),
-        "motion_amount": generation["pixel_motion_amount"]["value"],
+        **summarize(comparison.folder.result(f"evaluate-{method}")),
         "trainings": trainings,
         "training_seconds": sum(values["seconds"] for values in trainings.values()) if trainings else None,
         "clips_seen": last["seen"] if last is not None and method != "nearest" else None,
@@ -195,8 +190,8 @@ def _render_one(results: dict[str, Any]) -> str:
     about = (
         f"## {name}: {budget}\n\n"
         f"{evaluation['num_clips']} held-out clips of {results['data']['num_subjects']} subjects, {evaluation['num_frames']}"
-        f" frames of {size}x{size}, seed {evaluation['seed']}; {sampling['num_inference_steps']} steps of {sampling['scheduler']}, guidance"
-        f" {sampling['guidance_scale']:g}, for every method."
+        f" frames of {size}x{size}, seed {evaluation['seed']}; {sampling['num_inference_steps']} steps of"
+        f" {sampling['scheduler']}, guidance {sampling['guidance_scale']:g}, for every method."
         f" Seconds per video on {results['speed']['device']}, {results['speed']['num_threads']} threads.\n\n"
     )
     body = table(

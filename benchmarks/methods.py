@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from baselines.config import BaselinesConfig, DenoiserConfig
-from lfdm.config import OptimizationConfig, Preset, to_json
+from lfdm.config import Preset, to_json
 from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.settings import check, check_types
 
@@ -77,10 +77,8 @@ class ComparisonSettings:
         return config.optimization.batch_size
 
     def with_steps(self, training: str, num_steps: int) -> Preset:
-        """The preset with the length of one training: its cosine ends there, and a tenth of it is warm-up at most."""
-        name = "autoencoder_training" if is_first_stage(training) else "diffusion_training"
-        config = getattr(self.preset, name)
-        return replace(self.preset, **{name: replace(config, optimization=_shortened(config.optimization, num_steps))})
+        """The preset with the length of one training; see `shortened`."""
+        return shortened(self.preset, "autoencoder_training" if is_first_stage(training) else "diffusion_training", num_steps)
 
 
 def is_first_stage(training: str) -> bool:
@@ -88,6 +86,9 @@ def is_first_stage(training: str) -> bool:
     return training.endswith("-autoencoder")
 
 
-def _shortened(optimization: OptimizationConfig, num_steps: int) -> OptimizationConfig:
-    warmup = min(optimization.warmup_steps, num_steps // 10)
-    return replace(optimization, num_steps=num_steps, warmup_steps=warmup, sample_steps=num_steps)  # one panel, at the end
+def shortened(preset: Preset, training: Literal["autoencoder_training", "diffusion_training"], num_steps: int) -> Preset:
+    """The preset with one training of that length: its cosine ends there, and a tenth of it is warm-up at most."""
+    config = getattr(preset, training)
+    warmup = min(config.optimization.warmup_steps, num_steps // 10)
+    optimization = replace(config.optimization, num_steps=num_steps, warmup_steps=warmup, sample_steps=num_steps)
+    return replace(preset, **{training: replace(config, optimization=optimization)})

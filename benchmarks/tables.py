@@ -47,10 +47,17 @@ def read_results(folder: Path, prefix: str) -> list[dict[str, Any]]:
     return [read_json(path) for path in sorted(folder.glob(f"{prefix}*.json"))]
 
 
-def frechet(evaluation: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
-    """The name of the first extractor of videos and its distance, with interval and floor; None where it was left out."""
-    distances = evaluation["generation"]["distances"]
-    if not distances:
-        return "FVD", None
-    name = next(iter(distances))
-    return name, distances[name].get("frechet")
+def summarize(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """What tables say of one evaluation of generation.
+
+    `distance` is that of the first extractor of videos, with interval and floor; None where it was left out.
+    """
+    generation = evaluation["generation"]
+    name, found = next(iter(generation["distances"].items()), ("FVD", {}))
+    return {
+        "distance_name": name,
+        "distance": found.get("frechet"),
+        "action_accuracy": generation.get("action_accuracy", {}).get("value"),
+        "identity": generation.get("identity", {}).get("value"),
+        "motion_amount": generation["pixel_motion_amount"]["value"],
+    }
