@@ -86,8 +86,9 @@ class TrainingClock:
         self.path = run.with_name(f"{run.name}.clock.json")
         checkpoints = find_checkpoints(run)
         step = int(read_json(checkpoints[-1] / STATE_NAME)["step"]) if checkpoints else 0
-        stored: list[list[float]] = json.loads(self.path.read_text()) if self.path.exists() else []
-        self.marks = [mark for mark in stored if mark[0] <= step]
+        stored = json.loads(self.path.read_text()) if self.path.exists() else []
+        self.marks: list[tuple[int, float]] = [(int(at), float(seconds)) for at, seconds in stored if at <= step]
+        """Steps and the seconds until then."""
         self._before = self.seconds
         self._started = clock()
 
@@ -97,6 +98,6 @@ class TrainingClock:
         return self.marks[-1][1] if self.marks else 0.0
 
     def __call__(self, report: StepReport) -> None:
-        self.marks.append([report.step, round(self._before + clock() - self._started, 2)])
+        self.marks.append((report.step, round(self._before + clock() - self._started, 2)))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(self.path, json.dumps(self.marks).encode())

@@ -30,7 +30,7 @@ INDEX_NAME = "clips.csv"
 TITLES = {
     "ours": "ours: motion by diffusion in a latent flow space",
     "vdm": "VDM: diffusion of pixels",
-    "vdm-folded": "VDM, 2x2 pixels folded",
+    "vdm-folded": "VDM, 4x4 pixels folded",
     "ldm": "LDM: diffusion of frame latents",
     "copy": "copy: the image in every frame",
     "nearest": "nearest real motion",

@@ -19,7 +19,8 @@ TRAININGS: dict[str, tuple[str, ...]] = {
 }
 """The trainings that each method is made of: a first and a second stage, or one that has the time of both.
 
-`vdm-folded` is `vdm` with 2x2 pixels folded into channels, as our network folds its motion: stronger where time is scarce.
+`vdm-folded` is `vdm` with 4x4 pixels folded into channels, so that it works on as few positions as ours: stronger where time is
+scarce.
 """
 
 

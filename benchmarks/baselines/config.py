@@ -60,11 +60,11 @@ class BaselinesConfig:
     vdm: DenoiserConfig = field(default_factory=lambda: DenoiserConfig(dim=24, channel_multipliers=(1, 2, 4, 8), batch_size=4))
     """Pixels, the published form."""
     vdm_folded: DenoiserConfig = field(
-        default_factory=lambda: DenoiserConfig(dim=24, channel_multipliers=(1, 2, 4, 8), patch_size=2, batch_size=8)
+        default_factory=lambda: DenoiserConfig(dim=48, channel_multipliers=(1, 2, 4), patch_size=4)
     )
-    """Pixels, 2x2 of them folded into channels."""
+    """Pixels, 4x4 of them folded into channels: 16x16 positions for frames of 64x64, as many as our own network works on."""
     ldm: DenoiserConfig = field(default_factory=lambda: DenoiserConfig(dim=40, channel_multipliers=(1, 2, 4)))
-    """Latents of frames: 16x16 positions for frames of 64x64, as many as our own network works on."""
+    """Latents of frames at stride 4: as many positions."""
     frames: FrameAutoencoderConfig = field(default_factory=FrameAutoencoderConfig)
     """What makes these latents."""
 

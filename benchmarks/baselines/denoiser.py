@@ -67,8 +67,8 @@ class ClipDenoiser(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
     Args:
         labels: the known labels.
         sample_channels: channels of the clip, c.
-        patch_size: height and width are folded into channels by this before the network: 1 is the published form, 2 makes a
-            step about four times cheaper, as in our own network.
+        patch_size: height and width are folded into channels by this before the network: 1 is the published form, 4 makes a
+            step about ten times cheaper.
         dim, channel_multipliers, num_heads, head_dim: of the package's network.
         condition_dim: size of a label's embedding.
     """

@@ -88,9 +88,9 @@ def build_frame_autoencoder(config: FrameAutoencoderConfig, *, seed: int) -> Aut
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            block_out_channels=config.channels,
+            down_block_types=("DownEncoderBlock2D",) * levels,  # pyright: ignore[reportArgumentType]
+            up_block_types=("UpDecoderBlock2D",) * levels,  # pyright: ignore[reportArgumentType]
+            block_out_channels=config.channels,  # pyright: ignore[reportArgumentType] - annotated as one number each
             layers_per_block=config.layers_per_block,
             latent_channels=LATENT_CHANNELS,
             norm_num_groups=config.num_groups,
@@ -128,7 +128,8 @@ def train_frame_autoencoder(
 def load_frame_autoencoder(run: Path, *, device: str = "cpu") -> AutoencoderKL:
     """The newest averaged weights of a run, frozen, in evaluation mode."""
     autoencoder = AutoencoderKL.from_pretrained(find_model(run, MODEL_NAME)).eval().requires_grad_(False)
-    return nn.Module.to(autoencoder, device)
+    nn.Module.to(autoencoder, device)
+    return autoencoder
 
 
 @torch.inference_mode()

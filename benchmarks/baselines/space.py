@@ -143,4 +143,5 @@ def encode_frames(autoencoder: AutoencoderKL, frames: Tensor) -> Tensor:
 
 def decode_latents(autoencoder: AutoencoderKL, latents: Tensor) -> Tensor:
     """Frames (n, 3, H, W), about in [0, 1], of latents (n, c, h, w)."""
-    return (autoencoder.decode(latents).sample + 1) / 2  # pyright: ignore[reportAttributeAccessIssue]
+    decoded = autoencoder.decode(latents)  # pyright: ignore[reportArgumentType]
+    return (decoded.sample + 1) / 2  # pyright: ignore[reportAttributeAccessIssue]

@@ -81,9 +81,8 @@ def test_unknown_label_is_named(tiny_denoiser: ClipDenoiser) -> None:
 @pytest.mark.usefixtures("needs_package")
 @pytest.mark.parametrize("name", ["puppets64", "lpc64"])
 def test_every_method_has_as_many_parameters_as_ours(name: str) -> None:
-    settings = ComparisonSettings(
-        preset=get_preset(name), data=Path("data"), methods=("ours", "vdm", "vdm-folded", "ldm", "copy")
-    )
+    methods = ("ours", "vdm", "vdm-folded", "ldm", "copy")
+    settings = ComparisonSettings(preset=get_preset(name), data=Path("data"), methods=methods)
     counts = count_parameters(settings, ["a", "b"])
     assert list(counts) == list(methods[:-1])
     check_parameters(counts)
