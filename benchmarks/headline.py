@@ -47,7 +47,7 @@ class Headline:
     out: Path
     """Folder of runs, evaluations and finished stages."""
     data: Path | None = None
-    """Clip data set; by default OUT/data, made first: 360 puppets, or 300 LPC characters."""
+    """Clip data set; by default OUT-data beside OUT, made first: 360 puppets, or 300 LPC characters."""
     sheets: Path | None = None
     """LPC sprite sheets, to make the LPC data from."""
     methods: tuple[str, ...] = ("ours", "vdm", "ldm", "copy", "nearest")
@@ -104,7 +104,7 @@ def run_headline(command: Headline) -> None:
 
 
 def _make_data(command: Headline) -> Path:
-    """The data set of the preset in OUT/data, made on the first call."""
+    """The data set of the preset, made on the first call."""
     folder = command.out.with_name(f"{command.out.name}-data")
     if (folder / INDEX_NAME).is_file():
         return folder
