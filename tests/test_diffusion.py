@@ -12,6 +12,7 @@ from lfdm.diffusion import (
     SchedulerName,
     add_noise,
     alphas_cumprod,
+    clamp_prediction,
     cosine_betas,
     diffusion_loss,
     draw_timesteps,
@@ -179,3 +180,15 @@ def test_straight_path_goes_from_data_to_noise():
 def test_errors_name_what_was_got_and_what_is_allowed(call: Any, message: str):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "velocity"])
+def test_clamp_prediction_moves_x0_into_its_range_and_nothing_else(kind: PredictionType) -> None:
+    x0, noise = torch.tensor([[[-3.0, 0.5, 2.0]]]), torch.tensor([[[0.3, -1.0, 0.2]]])
+    timesteps = torch.tensor([400])
+    sample = add_noise(x0, noise, timesteps, kind)
+    wanted = x0.clamp(-1, 1)
+    clamped = clamp_prediction(target(x0, noise, timesteps, kind), sample, timesteps, kind, lambda clean: clean.clamp(-1, 1))
+    alpha, sigma = (scale.float() for scale in signal_and_noise_scale(timesteps, kind))
+    implied_noise = (sample - alpha * wanted) / sigma
+    torch.testing.assert_close(clamped, target(wanted, implied_noise, timesteps, kind), atol=1e-5, rtol=1e-5)

@@ -10,6 +10,7 @@ Three kinds of prediction:
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, get_args
 
 import torch
@@ -160,6 +161,23 @@ def diffusion_loss(
 
 
 # Sampling
+
+
+def clamp_prediction(
+    prediction: Tensor, sample: Tensor, timesteps: Tensor, prediction_type: PredictionType, clamp: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """The prediction whose x0 is `clamp` of the x0 of `prediction`; unchanged where that changes nothing.
+
+    Args:
+        prediction: (b, c, ...), the network's output for `sample` of the same shape at `timesteps` (b,).
+        clamp: takes x0 into its allowed range.
+    """
+    alpha, sigma = _scales_like(sample, timesteps, prediction_type)
+    if prediction_type == "epsilon":
+        clean = (sample - sigma * prediction) / alpha
+        return prediction + alpha / sigma * (clean - clamp(clean))
+    clean = alpha * sample - sigma * prediction if prediction_type == "v_prediction" else sample - sigma * prediction
+    return prediction + (clean - clamp(clean)) / sigma
 
 
 def make_scheduler(name: SchedulerName, *, prediction_type: PredictionType, paper: bool = False) -> Scheduler:

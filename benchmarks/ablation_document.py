@@ -1,0 +1,100 @@
+"""docs/ablation.md, rendered from stored results and from nothing else."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tables import minutes, number, table, with_interval
+
+TIE = "tie"
+HEAD = """# What each choice is worth
+
+Rendered from benchmarks/results/ablation-*.json by `python benchmarks/ablation.py`. Every row changes one thing of the row named
+beside it. *Against* is better, worse, or a tie: one of the two values lies inside the other's bootstrap interval.
+"""
+TITLES = {
+    "stage2": "Stage 2: one stage 1, one motion cache, one number of steps",
+    "seeds": "Stage 2: the two best rows from other seeds",
+    "sampling": "Sampling: the base row's model, no training",
+    "stage1": "Stage 1: equal training time",
+}
+STAGE1_FIGURES = {
+    "score_1": ("score 1 (lower is better)", 3, False),
+    "score_2": ("score 2", 3, True),
+    "prediction_psnr": ("prediction, dB", 2, True),
+    "warped_psnr": ("warped alone, dB", 2, True),
+}
+"""Name: title, digits, whether more is better."""
+
+
+def render(all_results: Sequence[dict[str, Any]]) -> str:
+    """The document."""
+    return "\n".join([HEAD, *(part for results in all_results for part in _render_one(results))])
+
+
+def _render_one(results: dict[str, Any]) -> list[str]:
+    settings, groups = results["settings"], results["groups"]
+    evaluation = settings["evaluation"]
+    head = (
+        f"## {settings['preset']['name']}\n\n{settings['budget_minutes']:g} minutes of training per row,"
+        f" {evaluation['num_clips'] or 'all'} held-out clips, seed {evaluation['seed']}.\n"
+    )
+    base = {row["name"]: row for row in groups["stage2"]}
+    parts = [head]
+    for group, rows in groups.items():
+        if rows:
+            known = {row["name"]: row for row in rows} if group == "stage1" else base
+            body = _stage1_table(rows, known) if group == "stage1" else _generation_table(rows, known)
+            parts.append(f"### {TITLES[group]}\n\n{body}")
+    return parts
+
+
+def compare(figure: dict[str, Any] | None, other: dict[str, Any] | None, *, more_is_better: bool) -> str:
+    """better, worse, or a tie where one of the two values lies inside the other's interval; a dash where one is missing."""
+    if figure is None or other is None:
+        return "-"
+    pairs = ((figure, other), (other, figure))
+    if any(None not in (b["low"], b["high"]) and b["low"] <= a["value"] <= b["high"] for a, b in pairs):
+        return TIE
+    return "better" if (figure["value"] > other["value"]) == more_is_better else "worse"
+
+
+def _against(row: dict[str, Any], known: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    return known.get(row["against"]) if row["against"] != row["name"] else None
+
+
+def _generation_table(rows: Sequence[dict[str, Any]], known: dict[str, dict[str, Any]]) -> str:
+    cells = []
+    for row in rows:
+        other = _against(row, known)
+        verdict = compare(row["distance"], other["distance"] if other is not None else None, more_is_better=False)
+        cells.append(
+            [
+                row["title"],
+                with_interval(row["distance"]),
+                f"{row['against']}: {verdict}" if other is not None else "-",
+                number(row["action_accuracy"], 3),
+                number(row["identity"], 3),
+                number(row["motion_amount"]),
+                number(row["seconds_per_video"], 2),
+                minutes(row["training"]["seconds"]) if "training" in row else "-",
+            ]
+        )
+    header = ["row", f"{rows[0]['distance_name']} (interval)", "against", "class accuracy", "identity", "motion amount"]
+    return table([*header, "s/video", "training"], cells)
+
+
+def _stage1_table(rows: Sequence[dict[str, Any]], known: dict[str, dict[str, Any]]) -> str:
+    names = [name for name in STAGE1_FIGURES if name in rows[0]["figures"]]
+    cells = []
+    for row in rows:
+        other = _against(row, known)
+        line = [row["title"], row["against"] if other is not None else "-"]
+        for name in names:
+            _, digits, more_is_better = STAGE1_FIGURES[name]
+            cell = with_interval(row["figures"][name], digits)
+            if other is not None:
+                cell += f", {compare(row['figures'][name], other['figures'][name], more_is_better=more_is_better)}"
+            line.append(cell)
+        training = row.get("training")
+        cells.append([*line, str(training["num_steps"]) if training is not None else "-"])
+    return table(["row", "against", *(STAGE1_FIGURES[name][0] for name in names), "steps"], cells)

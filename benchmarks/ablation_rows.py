@@ -1,0 +1,135 @@
+"""The rows of the ablation: the preset with one thing changed, and the row that it is compared with. Imports no torch."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lfdm.config import AutoencoderConfig, Preset, SchedulerName
+
+BASE = "base"
+RAW_WEIGHTS = "raw-weights"
+GUIDANCE_SCALES = (1.0, 2.0, 4.0)
+STEPS = (4, 8, 16, 32)
+SCHEDULER_NAMES: tuple[SchedulerName, ...] = ("ddim", "dpmsolver++", "unipc")
+WARPED_WEIGHTS = (0.0, 1.0, 2.0)
+OCCLUSION_WEIGHTS = (0.0, 0.01)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row."""
+
+    name: str
+    title: str
+    preset: Preset
+    against: str = BASE
+    """The row that it differs from in one thing."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SamplingRow:
+    """One way of sampling from the base row's model; needs no training."""
+
+    name: str
+    title: str
+    guidance_scale: float | None = None
+    num_inference_steps: int | None = None
+    scheduler: SchedulerName | None = None
+
+
+def stage2_rows(preset: Preset) -> list[Row]:
+    """What stage 2 is taught. All share one stage 1 and its motion, one network, one number of steps."""
+    raw = _diffusion(preset, normalize=False, clamp_to_range=False)
+    rows = [
+        Row(BASE, "as in the preset", preset),
+        Row("raw", "targets not normalised, x0 not clamped", raw),
+        Row("grid", "absolute grid instead of displacement, neither normalised", _diffusion(raw, motion_target="grid"), "raw"),
+    ]
+    rows += [
+        Row(kind.replace("_", "-"), f"predicts {kind}", _diffusion(preset, prediction_type=kind))
+        for kind in ("epsilon", "v_prediction", "velocity")
+        if kind != preset.diffusion.prediction_type
+    ]
+    weighted = preset.diffusion_training.min_snr_gamma is not None
+    gamma = replace(preset.diffusion_training, min_snr_gamma=None if weighted else 5.0)
+    title = "every timestep weighs the same (no min-SNR)" if weighted else "min-SNR weights, gamma 5"
+    return [*rows, Row("min-snr", title, replace(preset, diffusion_training=gamma))]
+
+
+def seeded(row: Row, seed: int) -> Row:
+    """The same row from another seed of stage 2."""
+    training = row.preset.diffusion_training
+    optimization = replace(training.optimization, seed=seed)
+    preset = replace(row.preset, diffusion_training=replace(training, optimization=optimization))
+    return Row(f"{row.name}-seed{seed}", f"{row.title}, seed {seed}", preset, row.name, seed)
+
+
+def sampling_rows(preset: Preset) -> list[SamplingRow]:
+    """Guidance, and steps of each scheduler, with everything else as in the preset."""
+    config = preset.diffusion
+    guidance = [
+        SamplingRow(f"guidance-{scale:g}", f"guidance {scale:g}", guidance_scale=scale)
+        for scale in GUIDANCE_SCALES
+        if scale != config.guidance_scale
+    ]
+    steps = [
+        SamplingRow(f"{name}-{n}", f"{name}, {n} steps", num_inference_steps=n, scheduler=name)
+        for name in SCHEDULER_NAMES
+        for n in STEPS
+    ]
+    return guidance + steps
+
+
+def stage1_rows(preset: Preset, perceptual_weights: Path | None) -> list[Row]:
+    """What stage 1 is and how it is taught. All train for the same time."""
+    training, model = preset.autoencoder_training, preset.autoencoder
+    rows = [Row(BASE, "as in the preset", preset)]
+    if perceptual_weights is not None:
+        rows.append(
+            Row(
+                "perceptual",
+                "with a perceptual loss",
+                _stage1(preset, perceptual_weight=0.1, perceptual_weights_path=str(perceptual_weights)),
+            )
+        )
+    regions = replace(preset, autoencoder=regions_of_equal_size(model), autoencoder_training=replace(training, match_weight=0.0))
+    rows.append(Row("regions", "regions (MRAA) instead of dense motion", regions))
+    rows.append(
+        Row("regions-equivariance", "regions with the equivariance loss", _stage1(regions, equivariance_weight=10.0), "regions")
+    )
+    stride = 1 if model.num_downs == 2 else 2
+    rows.append(Row("stride", f"flow at stride {2**stride} instead of {2**model.num_downs}", _stride(preset, stride)))
+    losses: list[tuple[str, tuple[float, ...]]] = [("warped_weight", WARPED_WEIGHTS), ("occlusion_weight", OCCLUSION_WEIGHTS)]
+    for name, values in losses:
+        for value in values:
+            if value != getattr(training, name):
+                label = name.replace("_", "-")
+                rows.append(Row(f"{label}-{value:g}", f"{name} {value:g}", _stage1(preset, **{name: value})))
+    return rows
+
+
+def regions_of_equal_size(model: AutoencoderConfig) -> AutoencoderConfig:
+    """The dense auto-encoder with the paper's region predictor, narrowed to about as many parameters."""
+    return replace(
+        model,
+        motion="regions",
+        region_channels=16,
+        region_flow_channels=24,
+        region_max_channels=96,
+        region_depth=3,
+        num_regions=10,
+    )
+
+
+def _stride(preset: Preset, num_downs: int) -> Preset:
+    model = replace(preset.autoencoder, num_downs=num_downs)
+    return replace(preset, autoencoder=model, unet=replace(preset.unet, latent_channels=model.latent_channels))
+
+
+def _diffusion(preset: Preset, **changes: Any) -> Preset:
+    return replace(preset, diffusion=replace(preset.diffusion, **changes))
+
+
+def _stage1(preset: Preset, **changes: Any) -> Preset:
+    return replace(preset, autoencoder_training=replace(preset.autoencoder_training, **changes))

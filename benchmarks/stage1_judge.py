@@ -1,0 +1,62 @@
+"""Stage 1 on held-out clips, each figure with a bootstrap interval over clips."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+
+from lfdm.config import Preset
+from lfdm.data.clips import open_cache, read_index
+from lfdm.evaluation.loading import file_sha256, select_clips
+from lfdm.evaluation.run import EvaluationRun, HeldOutClips
+from lfdm.evaluation.settings import EvaluationConfig
+from lfdm.evaluation.stage1 import SCORES, judge_stage1
+from lfdm.evaluation.store import BatchStore
+from lfdm.models.autoencoder import LatentFlowAutoencoder
+from lfdm.models.loading import WEIGHTS_NAME, find_model
+
+NUM_BOOTSTRAP = 1000
+CONFIDENCE = 0.95
+PSNR_FIGURES = ("prediction", "warped")
+
+
+def judge_autoencoder(
+    run_folder: Path, preset: Preset, data: Path, out: Path, config: EvaluationConfig, *, device: str
+) -> dict[str, Any]:
+    """PSNR of prediction and of the warped image, and scores 1 and 2 where exact truth exists: `value`, `low`, `high` of each.
+
+    Goes on in `out` where it was stopped.
+    """
+    folder = find_model(run_folder, "autoencoder")
+    autoencoder = LatentFlowAutoencoder.from_pretrained(folder, device=device)
+    records = read_index(data)
+    held_out = [record for record in records if record.split == "test"]
+    chosen = select_clips(records, config.num_clips, config.seed, where=str(data))
+    cache = open_cache(data, held_out, preset.image_size, preset.fit)
+    store = BatchStore(
+        out,
+        {"weights_sha256": file_sha256(folder / WEIGHTS_NAME), "clips": cache.folder.name, "chosen": chosen},
+        batch_size=config.batch_size,
+        state=PartialState(cpu=torch.device(device).type == "cpu"),
+    )
+    run = EvaluationRun(HeldOutClips(data, cache, chosen, preset.num_frames), store, torch.device(device))
+    _, stored = judge_stage1(run, autoencoder, 1, None)
+    figures = {f"{name}_psnr": _interval(stored[f"{name}.psnr"], np.ones(len(chosen))) for name in PSNR_FIGURES}
+    for score in SCORES:
+        if score in stored:
+            sums = stored[score]
+            known = sums[~np.isnan(sums).any(axis=1)]
+            figures[score] = _interval(known[:, 0], known[:, 1])
+    return {"figures": figures, "num_clips": len(chosen)}
+
+
+def _interval(numerators: np.ndarray, denominators: np.ndarray) -> dict[str, float]:
+    """The ratio of two sums over clips, (n,) each, and the percentile interval of clips drawn with replacement."""
+    rng = np.random.default_rng(0)
+    draws = rng.integers(len(numerators), size=(NUM_BOOTSTRAP, len(numerators)))
+    ratios = numerators[draws].sum(axis=1, dtype=np.float64) / denominators[draws].sum(axis=1, dtype=np.float64)
+    low, high = np.quantile(ratios, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    value = numerators.sum(dtype=np.float64) / denominators.sum(dtype=np.float64)
+    return {"value": float(value), "low": float(low), "high": float(high)}

@@ -1,0 +1,99 @@
+"""The ablation: its rows, verdicts, and a few stages at miniature size."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablation import Ablation, AblationSettings, ablate
+from ablation_document import compare, render
+from ablation_rows import sampling_rows, seeded, stage1_rows, stage2_rows
+from lfdm.config import Preset, to_json
+from lfdm.evaluation.settings import EvaluationConfig
+from lfdm.presets import PUPPETS64
+from lfdm.training.autoencoder import train_autoencoder
+
+
+def _changes(one: Any, other: Any, name: str = "") -> Iterator[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in one:
+            yield from _changes(one[key], other[key], f"{name}.{key}".lstrip("."))
+    elif one != other:
+        yield name
+
+
+def test_each_row_changes_what_it_says() -> None:
+    rows = {row.name: row for row in stage2_rows(PUPPETS64)}
+    changed = {name: list(_changes(to_json(rows[row.against].preset), to_json(row.preset))) for name, row in rows.items()}
+    assert changed == {
+        "base": [],
+        "raw": ["diffusion.normalize", "diffusion.clamp_to_range"],
+        "grid": ["diffusion.motion_target"],
+        "epsilon": ["diffusion.prediction_type"],
+        "velocity": ["diffusion.prediction_type"],
+        "min-snr": ["diffusion_training.min_snr_gamma"],
+    }
+    again = seeded(rows["raw"], 2)
+    assert list(_changes(to_json(rows["raw"].preset), to_json(again.preset))) == ["diffusion_training.optimization.seed"]
+
+
+def test_stage1_rows_change_stage_1_alone() -> None:
+    rows = {row.name: row for row in stage1_rows(PUPPETS64, Path("vgg16.safetensors"))}
+    assert "perceptual" in rows
+    assert "perceptual" not in {row.name for row in stage1_rows(PUPPETS64, None)}
+    for row in rows.values():
+        changed = list(_changes(to_json(rows[row.against].preset), to_json(row.preset)))
+        assert all(name.startswith(("autoencoder", "unet.latent_channels")) for name in changed)
+        assert bool(changed) == (row.name != "base")
+
+
+def test_sampling_rows_are_different() -> None:
+    rows = sampling_rows(PUPPETS64)
+    assert len({(row.guidance_scale, row.num_inference_steps, row.scheduler) for row in rows}) == len(rows) == 14
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "verdict"),
+    [(10.0, (9.0, 11.0), "better"), (10.0, (9.0, 20.5), "tie"), (19.5, (19.4, 19.6), "tie"), (30.0, (28.0, 33.0), "worse")],
+)
+def test_verdicts(value: float, interval: tuple[float, float], verdict: str) -> None:
+    figure = {"value": value, "low": interval[0], "high": interval[1]}
+    other = {"value": 20.0, "low": 19.0, "high": 21.0}
+    assert compare(figure, other, more_is_better=False) == verdict
+    mirrored = {"better": "worse", "worse": "better", "tie": "tie"}[verdict]
+    assert compare(figure, other, more_is_better=True) == mirrored
+    assert compare(None, other, more_is_better=True) == "-"
+
+
+def test_some_rows_at_miniature_size(
+    quick_preset: Preset, puppets_dir: Path, quick_evaluation: EvaluationConfig, tmp_path: Path
+) -> None:
+    train_autoencoder(quick_preset, puppets_dir, tmp_path / "stage1")
+    settings = AblationSettings(
+        preset=quick_preset,
+        data=puppets_dir,
+        autoencoder=tmp_path / "stage1",
+        budget_minutes=0.01,
+        evaluation=quick_evaluation,
+    )
+    stage2 = ("plan-stage2", "train-base", "evaluate-base", "train-raw", "evaluate-raw-weights")
+    stage1 = ("plan-stage1", "train-stage1-base", "evaluate-stage1-base", "train-stage1-stride", "evaluate-stage1-stride")
+    said: list[str] = []
+    results = ablate(settings, tmp_path / "out", (*stage2, "evaluate-ddim-4", *stage1), say=said.append)
+    found = {group: [row["name"] for row in rows] for group, rows in results["groups"].items()}
+    assert found == {
+        "stage2": ["base", "raw-weights"],
+        "seeds": [],
+        "sampling": ["ddim-4"],
+        "stage1": ["base", "stride"],
+    }
+    by_name = {row["name"]: row for row in results["groups"]["stage2"]}
+    assert by_name["raw-weights"]["distance"]["value"] != by_name["base"]["distance"]["value"]
+    folder = Ablation(settings, tmp_path / "out").folder
+    assert folder.result("train-base")["num_steps"] == folder.result("train-raw")["num_steps"]
+    text = render([json.loads(json.dumps(results))])
+    assert text.count("\n### ") == 3
+    assert "score 1" in text
+    assert Ablation(settings, tmp_path / "out").seed_rows() == []  # not all rows are judged

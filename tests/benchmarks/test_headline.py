@@ -1,0 +1,120 @@
+"""The headline comparison at miniature size, stopped and resumed; documents that are what the stored results say."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ablation_document
+import headline
+from comparison import PLAN, Comparison
+from methods import ComparisonSettings
+from planning import missing_package
+from tables import read_results
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def results(tiny_settings: ComparisonSettings, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The whole comparison, stopped when our second stage begins, and again before the evaluations."""
+    out = tmp_path_factory.mktemp("headline") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+
+        def stop(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr("comparison.train_diffusion", stop)
+        with pytest.raises(KeyboardInterrupt):
+            headline.compare(tiny_settings, out)
+    trained = {path: path.stat().st_mtime_ns for path in out.glob("*/checkpoints/*/state.json")}
+    assert [path.parents[2].name for path in trained] == ["ours-autoencoder"]
+    assert headline.compare(tiny_settings, out, ("ours-unet",)) is None  # the evaluations are to be done
+    found = headline.compare(tiny_settings, out)
+    assert found is not None
+    assert all(path.stat().st_mtime_ns == changed for path, changed in trained.items())
+    with pytest.raises(ValueError, match="budget_minutes"):
+        headline.compare(replace(tiny_settings, budget_minutes=1.0), out)
+    return found
+
+
+def test_every_method_is_trained_and_judged_or_left_out_with_the_reason(
+    results: dict[str, Any], tiny_settings: ComparisonSettings
+) -> None:
+    left_out = {stage.removeprefix("evaluate-") for stage in results["left_out"]} & set(tiny_settings.methods)
+    assert left_out == (set() if missing_package() is None else {"vdm", "ldm"})
+    assert all("pip install" in reason for reason in results["left_out"].values())
+    assert list(results["rows"]) == [method for method in tiny_settings.methods if method not in left_out]
+    for method, row in results["rows"].items():
+        assert row["distance"]["low"] <= row["distance"]["value"] <= row["distance"]["high"]
+        assert set(row["seconds_per_video"]) == {"1", "8"}
+        assert (row["training_seconds"] is None) == (method == "copy")
+    assert results["rows"]["copy"]["motion_amount"] == 0
+    assert results["rows"]["copy"]["converged"] is None
+
+
+def test_budgets_are_met(results: dict[str, Any], tiny_settings: ComparisonSettings) -> None:
+    plan, budget = results["plan"], 60 * tiny_settings.budget_minutes
+    seconds = {name: plan["num_steps"][name] * plan["step_seconds"][name] for name in plan["num_steps"]}
+    seconds = {name: value + plan["preparation_seconds"].get(name, 0) for name, value in seconds.items()}
+    groups = (("ours-autoencoder", "ours-unet"), ("vdm",), ("ldm-autoencoder", "ldm-unet"))
+    for group in (group for group in groups if group[0] in seconds):
+        assert budget - sum(plan["step_seconds"][n] for n in group) <= sum(seconds[n] for n in group) <= budget
+
+
+def test_a_baseline_that_does_not_beat_copying_supports_no_claim(results: dict[str, Any]) -> None:
+    changed = copy.deepcopy(results)
+    row = changed["rows"]["nearest"]
+    changed["rows"] |= {"vdm": row | {"converged": False}, "ldm": row | {"converged": True}}
+    text = headline.render([changed])
+    lines = {line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")}
+    assert "VDM: diffusion of pixels (not converged)" in lines
+    assert "LDM: diffusion of frame latents" in lines
+    assert "supports no claim" in text
+
+
+def test_converged_means_nearer_to_real_clips_than_copying(results: dict[str, Any]) -> None:
+    limit = results["rows"]["copy"]["distance"]["value"]
+    for method, row in results["rows"].items():
+        if method != "copy":
+            assert row["converged"] == (row["distance"]["value"] < limit)
+
+
+def test_without_the_package_its_methods_are_left_out_with_the_reason(
+    tiny_settings: ComparisonSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("planning", "comparison"):
+        monkeypatch.setattr(f"{module}.missing_package", lambda: "no such package")
+    settings = replace(tiny_settings, methods=("ours", "vdm", "copy"))
+    comparison = Comparison(settings, tmp_path)
+    said: list[str] = []
+    left_out = comparison.folder.run(comparison.stages(), ("plan", "vdm"), say=said.append)
+    assert set(comparison.folder.result(PLAN)["num_steps"]) == {"ours-autoencoder", "ours-unet"}
+    assert left_out == {"vdm": "no such package", "evaluate-vdm": "no such package"}
+
+
+@pytest.mark.usefixtures("needs_package")
+def test_equal_clips(tiny_settings: ComparisonSettings, tmp_path: Path) -> None:
+    settings = replace(tiny_settings, equal="clips", clips_seen=60)
+    comparison = Comparison(settings, tmp_path)
+    comparison.folder.run(comparison.stages(), (PLAN,), say=lambda _: None)
+    steps = comparison.folder.result(PLAN)["num_steps"]
+    assert all(steps[n] * settings.batch_size(n) == 60 for n in ("ours-unet", "vdm", "ldm-unet"))
+    assert steps["ours-autoencoder"] == steps["ldm-autoencoder"] == settings.preset.autoencoder_training.optimization.num_steps
+
+
+def test_wrong_settings_are_named(tiny_settings: ComparisonSettings) -> None:
+    with pytest.raises(ValueError, match="methods"):
+        replace(tiny_settings, methods=("ours", "gan", "copy"))
+    with pytest.raises(ValueError, match="clips_seen"):
+        replace(tiny_settings, equal="clips")
+
+
+def test_documents_are_what_the_stored_results_say() -> None:
+    for prefix, render in (("headline", headline.render), ("ablation", ablation_document.render)):
+        stored, document = read_results(ROOT / "benchmarks" / "results", f"{prefix}-"), ROOT / "docs" / f"{prefix}.md"
+        assert document.exists() == bool(stored)
+        if stored:
+            assert document.read_text() == render(stored)
