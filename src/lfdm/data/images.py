@@ -75,7 +75,7 @@ def read_gray(source: str | Path | Image.Image) -> np.ndarray:
 
 
 @contextmanager
-def open_image(path: Path, *, formats: Sequence[str] | None = None) -> Iterator[Image.Image]:
+def open_image(path: Path, *, formats: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
     """A picture file, not decoded yet, of at most 50 megapixels; ValueError naming the path for anything else.
 
     `formats`: Pillow's names of those that are tried, all by default.
