@@ -114,9 +114,9 @@ def regions_of_equal_size(model: AutoencoderConfig) -> AutoencoderConfig:
     return replace(
         model,
         motion="regions",
-        region_channels=16,
-        region_flow_channels=24,
-        region_max_channels=96,
+        region_channels=24,
+        region_flow_channels=32,
+        region_max_channels=192,
         region_depth=3,
         num_regions=10,
     )

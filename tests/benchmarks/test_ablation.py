@@ -9,9 +9,10 @@ import pytest
 
 from ablation import Ablation, AblationSettings, ablate
 from ablation_document import compare, render
-from ablation_rows import sampling_rows, seeded, stage1_rows, stage2_rows
+from ablation_rows import regions_of_equal_size, sampling_rows, seeded, stage1_rows, stage2_rows
 from lfdm.config import Preset, to_json
 from lfdm.evaluation.settings import EvaluationConfig
+from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.presets import PUPPETS64
 from lfdm.training.autoencoder import train_autoencoder
 
@@ -47,6 +48,12 @@ def test_stage1_rows_change_stage_1_alone() -> None:
         changed = list(_changes(to_json(rows[row.against].preset), to_json(row.preset)))
         assert all(name.startswith(("autoencoder", "unet.latent_channels")) for name in changed)
         assert bool(changed) == (row.name != "base")
+
+
+def test_regions_are_as_large_as_the_dense_model() -> None:
+    models = (PUPPETS64.autoencoder, regions_of_equal_size(PUPPETS64.autoencoder))
+    sizes = [sum(p.numel() for p in LatentFlowAutoencoder(**to_json(model)).parameters()) for model in models]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.05)
 
 
 def test_sampling_rows_are_different() -> None:
