@@ -291,7 +291,7 @@ def test_a_streamed_driving_clip_gives_what_the_whole_one_gives(
     pipe: LatentFlowPipeline, image: np.ndarray, relative: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driving = np.random.default_rng(1).integers(0, 256, (7, 20, 40, 3), dtype=np.uint8)
-    monkeypatch.setattr(LatentFlowPipeline, "_frames_per_chunk", lambda self, batch_size: 3)  # noqa: ARG005
+    monkeypatch.setattr("lfdm.pipeline.frames_per_chunk", lambda *_: 3)
     whole = pipe.transfer(image, driving, relative=relative, output_type="np")
     tensor = torch.from_numpy(driving).permute(3, 0, 1, 2)
     streams: list[Any] = [
@@ -326,7 +326,7 @@ def test_a_driving_clip_is_taken_chunk_by_chunk(
         ahead.append((taken, driving.shape[2]))
         return estimate(self, source, driving)
 
-    monkeypatch.setattr(LatentFlowPipeline, "_frames_per_chunk", lambda self, batch_size: 6)  # noqa: ARG005
+    monkeypatch.setattr("lfdm.pipeline.frames_per_chunk", lambda *_: 6)
     monkeypatch.setattr(type(pipe.autoencoder), "estimate_motion", watch)
     pipe.transfer(image, stream())
     assert ahead == [(6, 6), (12, 6), (18, 6), (20, 2)]
