@@ -27,8 +27,9 @@ typecheck: .venv/installed-dev
 	$(PIP) -e .
 	touch $@
 
-.venv/installed-dev: .venv/installed
+.venv/installed-dev: .venv/installed benchmarks/requirements.txt
 	$(PIP) -e ".[text,train,eval,web,dev]"
+	$(PIP) --no-deps -r benchmarks/requirements.txt
 	touch $@
 
 clean:
