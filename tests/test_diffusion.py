@@ -188,7 +188,8 @@ def test_clamp_prediction_moves_x0_into_its_range_and_nothing_else(kind: Predict
     timesteps = torch.tensor([400])
     sample = add_noise(x0, noise, timesteps, kind)
     wanted = x0.clamp(-1, 1)
-    clamped = clamp_prediction(target(x0, noise, timesteps, kind), sample, timesteps, kind, lambda clean: clean.clamp(-1, 1))
     alpha, sigma = (scale.float() for scale in signal_and_noise_scale(timesteps, kind))
+    prediction = target(x0, noise, timesteps, kind)
+    clamped = clamp_prediction(prediction, sample, (alpha, sigma), kind, lambda clean: clean.clamp(-1, 1))
     implied_noise = (sample - alpha * wanted) / sigma
     torch.testing.assert_close(clamped, target(wanted, implied_noise, timesteps, kind), atol=1e-5, rtol=1e-5)

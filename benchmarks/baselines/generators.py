@@ -18,7 +18,7 @@ from baselines.space import ClipSpace
 from lfdm.config import PredictionType, Preset
 from lfdm.data.clips import ClipCache
 from lfdm.data.video import uniform_indices
-from lfdm.diffusion import clamp_prediction, make_scheduler
+from lfdm.diffusion import clamp_prediction, make_scheduler, signal_and_noise_scale
 from lfdm.evaluation.generators import GeneratedVideos
 from lfdm.pipeline import LatentFlowPipeline, frames_to_uint8
 from lfdm.pipeline_inputs import sample_generators
@@ -90,7 +90,8 @@ class ClipDiffusionGenerator:
         for timestep in scheduler.timesteps:
             times = timestep.expand(len(first)).to(device)
             scaled = scheduler.scale_model_input(sample, timestep)
-            prediction = clamp_prediction(predict(scaled, times), scaled, times, self.prediction_type, self.space.clamp)
+            scales = signal_and_noise_scale(timestep.to(device), self.prediction_type)
+            prediction = clamp_prediction(predict(scaled, times), scaled, scales, self.prediction_type, self.space.clamp)
             sample = scheduler.step(prediction, timestep, sample, **options, return_dict=False)[0]
         return self.space.clamp(sample)
 

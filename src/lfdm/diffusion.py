@@ -164,15 +164,20 @@ def diffusion_loss(
 
 
 def clamp_prediction(
-    prediction: Tensor, sample: Tensor, timesteps: Tensor, prediction_type: PredictionType, clamp: Callable[[Tensor], Tensor]
+    prediction: Tensor,
+    sample: Tensor,
+    scales: tuple[Tensor, Tensor],
+    prediction_type: PredictionType,
+    clamp: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """The prediction whose x0 is `clamp` of the x0 of `prediction`; unchanged where that changes nothing.
 
     Args:
-        prediction: (b, c, ...), the network's output for `sample` of the same shape at `timesteps` (b,).
+        prediction: (b, c, ...), the network's output for `sample` of the same shape.
+        scales: alpha and sigma of sample = alpha x0 + sigma noise, broadcast against it.
         clamp: takes x0 into its allowed range.
     """
-    alpha, sigma = _scales_like(sample, timesteps, prediction_type)
+    alpha, sigma = scales
     if prediction_type == "epsilon":
         clean = (sample - sigma * prediction) / alpha
         return prediction + alpha / sigma * (clean - clamp(clean))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lfdm.diffusion import clamp_prediction
 from lfdm.models.motion import Motion
 from lfdm.models.motion_target import MotionTarget
 from lfdm.models.unet3d import MotionUNet3D
@@ -106,12 +107,8 @@ class MotionSampler:
             return clean if first is None else torch.cat((first, clean[:, :, 1:]), dim=2)
 
         kind = self.scheduler.config.prediction_type
-        alpha, sigma = _signal_and_noise(self.scheduler, index, timestep)
-        if kind == "epsilon":
-            clean = (sample - sigma * prediction) / alpha
-            return prediction + alpha / sigma * (clean - known(clean))
-        clean = alpha * sample - sigma * prediction if kind == "v_prediction" else sample - sigma * prediction
-        return prediction + (clean - known(clean)) / sigma
+        scales = _signal_and_noise(self.scheduler, index, timestep)
+        return clamp_prediction(prediction, sample, scales, "velocity" if kind == "flow_prediction" else kind, known)
 
 
 def guided_prediction(unet: MotionUNet3D, guidance: Guidance) -> Prediction:
