@@ -177,6 +177,7 @@ def test_cancel_and_the_model_page(visit: Visit) -> None:
     page.get_by_role("button", name="More settings").first.click()
     page.get_by_label("number input for Steps").fill("100")
     page.keyboard.press("Tab")
+    page.wait_for_timeout(1000)  # the page takes a typed number over a moment after the field is left
     visit.press("Generate")
     page.get_by_text("of 100").wait_for()
     visit.shoot("7-running")
