@@ -105,12 +105,12 @@ def write_video(path: str | Path, frames: np.ndarray, *, fps: float, lossless: b
     return path
 
 
-def encode_video(frames: np.ndarray, suffix: str, *, fps: float, lossless: bool = False) -> bytes:
+def encode_video(frames: np.ndarray, suffix: str, *, fps: float) -> bytes:
     """What `write_video` puts into a file of the ending `suffix`; raises as it does."""
     if not suffix:
         raise ValueError("encode_video makes one file; got no ending")
     _check_video(Path(f"video{suffix}"), frames, fps)
-    return _ENCODERS[suffix](frames, fps, lossless)
+    return _ENCODERS[suffix](frames, fps, False)
 
 
 def _check_video(path: Path, frames: np.ndarray, fps: float) -> None:
