@@ -60,7 +60,7 @@ class Headline:
     """Part of it for the first of two stages."""
     clips_seen: int = 0
     """With equal='clips'."""
-    num_clips: int | None = 240
+    num_clips: int | None = 320
     """Held-out clips that all are judged on."""
     only: tuple[str, ...] = ()
     """Methods or stages to run; by default all."""

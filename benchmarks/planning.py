@@ -21,6 +21,7 @@ from lfdm.data.clips import ClipCache, labels, open_cache
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.training.autoencoder import AutoencoderTask
 from lfdm.training.diffusion import DiffusionTask
+from lfdm.training.loop import uses_bf16
 from lfdm.training.motion_cache import open_motion_cache
 from methods import ComparisonSettings, is_first_stage
 
@@ -111,7 +112,8 @@ def _trials(
     per_clip = len(clips) / len(few)
     pipeline = LatentFlowPipeline.from_preset(preset, labels(clips.records))
     started = clock()
-    motion = open_motion_cache(pipeline.autoencoder, few)
+    bf16 = uses_bf16(settings.preset.diffusion_training.optimization.mixed_precision, pipeline.autoencoder.device)
+    motion = open_motion_cache(pipeline.autoencoder, few, bf16=bf16)
     preparing = {"ours-unet": (clock() - started) * per_clip}
     stage2 = DiffusionTask(pipeline, preset, few, motion)
     stage1 = AutoencoderTask(LatentFlowPipeline.from_preset(preset, ()).autoencoder, preset.autoencoder_training, clips)

@@ -15,9 +15,10 @@ from lfdm.config import Preset, to_json
 from lfdm.data.augmentation import ColorJitter, PairAugmentation
 from lfdm.data.clips import ClipCache, PairDataset, open_cache
 from lfdm.files import temporary_beside
+from lfdm.models.convolution import channels_last_kernels
 from lfdm.models.loading import find_model
 from lfdm.training.autoencoder import training_records
-from lfdm.training.loop import StepReport, check_run, fit, prepare_run
+from lfdm.training.loop import StepReport, check_run, fit, prepare_run, uses_bf16
 from lfdm.training.losses import multiscale_l1, ssim_loss
 
 MODEL_NAME = "autoencoder"
@@ -136,6 +137,9 @@ def load_frame_autoencoder(run: Path, *, device: str = "cpu") -> AutoencoderKL:
 def open_latents(autoencoder: AutoencoderKL, clips: ClipCache, path: Path) -> np.ndarray:
     """Latents of every frame of `clips`, in their order: a read-only map (n, c, h, w) float16, made at `path` once."""
     if not path.exists():
+        bf16 = uses_bf16("auto", autoencoder.device)
+        if bf16:
+            channels_last_kernels(autoencoder)
         stride = 2 ** (len(autoencoder.config["block_out_channels"]) - 1)
         size = clips.size // stride
         temporary = temporary_beside(path)
@@ -144,7 +148,8 @@ def open_latents(autoencoder: AutoencoderKL, clips: ClipCache, path: Path) -> np
             latents = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
             for index in range(len(clips)):
                 frames = torch.from_numpy(np.array(clips.clip(index))).permute(0, 3, 1, 2).to(autoencoder.device).float() / 255
-                parts = [encode_frames(autoencoder, part) for part in frames.split(_CHUNK_FRAMES)]
+                with torch.autocast(autoencoder.device.type, torch.bfloat16, enabled=bf16):
+                    parts = [encode_frames(autoencoder, part) for part in frames.split(_CHUNK_FRAMES)]
                 latents[clips.offsets[index] : clips.offsets[index + 1]] = torch.cat(parts).half().cpu().numpy()
             latents.flush()
             del latents

@@ -24,6 +24,14 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+def channels_last_kernels(module: nn.Module) -> None:
+    """Lay out the kernels of all convolutions over images and over videos with channels innermost, in place."""
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in module.parameters():
+        if parameter.ndim in layouts:
+            parameter.data = parameter.data.contiguous(memory_format=layouts[parameter.ndim])
+
+
 def convolve_and_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, convolve: Convolve) -> Tensor:
     """`norm(conv(x))`. In evaluation mode the norm is one scale and shift per channel, which goes into the kernel."""
     if norm.training:

@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lfdm.config import MixedPrecision, OptimizationConfig, Preset, from_json, to_json
 from lfdm.files import check_parents, write_bytes
+from lfdm.models.convolution import channels_last_kernels
 from lfdm.models.loading import CHECKPOINTS_DIR, read_json
 from lfdm.training.checkpoint import TrainingState, checkpoint_path, remove_unfinished
 from lfdm.training.log import RunLog
@@ -281,7 +282,7 @@ class _Trainer:
         module = task.module.to(self.device)
         self.bf16 = uses_bf16(config.mixed_precision, self.device)
         if self.bf16 or self.device.type == "cuda":
-            module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # slower in float32 on a CPU
+            channels_last_kernels(module)  # slower in float32 on a CPU
         self.trained, self.average = module, module
         if config.ema_decay:
             self.average = copy.deepcopy(module).requires_grad_(False).eval()
