@@ -58,6 +58,14 @@ class Visit:
     def press(self, name: str) -> None:
         self.page.get_by_role("button", name=name, exact=True).locator("visible=true").click()
 
+    def type_number(self, label: str, value: float) -> None:
+        """Type a slider's value; the slider beside the number shows when the page has taken it over."""
+        self.page.get_by_label(f"number input for {label}").locator("visible=true").fill(str(value))
+        self.page.keyboard.press("Tab")
+        slider = self.page.get_by_label(f"range slider for {label}").locator("visible=true")
+        playwright.expect(slider).to_have_value(str(value), timeout=LONG)
+        self.page.wait_for_timeout(1000)  # and a moment later its next request holds it
+
     def run(self, name: str) -> None:
         """Press a button and wait for its result to be on the screen."""
         self.page.evaluate("() => document.querySelectorAll('[data-ready]').forEach((e) => delete e.dataset.ready)")
@@ -107,8 +115,7 @@ def test_generate_play_scrub_and_hold_still(visit: Visit) -> None:
     visit.shoot("2-generated")
     assert all(a != b for a, b in zip(first, later, strict=True))  # video, flow and occlusion, all in step
     # strength 0: every frame is the picture itself
-    page.get_by_label("number input for Motion strength").locator("visible=true").fill("0")
-    page.keyboard.press("Tab")
+    visit.type_number("Motion strength", 0)
     visit.run("Generate")
     visit.press("Pause")
     first, later = visit.scrub(0), visit.scrub(9)
@@ -175,16 +182,15 @@ def test_a_broken_file_gives_a_message(visit: Visit, tmp_path: Path) -> None:
 def test_cancel_and_the_model_page(visit: Visit) -> None:
     page = visit.page
     page.get_by_role("button", name="More settings").first.click()
-    page.get_by_label("number input for Steps").fill("100")
-    page.keyboard.press("Tab")
-    page.wait_for_timeout(1000)  # the page takes a typed number over a moment after the field is left
+    visit.type_number("Videos", 4)  # long enough for a browser that gets little of a busy machine
+    visit.type_number("Steps", 100)
     visit.press("Generate")
-    page.get_by_text("of 100").wait_for()
+    page.get_by_text("of 400").locator("visible=true").wait_for()
     visit.shoot("7-running")
     visit.press("Cancel")
     page.get_by_text("Cancelled").wait_for()
-    page.get_by_label("number input for Steps").fill("1")
-    page.keyboard.press("Tab")
+    visit.type_number("Videos", 1)
+    visit.type_number("Steps", 1)
     visit.run("Generate")  # the cancelled one has made room
     page.get_by_role("tab", name="Model").click()
     page.get_by_text("Measured quality").wait_for()
