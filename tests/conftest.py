@@ -10,7 +10,7 @@ import torch
 from lfdm.config import AutoencoderConfig, AutoencoderTrainingConfig, OptimizationConfig, Preset, UNetConfig
 from lfdm.data.clips import ClipRecord, read_index, write_index
 from lfdm.data.puppets import write_puppets
-from lfdm.presets import PUPPETS64
+from lfdm.presets import NATOPS128, PUPPETS64
 
 PUPPET_LABELS = ("jump", "wave")
 PUPPET_FRAMES = 6
@@ -71,6 +71,30 @@ def tiny_preset() -> Preset:
         ),
         autoencoder_training=AutoencoderTrainingConfig(optimization=optimization, ssim_weight=0.05),
         diffusion_training=replace(PUPPETS64.diffusion_training, optimization=optimization),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_paper_preset() -> Preset:
+    """`natops128` in a miniature: regions, text embeddings, the grid itself diffused."""
+    return replace(
+        NATOPS128,
+        image_size=32,
+        num_frames=3,
+        autoencoder=AutoencoderConfig(
+            channels=4,
+            max_channels=8,
+            num_res_blocks=1,
+            num_regions=2,
+            region_channels=4,
+            region_flow_channels=4,
+            region_max_channels=8,
+            region_depth=2,
+            region_padding=0,
+        ),
+        unet=UNetConfig(
+            latent_channels=8, condition_dim=6, dim=8, channel_multipliers=(1, 2), num_heads=2, head_dim=8, upsample="nearest"
+        ),
     )
 
 

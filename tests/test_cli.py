@@ -18,7 +18,7 @@ from lfdm.console import Group, run
 from lfdm.data.video import read_video, video_info
 from lfdm.models.motion import Motion
 from lfdm.pipeline import LatentFlowPipeline
-from lfdm.pipeline_outputs import OUT_ENDINGS
+from lfdm.pipeline_outputs import OUT_ENDINGS, region_maps
 
 Lfdm = Callable[..., tuple[int, str, str]]
 LABELS = ("raise arms", "wave")
@@ -309,6 +309,25 @@ def test_panels_of_named_tiles(lfdm: Lfdm, model: Path, image: Path, form: str) 
     name = "wave-panel" if form == "png" else f"wave-panel.{form}"
     assert printed.split() == ["wave.mp4", name]
     assert read_video(name).shape == (4, 208, 3 * 192 + 2 * 4, 3)
+
+
+def test_a_panel_of_the_regions_of_stage_1(lfdm: Lfdm, tiny_paper_preset: Preset, image: Path, tmp_path: Path) -> None:
+    pipe = LatentFlowPipeline.from_preset(tiny_paper_preset)
+    pipe.save_pretrained(tmp_path / "paper")
+    options = ["--num-inference-steps", 1, "--panel", "generated", "regions", "--panel-format", "png", "--out", "moved"]
+    code, printed, _ = lfdm("generate", image, "--unconditional", "--model", "paper", *options)
+    assert (code, printed.split()) == (0, ["moved", "moved-panel"])
+    panel = read_video("moved-panel").astype(int)
+    assert panel.shape == (3, 208, 2 * 192 + 4, 3)
+    generated, regions = panel[:, 16:, :192], panel[:, 16:, 196:]
+    # what is added to the generated frame is each region's heat in a hue of its own
+    heat = region_maps(pipe, read_video("moved"))
+    assert heat.shape == (3, 2, 8, 8)
+    assert (heat >= 0).all()
+    assert (heat.max(axis=(2, 3)) > 0.9).all()  # 1 at each centre, which lies between points
+    change = np.abs(regions - generated).sum(axis=(0, 3))
+    brightest = heat.max(axis=1).sum(axis=0).repeat(24, axis=0).repeat(24, axis=1)
+    assert np.corrcoef(change.ravel(), brightest.ravel())[0, 1] > 0.3
 
 
 def test_demo_shows_every_label_of_the_bundled_model(

@@ -2,7 +2,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from lfdm import pipeline_folder
-from lfdm.config import AutoencoderConfig, Preset, UNetConfig
+from lfdm.config import Preset
 from lfdm.data.puppet_actions import ACTIONS
 from lfdm.diffusion import SCHEDULERS, make_scheduler
 from lfdm.models.loading import find_checkpoints
@@ -23,7 +22,7 @@ from lfdm.models.motion_target import MotionTarget
 from lfdm.pipeline import LatentFlowPipeline, frames_to_uint8
 from lfdm.pipeline_inputs import prepare_images
 from lfdm.pipeline_sampling import Guidance, guided_prediction
-from lfdm.presets import NATOPS128, PRESETS
+from lfdm.presets import PRESETS
 
 LABELS = ("jump", "raise arms", "wave")
 SIZE = 32
@@ -476,29 +475,10 @@ def test_an_unknown_preset_lists_the_presets() -> None:
         LatentFlowPipeline.from_preset("mug")
 
 
-def test_the_paper_recipe_samples_from_text_embeddings() -> None:
-    preset = replace(
-        NATOPS128,
-        image_size=32,
-        num_frames=3,
-        autoencoder=AutoencoderConfig(
-            channels=4,
-            max_channels=8,
-            num_res_blocks=1,
-            num_regions=2,
-            region_channels=4,
-            region_flow_channels=4,
-            region_max_channels=8,
-            region_depth=2,
-            region_padding=0,
-        ),
-        unet=UNetConfig(
-            latent_channels=8, condition_dim=6, dim=8, channel_multipliers=(1, 2), num_heads=2, head_dim=8, upsample="nearest"
-        ),
-    )
+def test_the_paper_recipe_samples_from_text_embeddings(tiny_paper_preset: Preset) -> None:
     with pytest.raises(ValueError, match="takes text embeddings"):
-        LatentFlowPipeline.from_preset(preset, LABELS)
-    pipe = LatentFlowPipeline.from_preset(preset)
+        LatentFlowPipeline.from_preset(tiny_paper_preset, LABELS)
+    pipe = LatentFlowPipeline.from_preset(tiny_paper_preset)
     pipe.set_progress_bar_config(disable=True)
     out = pipe(np.zeros((32, 32, 3), np.uint8), torch.randn(2, 6), num_inference_steps=3, guidance_scale=2.0, generator=0)
     assert len(out.frames) == 2

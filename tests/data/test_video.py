@@ -1,10 +1,15 @@
 """Video files in and out, and the frame samplers."""
 
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
+import av
 import numpy as np
 import pytest
+from av.video.codeccontext import VideoCodecContext
+from av.video.stream import VideoStream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -305,3 +310,31 @@ def test_samplers_refuse_empty_clips_and_other_names() -> None:
         sample_indices("uniform", 0, 4, rng)
     with pytest.raises(ValueError, match="'first'"):
         sample_indices("first", 4, 4, rng)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_stream_that_becomes_huge_is_refused_by_the_decoder(tmp_path: Path) -> None:
+    """A size that changes in the middle is not in the header; the picture must not be allocated first."""
+    path = tmp_path / "grows.avi"
+    with av.open(path, "w") as file:
+        stream = cast(VideoStream, file.add_stream("libx264", rate=25))
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for packet in [*black_packets(64, 200, first=0), *black_packets(7200, 1, first=200)]:
+            packet.stream = stream
+            file.mux(packet)
+    assert video_info(path).width == 64
+    with pytest.raises(ValueError, match=r"grows\.avi: .*Invalid data"):
+        read_video(path)
+
+
+def black_packets(size: int, num_frames: int, *, first: int) -> list[av.Packet]:
+    """H.264 of square black frames, which holds its size in its own headers."""
+    encoder = cast(VideoCodecContext, av.CodecContext.create("libx264", "w"))
+    encoder.width, encoder.height, encoder.pix_fmt = size, size, "yuv420p"
+    encoder.time_base, encoder.framerate = Fraction(1, 25), Fraction(25)
+    encoder.options = {"preset": "ultrafast", "x264-params": "repeat-headers=1:annexb=1"}
+    packets: list[av.Packet] = []
+    for index in range(num_frames):
+        frame = av.VideoFrame.from_ndarray(np.zeros((size * 3 // 2, size), np.uint8), format="yuv420p")
+        frame.pts = first + index
+        packets += encoder.encode(frame)
+    return packets + encoder.encode()

@@ -22,6 +22,7 @@ from PIL import Image, ImageSequence
 from lfdm.config import Fit
 from lfdm.data.images import (
     IMAGE_SUFFIXES,
+    MAX_IMAGE_PIXELS,
     check_exists,
     check_frames,
     check_pixels,
@@ -309,6 +310,7 @@ def _iterate_file(path: Path) -> Iterator[np.ndarray]:
     with path.open("rb") as file, naming(path), _open_clip(file) as container:
         stream = _video_stream(container)
         check_pixels(path, stream.width, stream.height)
+        stream.codec_context.options = {"max_pixels": str(MAX_IMAGE_PIXELS)}  # a size that changes within the stream
         stream.codec_context.thread_count = 1  # clips are small; the cache decodes several at once
         reformatter = VideoReformatter()
         for packet in container.demux(stream):
