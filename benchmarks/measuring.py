@@ -50,7 +50,6 @@ class Timing:
     seconds: list[float]
     gflop: float
     peak_bytes: int | None
-    note: str = ""
 
     @property
     def median(self) -> float:
@@ -217,14 +216,13 @@ def measure_together(
 ) -> dict[str, Timing]:
     """Measure calls that are compared, taking turns, so that noise hits all alike.
 
-    The first run of each, which warms up, is counted and gives its memory (but for `uncounted`, whose arithmetic is 0: compiled
-    code falls back to eager under a counter). Then come up to `repeats` rounds, as many as fit into
-    `budget` seconds (at least one if one fits); where none fits, the first runs are all there is, and the note says so.
+    The first run of each warms up and is counted (but for `uncounted`, whose arithmetic is 0: compiled code falls back to eager
+    under a counter); its time is left out, since counting slows many small operations down. Then come up to `repeats` rounds, as
+    many as fit into `budget` seconds, but at least one, the first of which gives the memory.
     """
-    first = {name: _first_run(call, device, counted=name not in uncounted) for name, call in calls.items()}
-    rounds = min(repeats, int(budget / max(1e-9, sum(timing.seconds[0] for timing in first.values()))))
-    if rounds == 0:
-        return first
+    started = time.perf_counter()
+    gflop = {name: _first_run(call, device, counted=name not in uncounted) for name, call in calls.items()}
+    rounds = max(1, min(repeats, int(budget / max(1e-9, time.perf_counter() - started))))
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     peaks: dict[str, int | None] = {}
     for turn in range(rounds):
@@ -235,18 +233,15 @@ def measure_together(
                 peaks[name] = memory.bytes
             else:
                 seconds[name].append(time_once(call, device))
-    return {name: Timing(seconds[name], first[name].gflop, peaks[name]) for name in calls}
+    return {name: Timing(seconds[name], gflop[name], peaks[name]) for name in calls}
 
 
-def _first_run(call: Call, device: torch.device, *, counted: bool) -> Timing:
-    with measure_memory(device) as memory:
-        synchronize(device)
-        start = time.perf_counter()
-        gflop = 0.0
-        if counted:
-            gflop = count_gflop(call)
-        else:
-            call()
-        synchronize(device)
-        seconds = time.perf_counter() - start
-    return Timing([seconds], gflop, memory.bytes, note="one run, not warmed up")
+def _first_run(call: Call, device: torch.device, *, counted: bool) -> float:
+    """The call's arithmetic in GFLOP; 0 if it is not to be counted."""
+    gflop = 0.0
+    if counted:
+        gflop = count_gflop(call)
+    else:
+        call()
+    synchronize(device)
+    return gflop

@@ -24,7 +24,6 @@ class Variant:
     """Arithmetic of one run, 10^9 operations."""
     peak_bytes: int | None = None
     """Memory above what lay there before."""
-    note: str = ""
     skipped: str = ""
     """Why it was not measured."""
 

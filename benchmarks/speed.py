@@ -64,7 +64,7 @@ class Options:
     repeats: int = 7
     """Rounds of a row, in each of which every form runs once."""
     budget_seconds: float = 30.0
-    """Rounds of a row stop being added here; a row of which not even one round fits has only its first runs."""
+    """Rounds of a row stop being added here; one is always measured."""
     limit_seconds: float = 60.0
     """A form that is expected to take longer for one run (from the same row at batch 1) is skipped."""
     minutes: float = 25.0
@@ -205,7 +205,7 @@ def _measure(row: Row, models: Models, results: Results, options: Options) -> No
     peaks = _best(before, _peaks(models, options))
     row.matmul_peak, row.convolution_peak = peaks.matmul, peaks.convolution
     for name, timing in timings.items():
-        row.variants[name] = Variant(seconds=timing.seconds, gflop=timing.gflop, peak_bytes=timing.peak_bytes, note=timing.note)
+        row.variants[name] = Variant(seconds=timing.seconds, gflop=timing.gflop, peak_bytes=timing.peak_bytes)
     if row.compiled:
         _count_as_eager(row, one)
 

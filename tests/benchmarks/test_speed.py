@@ -117,8 +117,7 @@ def test_calls_take_turns():
     assert order == ["a", "b"] * 4
     assert [len(timing.seconds) for timing in timings.values()] == [3, 3]
     once = measure_together({"a": lambda: None}, CPU, repeats=3, budget=0)["a"]
-    assert len(once.seconds) == 1
-    assert "not warmed up" in once.note
+    assert len(once.seconds) == 1  # and one before it
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
