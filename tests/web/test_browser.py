@@ -186,9 +186,9 @@ def test_cancel_and_the_model_page(visit: Visit) -> None:
     visit.type_number("Steps", 100)
     visit.press("Generate")
     page.get_by_text("of 400").locator("visible=true").wait_for()
-    visit.shoot("7-running")
     visit.press("Cancel")
-    page.get_by_text("Cancelled").wait_for()
+    page.get_by_text("Cancelled").locator("visible=true").wait_for()
+    visit.shoot("7-cancelled")
     visit.type_number("Videos", 1)
     visit.type_number("Steps", 1)
     visit.run("Generate")  # the cancelled one has made room
