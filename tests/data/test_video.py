@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -326,13 +326,13 @@ def test_a_stream_that_becomes_huge_is_refused_by_the_decoder(tmp_path: Path) ->
         read_video(path)
 
 
-def black_packets(size: int, num_frames: int, *, first: int) -> list[av.Packet]:
+def black_packets(size: int, num_frames: int, *, first: int) -> list[Any]:
     """H.264 of square black frames, which holds its size in its own headers."""
     encoder = cast(VideoCodecContext, av.CodecContext.create("libx264", "w"))
     encoder.width, encoder.height, encoder.pix_fmt = size, size, "yuv420p"
     encoder.time_base, encoder.framerate = Fraction(1, 25), Fraction(25)
     encoder.options = {"preset": "ultrafast", "x264-params": "repeat-headers=1:annexb=1"}
-    packets: list[av.Packet] = []
+    packets: list[Any] = []
     for index in range(num_frames):
         frame = av.VideoFrame.from_ndarray(np.zeros((size * 3 // 2, size), np.uint8), format="yuv420p")
         frame.pts = first + index
