@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lfdm.config import AutoencoderConfig, UNetConfig
+from lfdm.config import Preset, UNetConfig
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.pipeline_inputs import sample_generators
 from lfdm.presets import MUG128
@@ -14,17 +14,7 @@ from lfdm.presets import MUG128
 SEED = 7
 
 
-def make_pipeline() -> LatentFlowPipeline:
-    autoencoder = AutoencoderConfig(
-        channels=4,
-        max_channels=8,
-        num_res_blocks=1,
-        num_regions=2,
-        region_channels=4,
-        region_flow_channels=4,
-        region_max_channels=8,
-        region_depth=2,
-    )
+def make_pipeline(tiny: Preset) -> LatentFlowPipeline:
     unet = UNetConfig(
         latent_channels=8,
         condition_dim=6,
@@ -36,14 +26,15 @@ def make_pipeline() -> LatentFlowPipeline:
         spatial_attention_levels=(False,),
         temporal_attention_levels=(False,),
     )
+    autoencoder = replace(tiny.autoencoder, region_padding=MUG128.autoencoder.region_padding)
     pipe = LatentFlowPipeline.from_preset(replace(MUG128, image_size=16, num_frames=2, autoencoder=autoencoder, unet=unet))
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def test_a_thousand_steps_are_those_of_the_paper() -> None:
+def test_a_thousand_steps_are_those_of_the_paper(tiny_paper_preset: Preset) -> None:
     """The network is asked once per step: the formulas are given the same predictions, and must ask for the same ones."""
-    pipe = make_pipeline()
+    pipe = make_pipeline(tiny_paper_preset)
     asked: list[tuple[Tensor, int, Tensor]] = []
 
     def note(_: nn.Module, arguments: tuple[Tensor, Tensor, Tensor], prediction: Tensor) -> None:
