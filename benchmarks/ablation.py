@@ -34,8 +34,8 @@ from lfdm.presets import get_preset
 from lfdm.training.autoencoder import AutoencoderTask, train_autoencoder
 from lfdm.training.checkpoint import TRAINING_NAME
 from lfdm.training.diffusion import DiffusionTask, train_diffusion
-from lfdm.training.loop import prepare_run
 from lfdm.training.motion_cache import open_motion_cache
+from lfdm.training.run_folder import prepare_run
 from methods import shortened
 from stage1_judge import judge_autoencoder
 from stages import Stage, StageFolder

@@ -31,7 +31,8 @@ import torch
 
 from lfdm import LatentFlowPipeline, Motion
 from lfdm.data.clips import ClipRecord, read_index
-from lfdm.data.video import read_fitted, uniform_indices
+from lfdm.data.frame_indices import uniform_indices
+from lfdm.data.video import read_fitted
 from lfdm.files import write_bytes
 from lfdm.pipeline import MAX_PASS_FACTOR
 from lfdm.pipeline_windows import plan_windows

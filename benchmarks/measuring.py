@@ -20,6 +20,8 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 
 Call = Callable[[], object]
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+
 
 @dataclass(frozen=True)
 class PeakProblems:
@@ -131,7 +133,7 @@ class PeakMemory:
 
 @contextmanager
 def measure_memory(device: torch.device) -> Iterator[PeakMemory]:
-    """On a GPU what torch allocates; on a processor the resident set, whose maximum Linux lets one reset."""
+    """On a GPU what torch allocates; on a processor the resident set, whose maximum Linux lets one reset. Not to be timed."""
     peak = PeakMemory()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -140,20 +142,49 @@ def measure_memory(device: torch.device) -> Iterator[PeakMemory]:
         yield peak
         peak.bytes = torch.cuda.max_memory_allocated(device) - before
         return
-    if not _reset_resident_maximum():
+    with _freed_memory_returned():
+        if not _reset_resident_maximum():
+            yield peak
+            return
+        before = _resident("VmRSS")
         yield peak
+        peak.bytes = max(0, _resident("VmHWM") - before)
+
+
+@contextmanager
+def _freed_memory_returned() -> Iterator[None]:
+    """The system gets every freed megabyte back at once, so that what is resident is what is in use.
+
+    Otherwise glibc keeps and fragments much of it, which depends on what ran before: a checkpointed training step that needs
+    0.4 GB grew by 0.8 GB alone and by 1.2 GB after another form. It is slower so, by fresh pages.
+    """
+    libc = _libc()
+    if libc is None:
+        yield
         return
-    before = _resident("VmRSS")
-    yield peak
-    peak.bytes = max(0, _resident("VmHWM") - before)
+    libc.mallopt(_M_MMAP_THRESHOLD, 2**20)
+    libc.malloc_trim(0)
+    try:
+        yield
+    finally:  # what glibc's own adjustment ends at where large blocks come and go
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**25)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**26)
+
+
+def _libc() -> ctypes.CDLL | None:
+    """glibc, where it is the C library."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:
+        return None
+    return libc if hasattr(libc, "mallopt") else None
 
 
 def _reset_resident_maximum() -> bool:
     """False where there is no Linux to ask."""
     try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what freed tensors left in the heap would hide what new ones need
         Path("/proc/self/clear_refs").write_text("5")
-    except (OSError, AttributeError):
+    except OSError:
         return False
     return True
 
@@ -216,32 +247,27 @@ def measure_together(
 ) -> dict[str, Timing]:
     """Measure calls that are compared, taking turns, so that noise hits all alike.
 
-    The first run of each warms up and is counted (but for `uncounted`, whose arithmetic is 0: compiled code falls back to eager
-    under a counter); its time is left out, since counting slows many small operations down. Then come up to `repeats` rounds, as
-    many as fit into `budget` seconds, but at least one, the first of which gives the memory.
+    The first run of each warms up, gives the memory, and is counted (but for `uncounted`, whose arithmetic is 0: compiled code
+    falls back to eager under a counter); its time is left out, since all that slows it down. Then come up to `repeats` rounds,
+    as many as fit into `budget` seconds, but at least one.
     """
     started = time.perf_counter()
-    gflop = {name: _first_run(call, device, counted=name not in uncounted) for name, call in calls.items()}
+    first = {name: _first_run(call, device, counted=name not in uncounted) for name, call in calls.items()}
     rounds = max(1, min(repeats, int(budget / max(1e-9, time.perf_counter() - started))))
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    peaks: dict[str, int | None] = {}
-    for turn in range(rounds):
+    for _ in range(rounds):
         for name, call in calls.items():
-            if turn == 0:
-                with measure_memory(device) as memory:
-                    seconds[name].append(time_once(call, device))
-                peaks[name] = memory.bytes
-            else:
-                seconds[name].append(time_once(call, device))
-    return {name: Timing(seconds[name], gflop[name], peaks[name]) for name in calls}
+            seconds[name].append(time_once(call, device))
+    return {name: Timing(seconds[name], *first[name]) for name in calls}
 
 
-def _first_run(call: Call, device: torch.device, *, counted: bool) -> float:
-    """The call's arithmetic in GFLOP; 0 if it is not to be counted."""
+def _first_run(call: Call, device: torch.device, *, counted: bool) -> tuple[float, int | None]:
+    """The call's arithmetic in GFLOP (0 if it is not to be counted) and the memory that it takes."""
     gflop = 0.0
-    if counted:
-        gflop = count_gflop(call)
-    else:
-        call()
-    synchronize(device)
-    return gflop
+    with measure_memory(device) as memory:
+        if counted:
+            gflop = count_gflop(call)
+        else:
+            call()
+        synchronize(device)
+    return gflop, memory.bytes

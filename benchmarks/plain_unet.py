@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from lfdm.models.unet3d import FLOW_CHANNELS, MotionUNet3D
+from lfdm.config import FLOW_CHANNELS
+from lfdm.models.unet3d import MotionUNet3D
 
 
 class PlainUNet(nn.Module):

@@ -26,7 +26,7 @@ from lfdm.pipeline_sampling import Guidance, guided_prediction
 from lfdm.presets import get_preset
 from lfdm.training.autoencoder import AutoencoderTask
 from lfdm.training.diffusion import ConditionedUNet, DiffusionTask
-from lfdm.training.loop import set_training, update_average
+from lfdm.training.loop import lay_out, make_optimizer, set_training, update_average
 from plain_stage1 import PlainAutoencoder
 from plain_training import plain_autoencoder_loss, plain_diffusion_loss, plain_generation, plain_guided_prediction
 from plain_unet import PlainUNet
@@ -283,18 +283,29 @@ def generate(num_inference_steps: int) -> Callable[[Models, int], Calls]:
 
 
 class TrainingStep:
-    """Forward, backward, Adam and the average of the weights, as `lfdm.training.loop` does them.
+    """Forward, backward, Adam and the average of the weights, as `lfdm.training.loop` does them; `plain` with torch's defaults.
 
     Gradients, the optimizer's moments and the average exist from the start: what a step needs beyond them is its own.
     """
 
     def __init__(
-        self, module: nn.Module, loss: Callable[[nn.Module], Tensor], config: OptimizationConfig, models: Models
+        self,
+        module: nn.Module,
+        loss: Callable[[nn.Module], Tensor],
+        config: OptimizationConfig,
+        models: Models,
+        *,
+        plain: bool = False,
     ) -> None:
         self.module, self.loss, self.config, self.models = module.requires_grad_(True), loss, config, models
         set_training(module)
+        if not plain:
+            lay_out(module, bf16=models.dtype == torch.bfloat16)
         self.average = copy.deepcopy(module).requires_grad_(False) if config.ema_decay else None
-        self.optimizer = torch.optim.Adam(module.parameters(), lr=config.learning_rate, betas=config.betas)
+        if plain:
+            self.optimizer = torch.optim.Adam(module.parameters(), lr=config.learning_rate, betas=config.betas)
+        else:
+            self.optimizer = make_optimizer(module, config)
         for parameter in module.parameters():
             parameter.grad = torch.zeros_like(parameter)
         self.optimizer.step()  # without gradient it moves nothing
@@ -330,7 +341,9 @@ def stage1_step(models: Models, batch: int) -> Calls:
 
     return {
         "fast": TrainingStep(task.module, lambda module: task.loss(module, pairs, draws())["loss"], config.optimization, models),
-        "plain": TrainingStep(plain, lambda _: plain_autoencoder_loss(task, plain, pairs, draws()), config.optimization, models),
+        "plain": TrainingStep(
+            plain, lambda _: plain_autoencoder_loss(task, plain, pairs, draws()), config.optimization, models, plain=True
+        ),
     }
 
 
@@ -373,7 +386,7 @@ def stage2_step(models: Models, batch: int) -> Calls:
         "fast": fast(cached),
         "checkpointed": fast(cached, checkpointed=True),
         "uncached": fast(fresh),
-        "plain": TrainingStep(plain, plain_loss, config, models),
+        "plain": TrainingStep(plain, plain_loss, config, models, plain=True),
     }
 
 

@@ -130,7 +130,7 @@ def test_json_that_does_not_fit_is_refused(cls: type, values: dict[str, Any], me
         (lambda: replace(PUPPETS64.autoencoder, num_downs=3), "num_downs", "1 or 2 with motion='dense'"),
         (lambda: replace(PUPPETS64.autoencoder, dense_channels=(8, 8, 12, 8)), "dense_channels", "four or more multiples of 8"),
         (lambda: AutoencoderConfig(region_padding=4), "region_padding", "0 to 3; got 4"),
-        (lambda: UNetConfig(dim=60), "dim", "a multiple of num_groups (8); got 60"),
+        (lambda: UNetConfig(dim=60), "dim", "even, at least 4 and a multiple of num_groups (8); got 60"),
         (lambda: UNetConfig(channel_multipliers=()), "channel_multipliers", "at least one; got ()"),
         (lambda: UNetConfig(spatial_attention_levels=(True,)), "spatial_attention_levels", "4 values, one per level"),
         (lambda: DiffusionConfig(num_inference_steps=2000), "num_inference_steps", "at most 1000"),

@@ -11,7 +11,7 @@ from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.unet3d import MotionUNet3D
 from lfdm.presets import PRESETS, get_preset
 from lfdm.training import equivariance
-from lfdm.training.loop import steps_per_epoch
+from lfdm.training.batches import steps_per_epoch
 
 PUBLISHED = {"mug128": (66_004_557, 42_731_203), "mhad128": (66_004_557, 42_731_203), "natops128": (66_004_557, 42_129_859 - 768)}
 """Parameters of the two published models; natops128 counts its null condition, which is not part of our U-Net."""

@@ -23,11 +23,12 @@ from baselines.space import ChannelStatistics, ClipSpace, LatentSpace, PixelSpac
 from lfdm.config import DiffusionTrainingConfig, OptimizationConfig, Preset, to_json
 from lfdm.data.augmentation import ColorJitter
 from lfdm.data.clips import ClipCache, ClipDataset, labels
-from lfdm.data.video import sample_indices, uniform_indices
+from lfdm.data.frame_indices import sample_indices, uniform_indices
 from lfdm.diffusion import add_noise, diffusion_loss, draw_timesteps
 from lfdm.evaluation.loading import file_sha256
 from lfdm.models.loading import WEIGHTS_NAME, find_model
-from lfdm.training.loop import StepReport, check_run, fit, prepare_run
+from lfdm.training.loop import StepReport, fit
+from lfdm.training.run_folder import check_run, prepare_run
 
 MODEL_NAME = "denoiser"
 STATISTICS_NAME = "statistics.json"

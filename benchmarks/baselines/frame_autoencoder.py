@@ -18,8 +18,9 @@ from lfdm.files import temporary_beside
 from lfdm.models.convolution import channels_last_kernels
 from lfdm.models.loading import find_model
 from lfdm.training.autoencoder import training_records
-from lfdm.training.loop import StepReport, check_run, fit, prepare_run, uses_bf16
+from lfdm.training.loop import StepReport, fit, uses_bf16
 from lfdm.training.losses import multiscale_l1, ssim_loss
+from lfdm.training.run_folder import check_run, prepare_run
 
 MODEL_NAME = "autoencoder"
 LATENT_CHANNELS = 4

@@ -17,7 +17,7 @@ from baselines.denoiser import ClipDenoiser
 from baselines.space import ClipSpace
 from lfdm.config import PredictionType, Preset
 from lfdm.data.clips import ClipCache
-from lfdm.data.video import uniform_indices
+from lfdm.data.frame_indices import uniform_indices
 from lfdm.diffusion import clamp_prediction, make_scheduler, signal_and_noise_scale
 from lfdm.evaluation.generators import GeneratedVideos
 from lfdm.pipeline import LatentFlowPipeline, frames_to_uint8

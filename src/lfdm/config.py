@@ -31,6 +31,8 @@ MixedPrecision = Literal["auto", "no", "bf16"]
 
 MAX_GUIDANCE_SCALE = 100.0
 MAX_HUE_JITTER = 0.5
+FLOW_CHANNELS = 2
+"""The first channels of a motion: flow x and y. The rest is occlusion."""
 MAX_WIDTH = 8192
 """Most channels of any layer: beyond it there is a slip of the finger."""
 
@@ -173,9 +175,16 @@ class UNetConfig:
         check_positive(self, "frame_patch_size", "num_resnets", "num_heads", "head_dim", "num_groups", "input_kernel")
         check_at_most(self, MAX_WIDTH, "latent_channels", "condition_dim", "dim", "channel_multipliers", "head_dim")
         check_at_most(self, 100, "patch_size", "frame_patch_size", "num_resnets", "num_heads", "input_kernel")
-        levels = len(self.channel_multipliers)
+        levels, buckets = len(self.channel_multipliers), self.relative_position_buckets
+        check(self.sample_channels > FLOW_CHANNELS, "sample_channels", self.sample_channels, "3 or more (flow and occlusion)")
         check(levels > 0, "channel_multipliers", self.channel_multipliers, "at least one")
-        check(self.dim % self.num_groups == 0, "dim", self.dim, f"a multiple of num_groups ({self.num_groups})")
+        groups = f"even, at least 4 and a multiple of num_groups ({self.num_groups})"
+        check(self.dim >= 4 and self.dim % 2 == 0 and self.dim % self.num_groups == 0, "dim", self.dim, groups)
+        check(self.head_dim % 2 == 0, "head_dim", self.head_dim, "even")
+        check(self.input_kernel % 2 == 1, "input_kernel", self.input_kernel, "odd")
+        check(buckets >= 4 and buckets % 4 == 0, "relative_position_buckets", buckets, "4 or another multiple of 4")
+        distance = self.relative_position_max_distance
+        check(distance > buckets // 4, "relative_position_max_distance", distance, f"more than {buckets // 4}")
         for name in ("spatial_attention_levels", "temporal_attention_levels"):
             value = getattr(self, name)
             check(value is None or len(value) == levels, name, value, f"{levels} values, one per level, or None")

@@ -20,7 +20,8 @@ from lfdm.data.video import write_video
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.loading import find_checkpoints
 from lfdm.training.autoencoder import AutoencoderTask, train_autoencoder
-from lfdm.training.loop import StepReport, fit, prepare_run
+from lfdm.training.loop import StepReport, fit
+from lfdm.training.run_folder import prepare_run
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "autoencoder_curve.json"
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from lfdm.config import DiffusionConfig, Preset, UNetConfig, to_json
+from lfdm.config import DiffusionConfig, Preset, to_json
 from lfdm.data.augmentation import ColorJitter
 from lfdm.data.clips import open_cache, read_index, write_index
-from lfdm.data.video import uniform_indices
+from lfdm.data.frame_indices import uniform_indices
 from lfdm.models import text
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.loading import find_checkpoints, read_tensors
@@ -121,7 +121,6 @@ def test_motion_can_be_estimated_at_every_step(tiny_preset: Preset, puppets_dir:
             "'./no-such-folder' cannot be had",
         ),
         ({}, {"cache_motion": False}, "normalize=True needs cache_motion=True"),
-        ({"unet": UNetConfig(latent_channels=16, head_dim=7)}, {}, "head_dim is 7"),
     ],
 )
 def test_settings_that_cannot_be_trained_are_refused(

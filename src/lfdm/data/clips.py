@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from lfdm.config import FrameSampler
 from lfdm.data.augmentation import ColorJitter, PairAugmentation, augment_pair, names_a_side
 from lfdm.data.cache import ClipCache, Progress, open_cache
+from lfdm.data.frame_indices import sample_indices
 from lfdm.data.index import (
     INDEX_NAME,
     ClipRecord,
@@ -21,7 +23,6 @@ from lfdm.data.index import (
     read_index,
     write_index,
 )
-from lfdm.data.video import Sampling, sample_indices
 from lfdm.settings import check_probability
 
 __all__ = [
@@ -53,14 +54,14 @@ class ClipDataset(Dataset[dict[str, Any]]):
         cache: ClipCache,
         *,
         num_frames: int,
-        sampling: Sampling = "uniform",
+        sampling: FrameSampler = "uniform",
         jitter: ColorJitter | None = None,
         flip_probability: float = 0.0,
         seed: int = 0,
     ) -> None:
         self.cache = cache
         self.num_frames = num_frames
-        self.sampling: Sampling = sampling
+        self.sampling: FrameSampler = sampling
         self.jitter = jitter
         self.flip_probability = flip_probability
         self.seed = seed

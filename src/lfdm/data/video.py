@@ -1,4 +1,4 @@
-"""Video files in and out (PyAV, Pillow), and the frame samplers. Single pictures and fitting: `lfdm.data.images`.
+"""Video files in and out (PyAV, Pillow). Single pictures and fitting: `lfdm.data.images`.
 
 Shapes: frames are (t, H, W, 3) uint8 RGB.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, cast
 
 import av
 import numpy as np
@@ -41,8 +41,6 @@ MAX_VIDEO_PIXELS = 600_000_000
 """Frames x height x width that `read_video` decodes at most (1.8 GB): 290 frames of 1920x1080."""
 FOLDER_FPS = 25.0
 """Frames per second taken for a folder of images, which stores none."""
-
-Sampling = Literal["uniform", "random", "very_random"]
 
 # Only these may be probed: a playlist dressed up as a clip could make the demuxer open other files.
 _READ_OPTIONS = {"format_whitelist": "avi,mov,matroska"}
@@ -388,50 +386,3 @@ def natural_key(path: Path) -> list[tuple[int, int, str]]:
     """
     parts = re.split(r"(\d+)", path.name.lower())
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
-
-
-# ------------------------------------------------------------------------------------------- samplers, as published
-
-
-def uniform_indices(n: int, num: int) -> np.ndarray:
-    """`num` frame indices evenly over a clip of `n` frames, ends included; a shorter clip repeats its last frame.
-
-    >>> uniform_indices(10, 4).tolist(), uniform_indices(3, 5).tolist()
-    ([0, 3, 6, 9], [0, 1, 2, 2, 2])
-    """
-    _check_counts(n, num)
-    if n < num:
-        return np.minimum(np.arange(num), n - 1)
-    return np.linspace(0, n - 1, num).astype(np.int64)
-
-
-def random_indices(n: int, num: int, rng: np.random.Generator) -> np.ndarray:
-    """The uniform indices, each inner one moved by less than the gap to its neighbours, then sorted."""
-    indices = uniform_indices(n, num)
-    gaps = np.maximum(np.diff(indices) - 1, 0)
-    indices[1:-1] += rng.integers(-gaps[:-1], gaps[1:], endpoint=True)
-    return np.sort(indices)
-
-
-def very_random_indices(n: int, num: int, rng: np.random.Generator) -> np.ndarray:
-    """`num` sorted draws with replacement from a clip of `n` frames, the first forced to 0."""
-    _check_counts(n, num)
-    indices = np.sort(rng.integers(0, n, num))
-    indices[0] = 0
-    return indices
-
-
-def sample_indices(name: Sampling, n: int, num: int, rng: np.random.Generator) -> np.ndarray:
-    """`num` indices into a clip of `n` frames by the sampler of that name: (num,) int64, sorted."""
-    if name == "uniform":
-        return uniform_indices(n, num)
-    if name == "random":
-        return random_indices(n, num, rng)
-    if name == "very_random":
-        return very_random_indices(n, num, rng)
-    raise ValueError(f"frame sampling must be 'uniform', 'random' or 'very_random', got {name!r}")
-
-
-def _check_counts(n: int, num: int) -> None:
-    if n < 1 or num < 1:
-        raise ValueError(f"frame counts must be at least 1, got a clip of {n} and {num} to draw")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lfdm.data.clips import ClipCache
 from lfdm.data.clips import labels as labels_of
-from lfdm.data.video import uniform_indices
+from lfdm.data.frame_indices import uniform_indices
 from lfdm.evaluation.fitting import fit_classifier, kept_beside
 from lfdm.evaluation.settings import ClassifierTraining
 from lfdm.models.loading import StrictLoading

@@ -19,7 +19,7 @@ from einops import rearrange
 from safetensors.torch import save
 from torch import Tensor
 
-from lfdm.data.video import uniform_indices
+from lfdm.data.frame_indices import uniform_indices
 from lfdm.evaluation.classifier import ActionClassifier
 from lfdm.evaluation.i3d import I3D, IMAGE_SIZE, NUM_CLASSES
 from lfdm.models.loading import load_exactly

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lfdm.data.clips import ClipCache, ClipRecord
-from lfdm.data.video import uniform_indices
+from lfdm.data.frame_indices import uniform_indices
 from lfdm.evaluation.store import Arrays, BatchStore
 
 

@@ -17,11 +17,12 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
+from lfdm.config import AutoencoderConfig
 from lfdm.models.convolution import channels_last, convolve_to_few
 from lfdm.models.dense import DenseMotion, DenseMotionPredictor
 from lfdm.models.dense_coarse import CoarseDenseMotionPredictor
 from lfdm.models.layers import DownBlock, ResBlock, SameBlock, UpBlock
-from lfdm.models.loading import StrictLoading
+from lfdm.models.loading import StrictLoading, checked_settings
 from lfdm.models.motion import Motion
 from lfdm.models.regions import RegionMotion, RegionMotionPredictor, Regions, region_heat
 from lfdm.models.warp import identity_grid, warp
@@ -64,7 +65,11 @@ class Reconstruction:
 
 
 class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[reportIncompatibleMethodOverride]
-    """Encoder, motion predictor and decoder. The arguments are documented in `lfdm.config.AutoencoderConfig`."""
+    """Encoder, motion predictor and decoder. The arguments are documented in `lfdm.config.AutoencoderConfig`, which checks them.
+
+    Raises:
+        ValueError: an argument is outside of what is allowed.
+    """
 
     @register_to_config
     def __init__(
@@ -90,6 +95,7 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
         region_padding: int = 3,
     ) -> None:
         super().__init__()
+        self.size_multiple = checked_settings(AutoencoderConfig, self.config).size_multiple
         widths = [min(max_channels, channels * 2**i) for i in range(num_downs + 1)]
         self.stride = 2**num_downs
         self.first = SameBlock(3, widths[0])
@@ -98,8 +104,6 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
         self.ups = nn.ModuleList(UpBlock(a, b) for a, b in pairwise(reversed(widths)))
         self.final = nn.Conv2d(widths[0], 3, 7, padding=3)
         if motion == "dense":
-            if corners:
-                raise ValueError("the dense motion predictor uses pixel centres: corners must be False; got True")
             predictor = DenseMotionPredictor if dense_match_stride == 2 else CoarseDenseMotionPredictor
             self.motion_predictor: nn.Module = predictor(
                 channels=tuple(dense_channels),
@@ -122,13 +126,6 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
             )
         self.corners = corners
         self.padding_mode = padding_mode
-
-    @property
-    def size_multiple(self) -> int:
-        """Height and width of images must be multiples of this."""
-        if self.config["motion"] == "regions":
-            return 2 ** self.config["region_depth"] * self.stride
-        return 2 ** (len(self.config["dense_channels"]) - 1)
 
     def encode(self, image: Tensor) -> Features:
         """Describe a source image once.

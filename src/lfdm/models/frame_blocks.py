@@ -15,11 +15,19 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+RunBlock = Callable[..., Tensor]
+"""Applies a module or a method to its inputs: `plainly`, or with gradient checkpointing."""
+
 ROTARY_PERIOD = 10_000.0
 NORM_EPS = 1e-5
 BLOCK_ROWS = 1280
 """Rows (pixels of frames) that attention treats at a time on each thread of a processor, in float32 (twice as many in
 bfloat16), so that its wide tensors stay in the cache and every thread has enough to do."""
+
+
+def plainly(operation: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """`operation` of the inputs: the `RunBlock` that does nothing else."""
+    return operation(*inputs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,10 +210,11 @@ class SpatialLinearAttention(nn.Module):
         self.to_qkv = nn.Linear(channels, 3 * num_heads * head_dim, bias=False)
         self.to_out = nn.Linear(num_heads * head_dim, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, run: RunBlock = plainly) -> Tensor:
+        """x: (b, t, h, w, c); `run` gets one block after the other."""
         h, w = x.shape[2:4]
         rows = x.flatten(0, 1).flatten(1, 2)  # (b t, h w, c)
-        return _in_blocks(self._attend, rows, dim=0, rows=h * w).view(x.shape)
+        return _in_blocks(lambda some: run(self._attend, some), rows, dim=0, rows=h * w).view(x.shape)
 
     def _attend(self, x: Tensor) -> Tensor:
         """x: (f, h w, c), some frames."""
@@ -250,10 +259,11 @@ class TemporalAttention(nn.Module):
         self.to_qkv = nn.Linear(channels, 3 * num_heads * head_dim, bias=False)
         self.to_out = nn.Linear(num_heads * head_dim, channels, bias=False)
 
-    def forward(self, x: Tensor, geometry: FrameGeometry) -> Tensor:
+    def forward(self, x: Tensor, geometry: FrameGeometry, run: RunBlock = plainly) -> Tensor:
+        """x: (b, t, h, w, c); `run` gets one block after the other."""
         pixels = x.flatten(2, 3)  # (b, t, h w, c)
         rows = x.shape[0] * x.shape[1]
-        return _in_blocks(lambda some: self._attend(some, geometry), pixels, dim=2, rows=rows).view(x.shape)
+        return _in_blocks(lambda some: run(self._attend, some, geometry), pixels, dim=2, rows=rows).view(x.shape)
 
     def _attend(self, x: Tensor, geometry: FrameGeometry) -> Tensor:
         """x: (b, t, s, c), some pixels."""

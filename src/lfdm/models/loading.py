@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from lfdm.files import replace_folder as replace_folder
-from lfdm.settings import check_arguments
+from lfdm.settings import SettingsT, check_arguments, from_json
 
 ModelT = TypeVar("ModelT")
 
@@ -64,6 +65,11 @@ def read_config(folder: Path, cls: type) -> dict[str, Any]:
     if unknown:
         raise ValueError(f"{folder / CONFIG_NAME} has unknown keys {unknown}; {cls.__name__} takes {sorted(allowed)}")
     return arguments
+
+
+def checked_settings(cls: type[SettingsT], config: Mapping[str, Any]) -> SettingsT:
+    """A model's registered arguments as the settings of type `cls`, which check them; ValueError names the first bad one."""
+    return from_json(cls, {name: value for name, value in config.items() if not name.startswith("_")})
 
 
 def build_from_config(folder: Path, cls: type[ModelT]) -> ModelT:

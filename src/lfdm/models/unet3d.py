@@ -19,6 +19,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
+from lfdm.config import FLOW_CHANNELS, UNetConfig
 from lfdm.models.frame_blocks import (
     FrameConv2d,
     FrameConvTranspose2d,
@@ -26,18 +27,16 @@ from lfdm.models.frame_blocks import (
     NearestUpsample,
     RelativePositionBias,
     ResnetBlock,
+    RunBlock,
     SpatialAttention,
     SpatialLinearAttention,
     TemporalAttention,
     frame_geometry,
+    plainly,
 )
-from lfdm.models.loading import StrictLoading
+from lfdm.models.loading import StrictLoading, checked_settings
 
-FLOW_CHANNELS = 2
 TIMESTEP_PERIOD = 10_000
-
-RunBlock = Callable[..., Tensor]
-"""Applies a block to its inputs: plainly, or with gradient checkpointing."""
 
 
 class Level(nn.Module):
@@ -74,9 +73,9 @@ class Level(nn.Module):
         for resnet in self.resnets:
             x = run(resnet, x, embedding)
         if self.spatial_attention is not None:
-            x = run(self.spatial_attention, x)
+            x = self.spatial_attention(x, run)
         if self.temporal_attention is not None:
-            x = run(self.temporal_attention, x, geometry)
+            x = self.temporal_attention(x, geometry, run)
         return x, self.resample(x)
 
 
@@ -92,7 +91,7 @@ class Middle(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor, geometry: FrameGeometry, run: RunBlock) -> Tensor:
         x = run(self.spatial_attention, run(self.resnet1, x, embedding))
-        return run(self.resnet2, run(self.temporal_attention, x, geometry), embedding)
+        return run(self.resnet2, self.temporal_attention(x, geometry, run), embedding)
 
 
 class Head(nn.Module):
@@ -113,26 +112,7 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
     The defaults are the paper's network (2303.13744, 42.7 M parameters). The cost of a forward pass is nearly
     proportional to frames * positions * dim^2 / (patch_size^2 * frame_patch_size).
 
-    Args:
-        sample_channels: channels of the motion: two of flow, the rest occlusion.
-        latent_channels: channels of the image latent.
-        condition_dim: width of the condition embedding.
-        dim: channels of the first level, a multiple of `num_groups`.
-        channel_multipliers: channels of each level over `dim`; each level after the first halves the resolution.
-        patch_size: side of the squares of the motion (and of the latent) that become one position.
-        frame_patch_size: frames of the motion that become one position in time. Training clips should have a multiple of it.
-        num_heads: attention heads.
-        head_dim: channels of a head, even.
-        num_groups: groups of every group norm.
-        num_resnets: residual blocks of a level.
-        upsample: "transpose" (4x4 transposed convolution) or "nearest" (nearest x2, then 3x3 convolution).
-        spatial_attention_levels: for each level, whether it has linear attention within frames; None = all have.
-        temporal_attention_levels: for each level, whether it has attention over frames; None = all have. The
-            attention after the first convolution follows the first level. The middle always attends to both.
-        input_kernel: side of the first convolution, odd.
-        separate_heads: flow and occlusion each have their own last residual block, or share one.
-        relative_position_buckets: buckets of frame distance, a multiple of 4.
-        relative_position_max_distance: frame distance from which on all share the last bucket.
+    The arguments are documented in `lfdm.config.UNetConfig`, which checks them.
 
     Raises:
         ValueError: an argument is outside of what is allowed.
@@ -164,30 +144,11 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
         relative_position_max_distance: int = 32,
     ):
         super().__init__()
-        self.channel_multipliers = tuple(channel_multipliers)
-        num_levels = len(self.channel_multipliers)
-        spatial = _per_level("spatial_attention_levels", spatial_attention_levels, num_levels)
-        temporal = _per_level("temporal_attention_levels", temporal_attention_levels, num_levels)
-        _check_arguments(
-            positive={
-                "latent_channels": latent_channels,
-                "condition_dim": condition_dim,
-                "patch_size": patch_size,
-                "frame_patch_size": frame_patch_size,
-                "num_heads": num_heads,
-                "num_groups": num_groups,
-                "num_resnets": num_resnets,
-            },
-            sample_channels=sample_channels,
-            dim=dim,
-            channel_multipliers=self.channel_multipliers,
-            num_groups=num_groups,
-            head_dim=head_dim,
-            input_kernel=input_kernel,
-            upsample=upsample,
-            buckets=relative_position_buckets,
-            max_distance=relative_position_max_distance,
-        )
+        settings = checked_settings(UNetConfig, self.config)
+        num_levels = len(channel_multipliers)
+        spatial = spatial_attention_levels or (True,) * num_levels
+        temporal = temporal_attention_levels or (True,) * num_levels
+        self.size_multiple = settings.size_multiple
         self.gradient_checkpointing = False
         self.dim = dim
         self.patch_size = patch_size
@@ -206,7 +167,7 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
             num_buckets=relative_position_buckets, max_distance=relative_position_max_distance, num_heads=num_heads
         )
 
-        widths = (dim, *(dim * m for m in self.channel_multipliers))
+        widths = (dim, *(dim * m for m in channel_multipliers))
         self.down = nn.ModuleList()
         self.up = nn.ModuleList()
         for i, (coarse_in, coarse_out) in enumerate(itertools.pairwise(widths)):
@@ -299,7 +260,7 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
         x = self.motion_in(patches) + latent_embedding.permute(0, 2, 3, 1)[:, None]  # (b, t/q, h/p, w/p, dim)
         stem = x
         if self.temporal_attention_in is not None:
-            x = self._run(self.temporal_attention_in, x, geometry)
+            x = self.temporal_attention_in(x, geometry, self._run)
         if len(condition) > len(sample):
             x, stem = (z.repeat(len(condition) // len(sample), 1, 1, 1, 1) for z in (x, stem))
 
@@ -327,12 +288,12 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
         p, q = self.patch_size, self.frame_patch_size
         return rearrange(patches, "b t h w (c k i j) -> b c (t k) (h i) (w j)", k=q, i=p, j=p)
 
-    def _run(self, module: nn.Module, *inputs: Tensor | FrameGeometry) -> Tensor:
+    def _run(self, operation: Callable[..., Tensor], *inputs: Tensor | FrameGeometry) -> Tensor:
         """The output of a block; with gradient checkpointing, its inside is computed again in the backward pass."""
         checkpoint = self._gradient_checkpointing_func
         if checkpoint is None or not (self.gradient_checkpointing and torch.is_grad_enabled()):
-            return module(*inputs)
-        return checkpoint(module, *inputs)
+            return plainly(operation, *inputs)
+        return checkpoint(operation, *inputs)
 
     def _embed(self, timestep: Tensor | float, condition: Tensor, *, batch_size: int) -> Tensor:
         """Time, then condition, after the SiLU that comes before every modulation: (b, 4 dim + condition_dim)."""
@@ -356,7 +317,7 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
         self._check_size("sample", *sample.shape[-2:])
 
     def _check_size(self, name: str, height: int, width: int) -> None:
-        multiple = self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
+        multiple = self.size_multiple
         if height < 1 or width < 1 or height % multiple or width % multiple:
             raise ValueError(f"{name} has size {height}x{width}; allowed: multiples of {multiple}")
 
@@ -374,45 +335,3 @@ def _upsampler(kind: Literal["transpose", "nearest"], channels: int) -> nn.Modul
     if kind == "nearest":
         return NearestUpsample(channels)
     return FrameConvTranspose2d(channels, channels, 4, stride=2, padding=1)
-
-
-def _per_level(name: str, choices: Sequence[bool] | None, num_levels: int) -> tuple[bool, ...]:
-    if choices is None:
-        return (True,) * num_levels
-    if len(choices) != num_levels:
-        raise ValueError(f"{name} has {len(choices)} entries; allowed: one per level of channel_multipliers, {num_levels}")
-    return tuple(bool(choice) for choice in choices)
-
-
-def _check_arguments(
-    *,
-    positive: dict[str, int],
-    sample_channels: int,
-    dim: int,
-    channel_multipliers: tuple[int, ...],
-    num_groups: int,
-    head_dim: int,
-    input_kernel: int,
-    upsample: str,
-    buckets: int,
-    max_distance: int,
-) -> None:
-    for name, value in positive.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}; allowed: at least 1")
-    if sample_channels <= FLOW_CHANNELS:
-        raise ValueError(f"sample_channels is {sample_channels}; allowed: 3 or more (flow and occlusion)")
-    if not channel_multipliers or min(channel_multipliers) < 1:
-        raise ValueError(f"channel_multipliers is {channel_multipliers}; allowed: one or more integers from 1")
-    if dim < 4 or dim % 2 or dim % num_groups:
-        raise ValueError(f"dim is {dim}; allowed: even, at least 4 and a multiple of num_groups = {num_groups}")
-    if head_dim < 2 or head_dim % 2:
-        raise ValueError(f"head_dim is {head_dim}; allowed: even, at least 2")
-    if input_kernel < 1 or input_kernel % 2 == 0:
-        raise ValueError(f"input_kernel is {input_kernel}; allowed: odd, at least 1")
-    if upsample not in ("transpose", "nearest"):
-        raise ValueError(f"upsample is {upsample!r}; allowed: 'transpose', 'nearest'")
-    if buckets < 4 or buckets % 4:
-        raise ValueError(f"relative_position_buckets is {buckets}; allowed: multiples of 4")
-    if max_distance <= buckets // 4:
-        raise ValueError(f"relative_position_max_distance is {max_distance}; allowed: more than {buckets // 4}")

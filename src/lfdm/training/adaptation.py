@@ -16,7 +16,8 @@ from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.pipeline_folder import INDEX_NAME, find_folder, resolve_parts
 from lfdm.training.autoencoder import AutoencoderTask, training_records
-from lfdm.training.loop import StepReport, check_run, fit, prepare_run
+from lfdm.training.loop import StepReport, fit
+from lfdm.training.run_folder import check_run, prepare_run
 
 DECODER = ("bottleneck", "ups", "final")
 """The parts of a `LatentFlowAutoencoder` that paint."""

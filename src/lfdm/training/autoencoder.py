@@ -15,9 +15,10 @@ from lfdm.models.autoencoder import LatentFlowAutoencoder, Reconstruction
 from lfdm.models.loading import find_model, load_exactly
 from lfdm.models.regions import RegionMotionPredictor
 from lfdm.training.equivariance import RandomWarp, equivariance_losses
-from lfdm.training.loop import StepReport, check_run, fit, prepare_run
+from lfdm.training.loop import StepReport, fit
 from lfdm.training.losses import edge_aware_smoothness, multiscale_l1, ssim_loss
 from lfdm.training.perceptual import PerceptualLoss
+from lfdm.training.run_folder import check_run, prepare_run
 from lfdm.visualize import flow_to_color
 
 PANEL_PAIRS = 6

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lfdm.config import AutoencoderConfig, DiffusionConfig, DiffusionTrainingConfig, Preset, UNetConfig, to_json
 from lfdm.data.augmentation import ColorJitter
 from lfdm.data.clips import ClipCache, ClipDataset, Progress, labels, open_cache
-from lfdm.data.video import uniform_indices
+from lfdm.data.frame_indices import uniform_indices
 from lfdm.diffusion import add_noise, diffusion_loss, draw_timesteps
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import NULL_LABEL, ConditionEncoder
@@ -22,8 +22,9 @@ from lfdm.models.motion_target import MotionTarget
 from lfdm.models.unet3d import MotionUNet3D
 from lfdm.pipeline import MODEL_DIR, LatentFlowPipeline
 from lfdm.training.autoencoder import AutoencoderTask, training_records
-from lfdm.training.loop import StepReport, check_run, fit, prepare_run, uses_bf16
+from lfdm.training.loop import StepReport, fit, uses_bf16
 from lfdm.training.motion_cache import MotionCache, MotionDataset, open_motion_cache, to_motion
+from lfdm.training.run_folder import check_run, prepare_run
 
 PANEL_CLIPS = 4
 STAGE1_SETTINGS = ("preset.autoencoder_training",)

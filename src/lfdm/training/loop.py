@@ -10,11 +10,9 @@ written at beside weights, average and optimizer moments. A run folder holds
 """
 
 import copy
-import functools
-import json
 import math
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,25 +23,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from lfdm.config import MixedPrecision, OptimizationConfig, Preset, from_json, to_json
-from lfdm.files import check_parents, write_bytes
+from lfdm.config import MixedPrecision, OptimizationConfig
 from lfdm.models.convolution import channels_last_kernels
-from lfdm.models.loading import CHECKPOINTS_DIR, read_json
+from lfdm.models.loading import CHECKPOINTS_DIR
+from lfdm.training.batches import StepSampler
 from lfdm.training.checkpoint import TrainingState, checkpoint_path, remove_unfinished
 from lfdm.training.log import RunLog
-
-CONFIG_NAME = "config.json"
-FREE_TO_CHANGE = (
-    "num_steps",
-    "num_workers",
-    "checkpoint_steps",
-    "checkpoint_minutes",
-    "keep_checkpoints",
-    "log_steps",
-    "sample_steps",
-    "gradient_checkpointing",
-)
-"""Settings that change no weight, and that a resumed run may therefore change; `num_steps` lets it go on."""
 
 
 class TrainingTask(Protocol):
@@ -86,68 +71,6 @@ class NonFiniteLossError(ValueError):
     """Training met a loss that is not a finite number."""
 
 
-def sample_order(seed: int, start: int, stop: int, num_samples: int) -> Iterator[tuple[int, int]]:
-    """(position, index) of the samples from position `start` on: every epoch visits all in an order of its own.
-
-    >>> sorted(index for _, index in sample_order(0, 6, 12, 6))
-    [0, 1, 2, 3, 4, 5]
-    """
-    for position in range(start, stop):
-        epoch, place = divmod(position, num_samples)
-        yield position, int(_epoch_order(seed, epoch, num_samples)[place])
-
-
-@functools.lru_cache(maxsize=2)
-def _epoch_order(seed: int, epoch: int, num_samples: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch, 1)).permutation(num_samples)
-
-
-def steps_per_epoch(config: OptimizationConfig, num_clips: int) -> float:
-    """Steps in which an epoch visits every clip `epoch_repeats` times; a whole number unless `last_batch` is `join`."""
-    visits = num_clips * config.epoch_repeats
-    if config.last_batch == "join":
-        return visits / config.batch_size
-    return visits // config.batch_size if config.last_batch == "drop" else -(-visits // config.batch_size)
-
-
-class StepSampler:
-    """The batches of the steps from `start` to `stop` - 1 as (position, index) pairs: one process's share of each.
-
-    Raises:
-        ValueError: epochs too short for one batch (`last_batch='drop'`), or a short batch that the processes cannot share.
-    """
-
-    def __init__(self, config: OptimizationConfig, num_samples: int, start: int, stop: int, *, rank: int, world: int) -> None:
-        self.config, self.num_samples, self.steps = config, num_samples, range(start, stop)
-        self.rank, self.world = rank, world
-        visits = num_samples * config.epoch_repeats
-        if config.last_batch == "drop" and visits < config.batch_size:
-            raise ValueError(
-                f"batch_size must be at most an epoch's {visits} samples with last_batch='drop'; got {config.batch_size}"
-            )
-        if config.last_batch == "keep" and visits % config.batch_size % world:
-            short = visits % config.batch_size
-            raise ValueError(f"last_batch must be 'join' or 'drop', as {world} processes cannot share a last batch of {short}")
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        visits = self.num_samples * self.config.epoch_repeats
-        for step in self.steps:
-            pairs = sample_order(self.config.seed, *self._positions(step, visits), visits)
-            yield [(position, visit % self.num_samples) for position, visit in pairs][self.rank :: self.world]
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def _positions(self, step: int, visits: int) -> tuple[int, int]:
-        """First position of a step's batch, and the one after its last."""
-        size = self.config.batch_size
-        if self.config.last_batch == "join":
-            return step * size, (step + 1) * size
-        epoch, batch = divmod(step, int(steps_per_epoch(self.config, self.num_samples)))
-        start = epoch * visits + batch * size
-        return start, min(start + size, (epoch + 1) * visits)
-
-
 def uses_bf16(choice: MixedPrecision, device: torch.device) -> bool:
     """Whether to compute in bfloat16. `auto` asks the device: a processor without the instructions is ten times slower in it."""
     if choice != "auto":
@@ -165,6 +88,21 @@ def learning_rate(config: OptimizationConfig, step: int) -> float:
     else:
         decay = 0.5 * (1 + math.cos(math.pi * step / config.num_steps))
     return config.learning_rate * warmup * decay
+
+
+def lay_out(module: nn.Module, *, bf16: bool) -> None:
+    """Bring the convolutions' weights into the memory layout that training is fastest in on the device they are on."""
+    on_gpu = any(parameter.is_cuda for parameter in module.parameters())
+    if bf16 or on_gpu:
+        channels_last_kernels(module)  # slower in float32 on a processor
+
+
+def make_optimizer(module: nn.Module, config: OptimizationConfig) -> torch.optim.Adam:
+    """Adam over what is trained of `module`, fused on a processor."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    on_processor = all(parameter.device.type == "cpu" for parameter in parameters)
+    fused = True if on_processor else None  # six times as fast; CUDA's wants step counts on the device
+    return torch.optim.Adam(parameters, lr=config.learning_rate, betas=config.betas, fused=fused)
 
 
 @torch.no_grad()
@@ -185,59 +123,6 @@ def set_training(module: nn.Module) -> None:
         weights = list(layer.parameters())
         if weights and not any(weight.requires_grad for weight in weights):
             layer.eval()
-
-
-def check_run(out: Path, config: dict[str, Any], *, free: Collection[str] = ()) -> None:
-    """What `prepare_run` refuses, before anything costly is done for the run; writes nothing.
-
-    Raises:
-        ValueError: the folder holds a run of other settings (each that differs is named), or something else.
-    """
-    path = out / CONFIG_NAME
-    check_parents(path.parent)
-    if path.exists():
-        differing = list(_differences(_with_defaults(read_json(path)), json.loads(json.dumps(config)), free))
-        if differing:
-            raise ValueError(f"{out} holds a run of other settings: {'; '.join(differing)}. Use them, or another --out")
-    elif out.exists() and not (out.is_dir() and all(entry.name.startswith((".", CONFIG_NAME)) for entry in out.iterdir())):
-        raise ValueError(f"{out} is not empty and holds no run of ours; choose another --out")
-
-
-def prepare_run(out: Path, config: dict[str, Any], *, free: Collection[str] = ()) -> None:
-    """Write `out`/config.json; a run that is to be resumed must have the same settings but for `FREE_TO_CHANGE` and `free`.
-
-    Args:
-        config: JSON-typed settings, nested.
-        free: dotted names of settings (with all that is under them) that this run does not depend on.
-
-    Raises:
-        ValueError: the folder holds a run of other settings (each that differs is named), or something else.
-    """
-    check_run(out, config, free=free)
-    path, new = out / CONFIG_NAME, json.loads(json.dumps(config))
-    if path.exists() and _with_defaults(read_json(path)) == new:
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, (json.dumps(new, indent=2) + "\n").encode())
-
-
-def _with_defaults(config: dict[str, Any]) -> dict[str, Any]:
-    """A stored configuration in which settings that are newer than the run have their defaults, which change nothing."""
-    try:
-        preset = to_json(from_json(Preset, config["preset"]))
-    except (KeyError, ValueError):  # another kind of run, or a preset that is no longer allowed: compared as it is
-        return config
-    return json.loads(json.dumps({**config, "preset": preset}))
-
-
-def _differences(old: object, new: object, free: Collection[str], name: str = "") -> Iterator[str]:
-    if name in free or name.rpartition(".")[2] in FREE_TO_CHANGE:
-        return
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted({*old, *new}):
-            yield from _differences(old.get(key), new.get(key), free, f"{name}.{key}" if name else key)
-    elif old != new:
-        yield f"{name} is {old!r} there, {new!r} here"
 
 
 def fit(
@@ -281,15 +166,11 @@ class _Trainer:
             raise ValueError(f"batch_size must divide by the {self.accelerator.num_processes} processes; got {config.batch_size}")
         module = task.module.to(self.device)
         self.bf16 = uses_bf16(config.mixed_precision, self.device)
-        if self.bf16 or self.device.type == "cuda":
-            channels_last_kernels(module)  # slower in float32 on a CPU
+        lay_out(module, bf16=self.bf16)
         self.trained, self.average = module, module
         if config.ema_decay:
             self.average = copy.deepcopy(module).requires_grad_(False).eval()
-        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        fused = True if self.device.type == "cpu" else None  # six times as fast; CUDA's wants step counts on the device
-        optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, betas=config.betas, fused=fused)
-        self.state = TrainingState(task.models(module), task.models(self.average), optimizer)
+        self.state = TrainingState(task.models(module), task.models(self.average), make_optimizer(module, config))
         self.step = self.state.load_newest(out)
         self.module = self.accelerator.prepare_model(module)  # the optimizer stays as it is: accelerate would move its steps
         self.totals: dict[str, Tensor] = {}

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from lfdm.config import FrameSampler
 from lfdm.data.augmentation import ColorJitter, names_a_side
 from lfdm.data.clips import ClipCache, Progress
-from lfdm.data.video import sample_indices
+from lfdm.data.frame_indices import sample_indices
 from lfdm.files import build_once
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.motion import Motion

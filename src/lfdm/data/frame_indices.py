@@ -1,0 +1,49 @@
+"""Which frames of a clip are taken: the three samplers of the published system, as pure functions."""
+
+import numpy as np
+
+from lfdm.config import FrameSampler
+
+
+def uniform_indices(n: int, num: int) -> np.ndarray:
+    """`num` frame indices evenly over a clip of `n` frames, ends included; a shorter clip repeats its last frame.
+
+    >>> uniform_indices(10, 4).tolist(), uniform_indices(3, 5).tolist()
+    ([0, 3, 6, 9], [0, 1, 2, 2, 2])
+    """
+    _check_counts(n, num)
+    if n < num:
+        return np.minimum(np.arange(num), n - 1)
+    return np.linspace(0, n - 1, num).astype(np.int64)
+
+
+def random_indices(n: int, num: int, rng: np.random.Generator) -> np.ndarray:
+    """The uniform indices, each inner one moved by less than the gap to its neighbours, then sorted."""
+    indices = uniform_indices(n, num)
+    gaps = np.maximum(np.diff(indices) - 1, 0)
+    indices[1:-1] += rng.integers(-gaps[:-1], gaps[1:], endpoint=True)
+    return np.sort(indices)
+
+
+def very_random_indices(n: int, num: int, rng: np.random.Generator) -> np.ndarray:
+    """`num` sorted draws with replacement from a clip of `n` frames, the first forced to 0."""
+    _check_counts(n, num)
+    indices = np.sort(rng.integers(0, n, num))
+    indices[0] = 0
+    return indices
+
+
+def sample_indices(name: FrameSampler, n: int, num: int, rng: np.random.Generator) -> np.ndarray:
+    """`num` indices into a clip of `n` frames by the sampler of that name: (num,) int64, sorted."""
+    if name == "uniform":
+        return uniform_indices(n, num)
+    if name == "random":
+        return random_indices(n, num, rng)
+    if name == "very_random":
+        return very_random_indices(n, num, rng)
+    raise ValueError(f"frame sampling must be 'uniform', 'random' or 'very_random', got {name!r}")
+
+
+def _check_counts(n: int, num: int) -> None:
+    if n < 1 or num < 1:
+        raise ValueError(f"frame counts must be at least 1, got a clip of {n} and {num} to draw")

@@ -1,0 +1,76 @@
+"""A run folder's `config.json`: what the run is, and whether the same command may go on with it."""
+
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from lfdm.config import Preset, from_json, to_json
+from lfdm.files import check_parents, write_bytes
+from lfdm.models.loading import read_json
+
+CONFIG_NAME = "config.json"
+FREE_TO_CHANGE = (
+    "num_steps",
+    "num_workers",
+    "checkpoint_steps",
+    "checkpoint_minutes",
+    "keep_checkpoints",
+    "log_steps",
+    "sample_steps",
+    "gradient_checkpointing",
+)
+"""Settings that change no weight, and that a resumed run may therefore change; `num_steps` lets it go on."""
+
+
+def check_run(out: Path, config: dict[str, Any], *, free: Collection[str] = ()) -> None:
+    """What `prepare_run` refuses, before anything costly is done for the run; writes nothing.
+
+    Raises:
+        ValueError: the folder holds a run of other settings (each that differs is named), or something else.
+    """
+    path = out / CONFIG_NAME
+    check_parents(path.parent)
+    if path.exists():
+        differing = list(_differences(_with_defaults(read_json(path)), json.loads(json.dumps(config)), free))
+        if differing:
+            raise ValueError(f"{out} holds a run of other settings: {'; '.join(differing)}. Use them, or another --out")
+    elif out.exists() and not (out.is_dir() and all(entry.name.startswith((".", CONFIG_NAME)) for entry in out.iterdir())):
+        raise ValueError(f"{out} is not empty and holds no run of ours; choose another --out")
+
+
+def prepare_run(out: Path, config: dict[str, Any], *, free: Collection[str] = ()) -> None:
+    """Write `out`/config.json; a run that is to be resumed must have the same settings but for `FREE_TO_CHANGE` and `free`.
+
+    Args:
+        config: JSON-typed settings, nested.
+        free: dotted names of settings (with all that is under them) that this run does not depend on.
+
+    Raises:
+        ValueError: the folder holds a run of other settings (each that differs is named), or something else.
+    """
+    check_run(out, config, free=free)
+    path, new = out / CONFIG_NAME, json.loads(json.dumps(config))
+    if path.exists() and _with_defaults(read_json(path)) == new:
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, (json.dumps(new, indent=2) + "\n").encode())
+
+
+def _with_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """A stored configuration in which settings that are newer than the run have their defaults, which change nothing."""
+    try:
+        preset = to_json(from_json(Preset, config["preset"]))
+    except (KeyError, ValueError):  # another kind of run, or a preset that is no longer allowed: compared as it is
+        return config
+    return json.loads(json.dumps({**config, "preset": preset}))
+
+
+def _differences(old: object, new: object, free: Collection[str], name: str = "") -> Iterator[str]:
+    if name in free or name.rpartition(".")[2] in FREE_TO_CHANGE:
+        return
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            yield from _differences(old.get(key), new.get(key), free, f"{name}.{key}" if name else key)
+    elif old != new:
+        yield f"{name} is {old!r} there, {new!r} here"

@@ -1,0 +1,66 @@
+"""Order of samples and shares of processes."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lfdm.config import OptimizationConfig
+from lfdm.training.batches import StepSampler, sample_order, steps_per_epoch
+
+CONFIG = OptimizationConfig(num_steps=10, batch_size=4, learning_rate=0.01)
+
+
+@pytest.mark.parametrize("num_samples", [1, 5, 8])
+def test_every_epoch_is_a_permutation_of_its_own_and_any_part_of_it_can_be_asked_for(num_samples: int) -> None:
+    pairs = list(sample_order(3, 0, 4 * num_samples, num_samples))
+    assert [position for position, _ in pairs] == list(range(4 * num_samples))
+    epochs = [tuple(index for _, index in pairs[i * num_samples : (i + 1) * num_samples]) for i in range(4)]
+    assert all(sorted(epoch) == list(range(num_samples)) for epoch in epochs)
+    assert num_samples == 1 or len(set(epochs)) == 4
+    for start, stop in ((0, 3), (2, 2), (num_samples - 1, num_samples + 1), (2 * num_samples + 1, 4 * num_samples)):
+        assert list(sample_order(3, start, stop, num_samples)) == pairs[start:stop]
+    assert num_samples == 1 or list(sample_order(4, 0, 4 * num_samples, num_samples)) != pairs
+
+
+def test_processes_share_every_batch_without_overlap() -> None:
+    def batches(rank: int, world: int) -> list[list[tuple[int, int]]]:
+        return list(StepSampler(CONFIG, 7, 2, 6, rank=rank, world=world))
+
+    alone = batches(0, 1)
+    assert len(alone) == 4
+    assert [pair for batch in alone for pair in batch] == list(sample_order(CONFIG.seed, 8, 24, 7))
+    for first, second, batch in zip(batches(0, 2), batches(1, 2), alone, strict=True):
+        assert len(first) == len(second) == 2
+        assert sorted(first + second) == batch
+
+
+@pytest.mark.parametrize(
+    ("last_batch", "sizes"), [("join", [4, 4, 4, 4, 4, 4, 4]), ("drop", [4, 4, 4, 4, 4, 4, 4]), ("keep", [4, 4, 4, 2, 4, 4, 4])]
+)
+def test_epochs_repeat_the_clips_and_end_as_asked(last_batch: Any, sizes: list[int]) -> None:
+    """Seven clips twice make 14 samples: three batches of 4, and 2 that are joined with the next epoch's, dropped or kept."""
+    config = replace(CONFIG, epoch_repeats=2, last_batch=last_batch)
+    batches = list(StepSampler(config, 7, 0, 7, rank=0, world=1))
+    assert [len(batch) for batch in batches] == sizes
+    assert steps_per_epoch(config, 7) == {"join": 3.5, "drop": 3, "keep": 4}[last_batch]
+    positions = [position for batch in batches for position, _ in batch]
+    assert (
+        positions
+        == {"join": [*range(28)], "drop": [*range(12), *range(14, 26), *range(28, 32)], "keep": [*range(26)]}[last_batch]
+    )
+    first = [index for batch in batches for position, index in batch if position < 14]
+    counts = np.bincount(first, minlength=7)
+    assert counts.max() == 2
+    assert (counts.min() == 2) == (last_batch != "drop")
+    assert sorted(first[:7]) != list(range(7))  # shuffled together, not one visit after the other
+    for start in range(7):
+        assert list(StepSampler(config, 7, start, 7, rank=0, world=1)) == batches[start:]
+
+
+def test_batches_that_cannot_be_made_are_refused() -> None:
+    with pytest.raises(ValueError, match="batch_size must be at most an epoch's 7 samples with last_batch='drop'; got 8"):
+        StepSampler(replace(CONFIG, batch_size=8, last_batch="drop"), 7, 0, 1, rank=0, world=1)
+    with pytest.raises(ValueError, match="2 processes cannot share a last batch of 3"):
+        StepSampler(replace(CONFIG, last_batch="keep"), 7, 0, 1, rank=0, world=2)
