@@ -28,6 +28,20 @@ def test_the_seed_decides_the_table() -> None:
     assert not torch.allclose(first, other)
 
 
+def test_known_labels_keep_their_embeddings_and_new_ones_are_orthogonal_to_all_of_them() -> None:
+    known = ConditionEncoder.from_labels(("jump", "wave", "walk"), 8, seed=3)
+    encoder = ConditionEncoder.from_labels(("spin", "wave", "bow"), 8, seed=3, known=known)
+    assert torch.equal(encoder.table[1], known.table[1])
+    rows = torch.cat((known.table, encoder.table[[0, 2]]))
+    torch.testing.assert_close(rows @ rows.T, 8 * torch.eye(5), atol=1e-5, rtol=0)
+    alike = ConditionEncoder.from_labels(("walk", "jump"), 8, known=known)
+    assert torch.equal(alike.table, known.table[[2, 0]])
+    crowded = ConditionEncoder.from_labels([f"label {i}" for i in range(7)], 8, known=known).table
+    torch.testing.assert_close(crowded.norm(dim=1), torch.full((7,), 8**0.5))
+    with pytest.raises(ValueError, match="known has embeddings of 8 values; 16 are needed"):
+        ConditionEncoder.from_labels(("jump",), 16, known=known)
+
+
 def test_encode_gives_the_rows_of_the_labels_and_zeros_for_none() -> None:
     encoder = ConditionEncoder.from_labels(LABELS, 8)
     embedding = encoder.encode(["wave", None, "jump"])

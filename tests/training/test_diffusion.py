@@ -16,9 +16,10 @@ from lfdm.data.clips import open_cache, read_index, write_index
 from lfdm.data.frame_indices import uniform_indices
 from lfdm.models import text
 from lfdm.models.autoencoder import LatentFlowAutoencoder
-from lfdm.models.loading import find_checkpoints, read_tensors
+from lfdm.models.loading import find_checkpoints, find_model, read_tensors
 from lfdm.models.text import encode_text
 from lfdm.pipeline import LatentFlowPipeline
+from lfdm.presets import PUPPETS64
 from lfdm.training.diffusion import DiffusionTask, train_diffusion
 from lfdm.training.loop import StepReport
 
@@ -293,6 +294,19 @@ def test_the_paper_target_is_the_absolute_grid_of_all_frames_jittered_alike(
     torch.testing.assert_close(clean[:, 2:], 2 * motion.occlusion - 1)
 
 
+def test_the_bundled_model_is_trained_on_by_its_name(puppets_dir: Path, tmp_path: Path) -> None:
+    """Its preset at the size of the test's clips: 32x32, 6 frames."""
+    preset = replace(with_steps(PUPPETS64, 1), image_size=32, num_frames=6)
+    optimization = replace(preset.diffusion_training.optimization, batch_size=2, learning_rate=1e-9)
+    preset = replace(preset, diffusion_training=replace(preset.diffusion_training, optimization=optimization))
+    train_diffusion(preset, puppets_dir, "puppets64", tmp_path / "run", init="puppets64")
+    bundled, trained = (LatentFlowPipeline.from_pretrained(name) for name in ("puppets64", tmp_path / "run"))
+    assert trained.condition.labels == ("jump", "wave")
+    assert torch.equal(trained.embed_condition(["wave", "jump"]), bundled.embed_condition(["wave", "jump"]))
+    assert torch.equal(trained.autoencoder.final.weight, bundled.autoencoder.final.weight)
+    torch.testing.assert_close(trained.unet.motion_in.weight, bundled.unet.motion_in.weight, atol=1e-6, rtol=0)
+
+
 def test_a_stage_1_of_another_configuration_is_refused(
     tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path
 ) -> None:
@@ -311,6 +325,14 @@ def test_training_starts_from_given_weights(tiny_preset: Preset, puppets_dir: Pa
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, atol=1e-6, rtol=0)
 
+    renamed = relabelled(puppets_dir, tmp_path / "renamed", {"jump": "hop"})
+    train_diffusion(slow, renamed, stage1, tmp_path / "renamed-run", init=tmp_path / "first")
+    known, kept = (LatentFlowPipeline.from_pretrained(tmp_path / name) for name in ("first", "renamed-run"))
+    assert kept.condition.labels == ("hop", "wave")
+    assert torch.equal(kept.embed_condition("wave"), known.embed_condition("wave"))
+    assert (kept.embed_condition("hop") @ known.embed_condition(["jump", "wave"]).T).abs().max() < 1e-4
+
+    train_diffusion(slow, puppets_dir, stage1, tmp_path / "from-unet", init=find_model(tmp_path / "first", "unet"))
     other = replace(tiny_preset, unet=replace(tiny_preset.unet, input_kernel=5))
     with pytest.raises(ValueError, match=r"first holds a U-Net of another configuration .* input_kernel is \d there, 5 here"):
         train_diffusion(other, puppets_dir, stage1, tmp_path / "third", init=tmp_path / "first")

@@ -20,14 +20,14 @@ def autoencoder_training(preset: Preset) -> Callable[..., None]:
     """The command that trains stage 1 of `preset`."""
 
     def train_autoencoder(
-        *, data: Path, out: Path, init: Path | None = None, config: Annotated[Preset, arg(name="")] = preset
+        *, data: Path, out: Path, init: str | None = None, config: Annotated[Preset, arg(name="")] = preset
     ) -> None:
         """Train stage 1; the same command resumes.
 
         Args:
             data: clip data set.
             out: run folder, for checkpoints and logs.
-            init: model, pipeline or run folder whose weights to start from.
+            init: bundled name, or model, pipeline or run folder whose weights to start from.
         """
         from lfdm.training import autoencoder as stage1
 
@@ -44,18 +44,19 @@ def diffusion_training(preset: Preset) -> Callable[..., None]:
     def train_diffusion(
         *,
         data: Path,
-        autoencoder: Path,
+        autoencoder: str,
         out: Path,
-        init: Path | None = None,
+        init: str | None = None,
         config: Annotated[Preset, arg(name="")] = preset,
     ) -> None:
         """Train stage 2; the same command resumes.
 
         Args:
             data: clip data set.
-            autoencoder: stage-1 run, model or pipeline folder.
+            autoencoder: bundled name, or stage-1 run, model or pipeline folder.
             out: run folder, for checkpoints and logs; can be given to --model.
-            init: U-Net, pipeline or run folder whose weights to start from.
+            init: bundled name, or U-Net, pipeline or run folder whose weights to start from; labels that it knows keep
+                their embeddings.
         """
         from lfdm.training import diffusion as stage2
 

@@ -80,17 +80,24 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
             self.register_buffer("null", torch.zeros(dim), persistent=False)
 
     @classmethod
-    def from_labels(cls, labels: Sequence[str], dim: int, *, seed: int = 0, learned_null: bool = False) -> Self:
+    def from_labels(
+        cls, labels: Sequence[str], dim: int, *, seed: int = 0, learned_null: bool = False, known: Self | None = None
+    ) -> Self:
         """Fixed embeddings of our own: orthogonal rows of norm sqrt(dim), so that entries have unit variance.
 
-        With more labels than dimensions the rows are independent Gaussian vectors of the same norm.
+        With more labels than dimensions the rows are independent Gaussian vectors of the same norm. Labels that `known` has
+        keep its embeddings, to which the others are orthogonal: what a network has learned of them stays true.
         """
-        generator = torch.Generator().manual_seed(seed)
-        if len(labels) <= dim:
-            table = torch.linalg.qr(torch.randn(dim, len(labels), generator=generator, dtype=torch.float64)).Q.T
-        else:
-            table = torch.randn(len(labels), dim, generator=generator, dtype=torch.float64)
-        table = table / torch.linalg.vector_norm(table, dim=1, keepdim=True) * math.sqrt(dim)
+        if known is not None and known.dim != dim:
+            raise ValueError(f"known has embeddings of {known.dim} values; {dim} are needed")
+        rows = {} if known is None else dict(zip(known.labels, known.table.cpu().double(), strict=True))
+        new = [label for label in labels if label not in rows]
+        drawn = torch.randn(dim, len(new), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        if len(rows) + len(new) <= dim:
+            drawn = torch.linalg.qr(torch.stack([*rows.values(), *drawn.T], dim=1)).Q[:, len(rows) :] if new else drawn
+        drawn = drawn / torch.linalg.vector_norm(drawn, dim=0) * math.sqrt(dim)
+        rows |= dict(zip(new, drawn.T, strict=True))
+        table = torch.stack([rows[label] for label in labels]) if labels else torch.zeros(0, dim)
         return cls.from_embeddings(labels, table.float(), learned_null=learned_null)
 
     @classmethod

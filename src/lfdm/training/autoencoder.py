@@ -14,6 +14,7 @@ from lfdm.data.clips import ClipCache, ClipRecord, PairDataset, Progress, open_c
 from lfdm.models.autoencoder import LatentFlowAutoencoder, Reconstruction
 from lfdm.models.loading import find_model, load_exactly
 from lfdm.models.regions import RegionMotionPredictor
+from lfdm.pipeline_folder import find_folder
 from lfdm.training.equivariance import RandomWarp, equivariance_losses
 from lfdm.training.loop import StepReport, fit
 from lfdm.training.losses import edge_aware_smoothness, multiscale_l1, ssim_loss
@@ -119,14 +120,14 @@ def train_autoencoder(
     data: Path,
     out: Path,
     *,
-    init: Path | None = None,
+    init: str | Path | None = None,
     report: Callable[[StepReport], None] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Train stage 1 of `preset` on the training clips of `data`; returns the last checkpoint in the run folder `out`.
 
     Args:
-        init: model, pipeline or run folder whose weights to start from.
+        init: bundled name, or model, pipeline or run folder whose weights to start from.
         report: called with the metrics every `log_steps`.
         progress: called while clips are decoded.
 
@@ -140,7 +141,7 @@ def train_autoencoder(
         torch.manual_seed(config.optimization.seed)
         module = LatentFlowAutoencoder(**to_json(preset.autoencoder))
     if init is not None:
-        start = LatentFlowAutoencoder.from_pretrained(find_model(init, AutoencoderTask.name))
+        start = LatentFlowAutoencoder.from_pretrained(find_model(find_folder(init), AutoencoderTask.name))
         load_exactly(module, start.state_dict(), str(init))
     settings = {"stage": AutoencoderTask.name, "data": str(data), "init": str(init) if init else None, "preset": to_json(preset)}
     check_run(out, settings, free=STAGE2_SETTINGS)

@@ -21,6 +21,7 @@ from lfdm.models.loading import find_model
 from lfdm.models.motion_target import MotionTarget
 from lfdm.models.unet3d import MotionUNet3D
 from lfdm.pipeline import MODEL_DIR, LatentFlowPipeline
+from lfdm.pipeline_folder import find_folder, resolve_parts
 from lfdm.training.autoencoder import AutoencoderTask, training_records
 from lfdm.training.loop import StepReport, fit, uses_bf16
 from lfdm.training.motion_cache import MotionCache, MotionDataset, open_motion_cache, to_motion
@@ -145,10 +146,10 @@ class DiffusionTask:
 def train_diffusion(
     preset: Preset,
     data: Path,
-    autoencoder: Path,
+    autoencoder: str | Path,
     out: Path,
     *,
-    init: Path | None = None,
+    init: str | Path | None = None,
     report: Callable[[StepReport], None] | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -158,8 +159,9 @@ def train_diffusion(
     are made once, before training. Clips of the label "None", and with `condition_dropout=1` all, train the null condition.
 
     Args:
-        autoencoder: stage-1 run, model or pipeline folder.
-        init: U-Net, pipeline or run folder whose weights to start from.
+        autoencoder: bundled name, or stage-1 run, model or pipeline folder.
+        init: bundled name, or U-Net, pipeline or run folder whose weights to start from; labels that it knows keep their
+            embeddings.
         report: called with the metrics every `log_steps`.
         progress: called while clips are decoded and their motion is estimated.
 
@@ -184,7 +186,8 @@ def train_diffusion(
     }
     check_run(out, settings, free=STAGE1_SETTINGS)
     names = [name for label in labels(records) if (name := _asked_for(label, preset.diffusion_training)) is not None]
-    condition = _make_condition(preset, names, out / MODEL_DIR / "condition")
+    known = None if init is None else _load_condition(init)
+    condition = _make_condition(preset, names, out / MODEL_DIR / "condition", known)
     clips = open_cache(data, records, preset.image_size, preset.fit, progress=progress)
     motion = None
     if preset.diffusion_training.cache_motion:
@@ -210,15 +213,15 @@ def _asked_for(label: str, training: DiffusionTrainingConfig) -> str | None:
     return None if label == NULL_LABEL or training.condition_dropout == 1 else label
 
 
-def _make_condition(preset: Preset, names: list[str], stored: Path) -> ConditionEncoder:
-    """The embeddings of the labels `names`: those in the folder `stored` if the run has begun, otherwise new ones."""
+def _make_condition(preset: Preset, names: list[str], stored: Path, known: ConditionEncoder | None) -> ConditionEncoder:
+    """The embeddings of the labels `names`: those in the folder `stored` if the run has begun, of `known`, or new ones."""
     if stored.is_dir():
         return ConditionEncoder.from_pretrained(stored)
     config, dim = preset.diffusion, preset.unet.condition_dim
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(preset.diffusion_training.optimization.seed)
         if config.condition == "labels" or not names:
-            return ConditionEncoder.from_labels(names, dim, learned_null=config.learned_null)
+            return ConditionEncoder.from_labels(names, dim, learned_null=config.learned_null, known=known)
         encoder = ConditionEncoder.from_text(
             names, config.text_encoder, learned_null=config.learned_null, pooling=config.text_pooling
         )
@@ -227,16 +230,24 @@ def _make_condition(preset: Preset, names: list[str], stored: Path) -> Condition
     return encoder
 
 
-def _load_autoencoder(path: Path, preset: Preset) -> LatentFlowAutoencoder:
+def _load_condition(path: str | Path) -> ConditionEncoder | None:
+    """The conditions that a U-Net to start from was trained on; None where there is the U-Net alone."""
+    try:
+        return ConditionEncoder.from_pretrained(resolve_parts(find_folder(path))["condition"])
+    except FileNotFoundError:
+        return None
+
+
+def _load_autoencoder(path: str | Path, preset: Preset) -> LatentFlowAutoencoder:
     """The trained stage 1, frozen; ValueError where its configuration is not the preset's."""
-    stage1 = LatentFlowAutoencoder.from_pretrained(find_model(path, AutoencoderTask.name)).requires_grad_(False)
+    stage1 = LatentFlowAutoencoder.from_pretrained(find_model(find_folder(path), AutoencoderTask.name)).requires_grad_(False)
     _check_configuration(f"{path} holds a stage 1", stage1.config, preset.autoencoder, preset.name)
     return stage1
 
 
-def _load_unet(path: Path, preset: Preset) -> MotionUNet3D:
+def _load_unet(path: str | Path, preset: Preset) -> MotionUNet3D:
     """A trained U-Net to start from; ValueError where its configuration is not the preset's."""
-    unet = MotionUNet3D.from_pretrained(find_model(path, DiffusionTask.name))
+    unet = MotionUNet3D.from_pretrained(find_model(find_folder(path), DiffusionTask.name))
     _check_configuration(f"{path} holds a U-Net", unet.config, preset.unet, preset.name)
     return unet
 
