@@ -34,7 +34,7 @@ figcaption b { color: var(--ink); font-size: 14px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; min-width: 50%; }
 th, td { text-align: right; padding: 5px 14px 5px 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
-td.long { white-space: normal; text-align: left; max-width: 78ch; overflow-wrap: anywhere; }
+td.long { white-space: normal; text-align: left; min-width: 34ch; max-width: 78ch; overflow-wrap: anywhere; }
 th.long { text-align: left; }
 th { font-weight: 600; color: var(--soft); font-size: 13px; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(430px, 100%), 1fr)); gap: 14px; margin: 14px 0; }
