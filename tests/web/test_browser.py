@@ -59,11 +59,19 @@ class Visit:
         self.page.get_by_role("button", name=name, exact=True).locator("visible=true").click()
 
     def type_number(self, label: str, value: float) -> None:
-        """Type a slider's value; the slider beside the number shows when the page has taken it over."""
-        self.page.get_by_label(f"number input for {label}").locator("visible=true").fill(str(value))
-        self.page.keyboard.press("Tab")
+        """Type a slider's value; the slider beside the number shows when the page has taken it over.
+
+        While a fresh page is still being put together it takes nothing over; a person would type again.
+        """
+        number = self.page.get_by_label(f"number input for {label}").locator("visible=true")
         slider = self.page.get_by_label(f"range slider for {label}").locator("visible=true")
-        playwright.expect(slider).to_have_value(str(value), timeout=LONG)
+        for _ in range(10):
+            number.fill(str(value))
+            self.page.keyboard.press("Tab")
+            self.page.wait_for_timeout(1000)
+            if slider.input_value() == str(value):
+                break
+        playwright.expect(slider).to_have_value(str(value))
         self.page.wait_for_timeout(1000)  # and a moment later its next request holds it
 
     def run(self, name: str) -> None:
