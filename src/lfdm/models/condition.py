@@ -93,8 +93,8 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         rows = {} if known is None else dict(zip(known.labels, known.table.cpu().double(), strict=True))
         new = [label for label in labels if label not in rows]
         drawn = torch.randn(dim, len(new), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        if len(rows) + len(new) <= dim:
-            drawn = torch.linalg.qr(torch.stack([*rows.values(), *drawn.T], dim=1)).Q[:, len(rows) :] if new else drawn
+        if 0 < len(new) <= dim - len(rows):
+            drawn = torch.linalg.qr(torch.stack([*rows.values(), *drawn.T], dim=1)).Q[:, len(rows) :]
         drawn = drawn / torch.linalg.vector_norm(drawn, dim=0) * math.sqrt(dim)
         rows |= dict(zip(new, drawn.T, strict=True))
         table = torch.stack([rows[label] for label in labels]) if labels else torch.zeros(0, dim)

@@ -32,7 +32,6 @@ from lfdm.models.frame_blocks import (
     SpatialLinearAttention,
     TemporalAttention,
     frame_geometry,
-    plainly,
 )
 from lfdm.models.loading import StrictLoading, checked_settings
 
@@ -292,7 +291,7 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
         """The output of a block; with gradient checkpointing, its inside is computed again in the backward pass."""
         checkpoint = self._gradient_checkpointing_func
         if checkpoint is None or not (self.gradient_checkpointing and torch.is_grad_enabled()):
-            return plainly(operation, *inputs)
+            return operation(*inputs)
         return checkpoint(operation, *inputs)
 
     def _embed(self, timestep: Tensor | float, condition: Tensor, *, batch_size: int) -> Tensor:

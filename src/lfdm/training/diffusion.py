@@ -173,10 +173,9 @@ def train_diffusion(
     """
     records = training_records(data)
     _check_trainable(preset.diffusion, preset.diffusion_training)
-    with torch.device("meta"):
-        MotionUNet3D(**to_json(preset.unet))  # a setting that it refuses is better known before all motion is estimated
     stage1 = _load_autoencoder(autoencoder, preset)
-    start = None if init is None else _load_unet(init, preset)
+    init_folder = None if init is None else find_folder(init)
+    start = None if init_folder is None else _load_unet(init_folder, preset)
     settings = {
         "stage": DiffusionTask.name,
         "data": str(data),
@@ -186,7 +185,7 @@ def train_diffusion(
     }
     check_run(out, settings, free=STAGE1_SETTINGS)
     names = [name for label in labels(records) if (name := _asked_for(label, preset.diffusion_training)) is not None]
-    known = None if init is None else _load_condition(init)
+    known = None if init_folder is None else _load_condition(init_folder)
     condition = _make_condition(preset, names, out / MODEL_DIR / "condition", known)
     clips = open_cache(data, records, preset.image_size, preset.fit, progress=progress)
     motion = None
@@ -230,10 +229,10 @@ def _make_condition(preset: Preset, names: list[str], stored: Path, known: Condi
     return encoder
 
 
-def _load_condition(path: str | Path) -> ConditionEncoder | None:
+def _load_condition(path: Path) -> ConditionEncoder | None:
     """The conditions that a U-Net to start from was trained on; None where there is the U-Net alone."""
     try:
-        return ConditionEncoder.from_pretrained(resolve_parts(find_folder(path))["condition"])
+        return ConditionEncoder.from_pretrained(resolve_parts(path)["condition"])
     except FileNotFoundError:
         return None
 
@@ -245,9 +244,9 @@ def _load_autoencoder(path: str | Path, preset: Preset) -> LatentFlowAutoencoder
     return stage1
 
 
-def _load_unet(path: str | Path, preset: Preset) -> MotionUNet3D:
+def _load_unet(path: Path, preset: Preset) -> MotionUNet3D:
     """A trained U-Net to start from; ValueError where its configuration is not the preset's."""
-    unet = MotionUNet3D.from_pretrained(find_model(find_folder(path), DiffusionTask.name))
+    unet = MotionUNet3D.from_pretrained(find_model(path, DiffusionTask.name))
     _check_configuration(f"{path} holds a U-Net", unet.config, preset.unet, preset.name)
     return unet
 
