@@ -22,6 +22,8 @@ TITLE = "Latent flow diffusion"
 SLIDER_GUIDANCE = 8.0
 """Higher guidance is allowed in the API, but of no use on a slider."""
 INTERNAL_ERROR = "the server could not do this; its log says why"
+PROGRESS_BAR = "lf-bar"
+"""Class of the bar that the status shows while a run goes on."""
 
 logger = logging.getLogger(__name__)
 
@@ -214,8 +216,10 @@ def _connect(call: Any, inputs: Sequence[Any], start: gr.Button, stop: gr.Button
         api_visibility="private",
         trigger_mode="once",
     )
+    stop.click(None, cancels=[running], api_visibility="private")
+    # Only once the page listens no longer to the cancelled run: before that, its next step would take the note's place.
     note = '<span class="lf-quiet">Cancelled.</span>'
-    stop.click(None, status, status, js=f"(text) => text ? '{note}' : text", cancels=[running], api_visibility="private")
+    running.then(None, status, status, js=f"(text) => text.includes('{PROGRESS_BAR}') ? '{note}' : text", api_visibility="private")
 
 
 def _picture_fields(picture: object) -> dict[str, Any]:
@@ -267,7 +271,7 @@ def _video_json(result: VideoResult) -> dict[str, Any]:
 
 def _progress_html(progress: Progress) -> str:
     share = 100 * progress.done / max(progress.total, 1)
-    return f'Step {progress.done} of {progress.total}<div class="lf-bar"><i style="width:{share:.0f}%"></i></div>'
+    return f'Step {progress.done} of {progress.total}<div class="{PROGRESS_BAR}"><i style="width:{share:.0f}%"></i></div>'
 
 
 def _error_html(message: str) -> str:
