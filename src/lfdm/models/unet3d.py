@@ -20,19 +20,16 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lfdm.config import FLOW_CHANNELS, UNetConfig
-from lfdm.models.frame_blocks import (
-    FrameConv2d,
-    FrameConvTranspose2d,
+from lfdm.models.frame_attention import (
     FrameGeometry,
-    NearestUpsample,
     RelativePositionBias,
-    ResnetBlock,
     RunBlock,
     SpatialAttention,
     SpatialLinearAttention,
     TemporalAttention,
     frame_geometry,
 )
+from lfdm.models.frame_blocks import FrameConv2d, FrameConvTranspose2d, NearestUpsample, ResnetBlock
 from lfdm.models.loading import StrictLoading, checked_settings
 
 TIMESTEP_PERIOD = 10_000

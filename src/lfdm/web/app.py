@@ -219,7 +219,8 @@ def _connect(call: Any, inputs: Sequence[Any], start: gr.Button, stop: gr.Button
     stop.click(None, cancels=[running], api_visibility="private")
     # Only once the page listens no longer to the cancelled run: before that, its next step would take the note's place.
     note = '<span class="lf-quiet">Cancelled.</span>'
-    running.then(None, status, status, js=f"(text) => text.includes('{PROGRESS_BAR}') ? '{note}' : text", api_visibility="private")
+    end = f"(text) => text.includes('{PROGRESS_BAR}') ? '{note}' : text"
+    running.then(None, status, status, js=end, api_visibility="private")
 
 
 def _picture_fields(picture: object) -> dict[str, Any]:
