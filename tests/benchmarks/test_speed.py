@@ -17,7 +17,7 @@ import speed
 import startup
 import throughput
 from measuring import count_gflop, measure_memory, measure_together
-from performance_table import END, README, START, between_markers, render, render_all, updated
+from performance_table import DOCUMENT, END, README, START, between_markers, read_devices, render_full, render_short, updated
 from records import Results, Row, Variant, results_path
 from workloads import OPERATIONS
 
@@ -151,11 +151,12 @@ def test_table_is_what_is_stored(tmp_path: Path):
     example().save(path)
     loaded = Results.load(path)
     assert loaded == example()
-    text = render(loaded)
-    assert "| U-Net step | mug128 | float32 | 500 ms | 1.5 s (1 run) | 3.0x | 3.0x | 120 | 60 % | 120 % | 5 MB |" in text
-    assert "too long" not in text
-    assert render_all(tmp_path) == text
+    assert read_devices(tmp_path) == [loaded]
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    full, short = render_full([loaded]), render_short([loaded])
+    assert "| U-Net step | float32 | 500 ms | 1.5 s (1 run) | 3.0x | 3.0x | 120 | 60 % | 120 % | 5 MB |" in full
+    assert "| U-Net step | 500 ms · 3.0x · 60 % |  |  |  |" in short
+    assert "too long" not in full + short
 
 
 def test_only_what_is_between_the_markers_changes():
@@ -165,12 +166,14 @@ def test_only_what_is_between_the_markers_changes():
         between_markers("no markers")
 
 
-def test_readme_shows_the_stored_results():
+def test_readme_and_document_show_the_stored_results():
     command = "python benchmarks/performance_table.py --update"
-    assert between_markers(README.read_text()) == render_all(), f"run: {command}"
+    devices = read_devices()
+    assert between_markers(README.read_text()) == render_short(devices), f"run: {command}"
+    assert DOCUMENT.read_text() == render_full(devices), f"run: {command}"
 
 
 def test_files_of_another_kind_are_refused(tmp_path: Path):
     (tmp_path / "speed-x.json").write_text('{"device": "x"}')
     with pytest.raises(ValueError, match="holds no results"):
-        performance_table.render_all(tmp_path)
+        performance_table.read_devices(tmp_path)
