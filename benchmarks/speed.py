@@ -45,8 +45,8 @@ Compilation = Literal["eager", "compiled"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 COMPILED_OPERATIONS = ("unet_step", "decode", "extract", "stage2_step", "guidance_step", "stage1_step")
 """The others are made of these."""
-MEMORY_SHARE = 0.8
-"""Of what is free: a call that is expected to take more is not started."""
+MEMORY_SHARE = 0.6
+"""Of what is free: a call that is expected to use more is not started, as allocators hold half as much again."""
 PROFILE_ROWS = 25
 
 
