@@ -133,7 +133,8 @@ def _throughput(results: Results) -> list[str]:
         waits = entry["synchronisations_per_step"]
         rows.append(
             (
-                f"{entry['stage']}, {entry['preset']}, {entry['image_size']}x{entry['image_size']}",
+                f"{entry['stage']}, {entry['preset']}, {entry['image_size']}x{entry['image_size']}"
+                + (", gradient checkpointing" if entry["gradient_checkpointing"] else ""),
                 str(entry["batch"]),
                 f"{entry['steps_per_second']:.3g}",
                 f"{100 * entry['share_waiting_for_loader']:.1f} %",

@@ -96,6 +96,16 @@ class Results:
     def find(self, key: tuple[str, str, int, str, bool]) -> Row | None:
         return next((row for row in self.rows if row.key == key), None)
 
+    def smallest(self, row: Row) -> Row | None:
+        """The uncompiled row of the same operation, preset and type at the smallest batch below this one's."""
+        kind = (row.operation, row.preset, row.dtype, False)
+        smaller = [
+            other
+            for other in self.rows
+            if (other.operation, other.preset, other.dtype, other.compiled) == kind and other.batch < row.batch
+        ]
+        return min(smaller, key=lambda other: other.batch, default=None)
+
     def put(self, row: Row) -> None:
         """Add a row, or replace the one of the same key in its place."""
         for index, old in enumerate(self.rows):

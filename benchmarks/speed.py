@@ -184,7 +184,7 @@ def _measure(row: Row, models: Models, results: Results, options: Options) -> No
     """Fill a row; a form that fails is skipped with its error, one that would take too much with the estimate."""
     gc.collect()  # the row before
     calls = OPERATIONS[row.operation].build(models, row.batch)
-    one = results.find((row.operation, row.preset, options.batches[0], row.dtype, False))
+    one = results.smallest(row)
     for name in list(calls):
         reason = _too_much(row, name, one, options, models.device)
         if reason:
@@ -207,7 +207,7 @@ def _measure(row: Row, models: Models, results: Results, options: Options) -> No
     for name, timing in timings.items():
         row.variants[name] = Variant(seconds=timing.seconds, gflop=timing.gflop, peak_bytes=timing.peak_bytes)
     if row.compiled:
-        _count_as_eager(row, one)
+        _count_as_eager(row, results.find((row.operation, row.preset, row.batch, row.dtype, False)))
 
 
 def _peaks(models: Models, options: Options) -> Peaks:
@@ -229,8 +229,8 @@ def _count_as_eager(row: Row, eager: Row | None) -> None:
 
 
 def _too_much(row: Row, name: str, one: Row | None, options: Options, device: torch.device) -> str:
-    """Why a form is not worth starting, judged by the row of the smallest batch; empty if it is."""
-    if one is None or one is row or name not in one.variants or not one.variants[name].seconds:
+    """Why a form is not worth starting, judged by the stored row of the smallest batch; empty if it is."""
+    if one is None or name not in one.variants or not one.variants[name].seconds:
         return ""
     factor, measured = row.batch / one.batch, one.variants[name]
     if factor * measured.median > options.limit_seconds:

@@ -1,10 +1,10 @@
 """How fast both stages train, how long the loop waits for its loader, and how often a step waits for the device.
 
     python benchmarks/throughput.py                       # both stages at 64x64 and 128x128, batches of 16 where memory allows
-    python benchmarks/throughput.py --only diffusion --sizes puppets64 --steps 20
+    python benchmarks/throughput.py --only diffusion --sizes mug128 --gradient-checkpointing
 
-Trains by `lfdm.training.loop` itself on clips of noise that are made for it, from cached motion. Adds its figures to
-`results/speed-<device>.json`.
+Trains by `lfdm.training.loop` itself on clips of noise that are made for it, from cached motion, in bfloat16 where the device
+computes in it. Adds its figures to `results/speed-<device>.json`.
 """
 
 import sys
@@ -53,6 +53,8 @@ class Options:
     """Fewer steps are measured where they are expected to take longer, but at least one."""
     num_workers: int | None = None
     """Of the loader; the preset's if left out."""
+    gradient_checkpointing: bool = False
+    """Of stage 2, so that the batch fits."""
     device: Literal["cuda", "cpu"] | None = None
     out: Path = RESULTS_DIR
     """Folder of the JSON file."""
@@ -110,7 +112,7 @@ def measure(task: TrainingTask, preset: Preset, stage: Stage, *, batch: int, ste
     num_workers = config.num_workers if workers is None else workers
     config = replace(
         config, num_steps=steps + 1, batch_size=batch, last_batch="join", num_workers=num_workers, sample_steps=10**6,
-        checkpoint_steps=10**6, checkpoint_minutes=1e6,
+        checkpoint_steps=10**6, checkpoint_minutes=1e6, mixed_precision="auto",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as out:
         trainer = _MeasuredTrainer(task, config, Path(out), None)
@@ -181,6 +183,8 @@ def run(options: Options) -> Path:
         for stage in options.only:
             with tempfile.TemporaryDirectory() as folder:
                 preset = benchmark_preset(size)
+                training = replace(preset.diffusion_training, gradient_checkpointing=options.gradient_checkpointing)
+                preset = replace(preset, diffusion_training=training)
                 task = make_task(preset, stage, Path(folder), device)
                 batch = fitting_batch(task, preset, stage, options.batch, device)
                 steps = steps_within(options.budget_seconds, task, preset, stage, batch=batch, most=options.steps)
@@ -190,6 +194,7 @@ def run(options: Options) -> Path:
                 "preset": size,
                 "image_size": preset.image_size,
                 "batch": batch,
+                "gradient_checkpointing": stage == "diffusion" and options.gradient_checkpointing,
                 "steps": steps,
                 "steps_per_second": steps / found.seconds,
                 "share_waiting_for_loader": found.waiting / found.seconds,

@@ -61,6 +61,8 @@ def test_forms_that_would_take_too_long_are_skipped(tmp_path: Path):
     options = speed.Options(limit_seconds=60, out=tmp_path)
     assert speed._too_much(eight, "fast", one, options, CPU) == ""
     assert speed._too_much(eight, "plain", one, options, CPU) == "about 160 s a run (8 times batch 1)"
+    assert Results(device="a", rows=[eight, one, replace(one, batch=2)]).smallest(eight) is one
+    assert Results(device="a", rows=[eight, replace(one, dtype="bfloat16")]).smallest(eight) is None
     patient = replace(options, limit_seconds=1e6)
     assert "GB of memory" in speed._too_much(eight, "plain", one, patient, CPU)
 

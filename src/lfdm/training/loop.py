@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from lfdm.config import MixedPrecision, OptimizationConfig
 from lfdm.models.convolution import channels_last_kernels
 from lfdm.models.loading import CHECKPOINTS_DIR
+from lfdm.training.allocator import keep_freed_memory
 from lfdm.training.batches import StepSampler
 from lfdm.training.checkpoint import TrainingState, checkpoint_path, remove_unfinished
 from lfdm.training.log import RunLog
@@ -191,6 +192,8 @@ class _Trainer:
     def _train(self, stop: int, log: RunLog | None) -> None:
         config = self.config
         set_training(self.module)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         saved_at = time.monotonic()
         for batch in self._loader(stop):
             for name, value in self._train_step(batch).items():
