@@ -114,6 +114,7 @@ def regions_of_equal_size(model: AutoencoderConfig) -> AutoencoderConfig:
     return replace(
         model,
         motion="regions",
+        dense_tracking=0.0,
         region_channels=24,
         region_flow_channels=32,
         region_max_channels=192,

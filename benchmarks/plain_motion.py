@@ -6,6 +6,7 @@ predictor's matching stores the scores of all pairs of cells; the regions' blur 
 Shapes: source and driving (b, 3, H, W) in [0, 1] · result: grid (b, h, w, 2) and occlusion (b, 1, h, w).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -147,11 +148,16 @@ class PlainDenseMotion(nn.Module):
             self.refine = nn.Sequential(_ConvNormSiLU(2 * half + full + 8, half), _ConvNormSiLU(half, half))
             self.fine_head = nn.Conv2d(half, 4, 3, padding=1)
         self.matching = _Matching((half, quarter), config["dense_match_channels"])
+        self.tracking = config["dense_tracking"]
 
-    def forward(self, source: Tensor, driving: Tensor) -> FrameMotion:
+    def forward(self, source: Tensor, driving: Tensor, expected: Tensor | None = None) -> FrameMotion:
+        """The flow that is expected of the driving frame is (b, 2, h, w)."""
         features, driving_features = self._encode(source), self._encode(driving)
         target = F.pixel_unshuffle(driving, 2)
-        match, pixels, evidence = self.matching(features, driving_features, F.pixel_unshuffle(source, 2), target)
+        if expected is not None and self.stride == 4:
+            expected = _double(expected)
+        pixels = F.pixel_unshuffle(source, 2)
+        match, pixels, evidence = self.matching(features, driving_features, pixels, target, expected, self.tracking)
 
         coarse = F.avg_pool2d(match, 2)
         hidden = self._join(features[1], driving_features[1], coarse, F.avg_pool2d(evidence, 2).detach())
@@ -166,6 +172,17 @@ class PlainDenseMotion(nn.Module):
             occlusion = occlusion + head[:, 3:]
         grid = identity_grid(*flow.shape[-2:], corners=False, device=flow.device) + flow.permute(0, 2, 3, 1)
         return FrameMotion(grid, torch.sigmoid(occlusion + OCCLUSION_BIAS), matched=pixels, match_target=target)
+
+    def track(self, source: Tensor, frames: Sequence[Tensor]) -> list[FrameMotion]:
+        """Every frame, from the second on followed from the one before."""
+        found = [self(source, frames[0])]
+        for last, frame in pairwise(frames):
+            expected = None
+            if self.tracking:
+                step = self(last, frame).grid
+                expected = _flow(step) + sample_frame(_flow(found[-1].grid), step, "border")
+            found.append(self(source, frame, expected))
+        return found
 
     def _encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         position = identity_grid(*image.shape[-2:], corners=False, device=image.device).permute(2, 0, 1).to(image.dtype)
@@ -191,17 +208,29 @@ class _Matching(nn.Module):
         self.distance_weight = nn.Parameter(torch.tensor(0.0))
 
     def forward(
-        self, source: tuple[Tensor, Tensor], driving: tuple[Tensor, Tensor], pixels: Tensor, target: Tensor
+        self,
+        source: tuple[Tensor, Tensor],
+        driving: tuple[Tensor, Tensor],
+        pixels: Tensor,
+        target: Tensor,
+        flow: Tensor | None,
+        pull: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Flow to the expected counterpart, its pixels, and how well it fits, at stride 2."""
+        """Flow to the expected counterpart, its pixels, and how well it fits, at stride 2.
+
+        Cells are drawn to where `flow` has them by `pull` times the weight, or where there is none to their own place.
+        """
         keys, queries = self._features(*source), self._features(*driving)
         h, w = keys.shape[-2:]
         grid = identity_grid(h, w, corners=False, device=keys.device)
         with torch.autocast(keys.device.type, enabled=False):
             position = rearrange(grid, "h w xy -> (h w) xy")
-            distance = (position[:, None] - position[None, :]).square().sum(-1)
+            centre, weight = position[None], F.softplus(self.distance_weight)
+            if flow is not None:
+                centre, weight = position + rearrange(flow.float(), "b xy h w -> b (h w) xy"), pull * weight
+            distance = (centre[:, :, None] - position[None, None]).square().sum(-1)
             key, query = (rearrange(x, "b c h w -> b (h w) c") for x in (keys, queries))
-            scores = self.log_scale.exp() * torch.einsum("bic,bjc->bij", query, key) - F.softplus(self.distance_weight) * distance
+            scores = self.log_scale.exp() * torch.einsum("bic,bjc->bij", query, key) - weight * distance
             weights = scores.softmax(dim=-1)
             expected = torch.einsum("bij,jx->bix", weights, position)
             far = torch.einsum("bij,j->bi", weights, position.square().sum(-1))
@@ -231,6 +260,10 @@ class _ConvNormSiLU(nn.Module):
 def _warp_features(source: Tensor, flow: Tensor) -> Tensor:
     grid = identity_grid(*flow.shape[-2:], corners=False, device=flow.device) + flow.detach().permute(0, 2, 3, 1)
     return sample_frame(source, grid, "border")
+
+
+def _flow(grid: Tensor) -> Tensor:
+    return (grid - identity_grid(*grid.shape[1:3], corners=False, device=grid.device)).permute(0, 3, 1, 2)
 
 
 def _double(x: Tensor) -> Tensor:

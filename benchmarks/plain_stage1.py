@@ -50,7 +50,9 @@ class PlainAutoencoder(nn.Module):
 
     def estimate_motion(self, source: Tensor, video: Tensor) -> Motion:
         """Motion of all frames (b, 3, t, H, W) against the source, frame by frame."""
-        frames = [self.motion_predictor(source, frame) for frame in video.unbind(2)]
+        predictor: Any = self.motion_predictor
+        follows = isinstance(predictor, PlainDenseMotion)
+        frames = predictor.track(source, video.unbind(2)) if follows else [predictor(source, frame) for frame in video.unbind(2)]
         return _stack([frame.grid for frame in frames], [frame.occlusion for frame in frames], corners=self.corners)
 
     def decode(self, image: Tensor, motion: Motion) -> Decoded:

@@ -75,6 +75,8 @@ class AutoencoderConfig:
     """Channels compared in the dense predictor's global matching."""
     dense_max_residual: float = 0.6
     """The most one refinement moves, in half images."""
+    dense_tracking: float = 0.0
+    """How many times as strongly as to nearness a match is drawn to where the frame before had it; 0: each frame on its own."""
     num_regions: int = 10
     """Regions of the paper's predictor."""
     region_temperature: float = 0.1
@@ -95,7 +97,7 @@ class AutoencoderConfig:
         check_positive(self, "channels", "max_channels", "num_downs", "dense_channels", "dense_match_channels")
         check_positive(self, "dense_max_residual", "num_regions", "region_temperature", "region_channels")
         check_positive(self, "region_flow_channels", "region_max_channels", "region_depth")
-        check_not_negative(self, "num_res_blocks", "region_padding")
+        check_not_negative(self, "num_res_blocks", "region_padding", "dense_tracking")
         check(self.region_padding <= 3, "region_padding", self.region_padding, "0 to 3")
         check(self.dense_match_stride in (2, 4), "dense_match_stride", self.dense_match_stride, "2 or 4")
         check_at_most(self, MAX_WIDTH, "channels", "max_channels", "dense_channels", "dense_match_channels", "num_regions")
@@ -114,6 +116,10 @@ class AutoencoderConfig:
             check(not self.corners, "corners", self.corners, "False with motion='dense' (pixel centres)")
             usable = len(self.dense_channels) >= 4 and all(width % 8 == 0 for width in self.dense_channels)
             check(usable, "dense_channels", self.dense_channels, "four or more multiples of 8")
+        tracks = self.motion == "dense" and self.dense_match_stride == 2
+        check(
+            tracks or not self.dense_tracking, "dense_tracking", self.dense_tracking, "0 unless dense motion matches at stride 2"
+        )
 
     @property
     def latent_channels(self) -> int:

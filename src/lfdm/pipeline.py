@@ -6,6 +6,7 @@ Shapes: image (b, 3, S, S) in [0, 1] · motion sample (b, 3, t, h, w) · video (
 """
 
 import inspect
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -357,12 +358,10 @@ class LatentFlowPipeline(DiffusionPipeline):
             raise ValueError(f"transfer moves one image; got {len(images)}")
         steer = self._steering(motion_strength, motion_mask)
         chunk = frames_per_chunk(self.autoencoder, self.config["image_size"], 1)
-        reference = None if relative else images
-        motions = []
-        for part in drive(driving, chunk, size=self.config["image_size"], fit=self.config["fit"]):
-            video = part.to(images)
-            reference = video[:, :, 0] if reference is None else reference
-            motions.append(self.autoencoder.estimate_motion(reference, video))
+        parts = (part.to(images) for part in drive(driving, chunk, size=self.config["image_size"], fit=self.config["fit"]))
+        first = next(parts)
+        reference = first[:, :, 0] if relative else images
+        motions = list(self.autoencoder.estimate_motions(reference, itertools.chain([first], parts)))
         motion = steer(Motion.concatenate(motions, dim=2))
         return decode_video(self.autoencoder, self.autoencoder.encode(images), motion, output_type)
 

@@ -6,10 +6,10 @@ source's features at every scale by that motion, keeps what the occlusion map ca
 Shapes: image (b, 3, H, W) and video (b, 3, t, H, W) in [0, 1] · latent (b, C, h, w), h = H / stride · see `lfdm.models.motion`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -86,6 +86,7 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
         dense_match_stride: int = 4,
         dense_match_channels: int = 64,
         dense_max_residual: float = 0.6,
+        dense_tracking: float = 0.0,
         num_regions: int = 10,
         region_temperature: float = 0.1,
         region_channels: int = 32,
@@ -104,13 +105,16 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
         self.ups = nn.ModuleList(UpBlock(a, b) for a, b in pairwise(reversed(widths)))
         self.final = nn.Conv2d(widths[0], 3, 7, padding=3)
         if motion == "dense":
-            predictor = DenseMotionPredictor if dense_match_stride == 2 else CoarseDenseMotionPredictor
-            self.motion_predictor: nn.Module = predictor(
-                channels=tuple(dense_channels),
-                stride=self.stride,
-                match_channels=dense_match_channels,
-                max_residual=dense_max_residual,
-            )
+            sizes: dict[str, Any] = {
+                "channels": tuple(dense_channels),
+                "stride": self.stride,
+                "match_channels": dense_match_channels,
+                "max_residual": dense_max_residual,
+            }
+            if dense_match_stride == 2:
+                self.motion_predictor: nn.Module = DenseMotionPredictor(**sizes, tracking=dense_tracking)
+            else:
+                self.motion_predictor = CoarseDenseMotionPredictor(**sizes)
         else:
             self.motion_predictor = RegionMotionPredictor(
                 num_regions=num_regions,
@@ -146,6 +150,8 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
     def estimate_motion(self, source: Tensor, driving: Tensor) -> Motion:
         """Motion of driving frames against the source image, at the latent's size.
 
+        Where `dense_tracking` is set, the frames must be successive ones of a video: each is followed from the one before.
+
         Args:
             source: (b, 3, H, W) in [0, 1].
             driving: (b, 3, H, W), or (b, 3, t, H, W).
@@ -154,6 +160,18 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
             ValueError: shapes that are not these or do not agree.
         """
         return self._predict_motion(source, driving).motion
+
+    def estimate_motions(self, source: Tensor, parts: Iterable[Tensor]) -> Iterator[Motion]:
+        """The motion of a long video that comes in parts (b, 3, t, H, W): that of the whole, part by part.
+
+        Raises:
+            ValueError: as `estimate_motion`.
+        """
+        before = None
+        for part in parts:
+            motion = self._predict_motion(source, part, before).motion
+            before = part[:, :, -1], motion.flow[:, :, -1]
+            yield motion
 
     def region_heat(self, video: Tensor) -> Tensor:
         """Where each region of stage 1 is in every frame (b, 3, t, H, W): Gaussians of peak 1, (b, K, t, h, w).
@@ -208,7 +226,9 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
             return Reconstruction(decoded, motion, driving_regions=predicted.driving)
         return Reconstruction(decoded, motion, matched=predicted.matched, match_target=predicted.match_target)
 
-    def _predict_motion(self, source: Tensor, driving: Tensor) -> DenseMotion | RegionMotion:
+    def _predict_motion(
+        self, source: Tensor, driving: Tensor, before: tuple[Tensor, Tensor] | None = None
+    ) -> DenseMotion | RegionMotion:
         self._check_image(source, "source", ndim=4)
         if driving.ndim == 4:
             driving = driving.unsqueeze(2)
@@ -218,7 +238,10 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
         source, driving = source.to(self.dtype), driving.to(self.dtype)
         if isinstance(self.motion_predictor, RegionMotionPredictor):
             return self.motion_predictor.match(source, driving)
-        return self.motion_predictor(source, driving)
+        if isinstance(self.motion_predictor, CoarseDenseMotionPredictor) or before is None:
+            return self.motion_predictor(source, driving)
+        frame, flow = before
+        return self.motion_predictor(source, driving, (frame.to(self.dtype), flow))
 
     def _warp_scale(self, x: Tensor, motion: Motion) -> tuple[Tensor, Tensor]:
         """`x` (b, c, H, W) warped, and the occlusion of its size: (b * t, c, H, W) and (b * t, 1, H, W)."""

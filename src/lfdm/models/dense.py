@@ -5,6 +5,9 @@ source (soft matching as in GMFlow, arXiv 2111.13680), which finds motion of any
 stages warp the source's features by what is known and correct it, at stride 4 and, where the flow has stride 2, there (PWC-Net,
 arXiv 1709.02371). All heads start at zero: training starts at the identity, no flow and everything visible.
 
+Limbs that turn far look like nothing in the source. In a video they are followed: motion between successive frames, which is
+small, says where a cell's counterpart should be, and the match is drawn there (`DenseMotionPredictor`, `tracking`).
+
 Shapes: source (b, 3, H, W) · driving (b, 3, t, H, W), both in [0, 1] · cells n = H/2 * W/2.
 """
 
@@ -116,36 +119,89 @@ class DenseNetwork(nn.Module):
         return x
 
 
-class DenseMotionPredictor(DenseNetwork):
-    """Flow and occlusion at `stride` (2 or 4) from a source image and driving frames. Arguments as of `DenseNetwork`."""
+@dataclass(frozen=True)
+class Described:
+    """Images and their features, (n, c, ., .) each."""
 
-    def __init__(self, *, channels: Sequence[int], stride: int, match_channels: int, max_residual: float) -> None:
+    half: Tensor
+    """Features at stride 2."""
+    quarter: Tensor
+    """Features at stride 4."""
+    pixels: Tensor
+    """Those of each cell at stride 2."""
+
+    def frames(self, b: int, chosen: slice) -> "Described":
+        """Some frames of each of b clips."""
+        parts = (self.half, self.quarter, self.pixels)
+        return Described(*(channels_last(x.unflatten(0, (b, -1))[:, chosen].flatten(0, 1)) for x in parts))
+
+
+class DenseMotionPredictor(DenseNetwork):
+    """Flow and occlusion at `stride` (2 or 4) from a source image and driving frames. Arguments as of `DenseNetwork`.
+
+    `tracking` is how many times as strongly the match of a frame after the first is drawn to where the frame before had it than
+    it would be to the cell's own place; 0 matches every frame on its own.
+    """
+
+    def __init__(
+        self, *, channels: Sequence[int], stride: int, match_channels: int, max_residual: float, tracking: float = 0.0
+    ) -> None:
         super().__init__(channels, stride=stride, max_residual=max_residual, coarse_evidence=5, fine_known=8, fine_outputs=4)
         self.matching = Matching((channels[1], channels[2]), match_channels)
+        self.tracking = tracking
 
-    def forward(self, source: Tensor, driving: Tensor) -> DenseMotion:
-        """Motion of driving frames (b, 3, t, H, W) against the source (b, 3, H, W), at H / stride."""
-        b, t = driving.shape[0], driving.shape[2]
-        frames = rearrange(driving, "b c t h w -> (b t) c h w")
-        source_half, source_quarter = self.encode(source)
-        driving_half, driving_quarter = self.encode(frames)
-        target = F.pixel_unshuffle(frames, 2)
-        match = self.matching(
-            (source_half, source_quarter), (driving_half, driving_quarter), F.pixel_unshuffle(source, 2), target
-        )
+    def forward(self, source: Tensor, driving: Tensor, before: tuple[Tensor, Tensor] | None = None) -> DenseMotion:
+        """Motion of driving frames (b, 3, t, H, W) against the source (b, 3, H, W), at H / stride.
 
+        `before` is the frame before the first driving one (b, 3, H, W) and its flow (b, 2, h, w), if there is one to track from.
+        """
+        b = len(driving)
+        if self.tracking and before is not None:
+            driving = torch.cat((before[0].unsqueeze(2), driving), dim=2)
+        described_source = self._describe(source)
+        frames = self._describe(rearrange(driving, "b c t h w -> (b t) c h w"))
+        if not self.tracking or driving.shape[2] == 1:
+            return self._estimate(described_source, frames)
+        return self._track(described_source, frames, b, None if before is None else before[1])
+
+    def _describe(self, images: Tensor) -> Described:
+        return Described(*self.encode(images), F.pixel_unshuffle(images, 2))
+
+    def _track(self, source: Described, frames: Described, b: int, flow: Tensor | None) -> DenseMotion:
+        """Frame after frame (of t, the first of which has the flow that is given, or is matched on its own)."""
+        t = len(frames.half) // b
+        steps = self._estimate(frames.frames(b, slice(0, -1)), frames.frames(b, slice(1, None))).motion.flow
+        steps = rearrange(steps, "(b t) c 1 h w -> b t c h w", b=b)
+        found: list[DenseMotion] = []
+        for k in range(t):
+            if k == 0 and flow is not None:
+                continue
+            expected = None if flow is None else follow(flow, steps[:, k - 1])
+            found.append(self._estimate(source, frames.frames(b, slice(k, k + 1)), expected))
+            flow = found[-1].motion.flow[:, :, 0]
+        matched = torch.stack([motion.matched for motion in found], dim=1).flatten(0, 1)
+        targets = torch.stack([motion.match_target for motion in found], dim=1).flatten(0, 1)
+        return DenseMotion(Motion.concatenate([motion.motion for motion in found], dim=2), matched, targets)
+
+    def _estimate(self, source: Described, driving: Described, expected: Tensor | None = None) -> DenseMotion:
+        """Of b * t driving frames against b sources; the flow that is expected of them is (b * t, 2, h, w)."""
+        b = len(source.half)
+        t = len(driving.half) // b
+        if expected is not None and self.stride == 2 * QUARTER_LEVEL:
+            expected = double(expected)
+        match = self.matching(source, driving, expected, self.tracking)
         coarse_match, coarse_evidence = F.avg_pool2d(match.flow, 2), F.avg_pool2d(match.evidence, 2)
-        hidden = self.join_at_quarter(source_quarter, driving_quarter, coarse_match, coarse_evidence.detach(), t)
+        hidden = self.join_at_quarter(source.quarter, driving.quarter, coarse_match, coarse_evidence.detach(), t)
         head = self.coarse_head(hidden).float()
         flow = head[:, :1] * coarse_match + self.max_residual * torch.tanh(head[:, 1:3])
         occlusion = head[:, 3:]
         if self.stride == 2:
             detail = match.flow - double(coarse_match)
             known = double(flow), double(occlusion), double(self.to_fine(hidden))
-            flow, occlusion = self._refine(source_half, driving_half, match, detail, known, t)
+            flow, occlusion = self._refine(source.half, driving.half, match, detail, known, t)
         occlusion = torch.sigmoid(occlusion + OCCLUSION_BIAS)
         flow, occlusion = (rearrange(x, "(b t) c h w -> b c t h w", b=b) for x in (flow, occlusion))
-        return DenseMotion(Motion(flow, occlusion, corners=False), match.pixels, target)
+        return DenseMotion(Motion(flow, occlusion, corners=False), match.pixels, driving.pixels)
 
     def _refine(
         self, source: Tensor, driving: Tensor, match: Match, detail: Tensor, known: tuple[Tensor, Tensor, Tensor], t: int
@@ -163,7 +219,8 @@ class Matching(nn.Module):
     """Soft matching of driving cells against all source cells at stride 2, by features of strides 2 and 4.
 
     The score of a pair is a scaled cosine similarity less a weight times the squared distance (of two equal matches the
-    nearer one is likelier). Both are one inner product, so that fused attention never stores the n x n scores.
+    nearer one is likelier), or where a flow is expected, a larger weight times that to the expected place. Both are one inner
+    product, so that fused attention never stores the n x n scores.
     """
 
     def __init__(self, widths: tuple[int, int], channels: int) -> None:
@@ -172,17 +229,18 @@ class Matching(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(2.5))
         self.distance_weight = nn.Parameter(torch.tensor(1.0))
 
-    def forward(self, source: tuple[Tensor, Tensor], driving: tuple[Tensor, Tensor], pixels: Tensor, target: Tensor) -> Match:
-        """Features (b or b * t, c, h, w) at strides 2 and 4, pixels of the cells (b, 12, h, w) and (b * t, 12, h, w)."""
-        keys, queries = self.features(*source), self.features(*driving)
+    def forward(self, source: Described, driving: Described, expected: Tensor | None = None, pull: float = 1.0) -> Match:
+        """Of b * t driving images against b sources; the expected flow is (b * t, 2, h, w), `pull` the factor of its weight."""
+        keys, queries = self.features(source.half, source.quarter), self.features(driving.half, driving.quarter)
         b, h, w = len(keys), *keys.shape[-2:]
         grid = identity_grid(h, w, corners=False, device=keys.device).permute(2, 0, 1)[None]  # (1, 2, h, w)
         square = grid.square().sum(1, keepdim=True)
+        centre = grid if expected is None else grid + expected.detach()
         with torch.autocast(keys.device.type, enabled=False):
-            weight = F.softplus(self.distance_weight)
+            weight = F.softplus(self.distance_weight) * (1.0 if expected is None else pull)
             key = _stack(keys, grid, -weight * square)
-            query = _stack(self.log_scale.exp() * queries, 2 * weight * grid, torch.ones_like(square))
-            value = _stack(keys, grid, square, pixels.float())
+            query = _stack(self.log_scale.exp() * queries, 2 * weight * centre, torch.ones_like(square))
+            value = _stack(keys, grid, square, source.pixels.float())
             size = max(key.shape[1], value.shape[1])  # fused attention takes one width
             query, key, value = (_cells(x, b, size) for x in (query, key, value))
             found = F.scaled_dot_product_attention(query, key, value, scale=1.0)
@@ -190,7 +248,7 @@ class Matching(nn.Module):
         feature, position, far, matched, _ = found.split((keys.shape[1], 2, 1, 12, size - keys.shape[1] - 15), dim=1)
         spread = (far - position.square().sum(1, keepdim=True)).clamp(min=0)
         similarity = (feature * queries).sum(1, keepdim=True)
-        difference = (matched - target).abs().mean(1, keepdim=True)
+        difference = (matched - driving.pixels).abs().mean(1, keepdim=True)
         return Match(position - grid, matched, torch.cat((similarity, difference, spread), dim=1))
 
     def features(self, half: Tensor, quarter: Tensor) -> Tensor:
@@ -213,6 +271,12 @@ def _cells(x: Tensor, batch: int, width: int) -> Tensor:
 def double(x: Tensor) -> Tensor:
     """Twice the height and width, bilinear."""
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def follow(flow: Tensor, step: Tensor) -> Tensor:
+    """Flow of a frame, (b, 2, h, w), from that of the frame before and the step between them: step(x) + flow(x + step(x))."""
+    grid = identity_grid(*step.shape[-2:], corners=False, device=step.device) + step.permute(0, 2, 3, 1)
+    return step + warp(flow, grid.unsqueeze(1), padding_mode="border")[:, :, 0]
 
 
 def warp_features(source: Tensor, flow: Tensor, t: int) -> Tensor:

@@ -111,8 +111,7 @@ def _estimate(autoencoder: LatentFlowAutoencoder, clips: ClipCache, folder: Path
 def _clip_motion(autoencoder: LatentFlowAutoencoder, clip: np.ndarray) -> Iterator[np.ndarray]:
     """Motion of a clip (t, S, S, 3) uint8 against its first frame, some frames at a time: (n, 3, h, w) float16."""
     video = torch.from_numpy(np.array(clip)).permute(3, 0, 1, 2)[None].to(autoencoder.device).float() / 255
-    for driving in video.split(CHUNK_FRAMES, dim=2):
-        motion = autoencoder.estimate_motion(video[:, :, 0], driving)
+    for motion in autoencoder.estimate_motions(video[:, :, 0], video.split(CHUNK_FRAMES, dim=2)):
         values = torch.cat((motion.flow, motion.occlusion), dim=1)[0].transpose(0, 1)
         yield values.half().cpu().contiguous().numpy()
 
