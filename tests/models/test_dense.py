@@ -4,7 +4,7 @@ from typing import TypeAlias
 import pytest
 import torch
 
-from lfdm.models.dense import DenseMotionPredictor
+from lfdm.models.dense import DenseMotionPredictor, Described, follow
 from lfdm.models.dense_coarse import CoarseDenseMotionPredictor
 from lfdm.models.warp import identity_grid
 
@@ -93,28 +93,83 @@ def test_frames_and_samples_do_not_influence_each_other(kind: type[Predictor]) -
     torch.testing.assert_close(whole.occlusion[1:, :, 1:], alone.occlusion, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("pull", [None, 1.0, 20.0])
 @torch.no_grad()
-def test_fused_matching_equals_the_matching_it_stands_for() -> None:
+def test_fused_matching_equals_the_matching_it_stands_for(pull: float | None) -> None:
     """Softmax of scaled cosine similarity less weighted squared distance, written out with all n x n scores."""
     predictor = make_predictor()
     assert isinstance(predictor, DenseMotionPredictor)
     matching = predictor.matching
     matching.distance_weight.fill_(3.0)
-    source, driving = ((torch.randn(2, 8, 8, 8), torch.randn(2, 16, 4, 4)) for _ in range(2))
-    pixels, target = torch.rand(2, 12, 8, 8), torch.rand(2, 12, 8, 8)
-    match = matching(source, driving, pixels, target)
+    source, driving = (Described(torch.randn(2, 8, 8, 8), torch.randn(2, 16, 4, 4), torch.rand(2, 12, 8, 8)) for _ in range(2))
+    expected = 0.3 * torch.randn(2, 2, 8, 8)
+    match = matching(source, driving) if pull is None else matching(source, driving, expected, pull)
 
-    keys, queries = (matching.features(*x).flatten(2) for x in (source, driving))  # (b, c, n)
-    cells = identity_grid(8, 8, corners=False).flatten(0, 1)  # (n, 2)
-    distance = torch.cdist(cells, cells).square()
-    weight = torch.nn.functional.softplus(matching.distance_weight)
+    keys, queries = (matching.features(x.half, x.quarter).flatten(2) for x in (source, driving))  # (b, c, n)
+    cells = identity_grid(8, 8, corners=False).flatten(0, 1).expand(2, -1, -1)  # (b, n, 2)
+    centres = cells if pull is None else cells + expected.flatten(2).transpose(1, 2)
+    weight = torch.nn.functional.softplus(matching.distance_weight) * (pull or 1.0)
+    distance = torch.cdist(centres, cells).square()
     scores = matching.log_scale.exp() * torch.einsum("bcq,bck->bqk", queries, keys) - weight * distance
     probability = scores.softmax(-1)
-    position = probability @ cells
-    flow = (position - cells).transpose(1, 2).unflatten(2, (8, 8))
-    found = torch.einsum("bqk,bck->bcq", probability, pixels.flatten(2)).unflatten(2, (8, 8))
+    flow = (probability @ cells - cells).transpose(1, 2).unflatten(2, (8, 8))
+    found = torch.einsum("bqk,bck->bcq", probability, source.pixels.flatten(2)).unflatten(2, (8, 8))
     torch.testing.assert_close(match.flow, flow, atol=1e-5, rtol=0)
     torch.testing.assert_close(match.pixels, found, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("stride", [2, 4])
+@torch.no_grad()
+def test_a_tracked_video_in_parts_is_the_whole(stride: int) -> None:
+    torch.manual_seed(0)
+    predictor = DenseMotionPredictor(channels=(8, 8, 16, 16), stride=stride, match_channels=8, max_residual=0.6, tracking=20.0)
+    for parameter in predictor.parameters():
+        parameter.add_(0.1 * torch.randn(parameter.shape))
+    source, driving = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 5, 32, 32)
+    whole = predictor(source, driving)
+    first = predictor(source, driving[:, :, :2]).motion
+    second = predictor(source, driving[:, :, 2:], (driving[:, :, 1], first.flow[:, :, 1])).motion
+    torch.testing.assert_close(torch.cat((first.flow, second.flow), dim=2), whole.motion.flow, atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.cat((first.occlusion, second.occlusion), dim=2), whole.motion.occlusion, atol=1e-4, rtol=0)
+    assert whole.matched.shape == whole.match_target.shape == (10, 12, 16, 16)
+    alone = predictor(source, driving[:, :, 4:]).motion
+    assert (alone.flow - whole.motion.flow[:, :, 4:]).abs().max() > 1e-3  # it does follow
+    one = predictor(source, driving[:, :, :1]).motion
+    torch.testing.assert_close(one.flow, whole.motion.flow[:, :, :1], atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_the_expected_flow_tells_apart_what_looks_alike() -> None:
+    """Cells 2 and 12 of a row look like cell 9 of the driving image: the nearer one is taken, or the one that is expected."""
+    predictor = make_predictor()
+    assert isinstance(predictor, DenseMotionPredictor)
+    predictor.matching.distance_weight.fill_(20.0)
+    for name, parameter in predictor.matching.named_parameters():
+        if name.endswith("bias"):
+            parameter.zero_()
+
+    def describe(*columns: int) -> Described:
+        half = torch.zeros(1, 8, 4, 16)
+        half[:, :, 1, list(columns)] = 1.0
+        return Described(half, torch.zeros(1, 16, 2, 8), torch.zeros(1, 12, 4, 16))
+
+    def shift(expected: torch.Tensor | None) -> float:
+        return float(predictor.matching(describe(2, 12), describe(9), expected, 20.0).flow[0, 0, 1, 9]) * 8  # cells
+
+    to_the_left = torch.zeros(1, 2, 4, 16)
+    to_the_left[:, 0] = -6 / 8
+    assert shift(None) == pytest.approx(3, abs=0.1)
+    assert shift(to_the_left) == pytest.approx(-7, abs=0.1)
+
+
+@torch.no_grad()
+def test_following_adds_up_what_moves() -> None:
+    flow, step = torch.zeros(1, 2, 4, 8), torch.zeros(1, 2, 4, 8)
+    flow[:, 0, :, :4] = 0.5  # the left half came from the right
+    step[:, 0] = -1.0  # and everything moved right by half of the frame since
+    followed = follow(flow, step)
+    assert torch.equal(followed[:, 0, :, 4:], torch.full((1, 4, 4), -0.5))
+    assert torch.equal(followed[:, 1], torch.zeros(1, 4, 8))
 
 
 @pytest.mark.parametrize("kind", KINDS)
