@@ -1,6 +1,6 @@
 """Steering what a pipeline makes: strength, masks, mixes, what to avoid, length, loops, streamed and saved motion."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -320,14 +320,18 @@ def test_a_driving_clip_is_taken_chunk_by_chunk(
             taken += 1
             yield image
 
-    estimate = type(pipe.autoencoder).estimate_motion
+    estimate = type(pipe.autoencoder).estimate_motions
 
-    def watch(self: Any, source: Tensor, driving: Tensor) -> Motion:
-        ahead.append((taken, driving.shape[2]))
-        return estimate(self, source, driving)
+    def watch(self: Any, source: Tensor, parts: Iterable[Tensor]) -> Iterator[Motion]:
+        def watched() -> Iterator[Tensor]:
+            for part in parts:
+                ahead.append((taken, part.shape[2]))
+                yield part
+
+        return estimate(self, source, watched())
 
     monkeypatch.setattr("lfdm.pipeline.frames_per_chunk", lambda *_: 6)
-    monkeypatch.setattr(type(pipe.autoencoder), "estimate_motion", watch)
+    monkeypatch.setattr(type(pipe.autoencoder), "estimate_motions", watch)
     pipe.transfer(image, stream())
     assert ahead == [(6, 6), (12, 6), (18, 6), (20, 2)]
 
