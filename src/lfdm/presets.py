@@ -26,7 +26,6 @@ PUPPETS64 = Preset(
         padding_mode="border",
         dense_match_stride=2,
         dense_match_channels=32,
-        dense_tracking=100.0,
     ),
     unet=UNetConfig(
         latent_channels=48,

@@ -50,9 +50,15 @@ def tiny_paper() -> Preset:
     )
 
 
+def tracking() -> Preset:
+    preset = benchmark_preset("tiny")
+    return replace(preset, name="tiny-tracking", autoencoder=replace(preset.autoencoder, dense_tracking=20.0))
+
+
 PRESETS: dict[str, Callable[[], Preset]] = {
     "tiny": lambda: benchmark_preset("tiny"),
     "tiny_paper": tiny_paper,
+    "tracking": tracking,
     "puppets64": lambda: replace(get_preset("puppets64"), num_frames=4),
 }
 
