@@ -187,7 +187,7 @@ class DenseMotionPredictor(DenseNetwork):
         """Of b * t driving frames against b sources; the flow that is expected of them is (b * t, 2, h, w)."""
         b = len(source.half)
         t = len(driving.half) // b
-        if expected is not None and self.stride == 2 * QUARTER_LEVEL:
+        if expected is not None and self.stride == 4:  # matching is at stride 2
             expected = double(expected)
         match = self.matching(source, driving, expected, self.tracking)
         coarse_match, coarse_evidence = F.avg_pool2d(match.flow, 2), F.avg_pool2d(match.evidence, 2)

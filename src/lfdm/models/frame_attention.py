@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from lfdm.models.frame_blocks import NORM_EPS
+
 RunBlock = Callable[..., Tensor]
 """Applies a module or a method to its inputs: `plainly`, or with gradient checkpointing."""
 
 ROTARY_PERIOD = 10_000.0
-NORM_EPS = 1e-5
 BLOCK_ROWS = 1280
 """Rows (pixels of frames) that attention treats at a time on each thread of a processor, in float32 (twice as many in
 bfloat16), so that its wide tensors stay in the cache and every thread has enough to do."""
@@ -78,8 +79,8 @@ class SpatialLinearAttention(nn.Module):
         return x + torch.baddbmm(self.to_out.bias, q, mixed.flatten(1, 2))
 
 
-class SpatialAttention(nn.Module):
-    """x + softmax attention within each frame."""
+class _SoftmaxAttention(nn.Module):
+    """The layers of softmax attention, whatever it goes along."""
 
     def __init__(self, channels: int, *, num_heads: int, head_dim: int):
         super().__init__()
@@ -87,6 +88,10 @@ class SpatialAttention(nn.Module):
         self.norm = ChannelNorm(channels)
         self.to_qkv = nn.Linear(channels, 3 * num_heads * head_dim, bias=False)
         self.to_out = nn.Linear(num_heads * head_dim, channels, bias=False)
+
+
+class SpatialAttention(_SoftmaxAttention):
+    """x + softmax attention within each frame."""
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.to_qkv(self.norm(x))
@@ -95,15 +100,8 @@ class SpatialAttention(nn.Module):
         return x + self.to_out(rearrange(y, "(b t) n (h w) d -> b t h w (n d)", t=x.shape[1], h=x.shape[2]))
 
 
-class TemporalAttention(nn.Module):
+class TemporalAttention(_SoftmaxAttention):
     """x + softmax attention of each pixel over the frames, with rotary and relative positions."""
-
-    def __init__(self, channels: int, *, num_heads: int, head_dim: int):
-        super().__init__()
-        self.num_heads = num_heads
-        self.norm = ChannelNorm(channels)
-        self.to_qkv = nn.Linear(channels, 3 * num_heads * head_dim, bias=False)
-        self.to_out = nn.Linear(num_heads * head_dim, channels, bias=False)
 
     def forward(self, x: Tensor, geometry: FrameGeometry, run: RunBlock = plainly) -> Tensor:
         """x: (b, t, h, w, c); `run` gets one block after the other."""
