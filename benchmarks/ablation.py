@@ -2,8 +2,8 @@
 
     python benchmarks/ablation.py --dataset puppets64 --data data/puppets --autoencoder runs/stage1 --out runs/ablation
 
-Stage-2 rows share the stage 1 that is given and its cached motion; sampling rows share the base row's model; stage-1 rows train
-for the same time each. The same command goes on where it was stopped. `--only` runs some stages or groups alone (`stage2`,
+Stage-2 rows share the stage 1 that is given and its cached motion; sampling rows share the base row's model, or the one given
+as `--sampling-model`; stage-1 rows train for the same time each. The same command goes on where it was stopped. `--only` runs some stages or groups alone (`stage2`,
 `seeds`, `sampling`, `stage1`); where several processes share the rows of a group, let one of them finish `--only plan-stage2`
 (or `plan-stage1`) first. Writes benchmarks/results/ablation-DATASET.json and docs/ablation.md with all rows that are finished.
 """
@@ -19,7 +19,7 @@ import torch
 import tyro
 
 from ablation_document import render
-from ablation_rows import BASE, RAW_WEIGHTS, Row, SamplingRow, sampling_rows, seeded, stage1_rows, stage2_rows
+from ablation_rows import AS_SET, BASE, RAW_WEIGHTS, Row, SamplingRow, sampling_rows, seeded, stage1_rows, stage2_rows
 from baselines.frame_autoencoder import training_clips
 from budget import TrainingClock, Trial, measure_steps, steps_within
 from comparison import judge
@@ -28,8 +28,9 @@ from lfdm.data.clips import labels, open_cache
 from lfdm.evaluation.generators import PipelineGenerator
 from lfdm.evaluation.loading import file_sha256
 from lfdm.evaluation.settings import EvaluationConfig
-from lfdm.models.loading import WEIGHTS_NAME, find_checkpoints, find_model, load_exactly, read_tensors
+from lfdm.models.loading import WEIGHTS_NAME, find_checkpoints, find_model, load_exactly, read_json, read_tensors
 from lfdm.pipeline import LatentFlowPipeline
+from lfdm.pipeline_folder import INDEX_NAME, find_folder, resolve_parts
 from lfdm.presets import get_preset
 from lfdm.training.autoencoder import AutoencoderTask, train_autoencoder
 from lfdm.training.checkpoint import TRAINING_NAME
@@ -63,6 +64,8 @@ class Ablate:
     """Training time of every row: processor minutes, or minutes where there is a GPU."""
     perceptual_weights: Path | None = None
     """VGG-16 (safetensors) or VGG-19 (torchvision) for the row with a perceptual loss, which is left out without."""
+    sampling_model: str | None = None
+    """Bundled name, pipeline or run folder that the sampling rows share, fully trained say; by default the base row's model."""
     num_clips: int | None = 480
     """Held-out clips that all are judged on."""
     only: tuple[str, ...] = ()
@@ -87,6 +90,7 @@ class AblationSettings:
     budget_minutes: float
     evaluation: EvaluationConfig
     perceptual_weights: Path | None = None
+    sampling_model: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, for the record."""
@@ -103,7 +107,7 @@ class Ablation:
         self.folder = StageFolder(out)
         self.stage1_rows = stage1_rows(settings.preset, settings.perceptual_weights)
         self.stage2_rows = stage2_rows(settings.preset)
-        self.sampling_rows = sampling_rows(settings.preset)
+        self.sampling_rows = self._sampling_rows()
 
     def stages(self) -> list[Stage]:
         """Every stage that is known now: those of other seeds are, once all stage-2 rows are judged."""
@@ -112,8 +116,9 @@ class Ablation:
         trained = (f"train-{BASE}",)
         stages.append(Stage(f"evaluate-{RAW_WEIGHTS}", self.evaluate_raw_weights, trained, "stage2"))
         stages += [stage for row in self.seed_rows() for stage in self._stage2_stages(row, "seeds")]
+        needs = trained if self.settings.sampling_model is None else ()
         stages += [
-            Stage(f"evaluate-{row.name}", lambda row=row: self.evaluate_sampling(row), trained, "sampling")
+            Stage(f"evaluate-{row.name}", lambda row=row: self.evaluate_sampling(row), needs, "sampling")
             for row in self.sampling_rows
         ]
         stages.append(Stage("plan-stage1", self.plan_stage1, group="stage1"))
@@ -163,36 +168,48 @@ class Ablation:
 
     def evaluate_stage2(self, row: Row) -> dict[str, Any]:
         """One row judged as its preset samples."""
-        return self._judge(row.name, PipelineGenerator(self._pipeline(row.name), name=row.name), {})
+        run = self.out / row.name
+        return self._judge(row.name, PipelineGenerator(self._load(run), name=row.name), run)
 
     def evaluate_raw_weights(self) -> dict[str, Any]:
         """The base row with the weights of its last step instead of their average."""
-        pipeline = self._pipeline(BASE)
-        path = find_checkpoints(self.out / BASE)[-1] / TRAINING_NAME
+        run = self.out / BASE
+        pipeline = self._load(run)
+        path = find_checkpoints(run)[-1] / TRAINING_NAME
         tensors = read_tensors(path)
         weights = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
         load_exactly(pipeline.unet, weights, str(path))
-        return self._judge(RAW_WEIGHTS, PipelineGenerator(pipeline, name=RAW_WEIGHTS), {"raw_weights": True})
+        return self._judge(RAW_WEIGHTS, PipelineGenerator(pipeline, name=RAW_WEIGHTS), run, raw_weights=True)
 
     def evaluate_sampling(self, row: SamplingRow) -> dict[str, Any]:
-        """The base row's model, sampled in another way."""
+        """The base row's model, or the one given, sampled in another way."""
         generator = PipelineGenerator(
-            self._pipeline(BASE),
+            self._load(self._sampling_folder()),
             name=row.name,
             guidance_scale=row.guidance_scale,
             num_inference_steps=row.num_inference_steps,
             scheduler=row.scheduler,
         )
-        return self._judge(row.name, generator, {})
+        return self._judge(row.name, generator, self._sampling_folder())
 
-    def _pipeline(self, name: str) -> LatentFlowPipeline:
-        pipeline = LatentFlowPipeline.from_pretrained(self.out / name, device=self.device)
+    def _sampling_rows(self) -> list[SamplingRow]:
+        """The ways of sampling that differ from the model's own; a model that is given has a row for its own way, too."""
+        if self.settings.sampling_model is None:
+            return sampling_rows(self.settings.preset.diffusion.guidance_scale)
+        own = float(read_json(resolve_parts(self._sampling_folder())["index"] / INDEX_NAME)["guidance_scale"])
+        return [SamplingRow(AS_SET, "as the model is set"), *sampling_rows(own)]
+
+    def _sampling_folder(self) -> Path:
+        model = self.settings.sampling_model
+        return find_folder(model) if model is not None else self.out / BASE
+
+    def _load(self, folder: Path) -> LatentFlowPipeline:
+        pipeline = LatentFlowPipeline.from_pretrained(folder, device=self.device)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def _judge(self, name: str, generator: PipelineGenerator, more: dict[str, Any]) -> dict[str, Any]:
+    def _judge(self, name: str, generator: PipelineGenerator, run: Path, **more: Any) -> dict[str, Any]:
         settings = self.settings
-        run = self.out / (name if (self.out / name).is_dir() else BASE)
         description = {"unet_sha256": file_sha256(find_model(run, "unet") / WEIGHTS_NAME), **generator.settings, **more}
         results = judge(
             generator,
@@ -260,7 +277,8 @@ class Ablation:
         return {"settings": self.settings.to_json(), "groups": groups}
 
     def _collect_row(self, row: Row | SamplingRow, prefix: str) -> dict[str, Any]:
-        against = row.against if isinstance(row, Row) else BASE
+        own = AS_SET if self.settings.sampling_model is not None else BASE
+        against = row.against if isinstance(row, Row) else own
         described: dict[str, Any] = {"name": row.name, "title": row.title, "against": against}
         if self.folder.done(f"train-{prefix}{row.name}"):
             described["training"] = self.folder.result(f"train-{prefix}{row.name}")
@@ -299,6 +317,7 @@ def main() -> None:
         budget_minutes=command.budget_minutes,
         evaluation=EvaluationConfig(num_clips=command.num_clips, num_diversity_clips=0),
         perceptual_weights=command.perceptual_weights,
+        sampling_model=command.sampling_model,
     )
     try:
         results = ablate(settings, command.out, command.only, device=command.device)

@@ -14,7 +14,7 @@ beside it. *Against* is better, worse, or a tie: one of the two values lies insi
 TITLES = {
     "stage2": "Stage 2: one stage 1, one motion cache, one number of steps",
     "seeds": "Stage 2: the two best rows from other seeds",
-    "sampling": "Sampling: the base row's model, no training",
+    "sampling": "Sampling: one model, no training",
     "stage1": "Stage 1: equal training time",
 }
 STAGE1_FIGURES = {
@@ -42,7 +42,7 @@ def _render_one(results: dict[str, Any]) -> list[str]:
     parts = [head]
     for group, rows in groups.items():
         if rows:
-            known = {row["name"]: row for row in rows} if group == "stage1" else base
+            known = {row["name"]: row for row in rows} if group == "stage1" else base | {row["name"]: row for row in rows}
             body = _stage1_table(rows, known) if group == "stage1" else _generation_table(rows, known)
             parts.append(f"### {TITLES[group]}\n\n{body}")
     return parts

@@ -8,6 +8,7 @@ from lfdm.config import AutoencoderConfig, Preset, SchedulerName
 
 BASE = "base"
 RAW_WEIGHTS = "raw-weights"
+AS_SET = "as-set"
 GUIDANCE_SCALES = (1.0, 2.0, 4.0)
 STEPS = (4, 8, 16, 32)
 SCHEDULER_NAMES: tuple[SchedulerName, ...] = ("ddim", "dpmsolver++", "unipc")
@@ -29,7 +30,7 @@ class Row:
 
 @dataclass(frozen=True)
 class SamplingRow:
-    """One way of sampling from the base row's model; needs no training."""
+    """One way of sampling from a trained model."""
 
     name: str
     title: str
@@ -65,13 +66,12 @@ def seeded(row: Row, seed: int) -> Row:
     return Row(f"{row.name}-seed{seed}", f"{row.title}, seed {seed}", preset, row.name, seed)
 
 
-def sampling_rows(preset: Preset) -> list[SamplingRow]:
-    """Guidance, and steps of each scheduler, with everything else as in the preset."""
-    config = preset.diffusion
+def sampling_rows(guidance_scale: float) -> list[SamplingRow]:
+    """Guidance other than the model's own, and steps of each scheduler, with everything else as the model is set."""
     guidance = [
         SamplingRow(f"guidance-{scale:g}", f"guidance {scale:g}", guidance_scale=scale)
         for scale in GUIDANCE_SCALES
-        if scale != config.guidance_scale
+        if scale != guidance_scale
     ]
     steps = [
         SamplingRow(f"{name}-{n}", f"{name}, {n} steps", num_inference_steps=n, scheduler=name)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def test_regions_are_as_large_as_the_dense_model() -> None:
 
 
 def test_sampling_rows_are_different() -> None:
-    rows = sampling_rows(PUPPETS64)
+    rows = sampling_rows(1.0)
     assert len({(row.guidance_scale, row.num_inference_steps, row.scheduler) for row in rows}) == len(rows) == 14
 
 
@@ -104,3 +105,10 @@ def test_some_rows_at_miniature_size(
     assert text.count("\n### ") == 3
     assert "score 1" in text
     assert Ablation(settings, tmp_path / "out").seed_rows() == []  # not all rows are judged
+
+    given = replace(settings, sampling_model=str(tmp_path / "out" / "base"))
+    sampled = ablate(given, tmp_path / "given", ("evaluate-as-set", "evaluate-guidance-2"), say=said.append)
+    as_set, guided = sampled["groups"]["sampling"]
+    assert as_set["distance"] == by_name["base"]["distance"]
+    assert guided["against"] == "as-set"
+    assert "| as-set: " in render([json.loads(json.dumps(sampled))])
