@@ -3,9 +3,9 @@
     python benchmarks/ablation.py --dataset puppets64 --data data/puppets --autoencoder runs/stage1 --out runs/ablation
 
 Stage-2 rows share the stage 1 that is given and its cached motion; sampling rows share the base row's model, or the one given
-as `--sampling-model`; stage-1 rows train for the same time each. The same command goes on where it was stopped. `--only` runs some stages or groups alone (`stage2`,
-`seeds`, `sampling`, `stage1`); where several processes share the rows of a group, let one of them finish `--only plan-stage2`
-(or `plan-stage1`) first. Writes benchmarks/results/ablation-DATASET.json and docs/ablation.md with all rows that are finished.
+as `--sampling-model`; stage-1 rows train for the same time each. The same command goes on where it was stopped. `--only` runs
+some stages or groups alone (`stage2`, `seeds`, `sampling`, `stage1`); where several processes share the rows of a group, let
+one of them finish `--only plan-stage2` (or `plan-stage1`) first. Writes benchmarks/results/ablation-DATASET.json and docs/ablation.md with all rows that are finished.
 """
 
 import sys
@@ -56,8 +56,8 @@ class Ablate:
     """Preset."""
     data: Path
     """Clip data set."""
-    autoencoder: Path
-    """Stage-1 run, model or pipeline folder that all stage-2 rows share."""
+    autoencoder: str
+    """Bundled name, or stage-1 run, model or pipeline folder, that all stage-2 rows share."""
     out: Path
     """Folder of runs, evaluations and finished stages."""
     budget_minutes: float = 25.0
@@ -86,7 +86,7 @@ class AblationSettings:
 
     preset: Preset
     data: Path
-    autoencoder: Path
+    autoencoder: str
     budget_minutes: float
     evaluation: EvaluationConfig
     perceptual_weights: Path | None = None
@@ -94,9 +94,8 @@ class AblationSettings:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, for the record."""
-        paths = {"data": str(self.data), "autoencoder": str(self.autoencoder)}
         weights = str(self.perceptual_weights) if self.perceptual_weights is not None else None
-        return {**to_json(self), **paths, "perceptual_weights": weights}
+        return {**to_json(self), "data": str(self.data), "perceptual_weights": weights}
 
 
 class Ablation:

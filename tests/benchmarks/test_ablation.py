@@ -82,7 +82,7 @@ def test_some_rows_at_miniature_size(
     settings = AblationSettings(
         preset=quick_preset,
         data=puppets_dir,
-        autoencoder=tmp_path / "stage1",
+        autoencoder=str(tmp_path / "stage1"),
         budget_minutes=0.01,
         evaluation=quick_evaluation,
     )
