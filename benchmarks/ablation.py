@@ -5,7 +5,8 @@
 Stage-2 rows share the stage 1 that is given and its cached motion; sampling rows share the base row's model, or the one given
 as `--sampling-model`; stage-1 rows train for the same time each. The same command goes on where it was stopped. `--only` runs
 some stages or groups alone (`stage2`, `seeds`, `sampling`, `stage1`); where several processes share the rows of a group, let
-one of them finish `--only plan-stage2` (or `plan-stage1`) first. Writes benchmarks/results/ablation-DATASET.json and docs/ablation.md with all rows that are finished.
+one of them finish `--only plan-stage2` (or `plan-stage1`) first. Writes benchmarks/results/ablation-DATASET.json and
+docs/ablation.md with all rows that are finished.
 """
 
 import sys
