@@ -351,6 +351,8 @@ class AutoencoderTrainingConfig:
     """Scales (1, 1/2, ...) of the perceptual loss."""
     equivariance_weight: float = 0.0
     """Equivariance of region means and affine frames under random warps (regions predictor)."""
+    followed_weight: float = 0.0
+    """Distance to the motion that the starting weights find by following a clip (dense_tracking), learned for single frames."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -476,3 +478,7 @@ class Preset:
         for name, motion in (("match_weight", "dense"), ("equivariance_weight", "regions")):
             works = self.autoencoder.motion == motion or getattr(losses, name) == 0
             check(works, f"autoencoder_training.{name}", getattr(losses, name), f"0 unless autoencoder.motion is {motion!r}")
+        weight, follows = losses.followed_weight, self.autoencoder.dense_tracking > 0
+        check(
+            follows or weight == 0, "autoencoder_training.followed_weight", weight, "0 unless autoencoder.dense_tracking is set"
+        )

@@ -110,12 +110,12 @@ def test_pairs_are_swapped_or_else_mirrored(frames: np.ndarray) -> None:
         "mirrored": frames[:, :, ::-1].tobytes(),
     }
     n = 2000
-    results = [augment_pair(frames, augment, np.random.default_rng(seed)).tobytes() for seed in range(n)]
+    results = [augment_pair(frames, augment, np.random.default_rng(seed))[0].tobytes() for seed in range(n)]
     shares = {kind: results.count(value) / n for kind, value in kinds.items()}
     assert sum(shares.values()) == 1
     assert shares["swapped"] == pytest.approx(0.5, abs=0.04)
     assert shares["mirrored"] == pytest.approx(0.25, abs=0.04)
-    unswapped = {augment_pair(frames, augment, np.random.default_rng(seed), may_swap=False).tobytes() for seed in range(20)}
+    unswapped = {augment_pair(frames, augment, np.random.default_rng(seed), may_swap=False)[0].tobytes() for seed in range(20)}
     assert unswapped == {kinds["same"], kinds["mirrored"]}
 
 

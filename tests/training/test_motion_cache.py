@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from lfdm.config import Preset, to_json
-from lfdm.data.augmentation import ColorJitter
+from lfdm.data.augmentation import ColorJitter, mirror_motion
 from lfdm.data.clips import ClipCache, ClipRecord, open_cache
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.motion import Motion
 from lfdm.models.warp import warp
 from lfdm.training import motion_cache
-from lfdm.training.motion_cache import MotionCache, MotionDataset, mirror, open_motion_cache
+from lfdm.training.motion_cache import MotionCache, MotionDataset, open_motion_cache
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_mirrored_motion_moves_the_mirrored_image() -> None:
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(1, 3, 16, 16, generator=generator)
     motion = torch.rand(3, 2, 16, 16, generator=generator) * 0.5
-    mirrored = torch.from_numpy(mirror(motion.numpy()))
+    mirrored = torch.from_numpy(mirror_motion(motion.numpy()))
 
     def moved(picture: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         grid = Motion(values[None, :2], values[None, 2:], corners=False).grid()
@@ -118,7 +118,7 @@ def test_mirrored_motion_moves_the_mirrored_image() -> None:
 
     torch.testing.assert_close(moved(image.flip(-1), mirrored), moved(image, motion).flip(-1), atol=1e-5, rtol=0)
     torch.testing.assert_close(mirrored[2], motion[2].flip(-1))
-    np.testing.assert_array_equal(mirror(mirrored.numpy()), motion.numpy())
+    np.testing.assert_array_equal(mirror_motion(mirrored.numpy()), motion.numpy())
 
 
 def make_dataset(
@@ -145,7 +145,7 @@ def test_samples_hold_the_first_frame_its_motion_and_the_clip(autoencoder: Laten
     assert int(plain["index"]) == 1
     flipped = make_dataset(clips, cache, flip=1.0)[0, 1]
     assert torch.equal(flipped["image"], plain["image"].flip(-1))
-    np.testing.assert_array_equal(flipped["motion"].numpy(), mirror(plain["motion"].numpy()))
+    np.testing.assert_array_equal(flipped["motion"].numpy(), mirror_motion(plain["motion"].numpy()))
     assert torch.equal(flipped["index"], plain["index"])
 
 

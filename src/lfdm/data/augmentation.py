@@ -147,6 +147,13 @@ def names_a_side(label: str) -> bool:
     return re.search(r"(?<![a-z])(left|right)(?![a-z])", label.lower()) is not None
 
 
+def mirror_motion(motion: np.ndarray) -> np.ndarray:
+    """Motion (c, ..., w), flow first, seen in a mirror: columns reversed, flow x negated."""
+    mirrored = motion[..., ::-1].copy()
+    mirrored[0] *= -1
+    return mirrored
+
+
 def augment_pair(
     pair: np.ndarray,
     augment: PairAugmentation,
@@ -154,11 +161,13 @@ def augment_pair(
     *,
     may_swap: bool = True,
     may_mirror: bool = True,
-) -> np.ndarray:
-    """A pair (2, H, W, 3) uint8 swapped, or else mirrored, then coloured; the same shape and type."""
+) -> tuple[np.ndarray, bool]:
+    """A pair (2, H, W, 3) uint8 swapped, or else mirrored, then coloured; and whether it was mirrored."""
     swap, flip = rng.random(2)
-    if may_swap and swap < augment.swap_probability:
+    swapped = may_swap and swap < augment.swap_probability
+    mirrored = not swapped and may_mirror and bool(flip < augment.flip_probability)
+    if swapped:
         pair = pair[::-1]
-    elif may_mirror and flip < augment.flip_probability:
+    elif mirrored:
         pair = pair[:, :, ::-1]
-    return augment.jitter.apply(pair, rng)
+    return augment.jitter.apply(pair, rng), mirrored

@@ -3,14 +3,15 @@
 Shapes: a clip is (t, S, S, 3) uint8 in numpy; items for torch are uint8 tensors (3, S, S) or (3, t, S, S).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from lfdm.config import FrameSampler
-from lfdm.data.augmentation import ColorJitter, PairAugmentation, augment_pair, names_a_side
+from lfdm.config import FLOW_CHANNELS, FrameSampler
+from lfdm.data.augmentation import ColorJitter, PairAugmentation, augment_pair, mirror_motion, names_a_side
 from lfdm.data.cache import ClipCache, Progress, open_cache
 from lfdm.data.frame_indices import sample_indices
 from lfdm.data.index import (
@@ -86,7 +87,8 @@ class ClipDataset(Dataset[dict[str, Any]]):
 class PairDataset(Dataset[dict[str, torch.Tensor]]):
     """Stage 1's pairs: two frames of one clip, drawn with replacement, in time order, then augmented.
 
-    Requested by (position, index) as `ClipDataset`. Items: `source` and `driving`, (3, S, S) uint8.
+    Requested by (position, index) as `ClipDataset`. Items: `source` and `driving`, (3, S, S) uint8; where motion is given, too,
+    `flow` (2, h, w) float32, and `has_flow`: whether it is known, which it is of pairs whose source stays the clip's frame 0.
     """
 
     def __init__(
@@ -98,17 +100,20 @@ class PairDataset(Dataset[dict[str, torch.Tensor]]):
         distinct: bool = False,
         first_frame_probability: float = 0.0,
         by_subject: bool = False,
+        motion: Callable[[int], np.ndarray] | None = None,
     ) -> None:
         """`distinct` draws two different frames (where a clip has two); `augment` None leaves pairs as they are.
 
         `first_frame_probability` is how often the source is the clip's frame 0, as it always is in sampling; such
         a pair is not swapped. `by_subject` draws the clip itself from all clips of the requested one's subject.
+        `motion` gives that of all frames of a clip against its frame 0 by its index, flow first: (t, c, h, w).
         """
         self.cache = cache
         self.augment = augment
         self.seed = seed
         self.distinct = distinct
         self.first_frame_probability = first_frame_probability
+        self.motion = motion
         check_probability(self, "first_frame_probability")
         always = augment is not None and augment.mirror_sided_labels
         self._may_mirror = [always or not names_a_side(record.label) for record in cache.records]
@@ -127,11 +132,17 @@ class PairDataset(Dataset[dict[str, torch.Tensor]]):
             index = int(rng.choice(self._clips_of_subject[index]))
         clip = self.cache.clip(index)
         first, second, keeps_order = self._draw(len(clip), rng)
-        pair = np.stack([clip[first], clip[second]])
+        pair, mirrored = np.stack([clip[first], clip[second]]), False
         if self.augment is not None:
-            pair = augment_pair(pair, self.augment, rng, may_swap=not keeps_order, may_mirror=self._may_mirror[index])
+            may_mirror = self._may_mirror[index]
+            pair, mirrored = augment_pair(pair, self.augment, rng, may_swap=not keeps_order, may_mirror=may_mirror)
         planes = torch.from_numpy(np.ascontiguousarray(pair.transpose(0, 3, 1, 2)))
-        return {"source": planes[0], "driving": planes[1]}
+        item = {"source": planes[0], "driving": planes[1]}
+        if self.motion is not None:
+            flow = self.motion(index)[second, :FLOW_CHANNELS].astype(np.float32)
+            flow = torch.from_numpy(mirror_motion(flow) if mirrored else flow)
+            item |= {"flow": flow, "has_flow": torch.tensor(keeps_order)}
+        return item
 
     def _draw(self, n: int, rng: np.random.Generator) -> tuple[int, int, bool]:
         """Two frame indices in time order, and whether the first is to stay the source."""

@@ -54,13 +54,14 @@ class Decoded:
 class Reconstruction:
     """One training pass: driving frames rebuilt from the source, the motion used, and what its predictor is trained by.
 
-    The dense predictor gives `matched` and `match_target`, the regions predictor `driving_regions`.
+    The dense predictor gives `matched`, `match_target` and `match_flow`, the regions predictor `driving_regions`.
     """
 
     decoded: Decoded
     motion: Motion
     matched: Tensor | None = None
     match_target: Tensor | None = None
+    match_flow: Tensor | None = None
     driving_regions: Regions | None = None
 
 
@@ -224,7 +225,13 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
         decoded = self.decode(self.encode(source), motion)
         if isinstance(predicted, RegionMotion):
             return Reconstruction(decoded, motion, driving_regions=predicted.driving)
-        return Reconstruction(decoded, motion, matched=predicted.matched, match_target=predicted.match_target)
+        return Reconstruction(
+            decoded,
+            motion,
+            matched=predicted.matched,
+            match_target=predicted.match_target,
+            match_flow=predicted.match_flow,
+        )
 
     def _predict_motion(
         self, source: Tensor, driving: Tensor, before: tuple[Tensor, Tensor] | None = None

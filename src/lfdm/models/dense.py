@@ -33,12 +33,14 @@ OCCLUSION_BIAS = 3.0
 class DenseMotion:
     """`motion`, and for the training of the matching itself: the driving frame put together from matched source cells.
 
-    `matched` and `match_target` are (b * t, 12, H/2, W/2): the pixels of each cell.
+    `matched` and `match_target` are (b * t, 12, H/2, W/2): the pixels of each cell. `match_flow` is the flow before refinement,
+    (b * t, 2, H/2, W/2) in half images, where frames were matched on their own at stride 2.
     """
 
     motion: Motion
     matched: Tensor
     match_target: Tensor
+    match_flow: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,7 @@ class DenseMotionPredictor(DenseNetwork):
             flow, occlusion = self._refine(source.half, driving.half, match, detail, known, t)
         occlusion = torch.sigmoid(occlusion + OCCLUSION_BIAS)
         flow, occlusion = (rearrange(x, "(b t) c h w -> b c t h w", b=b) for x in (flow, occlusion))
-        return DenseMotion(Motion(flow, occlusion, corners=False), match.pixels, driving.pixels)
+        return DenseMotion(Motion(flow, occlusion, corners=False), match.pixels, driving.pixels, match.flow)
 
     def _refine(
         self, source: Tensor, driving: Tensor, match: Match, detail: Tensor, known: tuple[Tensor, Tensor, Tensor], t: int

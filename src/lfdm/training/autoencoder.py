@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -16,8 +17,9 @@ from lfdm.models.loading import find_model, load_exactly
 from lfdm.models.regions import RegionMotionPredictor
 from lfdm.pipeline_folder import find_folder
 from lfdm.training.equivariance import RandomWarp, equivariance_losses
-from lfdm.training.loop import StepReport, fit
+from lfdm.training.loop import StepReport, fit, uses_bf16
 from lfdm.training.losses import edge_aware_smoothness, multiscale_l1, ssim_loss
+from lfdm.training.motion_cache import MotionCache, open_motion_cache
 from lfdm.training.perceptual import PerceptualLoss
 from lfdm.training.run_folder import check_run, prepare_run
 from lfdm.visualize import flow_to_color
@@ -32,7 +34,14 @@ class AutoencoderTask:
 
     name = "autoencoder"
 
-    def __init__(self, module: LatentFlowAutoencoder, config: AutoencoderTrainingConfig, cache: ClipCache) -> None:
+    def __init__(
+        self,
+        module: LatentFlowAutoencoder,
+        config: AutoencoderTrainingConfig,
+        cache: ClipCache,
+        followed: MotionCache | None = None,
+    ) -> None:
+        """`followed` is the motion of the clips that `followed_weight` needs."""
         self.module = module
         self.config = config
         self.dataset = PairDataset(
@@ -47,6 +56,7 @@ class AutoencoderTask:
             distinct=config.distinct_frames,
             first_frame_probability=config.first_frame_probability,
             by_subject=config.pairs_by == "subject",
+            motion=None if followed is None else followed.clip,
         )
         self.perceptual = _perceptual_loss(config)
 
@@ -57,7 +67,8 @@ class AutoencoderTask:
         """The weighted sum `loss` of the configured losses, and each loss without its weight.
 
         Args:
-            batch: `source` and `driving`, (b, 3, H, W) uint8.
+            batch: `source` and `driving`, (b, 3, H, W) uint8; where motion is learned from clips that are followed, `flow`
+                (b, 2, h, w) in half images and `has_flow` (b,), whether it is known.
         """
         config = self.config
         source, driving = (batch[key].float() / 255 for key in ("source", "driving"))
@@ -82,6 +93,7 @@ class AutoencoderTask:
         )
         add("occlusion", config.occlusion_weight, lambda: 1 - reconstruction.motion.occlusion.float().mean())
         add("equivariance", config.equivariance_weight, lambda: self._equivariance(reconstruction, driving, generator))
+        add("followed", config.followed_weight, lambda: _followed_loss(reconstruction, batch["flow"], batch["has_flow"]))
         if self.perceptual is not None:
             self.perceptual.to(driving.device)
             parts["perceptual"] = config.perceptual_weight, self.perceptual(prediction, driving)
@@ -129,13 +141,15 @@ def train_autoencoder(
     Args:
         init: bundled name, or model, pipeline or run folder whose weights to start from.
         report: called with the metrics every `log_steps`.
-        progress: called while clips are decoded.
+        progress: called while clips are decoded and, with `followed_weight`, their motion is estimated.
 
     Raises:
         ValueError: settings that do not fit the data, the run in `out` or each other.
         FileNotFoundError: no such data set, weights or model.
     """
     config = preset.autoencoder_training
+    if config.followed_weight > 0 and init is None:
+        raise ValueError("followed_weight needs a model to start from (init), whose motion is followed")
     records = training_records(data)
     with torch.random.fork_rng():
         torch.manual_seed(config.optimization.seed)
@@ -146,7 +160,11 @@ def train_autoencoder(
     settings = {"stage": AutoencoderTask.name, "data": str(data), "init": str(init) if init else None, "preset": to_json(preset)}
     check_run(out, settings, free=STAGE2_SETTINGS)
     cache = open_cache(data, records, preset.image_size, preset.fit, progress=progress)
-    task = AutoencoderTask(module, config, cache)
+    followed = None
+    if config.followed_weight > 0:
+        bf16 = uses_bf16(config.optimization.mixed_precision, module.device)
+        followed = open_motion_cache(module, cache, bf16=bf16, progress=progress)
+    task = AutoencoderTask(module, config, cache, followed)
     prepare_run(out, settings, free=STAGE2_SETTINGS)
     return fit(task, config.optimization, out, report=report)
 
@@ -169,6 +187,20 @@ def _match_loss(reconstruction: Reconstruction) -> Tensor:
     if reconstruction.matched is None or reconstruction.match_target is None:
         raise ValueError("match_weight needs the dense motion predictor (motion='dense'); set it to 0")
     return (reconstruction.matched.float() - reconstruction.match_target.float()).abs().mean()
+
+
+def _followed_loss(reconstruction: Reconstruction, flow: Tensor, known: Tensor) -> Tensor:
+    """Mean end-point distance in L1, of the flow and of the match it began with, to `flow` (b, 2, h, w) where `known` (b,)."""
+    if reconstruction.match_flow is None:
+        raise ValueError("followed_weight needs dense motion that matches at stride 2; set it to 0")
+    found = reconstruction.motion.flow[:, :, 0].float()
+    size = reconstruction.match_flow.shape[-2:]
+    finer = F.interpolate(flow, size=size, mode="bilinear", align_corners=False)
+    errors = (
+        (found - flow).abs().sum(1).mean((1, 2)),
+        (reconstruction.match_flow.float() - finer).abs().sum(1).mean((1, 2)),
+    )
+    return (sum(errors) * known).mean()
 
 
 def _to_bytes(image: Tensor) -> np.ndarray:

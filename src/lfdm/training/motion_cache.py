@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lfdm.config import FrameSampler
-from lfdm.data.augmentation import ColorJitter, names_a_side
+from lfdm.data.augmentation import ColorJitter, mirror_motion, names_a_side
 from lfdm.data.clips import ClipCache, Progress
 from lfdm.data.frame_indices import sample_indices
 from lfdm.files import build_once
@@ -150,16 +150,9 @@ class MotionDataset(Dataset[dict[str, Tensor]]):
         motion = motion[indices].transpose(1, 0, 2, 3)
         image = self.jitter.apply(np.asarray(self.clips.clip(index)[:1]), rng)[0]
         if rng.random() < self.flip_probability and self._may_flip[index]:
-            image, motion = image[:, ::-1], mirror(motion)
+            image, motion = image[:, ::-1], mirror_motion(motion)
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
             "motion": torch.from_numpy(np.ascontiguousarray(motion)),
             "index": torch.tensor(index),
         }
-
-
-def mirror(motion: np.ndarray) -> np.ndarray:
-    """Motion (3, t, h, w) seen in a mirror: columns reversed, flow x negated."""
-    mirrored = motion[..., ::-1].copy()
-    mirrored[0] *= -1
-    return mirrored
