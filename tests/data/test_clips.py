@@ -260,6 +260,25 @@ def test_distinct_and_first_frame_pairs(data_set: tuple[Path, list[ClipRecord]])
     assert {int(single_frame[p, 0]["source"][0].max()) for p in range(50)} == {10, 30}
 
 
+def test_pairs_carry_the_motion_of_their_driving_frame(data_set: tuple[Path, list[ClipRecord]]) -> None:
+    root, records = data_set
+    cache = open_cache(root, records, 16, "pad")
+    motion = np.arange(2, dtype=np.float16) + np.arange(40, dtype=np.float16)[:, None, None, None] + np.zeros((1, 3, 1, 1), "e")
+
+    def pairs(flip: float, first: float) -> PairDataset:
+        augment = PairAugmentation(swap_probability=0.5, flip_probability=flip, jitter=NO_JITTER)
+        return PairDataset(cache, augment, distinct=True, first_frame_probability=first, motion=lambda _: motion)
+
+    for position in range(20):
+        item, mirrored = pairs(0, 1)[position, 1], pairs(1, 1)[position, 1]
+        k = (int(item["driving"][0].max()) - 10) // 20  # which frame it is
+        assert item["has_flow"]
+        assert item["flow"].dtype == torch.float32
+        assert item["flow"].tolist() == [[[k, k + 1]]] * 2
+        assert mirrored["flow"].tolist() == [[[-k - 1, -k]], [[k + 1, k]]]
+    assert not any(pairs(0, 0)[position, 1]["has_flow"] for position in range(20))
+
+
 @pytest.mark.parametrize("as_published", [False, True])
 def test_labels_that_name_a_side_are_never_mirrored_but_in_published_pairs(
     data_set: tuple[Path, list[ClipRecord]], as_published: bool

@@ -284,6 +284,28 @@ def test_equivariance_trains_the_region_predictor_alone_and_draws_from_the_gener
     assert all("region_predictor" in name for name in with_gradient)
 
 
+def test_single_frames_learn_the_motion_of_clips_that_are_followed(
+    tiny_preset: Preset, puppets_dir: Path, tmp_path: Path
+) -> None:
+    model = replace(tiny_preset.autoencoder, dense_match_stride=2)
+    untaught = with_optimization(replace(tiny_preset, autoencoder=model), num_steps=20)
+    first = train_autoencoder(untaught, puppets_dir, tmp_path / "first")
+    model = replace(model, dense_tracking=100.0)
+    weights = {**ONLY_L1, "l1_weight": 0.0, "followed_weight": 1.0}
+    training = replace(tiny_preset.autoencoder_training, **weights, first_frame_probability=1.0)
+    preset = replace(tiny_preset, autoencoder=model, autoencoder_training=training)
+    preset = with_optimization(preset, num_steps=20, log_steps=1, ema_decay=0.0, mixed_precision="no")
+    reports: list[StepReport] = []
+    train_autoencoder(preset, puppets_dir, tmp_path / "run", init=first, report=reports.append)
+    distances = [report.metrics["followed"] for report in reports]
+    assert distances == [report.metrics["loss"] for report in reports]
+    assert np.mean(distances[-5:]) < 0.9 * np.mean(distances[:5])
+    with pytest.raises(ValueError, match="followed_weight needs a model to start from"):
+        train_autoencoder(preset, puppets_dir, tmp_path / "alone")
+    with pytest.raises(ValueError, match="followed_weight must be 0 unless"):
+        replace(preset, autoencoder=untaught.autoencoder)
+
+
 @pytest.mark.parametrize(("motion", "weight"), [("regions", "match_weight"), ("dense", "equivariance_weight")])
 def test_a_loss_that_the_model_cannot_have_is_refused(tiny_preset: Preset, motion: str, weight: str) -> None:
     model = make_regions(tiny_preset) if motion == "regions" else tiny_preset.autoencoder
