@@ -310,16 +310,16 @@ def main() -> None:
     """Run the command line."""
     command = tyro.cli(Ablate, description=__doc__)
     torch.set_num_threads(command.threads)
-    settings = AblationSettings(
-        preset=get_preset(command.dataset),
-        data=command.data,
-        autoencoder=command.autoencoder,
-        budget_minutes=command.budget_minutes,
-        evaluation=EvaluationConfig(num_clips=command.num_clips, num_diversity_clips=0),
-        perceptual_weights=command.perceptual_weights,
-        sampling_model=command.sampling_model,
-    )
     try:
+        settings = AblationSettings(
+            preset=get_preset(command.dataset),
+            data=command.data,
+            autoencoder=command.autoencoder,
+            budget_minutes=command.budget_minutes,
+            evaluation=EvaluationConfig(num_clips=command.num_clips, num_diversity_clips=0),
+            perceptual_weights=command.perceptual_weights,
+            sampling_model=command.sampling_model,
+        )
         results = ablate(settings, command.out, command.only, device=command.device)
         write_results(results, command.results / f"ablation-{command.dataset}.json")
         command.document.write_text(render(read_results(command.results, "ablation-")))

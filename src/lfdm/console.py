@@ -141,11 +141,11 @@ def progress_bar() -> Iterator[ProgressUpdate]:
     from rich.console import Console
 
     columns = (
-        progress.TextColumn("{task.description}"),
+        progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         progress.TimeRemainingColumn(),
-        progress.TextColumn("{task.fields[note]}"),
+        progress.TextColumn("{task.fields[note]}", markup=False),
     )
     bars = progress.Progress(*columns, console=Console(stderr=True))
     tasks: dict[str, progress.TaskID] = {}

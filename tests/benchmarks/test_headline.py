@@ -75,11 +75,21 @@ def test_a_baseline_that_does_not_beat_copying_supports_no_claim(results: dict[s
     assert "supports no claim" in text
 
 
-def test_converged_means_nearer_to_real_clips_than_copying(results: dict[str, Any]) -> None:
-    limit = results["rows"]["copy"]["distance"]["value"]
-    for method, row in results["rows"].items():
-        if method != "copy":
-            assert row["converged"] == (row["distance"]["value"] < limit)
+@pytest.mark.parametrize(
+    ("distance", "accuracy", "converged"),
+    [(90.0, 0.3, True), (110.0, 0.3, False), (90.0, 0.13, False), (90.0, None, True), (None, 0.3, None)],
+)
+def test_converged_means_nearer_than_copying_and_better_than_guessing(
+    distance: float | None, accuracy: float | None, converged: bool | None
+) -> None:
+    figure = None if distance is None else {"value": distance}
+    rows = {
+        "copy": {"distance": {"value": 100.0}, "action_accuracy": 0.125},
+        "ours": {"distance": figure, "action_accuracy": accuracy},
+    }
+    headline.mark_converged(rows, num_clips=320, num_labels=8)
+    assert rows["copy"]["converged"] is None
+    assert rows["ours"]["converged"] is converged
 
 
 def test_without_the_package_its_methods_are_left_out_with_the_reason(

@@ -37,6 +37,8 @@ def test_identity_is_one_for_real_clips_and_zero_for_other_subjects() -> None:
 def test_a_single_subject_has_nobody_to_be_told_from() -> None:
     real = features(0.3)
     assert np.isnan(judge_identity(real, real, ["a"] * 6)["value"])
+    same = np.ones_like(real)
+    assert np.isnan(judge_identity(same, same, SUBJECTS)["value"])
 
 
 def test_clips_are_ranked_by_how_like_their_first_frame_they_are() -> None:

@@ -137,6 +137,13 @@ def test_pytorch_i3ds_own_weights_have_another_epsilon_and_name(i3d_file: Path, 
     assert {m.eps for m in extractor.network.modules() if isinstance(m, nn.BatchNorm3d)} == {1e-3}
 
 
+def test_i3d_reads_files_from_before_batch_norms_counted(i3d_file: Path, tmp_path: Path) -> None:
+    weights = torch.load(i3d_file, weights_only=True)
+    torch.save({name: value for name, value in weights.items() if "num_batches_tracked" not in name}, tmp_path / "old.pt")
+    video = clip(10, 24, 30, batch=1)
+    assert torch.equal(I3DFeatures(tmp_path / "old.pt")(video), I3DFeatures(i3d_file)(video))
+
+
 def test_i3d_refuses_other_files(i3d_file: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no weights .*nowhere\.pt"):
         load_extractor(f"i3d:{tmp_path / 'nowhere.pt'}")

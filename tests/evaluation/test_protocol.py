@@ -120,6 +120,9 @@ def test_stage_1_alone_from_a_run_or_an_autoencoder_folder(
 
     longer = tmp_path / "longer"
     write_puppets(longer, num_subjects=1, size=32, num_frames=16, test_fraction=1.0, num_workers=1, num_takes=1)
+    for options in ({"guidance_scale": 2.0}, {"num_inference_steps": 4}, {"config": EvaluationConfig(unconditional=True)}):
+        with pytest.raises(ValueError, match=r"must be left out: .* is stage 1 alone"):
+            evaluate(tmp_path / "run", data, tmp_path / "refused", **options)  # type: ignore[arg-type]
     weights = find_model(tmp_path / "run", "autoencoder")
     of_folder = evaluate(weights, longer, tmp_path / "b", EvaluationConfig(num_ceiling_clips=1))
     assert (of_folder["settings"]["num_frames"], of_folder["settings"]["image_size"]) == (16, 32)
@@ -211,8 +214,9 @@ def test_wrong_values_are_refused_before_anything_is_written(model: Path, data: 
     ):
         with pytest.raises(ValueError, match=message):
             evaluate(model, data, out, **arguments)  # type: ignore[arg-type]
-    with pytest.raises(FileNotFoundError):
-        evaluate(model, data, out, EvaluationConfig(perceptual_weights=str(tmp_path / "vgg.pth")))
+    for config in (EvaluationConfig(perceptual_weights=str(tmp_path / "vgg.pth")), EvaluationConfig(extractors=("i3d:no.pt",))):
+        with pytest.raises(FileNotFoundError):
+            evaluate(model, data, out, config)
     with pytest.raises(FileNotFoundError):
         evaluate(tmp_path / "nothing", data, out)
     with pytest.raises(FileNotFoundError):

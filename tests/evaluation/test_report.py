@@ -60,10 +60,21 @@ def test_sheet_shows_real_above_generated_for_every_label() -> None:
 
 def test_report_holds_json_without_nan_and_a_clip_per_label(tmp_path: Path) -> None:
     results = finite({**RESULTS, "a": {"b": [float("nan"), 1.5]}, "c": float("inf")})
-    path = write_report(tmp_path / "out", results, Shown(examples=[_example("raise arms")]), fps=8)
+    path = write_report(tmp_path / "out", results, Shown(examples=[_example("raise arms"), _example("raise-arms")]), fps=8)
     written = json.loads(path.read_text())
     assert (written["a"], written["c"]) == ({"b": [None, 1.5]}, None)
-    assert read_video(tmp_path / "out" / "samples" / "raise-arms.gif").shape == (3, 32, 68, 3)
+    assert read_video(tmp_path / "out" / "samples" / "00-raise-arms.gif").shape == (3, 32, 68, 3)
+    assert (tmp_path / "out" / "samples" / "01-raise-arms.gif").is_file()
+
+
+def test_labels_may_be_anything(tmp_path: Path) -> None:
+    label = "cost $5 and $6 $\\frac$ " + 400 * "ж"
+    drawn = {"action_accuracy": {"value": 0.5, "real_held_out": 1.0, "by_label": {label: 0.5}, "num_clips": 8}}
+    results = RESULTS | {"generation": RESULTS["generation"] | drawn}
+    path = write_report(tmp_path / "out", results, Shown(examples=[_example(label)]), fps=8)
+    page = (path.parent / "report.html").read_text()
+    assert page.count("cost $5 and $6 $\\frac$") == page.count("cost") > 1
+    assert len(list((path.parent / "samples").iterdir())) == 1
 
 
 def test_page_stands_alone_and_escapes_what_it_is_given() -> None:

@@ -149,8 +149,9 @@ def judge_identity(generated: np.ndarray, real: np.ndarray, subjects: Sequence[s
     others = source @ source.T
     different = rows[:, None] != rows[None]
     other = float(others[different].mean()) if different.any() else float("nan")
+    distance = likeness["real"] - other
     return {
-        "value": (likeness["generated"] - other) / (likeness["real"] - other),
+        "value": (likeness["generated"] - other) / distance if distance else float("nan"),
         **{f"{name}_likeness": value for name, value in likeness.items()},
         "other_subjects_likeness": other,
         **{f"{name}_recognised": value for name, value in recognised.items()},

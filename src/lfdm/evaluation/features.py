@@ -124,7 +124,11 @@ class I3DFeatures:
         other = self.sha256 == RGB_IMAGENET_SHA256
         self.name = "FVD[i3d-rgb-imagenet]" if other else "FVD"
         self.network = I3D(eps=1e-3 if other else 1e-5)
-        load_exactly(self.network, read_checkpoint(path), str(path))
+        weights = read_checkpoint(path)
+        for name, count in self.network.state_dict().items():
+            if name.endswith("num_batches_tracked"):  # older files have none, and inference does not read it
+                weights.setdefault(name, torch.zeros_like(count))
+        load_exactly(self.network, weights, str(path))
         self.network.to(device).eval().requires_grad_(False)
         self.device = torch.device(device)
 
@@ -153,7 +157,7 @@ class TorchScriptI3DFeatures:
         if not trust_file and found != (wanted := sha256 or TORCHSCRIPT_SHA256):
             raise ValueError(
                 f"{path} is a program and is not run: its SHA-256 is {found}, not {wanted}. "
-                f"If you trust the file, state its SHA-256 or set trust_file=True"
+                f"If you trust the file, set trust_file (in Python, or state its sha256)"
             )
         self.sha256: str | None = found
         self.name = "FVD" if found == TORCHSCRIPT_SHA256 else f"FVD[i3d-torchscript:{path.name}]"

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 from lfdm.config import Fit
 from lfdm.data.clips import ClipCache, ClipRecord, labels, open_cache
 from lfdm.evaluation.appearance import FrameNetwork, FrameNetworkFeatures, cached_frame_network
@@ -30,23 +32,42 @@ class Judges:
     frame_extractors: list[FrameFeatures] = field(default_factory=list)
 
 
-def load_judges(
-    run: EvaluationRun, records: Sequence[ClipRecord], config: EvaluationConfig, *, fit: Fit, progress: Progress | None
-) -> Judges:
-    """All of them, trained where they are not yet kept beside the data's cache; why one cannot be had is noted in the run.
+def load_from_files(config: EvaluationConfig, device: torch.device) -> Judges:
+    """The extractors that are files: before anything is measured, since their errors are the user's.
 
     Raises:
-        ValueError: an unknown extractor, or a file that does not hold its network.
+        ValueError: an unknown extractor, a file that does not hold its network, or two whose figures would bear one name.
         FileNotFoundError: no such file.
+        ImportError: an extractor whose package is not installed.
     """
     judges = Judges()
     for spec in config.extractors:
         if spec != EMBEDDED_VIDEO:
             trust_file = config.trust_file and spec.startswith(EXECUTABLE_EXTRACTOR)
-            judges.extractors.append(load_extractor(spec, trust_file=trust_file, device=run.device))
+            judges.extractors.append(load_extractor(spec, trust_file=trust_file, device=device))
     for spec in config.frame_extractors:
         if spec != EMBEDDED_FRAMES:
-            judges.frame_extractors.append(load_frame_extractor(spec, device=run.device))
+            judges.frame_extractors.append(load_frame_extractor(spec, device=device))
+    for extractors in (judges.extractors, judges.frame_extractors):
+        names = [extractor.name for extractor in extractors]
+        if len(set(names)) < len(names):
+            raise ValueError(f"the figures of extractors must have different names; got {names}: evaluate by one at a time")
+    return judges
+
+
+def train_judges(
+    judges: Judges,
+    run: EvaluationRun,
+    records: Sequence[ClipRecord],
+    config: EvaluationConfig,
+    *,
+    fit: Fit,
+    progress: Progress | None,
+) -> None:
+    """Add those of the data set itself, trained where they are not yet kept beside its cache.
+
+    Why one cannot be had is noted in the run.
+    """
     train = [record for record in records if record.split == "train"]
     if train:
         report = reporter(progress, "decoding training clips")
@@ -56,7 +77,6 @@ def load_judges(
     else:
         _leave_out(run, config, "action_accuracy", EMBEDDED_VIDEO, "no classifier can be trained: there are no training clips")
         _leave_out(run, config, "identity", EMBEDDED_FRAMES, "no frame network can be trained: there are no training clips")
-    return judges
 
 
 def _train_classifier(

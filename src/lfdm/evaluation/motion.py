@@ -114,11 +114,6 @@ class PooledRatio:
     def num_pixels(self) -> int:
         return int(self.pixels.sum())
 
-    @classmethod
-    def join(cls, parts: Sequence[Self]) -> Self:
-        """The clips of several batches."""
-        return cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
-
 
 def displacement_px(motion: Motion, size: tuple[int, int]) -> Tensor:
     """Where a motion, used at `size` (H, W), reads the source relative to each pixel: (b, 2, t, H, W) in pixels."""

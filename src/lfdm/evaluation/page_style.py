@@ -12,7 +12,7 @@ h1 { font-size: 26px; line-height: 1.25; margin: 0 0 4px; overflow-wrap: anywher
 h2 { font-size: 19px; margin: 44px 0 4px; }
 h3 { font-size: 15px; margin: 22px 0 6px; }
 p { margin: 4px 0 12px; max-width: 85ch; }
-.soft, figcaption, .unit { color: var(--soft); font-size: 13px; }
+.soft, figcaption, .unit { color: var(--soft); font-size: 13px; overflow-wrap: anywhere; }
 nav { margin: 14px 0 0; font-size: 14px; display: flex; flex-wrap: wrap; gap: 4px 18px; }
 a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: underline; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(196px, 1fr)); gap: 12px; margin: 20px 0 8px; }

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 NO_MATPLOTLIB = "plots are left out: matplotlib is missing (pip install 'lfdm[eval]')"
 GENERATED, REAL, OTHER = "#4f7fd9", "#e08a3c", "#9a9a9a"
 """Colours that can be read on white and on black."""
+MAX_NAME = 32
+"""Letters of a label beside a plot."""
 _INK = "#010203"
 """Stands for the page's own colour until the SVG is written."""
 
@@ -32,8 +34,8 @@ def plot_by_label(by_label: dict[str, float], overall: float, name: str) -> str:
     """A bar per label and a line for the whole, all from 0 to 1."""
 
     def draw(axes: "Axes") -> None:
-        names = list(by_label)
-        bars = axes.barh(names, [by_label[label] for label in names], color=GENERATED, height=0.62)
+        bars = axes.barh(range(len(by_label)), list(by_label.values()), color=GENERATED, height=0.62)
+        axes.set_yticks(range(len(by_label)), [_shorten(label) for label in by_label])
         axes.bar_label(bars, fmt="%.2f", padding=4, color=_INK, fontsize=9)
         axes.axvline(overall, color=REAL, linewidth=1.5, label=f"all clips {overall:.3f}")
         axes.set_xlim(0, 1.12)
@@ -55,7 +57,7 @@ def plot_groups(groups: dict[str, dict[str, float]], name: str) -> str:
             [g["value_at_floor"] for g in groups.values()], rows, "D", color=GENERATED, mfc="none", label="at the floor's N"
         )
         axes.plot([g["floor"] for g in groups.values()], rows, "s", color=REAL, label="floor")
-        axes.set_yticks(rows, list(groups))
+        axes.set_yticks(rows, [_shorten(name) for name in groups])
         axes.set_ylim(len(groups) - 0.5, -0.5)
         axes.set_xlim(left=0)
         axes.set_xlabel(name)
@@ -121,6 +123,11 @@ def plot_reconstruction(reconstruction: dict[str, dict[str, Any]]) -> str:
     return _draw(draw)
 
 
+def _shorten(name: str) -> str:
+    """A name that leaves room for what it names."""
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 3]}..."
+
+
 def _draw(draw: Callable[["Axes"], None], *, width: float = 6.4, height: float = 3.2) -> str:
     """One plot as an `<svg>` element."""
     import matplotlib
@@ -130,6 +137,7 @@ def _draw(draw: Callable[["Axes"], None], *, width: float = 6.4, height: float =
         "svg.fonttype": "none",  # text stays text, in the page's font
         "svg.hashsalt": draw.__qualname__,  # the same names in every run
         "font.family": "sans-serif",
+        "text.parse_math": False,  # a label may hold a dollar sign
         "font.size": 10,
         **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK),
     }

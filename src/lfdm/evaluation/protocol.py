@@ -16,7 +16,7 @@ from lfdm.config import Fit, SchedulerName
 from lfdm.data.clips import INDEX_NAME, ClipRecord, labels, open_cache, read_index
 from lfdm.evaluation.generation import judge_generation
 from lfdm.evaluation.generators import PipelineGenerator, VideoGenerator
-from lfdm.evaluation.judges import load_judges
+from lfdm.evaluation.judges import Judges, load_from_files, train_judges
 from lfdm.evaluation.loading import EvaluatedModel, check_fits, file_sha256, load_model, select_clips
 from lfdm.evaluation.report import check_report_folder, finite, write_report
 from lfdm.evaluation.run import EvaluationRun, HeldOutClips
@@ -66,6 +66,10 @@ def evaluate(
     setting = _prepare(Path(data), Path(out), config, device, progress)
     evaluated = load_model(model, setting.held_out, device=setting.device)
     check_fits(evaluated, setting.chosen_records, setting.root, unconditional=config.unconditional)
+    asked = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "scheduler": scheduler}
+    given = [name for name, value in asked.items() if value is not None] + ["unconditional"] * config.unconditional
+    if evaluated.pipeline is None and given:
+        raise ValueError(f"{', '.join(given)} must be left out: {model} is stage 1 alone, which generates nothing")
     generator = None
     if evaluated.pipeline is not None:
         generator = PipelineGenerator(
@@ -191,6 +195,7 @@ def _evaluate(
 ) -> dict[str, Any]:
     started, config, state = time.monotonic(), setting.config, setting.state
     perceptual = PerceptualDistance.load(config.perceptual_weights, setting.device) if config.perceptual_weights else None
+    judges = load_from_files(config, setting.device) if generator is not None else Judges()
     with state.main_process_first():  # the others find the cache that the first one makes
         cache = open_cache(
             setting.root,
@@ -216,10 +221,11 @@ def _evaluate(
     if generator is None:
         run.left_out["generation"] = "the model is stage 1 alone"
     else:
-        generation, shown = _generation(run, setting, subject, generator, measured)
+        generation, shown = _generation(run, setting, subject, generator, judges, measured)
     results = finite(
         recorded
         | {
+            "judging": config.judging(),
             "stage1": stage1,
             "generation": generation,
             "left_out": run.left_out,
@@ -236,11 +242,16 @@ def _evaluate(
 
 
 def _generation(
-    run: EvaluationRun, setting: _Setting, subject: _Subject, generator: VideoGenerator, real: StoredArrays | None
+    run: EvaluationRun,
+    setting: _Setting,
+    subject: _Subject,
+    generator: VideoGenerator,
+    judges: Judges,
+    real: StoredArrays | None,
 ) -> tuple[dict[str, Any], Shown]:
     config = setting.config
     with setting.state.main_process_first():
-        judges = load_judges(run, setting.records, config, fit=subject.fit, progress=setting.progress)
+        train_judges(judges, run, setting.records, config, fit=subject.fit, progress=setting.progress)
     results, judged = judge_generation(
         run,
         generator,

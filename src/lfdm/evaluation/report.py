@@ -20,6 +20,8 @@ from lfdm.files import check_parents, write_bytes
 from lfdm.visualize import contact_sheet
 
 MARGIN = 4
+MAX_SAMPLE_NAME = 60
+"""Letters of a label in a file's name."""
 
 
 def check_report_folder(out: Path) -> None:
@@ -28,19 +30,19 @@ def check_report_folder(out: Path) -> None:
 
 
 def write_report(out: Path, results: dict[str, Any], shown: Shown | None, *, fps: float) -> Path:
-    """Write everything into `out`, results.json last, each file whole; returns the path of results.json."""
+    """Write everything into `out`, each file whole; returns the path of results.json, the first of them."""
     out.mkdir(parents=True, exist_ok=True)
+    path = out / "results.json"
+    write_bytes(path, (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())
     sheet = None
     if shown is not None:
         sheet = _png(draw_examples(shown.examples))
         write_bytes(out / "contact-sheet.png", sheet)
         (out / "samples").mkdir(exist_ok=True)
-    for example in shown.examples if shown is not None else []:
-        name = re.sub(r"[^\w-]+", "-", example.label)
+    for i, example in enumerate(shown.examples if shown is not None else []):
+        name = f"{i:02d}-{re.sub(r'[^a-zA-Z0-9_-]+', '-', example.label)[:MAX_SAMPLE_NAME]}"
         write_video(out / "samples" / f"{name}.gif", side_by_side(example), fps=min(fps, MAX_GIF_FPS))
     write_bytes(out / "report.html", draw_page(results, shown, sheet, fps=fps).encode())
-    path = out / "results.json"
-    write_bytes(path, (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())
     return path
 
 

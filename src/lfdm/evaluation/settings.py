@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 
-from lfdm.settings import check, check_integer, check_positive, check_types
+from lfdm.settings import check, check_integer, check_positive, check_types, to_json
 
 MAX_CLIPS = 2**31
 EXECUTABLE_EXTRACTOR = "i3d-torchscript:"
@@ -27,6 +27,9 @@ class ClassifierTraining:
         check_positive(self, "num_steps", "batch_size", "learning_rate")
 
 
+_JUDGING = ("extractors", "frame_extractors", "allow_small", "trust_file", "classifier", "frame_network", "perceptual_weights")
+"""Settings that a resumed evaluation may change."""
+
 FRAME_TRAINING = ClassifierTraining(num_steps=300, batch_size=64)
 
 
@@ -35,7 +38,7 @@ class EvaluationConfig:
     """Settings that do not depend on what is evaluated."""
 
     num_clips: int | None = None
-    """How many held-out clips, whole subjects drawn by `seed`; by default all."""
+    """How many held-out clips, subject by subject in an order drawn by `seed`; by default all."""
     seed: int = 0
     """Of the drawn clips and of the videos: clip i gets the noise of seed + i."""
     unconditional: bool = False
@@ -82,13 +85,8 @@ class EvaluationConfig:
 
     def deciding(self) -> dict[str, object]:
         """The settings that decide what is made and measured of a clip, without those whose results have names of their own."""
-        free = {
-            "extractors",
-            "frame_extractors",
-            "allow_small",
-            "trust_file",
-            "classifier",
-            "frame_network",
-            "perceptual_weights",
-        }
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in free}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _JUDGING}
+
+    def judging(self) -> dict[str, object]:
+        """The other settings as JSON values: which networks judge, how those of the data set are trained."""
+        return {name: value for name, value in to_json(self).items() if name in _JUDGING}
