@@ -48,6 +48,31 @@ def test_a_folder_is_replaced_by_a_whole_one_alone(tmp_path: Path) -> None:
         pass
 
 
+def test_what_a_link_leads_to_is_replaced_and_a_failed_rename_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "old").touch()
+    (tmp_path / "link").symlink_to("real")
+    replace_folder(tmp_path / "link", lambda folder: (folder / "new").touch())
+    assert (tmp_path / "link").is_symlink()
+    assert [path.name for path in (tmp_path / "real").iterdir()] == ["new"]
+
+    rename, calls = Path.rename, []
+
+    def fails_the_second_time(path: Path, target: Path) -> Path:
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError("no space")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fails_the_second_time)
+    with pytest.raises(OSError, match="no space"):
+        replace_folder(tmp_path / "real", lambda folder: (folder / "newer").touch())
+    assert [path.name for path in (tmp_path / "real").iterdir()] == ["new"]
+    assert {path.name for path in tmp_path.iterdir()} == {"real", "link"}
+
+
 def test_a_cache_is_built_once_and_a_failed_one_leaves_nothing(tmp_path: Path) -> None:
     folder = tmp_path / ".cache" / "one"
 

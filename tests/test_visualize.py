@@ -94,6 +94,8 @@ def test_arrows_point_where_things_go() -> None:
     assert (drawn[16, 5:17, 0] == 0).all()  # from x = 4 to 16
     assert (drawn[16, 18:35, 0] == 255).all()
     assert (drawn[14:19, 12, 0] == 0).sum() > (drawn[14:19, 7, 0] == 0).sum()
+    for y, x in ((16, 16), (16, 48), (48, 16), (48, 48)):  # one at every place, all alike
+        assert np.array_equal(drawn[y - 4 : y + 5, x - 12 : x + 1], drawn[12:21, 4:17])
 
 
 def test_overlays_tint_what_is_painted_and_give_regions_hues() -> None:

@@ -35,8 +35,10 @@ def check_parents(path: Path) -> None:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder to write into, renamed to `folder` when the block ends without an error, else removed.
 
-    An earlier `folder` stays until then. Raises FileExistsError where a file has that name.
+    An earlier `folder` stays until then; of a link, the folder that it leads to is replaced. Raises FileExistsError where a file
+    has that name.
     """
+    folder = folder.resolve()
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; choose another name for the folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +49,11 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         if folder.exists():
             old = temporary_beside(folder)
             folder.rename(old)
-            temporary.rename(folder)
+            try:
+                temporary.rename(folder)
+            except BaseException:
+                old.rename(folder)
+                raise
             shutil.rmtree(old)
         else:
             temporary.rename(folder)

@@ -285,6 +285,7 @@ class LatentFlowPipeline(DiffusionPipeline):
         )
         return decode_video(self.autoencoder, features, steer(self.motion_target.decode(sample)), output_type)
 
+    @torch.no_grad()
     def embed_condition(self, condition: ConditionInput) -> Tensor:
         """The embedding (b, D) of a label, a mix of labels, None (the null condition), a list of these, or embeddings.
 

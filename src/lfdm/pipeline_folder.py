@@ -163,6 +163,13 @@ def load_scheduler(folder: Path) -> SchedulerMixin:
         raise ValueError(f"{path} describes no {name}: {error}") from error
 
 
+def _without_foreign_settings(scheduler: Any) -> Any:
+    """The scheduler as its own settings make it: `from_config` of another one leaves that one's in it."""
+    cls = type(scheduler)
+    own = inspect.signature(cls.__init__).parameters
+    return cls(**{name: value for name, value in scheduler.config.items() if name in own})
+
+
 def load_components(parts: Mapping[str, Path], *, dtype: torch.dtype, device: torch.device | str) -> dict[str, Any]:
     """Every component from its folder, models in evaluation mode.
 
@@ -186,10 +193,13 @@ def save_folder(folder: Path, components: Mapping[str, Any], settings: Mapping[s
         half: store both networks in float16 (batch-norm statistics in float32).
 
     Raises:
-        ValueError: the folder holds something else, or the scheduler is not one of diffusers.
+        ValueError: the folder holds something else, also beside a model, or the scheduler is not one of diffusers.
     """
-    if folder.exists() and not (folder / INDEX_NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is not a model folder; choose another name")
+    found = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    others = found - {INDEX_NAME, "scheduler", *MODEL_CLASSES}
+    if others or (found and INDEX_NAME not in found) or (folder.exists() and not folder.is_dir()):
+        held = f" alone: it holds {', '.join(sorted(others))}" if others else ""
+        raise ValueError(f"{folder} exists and is not a model folder{held}; choose another name")
     scheduler = type(components["scheduler"])
     if not scheduler.__module__.startswith("diffusers."):
         raise ValueError(f"only schedulers of diffusers can be saved; got {scheduler.__module__}.{scheduler.__name__}")
@@ -204,7 +214,8 @@ def save_folder(folder: Path, components: Mapping[str, Any], settings: Mapping[s
     def write(temporary: Path) -> None:
         for name, component in components.items():
             options = {"half": half} if name in ("autoencoder", "unet") else {}
-            component.save_pretrained(temporary / name, **options)
+            kept = _without_foreign_settings(component) if name == "scheduler" else component
+            kept.save_pretrained(temporary / name, **options)
         (temporary / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
 
     replace_folder(folder, write)

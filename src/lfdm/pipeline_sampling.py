@@ -67,6 +67,8 @@ class MotionSampler:
         and a first frame that is known to be still is held so, since windows that begin elsewhere do not know of it.
         """
         scheduler, device = self.scheduler, guidance.latent.device
+        if getattr(scheduler.config, "clip_sample", False):  # to [-1, 1], meant for pixels: motion has a range of its own
+            scheduler.register_to_config(clip_sample=False)
         scheduler.set_timesteps(num_steps, device=device)
         padded = num_frames if windows else _whole_patches(num_frames, self.unet.frame_patch_size)
         sample = self._draw_noise(guidance.latent, padded, generators) * getattr(scheduler, "init_noise_sigma", 1.0)
@@ -76,7 +78,7 @@ class MotionSampler:
             predict = predict_in_windows(predict, windows)
         first = self._still_frame(sample) if windows and self.motion_target.still_first_frame else None
         for index, timestep in enumerate(progress(scheduler.timesteps)):
-            scaled = scheduler.scale_model_input(sample, timestep)
+            scaled = scheduler.scale_model_input(sample, timestep) if hasattr(scheduler, "scale_model_input") else sample
             prediction = self._keep_to_known(predict(scaled, timestep), scaled, index, timestep, first)
             sample = scheduler.step(prediction, timestep, sample, **options, return_dict=False)[0]
             sample = after_step(index, timestep, sample)

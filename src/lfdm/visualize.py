@@ -103,8 +103,8 @@ def draw_arrows(picture: np.ndarray, flow: np.ndarray, *, spacing: int = ARROW_S
             if length < MIN_ARROW:
                 continue
             back, aside = shift / length * min(6.0, length), np.array((-shift[1], shift[0])) / length * min(3.0, length / 2)
-            for colour, width in ((_PAPER, 3), (_INK, 1)):  # light around dark: seen on every picture
-                draw.line([tuple(head + shift), tuple(head)], fill=colour, width=width)
+            for colour, stroke in ((_PAPER, 3), (_INK, 1)):  # light around dark: seen on every picture
+                draw.line([tuple(head + shift), tuple(head)], fill=colour, width=stroke)
                 draw.polygon([tuple(head), tuple(head + back + aside), tuple(head + back - aside)], _INK, colour)
     return np.asarray(image)
 

@@ -16,7 +16,7 @@ from lfdm.data.clips import open_cache, read_index, write_index
 from lfdm.data.frame_indices import uniform_indices
 from lfdm.models import text
 from lfdm.models.autoencoder import LatentFlowAutoencoder
-from lfdm.models.loading import find_checkpoints, find_model, read_tensors
+from lfdm.models.loading import WEIGHTS_NAME, find_checkpoints, find_model, read_tensors
 from lfdm.models.text import encode_text
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.presets import PUPPETS64
@@ -104,6 +104,23 @@ def test_a_stopped_training_continues_bit_for_bit(tiny_preset: Preset, puppets_d
         first, second = (read_tensors(folder / file) for folder in folders)
         assert first.keys() == second.keys()
         assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_resumed_run_keeps_its_stage_1_and_its_scale(
+    tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path
+) -> None:
+    """Also where the stage 1 that it began with has been trained on in its place."""
+    whole = train_diffusion(with_steps(tiny_preset, 4), puppets_dir, stage1, tmp_path / "whole")
+    shutil.copytree(stage1, tmp_path / "changing")
+    settings = with_steps(tiny_preset, 2), puppets_dir, tmp_path / "changing", tmp_path / "run"
+    train_diffusion(*settings)
+    other = LatentFlowAutoencoder.from_pretrained(tmp_path / "changing")
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.5)
+    other.save_pretrained(tmp_path / "changing")
+    resumed = train_diffusion(with_steps(tiny_preset, 4), *settings[1:])
+    assert (resumed / "unet" / WEIGHTS_NAME).read_bytes() == (whole / "unet" / WEIGHTS_NAME).read_bytes()
 
 
 def test_motion_can_be_estimated_at_every_step(tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path) -> None:

@@ -121,6 +121,15 @@ def test_mirrored_motion_moves_the_mirrored_image() -> None:
     np.testing.assert_array_equal(mirror_motion(mirrored.numpy()), motion.numpy())
 
 
+def test_statistics_can_include_the_mirrored_motion(autoencoder: LatentFlowAutoencoder, clips: ClipCache) -> None:
+    cache = open_motion_cache(autoencoder, clips)
+    plain, both = list(cache.motions()), list(cache.motions(mirrored=True))
+    assert len(both) == 2 * len(plain)
+    for a, b in zip(plain, both[::2], strict=True):
+        assert torch.equal(a.flow, b.flow)
+    assert sum(float(motion.flow[:, 0].double().sum()) for motion in both) == pytest.approx(0, abs=1e-3)
+
+
 def make_dataset(
     clips: ClipCache, cache: MotionCache, *, flip: float = 0.0, frames: int = 4, jitter: float = 0.0
 ) -> MotionDataset:

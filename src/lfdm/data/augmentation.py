@@ -141,10 +141,11 @@ class PairAugmentation:
 def names_a_side(label: str) -> bool:
     """Whether mirroring would make the label wrong.
 
-    >>> names_a_side("Turn Left"), names_a_side("right-hand_wave"), names_a_side("bright")
-    (True, True, False)
+    >>> names_a_side("Turn Left"), names_a_side("right-hand_wave"), names_a_side("leftHand"), names_a_side("bright")
+    (True, True, True, False)
     """
-    return re.search(r"(?<![a-z])(left|right)(?![a-z])", label.lower()) is not None
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label).lower()
+    return re.search(r"(?<![a-z])(left|right)(?![a-z])", words) is not None
 
 
 def mirror_motion(motion: np.ndarray) -> np.ndarray:

@@ -98,11 +98,12 @@ def open_cache(
 def _content_key(root: Path, records: Sequence[ClipRecord], size: int, fit: Fit) -> str:
     digest = hashlib.sha256(json.dumps([_CACHE_VERSION, size, fit]).encode())
     for record in records:
+        clip = root / record.path
         try:
-            stat = (root / record.path).stat()
+            stats = [path.stat() for path in (clip, *(sorted(clip.iterdir()) if clip.is_dir() else ()))]
         except OSError as error:
-            raise ValueError(f"{root / record.path}: the clip is missing ({error.strerror})") from error
-        digest.update(json.dumps([record.path, record.frames, stat.st_size, stat.st_mtime_ns]).encode())
+            raise ValueError(f"{clip}: the clip is missing ({error.strerror})") from error
+        digest.update(json.dumps([record.path, record.frames, [[stat.st_size, stat.st_mtime_ns] for stat in stats]]).encode())
     return digest.hexdigest()[:16]
 
 

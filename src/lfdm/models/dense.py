@@ -11,6 +11,7 @@ small, says where a cell's counterpart should be, and the match is drawn there (
 Shapes: source (b, 3, H, W) · driving (b, 3, t, H, W), both in [0, 1] · cells n = H/2 * W/2.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -243,7 +244,7 @@ class Matching(nn.Module):
             key = _stack(keys, grid, -weight * square)
             query = _stack(self.log_scale.exp() * queries, 2 * weight * centre, torch.ones_like(square))
             value = _stack(keys, grid, square, source.pixels.float())
-            size = max(key.shape[1], value.shape[1])  # fused attention takes one width
+            size = 8 * math.ceil(max(key.shape[1], value.shape[1]) / 8)  # fused attention takes one width, CUDA's of eights
             query, key, value = (_cells(x, b, size) for x in (query, key, value))
             found = F.scaled_dot_product_attention(query, key, value, scale=1.0)
         found = rearrange(found, "b 1 (t h w) c -> (b t) c h w", h=h, w=w)

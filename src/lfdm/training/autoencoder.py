@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -159,13 +160,17 @@ def train_autoencoder(
         load_exactly(module, start.state_dict(), str(init))
     settings = {"stage": AutoencoderTask.name, "data": str(data), "init": str(init) if init else None, "preset": to_json(preset)}
     check_run(out, settings, free=STAGE2_SETTINGS)
-    cache = open_cache(data, records, preset.image_size, preset.fit, progress=progress)
-    followed = None
-    if config.followed_weight > 0:
-        bf16 = uses_bf16(config.optimization.mixed_precision, module.device)
-        followed = open_motion_cache(module, cache, bf16=bf16, progress=progress)
+    followed, state = None, PartialState()
+    with state.main_process_first():  # the others find the caches that it makes
+        cache = open_cache(data, records, preset.image_size, preset.fit, progress=progress)
+        if config.followed_weight > 0:
+            nn.Module.to(module, state.device)
+            bf16 = uses_bf16(config.optimization.mixed_precision, module.device)
+            followed = open_motion_cache(module, cache, bf16=bf16, progress=progress)
     task = AutoencoderTask(module, config, cache, followed)
-    prepare_run(out, settings, free=STAGE2_SETTINGS)
+    if state.is_main_process:
+        prepare_run(out, settings, free=STAGE2_SETTINGS)
+    state.wait_for_everyone()
     return fit(task, config.optimization, out, report=report)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -173,9 +174,6 @@ def train_diffusion(
     """
     records = training_records(data)
     _check_trainable(preset.diffusion, preset.diffusion_training)
-    stage1 = _load_autoencoder(autoencoder, preset)
-    init_folder = None if init is None else find_folder(init)
-    start = None if init_folder is None else _load_unet(init_folder, preset)
     settings = {
         "stage": DiffusionTask.name,
         "data": str(data),
@@ -184,20 +182,30 @@ def train_diffusion(
         "preset": to_json(preset),
     }
     check_run(out, settings, free=STAGE1_SETTINGS)
+    begun = (out / MODEL_DIR).is_dir()
+    stage1 = _load_autoencoder(out / MODEL_DIR if begun else autoencoder, preset)
+    init_folder = None if init is None or begun else find_folder(init)
+    start = None if init_folder is None else _load_unet(init_folder, preset)
+    state = PartialState()
+    nn.Module.to(stage1, state.device)
     names = [name for label in labels(records) if (name := _asked_for(label, preset.diffusion_training)) is not None]
     known = None if init_folder is None else _load_condition(init_folder)
     condition = _make_condition(preset, names, out / MODEL_DIR / "condition", known)
-    clips = open_cache(data, records, preset.image_size, preset.fit, progress=progress)
     motion = None
-    if preset.diffusion_training.cache_motion:
-        bf16 = uses_bf16(preset.diffusion_training.optimization.mixed_precision, stage1.device)
-        motion = open_motion_cache(stage1, clips, bf16=bf16, progress=progress)
-    pipeline = _build_pipeline(preset, stage1, condition, motion)
+    with state.main_process_first():  # the others find the caches that it makes
+        clips = open_cache(data, records, preset.image_size, preset.fit, progress=progress)
+        if preset.diffusion_training.cache_motion:
+            bf16 = uses_bf16(preset.diffusion_training.optimization.mixed_precision, stage1.device)
+            motion = open_motion_cache(stage1, clips, bf16=bf16, progress=progress)
+    target = MotionTarget.from_pretrained(out / MODEL_DIR / "motion_target") if begun else _make_target(preset, stage1, motion)
+    pipeline = _build_pipeline(preset, stage1, condition, target)
     if start is not None:
         pipeline.unet.load_state_dict(start.state_dict())
-    prepare_run(out, settings, free=STAGE1_SETTINGS)
-    if not (out / MODEL_DIR).exists():
-        pipeline.save_pretrained(out / MODEL_DIR, with_unet=False)
+    if state.is_main_process:
+        prepare_run(out, settings, free=STAGE1_SETTINGS)
+        if not begun:
+            pipeline.save_pretrained(out / MODEL_DIR, with_unet=False)
+    state.wait_for_everyone()
     task = DiffusionTask(pipeline, preset, clips, motion)
     return fit(task, preset.diffusion_training.optimization, out, report=report)
 
@@ -264,22 +272,21 @@ def _same(one: object, other: object) -> bool:
     return json.dumps(one) == json.dumps(other)  # tuples and lists are alike
 
 
+def _make_target(preset: Preset, stage1: LatentFlowAutoencoder, motion: MotionCache | None) -> MotionTarget:
+    """What is diffused; its statistics are those of the motion that training sees, mirrored clips included."""
+    config = preset.diffusion
+    kind, corners, still = config.motion_target, stage1.corners, config.still_first_frame
+    if motion is None or not config.normalize:
+        return MotionTarget(kind=kind, corners=corners, still_first_frame=still)
+    motions = motion.motions(mirrored=preset.diffusion_training.flip_probability > 0)
+    return MotionTarget.measure(motions, kind=kind, corners=corners, still_first_frame=still, clamp=config.clamp_to_range)
+
+
 def _build_pipeline(
-    preset: Preset, stage1: LatentFlowAutoencoder, condition: ConditionEncoder, motion: MotionCache | None
+    preset: Preset, stage1: LatentFlowAutoencoder, condition: ConditionEncoder, target: MotionTarget
 ) -> LatentFlowPipeline:
     """Everything that stage 2 needs, with a U-Net freshly initialised from the seed."""
-    config = preset.diffusion
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(preset.diffusion_training.optimization.seed)
         unet = MotionUNet3D(**to_json(preset.unet))
-    if motion is not None and config.normalize:
-        target = MotionTarget.measure(
-            motion.motions(),
-            kind=config.motion_target,
-            corners=stage1.corners,
-            still_first_frame=config.still_first_frame,
-            clamp=config.clamp_to_range,
-        )
-    else:
-        target = MotionTarget(kind=config.motion_target, corners=stage1.corners, still_first_frame=config.still_first_frame)
     return LatentFlowPipeline.from_components(preset, stage1, unet, condition, target)

@@ -52,10 +52,12 @@ class MotionCache:
         """Motion of all frames of clip `index`: a read-only view (t, 3, h, w) float16."""
         return self._motion[self.offsets[index] : self.offsets[index + 1]]
 
-    def motions(self) -> Iterator[Motion]:
-        """Every clip's motion, float32, one clip at a time."""
+    def motions(self, *, mirrored: bool = False) -> Iterator[Motion]:
+        """Every clip's motion, float32, one clip at a time; `mirrored` = also as seen in a mirror."""
         for index in range(len(self)):
-            yield to_motion(torch.from_numpy(np.array(self.clip(index))).permute(1, 0, 2, 3)[None], corners=self.corners)
+            values = np.array(self.clip(index)).transpose(1, 0, 2, 3)
+            for seen in (values, mirror_motion(values)) if mirrored else (values,):
+                yield to_motion(torch.from_numpy(seen)[None], corners=self.corners)
 
 
 def to_motion(values: Tensor, *, corners: bool) -> Motion:
