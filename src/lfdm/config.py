@@ -416,8 +416,8 @@ class DiffusionTrainingConfig:
     """How num_frames are drawn from a clip."""
     condition_dropout: float = 0.1
     """How often a sample trains the null condition; 1 = an unconditional model, without labels."""
-    min_snr_gamma: float | None = 5.0
-    """Min-SNR loss weight (arXiv 2303.09556); None = unweighted."""
+    min_snr_gamma: float | None = None
+    """Min-SNR loss weight (arXiv 2303.09556); None = unweighted, which docs/ablation.md found better."""
     flip_probability: float = 0.5
     """Mirror image and motion (never where the label says left or right)."""
     color_jitter: tuple[float, float, float, float] = (0.1, 0.1, 0.1, 0.1)

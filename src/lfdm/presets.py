@@ -126,7 +126,6 @@ def _paper_diffusion_training(
         ),
         frame_sampler=sampler,
         condition_dropout=0.1,
-        min_snr_gamma=None,
         flip_probability=0.0,
         color_jitter=(64 / 255, 0.25, 0.25, 0.04),
         cache_motion=False,

@@ -110,16 +110,24 @@ def test_a_resumed_run_keeps_its_stage_1_and_its_scale(
     tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path
 ) -> None:
     """Also where the stage 1 that it began with has been trained on in its place."""
-    whole = train_diffusion(with_steps(tiny_preset, 4), puppets_dir, stage1, tmp_path / "whole")
+    preset = with_steps(tiny_preset, 4)
+    optimization = replace(preset.diffusion_training.optimization, checkpoint_steps=2, log_steps=1)
+    preset = replace(preset, diffusion_training=replace(preset.diffusion_training, optimization=optimization))
+
+    def stop(report: StepReport) -> None:
+        if report.step == 3:
+            raise KeyboardInterrupt
+
+    whole = train_diffusion(preset, puppets_dir, stage1, tmp_path / "whole")
     shutil.copytree(stage1, tmp_path / "changing")
-    settings = with_steps(tiny_preset, 2), puppets_dir, tmp_path / "changing", tmp_path / "run"
-    train_diffusion(*settings)
+    with pytest.raises(KeyboardInterrupt):
+        train_diffusion(preset, puppets_dir, tmp_path / "changing", tmp_path / "run", report=stop)
     other = LatentFlowAutoencoder.from_pretrained(tmp_path / "changing")
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.mul_(1.5)
     other.save_pretrained(tmp_path / "changing")
-    resumed = train_diffusion(with_steps(tiny_preset, 4), *settings[1:])
+    resumed = train_diffusion(preset, puppets_dir, tmp_path / "changing", tmp_path / "run")
     assert (resumed / "unet" / WEIGHTS_NAME).read_bytes() == (whole / "unet" / WEIGHTS_NAME).read_bytes()
 
 
