@@ -352,7 +352,7 @@ class AutoencoderTrainingConfig:
     equivariance_weight: float = 0.0
     """Equivariance of region means and affine frames under random warps (regions predictor)."""
     followed_weight: float = 0.0
-    """Distance to the motion that the starting weights find by following a clip (dense_tracking), learned for single frames."""
+    """Distance, for single frames, to the motion that the starting weights find by following the clip from frame to frame."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -478,7 +478,6 @@ class Preset:
         for name, motion in (("match_weight", "dense"), ("equivariance_weight", "regions")):
             works = self.autoencoder.motion == motion or getattr(losses, name) == 0
             check(works, f"autoencoder_training.{name}", getattr(losses, name), f"0 unless autoencoder.motion is {motion!r}")
-        weight, follows = losses.followed_weight, self.autoencoder.dense_tracking > 0
-        check(
-            follows or weight == 0, "autoencoder_training.followed_weight", weight, "0 unless autoencoder.dense_tracking is set"
-        )
+        tracks = self.autoencoder.motion == "dense" and self.autoencoder.dense_match_stride == 2
+        allowed = "0 unless dense motion matches at stride 2"
+        check(tracks or losses.followed_weight == 0, "autoencoder_training.followed_weight", losses.followed_weight, allowed)

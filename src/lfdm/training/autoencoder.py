@@ -1,6 +1,7 @@
 """Training of stage 1: two frames of a clip, one rebuilt from the other (LFDM section 3.2)."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ from lfdm.training.run_folder import check_run, prepare_run
 from lfdm.visualize import flow_to_color
 
 PANEL_PAIRS = 6
+TEACHER_TRACKING = 100.0
+"""`dense_tracking` of the model that `followed_weight` learns from, where it is off."""
 STAGE2_SETTINGS = tuple(f"preset.{name}" for name in ("name", "num_frames", "fps", "unet", "diffusion", "diffusion_training"))
 """What stage 1 does not depend on, and a resumed run may therefore change."""
 
@@ -164,14 +167,23 @@ def train_autoencoder(
     with state.main_process_first():  # the others find the caches that it makes
         cache = open_cache(data, records, preset.image_size, preset.fit, progress=progress)
         if config.followed_weight > 0:
-            nn.Module.to(module, state.device)
-            bf16 = uses_bf16(config.optimization.mixed_precision, module.device)
-            followed = open_motion_cache(module, cache, bf16=bf16, progress=progress)
+            teacher = _following(module, preset)
+            nn.Module.to(teacher, state.device)
+            bf16 = uses_bf16(config.optimization.mixed_precision, teacher.device)
+            followed = open_motion_cache(teacher, cache, bf16=bf16, progress=progress)
     task = AutoencoderTask(module, config, cache, followed)
     if state.is_main_process:
         prepare_run(out, settings, free=STAGE2_SETTINGS)
     state.wait_for_everyone()
     return fit(task, config.optimization, out, report=report)
+
+
+def _following(module: LatentFlowAutoencoder, preset: Preset) -> LatentFlowAutoencoder:
+    """The same weights in a model that follows limbs from frame to frame."""
+    settings = replace(preset.autoencoder, dense_tracking=preset.autoencoder.dense_tracking or TEACHER_TRACKING)
+    teacher = LatentFlowAutoencoder(**to_json(settings))
+    teacher.load_state_dict(module.state_dict())
+    return teacher
 
 
 def training_records(data: Path) -> list[ClipRecord]:
