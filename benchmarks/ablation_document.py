@@ -9,7 +9,9 @@ TIE = "tie"
 HEAD = """# What each choice is worth
 
 Rendered from benchmarks/results/ablation-*.json by `python benchmarks/ablation.py`. Every row changes one thing of the row named
-beside it. *Against* is better, worse, or a tie: one of the two values lies inside the other's bootstrap interval.
+beside it. *Against* is better, worse, or a tie: one of the two values lies inside the other's bootstrap interval. Training is in
+minutes of the processor; the first row of stage 2 also estimates the motion that all share. Rows ran side by side: seconds per
+video are for orientation alone. Which rows were left out, and why, is in docs/log.md.
 """
 TITLES = {
     "stage2": "Stage 2: one stage 1, one motion cache, one number of steps",

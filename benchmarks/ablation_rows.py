@@ -42,8 +42,10 @@ class SamplingRow:
 def stage2_rows(preset: Preset) -> list[Row]:
     """What stage 2 is taught. All share one stage 1 and its motion, one network, one number of steps."""
     raw = _diffusion(preset, normalize=False, clamp_to_range=False)
+    gamma = preset.diffusion_training.min_snr_gamma
+    weights = "no min-SNR" if gamma is None else f"min-SNR, gamma {gamma:g}"
     rows = [
-        Row(BASE, "as in the preset", preset),
+        Row(BASE, f"as in the preset ({preset.diffusion.prediction_type}, {weights})", preset),
         Row("raw", "targets not normalised, x0 not clamped", raw),
         Row("grid", "absolute grid instead of displacement, neither normalised", _diffusion(raw, motion_target="grid"), "raw"),
     ]
@@ -52,10 +54,9 @@ def stage2_rows(preset: Preset) -> list[Row]:
         for kind in ("epsilon", "v_prediction", "velocity")
         if kind != preset.diffusion.prediction_type
     ]
-    weighted = preset.diffusion_training.min_snr_gamma is not None
-    gamma = replace(preset.diffusion_training, min_snr_gamma=None if weighted else 5.0)
-    title = "every timestep weighs the same (no min-SNR)" if weighted else "min-SNR weights, gamma 5"
-    return [*rows, Row("min-snr", title, replace(preset, diffusion_training=gamma))]
+    other = replace(preset.diffusion_training, min_snr_gamma=5.0 if gamma is None else None)
+    title = "min-SNR weights, gamma 5" if gamma is None else "every timestep weighs the same (no min-SNR)"
+    return [*rows, Row("min-snr", title, replace(preset, diffusion_training=other))]
 
 
 def seeded(row: Row, seed: int) -> Row:
