@@ -11,6 +11,7 @@ from lfdm.visualize import (
     draw_arrows,
     draw_flow_legend,
     draw_warped_grid,
+    flow_scale,
     flow_to_color,
     make_panel,
     occlusion_to_gray,
@@ -154,3 +155,12 @@ def test_a_contact_sheet_has_a_row_per_video_and_shows_first_and_last_frame() ->
     assert sheet[40 + 84, -10, 0] == 255
     with pytest.raises(ValueError, match="one caption per video"):
         contact_sheet([video], [])
+
+
+def test_the_scale_of_flow_is_not_set_by_a_stray_pixel() -> None:
+    flow = np.zeros((4, 32, 32, 2), np.float32)
+    assert flow_scale(flow) == 0
+    flow[:, 8:24, 8:24, 0] = 0.2
+    assert flow_scale(flow) == pytest.approx(0.2)
+    flow[0, 0, 0] = 2.0
+    assert flow_scale(flow) == pytest.approx(0.2)

@@ -52,6 +52,17 @@ def flow_to_color(flow: np.ndarray, *, max_flow: float | None = None) -> np.ndar
     return np.round(255 * (1 - saturation * (1 - hue))).astype(np.uint8)
 
 
+def flow_scale(flow: np.ndarray) -> float:
+    """The length to show fully saturated: what 98 % of all that moves stays below, so that a stray pixel fades nothing.
+
+    Args:
+        flow: (..., 2). What moves less than a twentieth of the longest counts as still. 0 where nothing moves.
+    """
+    length = np.linalg.norm(flow, axis=-1)
+    moving = length[length > length.max() / 20]
+    return float(np.quantile(moving, 0.98)) if moving.size else 0.0
+
+
 def draw_warped_grid(picture: np.ndarray, flow: np.ndarray, *, num_lines: int = GRID_LINES, opacity: float = 0.6) -> np.ndarray:
     """A regular grid on the source image, seen where `flow` takes it, drawn in black over a picture.
 
@@ -139,7 +150,7 @@ def make_panel(
     `source`, `generated`, `warped` (the source image warped alone), `flow` (in colours, with legend and warped grid), `grid` and
     `arrows` (over the generated frame), `occlusion` (white = visible), `overlay` (occlusion over the generated frame, magenta =
     painted), `regions` (of stage 1, over the generated frame). Flow colours share one scale over the whole video: the
-    legend's rim, given in the caption in pixels of the frame.
+    legend's rim (`flow_scale`), given in the caption in pixels of the frame.
 
     Args:
         source: (H, W, 3) uint8; needed for its tile alone.
@@ -160,8 +171,8 @@ def make_panel(
     size = (width * factor, height * factor)
     flow = motion.flow[0].permute(1, 2, 3, 0).float().cpu().numpy()  # (t, h, w, 2)
     occlusion = motion.occlusion[0, 0].float().cpu().numpy()
-    longest = max(float(np.linalg.norm(flow, axis=-1).max()), 1e-6)
-    captions = [f"flow, rim {longest * width / 2:.1f} px" if kind == "flow" else kind for kind in kinds]
+    scale = max(flow_scale(flow), 1e-6)
+    captions = [f"flow, rim {scale * width / 2:.1f} px" if kind == "flow" else kind for kind in kinds]
 
     def tile(kind: PanelKind, k: int) -> np.ndarray:
         if kind in ("source", "generated", "warped"):
@@ -177,7 +188,7 @@ def make_panel(
             return occlusion_to_gray(visible) if kind == "occlusion" else overlay_occlusion(frame, visible)
         large = np.stack([_resize(flow[k, ..., axis], size) for axis in range(2)], axis=-1)
         if kind == "flow":
-            return draw_flow_legend(draw_warped_grid(flow_to_color(large, max_flow=longest), large))
+            return draw_flow_legend(draw_warped_grid(flow_to_color(large, max_flow=scale), large))
         return draw_arrows(frame, large) if kind == "arrows" else draw_warped_grid(frame, large)
 
     return np.stack([_row([tile(kind, k) for kind in kinds], captions) for k in range(len(frames))])

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lfdm.data.video import write_video
 from lfdm.models.motion import Motion
-from lfdm.visualize import draw_warped_grid, flow_to_color, occlusion_to_gray
+from lfdm.visualize import draw_warped_grid, flow_scale, flow_to_color, occlusion_to_gray
 
 FILE_SIDE = 256
 """Written videos are enlarged by a whole factor to about this side: players blur small ones."""
@@ -34,7 +34,7 @@ class VideoResult:
     num_frames: int
     fps: float
     max_flow: float
-    """The longest displacement, in pixels of the video; shown fully saturated."""
+    """The displacement that is shown fully saturated, in pixels of the video."""
 
 
 def write_result(folder: Path, name: str, title: str, frames: np.ndarray, motion: Motion, *, fps: float) -> VideoResult:
@@ -43,24 +43,22 @@ def write_result(folder: Path, name: str, title: str, frames: np.ndarray, motion
     file = write_video(folder / f"{name}.mp4", _enlarge(frames, FILE_SIDE), fps=fps)
     flow = motion.flow[0].permute(1, 2, 3, 0).float().cpu().numpy()  # (t, h, w, 2)
     occlusion = motion.occlusion[0, 0].float().cpu().numpy()
-    longest = float(np.linalg.norm(flow, axis=-1).max())
+    scale = flow_scale(flow)
     factor = max(1, MOTION_SIDE // max(height, width))
     size = (width * factor, height * factor)
     columns = math.ceil(math.sqrt(t))
     pictures = {
         "video": frames,
-        "flow": np.stack([_draw_flow(one, size, max(longest, 1e-6)) for one in flow]),
+        "flow": np.stack([_draw_flow(one, size, max(scale, 1e-6)) for one in flow]),
         "occlusion": np.stack([occlusion_to_gray(_resize(one, size)) for one in occlusion]),
     }
     sheets = {key: _write_sheet(folder / f"{name}-{key}.webp", value, columns) for key, value in pictures.items()}
-    return VideoResult(
-        title=title, file=file, sheets=sheets, columns=columns, num_frames=t, fps=fps, max_flow=longest * width / 2
-    )
+    return VideoResult(title=title, file=file, sheets=sheets, columns=columns, num_frames=t, fps=fps, max_flow=scale * width / 2)
 
 
-def _draw_flow(flow: np.ndarray, size: tuple[int, int], longest: float) -> np.ndarray:
+def _draw_flow(flow: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray:
     large = np.stack([_resize(flow[..., axis], size) for axis in range(2)], axis=-1)
-    return draw_warped_grid(flow_to_color(large, max_flow=longest), large)
+    return draw_warped_grid(flow_to_color(large, max_flow=scale), large)
 
 
 def _write_sheet(path: Path, frames: np.ndarray, columns: int) -> Path:
