@@ -362,3 +362,22 @@ def test_training_starts_from_given_weights(tiny_preset: Preset, puppets_dir: Pa
     with pytest.raises(ValueError, match=r"first holds a U-Net of another configuration .* input_kernel is \d there, 5 here"):
         train_diffusion(other, puppets_dir, stage1, tmp_path / "third", init=tmp_path / "first")
     assert not (tmp_path / "third").exists()
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_still_starts_from_given_weights(
+    tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path
+) -> None:
+    first = train_diffusion(with_steps(tiny_preset, 2), puppets_dir, stage1, tmp_path / "first")
+    preset = with_steps(tiny_preset, 2)
+    optimization = replace(preset.diffusion_training.optimization, log_steps=1)
+    preset = replace(preset, diffusion_training=replace(preset.diffusion_training, optimization=optimization))
+
+    def stop(report: StepReport) -> None:
+        raise KeyboardInterrupt
+
+    whole = train_diffusion(preset, puppets_dir, stage1, tmp_path / "whole", init=first)
+    with pytest.raises(KeyboardInterrupt):
+        train_diffusion(preset, puppets_dir, stage1, tmp_path / "run", init=first, report=stop)
+    assert find_checkpoints(tmp_path / "run") == []
+    resumed = train_diffusion(preset, puppets_dir, stage1, tmp_path / "run", init=first)
+    assert (resumed / "unet" / WEIGHTS_NAME).read_bytes() == (whole / "unet" / WEIGHTS_NAME).read_bytes()

@@ -184,7 +184,7 @@ def train_diffusion(
     check_run(out, settings, free=STAGE1_SETTINGS)
     begun = (out / MODEL_DIR).is_dir()
     stage1 = _load_autoencoder(out / MODEL_DIR if begun else autoencoder, preset)
-    init_folder = None if init is None or begun else find_folder(init)
+    init_folder = None if init is None else find_folder(init)
     start = None if init_folder is None else _load_unet(init_folder, preset)
     state = PartialState()
     nn.Module.to(stage1, state.device)
