@@ -197,7 +197,7 @@ class Ablation:
         if self.settings.sampling_model is None:
             return sampling_rows(self.settings.preset.diffusion.guidance_scale)
         own = float(read_json(resolve_parts(self._sampling_folder())["index"] / INDEX_NAME)["guidance_scale"])
-        return [SamplingRow(AS_SET, "as the model is set"), *sampling_rows(own)]
+        return [SamplingRow(AS_SET, "as the model is set", AS_SET), *sampling_rows(own, AS_SET)]
 
     def _sampling_folder(self) -> Path:
         model = self.settings.sampling_model
@@ -277,9 +277,7 @@ class Ablation:
         return {"settings": self.settings.to_json(), "groups": groups}
 
     def _collect_row(self, row: Row | SamplingRow, prefix: str) -> dict[str, Any]:
-        own = AS_SET if self.settings.sampling_model is not None else BASE
-        against = row.against if isinstance(row, Row) else own
-        described: dict[str, Any] = {"name": row.name, "title": row.title, "against": against}
+        described: dict[str, Any] = {"name": row.name, "title": row.title, "against": row.against}
         if self.folder.done(f"train-{prefix}{row.name}"):
             described["training"] = self.folder.result(f"train-{prefix}{row.name}")
         return described | self.folder.result(f"evaluate-{prefix}{row.name}")

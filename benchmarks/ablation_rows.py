@@ -34,6 +34,8 @@ class SamplingRow:
 
     name: str
     title: str
+    against: str = BASE
+    """The row that it differs from in one thing."""
     guidance_scale: float | None = None
     num_inference_steps: int | None = None
     scheduler: SchedulerName | None = None
@@ -67,15 +69,15 @@ def seeded(row: Row, seed: int) -> Row:
     return Row(f"{row.name}-seed{seed}", f"{row.title}, seed {seed}", preset, row.name, seed)
 
 
-def sampling_rows(guidance_scale: float) -> list[SamplingRow]:
+def sampling_rows(guidance_scale: float, against: str = BASE) -> list[SamplingRow]:
     """Guidance other than the model's own, and steps of each scheduler, with everything else as the model is set."""
     guidance = [
-        SamplingRow(f"guidance-{scale:g}", f"guidance {scale:g}", guidance_scale=scale)
+        SamplingRow(f"guidance-{scale:g}", f"guidance {scale:g}", against, guidance_scale=scale)
         for scale in GUIDANCE_SCALES
         if scale != guidance_scale
     ]
     steps = [
-        SamplingRow(f"{name}-{n}", f"{name}, {n} steps", num_inference_steps=n, scheduler=name)
+        SamplingRow(f"{name}-{n}", f"{name}, {n} steps", against, num_inference_steps=n, scheduler=name)
         for name in SCHEDULER_NAMES
         for n in STEPS
     ]

@@ -183,7 +183,7 @@ def _row(comparison: Comparison, method: str) -> dict[str, Any]:
         **summarize(comparison.folder.result(f"evaluate-{method}")),
         "trainings": trainings,
         "training_seconds": sum(values["seconds"] for values in trainings.values()) if trainings else None,
-        "clips_seen": last["seen"] if last is not None and method != "nearest" else None,
+        "clips_seen": last["seen"] if last is not None else None,
     }
 
 
@@ -230,11 +230,8 @@ def _render_one(results: dict[str, Any]) -> str:
         ],
         [_render_row(method, row) for method, row in rows.items()],
     )
-    notes = (
-        [f"{NOT_CONVERGED}: does not beat copying the image, or guessing the class, and supports no claim."]
-        if _any_lost(rows)
-        else []
-    )
+    lost = f"{NOT_CONVERGED}: does not beat copying the image, or guessing the class, and supports no claim."
+    notes = [lost] if _any_lost(rows) else []
     notes += [f"{stage}: left out, {reason}." for stage, reason in results["left_out"].items()]
     return about + body + "".join(f"\n{note}\n" for note in notes)
 

@@ -116,10 +116,12 @@ class AutoencoderConfig:
             check(not self.corners, "corners", self.corners, "False with motion='dense' (pixel centres)")
             usable = len(self.dense_channels) >= 4 and all(width % 8 == 0 for width in self.dense_channels)
             check(usable, "dense_channels", self.dense_channels, "four or more multiples of 8")
-        tracks = self.motion == "dense" and self.dense_match_stride == 2
-        check(
-            tracks or not self.dense_tracking, "dense_tracking", self.dense_tracking, "0 unless dense motion matches at stride 2"
-        )
+        self.check_can_follow("dense_tracking", self.dense_tracking)
+
+    def check_can_follow(self, name: str, value: float) -> None:
+        """Raise ValueError where the setting `name` is not 0 and this model could not follow a video from frame to frame."""
+        follows = self.motion == "dense" and self.dense_match_stride == 2
+        check(follows or value == 0, name, value, "0 unless dense motion matches at stride 2")
 
     @property
     def latent_channels(self) -> int:
@@ -478,6 +480,4 @@ class Preset:
         for name, motion in (("match_weight", "dense"), ("equivariance_weight", "regions")):
             works = self.autoencoder.motion == motion or getattr(losses, name) == 0
             check(works, f"autoencoder_training.{name}", getattr(losses, name), f"0 unless autoencoder.motion is {motion!r}")
-        tracks = self.autoencoder.motion == "dense" and self.autoencoder.dense_match_stride == 2
-        allowed = "0 unless dense motion matches at stride 2"
-        check(tracks or losses.followed_weight == 0, "autoencoder_training.followed_weight", losses.followed_weight, allowed)
+        self.autoencoder.check_can_follow("autoencoder_training.followed_weight", losses.followed_weight)

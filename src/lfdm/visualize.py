@@ -44,7 +44,7 @@ def flow_to_color(flow: np.ndarray, *, max_flow: float | None = None) -> np.ndar
         (..., h, w, 3) uint8.
     """
     length = np.linalg.norm(flow, axis=-1)
-    scale = max_flow if max_flow is not None else max(float(length.max()), 1e-6)
+    scale = max(max_flow if max_flow is not None else float(length.max()), 1e-6)
     saturation = np.clip(length / scale, 0, 1)[..., None]
     turn = np.arctan2(flow[..., 1], flow[..., 0]) / (2 * np.pi)
     sixths = (6 * turn[..., None] + np.array([0.0, 4.0, 2.0])) % 6
@@ -171,7 +171,7 @@ def make_panel(
     size = (width * factor, height * factor)
     flow = motion.flow[0].permute(1, 2, 3, 0).float().cpu().numpy()  # (t, h, w, 2)
     occlusion = motion.occlusion[0, 0].float().cpu().numpy()
-    scale = max(flow_scale(flow), 1e-6)
+    scale = flow_scale(flow)
     captions = [f"flow, rim {scale * width / 2:.1f} px" if kind == "flow" else kind for kind in kinds]
 
     def tile(kind: PanelKind, k: int) -> np.ndarray:

@@ -372,7 +372,7 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_still_starts_from_gi
     optimization = replace(preset.diffusion_training.optimization, log_steps=1)
     preset = replace(preset, diffusion_training=replace(preset.diffusion_training, optimization=optimization))
 
-    def stop(report: StepReport) -> None:
+    def stop(_: StepReport) -> None:
         raise KeyboardInterrupt
 
     whole = train_diffusion(preset, puppets_dir, stage1, tmp_path / "whole", init=first)

@@ -49,7 +49,7 @@ def write_result(folder: Path, name: str, title: str, frames: np.ndarray, motion
     columns = math.ceil(math.sqrt(t))
     pictures = {
         "video": frames,
-        "flow": np.stack([_draw_flow(one, size, max(scale, 1e-6)) for one in flow]),
+        "flow": np.stack([_draw_flow(one, size, scale) for one in flow]),
         "occlusion": np.stack([occlusion_to_gray(_resize(one, size)) for one in occlusion]),
     }
     sheets = {key: _write_sheet(folder / f"{name}-{key}.webp", value, columns) for key, value in pictures.items()}
