@@ -8,6 +8,7 @@ is measured in segments as long as a training clip, so that real clips, as stage
 amount    mean length of the flow, pixels
 jitter    share of the power of the flow's temporal spectrum above 0.25 cycles per frame (mean taken off, Hann taper)
 step      mean change of the flow from frame to frame, pixels
+start     the step from the first frame to the second over the mean of all; much above a real clip's, the video begins with a jump
 seam      (beyond one pass) the mean step at the ends of windows over the mean of all
 closing   (loops) the step from the last frame to the first over the mean of all
 colour    mean distance of a frame's mean colour from the source's, in levels of 8 bits
@@ -38,7 +39,7 @@ from lfdm.pipeline import MAX_PASS_FACTOR
 from lfdm.pipeline_windows import plan_windows
 
 FACTORS = (1, 2, 4, 8)
-LOOP_FACTORS = (1, 2)
+LOOP_FACTORS = (1, 2, 4)
 JITTER_ABOVE = 0.25
 RESULTS = Path(__file__).parent / "results" / "length.json"
 
@@ -80,10 +81,11 @@ def measure(frames: np.ndarray, motion: Motion, source: np.ndarray, length: int)
     flow = (motion.flow[0] * source.shape[0] / 2).float().cpu().numpy()
     steps = np.linalg.norm(np.diff(flow, axis=1), axis=0).mean(axis=(1, 2))
     figures = measure_flow(flow, length)
-    windows = plan_windows(len(frames), longest=MAX_PASS_FACTOR * length, loop=False)
+    windows = plan_windows(len(frames), longest=MAX_PASS_FACTOR * length)
     ends = {int(end) for window in windows for end in (window.frames[0] - 1, window.frames[-1]) if 0 < end < len(steps)}
     if ends:
         figures["seam"] = ratio(steps[sorted(ends)].mean(), steps.mean())
+    figures["start"] = ratio(steps[0], steps.mean())
     figures["closing"] = ratio(np.linalg.norm(flow[:, 0] - flow[:, -1], axis=0).mean(), steps.mean())
     for name, part in (("first", frames[:length]), ("last", frames[-length:])):
         figures |= {f"{figure}_{name}": value for figure, value in measure_colours(part, source).items()}

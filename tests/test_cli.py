@@ -311,6 +311,12 @@ def test_panels_of_named_tiles(lfdm: Lfdm, model: Path, image: Path, form: str) 
     assert read_video(name).shape == (4, 208, 3 * 192 + 2 * 4, 3)
 
 
+def test_a_panel_s_format_takes_a_panel(lfdm: Lfdm, model: Path, image: Path) -> None:
+    code, _, errors = lfdm("generate", image, "wave", "--model", model, "--panel-format", "png")
+    assert code == 2
+    assert errors.strip().endswith("--panel-format has no effect without --panel; got png")
+
+
 def test_a_panel_of_the_regions_of_stage_1(lfdm: Lfdm, tiny_paper_preset: Preset, image: Path, tmp_path: Path) -> None:
     pipe = LatentFlowPipeline.from_preset(tiny_paper_preset)
     pipe.save_pretrained(tmp_path / "paper")

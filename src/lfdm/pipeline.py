@@ -60,7 +60,9 @@ StepCallback = Callable[["LatentFlowPipeline", int, Tensor, dict[str, Tensor]], 
 MAX_FRAMES = 10_000
 """The longest video."""
 MAX_PASS_FACTOR = 4
-"""Up to this many times as long as training clips, the network sees a video at once; a longer one in windows of that length."""
+"""Up to this many times as long as training clips, the network takes a video at once; a longer one in windows of that length."""
+LOOP_SHARE = 1 / 4
+"""Part of a training clip, or of a shorter video, over which a loop's end eases into its start."""
 MAX_STRENGTH = 2.0
 """The largest `motion_strength`."""
 PRESET_LABELS: dict[str, tuple[str, ...]] = {"puppets64": ACTIONS}
@@ -234,8 +236,9 @@ class LatentFlowPipeline(DiffusionPipeline):
             condition: label (any text for a model with a text model), None (unconditional), a mix such as
                 `{"wave": 0.7, "jump": 0.3}` (embeddings averaged by these weights), a list of these, or embedding tensor
                 (D,) or (b, D).
-            num_frames: up to 10,000. Up to four times the length of training clips the network sees all at once; a longer
-                video is drawn in overlapping windows, whose cost and memory grow with its length alone.
+            num_frames: up to 10,000. Up to four times the length of training clips the network takes all at once; a longer
+                video is drawn in overlapping windows, whose cost and memory grow with its length alone. Each frame attends
+                to as many around it as a training clip has.
             guidance_scale: classifier-free guidance (arXiv 2207.12598, eq. 6 with w + 1); 1 = the conditional prediction
                 alone, 0 = the unconditional one alone. Without effect where both conditions are None.
             generator: see `lfdm.pipeline_inputs.sample_generators`.
@@ -246,7 +249,7 @@ class LatentFlowPipeline(DiffusionPipeline):
                 image is; see `Motion.masked`. None = everywhere.
             negative_condition: what guidance pushes away from, instead of from the null condition; in the forms of
                 `condition`. It takes a guidance_scale above 1.
-            loop: the last frame leads into the first, for a video that is repeated.
+            loop: the last frames lead into the first, for a video that is repeated; see `Motion.closed`.
 
         Raises:
             ValueError: a value outside what is allowed, an unknown label, not an image.
@@ -279,11 +282,15 @@ class LatentFlowPipeline(DiffusionPipeline):
             num_frames,
             steps,
             generators,
-            windows=plan_windows(num_frames, longest=MAX_PASS_FACTOR * config["num_frames"], loop=loop),
+            attention_frames=config["num_frames"],
+            windows=plan_windows(num_frames, longest=MAX_PASS_FACTOR * config["num_frames"]),
             progress=self.progress_bar,  # pyright: ignore[reportArgumentType] - diffusers leaves it untyped
             after_step=after_step,
         )
-        return decode_video(self.autoencoder, features, steer(self.motion_target.decode(sample)), output_type)
+        motion = self.motion_target.decode(sample)
+        if loop:
+            motion = motion.closed(max(1, int(LOOP_SHARE * min(num_frames, config["num_frames"]))))
+        return decode_video(self.autoencoder, features, steer(motion), output_type)
 
     @torch.no_grad()
     def embed_condition(self, condition: ConditionInput) -> Tensor:
@@ -343,15 +350,17 @@ class LatentFlowPipeline(DiffusionPipeline):
         motion_strength: float = 1.0,
         motion_mask: MaskInput | None = None,
         output_type: OutputType = "pil",
+        callback_on_decode: Callable[[int], None] | None = None,
     ) -> LatentFlowOutput:
         """Move one image as a driving clip of any length moves; of a streamed clip some frames at a time are held.
 
         Args:
             driving: frames (t, H, W, 3) uint8 or (3, t, H, W) in [0, 1], the path of a clip, or an iterable of frames
                 (H, W, 3) or (3, H, W) and such chunks.
-            relative: the clip's motion against its own first frame; False = against the image itself, which suits clips
-                that show what the image shows.
+            relative: the clip's motion against its own first frame, so that frame 0 is the image; False = against the image
+                itself, which suits clips that show what the image shows.
             motion_strength, motion_mask: as in a call.
+            callback_on_decode: told how many frames are decoded so far, after every chunk; what it raises ends the work.
         """
         check_output_type(output_type)
         images = self._prepare_images(image)
@@ -363,8 +372,10 @@ class LatentFlowPipeline(DiffusionPipeline):
         first = next(parts)
         reference = first[:, :, 0] if relative else images
         motions = list(self.autoencoder.estimate_motions(reference, itertools.chain([first], parts)))
-        motion = steer(Motion.concatenate(motions, dim=2))
-        return decode_video(self.autoencoder, self.autoencoder.encode(images), motion, output_type)
+        motion = Motion.concatenate(motions, dim=2)
+        motion = motion.from_rest() if relative else motion  # a frame against itself: what is estimated there is error
+        features = self.autoencoder.encode(images)
+        return decode_video(self.autoencoder, features, steer(motion), output_type, after_chunk=callback_on_decode)
 
     def _steering(self, strength: float, mask: MaskInput | None) -> Callable[[Motion], Motion]:
         """What `motion_strength` and `motion_mask` make of a motion; both are checked at once."""

@@ -3,6 +3,8 @@
 Shapes: video (b, 3, t, S, S) in [0, 1].
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from PIL import Image
@@ -25,9 +27,14 @@ def frames_per_chunk(autoencoder: LatentFlowAutoencoder, image_size: int, batch_
 
 
 def decode_video(
-    autoencoder: LatentFlowAutoencoder, features: Features, motion: Motion, output_type: OutputType
+    autoencoder: LatentFlowAutoencoder,
+    features: Features,
+    motion: Motion,
+    output_type: OutputType,
+    *,
+    after_chunk: Callable[[int], None] | None = None,
 ) -> LatentFlowOutput:
-    """All frames of `motion`, in memory for one chunk and for the result.
+    """All frames of `motion`, in memory for one chunk and for the result; `after_chunk` is told how many there are so far.
 
     The result takes 6 S^2 bytes per frame as `np`, 8 S^2 as `pil` and 24 S^2 as `pt`, `frames` and `warped` together.
     """
@@ -41,6 +48,8 @@ def decode_video(
         frames.put(decoded.prediction, start)
         warped.put(decoded.warped, start)
         del decoded  # before the next chunk needs the memory
+        if after_chunk is not None:
+            after_chunk(min(start + chunk, length))
     return LatentFlowOutput(frames.video, warped.video, motion)
 
 

@@ -84,7 +84,7 @@ def _check_tensor(image: Tensor) -> None:
 
 
 def prepare_mask(mask: MaskInput, *, size: int, fit: Fit) -> Tensor:
-    """A mask fitted as the image is, what is padded 0: (1, 1, size, size) float32 in [0, 1].
+    """A mask fitted as the image is, what is padded as the mask's nearest edge: (1, 1, size, size) float32 in [0, 1].
 
     Of a coloured picture its luminance counts, of a transparent one nothing where it is transparent.
 
@@ -100,7 +100,7 @@ def prepare_mask(mask: MaskInput, *, size: int, fit: Fit) -> Tensor:
         gray = read_gray(mask)
     else:
         raise ValueError(f"motion_mask must be a path, PIL image, array or tensor; got {type(mask).__name__}")
-    fitted = fit_frames(np.repeat(gray[None, ..., None], 3, axis=-1), size, fit)[0, ..., 0]
+    fitted = fit_frames(np.repeat(gray[None, ..., None], 3, axis=-1), size, fit, border="edge")[0, ..., 0]
     return torch.from_numpy(fitted.astype(np.float32) / 255)[None, None]
 
 

@@ -16,7 +16,7 @@ from lfdm.data.video import MAX_FPS, MAX_GIF_FPS, MIN_FPS, check_target, write_v
 from lfdm.models.motion import Motion, check_motion_path
 from lfdm.pipeline import LatentFlowOutput, LatentFlowPipeline, frames_to_uint8
 from lfdm.pipeline_inputs import SingleImage, check_integer, check_number, prepare_images
-from lfdm.visualize import make_panel
+from lfdm.visualize import draw_panel
 
 OUT_ENDINGS = (".mp4", ".webm", ".gif")
 """Formats that browsers play; without an ending it is a folder of exact PNGs."""
@@ -85,12 +85,12 @@ class VideoFiles:
             assert isinstance(result.warped, np.ndarray)
             motions.append(result.motion)
             for i, frames in enumerate(result.frames):
-                enlarged = frames.repeat(self.scale, axis=1).repeat(self.scale, axis=2)
+                enlarged = (frame.repeat(self.scale, axis=0).repeat(self.scale, axis=1) for frame in frames)
                 yield write_video(self.video_path(index), enlarged, fps=self.fps)
                 if self.panel:
                     regions = region_maps(pipeline, frames) if "regions" in self.panel else None
                     motion = result.motion.samples(i, i + 1)
-                    panel = make_panel(source, frames, result.warped[i], motion, kinds=self.panel, regions=regions)
+                    panel = draw_panel(source, frames, result.warped[i], motion, kinds=self.panel, regions=regions)
                     rate = min(self.fps, MAX_GIF_FPS) if self.panel_format == "gif" else self.fps
                     yield write_video(self.panel_path(index), panel, fps=rate)
                 index += 1

@@ -18,6 +18,7 @@ from torch import Tensor
 from lfdm.config import PanelKind
 from lfdm.data.video import MAX_GIF_FPS, encode_video, write_video
 from lfdm.models.motion import Motion
+from lfdm.settings import check_integer
 from lfdm.visualize import make_panel
 
 OutputType = Literal["pil", "np", "pt"]
@@ -49,9 +50,7 @@ class LatentFlowOutput:
         Raises:
             ValueError: no such sample, or a tile that cannot be drawn.
         """
-        count = len(self.motion.flow)
-        if not 0 <= sample < count:
-            raise ValueError(f"sample must be a whole number from 0 to {count - 1}; got {sample!r}")
+        check_integer("sample", sample, 0, len(self.motion.flow) - 1)
         frames, warped = (_sample_to_uint8(video, sample) for video in (self.frames, self.warped))
         motion = self.motion.samples(sample, sample + 1)
         return VideoPreview(make_panel(None, frames, warped, motion, kinds=kinds), fps)

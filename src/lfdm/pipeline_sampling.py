@@ -57,14 +57,16 @@ class MotionSampler:
         num_steps: int,
         generators: Sequence[torch.Generator],
         *,
+        attention_frames: int | None = None,
         windows: Sequence[Window] = (),
         progress: Progress,
         after_step: AfterStep,
     ) -> Tensor:
         """A clean sample (b, 3, num_frames, h, w) in float32.
 
-        Without `windows` the network sees all frames at once. With them every step's prediction is put together from theirs,
-        and a first frame that is known to be still is held so, since windows that begin elsewhere do not know of it.
+        Each frame attends to `attention_frames` around it, or to all. Without `windows` the network takes all frames at once.
+        With them every step's prediction is put together from theirs, and a first frame that is known to be still is held so,
+        since windows that begin elsewhere do not know of it.
         """
         scheduler, device = self.scheduler, guidance.latent.device
         if getattr(scheduler.config, "clip_sample", False):  # to [-1, 1], meant for pixels: motion has a range of its own
@@ -73,7 +75,7 @@ class MotionSampler:
         padded = num_frames if windows else _whole_patches(num_frames, self.unet.frame_patch_size)
         sample = self._draw_noise(guidance.latent, padded, generators) * getattr(scheduler, "init_noise_sigma", 1.0)
         options = {"generator": list(generators)} if "generator" in inspect.signature(scheduler.step).parameters else {}
-        predict = guided_prediction(self.unet, guidance)
+        predict = guided_prediction(self.unet, guidance, attention_frames)
         if windows:
             predict = predict_in_windows(predict, windows)
         first = self._still_frame(sample) if windows and self.motion_target.still_first_frame else None
@@ -113,18 +115,21 @@ class MotionSampler:
         return clamp_prediction(prediction, sample, scales, "velocity" if kind == "flow_prediction" else kind, known)
 
 
-def guided_prediction(unet: MotionUNet3D, guidance: Guidance) -> Prediction:
+def guided_prediction(unet: MotionUNet3D, guidance: Guidance, attention_frames: int | None = None) -> Prediction:
     """The network's prediction under guidance, both of its halves in one batched pass."""
     condition, away = guidance.condition.to(unet.dtype), guidance.away.to(unet.dtype)
-    image = unet.embed_latent(guidance.latent.to(unet.dtype))
+    known: dict[str, Any] = {
+        "latent_embedding": unet.embed_latent(guidance.latent.to(unet.dtype)),
+        "attention_frames": attention_frames,
+    }
     scale = guidance.scale
     if scale in (0, 1):
         chosen = condition if scale == 1 else away
-        return lambda sample, t: unet(sample.to(unet.dtype), t, chosen, latent_embedding=image).float()
+        return lambda sample, t: unet(sample.to(unet.dtype), t, chosen, **known).float()
     both = torch.cat((away, condition))
 
     def predict(sample: Tensor, timestep: Tensor) -> Tensor:
-        without, with_condition = unet(sample.to(unet.dtype), timestep, both, latent_embedding=image).float().chunk(2)
+        without, with_condition = unet(sample.to(unet.dtype), timestep, both, **known).float().chunk(2)
         return without + scale * (with_condition - without)
 
     return predict

@@ -1,4 +1,4 @@
-"""Clips longer than one pass of the network takes, and loops: windows over time whose predictions are blended.
+"""Clips longer than one pass of the network takes: windows over time whose predictions are blended.
 
 At every denoising step the network predicts each window alone; where windows overlap, their predictions are averaged with
 weights that fall towards a window's ends (MultiDiffusion, arXiv 2302.08113, over time). Given the noisy sample, a prediction is
@@ -26,25 +26,15 @@ class Window:
     weights: Tensor
 
 
-def plan_windows(num_frames: int, *, longest: int, loop: bool) -> tuple[Window, ...]:
-    """The windows of a clip; none where one pass over all frames will do.
-
-    Args:
-        longest: what one pass takes, and the length of windows.
-        loop: windows run over the clip's end into its start, so that its last frame is followed by its first.
-    """
-    if num_frames <= longest and not loop:
+def plan_windows(num_frames: int, *, longest: int) -> tuple[Window, ...]:
+    """The windows of a clip, each of `longest` frames; none where one pass over all frames will do."""
+    if num_frames <= longest:
         return ()
-    length = min(longest, num_frames)
-    stride = max(1, round(length * (1 - OVERLAP)))
-    if loop:
-        count = max(2, math.ceil(num_frames / stride))
-        starts = [round(i * num_frames / count) for i in range(count)]
-    else:
-        count = math.ceil((num_frames - length) / stride) + 1
-        starts = [round(i * (num_frames - length) / max(count - 1, 1)) for i in range(count)]
-    ramp = torch.minimum(torch.arange(1, length + 1), torch.arange(length, 0, -1)).float()
-    frames = [(start + torch.arange(length)) % num_frames for start in starts]
+    stride = max(1, round(longest * (1 - OVERLAP)))
+    count = math.ceil((num_frames - longest) / stride) + 1
+    starts = [round(i * (num_frames - longest) / (count - 1)) for i in range(count)]
+    ramp = torch.minimum(torch.arange(1, longest + 1), torch.arange(longest, 0, -1)).float()
+    frames = [start + torch.arange(longest) for start in starts]
     total = torch.zeros(num_frames)
     for chosen in frames:
         total[chosen] += ramp

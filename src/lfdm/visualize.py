@@ -4,7 +4,7 @@ Shapes: video (t, H, W, 3) uint8 · picture (H, W, 3) uint8 · flow (..., h, w, 
 occlusion (..., h, w) in [0, 1] · regions (t, K, h, w) in [0, 1].
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
@@ -145,7 +145,20 @@ def make_panel(
     kinds: Sequence[PanelKind] = PANEL_KINDS,
     regions: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Tiles side by side, captioned.
+    """What `draw_panel` draws, whole: (t, H', W', 3) uint8."""
+    return np.stack(list(draw_panel(source, frames, warped, motion, kinds=kinds, regions=regions)))
+
+
+def draw_panel(
+    source: np.ndarray | None,
+    frames: np.ndarray,
+    warped: np.ndarray,
+    motion: "Motion",
+    *,
+    kinds: Sequence[PanelKind] = PANEL_KINDS,
+    regions: np.ndarray | None = None,
+) -> Iterator[np.ndarray]:
+    """Tiles side by side, captioned, frame after frame.
 
     `source`, `generated`, `warped` (the source image warped alone), `flow` (in colours, with legend and warped grid), `grid` and
     `arrows` (over the generated frame), `occlusion` (white = visible), `overlay` (occlusion over the generated frame, magenta =
@@ -160,10 +173,10 @@ def make_panel(
         regions: (t, K, h, w), heat maps of the generated frames; needed for their tile alone.
 
     Returns:
-        (t, H', W', 3) uint8.
+        t pictures (H', W', 3) uint8, drawn as they are taken.
 
     Raises:
-        ValueError: shapes that do not agree, an unknown tile, none, or one whose picture is not there.
+        ValueError: at once, for shapes that do not agree, an unknown tile, none, or one whose picture is not there.
     """
     _check_panel(source, frames, warped, motion, kinds, regions)
     height, width = frames.shape[1:3]
@@ -191,7 +204,7 @@ def make_panel(
             return draw_flow_legend(draw_warped_grid(flow_to_color(large, max_flow=scale), large))
         return draw_arrows(frame, large) if kind == "arrows" else draw_warped_grid(frame, large)
 
-    return np.stack([_row([tile(kind, k) for kind in kinds], captions) for k in range(len(frames))])
+    return (_row([tile(kind, k) for kind in kinds], captions) for k in range(len(frames)))
 
 
 def _check_panel(

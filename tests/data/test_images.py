@@ -1,13 +1,17 @@
 """Pictures of every kind, and fitting them to a square."""
 
+import tracemalloc
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from lfdm.data.images import fit_frames, read_image
+
+MODES: tuple[Literal["pad", "crop"], ...] = ("pad", "crop")
 
 
 def noise(t: int = 4, height: int = 17, width: int = 33) -> np.ndarray:
@@ -120,6 +124,25 @@ def test_shrinking_averages_exact_areas() -> None:
     crop = fine[:, 6:54]  # the central square
     expected = crop.reshape(6, 8, 6, 8, 3).mean(axis=(1, 3))
     assert np.abs(fit_frames(frame[None], 6, "crop")[0] - expected).max() <= 0.5 + 1e-9
+
+
+@pytest.mark.parametrize("shape", [(4999, 5001), (1, 25_000_000), (25_000_000, 1)])
+def test_shrinking_25_megapixels_takes_little_memory(shape: tuple[int, int]) -> None:
+    frame = np.full((1, *shape, 3), 7, np.uint8)
+    tracemalloc.start()
+    small = fit_frames(frame, 64, "pad")
+    assert tracemalloc.get_traced_memory()[1] < 60_000_000
+    tracemalloc.stop()
+    assert set(np.unique(small)) <= {0, 7}
+
+
+def test_shrinking_in_many_strips_is_shrinking_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = [((37, 53), 16), ((64, 48), 16), ((91, 7), 11), ((5, 83), 31), ((30, 45), 15)]
+    at_once = [fit_frames(noise(2, *shape), size, mode) for shape, size in shapes for mode in MODES]
+    monkeypatch.setattr("lfdm.data.images._STRIP", 200)
+    in_strips = [fit_frames(noise(2, *shape), size, mode) for shape, size in shapes for mode in MODES]
+    for one, other in zip(at_once, in_strips, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_enlarging_keeps_a_plain_frame_and_the_range() -> None:

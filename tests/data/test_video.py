@@ -105,6 +105,33 @@ def test_writing_refuses_other_arrays(tmp_path: Path, frames: np.ndarray, match:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["clip.avi", "clip.mp4", "clip.webm", "clip.gif", "clip"])
+def test_frames_may_come_one_by_one(tmp_path: Path, name: str) -> None:
+    frames = gradient(5)
+    whole, streamed = (
+        read_video(write_video(tmp_path / f"{kind}-{name}", given, fps=8)).astype(int)
+        for kind, given in (("whole", frames), ("streamed", iter(frames)))
+    )
+    assert streamed.shape == frames.shape
+    assert np.abs(streamed - whole).max() <= (16 if name in ("clip.mp4", "clip.webm") else 0)  # two runs of x264 differ
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip"])
+@pytest.mark.parametrize(
+    ("frames", "match"),
+    [
+        ([], "at least one frame; got none"),
+        ([np.zeros((8, 8), np.uint8)], "shape"),
+        ([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)], r"of one size; got \(8, 8, 3\), then \(8, 9, 3\)"),
+        ([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3))], "uint8"),
+    ],
+)
+def test_one_wrong_frame_leaves_nothing_written(tmp_path: Path, name: str, frames: list[np.ndarray], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        write_video(tmp_path / name, iter(frames), fps=8)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("fps", [float("nan"), 0.0, -8.0, float("inf"), 1e6])
 def test_writing_refuses_impossible_rates(tmp_path: Path, fps: float) -> None:
     with pytest.raises(ValueError, match=r"fps must be a finite number, 0\.01 to 1000; got"):
@@ -224,6 +251,9 @@ def test_reading_what_is_missing_empty_uneven_or_too_big(tmp_path: Path) -> None
     Image.new("RGB", (9, 8)).save(tmp_path / "1.png")
     with pytest.raises(ValueError, match="change size"):
         read_video(tmp_path)
+    for read in (read_video, video_info):
+        with pytest.raises(ValueError, match=r"0\.png: unknown ending; a clip is a folder of images or one of"):
+            read(tmp_path / "0.png")
 
 
 def test_a_stream_that_becomes_huge_is_refused_by_the_decoder(tmp_path: Path) -> None:

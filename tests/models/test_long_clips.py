@@ -2,7 +2,7 @@
 
 import torch
 
-from lfdm.models.frame_attention import RelativePositionBias, frame_geometry
+from lfdm.models.frame_attention import RelativePositionBias, TemporalAttention, frame_geometry
 
 
 def test_distances_beyond_the_largest_share_the_last_bucket_of_their_side() -> None:
@@ -22,3 +22,34 @@ def test_rotary_turns_depend_on_the_distance_alone_far_into_a_clip() -> None:
     turns = torch.complex(geometry.cosine, geometry.sine)
     far = turns[600:640] * turns[595:635].conj()
     torch.testing.assert_close(far, turns[5].expand(40, -1), atol=2e-4, rtol=0)
+
+
+def test_each_frame_attends_to_so_many_around_it() -> None:
+    bias = RelativePositionBias(num_buckets=8, max_distance=8, num_heads=2)
+    whole, part = (frame_geometry(20, bias=bias, head_dim=4, attention_frames=count).bias for count in (None, 6))
+    attended = part.isfinite()
+    assert (attended.sum(dim=-1) == 6).all()
+    assert torch.equal(part[attended], whole[attended])
+    keys = attended[0, 0].int()
+    assert keys[0].argmax() == 0
+    assert keys[10].argmax() == 7
+    assert keys[19].argmax() == 14
+    for enough in (20, 21):
+        assert torch.equal(frame_geometry(20, bias=bias, head_dim=4, attention_frames=enough).bias, whole)
+
+
+@torch.no_grad()
+def test_the_middle_of_a_long_clip_does_not_see_its_ends() -> None:
+    """With one attention over frames; the first frames of a clip see what they see in a clip as long as those of training."""
+    torch.manual_seed(0)
+    attention = TemporalAttention(8, num_heads=2, head_dim=4)
+    bias = RelativePositionBias(num_buckets=8, max_distance=8, num_heads=2)
+    x = torch.randn(1, 20, 2, 2, 8)
+    other = torch.cat((x[:, :7].flip(-1), x[:, 7:13], x[:, 13:].flip(-1)), dim=1)
+
+    def attend(frames: torch.Tensor) -> torch.Tensor:
+        return attention(frames, frame_geometry(frames.shape[1], bias=bias, head_dim=4, attention_frames=6))
+
+    torch.testing.assert_close(attend(x)[:, 10], attend(other)[:, 10])
+    assert not torch.allclose(attend(x)[:, 9], attend(other)[:, 9])
+    torch.testing.assert_close(attend(x)[:, :4], attend(x[:, :6])[:, :4])

@@ -83,3 +83,23 @@ def test_to_and_detach_keep_the_convention() -> None:
     half = motion.detach().to(torch.float16)
     assert (half.flow.dtype, half.occlusion.dtype, half.corners) == (torch.float16, torch.float16, True)
     assert not half.flow.requires_grad
+
+
+@pytest.mark.parametrize("corners", [False, True])
+def test_a_closed_motion_eases_into_its_first_frame(corners: bool) -> None:
+    motion = random_motion(corners=corners, frames=8)
+    for given in (motion, motion.scaled(0.5)):  # the second with an offset, where corners has one
+        closed = given.closed(3)
+        assert torch.equal(closed.frames(0, 5).flow, given.frames(0, 5).flow)
+        assert torch.equal(closed.frames(0, 5).occlusion, given.frames(0, 5).occlusion)
+        for left, share in ((1, 0.146447), (2, 0.5), (3, 0.853553)):
+            first, last, eased = given.frames(0, 1), given.frames(8 - left, 9 - left), closed.frames(8 - left, 9 - left)
+            torch.testing.assert_close(eased.flow - first.flow, share * (last.flow - first.flow), atol=1e-5, rtol=1e-4)
+            difference = eased.occlusion - first.occlusion
+            torch.testing.assert_close(difference, share * (last.occlusion - first.occlusion), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_closing_takes_a_number_of_frames_that_there_are(count: int) -> None:
+    with pytest.raises(ValueError, match=f"count must be from 1 to 2, all frames but the first; got {count}"):
+        random_motion(corners=False, frames=3).closed(count)

@@ -3,6 +3,8 @@
 Screenshots go to outputs/web, or to the folder that LFDM_SCREENSHOTS names.
 """
 
+import base64
+import io
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lfdm.data.video import write_video
 from served import Server
@@ -153,6 +156,49 @@ def test_paint_where_it_moves(visit: Visit) -> None:
     assert still < 0.5
     assert moved > 2 * still
     visit.press("Clear")
+
+
+@pytest.mark.parametrize("shape", [(300, 900), (900, 300), (64, 64)])
+def test_the_mask_is_where_it_is_painted(visit: Visit, tmp_path: Path, shape: tuple[int, int]) -> None:
+    """On a red square of the picture, which is looked for on the screen."""
+    page, (height, width) = visit.page, shape
+    top, left, side = int(0.7 * height), int(0.2 * width), max(shape) // 45
+    picture = np.full((height, width, 3), 90, np.uint8)
+    picture[top : top + side, left : left + side] = (255, 0, 0)
+    Image.fromarray(picture).save(tmp_path / "marked.png")
+    page.locator(".lf-picker input[type=file]").first.set_input_files(tmp_path / "marked.png")
+    page.locator(".lf-frame img[alt='marked.png']").wait_for()
+    visit.press("Paint where it moves")
+    brush = page.get_by_label("Brush").locator("visible=true")
+    brush.evaluate("(slider) => { slider.value = slider.min; }")
+    page.locator(".lf-stage").first.scroll_into_view_if_needed()
+    x, y = centre_of_red(page)
+    page.mouse.move(x - 1, y)
+    page.mouse.down()
+    page.mouse.move(x, y)
+    page.mouse.up()
+    with pytest.raises(AssertionError, match="no red"):
+        centre_of_red(page)  # the paint covers it
+    visit.shoot(f"9-painted-{width}x{height}")
+    with page.expect_request("**/queue/join*") as sent:
+        visit.run("Generate")
+    url = sent.value.post_data_json["data"][0]["mask"]
+    mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("L"), float)
+    assert mask.shape == (round(256 * height / max(shape)), round(256 * width / max(shape)))
+    rows, columns = np.indices(mask.shape) + 0.5
+    scale = max(shape) / 256
+    assert abs((mask * rows).sum() / mask.sum() * scale - (top + side / 2)) < 0.02 * max(shape)
+    assert abs((mask * columns).sum() / mask.sum() * scale - (left + side / 2)) < 0.02 * max(shape)
+    visit.press("Clear")
+
+
+def centre_of_red(page: Any) -> tuple[float, float]:
+    """Of what the window shows."""
+    shown = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB")).astype(int)
+    red = (shown[..., 0] > 200) & (shown[..., 1:] < 60).all(axis=-1)
+    assert red.sum() > 3, "no red"
+    rows, columns = np.nonzero(red)
+    return float(columns.mean() + 0.5), float(rows.mean() + 0.5)
 
 
 def test_transfer(visit: Visit, tmp_path: Path) -> None:

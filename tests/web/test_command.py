@@ -1,13 +1,22 @@
-"""`lfdm serve` on the command line, as far as it gets without serving."""
+"""`lfdm serve` on the command line: how it fails to start, and how it ends."""
 
+import os
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import time
+from pathlib import Path
 
 import pytest
 
 from lfdm.cli import COMMANDS
 from lfdm.console import run
+from lfdm.pipeline import LatentFlowPipeline
+from lfdm.web.limits import ServeLimits
+from lfdm.web.server import open_app
+from served import running_server
 
 
 def run_serve(*options: str) -> int:
@@ -45,3 +54,30 @@ def test_without_the_extra_the_pip_command_is_named() -> None:
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert ended.returncode == 2
     assert ended.stderr == "lfdm: lfdm serve needs gradio: pip install 'lfdm[web]'\n"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")
+def test_the_folder_goes_when_the_terminal_is_closed(tmp_path: Path) -> None:
+    with running_server(tmp_path) as server:
+        assert server.storage.exists()
+        os.kill(server.pid, signal.SIGHUP)
+        deadline = time.monotonic() + 30
+        while server.storage.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not server.storage.exists()
+        assert "Traceback" not in server.log.read_text()
+
+
+def test_no_folder_is_left_where_the_app_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no threads left")
+
+    pipe = LatentFlowPipeline.from_pretrained("puppets64")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(ValueError, match="no such model"), open_app("no such model", pipe, ServeLimits()):
+        pass
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("lfdm.web.server.Calls", fail)
+    with pytest.raises(RuntimeError, match="no threads left"), open_app("puppets64", pipe, ServeLimits()):
+        pass
+    assert not list(tmp_path.iterdir())

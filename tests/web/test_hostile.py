@@ -327,7 +327,7 @@ def test_pictures_and_clips_made_to_harm(client: httpx.Client, tmp_path: Path) -
     for name, data in clips.items():
         given = upload(client, name, data)
         check_refused(call(client, "transfer", {**TRANSFER, "driving": given}), name.rpartition(".")[0])
-    masks = [png(60_000, 60_000), b"hello", png(2000, 2000), jpeg(64, 64)]
+    masks = [png(60_000, 60_000), b"hello", png(2000, 2000), jpeg(65_500, 65_500), tiff()]
     for data in masks:
         check_refused(call(client, "generate", {**GENERATE, "mask": upload(client, "mask.png", data)}), "mask")
     for text in (

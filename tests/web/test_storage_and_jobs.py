@@ -7,9 +7,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
+from starlette.responses import Response
 
+from lfdm.web.gate import Gate
 from lfdm.web.jobs import Finished, Jobs, Progress, Report
+from lfdm.web.limits import ServeLimits
 from lfdm.web.storage import Storage
 
 HASH = "0" * 64
@@ -17,7 +21,7 @@ HASH = "0" * 64
 
 @pytest.fixture
 def storage() -> Iterator[Storage]:
-    made = Storage()
+    made = Storage(1)
     yield made
     made.close()
 
@@ -77,8 +81,59 @@ def test_files_are_removed_by_age_since_their_last_use(storage: Storage) -> None
     for path in (used, fresh, used.parent, fresh.parent, fresh.parent.parent):
         os.utime(path, (long_ago, long_ago))
     storage.remove_old(50)
-    assert storage.num_files() == 0
-    assert storage.megabytes() == 0
+    assert not list(storage.root.rglob("*.*"))
+
+
+def store(path: Path, megabytes: float, seconds_ago: float) -> Path:
+    path.write_bytes(bytes(int(megabytes * 1e6)))
+    then = time.time() - seconds_ago
+    os.utime(path, (then, then))
+    return path
+
+
+def test_results_and_uploads_together_stay_below_the_limit_the_longest_unused_go_first(storage: Storage) -> None:
+    picture = store(upload(storage), 0.2, seconds_ago=900)
+    videos = []
+    for k in range(20):
+        folder = storage.new_result()
+        videos += [store(folder / name, 0.04, seconds_ago=800 - 10 * k) for name in ("a.mp4", "a-video.webp")]
+        assert sum(file.stat().st_size for file in storage.root.rglob("*.*")) <= 1e6
+    assert not picture.exists()
+    kept = [video.exists() for video in videos]
+    assert kept == sorted(kept)  # all before the oldest that is left are gone
+    assert 16 < sum(kept) < len(kept)
+
+
+def test_what_was_just_used_is_not_removed_for_something_new(storage: Storage) -> None:
+    result, old = storage.new_result(), storage.new_result()
+    video, sheet = store(result / "a.mp4", 0.4, seconds_ago=700), store(result / "a.webp", 0.4, seconds_ago=700)
+    other = store(old / "a.mp4", 0.19, seconds_ago=600)
+    storage.find(str(video))  # a page gets it
+    storage.new_result()
+    assert not other.exists()
+    assert video.exists()
+    assert sheet.exists()
+    with pytest.raises(ValueError, match=r"busy: .* disk space .* try again"):
+        storage.make_room(0.5)
+    assert video.exists()
+
+
+def test_an_upload_makes_room_or_is_told_that_the_server_is_busy(storage: Storage) -> None:
+    limits = ServeLimits(upload_megabytes=0.5, storage_megabytes=1)
+    gate = Gate(Response("taken"), {}, {}, limits, storage)
+
+    async def send_picture() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://server") as client:
+            return await client.post("/gradio_api/upload", files={"files": ("a.png", b"x")})
+
+    old, new = (store(storage.new_result() / "a.mp4", 0.45, seconds) for seconds in (100, 1))
+    assert asyncio.run(send_picture()).text == "taken"
+    assert not old.exists()
+    store(upload(storage), 0.1, 1)
+    refused = asyncio.run(send_picture())
+    assert refused.status_code == 503
+    assert refused.json()["detail"] == "busy: the server's disk space is used up; try again in some minutes"
+    assert new.exists()
 
 
 def test_a_job_reports_and_returns() -> None:

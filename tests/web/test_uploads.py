@@ -1,6 +1,8 @@
 """Limits of uploads hold before anything is decoded."""
 
 import struct
+import subprocess
+import sys
 import tracemalloc
 import zlib
 from dataclasses import replace
@@ -98,7 +100,62 @@ def test_other_formats_and_broken_files_are_refused_without_the_folder_they_lie_
         assert str(tmp_path) not in str(refusal.value)
 
 
+def gif_whose_second_frame_is_larger(side: int) -> bytes:
+    """89 bytes: a screen of 8x8, a frame of one pixel, one of `side` x `side` to be cleared afterwards, and one of one pixel."""
+
+    def frame(width: int) -> bytes:
+        control = b"!\xf9\x04\x08\x0a\x00\x00\x00"
+        return control + b"," + struct.pack("<HHHHB", 0, 0, width, width, 0) + b"\x02\x02\x44\x01\x00"
+
+    screen = b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0x80, 0, 0) + b"\x00\x00\x00\xff\x00\x00"
+    return screen + frame(1) + frame(side) + frame(1) + b";"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks of memory are counted in kB on Linux")
+@pytest.mark.parametrize("side", [13_000, 30_000])
+def test_a_gif_whose_later_frame_is_huge_is_refused_undecoded(tmp_path: Path, side: int) -> None:
+    """In a process of its own, whose peak counts Pillow's memory too. Pillow itself lets pass up to 13,377 x 13,377."""
+    path = tmp_path / "bomb.gif"
+    path.write_bytes(gif_whose_second_frame_is_larger(side))
+    code = f"""
+import resource
+from pathlib import Path
+from lfdm.data.video import read_video
+from lfdm.web.limits import ServeLimits
+from lfdm.web.uploads import open_clip
+path = Path({str(path)!r})
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for read in (lambda: open_clip(path, ServeLimits()), lambda: read_video(path)):
+    try:
+        read()
+    except ValueError as error:
+        print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    of_page, of_library, megabytes = ended.stdout.splitlines()
+    assert of_page == f"bomb.gif: a frame may have 25 megapixels; this one has {side**2 / 1e6:.1f}"
+    assert f"{side}x{side} is over 50 megapixels" in of_library
+    assert float(megabytes) < 20
+
+
+def test_frames_of_a_gif_are_counted_as_large_as_its_largest(tmp_path: Path) -> None:
+    path = tmp_path / "grows.gif"
+    path.write_bytes(gif_whose_second_frame_is_larger(600))
+    with pytest.raises(ValueError, match=r"grows\.gif: .* all frames together.* this one has 1\.1"):
+        open_clip(path, LIMITS)
+
+
+def test_accepted_formats_are_named_where_another_one_is_refused(tmp_path: Path) -> None:
+    for name in ("a.tiff", "a.jp2"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+        with pytest.raises(ValueError, match=rf"^{name}: .*must be one of PNG, JPEG, WEBP, BMP, GIF"):
+            read_upload(tmp_path / name, LIMITS)
+
+
 def test_limits_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"upload_megabytes must be at most storage_megabytes, 0\.4; got 0\.5"):
+        replace(LIMITS, storage_megabytes=0.4)
     for name, value in (("num_jobs", 0), ("queue_size", -1), ("image_megapixels", 51), ("keep_seconds", float("nan"))):
         with pytest.raises(ValueError, match=name):
             replace(LIMITS, **{name: value})

@@ -39,7 +39,7 @@ def demo(*, out: Path = Path("demo"), seed: int = 0, device: str | None = None, 
     images = bundled_images(DEFAULT_MODEL)
     for i, label in enumerate(pipe.condition.labels):
         path = out / f"{_slug(label)}.mp4"
-        files = VideoFiles(out=path, fps=pipe.config["fps"], scale=DEMO_SCALE, panel=_panel_kinds(panel or ()))
+        files = VideoFiles(out=path, fps=pipe.config["fps"], scale=DEMO_SCALE, **_panel_options(panel or (), None))
         source = fitted_source(pipe, images[i % len(images)])
         _write(files, pipe, source, [pipe(source, label, generator=seed, output_type="np")])
 
@@ -62,7 +62,7 @@ def generate(
     motion: Path | None = None,
     reuse_motion: Path | None = None,
     panel: Panel = None,
-    panel_format: PanelFormat = "gif",
+    panel_format: PanelFormat | None = None,
     unconditional: bool = False,
     fps: float | None = None,
     device: str | None = None,
@@ -90,7 +90,7 @@ def generate(
         motion: also save the motion, of all videos, to this .safetensors file.
         reuse_motion: instead of generating, move the image by a saved motion.
         panel: also write <out>-panel.gif: source, generated, warped, flow, occlusion, or the tiles that are named.
-        panel_format: gif, mp4, or png for a folder of frames.
+        panel_format: gif (the default), mp4, or png for a folder of frames.
         unconditional: any motion, without a condition.
         fps: frames per second; by default the model's.
         device: cpu, cuda, cuda:1, ...; the GPU if there is one.
@@ -122,8 +122,7 @@ def generate(
         num_videos=num_videos,
         fps=1.0 if fps is None else fps,  # the model's rate is not known yet, all else is checked before it is loaded
         scale=scale,
-        panel=() if panel is None else _panel_kinds(panel),
-        panel_format=panel_format,
+        **_panel_options(panel, panel_format),
         motion=motion,
     )
     pipe = open_pipeline(model, device, dtype, fit)
@@ -152,7 +151,7 @@ def transfer(
     motion_mask: Path | None = None,
     motion: Path | None = None,
     panel: Panel = None,
-    panel_format: PanelFormat = "gif",
+    panel_format: PanelFormat | None = None,
     fps: float | None = None,
     device: str | None = None,
     dtype: Dtype = "float32",
@@ -172,7 +171,7 @@ def transfer(
         motion_mask: picture of the image's shape: white moves, black stays still.
         motion: also save the motion to this .safetensors file, for `lfdm generate IMAGE --reuse-motion FILE`.
         panel: also write <out>-panel.gif: source, generated, warped, flow, occlusion, or the tiles that are named.
-        panel_format: gif, mp4, or png for a folder of frames.
+        panel_format: gif (the default), mp4, or png for a folder of frames.
         fps: frames per second; by default the driving video's.
         device: cpu, cuda, cuda:1, ...; the GPU if there is one.
         dtype: number format of the networks.
@@ -189,8 +188,7 @@ def transfer(
         out=out,
         fps=video_info(driving_video).fps if fps is None else fps,
         scale=scale,
-        panel=() if panel is None else _panel_kinds(panel),
-        panel_format=panel_format,
+        **_panel_options(panel, panel_format),
         motion=motion,
     )
     pipe = open_pipeline(model, device, dtype, fit)
@@ -206,10 +204,15 @@ def transfer(
     _write(files, pipe, source, [result])
 
 
-def _panel_kinds(named: tuple[PanelKind, ...]) -> tuple[PanelKind, ...]:
+def _panel_options(named: tuple[PanelKind, ...] | None, file_format: PanelFormat | None) -> dict[str, Any]:
+    """What `VideoFiles` takes: no tiles without --panel, the usual ones where it names none."""
     from lfdm.visualize import PANEL_KINDS
 
-    return named or PANEL_KINDS
+    if named is None:
+        if file_format is not None:
+            raise ValueError(f"--panel-format has no effect without --panel; got {file_format}")
+        return {}
+    return {"panel": named or PANEL_KINDS, "panel_format": file_format or "gif"}
 
 
 def _refuse_with_reuse(given: dict[str, Any]) -> None:

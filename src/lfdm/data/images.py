@@ -3,23 +3,28 @@
 Shapes: an image is (H, W, 3) uint8 RGB, frames are (t, H, W, 3) uint8 RGB.
 """
 
+import io
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from av.error import FFmpegError
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lfdm.config import Fit
+from lfdm.data.gif_blocks import read_gif_size
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 
 MAX_IMAGE_PIXELS = 50_000_000
 """Larger images are refused before they are decoded."""
+_STRIP = 2**20
+"""Numbers that shrinking sums up at a time (8 MB)."""
 
 # What PyAV and Pillow raise on files that are damaged in one way or another.
 _BROKEN = (
@@ -75,18 +80,33 @@ def read_gray(source: str | Path | Image.Image) -> np.ndarray:
 
 
 @contextmanager
-def open_image(path: Path, *, formats: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
+def open_image(path: Path, *, data: bytes | None = None, formats: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
     """A picture file, not decoded yet, of at most 50 megapixels; ValueError naming the path for anything else.
 
+    The limit holds for every frame of a GIF, before Pillow makes room for it.
+
+    `data`: what is read in place of the file, `path` being its name alone.
     `formats`: Pillow's names of those that are tried, all by default.
     """
     with naming(path):
+        with path.open("rb") if data is None else io.BytesIO(data) as file:
+            gif = read_gif_size(file)
+        if gif is not None:
+            check_pixels(path, gif.width, gif.height)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused here, in our own words
-            image = Image.open(path, formats=formats)
+            image = _identify(path if data is None else io.BytesIO(data), formats)
         with image:
             check_pixels(path, *image.size)
             yield image
+
+
+def _identify(source: Path | io.BytesIO, formats: tuple[str, ...] | None) -> Image.Image:
+    try:
+        return Image.open(source, formats=formats)
+    except UnidentifiedImageError:
+        allowed = f"must be one of {', '.join(formats)}" if formats else "in no known format"
+        raise ValueError(allowed) from None
 
 
 def check_pixels(name: str | Path, width: int, height: int) -> None:
@@ -155,12 +175,13 @@ def _reason(error: BaseException) -> str:
 # --------------------------------------------------------------------------------------------------------- fitting
 
 
-def fit_frames(frames: np.ndarray, size: int, mode: Fit) -> np.ndarray:
+def fit_frames(frames: np.ndarray, size: int, mode: Fit, *, border: Literal["constant", "edge"] = "constant") -> np.ndarray:
     """Frames (t, H, W, 3) uint8 fitted to a square: (t, size, size, 3) uint8.
 
     `pad` keeps everything: the long side becomes `size`, the short side is truncated to whole pixels, the rest is
-    black; centred, an odd pixel at the bottom or right. `crop` keeps the central square. Shrinking averages the exact
-    area under each new pixel, as the published recipe does; enlarging is bilinear; frames of that size are returned as they are.
+    black, or with border="edge" as the nearest pixel; centred, an odd pixel at the bottom or right. `crop` keeps the central
+    square. Shrinking averages the exact area under each new pixel, as the published recipe does; enlarging is bilinear; frames
+    of that size are returned as they are.
     """
     check_frames(frames)
     if size < 1:
@@ -178,9 +199,8 @@ def fit_frames(frames: np.ndarray, size: int, mode: Fit) -> np.ndarray:
     if new_height == new_width:
         return small
     top, left = (size - new_height) // 2, (size - new_width) // 2
-    padded = np.zeros((len(frames), size, size, 3), np.uint8)
-    padded[:, top : top + new_height, left : left + new_width] = small
-    return padded
+    around = ((0, 0), (top, size - new_height - top), (left, size - new_width - left), (0, 0))
+    return np.pad(small, around, mode=border)
 
 
 def check_frames(frames: np.ndarray) -> None:
@@ -204,20 +224,41 @@ def _resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _shrink(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    rows = _area_means(frame, height)
-    return np.rint(_area_means(rows.swapaxes(0, 1), width).swapaxes(0, 1)).astype(np.uint8)
+    """In strips: sums of a whole picture would take many times its own memory."""
+    n = len(frame)
+
+    def shrunk_columns(left: int, right: int) -> np.ndarray:  # (right - left, height, 3)
+        part = frame[:, left:right]
+        step = max(1, _STRIP // (3 * part.shape[1]))
+        return _area_means(lambda top, bottom: part[top:bottom], n, height, step=step).swapaxes(0, 1)
+
+    step = max(1, _STRIP // (3 * min(n, 4096)))
+    return np.rint(_area_means(shrunk_columns, frame.shape[1], width, step=step).swapaxes(0, 1)).astype(np.uint8)
 
 
-def _area_means(array: np.ndarray, num: int) -> np.ndarray:
-    """Means of `array` (n, ...) over `num` equal intervals of its first axis, fractional ends weighted: (num, ...)."""
-    n = len(array)
-    if num == n:
-        return array.astype(np.float64)
+def _area_means(rows: Callable[[int, int], np.ndarray], n: int, num: int, *, step: int) -> np.ndarray:
+    """Means of an array (n, ...) over `num` equal intervals of its first axis, fractional ends weighted: (num, ...).
+
+    `rows(a, b)` gives its part from a to b; about `step` rows are asked for at a time.
+    """
     if n % num == 0:  # ten times as fast, and the common case of large frames
-        return array.reshape(num, n // num, *array.shape[1:]).sum(axis=1, dtype=np.float64) * (num / n)
-    sums = np.zeros((n + 1, *array.shape[1:]), np.float64)
-    np.cumsum(array, axis=0, out=sums[1:])
+        size = n // num
+        step = max(1, step // size) * size
+        parts = (rows(start, min(start + step, n)) for start in range(0, n, step))
+        totals = [part.reshape(-1, size, *part.shape[1:]).sum(axis=1, dtype=np.float64) for part in parts]
+        return np.concatenate(totals) * (num / n)
     ends = np.arange(num + 1) * n / num
     whole = np.minimum(ends.astype(np.int64), n - 1)
-    part = (ends - whole).reshape(-1, *[1] * (array.ndim - 1))
-    return np.diff(sums[whole] * (1 - part) + sums[whole + 1] * part, axis=0) * (num / n)
+    sums_to_ends: list[np.ndarray] = []
+    total: np.ndarray | float = 0.0
+    for start in range(0, n, step):
+        part = rows(start, min(start + step, n))
+        sums = np.empty((len(part) + 1, *part.shape[1:]), np.float64)
+        sums[0] = total
+        sums[1:] = part
+        np.cumsum(sums, axis=0, out=sums)
+        total = sums[-1]
+        here = slice(*np.searchsorted(whole, (start, start + len(part))))
+        row, share = whole[here] - start, (ends - whole)[here].reshape(-1, *[1] * (part.ndim - 1))
+        sums_to_ends.append(sums[row] * (1 - share) + sums[row + 1] * share)
+    return np.diff(np.concatenate(sums_to_ends), axis=0) * (num / n)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -47,6 +47,8 @@ _READ_OPTIONS = {"format_whitelist": "avi,mov,matroska"}
 # BT.709 in limited range, converted so and said so in the file: then all players agree on the colours.
 _COLOURS: dict[str, dict[str, Any]] = {"yuv420p": {"dst_colorspace": "ITU709", "dst_color_range": "MPEG"}}
 _COLOUR_TAGS = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
+FrameSource = np.ndarray | Iterable[np.ndarray]
+"""(t, H, W, 3) uint8, or frame after frame."""
 MIN_FPS = 0.01
 MAX_FPS = 1000.0
 MAX_GIF_FPS = 50.0
@@ -77,8 +79,10 @@ class Crop:
 # --------------------------------------------------------------------------------------------------------- writing
 
 
-def write_video(path: str | Path, frames: np.ndarray, *, fps: float, lossless: bool = False) -> Path:
-    """Write `frames` (t, H, W, 3) uint8 in the format that the ending of `path` names, and return the path.
+def write_video(path: str | Path, frames: FrameSource, *, fps: float, lossless: bool = False) -> Path:
+    """Write `frames` in the format that the ending of `path` names, and return the path.
+
+    They are an array (t, H, W, 3) uint8, or an iterable of (H, W, 3) that are drawn and written one by one.
 
     - `.avi` (FFV1) and no ending (a folder `frame-00000.png`, ...) give back the same bytes, whatever `lossless` says;
     - `.mp4` is H.264 in yuv420p, which every browser plays; odd sizes are padded by repeating the last row or column.
@@ -93,40 +97,63 @@ def write_video(path: str | Path, frames: np.ndarray, *, fps: float, lossless: b
     `lossless` where the format cannot; OSError where the disk refuses.
     """
     path = Path(path)
-    _check_video(path, frames, fps)
+    _check_format(path, fps)
     check_target(path)
     if not path.suffix:
-        _write_folder(path, frames)
+        _write_folder(path, _checked(frames))
         return path
-    data = _ENCODERS[path.suffix](frames, fps, lossless)
+    data = _ENCODERS[path.suffix](_checked(frames), fps, lossless)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, data)
     return path
 
 
-def encode_video(frames: np.ndarray, suffix: str, *, fps: float) -> bytes:
+def encode_video(frames: FrameSource, suffix: str, *, fps: float) -> bytes:
     """What `write_video` puts into a file of the ending `suffix`; raises as it does."""
     if not suffix:
         raise ValueError("encode_video makes one file; got no ending")
-    _check_video(Path(f"video{suffix}"), frames, fps)
-    return _ENCODERS[suffix](frames, fps, False)
+    _check_format(Path(f"video{suffix}"), fps)
+    return _ENCODERS[suffix](_checked(frames), fps, False)
 
 
-def _check_video(path: Path, frames: np.ndarray, fps: float) -> None:
-    check_frames(frames)
+def _checked(frames: FrameSource) -> Iterator[np.ndarray]:
+    """The frames one by one: at least one, all of one size."""
+    if isinstance(frames, np.ndarray):
+        check_frames(frames)
+        return iter(frames)
+    rest = iter(frames)
+    first = next(rest, None)
+    if first is None:
+        raise ValueError("frames must hold at least one frame; got none")
+    check_frames(first[None])
+    return chain([first], _of_size(rest, first.shape))
+
+
+def _of_size(frames: Iterator[np.ndarray], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    for frame in frames:
+        check_frames(frame[None])
+        if frame.shape != shape:
+            raise ValueError(f"frames must be of one size; got {shape}, then {frame.shape}")
+        yield frame
+
+
+def _check_format(path: Path, fps: float) -> None:
     check_number("fps", fps, low=MIN_FPS, high=MAX_GIF_FPS if path.suffix == ".gif" else MAX_FPS)
     if path.suffix and path.suffix not in _ENCODERS:
         raise ValueError(f"{path}: cannot write {path.suffix!r}; use .mp4, .webm, .gif, .avi or no ending (a folder)")
 
 
-def _encode(frames: np.ndarray, fps: float, *, container: str, codec: str, pixel_format: str, options: dict[str, str]) -> bytes:
+def _encode(
+    frames: Iterator[np.ndarray], fps: float, *, container: str, codec: str, pixel_format: str, options: dict[str, str]
+) -> bytes:
     """One video stream, encoded in memory: errors of the disk then come from plain file writing alone."""
     buffer = io.BytesIO()
+    first = next(frames)
     with av.open(buffer, "w", format=container) as file:
         stream = cast(VideoStream, file.add_stream(codec, rate=Fraction(fps).limit_denominator(60_000), options=options))
-        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], pixel_format
+        stream.height, stream.width, stream.pix_fmt = *first.shape[:2], pixel_format
         reformatter = VideoReformatter()  # one for all frames: setting it up costs more than a small frame
-        for frame in frames:
+        for frame in chain([first], frames):
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             picture = reformatter.reformat(picture, format=pixel_format, **_COLOURS.get(pixel_format, {}))
             file.mux(stream.encode(picture))
@@ -134,37 +161,36 @@ def _encode(frames: np.ndarray, fps: float, *, container: str, codec: str, pixel
     return buffer.getvalue()
 
 
-def _encode_avi(frames: np.ndarray, fps: float, lossless: bool) -> bytes:  # noqa: ARG001 - it always is
+def _encode_avi(frames: Iterator[np.ndarray], fps: float, lossless: bool) -> bytes:  # noqa: ARG001 - it always is
     return _encode(frames, fps, container="avi", codec="ffv1", pixel_format="bgr0", options={})
 
 
-def _encode_mp4(frames: np.ndarray, fps: float, lossless: bool) -> bytes:
+def _encode_mp4(frames: Iterator[np.ndarray], fps: float, lossless: bool) -> bytes:
     if lossless:
         options = {"qp": "0"}
         return _encode(frames, fps, container="mp4", codec="libx264rgb", pixel_format="rgb24", options=options)
-    height, width = frames.shape[1:3]
-    frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    even = (np.pad(frame, ((0, len(frame) % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge") for frame in frames)
     options = {"crf": "12", "preset": "slow", **_COLOUR_TAGS}
-    return _encode(frames, fps, container="mp4", codec="libx264", pixel_format="yuv420p", options=options)
+    return _encode(even, fps, container="mp4", codec="libx264", pixel_format="yuv420p", options=options)
 
 
-def _encode_webm(frames: np.ndarray, fps: float, lossless: bool) -> bytes:
+def _encode_webm(frames: Iterator[np.ndarray], fps: float, lossless: bool) -> bytes:
     pixel_format, options = ("gbrp", {"lossless": "1"}) if lossless else ("yuv420p", {"crf": "12", "b": "0", **_COLOUR_TAGS})
     return _encode(frames, fps, container="webm", codec="libvpx-vp9", pixel_format=pixel_format, options=options)
 
 
-def _encode_gif(frames: np.ndarray, fps: float, lossless: bool) -> bytes:
+def _encode_gif(frames: Iterator[np.ndarray], fps: float, lossless: bool) -> bytes:
     if lossless:
         raise ValueError("lossless: a gif has 256 colours a frame; use .avi, .mp4, .webm or no ending (a folder)")
     images = [Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE) for frame in frames]
-    ends = np.rint(np.arange(len(frames) + 1) * 100 / fps)  # in 10 ms: rounding must not add up over the clip
+    ends = np.rint(np.arange(len(images) + 1) * 100 / fps)  # in 10 ms: rounding must not add up over the clip
     durations = [int(d) * 10 for d in np.diff(ends)]
     buffer = io.BytesIO()
     images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=False)
     return buffer.getvalue()
 
 
-_ENCODERS: dict[str, Callable[[np.ndarray, float, bool], bytes]] = {
+_ENCODERS: dict[str, Callable[[Iterator[np.ndarray], float, bool], bytes]] = {
     ".avi": _encode_avi,
     ".mp4": _encode_mp4,
     ".webm": _encode_webm,
@@ -181,7 +207,7 @@ def check_target(path: Path) -> None:
         raise ValueError(f"{path}: a folder has this name; choose another one")
 
 
-def _write_folder(path: Path, frames: np.ndarray) -> None:
+def _write_folder(path: Path, frames: Iterator[np.ndarray]) -> None:
     with replacing_folder(path) as temporary:
         for index, frame in enumerate(frames):
             Image.fromarray(frame).save(temporary / f"frame-{index:05d}.png")
@@ -264,6 +290,7 @@ def video_info(path: str | Path) -> VideoInfo:
     if path.suffix.lower() == ".gif":
         repeats, fps, (width, height) = _gif_timing(path)
         return VideoInfo(frames=sum(repeats), fps=fps, width=width, height=height)
+    _check_suffix(path)
     with path.open("rb") as file, naming(path), _open_clip(file) as container:
         stream = _video_stream(container)
         frames = sum(packet.size > 0 for packet in container.demux(stream))
@@ -298,9 +325,13 @@ def _iterate(path: Path) -> Iterator[np.ndarray]:
         return (read_image(file) for file in _frame_files(path))
     if path.suffix.lower() == ".gif":
         return _iterate_gif(path)
+    _check_suffix(path)
+    return _iterate_file(path)
+
+
+def _check_suffix(path: Path) -> None:
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         raise ValueError(f"{path}: unknown ending; a clip is a folder of images or one of {sorted(VIDEO_SUFFIXES)}")
-    return _iterate_file(path)
 
 
 def _iterate_file(path: Path) -> Iterator[np.ndarray]:

@@ -35,7 +35,7 @@ class FrameGeometry:
     """What every temporal attention of one forward pass shares."""
 
     bias: Tensor
-    """(1, n, t, t): added to the scores, row = query frame, column = key frame."""
+    """(1, n, t, t): added to the scores, row = query frame, column = key frame; -inf = not attended to."""
     cosine: Tensor
     """(t, d/2): rotary turn of each frame."""
     sine: Tensor
@@ -195,13 +195,29 @@ class RelativePositionBias(nn.Module):
         return torch.where(distance < exact, distance, far) + half * (offset > 0)
 
 
-def frame_geometry(num_frames: int, *, bias: RelativePositionBias, head_dim: int) -> FrameGeometry:
-    """Relative-position bias and rotary turns (frequencies 10000^(-2i/d)) of `num_frames` frames, from frame 0."""
+def frame_geometry(
+    num_frames: int, *, bias: RelativePositionBias, head_dim: int, attention_frames: int | None = None
+) -> FrameGeometry:
+    """Relative-position bias and rotary turns (frequencies 10000^(-2i/d)) of `num_frames` frames, from frame 0.
+
+    Args:
+        attention_frames: each frame attends to so many around it, at a clip's ends to the first or the last so many; None =
+            to all. A network that was trained on so many then meets no distance and no number of keys that it does not know.
+    """
     table = bias(num_frames)
+    if attention_frames is not None and attention_frames < num_frames:
+        table = table.masked_fill(~_around(num_frames, attention_frames, table.device), -math.inf)
     exponents = torch.arange(0, head_dim, 2, device=table.device, dtype=torch.float32) / head_dim
     frames = torch.arange(num_frames, device=table.device, dtype=torch.float32)
     angles = frames[:, None] * ROTARY_PERIOD**-exponents
     return FrameGeometry(bias=table, cosine=angles.cos(), sine=angles.sin())
+
+
+def _around(num_frames: int, count: int, device: torch.device) -> Tensor:
+    """(t, t) bool: whether the key frame of a column is among the `count` around the query frame of a row."""
+    frames = torch.arange(num_frames, device=device)
+    first = (frames - count // 2).clamp(0, num_frames - count)[:, None]
+    return (frames >= first) & (frames < first + count)
 
 
 def _in_blocks(operation: Callable[[Tensor], Tensor], x: Tensor, *, dim: int, rows: int) -> Tensor:

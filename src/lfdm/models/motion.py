@@ -4,6 +4,7 @@ Shapes: flow (b, 2, t, h, w), channel order (x, y), in units of half the image �
 in the source · grid (b, t, h, w, 2) · mask (1, 1, H, W) in [0, 1], 1 = moves.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -164,6 +165,25 @@ class Motion:
         if mask.min() == 1:
             return self
         return self._times(feather(mask.to(self.flow), self.size).unsqueeze(2))
+
+    def from_rest(self) -> Self:
+        """This motion with a first frame of no motion at all, everything visible."""
+        still = self.identity(len(self.flow), 1, self.size, corners=self.corners, device=self.flow.device).to(self.flow.dtype)
+        return self.concatenate([still, self.frames(1, self.num_frames)], dim=2)
+
+    def closed(self, count: int) -> Self:
+        """This motion with its last `count` frames easing into its first, so that it can be repeated.
+
+        A frame d before the end keeps (1 - cos(pi d / (count + 1))) / 2 of its own difference to frame 0.
+
+        Raises:
+            ValueError: `count` is not from 1 to all frames but the first.
+        """
+        if not 1 <= count < self.num_frames:
+            raise ValueError(f"count must be from 1 to {self.num_frames - 1}, all frames but the first; got {count}")
+        left = torch.arange(self.num_frames, 0, -1, device=self.flow.device).clamp(max=count + 1)
+        own = ((1 - torch.cos(math.pi * left / (count + 1))) / 2).to(self.flow).view(1, 1, -1, 1, 1)
+        return self._each(lambda x: torch.lerp(x[:, :, :1], x, own))
 
     def to(self, target: torch.device | str | torch.dtype) -> Self:
         return self._each(lambda x: x.to(target))

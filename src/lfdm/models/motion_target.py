@@ -145,10 +145,7 @@ class MotionTarget(ConfigMixin):
             motion = Motion(position, occlusion, self.corners)
         else:
             motion = Motion.from_grid(position.permute(0, 2, 3, 4, 1), occlusion, corners=self.corners)
-        if not self.still_first_frame:
-            return motion
-        still = Motion.identity(len(sample), 1, motion.size, corners=self.corners, device=sample.device).to(sample.dtype)
-        return Motion.concatenate([still, motion.frames(1, motion.num_frames)], dim=2)
+        return motion.from_rest() if self.still_first_frame else motion
 
     def clamp(self, sample: Tensor) -> Tensor:
         """A predicted clean sample (b, 3, t, h, w), each channel clamped to the range of the training set."""

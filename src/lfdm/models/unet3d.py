@@ -224,6 +224,7 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
         latent: Tensor | None = None,
         *,
         latent_embedding: Tensor | None = None,
+        attention_frames: int | None = None,
     ) -> Tensor:
         """Predict the diffusion target.
 
@@ -234,6 +235,8 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
                 What does not depend on them, up to the first attention over frames, is computed once.
             latent: (b, latent_channels, h, w), the image latent; or else
             latent_embedding: (b, dim, h/p, w/p), what `embed_latent` made of it.
+            attention_frames: how many frames around it each frame attends to, for clips longer than those of training; None =
+                all.
 
         Returns:
             (k b, sample_channels, t, h, w), in the order of `condition` and the channel order of `sample`.
@@ -252,7 +255,12 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
 
         embedding = self._embed(timestep, condition, batch_size=len(sample))  # (k b, e)
         patches = self._fold(sample)  # (b, t/q, h/p, w/p, c q p p)
-        geometry = frame_geometry(patches.shape[1], bias=self.relative_position_bias, head_dim=self.head_dim)
+        geometry = frame_geometry(
+            patches.shape[1],
+            bias=self.relative_position_bias,
+            head_dim=self.head_dim,
+            attention_frames=attention_frames and math.ceil(attention_frames / self.frame_patch_size),
+        )
         x = self.motion_in(patches) + latent_embedding.permute(0, 2, 3, 1)[:, None]  # (b, t/q, h/p, w/p, dim)
         stem = x
         if self.temporal_attention_in is not None:

@@ -1,6 +1,7 @@
 """What the buttons and the API do: one request in, its progress and result out. Knows nothing of gradio."""
 
 import copy
+import itertools
 import queue
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from lfdm.pipeline import MAX_PASS_FACTOR, LatentFlowOutput, LatentFlowPipeline
 from lfdm.web.jobs import Finished, Jobs, Progress, Report
 from lfdm.web.limits import ServeLimits
 from lfdm.web.requests import Choices, GenerateRequest, RequestReader, TransferRequest
-from lfdm.web.results import VideoResult, write_result
+from lfdm.web.results import CALLS_PER_FRAME, VideoResult, write_result
 from lfdm.web.storage import Storage
 from lfdm.web.uploads import open_clip, read_upload
 
@@ -93,16 +94,26 @@ class Calls:
                 label = request.label or "unconditional"
                 frames, motion = _only_sample(output)
                 name = f"{_slug(label)}-{seed}"
-                results.append(write_result(folder, name, f"{label}, seed {seed}", frames, motion, fps=pipe.config["fps"]))
+                fps = pipe.config["fps"]
+
+                def after_frame(done: int = (k + 1) * steps) -> None:  # says nothing new, but notices that nobody waits
+                    report(done, total)
+
+                title = f"{label}, seed {seed}"
+                results.append(write_result(folder, name, title, frames, motion, fps=fps, after_frame=after_frame))
         return results
 
     def _transfer(self, request: TransferRequest, report: Report) -> list[VideoResult]:
+        """A third of the steps each for following the clip, for decoding and for writing."""
         image = read_upload(request.image, self.limits)
         clip = open_clip(request.driving, self.limits)
+        folder = self.storage.new_result()
+        n, total = clip.num_frames, 3 * clip.num_frames
+        written = itertools.count(1)
 
         def followed() -> Iterator[np.ndarray]:
             for k, frame in enumerate(clip.frames):
-                report(k, clip.num_frames)
+                report(k, total)
                 yield frame
 
         with self._borrowed_pipe() as pipe:
@@ -113,10 +124,19 @@ class Calls:
                 motion_strength=request.motion_strength,
                 motion_mask=request.mask,
                 output_type="np",
+                callback_on_decode=lambda decoded: report(n + decoded, total),
             )
-        report(clip.num_frames, clip.num_frames)
         frames, motion = _only_sample(output)
-        return [write_result(self.storage.new_result(), "transfer", request.driving.stem, frames, motion, fps=clip.fps)]
+        result = write_result(
+            folder,
+            "transfer",
+            request.driving.stem,
+            frames,
+            motion,
+            fps=clip.fps,
+            after_frame=lambda: report(2 * n + next(written) // CALLS_PER_FRAME, total),
+        )
+        return [result]
 
     @contextmanager
     def _borrowed_pipe(self) -> Iterator[LatentFlowPipeline]:

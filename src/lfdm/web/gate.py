@@ -120,8 +120,10 @@ class Gate:
             raise _Refusal(403, str(error)) from None
 
     def _admit_upload(self, scope: Scope, receive: Receive, answer: "_Answer") -> Receive:
-        if self.storage.megabytes() > self.limits.storage_megabytes:
-            raise _Refusal(503, "busy: the server's disk space for uploads is used up; try again in some minutes")
+        try:
+            self.storage.make_room(self.limits.upload_megabytes)
+        except ValueError as error:
+            raise _Refusal(503, str(error)) from None
         headers = dict(scope["headers"])
         if not _FORM.fullmatch(headers.get(b"content-type", b"")):
             raise _Refusal(400, "an upload is a form, multipart/form-data with a boundary")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lfdm.settings import check_at_most, check_positive, check_types
+from lfdm.settings import check, check_at_most, check_positive, check_types
 
 MEGA = 1_000_000
 
@@ -34,7 +34,7 @@ class ServeLimits:
     clip_seconds: float = 30.0
     """Length of a driving clip."""
     storage_megabytes: float = 1024.0
-    """Uploads and results on disk, all users together."""
+    """Uploads and results on disk, all users together; the longest unused ones make room for new ones."""
     keep_seconds: float = 600.0
     """How long uploads and results stay after their last use."""
 
@@ -45,6 +45,8 @@ class ServeLimits:
         check_at_most(self, 1000, "queue_size", "num_inference_steps")
         check_at_most(self, 50, "image_megapixels")  # more is refused everywhere: lfdm.data.images
         check_at_most(self, 1e6, "upload_megabytes", "clip_megapixels", "clip_frames", "clip_seconds", "storage_megabytes")
+        allowed = f"at most storage_megabytes, {self.storage_megabytes:g}"
+        check(self.upload_megabytes <= self.storage_megabytes, "upload_megabytes", self.upload_megabytes, allowed)
 
     @property
     def upload_bytes(self) -> int:

@@ -5,20 +5,19 @@ Shapes: mask (H, W) float in [0, 1].
 
 import base64
 import binascii
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from lfdm.config import MAX_GUIDANCE_SCALE
+from lfdm.data.images import open_image, read_gray
 from lfdm.pipeline import MAX_STRENGTH
 from lfdm.settings import MAX_SEED, check_integer, check_number
 from lfdm.web.limits import ServeLimits
 from lfdm.web.storage import Storage
-from lfdm.web.uploads import check_megapixels
+from lfdm.web.uploads import IMAGE_FORMATS, check_megapixels
 
 MAX_MASK_BYTES = 400_000
 MAX_MASK_MEGAPIXELS = 1.0
@@ -147,23 +146,23 @@ class RequestReader:
         return label
 
     def _mask(self, mask: object) -> np.ndarray | None:
-        """None, a PNG as a data URL (as the page's brush sends it), or an uploaded picture: white moves, black stays."""
+        """None, a PNG as a data URL (as the page's brush sends it), or an uploaded picture: white moves, black stays.
+
+        Pictures are read as the pipeline reads them.
+        """
         if mask in (None, "", {}):
             return None
         if isinstance(mask, dict):
-            data = self._file("mask", mask, "an uploaded picture").read_bytes()
+            data, formats = self._file("mask", mask, "an uploaded picture").read_bytes(), IMAGE_FORMATS
         elif isinstance(mask, str) and mask.startswith("data:image/png;base64,"):
-            data = _from_base64(mask.partition(",")[2])
+            data, formats = _from_base64(mask.partition(",")[2]), ("PNG",)
         else:
             raise ValueError(f"mask must be left out, an uploaded picture or a PNG as a data URL; got {_shown(mask)}")
         if len(data) > MAX_MASK_BYTES:
             raise ValueError(f"mask may have {MAX_MASK_BYTES} bytes; this one has {len(data)}")
-        try:
-            with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
-                check_megapixels(picture.width * picture.height, MAX_MASK_MEGAPIXELS, "a mask")
-                return np.asarray(picture.convert("L"), np.float32) / 255
-        except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-            raise ValueError("mask is not a readable PNG") from error
+        with open_image(Path("mask"), data=data, formats=formats) as picture:
+            check_megapixels(picture.width * picture.height, MAX_MASK_MEGAPIXELS, "a mask")
+            return read_gray(picture).astype(np.float32) / 255
 
 
 def _from_base64(text: str) -> bytes:
@@ -196,9 +195,19 @@ def _number(name: str, value: object, low: float, high: float) -> float:
     return check_number(name, _short(value), low=low, high=high)
 
 
+class _Short:
+    """In place of a value that is no number: its repr fits into a message."""
+
+    def __init__(self, value: object) -> None:
+        self._shown = _shown(value)
+
+    def __repr__(self) -> str:
+        return self._shown
+
+
 def _short(value: object) -> object:
-    """Numbers as they are; anything else so that it fits into a message."""
-    return value if isinstance(value, int | float) and abs(value) < 1e300 else _shown(value)
+    """Numbers as they are, anything else as a `_Short`."""
+    return value if isinstance(value, int | float) and abs(value) < 1e300 else _Short(value)
 
 
 def _shown(value: object) -> str:

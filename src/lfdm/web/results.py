@@ -4,6 +4,7 @@ Shapes: frames (t, H, W, 3) uint8.
 """
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from lfdm.visualize import draw_warped_grid, flow_scale, flow_to_color, occlusio
 
 FILE_SIDE = 256
 """Written videos are enlarged by a whole factor to about this side: players blur small ones."""
+CALLS_PER_FRAME = 2
+"""For the video, and for its flow."""
 MOTION_SIDE = 192
 """Flow and occlusion are drawn at about this side, so that the lines of the grid are fine."""
 
@@ -37,10 +40,22 @@ class VideoResult:
     """The displacement that is shown fully saturated, in pixels of the video."""
 
 
-def write_result(folder: Path, name: str, title: str, frames: np.ndarray, motion: Motion, *, fps: float) -> VideoResult:
-    """Write the files of one video and its motion (of one sample) into `folder`."""
+def write_result(
+    folder: Path,
+    name: str,
+    title: str,
+    frames: np.ndarray,
+    motion: Motion,
+    *,
+    fps: float,
+    after_frame: Callable[[], None],
+) -> VideoResult:
+    """Write the files of one video and its motion (of one sample) into `folder`.
+
+    `after_frame` is called `CALLS_PER_FRAME` times for every frame, as they are drawn; what it raises ends the work.
+    """
     t, height, width = frames.shape[:3]
-    file = write_video(folder / f"{name}.mp4", _enlarge(frames, FILE_SIDE), fps=fps)
+    file = write_video(folder / f"{name}.mp4", _enlarged(frames, after_frame), fps=fps)
     flow = motion.flow[0].permute(1, 2, 3, 0).float().cpu().numpy()  # (t, h, w, 2)
     occlusion = motion.occlusion[0, 0].float().cpu().numpy()
     scale = flow_scale(flow)
@@ -49,7 +64,7 @@ def write_result(folder: Path, name: str, title: str, frames: np.ndarray, motion
     columns = math.ceil(math.sqrt(t))
     pictures = {
         "video": frames,
-        "flow": np.stack([_draw_flow(one, size, scale) for one in flow]),
+        "flow": np.stack([_draw_flow(one, size, scale) for one in _each(flow, after_frame)]),
         "occlusion": np.stack([occlusion_to_gray(_resize(one, size)) for one in occlusion]),
     }
     sheets = {key: _write_sheet(folder / f"{name}-{key}.webp", value, columns) for key, value in pictures.items()}
@@ -71,9 +86,15 @@ def _write_sheet(path: Path, frames: np.ndarray, columns: int) -> Path:
     return path
 
 
-def _enlarge(frames: np.ndarray, side: int) -> np.ndarray:
-    factor = max(1, side // max(frames.shape[1:3]))
-    return frames.repeat(factor, axis=1).repeat(factor, axis=2)
+def _each(frames: np.ndarray, after_frame: Callable[[], None]) -> Iterator[np.ndarray]:
+    for frame in frames:
+        yield frame
+        after_frame()
+
+
+def _enlarged(frames: np.ndarray, after_frame: Callable[[], None]) -> Iterator[np.ndarray]:
+    factor = max(1, FILE_SIDE // max(frames.shape[1:3]))
+    return (frame.repeat(factor, axis=0).repeat(factor, axis=1) for frame in _each(frames, after_frame))
 
 
 def _resize(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:

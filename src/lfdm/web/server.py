@@ -5,7 +5,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -48,11 +48,13 @@ def open_app(name: str, pipe: LatentFlowPipeline, limits: ServeLimits) -> Iterat
     Args:
         name: what the model was loaded by: its examples, card and measurements are looked for there.
     """
-    storage = Storage()
-    os.environ.update(_ENVIRONMENT, GRADIO_TEMP_DIR=str(storage.root))
     folder = resolve_parts(find_folder(name))["index"]
-    calls = Calls(pipe, offered(pipe, _examples(name)), limits, storage)
-    try:
+    choices = offered(pipe, _examples(name))
+    with (
+        closing(Storage(limits.storage_megabytes)) as storage,
+        closing(Calls(pipe, choices, limits, storage)) as calls,
+    ):
+        os.environ.update(_ENVIRONMENT, GRADIO_TEMP_DIR=str(storage.root))
         page = build_page(calls, read_model_page(name, pipe, folder))
         page.state_session_capacity = SESSIONS
         outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -78,9 +80,6 @@ def open_app(name: str, pipe: LatentFlowPipeline, limits: ServeLimits) -> Iterat
         }
         storage.start_cleaning(limits.keep_seconds)
         yield Gate(app, endpoints, names, limits, storage)
-    finally:
-        calls.close()
-        storage.close()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -97,6 +96,8 @@ def listen(host: str, port: int) -> socket.socket:
 def serve(name: str, pipe: LatentFlowPipeline, limits: ServeLimits, listening: socket.socket) -> None:
     """Serve until interrupted or ended."""
     signal.signal(signal.SIGTERM, _stop)  # uvicorn raises it again after its own end: the folder is to be removed first
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # ignored: started with nohup
+        signal.signal(signal.SIGHUP, _end)  # a closed terminal; uvicorn does not know it
     with open_app(name, pipe, limits) as app:
         config = uvicorn.Config(
             app,
@@ -112,6 +113,10 @@ def serve(name: str, pipe: LatentFlowPipeline, limits: ServeLimits, listening: s
 
 def _stop(*_: object) -> NoReturn:
     sys.exit(0)
+
+
+def _end(*_: object) -> None:
+    signal.raise_signal(signal.SIGTERM)
 
 
 def _examples(name: str) -> tuple[Path, ...]:

@@ -3,6 +3,7 @@
 Uploads lie at `<root>/<hash of the content>/<name>` (gradio puts them there), results at `<root>/results/<random>/<name>`.
 """
 
+import os
 import re
 import shutil
 import tempfile
@@ -14,12 +15,21 @@ from pathlib import Path
 from uuid import uuid4
 
 RESULTS = "results"
+RESULT_SHARE = 0.1
+"""Share of the space that a new result finds free: how large it will be is not known before."""
+SPARED_SECONDS = 60.0
+"""What was used so recently makes no room for anything: a page may be fetching it, or a job reading it."""
 
 
 class Storage:
-    """Finds, makes and removes files below one folder."""
+    """Finds, makes and removes files below one folder.
 
-    def __init__(self) -> None:
+    Args:
+        max_megabytes: of all files together.
+    """
+
+    def __init__(self, max_megabytes: float) -> None:
+        self.max_megabytes = max_megabytes
         self.root = Path(tempfile.mkdtemp(prefix="lfdm-serve-")).resolve()
         self._closed = threading.Event()
 
@@ -44,22 +54,34 @@ class Storage:
         return given
 
     def new_result(self) -> Path:
-        """An empty folder for the files of one result."""
+        """An empty folder for the files of one result; raises as `make_room` does."""
+        self.make_room(RESULT_SHARE * self.max_megabytes)
         folder = self.root / RESULTS / uuid4().hex
         folder.mkdir(parents=True)
         return folder
 
-    def megabytes(self) -> float:
-        """Size of all files."""
-        total = 0
+    def make_room(self, megabytes: float) -> None:
+        """Remove folders of files, the longest unused first, until so much more fits.
+
+        Raises:
+            ValueError: it does not fit, for what is left was used in the last minute.
+        """
+        folders: dict[Path, list[tuple[Path, os.stat_result]]] = {}
         for file in self._files():
             with suppress(OSError):
-                total += file.stat().st_size
-        return total / 1e6
-
-    def num_files(self) -> int:
-        """How many files there are."""
-        return sum(1 for _ in self._files())
+                folders.setdefault(file.parent, []).append((file, file.lstat()))
+        used = {folder: max(stat.st_mtime for _, stat in files) for folder, files in folders.items()}
+        total = sum(stat.st_size for files in folders.values() for _, stat in files)
+        allowed = (self.max_megabytes - megabytes) * 1e6
+        for folder in sorted(folders, key=used.__getitem__):
+            if total <= allowed or used[folder] > time.time() - SPARED_SECONDS:
+                break
+            for file, stat in folders[folder]:
+                with suppress(OSError):
+                    file.unlink(missing_ok=True)
+                    total -= stat.st_size
+        if total > allowed:
+            raise ValueError("busy: the server's disk space is used up; try again in some minutes")
 
     def remove_old(self, keep_seconds: float) -> None:
         """Remove files not used for that long, and the folders that this leaves empty."""
@@ -88,4 +110,6 @@ class Storage:
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _files(self) -> Iterator[Path]:
-        return (entry for entry in self.root.rglob("*") if entry.is_symlink() or not entry.is_dir())
+        for folder, folders, names in os.walk(self.root):  # a folder may go meanwhile
+            links = (name for name in folders if Path(folder, name).is_symlink())
+            yield from (Path(folder, name) for name in (*names, *links))

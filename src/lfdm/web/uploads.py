@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ImageOps
 
+from lfdm.data.gif_blocks import read_gif_size
 from lfdm.data.images import open_image, over_white
 from lfdm.data.video import VIDEO_SUFFIXES, iterate_video, video_info
 from lfdm.web.limits import MEGA, ServeLimits
@@ -85,9 +86,12 @@ def _check_bytes(path: Path, limits: ServeLimits) -> None:
 
 def _check_gif(path: Path, limits: ServeLimits) -> None:
     """Size and number of a GIF's frames from its block headers: `video_info` has to decode it."""
-    with open_image(path, formats=("GIF",)) as image:
-        check_megapixels(image.width * image.height, limits.image_megapixels, "a frame")
-        _check_clip(getattr(image, "n_frames", 1), image.width * image.height, limits)
+    with path.open("rb") as file:
+        size = read_gif_size(file)
+    if size is None:
+        raise ValueError("broken or not a readable GIF")
+    check_megapixels(size.width * size.height, limits.image_megapixels, "a frame")
+    _check_clip(size.frames, size.width * size.height, limits)
 
 
 def _check_clip(frames: int, pixels: int, limits: ServeLimits) -> None:

@@ -104,8 +104,9 @@ function sendMask() {
 
 function stroke(event) {
   const box = canvas.getBoundingClientRect();
-  const x = ((event.clientX - box.left) / box.width) * canvas.width;
-  const y = ((event.clientY - box.top) / box.height) * canvas.height;
+  const scale = Math.min(box.width / canvas.width, box.height / canvas.height); // object-fit: contain
+  const x = (event.clientX - box.left - box.width / 2) / scale + canvas.width / 2;
+  const y = (event.clientY - box.top - box.height / 2) / scale + canvas.height / 2;
   const context = canvas.getContext("2d");
   context.lineCap = context.lineJoin = "round";
   context.strokeStyle = "#f97316"; // the mask is its alpha alone

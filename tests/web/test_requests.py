@@ -1,0 +1,130 @@
+"""Fields of requests: masks mean what they mean in Python, and messages show what was got."""
+
+import base64
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lfdm.pipeline_inputs import prepare_mask
+from lfdm.web.limits import ServeLimits
+from lfdm.web.requests import Choices, RequestReader
+from lfdm.web.storage import Storage
+
+FIELDS: dict[str, Any] = {
+    "image": "a",
+    "mask": None,
+    "label": None,
+    "seed": 0,
+    "num_inference_steps": 2,
+    "guidance_scale": 1.0,
+    "motion_strength": 1.0,
+    "num_videos": 1,
+    "num_frames": 4,
+    "loop": False,
+}
+
+
+@pytest.fixture
+def storage() -> Iterator[Storage]:
+    made = Storage(100)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def reader(storage: Storage) -> RequestReader:
+    choices = Choices(
+        labels=(),
+        examples=(Path("a.png"),),
+        max_frames=16,
+        max_steps=100,
+        num_frames=4,
+        num_inference_steps=2,
+        guidance_scale=1.0,
+    )
+    return RequestReader(choices, ServeLimits(), storage)
+
+
+def read_mask(reader: RequestReader, mask: object) -> np.ndarray:
+    read = reader.generate(**{**FIELDS, "mask": mask}).mask
+    assert read is not None
+    return read
+
+
+def upload(storage: Storage, name: str) -> Path:
+    folder = storage.root / ("0" * 64)
+    folder.mkdir(exist_ok=True)
+    return folder / name
+
+
+def masks() -> dict[str, Image.Image]:
+    """Of 20x12 pixels, by the names of files."""
+    rng = np.random.default_rng(0)
+    gray = rng.integers(0, 256, (12, 20), dtype=np.uint8)
+    rgba = rng.integers(0, 256, (12, 20, 4), dtype=np.uint8)
+    turned = Image.fromarray(gray)
+    turned.getexif()[0x0112] = 6
+    return {
+        "gray.png": Image.fromarray(gray),
+        "deep.png": Image.fromarray(rng.integers(0, 65536, (12, 20), dtype=np.uint16)),
+        "alpha.png": Image.fromarray(rgba),
+        "gray-alpha.png": Image.fromarray(rgba[..., :2], "LA"),
+        "colour.jpg": Image.fromarray(rgba[..., :3]),
+        "turned.jpg": turned,
+        "colour.webp": Image.fromarray(rgba[..., :3]),
+    }
+
+
+@pytest.mark.parametrize("name", masks())
+def test_a_mask_means_the_same_as_in_python(reader: RequestReader, storage: Storage, name: str) -> None:
+    picture, path = masks()[name], upload(storage, name)
+    picture.save(path, exif=picture.getexif())
+    got = [read_mask(reader, {"path": str(path)})]
+    if path.suffix == ".png":
+        got.append(read_mask(reader, "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()))
+    expected = prepare_mask(path, size=20, fit="pad")
+    for mask in got:
+        np.testing.assert_array_equal(prepare_mask(mask, size=20, fit="pad"), expected)
+
+
+@pytest.mark.parametrize("kind", [b"gAMA", b"cHRM", b"pHYs", b"tRNS", b"iCCP", b"acTL"])
+@pytest.mark.parametrize("uploaded", [False, True])
+def test_a_damaged_chunk_is_a_broken_mask(reader: RequestReader, storage: Storage, kind: bytes, uploaded: bool) -> None:
+    path = upload(storage, "a.png")
+    Image.new("L", (8, 8), 255).save(path)
+    data = path.read_bytes()
+    chunk = struct.pack(">I", 1) + kind + b"\x01" + struct.pack(">I", zlib.crc32(kind + b"\x01"))
+    path.write_bytes(data[:33] + chunk + data[33:])
+    mask = {"path": str(path)} if uploaded else "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    with pytest.raises(ValueError, match=r"^mask: broken or not a readable"):
+        read_mask(reader, mask)
+
+
+def test_a_mask_of_another_format_is_told_which_are_read(reader: RequestReader, storage: Storage) -> None:
+    path = upload(storage, "a.tiff")
+    Image.new("L", (8, 8)).save(path)
+    with pytest.raises(ValueError, match=r"^mask: .*must be one of PNG, JPEG, WEBP, BMP, GIF"):
+        read_mask(reader, {"path": str(path)})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "shown"),
+    [
+        ("seed", "abc", "'abc'"),
+        ("num_frames", [1, "x"], "[1, 'x']"),
+        ("guidance_scale", "2", "'2'"),
+        ("motion_strength", {"a": "b"}, "{'a': 'b'}"),
+        ("motion_strength", 1e301, "1e+301"),
+        ("motion_strength", "x" * 1000, "'" + "x" * 56 + "..."),
+    ],
+)
+def test_messages_show_a_wrong_value_as_it_is(reader: RequestReader, field: str, value: object, shown: str) -> None:
+    with pytest.raises(ValueError, match=f"^{field} must be") as refusal:
+        reader.generate(**{**FIELDS, field: value})
+    assert str(refusal.value).endswith(f"; got {shown}")

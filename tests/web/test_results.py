@@ -1,0 +1,46 @@
+"""The files of one video, and that their making ends where nobody waits for them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lfdm.data.video import read_video
+from lfdm.models.motion import Motion
+from lfdm.web.results import CALLS_PER_FRAME, VideoResult, write_result
+
+
+class Stop(Exception):  # noqa: N818 - no error
+    """Ends the work, as a cancelled job does."""
+
+
+def write(folder: Path, *, stop_after: int = 10**6) -> tuple[VideoResult, int]:
+    """A result of five frames, and how many calls its making took."""
+    calls = 0
+
+    def after_frame() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == stop_after:
+            raise Stop
+
+    frames = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+    motion = Motion(0.1 * torch.randn(1, 2, 5, 8, 8), torch.rand(1, 1, 5, 8, 8))
+    return write_result(folder, "wave", "wave, seed 0", frames, motion, fps=8, after_frame=after_frame), calls
+
+
+def test_every_frame_is_counted(tmp_path: Path) -> None:
+    result, calls = write(tmp_path)
+    assert calls == 5 * CALLS_PER_FRAME
+    assert read_video(result.file).shape == (5, 256, 256, 3)
+    assert set(result.sheets) == {"video", "flow", "occlusion"}
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("stop_after", [2, 7])
+def test_writing_ends_where_nobody_waits(tmp_path: Path, stop_after: int) -> None:
+    with pytest.raises(Stop):
+        write(tmp_path, stop_after=stop_after)
+    assert not list(tmp_path.glob("*.webp"))
+    assert not list(tmp_path.glob(".*"))  # nothing half written
