@@ -10,10 +10,10 @@ from lfdm.visualize import (
     contact_sheet,
     draw_arrows,
     draw_flow_legend,
+    draw_panel,
     draw_warped_grid,
     flow_scale,
     flow_to_color,
-    make_panel,
     occlusion_to_gray,
     overlay_occlusion,
     overlay_regions,
@@ -59,7 +59,7 @@ def test_a_panel_shows_source_frames_warped_flow_and_occlusion() -> None:
         np.full(shape, value, np.uint8) for shape, value in (((32, 32, 3), 10), ((2, 32, 32, 3), 90), ((2, 32, 32, 3), 170))
     )
     motion = Motion(torch.zeros(1, 2, 2, 16, 16), torch.zeros(1, 1, 2, 16, 16))
-    panel = make_panel(source, frames, warped, motion)
+    panel = np.stack(list(draw_panel(source, frames, warped, motion)))
     t, height, width, _ = panel.shape
     assert (t, height) == (2, 16 + 192)
     centres = [192 // 2 + i * (192 + 4) for i in range(5)]
@@ -119,7 +119,7 @@ def test_every_tile_can_be_alone(kind: PanelKind) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     motion = Motion(0.3 * torch.randn(1, 2, 2, 16, 16), torch.rand(1, 1, 2, 16, 16))
     regions = np.random.default_rng(1).random((2, 3, 16, 16))
-    panel = make_panel(frames[0], frames, frames, motion, kinds=(kind,), regions=regions)
+    panel = np.stack(list(draw_panel(frames[0], frames, frames, motion, kinds=(kind,), regions=regions)))
     assert panel.shape == (2, 16 + 192, 192, 3)
     assert kind == "source" or (panel[0] != panel[1]).any()
 
@@ -135,14 +135,14 @@ def test_tiles_that_cannot_be_drawn() -> None:
     ]
     for kinds, message in wrong:
         with pytest.raises(ValueError, match=message):
-            make_panel(None, frames, frames, motion, kinds=kinds)
+            draw_panel(None, frames, frames, motion, kinds=kinds)
 
 
 def test_a_panel_needs_shapes_that_agree() -> None:
     frames = np.zeros((2, 32, 32, 3), np.uint8)
     motion = Motion(torch.zeros(2, 2, 2, 16, 16), torch.zeros(2, 1, 2, 16, 16))
     with pytest.raises(ValueError, match="one sample's source"):
-        make_panel(frames[0], frames, frames, motion)
+        draw_panel(frames[0], frames, frames, motion)
 
 
 def test_a_contact_sheet_has_a_row_per_video_and_shows_first_and_last_frame() -> None:

@@ -19,7 +19,7 @@ from lfdm.config import PanelKind
 from lfdm.data.video import MAX_GIF_FPS, encode_video, write_video
 from lfdm.models.motion import Motion
 from lfdm.settings import check_integer
-from lfdm.visualize import make_panel
+from lfdm.visualize import draw_panel
 
 OutputType = Literal["pil", "np", "pt"]
 Frames = list[list[Image.Image]] | np.ndarray | Tensor
@@ -43,7 +43,7 @@ class LatentFlowOutput:
         """One sample and its motion as a moving picture, which a notebook shows and `.save("motion.gif")` writes.
 
         Args:
-            kinds: tiles of `lfdm.visualize.make_panel` but `source` and `regions`, which an output does not hold.
+            kinds: tiles of `lfdm.visualize.draw_panel` but `source` and `regions`, which an output does not hold.
             sample: which of the batch.
             fps: frames per second.
 
@@ -53,7 +53,7 @@ class LatentFlowOutput:
         check_integer("sample", sample, 0, len(self.motion.flow) - 1)
         frames, warped = (_sample_to_uint8(video, sample) for video in (self.frames, self.warped))
         motion = self.motion.samples(sample, sample + 1)
-        return VideoPreview(make_panel(None, frames, warped, motion, kinds=kinds), fps)
+        return VideoPreview(np.stack(list(draw_panel(None, frames, warped, motion, kinds=kinds))), fps)
 
 
 @dataclass(frozen=True, repr=False)

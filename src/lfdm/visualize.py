@@ -136,19 +136,6 @@ def overlay_regions(picture: np.ndarray, heat: np.ndarray, *, opacity: float = 0
     return np.round(picture * (1 - share) + colour * share).astype(np.uint8)
 
 
-def make_panel(
-    source: np.ndarray | None,
-    frames: np.ndarray,
-    warped: np.ndarray,
-    motion: "Motion",
-    *,
-    kinds: Sequence[PanelKind] = PANEL_KINDS,
-    regions: np.ndarray | None = None,
-) -> np.ndarray:
-    """What `draw_panel` draws, whole: (t, H', W', 3) uint8."""
-    return np.stack(list(draw_panel(source, frames, warped, motion, kinds=kinds, regions=regions)))
-
-
 def draw_panel(
     source: np.ndarray | None,
     frames: np.ndarray,

@@ -15,19 +15,9 @@ from lfdm.pipeline_inputs import prepare_mask
 from lfdm.web.limits import ServeLimits
 from lfdm.web.requests import Choices, RequestReader
 from lfdm.web.storage import Storage
+from served import GENERATE
 
-FIELDS: dict[str, Any] = {
-    "image": "a",
-    "mask": None,
-    "label": None,
-    "seed": 0,
-    "num_inference_steps": 2,
-    "guidance_scale": 1.0,
-    "motion_strength": 1.0,
-    "num_videos": 1,
-    "num_frames": 4,
-    "loop": False,
-}
+FIELDS: dict[str, Any] = {**GENERATE, "image": "a", "label": None}
 
 
 @pytest.fixture

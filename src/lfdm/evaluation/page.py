@@ -5,20 +5,20 @@ first, since its colours are shared by 2x2 pixels.
 """
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
 
 import numpy as np
 import torch
 
-from lfdm.data.video import encode_video
+from lfdm.data.video import FrameSource, encode_video
 from lfdm.evaluation import page_tables as tables
 from lfdm.evaluation import plots
 from lfdm.evaluation.page_style import STYLE
 from lfdm.evaluation.shown import Example, Shown
 from lfdm.models.warp import warp
-from lfdm.visualize import make_panel
+from lfdm.visualize import draw_panel
 
 SHOWN_SIDE = 192
 """Frames are enlarged by a whole factor to at most this side."""
@@ -152,21 +152,21 @@ def _plots(drawn: Sequence[str]) -> str:
     return f'<div class="plots">{"".join(f"<div class=card>{svg}</div>" for svg in drawn)}</div>' if drawn else ""
 
 
-def _figure(frames: np.ndarray, caption: str, fps: float, *, above: str = "") -> str:
+def _figure(frames: FrameSource, caption: str, fps: float, *, above: str = "") -> str:
     source = _data_url("video/mp4", encode_video(frames, fps=fps, suffix=".mp4"))
     video = f'<video src="{source}" autoplay loop muted playsinline controlslist="nodownload"></video>'
     return f'<figure class="card">{above}{video}<figcaption>{caption}</figcaption></figure>'
 
 
-def _panel(example: Example) -> np.ndarray:
-    """Source, generated, warped, flow and occlusion of an example that has a motion, (t, H, W, 3)."""
+def _panel(example: Example) -> Iterator[np.ndarray]:
+    """Source, generated, warped, flow and occlusion of an example that has a motion, t frames (H, W, 3)."""
     motion = example.motion
     assert motion is not None
     source = torch.from_numpy(example.real[0]).permute(2, 0, 1)[None].float() / 255
     size = example.real.shape[1:3]
     grid = motion.resize((size[0], size[1])).grid()
     warped = warp(source, grid, padding_mode="border")[0].permute(1, 2, 3, 0)
-    return make_panel(example.real[0], example.generated, (warped * 255).round().to(torch.uint8).numpy(), motion)
+    return draw_panel(example.real[0], example.generated, (warped * 255).round().to(torch.uint8).numpy(), motion)
 
 
 def _enlarge(frames: np.ndarray) -> np.ndarray:
