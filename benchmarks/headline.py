@@ -152,6 +152,7 @@ def collect(comparison: Comparison, left_out: dict[str, str]) -> dict[str, Any]:
         "plan": plan,
         "speed": {key: value for key, value in speed.items() if key != "seconds_per_video"},
         "data": example["data"],
+        "real_action_accuracy": example["generation"].get("action_accuracy", {}).get("real_held_out"),
         "evaluation": example["settings"],
         "versions": example["versions"],
     }
@@ -207,13 +208,16 @@ def _render_one(results: dict[str, Any]) -> str:
         budget = f"equal clips seen by every diffusion network, {settings['clips_seen']}"
         asked = f"--equal clips --clips-seen {settings['clips_seen']}"
     name = settings["preset"]["name"]
+    data = " --sheets DIR" if name == "lpc64" else ""
+    real = results.get("real_action_accuracy")  # not in the oldest results
+    judge = "" if real is None else f" The classifier names {real:.3f} of the real clips right."
     about = (
         f"## {name}: {budget}\n\n"
         f"{evaluation['num_clips']} held-out clips of {results['data']['num_subjects']} subjects, {evaluation['num_frames']}"
         f" frames of {size}x{size}, seed {evaluation['seed']}; {sampling['num_inference_steps']} steps of"
         f" {sampling['scheduler']}, guidance {sampling['guidance_scale']:g}, for every method."
-        f" Seconds per video on {results['speed']['device']}, {results['speed']['num_threads']} threads.\n\n"
-        f"`python benchmarks/headline.py --dataset {name} {asked} --methods {' '.join(settings['methods'])} --out DIR`\n\n"
+        f" Seconds per video on {results['speed']['device']}, {results['speed']['num_threads']} threads.{judge}\n\n"
+        f"`python benchmarks/headline.py --dataset {name}{data} {asked} --methods {' '.join(settings['methods'])} --out DIR`\n\n"
     )
     body = table(
         [

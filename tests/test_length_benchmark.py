@@ -44,10 +44,11 @@ def test_the_script_writes_every_row(
     monkeypatch.setattr(sys, "argv", ["length.py", *words])
     length.main()
     figures = json.loads(out.read_text())["figures"]
-    assert list(figures) == ["real", "1x", "5x", "1x loop", "2x loop"]
+    assert list(figures) == ["real", "1x", "5x", "1x loop", "2x loop", "4x loop"]
     assert all(np.isfinite(value) for name, row in figures.items() if name != "real" for value in row.values())
     assert figures["real"]["amount"] == 0  # of stage 1 as initialised
     assert "seam" in figures["5x"]
     assert "seam" not in figures["1x"]
+    assert figures["1x loop"]["closing"] < figures["1x"]["closing"]
     assert figures["1x"]["colour_first"] == figures["1x"]["colour_last"]
     assert "5x" in capsys.readouterr().out
