@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,16 @@ def test_without_the_extra_the_pip_command_is_named() -> None:
     assert ended.stderr == "lfdm: lfdm serve needs gradio: pip install 'lfdm[web]'\n"
 
 
+@pytest.fixture
+def heeding_hangups() -> Iterator[None]:
+    """Processes started meanwhile do not inherit that SIGHUP is ignored, as it is where the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")
+@pytest.mark.usefixtures("heeding_hangups")
 def test_the_folder_goes_when_the_terminal_is_closed(tmp_path: Path) -> None:
     with running_server(tmp_path) as server:
         assert server.storage.exists()
