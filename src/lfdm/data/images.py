@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from av.error import FFmpegError
@@ -88,22 +88,22 @@ def open_image(path: Path, *, data: bytes | None = None, formats: tuple[str, ...
     `data`: what is read in place of the file, `path` being its name alone.
     `formats`: Pillow's names of those that are tried, all by default.
     """
-    with naming(path):
-        with path.open("rb") if data is None else io.BytesIO(data) as file:
-            gif = read_gif_size(file)
+    with naming(path), path.open("rb") if data is None else io.BytesIO(data) as file:
+        gif = read_gif_size(file)
         if gif is not None:
             check_pixels(path, gif.width, gif.height)
+        file.seek(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused here, in our own words
-            image = _identify(path if data is None else io.BytesIO(data), formats)
+            image = _identify(file, formats)
         with image:
             check_pixels(path, *image.size)
             yield image
 
 
-def _identify(source: Path | io.BytesIO, formats: tuple[str, ...] | None) -> Image.Image:
+def _identify(file: BinaryIO, formats: tuple[str, ...] | None) -> Image.Image:
     try:
-        return Image.open(source, formats=formats)
+        return Image.open(file, formats=formats)
     except UnidentifiedImageError:
         allowed = f"must be one of {', '.join(formats)}" if formats else "in no known format"
         raise ValueError(allowed) from None

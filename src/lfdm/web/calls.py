@@ -5,6 +5,7 @@ import itertools
 import queue
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -94,13 +95,9 @@ class Calls:
                 label = request.label or "unconditional"
                 frames, motion = _only_sample(output)
                 name = f"{_slug(label)}-{seed}"
-                fps = pipe.config["fps"]
-
-                def after_frame(done: int = (k + 1) * steps) -> None:  # says nothing new, but notices that nobody waits
-                    report(done, total)
-
-                title = f"{label}, seed {seed}"
-                results.append(write_result(folder, name, title, frames, motion, fps=fps, after_frame=after_frame))
+                title, fps = f"{label}, seed {seed}", pipe.config["fps"]
+                notice = partial(report, (k + 1) * steps, total)  # says nothing new, but ends the work where nobody waits
+                results.append(write_result(folder, name, title, frames, motion, fps=fps, after_frame=notice))
         return results
 
     def _transfer(self, request: TransferRequest, report: Report) -> list[VideoResult]:
