@@ -6,7 +6,8 @@ Stage-2 rows share the stage 1 that is given and its cached motion; sampling row
 as `--sampling-model`; stage-1 rows train for the same time each. The same command goes on where it was stopped. `--only` runs
 some stages or groups alone (`stage2`, `seeds`, `sampling`, `stage1`); where several processes share the rows of a group, let
 one of them finish `--only plan-stage2` (or `plan-stage1`) first. Writes benchmarks/results/ablation-DATASET.json and
-docs/ablation.md with all rows that are finished.
+docs/ablation.md with all rows that are finished; a group of which none is finished here stays as an earlier run left it, so
+that groups can be measured apart from each other.
 """
 
 import sys
@@ -19,7 +20,7 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from ablation_document import render
+from ablation_document import GROUPS, render
 from ablation_rows import AS_SET, BASE, RAW_WEIGHTS, Row, SamplingRow, sampling_rows, seeded, stage1_rows, stage2_rows
 from baselines.frame_autoencoder import training_clips
 from budget import TrainingClock, Trial, measure_steps, steps_within
@@ -38,6 +39,7 @@ from lfdm.training.checkpoint import TRAINING_NAME
 from lfdm.training.diffusion import DiffusionTask, train_diffusion
 from lfdm.training.motion_cache import open_motion_cache
 from lfdm.training.run_folder import prepare_run
+from measuring import device_name
 from methods import shortened
 from stage1_judge import judge_autoencoder
 from stages import Stage, StageFolder
@@ -259,22 +261,34 @@ class Ablation:
     # ---------------------------------------------------------------------------------------------------------- results
 
     def collect(self) -> dict[str, Any]:
-        """The results of the rows that are finished, by group."""
-        rows: dict[str, Sequence[Row | SamplingRow]] = {
+        """The rows that are finished, by group, each group with all that decided it."""
+        members: dict[str, Sequence[Row | SamplingRow]] = {
             "stage2": self.stage2_rows,
             "seeds": self.seed_rows(),
             "sampling": self.sampling_rows,
             "stage1": self.stage1_rows,
         }
-        groups: dict[str, list[dict[str, Any]]] = {}
-        for group, members in rows.items():
+        finished: dict[str, list[dict[str, Any]]] = {}
+        for group, rows in members.items():
             prefix = "stage1-" if group == "stage1" else ""
-            found = [self._collect_row(row, prefix) for row in members if self.folder.done(f"evaluate-{prefix}{row.name}")]
-            groups[group] = found
+            found = [self._collect_row(row, prefix) for row in rows if self.folder.done(f"evaluate-{prefix}{row.name}")]
+            finished[group] = found
         if self.folder.done(f"evaluate-{RAW_WEIGHTS}"):
             raw = {"name": RAW_WEIGHTS, "title": "weights of the last step, not averaged", "against": BASE}
-            groups["stage2"].append(raw | self.folder.result(f"evaluate-{RAW_WEIGHTS}"))
-        return {"settings": self.settings.to_json(), "groups": groups}
+            finished["stage2"].append(raw | self.folder.result(f"evaluate-{RAW_WEIGHTS}"))
+        about = {"settings": self.settings.to_json(), "machine": device_name(torch.device(self.device))}
+        groups = {
+            group: {**about, "weights_sha256": self._hash_shared(group), "rows": rows} for group, rows in finished.items() if rows
+        }
+        return {"dataset": self.settings.preset.name, "groups": groups}
+
+    def _hash_shared(self, group: str) -> str | None:
+        """Of the weights that the rows of a group share: stage 1, or the U-Net that is sampled; None where each has its own."""
+        if group == "stage1":
+            return None
+        if group == "sampling":
+            return file_sha256(find_model(self._sampling_folder(), "unet") / WEIGHTS_NAME)
+        return file_sha256(find_model(find_folder(self.settings.autoencoder), "autoencoder") / WEIGHTS_NAME)
 
     def _collect_row(self, row: Row | SamplingRow, prefix: str) -> dict[str, Any]:
         described: dict[str, Any] = {"name": row.name, "title": row.title, "against": row.against}
@@ -304,6 +318,13 @@ def ablate(
     return ablation.collect()
 
 
+def with_earlier_groups(results: dict[str, Any], stored: Path) -> dict[str, Any]:
+    """The results, and those groups of the stored ones that are not among them."""
+    earlier = read_json(stored)["groups"] if stored.exists() else {}
+    groups = {group: results["groups"].get(group, earlier.get(group)) for group in GROUPS}
+    return {**results, "groups": {group: content for group, content in groups.items() if content is not None}}
+
+
 def main() -> None:
     """Run the command line."""
     command = tyro.cli(Ablate, description=__doc__)
@@ -319,7 +340,8 @@ def main() -> None:
             sampling_model=command.sampling_model,
         )
         results = ablate(settings, command.out, command.only, device=command.device)
-        write_results(results, command.results / f"ablation-{command.dataset}.json")
+        stored = command.results / f"ablation-{command.dataset}.json"
+        write_results(with_earlier_groups(results, stored), stored)
         command.document.write_text(render(read_results(command.results, "ablation-")))
     except (ValueError, OSError) as error:
         sys.exit(f"ablation: {error}")

@@ -11,9 +11,10 @@ HEAD = """# What each choice is worth
 Rendered from benchmarks/results/ablation-*.json by `python benchmarks/ablation.py`. Every row changes one thing of the row named
 beside it. *Against* is better, worse, or a tie: one of the two values lies inside the other's bootstrap interval. Training is in
 minutes of the processor; the first row of stage 2 also estimates the motion that all share. Rows ran side by side: seconds per
-video are for orientation alone. Which rows were left out, and why, is in docs/log.md.
+video are for orientation alone. The interval is that of the clips: another seed of training moves a row more, see the table of
+other seeds.
 """
-TITLES = {
+GROUPS = {
     "stage2": "Stage 2: one stage 1, one motion cache, one number of steps",
     "seeds": "Stage 2: the two best rows from other seeds",
     "sampling": "Sampling: one model, no training",
@@ -34,20 +35,38 @@ def render(all_results: Sequence[dict[str, Any]]) -> str:
 
 
 def _render_one(results: dict[str, Any]) -> list[str]:
-    settings, groups = results["settings"], results["groups"]
-    evaluation = settings["evaluation"]
-    head = (
-        f"## {settings['preset']['name']}\n\n{settings['budget_minutes']:g} minutes of training per row,"
-        f" {evaluation['num_clips'] or 'all'} held-out clips, seed {evaluation['seed']}.\n"
-    )
-    base = {row["name"]: row for row in groups["stage2"]}
-    parts = [head]
-    for group, rows in groups.items():
-        if rows:
-            known = {row["name"]: row for row in rows} if group == "stage1" else base | {row["name"]: row for row in rows}
-            body = _stage1_table(rows, known) if group == "stage1" else _generation_table(rows, known)
-            parts.append(f"### {TITLES[group]}\n\n{body}")
+    groups = results["groups"]
+    base = {row["name"]: row for row in groups["stage2"]["rows"]} if "stage2" in groups else {}
+    parts = [f"## {results['dataset']}\n"]
+    for group, content in groups.items():
+        rows = content["rows"]
+        known = ({} if group == "stage1" else base) | {row["name"]: row for row in rows}
+        body = _stage1_table(rows, known) if group == "stage1" else _generation_table(rows, known)
+        parts.append(f"### {GROUPS[group]}\n\n{_about(results['dataset'], group, content)}\n\n{body}")
     return parts
+
+
+def _about(dataset: str, group: str, content: dict[str, Any]) -> str:
+    """How many clips and minutes, on what, and the command."""
+    settings, evaluation = content["settings"], content["settings"]["evaluation"]
+    said = [f"{evaluation['num_clips'] or 'All'} held-out clips, seed {evaluation['seed']}, on {content['machine']}"]
+    asked = [f"--dataset {dataset} --data DIR --autoencoder {settings['autoencoder']}"]
+    if group == "sampling" and settings["sampling_model"] is not None:
+        asked.append(f"--sampling-model {settings['sampling_model']}")
+        said.append(f"the model is {settings['sampling_model']}")
+    else:
+        asked.append(f"--budget-minutes {settings['budget_minutes']:g}")
+        said.append(f"{settings['budget_minutes']:g} minutes of training per row")
+    if group in ("stage2", "seeds"):
+        said.append(f"stage 1 is that of {settings['autoencoder']}")
+    if group == "stage1" and settings["perceptual_weights"] is not None:
+        asked.append("--perceptual-weights VGG16")
+    if content["weights_sha256"] is not None:
+        said[-1] += f" (weights {content['weights_sha256'][:12]})"
+    if evaluation["num_clips"] is not None:
+        asked.append(f"--num-clips {evaluation['num_clips']}")
+    command = f"python benchmarks/ablation.py {' '.join(asked)} --only {group} --out DIR"
+    return f"{'; '.join(said)}.\n\n`{command}`"
 
 
 def compare(figure: dict[str, Any] | None, other: dict[str, Any] | None, *, more_is_better: bool) -> str:

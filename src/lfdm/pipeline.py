@@ -26,7 +26,6 @@ from lfdm.models.unet3d import MotionUNet3D
 from lfdm.pipeline_decoding import decode_video, frames_per_chunk
 from lfdm.pipeline_folder import (
     MODEL_CLASSES,
-    MODEL_DIR,
     bundled_models,
     find_folder,
     load_components,
@@ -51,7 +50,7 @@ from lfdm.pipeline_sampling import Guidance, MotionSampler
 from lfdm.pipeline_windows import plan_windows
 from lfdm.presets import get_preset
 
-__all__ = ["MODEL_DIR", "LatentFlowOutput", "LatentFlowPipeline", "bundled_models", "frames_to_uint8"]
+__all__ = ["LatentFlowOutput", "LatentFlowPipeline", "bundled_models", "frames_to_uint8"]
 
 ConditionInput = Condition | Sequence[Condition] | Tensor
 """One condition, a list of them, or embeddings (D,) or (b, D)."""

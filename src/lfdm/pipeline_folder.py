@@ -21,12 +21,11 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from lfdm.files import replace_folder
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import ConditionEncoder
-from lfdm.models.loading import CONFIG_NAME, find_checkpoints, read_json
+from lfdm.models.loading import CONFIG_NAME, MODEL_DIR, find_checkpoints, read_json
 from lfdm.models.motion_target import MotionTarget
 from lfdm.models.unet3d import MotionUNet3D
 
 INDEX_NAME = "model_index.json"
-MODEL_DIR = "model"
 ASSETS_DIR = Path(__file__).parent / "assets"
 SCHEDULER_CONFIG_NAME = "scheduler_config.json"
 

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
-from ablation import Ablation, AblationSettings, ablate
+from ablation import Ablation, AblationSettings, ablate, with_earlier_groups
 from ablation_document import compare, render
 from ablation_rows import regions_of_equal_size, sampling_rows, seeded, stage1_rows, stage2_rows
 from lfdm.config import Preset, to_json
 from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.models.autoencoder import LatentFlowAutoencoder
+from lfdm.models.loading import read_json
 from lfdm.presets import PUPPETS64
 from lfdm.training.autoencoder import train_autoencoder
+from tables import write_results
 
 
 def _changes(one: Any, other: Any, name: str = "") -> Iterator[str]:
@@ -90,14 +92,9 @@ def test_some_rows_at_miniature_size(
     stage1 = ("plan-stage1", "train-stage1-base", "evaluate-stage1-base", "train-stage1-stride", "evaluate-stage1-stride")
     said: list[str] = []
     results = ablate(settings, tmp_path / "out", (*stage2, "evaluate-ddim-4", *stage1), say=said.append)
-    found = {group: [row["name"] for row in rows] for group, rows in results["groups"].items()}
-    assert found == {
-        "stage2": ["base", "raw-weights"],
-        "seeds": [],
-        "sampling": ["ddim-4"],
-        "stage1": ["base", "stride"],
-    }
-    by_name = {row["name"]: row for row in results["groups"]["stage2"]}
+    found = {group: [row["name"] for row in content["rows"]] for group, content in results["groups"].items()}
+    assert found == {"stage2": ["base", "raw-weights"], "sampling": ["ddim-4"], "stage1": ["base", "stride"]}
+    by_name = {row["name"]: row for row in results["groups"]["stage2"]["rows"]}
     assert by_name["raw-weights"]["distance"]["value"] != by_name["base"]["distance"]["value"]
     folder = Ablation(settings, tmp_path / "out").folder
     assert folder.result("train-base")["num_steps"] == folder.result("train-raw")["num_steps"]
@@ -108,7 +105,14 @@ def test_some_rows_at_miniature_size(
 
     given = replace(settings, sampling_model=str(tmp_path / "out" / "base"))
     sampled = ablate(given, tmp_path / "given", ("evaluate-as-set", "evaluate-guidance-2"), say=said.append)
-    as_set, guided = sampled["groups"]["sampling"]
+    assert list(sampled["groups"]) == ["sampling"]
+    as_set, guided = sampled["groups"]["sampling"]["rows"]
     assert as_set["distance"] == by_name["base"]["distance"]
     assert guided["against"] == "as-set"
-    assert "| as-set: " in render([json.loads(json.dumps(sampled))])
+    stored = tmp_path / "ablation.json"
+    write_results(results, stored)
+    merged = with_earlier_groups(sampled, stored)
+    assert merged["groups"] == {**read_json(stored)["groups"], "sampling": sampled["groups"]["sampling"]}
+    text = render([json.loads(json.dumps(merged))])
+    assert "| as-set: " in text
+    assert f"--sampling-model {given.sampling_model} " in text

@@ -8,7 +8,6 @@ from lfdm.data.clips import ClipCache, ClipRecord, open_cache, write_index
 from lfdm.data.video import write_video
 from lfdm.evaluation.classifier import (
     ActionClassifier,
-    accuracy,
     augment,
     cached_classifier,
     load_clips,
@@ -48,13 +47,11 @@ def trained(caches: dict[str, ClipCache]) -> ActionClassifier:
 
 
 def test_learns_motion_and_names_it_on_unseen_clips(trained: ActionClassifier, caches: dict[str, ClipCache]) -> None:
-    assert accuracy(trained, caches["test"], range(8)) == 1
-
-
-def test_names_blurred_clips_but_not_still_ones(trained: ActionClassifier, caches: dict[str, ClipCache]) -> None:
     video = load_clips(caches["test"], range(8), FRAMES)
+    labels = [record.label for record in caches["test"].records]
+    assert trained.classify(video) == labels
     blurred = torch.nn.functional.avg_pool3d(video, (1, 3, 3), stride=1, padding=(0, 1, 1), count_include_pad=False)
-    assert trained.classify(blurred) == [record.label for record in caches["test"].records]
+    assert trained.classify(blurred) == labels
     still = trained.classify(video[:, :, :1].expand_as(video))
     assert len(set(still)) == 1
 
@@ -90,14 +87,12 @@ def test_augmentation_changes_every_clip_and_is_a_function_of_its_generator() ->
     assert (a - video).abs().mean(dim=(1, 2, 3, 4)).min() > 0.01
 
 
-def test_bad_values_are_named(trained: ActionClassifier, caches: dict[str, ClipCache], tmp_path: Path) -> None:
+def test_bad_values_are_named(trained: ActionClassifier, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="two or more different labels"):
         ActionClassifier(labels=["wave"])
     with pytest.raises(ValueError, match=r"\(b, 3, 4, H, W\)"):
         trained(torch.zeros(1, 3, 5, SIZE, SIZE))
     with pytest.raises(ValueError, match="num_steps must be positive"):
         ClassifierTraining(num_steps=0)
-    with pytest.raises(ValueError, match="at least one clip"):
-        accuracy(trained, caches["test"], [])
     with pytest.raises(FileNotFoundError):
         ActionClassifier.from_pretrained(tmp_path / "nothing")

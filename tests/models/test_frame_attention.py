@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from lfdm.models import frame_attention
-from lfdm.models.frame_attention import RelativePositionBias, SpatialLinearAttention, TemporalAttention, frame_geometry
+from lfdm.models.frame_attention import (
+    RelativePositionBias,
+    SpatialLinearAttention,
+    TemporalAttention,
+    _fused_attention,
+    frame_geometry,
+)
 
 
 @pytest.mark.parametrize("block_rows", [1, 7, 10_000])
@@ -60,6 +66,15 @@ def test_temporal_attention_equals_a_loop_over_pixels_and_heads():
                 outputs.append(scores.softmax(-1) @ v[:, part])
             plain[0, :, row, 0] += torch.cat(outputs, -1) @ module.to_out.weight.T
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("largest", [1, 3, 7, 100])
+def test_fused_attention_of_large_batches_is_that_of_its_parts(largest: int):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 7, 2, 5, 4, generator=generator)
+    bias = torch.randn(1, 2, 5, 5, generator=generator)
+    scores = q @ k.transpose(-1, -2) / 2 + bias
+    torch.testing.assert_close(_fused_attention(q, k, v, bias, largest=largest), scores.softmax(-1) @ v)
 
 
 def turn_as_complex(x: Tensor) -> Tensor:

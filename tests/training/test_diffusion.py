@@ -20,6 +20,7 @@ from lfdm.models.loading import WEIGHTS_NAME, find_checkpoints, find_model, read
 from lfdm.models.text import encode_text
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.presets import PUPPETS64
+from lfdm.training.autoencoder import train_autoencoder
 from lfdm.training.diffusion import DiffusionTask, train_diffusion
 from lfdm.training.loop import StepReport
 
@@ -338,6 +339,15 @@ def test_a_stage_1_of_another_configuration_is_refused(
     other = replace(tiny_preset, autoencoder=replace(tiny_preset.autoencoder, num_res_blocks=2))
     with pytest.raises(ValueError, match="num_res_blocks is 1 there, 2 here"):
         train_diffusion(other, puppets_dir, stage1, tmp_path / "run")
+
+
+def test_stage_1_may_go_on_from_a_stage_2_run(tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path) -> None:
+    train_diffusion(with_steps(tiny_preset, 1), puppets_dir, stage1, tmp_path / "first")
+    optimization = replace(tiny_preset.autoencoder_training.optimization, num_steps=1, learning_rate=1e-30)
+    still = replace(tiny_preset, autoencoder_training=replace(tiny_preset.autoencoder_training, optimization=optimization))
+    train_autoencoder(still, puppets_dir, tmp_path / "second", init=tmp_path / "first")
+    before, after = (read_tensors(find_model(run, "autoencoder") / WEIGHTS_NAME) for run in (stage1, tmp_path / "second"))
+    torch.testing.assert_close(after["final.weight"], before["final.weight"])
 
 
 def test_training_starts_from_given_weights(tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path) -> None:

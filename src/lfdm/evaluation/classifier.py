@@ -166,23 +166,6 @@ def augment(video: Tensor, generator: torch.Generator) -> Tensor:
     return video + degrade * (uniform(b, 1, 1, 1, 1) * (blurred - video) + noise)
 
 
-@torch.inference_mode()
-def accuracy(model: ActionClassifier, cache: ClipCache, indices: Sequence[int], *, batch_size: int = 32) -> float:
-    """The share of the given clips of `cache` whose label the classifier names.
-
-    Raises:
-        ValueError: no clips.
-    """
-    if not indices:
-        raise ValueError("accuracy needs at least one clip; got none")
-    right = 0
-    for start in range(0, len(indices), batch_size):
-        chosen = indices[start : start + batch_size]
-        named = model.classify(load_clips(cache, chosen, model.num_frames))
-        right += sum(label == cache.records[i].label for label, i in zip(named, chosen, strict=True))
-    return right / len(indices)
-
-
 def cached_classifier(
     cache: ClipCache,
     *,

@@ -24,6 +24,9 @@ BLOCK_ROWS = 1280
 """Rows (pixels of frames) that attention treats at a time on each thread of a processor, in float32 (twice as many in
 bfloat16), so that its wide tensors stay in the cache and every thread has enough to do."""
 
+MAX_FUSED_BATCH = 65_535
+"""The largest batch of torch's fused kernels (a side of a CUDA grid); beyond it 2.6 fails and later ones take the plain form."""
+
 
 def plainly(operation: Callable[..., Tensor], *inputs: Any) -> Tensor:
     """`operation` of the inputs: the `RunBlock` that does nothing else."""
@@ -123,7 +126,7 @@ class TemporalAttention(_SoftmaxAttention):
 def _biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d) + bias) v; q, k, v: (s, n, t, d); bias: (1, n, t, t)."""
     if q.device.type != "cpu":
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return _fused_attention(q, k, v, bias)
     # Clips are short: two batched products take 0.7 of the time of torch's fused kernel here.
     scores = torch.baddbmm(
         bias.expand(len(q), -1, -1, -1).flatten(0, 1),
@@ -132,6 +135,14 @@ def _biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         alpha=q.shape[-1] ** -0.5,
     )
     return (scores.softmax(dim=-1) @ v.flatten(0, 1)).view(q.shape)
+
+
+def _fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, *, largest: int = MAX_FUSED_BATCH) -> Tensor:
+    """torch's kernel on at most `largest` places at a time; shapes as in `_biased_attention`."""
+    if len(q) <= largest:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    parts = zip(*(x.split(largest) for x in (q, k, v)), strict=True)
+    return torch.cat([F.scaled_dot_product_attention(*part, attn_mask=bias) for part in parts])
 
 
 class _Rotate(torch.autograd.Function):

@@ -20,6 +20,8 @@ CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 CHECKPOINTS_DIR = "checkpoints"
 STATE_NAME = "state.json"
+MODEL_DIR = "model"
+"""The folder in a stage-2 run of all that is not trained there: stage 1, conditions, target."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -41,13 +43,13 @@ def find_checkpoints(run: Path) -> list[Path]:
 
 
 def find_model(path: Path, name: str) -> Path:
-    """The model folder that `path` stands for: itself, its part `name` (a pipeline folder), or a run's newest checkpoint.
+    """The model folder that `path` stands for: itself, its part `name` (a pipeline folder, a stage-2 run), or a run's newest.
 
     Raises:
         FileNotFoundError: none of these is there.
     """
     checkpoints = find_checkpoints(path)
-    candidates = [path, path / name, *(checkpoint / name for checkpoint in checkpoints[-1:])]
+    candidates = [path, path / name, path / MODEL_DIR / name, *(checkpoint / name for checkpoint in checkpoints[-1:])]
     for folder in reversed(candidates):
         if (folder / WEIGHTS_NAME).is_file():
             return folder

@@ -18,10 +18,10 @@ from lfdm.data.frame_indices import uniform_indices
 from lfdm.diffusion import add_noise, diffusion_loss, draw_timesteps
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import NULL_LABEL, ConditionEncoder
-from lfdm.models.loading import find_model
+from lfdm.models.loading import MODEL_DIR, find_model
 from lfdm.models.motion_target import MotionTarget
 from lfdm.models.unet3d import MotionUNet3D
-from lfdm.pipeline import MODEL_DIR, LatentFlowPipeline
+from lfdm.pipeline import LatentFlowPipeline
 from lfdm.pipeline_folder import find_folder, resolve_parts
 from lfdm.training.autoencoder import AutoencoderTask, training_records
 from lfdm.training.loop import StepReport, fit, uses_bf16
