@@ -211,12 +211,16 @@ def _render_one(results: dict[str, Any]) -> str:
     data = " --sheets DIR" if name == "lpc64" else ""
     real = results.get("real_action_accuracy")  # not in the oldest results
     judge = "" if real is None else f" The classifier names {real:.3f} of the real clips right."
+    threads = results["speed"]["num_threads"]
+    gamma = settings["preset"]["diffusion_training"]["min_snr_gamma"]
+    weights = "every timestep weighs the same" if gamma is None else f"min-SNR weights, gamma {gamma:g}"
     about = (
         f"## {name}: {budget}\n\n"
         f"{evaluation['num_clips']} held-out clips of {results['data']['num_subjects']} subjects, {evaluation['num_frames']}"
         f" frames of {size}x{size}, seed {evaluation['seed']}; {sampling['num_inference_steps']} steps of"
-        f" {sampling['scheduler']}, guidance {sampling['guidance_scale']:g}, for every method."
-        f" Seconds per video on {results['speed']['device']}, {results['speed']['num_threads']} threads.{judge}\n\n"
+        f" {sampling['scheduler']}, guidance {sampling['guidance_scale']:g}, for every method. Every diffusion network learned"
+        f" {sampling['prediction_type']}; {weights}."
+        f" Seconds per video on {results['speed']['device']}, {threads} thread{'s'[: threads != 1]}.{judge}\n\n"
         f"`python benchmarks/headline.py --dataset {name}{data} {asked} --methods {' '.join(settings['methods'])} --out DIR`\n\n"
     )
     body = table(
