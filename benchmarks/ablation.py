@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from ablation_document import GROUPS, render
+from ablation_document import render, with_earlier_groups
 from ablation_rows import AS_SET, BASE, RAW_WEIGHTS, Row, SamplingRow, sampling_rows, seeded, stage1_rows, stage2_rows
 from baselines.frame_autoencoder import training_clips
 from budget import TrainingClock, Trial, measure_steps, steps_within
@@ -316,13 +316,6 @@ def ablate(
         seeds = [stage for stage in ablation.stages() if stage.group == "seeds"]
         ablation.folder.run(seeds, say=say)
     return ablation.collect()
-
-
-def with_earlier_groups(results: dict[str, Any], stored: Path) -> dict[str, Any]:
-    """The results, and those groups of the stored ones that are not among them."""
-    earlier = read_json(stored)["groups"] if stored.exists() else {}
-    groups = {group: results["groups"].get(group, earlier.get(group)) for group in GROUPS}
-    return {**results, "groups": {group: content for group, content in groups.items() if content is not None}}
 
 
 def main() -> None:

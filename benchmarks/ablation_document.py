@@ -1,11 +1,14 @@
 """docs/ablation.md, rendered from stored results and from nothing else."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from lfdm.models.loading import read_json
 from tables import minutes, number, table, with_interval
 
 TIE = "tie"
+FIRST_SEED = 0
 HEAD = """# What each choice is worth
 
 Rendered from benchmarks/results/ablation-*.json by `python benchmarks/ablation.py`. Every row changes one thing of the row named
@@ -34,16 +37,33 @@ def render(all_results: Sequence[dict[str, Any]]) -> str:
     return "\n".join([HEAD, *(part for results in all_results for part in _render_one(results))])
 
 
+def with_earlier_groups(results: dict[str, Any], stored: Path) -> dict[str, Any]:
+    """The results, and those groups of the stored ones that are not among them."""
+    earlier = read_json(stored)["groups"] if stored.exists() else {}
+    groups = {group: results["groups"].get(group, earlier.get(group)) for group in GROUPS}
+    return {**results, "groups": {group: content for group, content in groups.items() if content is not None}}
+
+
 def _render_one(results: dict[str, Any]) -> list[str]:
     groups = results["groups"]
     base = {row["name"]: row for row in groups["stage2"]["rows"]} if "stage2" in groups else {}
     parts = [f"## {results['dataset']}\n"]
     for group, content in groups.items():
-        rows = content["rows"]
+        rows = _with_first_seed(content["rows"], base) if group == "seeds" else content["rows"]
         known = ({} if group == "stage1" else base) | {row["name"]: row for row in rows}
         body = _stage1_table(rows, known) if group == "stage1" else _generation_table(rows, known)
         parts.append(f"### {GROUPS[group]}\n\n{_about(results['dataset'], group, content)}\n\n{body}")
     return parts
+
+
+def _with_first_seed(rows: Sequence[dict[str, Any]], base: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of other seeds, each group of them after the row that it repeats."""
+    repeated = {row["against"]: [other for other in rows if other["against"] == row["against"]] for row in rows}
+    return [row for name, others in repeated.items() for row in (*_first_seed(base.get(name)), *others)]
+
+
+def _first_seed(row: dict[str, Any] | None) -> list[dict[str, Any]]:
+    return [] if row is None else [{**row, "title": f"{row['title']}, seed {FIRST_SEED}"}]
 
 
 def _about(dataset: str, group: str, content: dict[str, Any]) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from ablation import Ablation, AblationSettings, ablate, with_earlier_groups
-from ablation_document import compare, render
+from ablation import Ablation, AblationSettings, ablate
+from ablation_document import compare, render, with_earlier_groups
 from ablation_rows import regions_of_equal_size, sampling_rows, seeded, stage1_rows, stage2_rows
 from lfdm.config import Preset, to_json
 from lfdm.evaluation.settings import EvaluationConfig
