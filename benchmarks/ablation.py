@@ -149,7 +149,7 @@ class Ablation:
     # ---------------------------------------------------------------------------------------------------------- stage 2
 
     def plan_stage2(self) -> dict[str, Any]:
-        """Steps of every stage-2 row: the network is the same in all."""
+        """Steps of every stage-2 row: the network is the same in all. Fewer clips per step are as many more steps."""
         preset, data = self.settings.preset, self.settings.data
         clips = training_clips(preset, data)
         with tempfile.TemporaryDirectory(dir=self.out) as scratch:
@@ -162,7 +162,8 @@ class Ablation:
     def train_stage2(self, row: Row) -> dict[str, Any]:
         """One row's training."""
         settings = self.settings
-        num_steps = self.folder.result("plan-stage2")["num_steps"]
+        num_clips = self.folder.result("plan-stage2")["num_steps"] * settings.preset.diffusion_training.optimization.batch_size
+        num_steps = num_clips // row.preset.diffusion_training.optimization.batch_size
         preset = shortened(row.preset, "diffusion_training", num_steps)
         clock = TrainingClock(self.out / row.name)
         train_diffusion(preset, settings.data, settings.autoencoder, self.out / row.name, report=clock)

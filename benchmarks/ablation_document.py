@@ -18,7 +18,7 @@ video are for orientation alone. The interval is that of the clips: another seed
 other seeds.
 """
 GROUPS = {
-    "stage2": "Stage 2: one stage 1, one motion cache, one number of steps",
+    "stage2": "Stage 2: one stage 1, one motion cache, one number of clips seen",
     "seeds": "Stage 2: the two best rows from other seeds",
     "sampling": "Sampling: one model, no training",
     "stage1": "Stage 1: equal training time",

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from lfdm.config import AutoencoderConfig, Preset, SchedulerName
+from lfdm.config import AutoencoderConfig, AutoencoderTrainingConfig, DiffusionTrainingConfig, Preset, SchedulerName
+
+TrainingT = TypeVar("TrainingT", AutoencoderTrainingConfig, DiffusionTrainingConfig)
 
 BASE = "base"
 RAW_WEIGHTS = "raw-weights"
+SMALL_BATCH = "small-batch"
 AS_SET = "as-set"
 GUIDANCE_SCALES = (1.0, 2.0, 4.0)
 STEPS = (4, 8, 16, 32)
@@ -42,7 +45,7 @@ class SamplingRow:
 
 
 def stage2_rows(preset: Preset) -> list[Row]:
-    """What stage 2 is taught. All share one stage 1 and its motion, one network, one number of steps."""
+    """What stage 2 is taught. All share one stage 1 and its motion, one network, one number of clips seen."""
     raw = _diffusion(preset, normalize=False, clamp_to_range=False)
     gamma = preset.diffusion_training.min_snr_gamma
     weights = "no min-SNR" if gamma is None else f"min-SNR, gamma {gamma:g}"
@@ -58,7 +61,13 @@ def stage2_rows(preset: Preset) -> list[Row]:
     ]
     other = replace(preset.diffusion_training, min_snr_gamma=5.0 if gamma is None else None)
     title = "min-SNR weights, gamma 5" if gamma is None else "every timestep weighs the same (no min-SNR)"
-    return [*rows, Row("min-snr", title, replace(preset, diffusion_training=other))]
+    small = _half_batch(preset.diffusion_training)
+    halved = f"half as many clips per step ({small.optimization.batch_size}), as many in all"
+    return [
+        *rows,
+        Row("min-snr", title, replace(preset, diffusion_training=other)),
+        Row(SMALL_BATCH, halved, replace(preset, diffusion_training=small)),
+    ]
 
 
 def seeded(row: Row, seed: int) -> Row:
@@ -109,7 +118,9 @@ def stage1_rows(preset: Preset, perceptual_weights: Path | None) -> list[Row]:
             if value != getattr(training, name):
                 label = name.replace("_", "-")
                 rows.append(Row(f"{label}-{value:g}", f"{name} {value:g}", _stage1(preset, **{name: value})))
-    return rows
+    small = _half_batch(training)
+    title = f"half as many pairs per step ({small.optimization.batch_size})"
+    return [*rows, Row(SMALL_BATCH, title, replace(preset, autoencoder_training=small))]
 
 
 def regions_of_equal_size(model: AutoencoderConfig) -> AutoencoderConfig:
@@ -129,6 +140,12 @@ def regions_of_equal_size(model: AutoencoderConfig) -> AutoencoderConfig:
 def _stride(preset: Preset, num_downs: int) -> Preset:
     model = replace(preset.autoencoder, num_downs=num_downs)
     return replace(preset, autoencoder=model, unet=replace(preset.unet, latent_channels=model.latent_channels))
+
+
+def _half_batch(training: TrainingT) -> TrainingT:
+    """The same training with batches of half the size."""
+    optimization = training.optimization
+    return replace(training, optimization=replace(optimization, batch_size=optimization.batch_size // 2))
 
 
 def _diffusion(preset: Preset, **changes: Any) -> Preset:

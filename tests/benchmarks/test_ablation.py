@@ -38,6 +38,7 @@ def test_each_row_changes_what_it_says() -> None:
         "epsilon": ["diffusion.prediction_type"],
         "velocity": ["diffusion.prediction_type"],
         "min-snr": ["diffusion_training.min_snr_gamma"],
+        "small-batch": ["diffusion_training.optimization.batch_size"],
     }
     again = seeded(rows["raw"], 2)
     assert list(_changes(to_json(rows["raw"].preset), to_json(again.preset))) == ["diffusion_training.optimization.seed"]
@@ -88,7 +89,7 @@ def test_some_rows_at_miniature_size(
         budget_minutes=0.01,
         evaluation=quick_evaluation,
     )
-    stage2 = ("plan-stage2", "train-base", "evaluate-base", "train-raw", "evaluate-raw-weights")
+    stage2 = ("plan-stage2", "train-base", "evaluate-base", "train-raw", "train-small-batch", "evaluate-raw-weights")
     stage1 = ("plan-stage1", "train-stage1-base", "evaluate-stage1-base", "train-stage1-stride", "evaluate-stage1-stride")
     said: list[str] = []
     results = ablate(settings, tmp_path / "out", (*stage2, "evaluate-ddim-4", *stage1), say=said.append)
@@ -98,6 +99,7 @@ def test_some_rows_at_miniature_size(
     assert by_name["raw-weights"]["distance"]["value"] != by_name["base"]["distance"]["value"]
     folder = Ablation(settings, tmp_path / "out").folder
     assert folder.result("train-base")["num_steps"] == folder.result("train-raw")["num_steps"]
+    assert folder.result("train-small-batch")["num_steps"] == 3 * folder.result("train-base")["num_steps"]  # of 1 clip, not 3
     text = render([json.loads(json.dumps(results))])
     assert text.count("\n### ") == 3
     assert "score 1" in text
