@@ -27,12 +27,13 @@ from budget import TrainingClock, Trial, measure_steps, steps_within
 from comparison import judge
 from lfdm.config import Preset, to_json
 from lfdm.data.clips import labels, open_cache
+from lfdm.diffusion import predicted_by
 from lfdm.evaluation.generators import PipelineGenerator
 from lfdm.evaluation.loading import file_sha256
 from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.models.loading import WEIGHTS_NAME, find_checkpoints, find_model, load_exactly, read_json, read_tensors
 from lfdm.pipeline import LatentFlowPipeline
-from lfdm.pipeline_folder import INDEX_NAME, find_folder, resolve_parts
+from lfdm.pipeline_folder import INDEX_NAME, find_folder, load_scheduler, resolve_parts
 from lfdm.presets import get_preset
 from lfdm.training.autoencoder import AutoencoderTask, train_autoencoder
 from lfdm.training.checkpoint import TRAINING_NAME
@@ -198,9 +199,12 @@ class Ablation:
     def _sampling_rows(self) -> list[SamplingRow]:
         """The ways of sampling that differ from the model's own; a model that is given has a row for its own way, too."""
         if self.settings.sampling_model is None:
-            return sampling_rows(self.settings.preset.diffusion.guidance_scale)
-        own = float(read_json(resolve_parts(self._sampling_folder())["index"] / INDEX_NAME)["guidance_scale"])
-        return [SamplingRow(AS_SET, "as the model is set", AS_SET), *sampling_rows(own, AS_SET)]
+            config = self.settings.preset.diffusion
+            return sampling_rows(config.guidance_scale, config.prediction_type)
+        parts = resolve_parts(self._sampling_folder())
+        own = float(read_json(parts["index"] / INDEX_NAME)["guidance_scale"])
+        rows = sampling_rows(own, predicted_by(load_scheduler(parts["scheduler"])), AS_SET)
+        return [SamplingRow(AS_SET, "as the model is set", AS_SET), *rows]
 
     def _sampling_folder(self) -> Path:
         model = self.settings.sampling_model

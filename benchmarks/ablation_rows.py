@@ -4,7 +4,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lfdm.config import AutoencoderConfig, AutoencoderTrainingConfig, DiffusionTrainingConfig, Preset, SchedulerName
+from lfdm.config import (
+    SCHEDULERS,
+    AutoencoderConfig,
+    AutoencoderTrainingConfig,
+    DiffusionTrainingConfig,
+    PredictionType,
+    Preset,
+    SchedulerName,
+)
 
 TrainingT = TypeVar("TrainingT", AutoencoderTrainingConfig, DiffusionTrainingConfig)
 
@@ -78,8 +86,8 @@ def seeded(row: Row, seed: int) -> Row:
     return Row(f"{row.name}-seed{seed}", f"{row.title}, seed {seed}", preset, row.name, seed)
 
 
-def sampling_rows(guidance_scale: float, against: str = BASE) -> list[SamplingRow]:
-    """Guidance other than the model's own, and steps of each scheduler, with everything else as the model is set."""
+def sampling_rows(guidance_scale: float, predicts: PredictionType, against: str = BASE) -> list[SamplingRow]:
+    """Guidance other than the model's own, and steps of each scheduler that can sample from it, all else as the model is set."""
     guidance = [
         SamplingRow(f"guidance-{scale:g}", f"guidance {scale:g}", against, guidance_scale=scale)
         for scale in GUIDANCE_SCALES
@@ -88,6 +96,7 @@ def sampling_rows(guidance_scale: float, against: str = BASE) -> list[SamplingRo
     steps = [
         SamplingRow(f"{name}-{n}", f"{name}, {n} steps", against, num_inference_steps=n, scheduler=name)
         for name in SCHEDULER_NAMES
+        if name in SCHEDULERS[predicts]
         for n in STEPS
     ]
     return guidance + steps

@@ -230,6 +230,12 @@ def make_scheduler(name: SchedulerName, *, prediction_type: PredictionType, pape
     return DPMSolverMultistepScheduler(lambda_min_clipped=least, **options)
 
 
+def predicted_by(scheduler: Any) -> PredictionType:
+    """What a diffusers scheduler takes its network to predict: its own words, but for `velocity`, its flow_prediction."""
+    kind = scheduler.config.prediction_type
+    return "velocity" if kind == "flow_prediction" else kind
+
+
 def _flow_scheduler(name: SchedulerName, *, paper: bool) -> Scheduler:
     if paper:
         raise ValueError("paper is True with velocity; allowed: False, as the paper predicts noise")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lfdm.diffusion import clamp_prediction
+from lfdm.diffusion import clamp_prediction, predicted_by
 from lfdm.models.motion import Motion
 from lfdm.models.motion_target import MotionTarget
 from lfdm.models.unet3d import MotionUNet3D
@@ -110,9 +110,8 @@ class MotionSampler:
             clean = self.motion_target.clamp(clean)
             return clean if first is None else torch.cat((first, clean[:, :, 1:]), dim=2)
 
-        kind = self.scheduler.config.prediction_type
         scales = _signal_and_noise(self.scheduler, index, timestep)
-        return clamp_prediction(prediction, sample, scales, "velocity" if kind == "flow_prediction" else kind, known)
+        return clamp_prediction(prediction, sample, scales, predicted_by(self.scheduler), known)
 
 
 def guided_prediction(unet: MotionUNet3D, guidance: Guidance, attention_frames: int | None = None) -> Prediction:
@@ -146,7 +145,7 @@ def _signal_and_noise(scheduler: Any, index: int, timestep: Tensor) -> tuple[Ten
         abar = scheduler.alphas_cumprod[timestep.long().cpu()]
         return abar.sqrt().to(timestep.device), (1 - abar).sqrt().to(timestep.device)
     sigma = scheduler.sigmas[index].to(timestep.device)
-    if scheduler.config.prediction_type == "flow_prediction":
+    if predicted_by(scheduler) == "velocity":
         return 1 - sigma, sigma
     alpha = (1 + sigma**2).rsqrt()
     return alpha, sigma * alpha

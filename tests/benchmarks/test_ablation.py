@@ -61,8 +61,9 @@ def test_regions_are_as_large_as_the_dense_model() -> None:
 
 
 def test_sampling_rows_are_different() -> None:
-    rows = sampling_rows(1.0)
+    rows = sampling_rows(1.0, "v_prediction")
     assert len({(row.guidance_scale, row.num_inference_steps, row.scheduler) for row in rows}) == len(rows) == 14
+    assert {row.scheduler for row in sampling_rows(1.0, "velocity")} == {None, "dpmsolver++", "unipc"}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from lfdm.config import MAX_GUIDANCE_SCALE
-from lfdm.diffusion import PredictionType, SchedulerName, make_scheduler
+from lfdm.diffusion import SchedulerName, make_scheduler, predicted_by
 from lfdm.models.motion import Motion
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.settings import check_integer, check_number
@@ -108,6 +108,5 @@ class PipelineGenerator:
 def _other_scheduler(pipeline: LatentFlowPipeline, name: SchedulerName) -> Any:
     if name not in get_args(SchedulerName):
         raise ValueError(f"scheduler must be one of {', '.join(get_args(SchedulerName))}; got {name!r}")
-    config = pipeline.scheduler.config
-    kind: PredictionType = "velocity" if config.prediction_type == "flow_prediction" else config.prediction_type
-    return make_scheduler(name, prediction_type=kind, paper=bool(config.get("thresholding", False)))
+    scheduler = pipeline.scheduler
+    return make_scheduler(name, prediction_type=predicted_by(scheduler), paper=bool(scheduler.config.get("thresholding", False)))

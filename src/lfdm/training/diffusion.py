@@ -11,18 +11,26 @@ from accelerate import PartialState
 from einops import rearrange
 from torch import Tensor, nn
 
-from lfdm.config import AutoencoderConfig, DiffusionConfig, DiffusionTrainingConfig, Preset, UNetConfig, to_json
+from lfdm.config import (
+    AutoencoderConfig,
+    DiffusionConfig,
+    DiffusionTrainingConfig,
+    PredictionType,
+    Preset,
+    UNetConfig,
+    to_json,
+)
 from lfdm.data.augmentation import ColorJitter
 from lfdm.data.clips import ClipCache, ClipDataset, Progress, labels, open_cache
 from lfdm.data.frame_indices import uniform_indices
-from lfdm.diffusion import add_noise, diffusion_loss, draw_timesteps
+from lfdm.diffusion import add_noise, diffusion_loss, draw_timesteps, predicted_by
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import NULL_LABEL, ConditionEncoder
 from lfdm.models.loading import MODEL_DIR, find_model
 from lfdm.models.motion_target import MotionTarget
 from lfdm.models.unet3d import MotionUNet3D
 from lfdm.pipeline import LatentFlowPipeline
-from lfdm.pipeline_folder import find_folder, resolve_parts
+from lfdm.pipeline_folder import find_folder, load_scheduler, resolve_parts
 from lfdm.training.autoencoder import AutoencoderTask, training_records
 from lfdm.training.loop import StepReport, fit, uses_bf16
 from lfdm.training.motion_cache import MotionCache, MotionDataset, open_motion_cache, to_motion
@@ -253,10 +261,21 @@ def _load_autoencoder(path: str | Path, preset: Preset) -> LatentFlowAutoencoder
 
 
 def _load_unet(path: Path, preset: Preset) -> MotionUNet3D:
-    """A trained U-Net to start from; ValueError where its configuration is not the preset's."""
+    """A trained U-Net to start from; ValueError where its configuration, or what it predicts, is not the preset's."""
     unet = MotionUNet3D.from_pretrained(find_model(path, DiffusionTask.name))
     _check_configuration(f"{path} holds a U-Net", unet.config, preset.unet, preset.name)
+    wanted, found = preset.diffusion.prediction_type, _predicted_by_unet(path)
+    if found not in (wanted, None):
+        raise ValueError(f"{path} holds a U-Net that predicts {found}; diffusion.prediction_type must be that, got {wanted}")
     return unet
+
+
+def _predicted_by_unet(path: Path) -> PredictionType | None:
+    """What the U-Net of a pipeline or run was trained to predict; None where there is the U-Net alone."""
+    try:
+        return predicted_by(load_scheduler(resolve_parts(path)["scheduler"]))
+    except FileNotFoundError:
+        return None
 
 
 def _check_configuration(what: str, found: Mapping[str, Any], wanted: AutoencoderConfig | UNetConfig, preset_name: str) -> None:
