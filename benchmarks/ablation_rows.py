@@ -1,5 +1,6 @@
 """The rows of the ablation: the preset with one thing changed, and the row that it is compared with. Imports no torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,8 @@ from lfdm.config import (
     PredictionType,
     Preset,
     SchedulerName,
+    from_json,
+    to_json,
 )
 
 TrainingT = TypeVar("TrainingT", AutoencoderTrainingConfig, DiffusionTrainingConfig)
@@ -84,6 +87,29 @@ def seeded(row: Row, seed: int) -> Row:
     optimization = replace(training.optimization, seed=seed)
     preset = replace(row.preset, diffusion_training=replace(training, optimization=optimization))
     return Row(f"{row.name}-seed{seed}", f"{row.title}, seed {seed}", preset, row.name, seed)
+
+
+def together(base: Row, better: Sequence[Row]) -> list[Row]:
+    """One row of all changes that made `base` better, given best first, whose value counts where two change one setting.
+
+    No row where there are fewer than two changes.
+    """
+    if len(better) < 2:
+        return []
+    settings = to_json(base.preset)
+    for row in reversed(better):
+        _put_changes(settings, to_json(base.preset), to_json(row.preset))
+    title = f"together: {'; '.join(row.title for row in better)}"
+    return [Row("together", title, from_json(Preset, settings), better[0].name)]
+
+
+def _put_changes(settings: dict[str, Any], before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Set what differs between two objects of the same keys."""
+    for name, value in after.items():
+        if isinstance(value, dict):
+            _put_changes(settings[name], before[name], value)
+        elif value != before[name]:
+            settings[name] = value
 
 
 def sampling_rows(guidance_scale: float, predicts: PredictionType, against: str = BASE) -> list[SamplingRow]:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from ablation import Ablation, AblationSettings, ablate
+from ablation import ablate
 from ablation_document import compare, render, with_earlier_groups
-from ablation_rows import regions_of_equal_size, sampling_rows, seeded, stage1_rows, stage2_rows
+from ablation_rows import regions_of_equal_size, sampling_rows, seeded, stage1_rows, stage2_rows, together
+from ablation_stages import Ablation, AblationSettings
 from lfdm.config import Preset, to_json
 from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.models.autoencoder import LatentFlowAutoencoder
@@ -42,6 +43,18 @@ def test_each_row_changes_what_it_says() -> None:
     }
     again = seeded(rows["raw"], 2)
     assert list(_changes(to_json(rows["raw"].preset), to_json(again.preset))) == ["diffusion_training.optimization.seed"]
+
+
+def test_all_that_was_better_goes_into_one_row() -> None:
+    rows = {row.name: row for row in stage2_rows(PUPPETS64)}
+    base, kinds = rows["base"], ("epsilon", "velocity", "v-prediction")
+    first, second = (rows[name] for name in kinds if name in rows)
+    (row,) = together(base, [first, rows["small-batch"], second])
+    expected = replace(first.preset, diffusion_training=rows["small-batch"].preset.diffusion_training)
+    assert row.preset == expected  # of the two kinds of prediction, the better one
+    assert row.against == first.name
+    assert row.title.startswith("together: predicts ")
+    assert together(base, [first]) == together(base, []) == []
 
 
 def test_stage1_rows_change_stage_1_alone() -> None:
@@ -104,7 +117,8 @@ def test_some_rows_at_miniature_size(
     text = render([json.loads(json.dumps(results))])
     assert text.count("\n### ") == 3
     assert "score 1" in text
-    assert Ablation(settings, tmp_path / "out").seed_rows() == []  # not all rows are judged
+    unfinished = Ablation(settings, tmp_path / "out")
+    assert unfinished.seed_rows() == unfinished.together_rows() == []  # not all rows are judged
 
     given = replace(settings, sampling_model=str(tmp_path / "out" / "base"))
     sampled = ablate(given, tmp_path / "given", ("evaluate-as-set", "evaluate-guidance-2"), say=said.append)
