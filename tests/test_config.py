@@ -138,7 +138,11 @@ def test_json_that_does_not_fit_is_refused(cls: type, values: dict[str, Any], me
         (lambda: DiffusionConfig(guidance_scale=-1.0), "guidance_scale", "a finite number, 0 to 100; got -1.0"),
         (lambda: UNetConfig(frame_patch_size=0), "frame_patch_size", "positive; got 0"),
         (lambda: UNetConfig(frame_patch_size=101), "frame_patch_size", "at most 100; got 101"),
-        (lambda: DiffusionConfig(dynamic_thresholding=True), "clamp_to_range", "False with dynamic_thresholding; got True"),
+        (
+            lambda: DiffusionConfig(prediction_type="epsilon", dynamic_thresholding=True),
+            "clamp_to_range",
+            "False with dynamic_thresholding; got True",
+        ),
         (lambda: DiffusionConfig(motion_target="grid"), "normalize", "False with motion_target='grid'; got True"),
         (lambda: DiffusionConfig(normalize=False), "clamp_to_range", "False without normalize"),
         (

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from lfdm.diffusion import (
@@ -16,10 +18,13 @@ from lfdm.diffusion import (
     cosine_betas,
     diffusion_loss,
     draw_timesteps,
+    follows_straight_path,
     make_scheduler,
     min_snr_weight,
+    predicted_by,
     signal_and_noise_scale,
     target,
+    v_by_velocity,
 )
 
 TYPES: tuple[PredictionType, ...] = ("epsilon", "v_prediction", "velocity")
@@ -193,3 +198,35 @@ def test_clamp_prediction_moves_x0_into_its_range_and_nothing_else(kind: Predict
     clamped = clamp_prediction(prediction, sample, (alpha, sigma), kind, lambda clean: clean.clamp(-1, 1))
     implied_noise = (sample - alpha * wanted) / sigma
     torch.testing.assert_close(clamped, target(wanted, implied_noise, timesteps, kind), atol=1e-5, rtol=1e-5)
+
+
+def test_velocity_says_what_v_is_at_the_same_noise() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x0, noise = torch.randn(2, 1, 3, 4, generator=generator)
+    timesteps = torch.tensor([400])
+    asked: list[Tensor] = []
+
+    def velocity(sample: Tensor, timestep: Tensor) -> Tensor:
+        asked.append(timestep)
+        torch.testing.assert_close(sample, add_noise(x0, noise, timestep[None], "velocity"))
+        return target(x0, noise, timestep[None], "velocity")
+
+    alpha, sigma = (scale[0].float() for scale in signal_and_noise_scale(timesteps, "v_prediction"))
+    v = v_by_velocity(velocity, add_noise(x0, noise, timesteps, "v_prediction"), (alpha, sigma))
+    torch.testing.assert_close(v, target(x0, noise, timesteps, "v_prediction"))
+    assert float(asked[0]) == pytest.approx(1000 * float(sigma / (alpha + sigma)))
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "predicts", "straight"),
+    [
+        (make_scheduler("unipc", prediction_type="velocity"), "velocity", True),
+        (FlowMatchEulerDiscreteScheduler(), "velocity", True),
+        (DDIMScheduler.from_config(make_scheduler("unipc", prediction_type="velocity").config), "velocity", False),
+        (make_scheduler("dpmsolver++", prediction_type="v_prediction"), "v_prediction", False),
+        (make_scheduler("ddim", prediction_type="epsilon"), "epsilon", False),
+    ],
+)
+def test_what_a_scheduler_asks_of_its_network(scheduler: Any, predicts: PredictionType, straight: bool) -> None:
+    assert predicted_by(scheduler) == predicts
+    assert follows_straight_path(scheduler) == straight

@@ -9,6 +9,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
@@ -122,6 +123,12 @@ def test_stochastic_schedulers_draw_per_sample(pipe: LatentFlowPipeline, image: 
     pipe.scheduler = make_scheduler("ddpm", prediction_type="v_prediction")
     batch = sample(pipe, [image, image], generator=[1, 2], num_inference_steps=3)
     torch.testing.assert_close(batch[1:], sample(pipe, image, generator=2, num_inference_steps=3), rtol=0, atol=1e-4)
+
+
+def test_a_scheduler_that_knows_flow_matching_alone_solves_the_same_equation(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
+    expected = sample(pipe, image, num_inference_steps=50)
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler()
+    torch.testing.assert_close(sample(pipe, image, num_inference_steps=50), expected, rtol=0, atol=0.05 * float(expected.std()))
 
 
 # -------------------------------------------------------------------------------------------------------------- guidance

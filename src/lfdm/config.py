@@ -211,8 +211,8 @@ class DiffusionConfig:
     """Displacement (our own) or the absolute sampling grid (paper)."""
     normalize: bool = True
     """Scale every motion channel to zero mean and unit variance, measured on the training set."""
-    prediction_type: PredictionType = "v_prediction"
-    """What the U-Net predicts: noise, v (arXiv 2202.00512), or velocity on the straight path (2210.02747)."""
+    prediction_type: PredictionType = "velocity"
+    """What the U-Net predicts: noise, v (arXiv 2202.00512), or velocity on the straight path (2210.02747; our own)."""
     scheduler: SchedulerName = "dpmsolver++"
     """Default sampler."""
     num_inference_steps: int = 10

@@ -5,10 +5,11 @@ two factors of the mixture, abar = alpha_t^2 on the cosine schedule.
 
 Three kinds of prediction:
     epsilon       the noise, on the cosine schedule (DDPM, 2006.11239; the paper's)
-    v_prediction  alpha_t * noise - sigma_t * x0, on the cosine schedule (2202.00512; ours)
-    velocity      noise - x0, on the straight path sigma_t = t / 1000, alpha_t = 1 - sigma_t (flow matching, 2210.02747)
+    v_prediction  alpha_t * noise - sigma_t * x0, on the cosine schedule (2202.00512)
+    velocity      noise - x0, on the straight path sigma_t = t / 1000, alpha_t = 1 - sigma_t (flow matching, 2210.02747; ours)
 """
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, get_args
@@ -185,6 +186,23 @@ def clamp_prediction(
     return prediction + (clean - clamp(clean)) / sigma
 
 
+def v_by_velocity(velocity: Callable[[Tensor, Tensor], Tensor], sample: Tensor, scales: tuple[Tensor, Tensor]) -> Tensor:
+    """v of a network that predicts velocity, for a sample off the straight path.
+
+    sample / (alpha + sigma) lies on that path, at the timestep where the ratio of noise to signal is the same.
+
+    Args:
+        velocity: the network as a function of sample and timestep (0 to 1000).
+        sample: (b, c, ...), alpha x0 + sigma noise.
+        scales: alpha and sigma.
+    """
+    alpha, sigma = scales
+    total = alpha + sigma
+    predicted = velocity(sample / total, NUM_TRAIN_TIMESTEPS * sigma / total)
+    clean = (sample - sigma * predicted) / total
+    return alpha * (clean + predicted) - sigma * clean
+
+
 def make_scheduler(name: SchedulerName, *, prediction_type: PredictionType, paper: bool = False) -> Scheduler:
     """A diffusers scheduler for a network trained on this module's targets.
 
@@ -231,9 +249,19 @@ def make_scheduler(name: SchedulerName, *, prediction_type: PredictionType, pape
 
 
 def predicted_by(scheduler: Any) -> PredictionType:
-    """What a diffusers scheduler takes its network to predict: its own words, but for `velocity`, its flow_prediction."""
-    kind = scheduler.config.prediction_type
+    """What a diffusers scheduler takes its network to predict: its own words, but for `velocity`, its flow_prediction.
+
+    Those that know nothing else, as FlowMatchEulerDiscreteScheduler, do not say.
+    """
+    kind = scheduler.config.get("prediction_type", "flow_prediction")
     return "velocity" if kind == "flow_prediction" else kind
+
+
+def follows_straight_path(scheduler: Any) -> bool:
+    """Whether a diffusers scheduler steps along the path of `velocity`; settings left over from another one do not count."""
+    if not hasattr(scheduler.config, "prediction_type"):
+        return True
+    return "use_flow_sigmas" in inspect.signature(type(scheduler).__init__).parameters and scheduler.config.use_flow_sigmas
 
 
 def _flow_scheduler(name: SchedulerName, *, paper: bool) -> Scheduler:

@@ -76,7 +76,7 @@ class LatentFlowPipeline(DiffusionPipeline):
         unet: stage 2.
         condition: label embeddings.
         motion_target: what stage 2 diffuses.
-        scheduler: any diffusers scheduler for the unet's kind of prediction.
+        scheduler: any diffusers scheduler; its `prediction_type` says what the unet predicts.
         image_size: frames are image_size x image_size.
         fit: how other shapes are fitted, as the training data was.
         num_frames: frames of a training clip, and by default of a video.

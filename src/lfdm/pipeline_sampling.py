@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lfdm.diffusion import clamp_prediction, predicted_by
+from lfdm.config import PredictionType
+from lfdm.diffusion import clamp_prediction, follows_straight_path, predicted_by, v_by_velocity
 from lfdm.models.motion import Motion
 from lfdm.models.motion_target import MotionTarget
 from lfdm.models.unet3d import MotionUNet3D
@@ -68,7 +69,8 @@ class MotionSampler:
         With them every step's prediction is put together from theirs, and a first frame that is known to be still is held so,
         since windows that begin elsewhere do not know of it.
         """
-        scheduler, device = self.scheduler, guidance.latent.device
+        device = guidance.latent.device
+        scheduler, translates = _that_takes_this_network(self.scheduler)
         if getattr(scheduler.config, "clip_sample", False):  # to [-1, 1], meant for pixels: motion has a range of its own
             scheduler.register_to_config(clip_sample=False)
         scheduler.set_timesteps(num_steps, device=device)
@@ -81,7 +83,9 @@ class MotionSampler:
         first = self._still_frame(sample) if windows and self.motion_target.still_first_frame else None
         for index, timestep in enumerate(progress(scheduler.timesteps)):
             scaled = scheduler.scale_model_input(sample, timestep) if hasattr(scheduler, "scale_model_input") else sample
-            prediction = self._keep_to_known(predict(scaled, timestep), scaled, index, timestep, first)
+            scales = _signal_and_noise(scheduler, index, timestep)
+            prediction = v_by_velocity(predict, scaled, scales) if translates else predict(scaled, timestep)
+            prediction = self._keep_to_known(prediction, scaled, scales, predicted_by(scheduler), first)
             sample = scheduler.step(prediction, timestep, sample, **options, return_dict=False)[0]
             sample = after_step(index, timestep, sample)
         # solvers extrapolate a little, and DDPM adds noise, after the last clamped x0
@@ -98,7 +102,9 @@ class MotionSampler:
         target = self.motion_target
         return target.encode(Motion.identity(len(sample), 1, size, corners=target.corners, device=sample.device))
 
-    def _keep_to_known(self, prediction: Tensor, sample: Tensor, index: int, timestep: Tensor, first: Tensor | None) -> Tensor:
+    def _keep_to_known(
+        self, prediction: Tensor, sample: Tensor, scales: tuple[Tensor, Tensor], predicts: PredictionType, first: Tensor | None
+    ) -> Tensor:
         """The prediction whose x0 is that of `prediction`, clamped to the range of the training set, its first frame `first`.
 
         Unchanged where x0 is inside that range.
@@ -110,8 +116,7 @@ class MotionSampler:
             clean = self.motion_target.clamp(clean)
             return clean if first is None else torch.cat((first, clean[:, :, 1:]), dim=2)
 
-        scales = _signal_and_noise(self.scheduler, index, timestep)
-        return clamp_prediction(prediction, sample, scales, predicted_by(self.scheduler), known)
+        return clamp_prediction(prediction, sample, scales, predicts, known)
 
 
 def guided_prediction(unet: MotionUNet3D, guidance: Guidance, attention_frames: int | None = None) -> Prediction:
@@ -137,6 +142,13 @@ def guided_prediction(unet: MotionUNet3D, guidance: Guidance, attention_frames: 
 def _whole_patches(num_frames: int, patch: int) -> int:
     """As many frames as the U-Net's last patch of frames takes."""
     return math.ceil(num_frames / patch) * patch
+
+
+def _that_takes_this_network(scheduler: Any) -> tuple[Any, bool]:
+    """The scheduler, and whether predictions must be translated: one off the straight path gets v of a network of velocity."""
+    if predicted_by(scheduler) != "velocity" or follows_straight_path(scheduler):
+        return scheduler, False
+    return type(scheduler).from_config(scheduler.config, prediction_type="v_prediction"), True
 
 
 def _signal_and_noise(scheduler: Any, index: int, timestep: Tensor) -> tuple[Tensor, Tensor]:

@@ -49,7 +49,7 @@ PUPPETS64 = Preset(
     ),
     diffusion_training=DiffusionTrainingConfig(
         optimization=OptimizationConfig(
-            num_steps=5000, batch_size=16, learning_rate=6e-4, warmup_steps=200, mixed_precision="auto"
+            num_steps=10_000, batch_size=8, learning_rate=6e-4, warmup_steps=200, mixed_precision="auto"
         ),
         flip_probability=0.0,
     ),

@@ -37,7 +37,7 @@ def test_each_row_changes_what_it_says() -> None:
         "raw": ["diffusion.normalize", "diffusion.clamp_to_range"],
         "grid": ["diffusion.motion_target"],
         "epsilon": ["diffusion.prediction_type"],
-        "velocity": ["diffusion.prediction_type"],
+        "v-prediction": ["diffusion.prediction_type"],
         "min-snr": ["diffusion_training.min_snr_gamma"],
         "small-batch": ["diffusion_training.optimization.batch_size"],
     }
@@ -47,9 +47,8 @@ def test_each_row_changes_what_it_says() -> None:
 
 def test_all_that_was_better_goes_into_one_row() -> None:
     rows = {row.name: row for row in stage2_rows(PUPPETS64)}
-    base, kinds = rows["base"], ("epsilon", "velocity", "v-prediction")
-    first, second = (rows[name] for name in kinds if name in rows)
-    (row,) = together(base, [first, rows["small-batch"], second])
+    base, first = rows["base"], rows["v-prediction"]
+    (row,) = together(base, [first, rows["small-batch"], rows["epsilon"]])
     expected = replace(first.preset, diffusion_training=rows["small-batch"].preset.diffusion_training)
     assert row.preset == expected  # of the two kinds of prediction, the better one
     assert row.against == first.name
@@ -106,9 +105,9 @@ def test_some_rows_at_miniature_size(
     stage2 = ("plan-stage2", "train-base", "evaluate-base", "train-raw", "train-small-batch", "evaluate-raw-weights")
     stage1 = ("plan-stage1", "train-stage1-base", "evaluate-stage1-base", "train-stage1-stride", "evaluate-stage1-stride")
     said: list[str] = []
-    results = ablate(settings, tmp_path / "out", (*stage2, "evaluate-ddim-4", *stage1), say=said.append)
+    results = ablate(settings, tmp_path / "out", (*stage2, "evaluate-unipc-4", *stage1), say=said.append)
     found = {group: [row["name"] for row in content["rows"]] for group, content in results["groups"].items()}
-    assert found == {"stage2": ["base", "raw-weights"], "sampling": ["ddim-4"], "stage1": ["base", "stride"]}
+    assert found == {"stage2": ["base", "raw-weights"], "sampling": ["unipc-4"], "stage1": ["base", "stride"]}
     by_name = {row["name"]: row for row in results["groups"]["stage2"]["rows"]}
     assert by_name["raw-weights"]["distance"]["value"] != by_name["base"]["distance"]["value"]
     folder = Ablation(settings, tmp_path / "out").folder

@@ -321,8 +321,10 @@ def test_the_paper_target_is_the_absolute_grid_of_all_frames_jittered_alike(
 
 
 def test_the_bundled_model_is_trained_on_by_its_name(puppets_dir: Path, tmp_path: Path) -> None:
-    """Its preset at the size of the test's clips: 32x32, 6 frames."""
-    preset = replace(with_steps(PUPPETS64, 1), image_size=32, num_frames=6)
+    """Its preset at the size of the test's clips, 32x32, 6 frames; it predicts v."""
+    preset = replace(
+        with_steps(PUPPETS64, 1), image_size=32, num_frames=6, diffusion=DiffusionConfig(prediction_type="v_prediction")
+    )
     optimization = replace(preset.diffusion_training.optimization, batch_size=2, learning_rate=1e-9)
     preset = replace(preset, diffusion_training=replace(preset.diffusion_training, optimization=optimization))
     train_diffusion(preset, puppets_dir, "puppets64", tmp_path / "run", init="puppets64")
