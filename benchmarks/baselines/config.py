@@ -21,7 +21,7 @@ class DenoiserConfig:
     """Attention heads."""
     head_dim: int = 16
     """Channels of one head."""
-    batch_size: int = 16
+    batch_size: int = 8
     """Clips per step."""
     learning_rate: float = 3e-4
     """Adam's; everything else of the optimizer is as for our own stage 2."""

@@ -42,7 +42,7 @@ PUPPETS64 = Preset(
     ),
     autoencoder_training=AutoencoderTrainingConfig(
         optimization=OptimizationConfig(
-            num_steps=2000, batch_size=16, learning_rate=6e-4, warmup_steps=100, mixed_precision="auto"
+            num_steps=4000, batch_size=8, learning_rate=6e-4, warmup_steps=100, mixed_precision="auto"
         ),
         first_frame_probability=0.7,
         ssim_weight=0.05,
