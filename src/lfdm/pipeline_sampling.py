@@ -6,13 +6,12 @@ Shapes: motion sample (b, 3, t, h, w) · image latent (b, C, h, w) · condition 
 import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lfdm.config import PredictionType
 from lfdm.diffusion import clamp_prediction, follows_straight_path, predicted_by, v_by_velocity
 from lfdm.models.motion import Motion
 from lfdm.models.motion_target import MotionTarget
@@ -71,6 +70,7 @@ class MotionSampler:
         """
         device = guidance.latent.device
         scheduler, translates = _that_takes_this_network(self.scheduler)
+        sampler = replace(self, scheduler=scheduler)
         if getattr(scheduler.config, "clip_sample", False):  # to [-1, 1], meant for pixels: motion has a range of its own
             scheduler.register_to_config(clip_sample=False)
         scheduler.set_timesteps(num_steps, device=device)
@@ -83,9 +83,11 @@ class MotionSampler:
         first = self._still_frame(sample) if windows and self.motion_target.still_first_frame else None
         for index, timestep in enumerate(progress(scheduler.timesteps)):
             scaled = scheduler.scale_model_input(sample, timestep) if hasattr(scheduler, "scale_model_input") else sample
-            scales = _signal_and_noise(scheduler, index, timestep)
-            prediction = v_by_velocity(predict, scaled, scales) if translates else predict(scaled, timestep)
-            prediction = self._keep_to_known(prediction, scaled, scales, predicted_by(scheduler), first)
+            if translates:
+                prediction = v_by_velocity(predict, scaled, _signal_and_noise(scheduler, index, timestep))
+            else:
+                prediction = predict(scaled, timestep)
+            prediction = sampler._keep_to_known(prediction, scaled, index, timestep, first)
             sample = scheduler.step(prediction, timestep, sample, **options, return_dict=False)[0]
             sample = after_step(index, timestep, sample)
         # solvers extrapolate a little, and DDPM adds noise, after the last clamped x0
@@ -102,9 +104,7 @@ class MotionSampler:
         target = self.motion_target
         return target.encode(Motion.identity(len(sample), 1, size, corners=target.corners, device=sample.device))
 
-    def _keep_to_known(
-        self, prediction: Tensor, sample: Tensor, scales: tuple[Tensor, Tensor], predicts: PredictionType, first: Tensor | None
-    ) -> Tensor:
+    def _keep_to_known(self, prediction: Tensor, sample: Tensor, index: int, timestep: Tensor, first: Tensor | None) -> Tensor:
         """The prediction whose x0 is that of `prediction`, clamped to the range of the training set, its first frame `first`.
 
         Unchanged where x0 is inside that range.
@@ -116,7 +116,8 @@ class MotionSampler:
             clean = self.motion_target.clamp(clean)
             return clean if first is None else torch.cat((first, clean[:, :, 1:]), dim=2)
 
-        return clamp_prediction(prediction, sample, scales, predicts, known)
+        scales = _signal_and_noise(self.scheduler, index, timestep)
+        return clamp_prediction(prediction, sample, scales, predicted_by(self.scheduler), known)
 
 
 def guided_prediction(unet: MotionUNet3D, guidance: Guidance, attention_frames: int | None = None) -> Prediction:

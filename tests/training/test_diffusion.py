@@ -373,10 +373,8 @@ def test_training_starts_from_given_weights(tiny_preset: Preset, puppets_dir: Pa
     other = replace(tiny_preset, unet=replace(tiny_preset.unet, input_kernel=5))
     with pytest.raises(ValueError, match=r"first holds a U-Net of another configuration .* input_kernel is \d there, 5 here"):
         train_diffusion(other, puppets_dir, stage1, tmp_path / "third", init=tmp_path / "first")
-    other, trained = (
-        replace(tiny_preset, diffusion=DiffusionConfig(prediction_type="epsilon")),
-        tiny_preset.diffusion.prediction_type,
-    )
+    other = replace(tiny_preset, diffusion=DiffusionConfig(prediction_type="epsilon"))
+    trained = tiny_preset.diffusion.prediction_type
     with pytest.raises(ValueError, match=f"U-Net that predicts {trained}; diffusion.prediction_type must be that, got epsilon"):
         train_diffusion(other, puppets_dir, stage1, tmp_path / "third", init=tmp_path / "first")
     assert not (tmp_path / "third").exists()
