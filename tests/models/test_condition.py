@@ -57,6 +57,30 @@ def test_a_learned_null_condition_is_a_stored_parameter(tmp_path: Path) -> None:
     assert encoder.null.abs().sum() > 0
 
 
+def test_what_was_learned_is_begun_with() -> None:
+    known, plain = (ConditionEncoder.from_labels(["a"], 6, learned_null=learned) for learned in (True, False))
+    encoder = ConditionEncoder.from_labels(["a", "b"], 6, learned_null=True)
+    encoder.start_from(known)
+    assert torch.equal(encoder.null, known.null)
+    assert encoder.null is not known.null
+    encoder.start_from(plain)
+    assert not encoder.null.any()
+    assert isinstance(encoder.null, torch.nn.Parameter)
+    plain.start_from(known)
+    assert not plain.null.any()
+
+
+def test_a_query_goes_on_for_the_same_text_model_alone(tiny_bert: Path) -> None:
+    known, encoder = (ConditionEncoder.from_text(["a"], tiny_bert, pooling="attention") for _ in range(2))
+    torch.nn.init.normal_(known.query)
+    encoder.start_from(known)
+    assert torch.equal(encoder.query, known.query)
+    torch.nn.init.zeros_(encoder.query)
+    known.text_encoder = "another"
+    encoder.start_from(known)
+    assert not encoder.query.any()
+
+
 @pytest.mark.parametrize("labels", [LABELS, ()], ids=["labels", "no labels"])
 def test_save_and_load_bit_for_bit(tmp_path: Path, labels: tuple[str, ...]) -> None:
     encoder = ConditionEncoder.from_embeddings(labels, torch.randn(len(labels), 5), text_encoder="some-model")

@@ -380,6 +380,18 @@ def test_training_starts_from_given_weights(tiny_preset: Preset, puppets_dir: Pa
     assert not (tmp_path / "third").exists()
 
 
+def test_a_learned_null_condition_goes_on_from_given_weights(
+    tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path
+) -> None:
+    preset = with_steps(replace(tiny_preset, diffusion=replace(tiny_preset.diffusion, learned_null=True)), 1)
+    train_diffusion(preset, puppets_dir, stage1, tmp_path / "first")
+    optimization = replace(preset.diffusion_training.optimization, learning_rate=1e-9, seed=5)
+    preset = replace(preset, diffusion_training=replace(preset.diffusion_training, optimization=optimization))
+    train_diffusion(preset, puppets_dir, stage1, tmp_path / "second", init=tmp_path / "first")
+    first, second = (LatentFlowPipeline.from_pretrained(tmp_path / name).condition.null for name in ("first", "second"))
+    torch.testing.assert_close(second, first, atol=1e-6, rtol=0)
+
+
 def test_a_run_that_was_stopped_before_its_first_checkpoint_still_starts_from_given_weights(
     tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path
 ) -> None:

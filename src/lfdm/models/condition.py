@@ -133,6 +133,14 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
             encoder.token_mask.copy_(mask)
         return encoder
 
+    @torch.no_grad()
+    def start_from(self, known: Self) -> None:
+        """Begin with what `known` has learned: a learned null condition with its, a query with that for the same text model."""
+        if isinstance(self.null, nn.Parameter) and known.dim == self.dim:
+            self.null.copy_(known.null)
+        if self.pooling == known.pooling == "attention" and self.text_encoder == known.text_encoder:
+            self.query.copy_(known.query)
+
     def embeddings(self) -> Tensor:
         """What the labels stand for, (num_labels, dim); with attention pooling, gradients flow to its query."""
         if self.pooling == "mean":

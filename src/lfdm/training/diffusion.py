@@ -170,7 +170,7 @@ def train_diffusion(
     Args:
         autoencoder: bundled name, or stage-1 run, model or pipeline folder.
         init: bundled name, or U-Net, pipeline or run folder whose weights to start from; labels that it knows keep their
-            embeddings.
+            embeddings, and a learned null condition or pooling goes on from its.
         report: called with the metrics every `log_steps`.
         progress: called while clips are decoded and their motion is estimated.
 
@@ -232,6 +232,13 @@ def _make_condition(preset: Preset, names: list[str], stored: Path, known: Condi
     """The embeddings of the labels `names`: those in the folder `stored` if the run has begun, of `known`, or new ones."""
     if stored.is_dir():
         return ConditionEncoder.from_pretrained(stored)
+    condition = _new_condition(preset, names, known)
+    if known is not None:
+        condition.start_from(known)
+    return condition
+
+
+def _new_condition(preset: Preset, names: list[str], known: ConditionEncoder | None) -> ConditionEncoder:
     config, dim = preset.diffusion, preset.unet.condition_dim
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(preset.diffusion_training.optimization.seed)
