@@ -172,6 +172,7 @@ def test_unconditional_and_half_precision(lfdm: Lfdm, model: Path, image: Path) 
         (["person", "wave", "--panel", "regions"], "this model's motion predictor is dense: it has no regions to show"),
         (["person", "wave", "--panel", "flows"], "'flows'"),
         (["person", "wave", "--unconditional"], "got both"),
+        (["person", "--unconditional", "--guidance-scale", "3"], "--guidance-scale would have no effect with --unconditional"),
         ([], "IMAGE"),
         (["nothing.png", "wave"], "nothing.png: no such file or folder"),
         (["notes.txt", "wave"], "notes.txt"),

@@ -9,13 +9,14 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
 from lfdm import pipeline_folder
 from lfdm.config import Preset
-from lfdm.data.puppet_actions import ACTIONS
+from lfdm.data import lpc, puppet_actions
 from lfdm.diffusion import SCHEDULERS, make_scheduler
 from lfdm.models.loading import find_checkpoints
 from lfdm.models.motion import Motion
@@ -46,6 +47,13 @@ def pipe(module_pipe: LatentFlowPipeline, monkeypatch: pytest.MonkeyPatch) -> La
     monkeypatch.setitem(module_pipe.__dict__, "scheduler", type(module_pipe.scheduler).from_config(module_pipe.scheduler.config))
     monkeypatch.setitem(module_pipe.__dict__, "motion_target", module_pipe.motion_target)
     return module_pipe
+
+
+def with_scheduler(pipe: LatentFlowPipeline, scheduler: Any) -> LatentFlowPipeline:
+    """The same models, taken for what the scheduler says that they predict."""
+    other = LatentFlowPipeline(**{**pipe.components, "scheduler": scheduler}, image_size=SIZE)
+    other.set_progress_bar_config(disable=True)
+    return other
 
 
 @pytest.fixture(scope="module")
@@ -120,15 +128,31 @@ def test_one_generator_seeds_the_samples_in_order(pipe: LatentFlowPipeline, imag
 
 
 def test_stochastic_schedulers_draw_per_sample(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
-    pipe.scheduler = make_scheduler("ddpm", prediction_type="v_prediction")
+    pipe = with_scheduler(pipe, make_scheduler("ddpm", prediction_type="v_prediction"))
     batch = sample(pipe, [image, image], generator=[1, 2], num_inference_steps=3)
     torch.testing.assert_close(batch[1:], sample(pipe, image, generator=2, num_inference_steps=3), rtol=0, atol=1e-4)
 
 
-def test_a_scheduler_that_knows_flow_matching_alone_solves_the_same_equation(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
+@pytest.mark.parametrize("make", [FlowMatchEulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler.from_config])
+def test_a_scheduler_that_knows_flow_matching_alone_solves_the_same_equation(
+    pipe: LatentFlowPipeline, image: np.ndarray, make: Any
+) -> None:
     expected = sample(pipe, image, num_inference_steps=50)
-    pipe.scheduler = FlowMatchEulerDiscreteScheduler()
+    pipe.scheduler = make(*[pipe.scheduler.config][: make is not FlowMatchEulerDiscreteScheduler])
     torch.testing.assert_close(sample(pipe, image, num_inference_steps=50), expected, rtol=0, atol=0.05 * float(expected.std()))
+
+
+def test_a_scheduler_for_another_kind_of_prediction_is_refused(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
+    pipe.scheduler = DDIMScheduler()
+    with pytest.raises(ValueError, match=r"unet predicts velocity, DDIMScheduler takes it for epsilon; .*from_config"):
+        sample(pipe, image)
+    pipe = with_scheduler(pipe, make_scheduler("ddim", prediction_type="v_prediction"))
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    with pytest.raises(ValueError, match=r"EulerDiscreteScheduler takes a unet that predicts velocity; this one predicts v_pred"):
+        sample(pipe, image)
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler()
+    with pytest.raises(ValueError, match="unet predicts v_prediction, FlowMatchEulerDiscreteScheduler takes it for velocity"):
+        sample(pipe, image)
 
 
 # -------------------------------------------------------------------------------------------------------------- guidance
@@ -170,7 +194,7 @@ EVERY_SCHEDULER = [(name, kind) for kind, names in SCHEDULERS.items() for name i
 def test_clamped_motion_keeps_to_the_range_with_every_scheduler(
     pipe: LatentFlowPipeline, image: np.ndarray, name: Any, kind: Any
 ) -> None:
-    pipe.scheduler = make_scheduler(name, prediction_type=kind)
+    pipe = with_scheduler(pipe, make_scheduler(name, prediction_type=kind))
     statistics: dict[str, Any] = {"mean": (0.1, 0, 0.5), "std": (0.5, 0.5, 0.5), "still_first_frame": False}
     pipe.motion_target = MotionTarget(**statistics)
     free = sample(pipe, image, num_inference_steps=5)
@@ -482,7 +506,7 @@ def test_every_preset_builds(name: str) -> None:
     assert pipe.config["image_size"] == preset.image_size
     assert pipe.config["num_inference_steps"] == preset.diffusion.num_inference_steps
     assert pipe.embed_condition(None).shape == (1, preset.unet.condition_dim)
-    assert pipe.condition.labels == (ACTIONS if name == "puppets64" else ())
+    assert pipe.condition.labels == {"puppets64": puppet_actions.ACTIONS, "lpc64": tuple(lpc.ACTIONS)}.get(name, ())
 
 
 def test_an_unknown_preset_lists_the_presets() -> None:

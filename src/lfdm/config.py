@@ -36,12 +36,15 @@ FLOW_CHANNELS = 2
 MAX_WIDTH = 8192
 """Most channels of any layer: beyond it there is a slip of the finger."""
 
+TEXT_ENCODER = "bert-base-cased"
+"""The paper's text model."""
+
 SCHEDULERS: dict[PredictionType, tuple[SchedulerName, ...]] = {
     "epsilon": ("ddpm", "ddim", "dpmsolver++", "unipc"),
     "v_prediction": ("ddpm", "ddim", "dpmsolver++", "unipc"),
     "velocity": ("dpmsolver++", "unipc"),
 }
-"""The schedulers that can sample from each kind of prediction."""
+"""The schedulers that are offered for each kind of prediction; more can be set in Python."""
 
 
 def _check_hue(color_jitter: tuple[float, ...]) -> None:
@@ -227,7 +230,7 @@ class DiffusionConfig:
     """Frame 0 of a video is the image itself: no flow, everything visible (our own)."""
     condition: Literal["labels", "text"] = "labels"
     """Fixed label embeddings, or those of a text encoder."""
-    text_encoder: str = "bert-base-cased"
+    text_encoder: str = TEXT_ENCODER
     """Hugging Face text model for condition='text': a name of the Hub or a local folder."""
     text_pooling: Literal["mean", "attention"] = "mean"
     """How its tokens become one embedding: their mean (paper), or weighted by a learned query (our own)."""
@@ -244,6 +247,8 @@ class DiffusionConfig:
         check(self.scheduler in offered, "scheduler", self.scheduler, allowed)
         pools = self.condition == "text" or self.text_pooling == "mean"
         check(pools, "text_pooling", self.text_pooling, "'mean' with condition='labels'")
+        embeds = self.condition == "text" or self.text_encoder == TEXT_ENCODER
+        check(embeds, "text_encoder", self.text_encoder, f"{TEXT_ENCODER!r}, its default, with condition='labels'")
         thresholds = self.dynamic_thresholding
         check(not (thresholds and self.prediction_type == "velocity"), "dynamic_thresholding", True, "False with velocity")
         check(not (thresholds and self.clamp_to_range), "clamp_to_range", True, "False with dynamic_thresholding")
@@ -405,7 +410,8 @@ class AdaptationConfig:
     def losses(self) -> AutoencoderTrainingConfig:
         """These as settings of stage 1, without the losses that train motion alone; ValueError where they are impossible."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
-        return AutoencoderTrainingConfig(**given, warped_weight=0.0, match_weight=0.0, smoothness_weight=0.0)
+        off = dict.fromkeys(("warped_weight", "match_weight", "smoothness_weight"), 0.0)
+        return AutoencoderTrainingConfig(**given, **off, mirror_sided_labels=True)  # labels play no part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -423,11 +429,11 @@ class DiffusionTrainingConfig:
     flip_probability: float = 0.5
     """Mirror image and motion (never where the label says left or right)."""
     color_jitter: tuple[float, float, float, float] = (0.1, 0.1, 0.1, 0.1)
-    """Jitter of the image that the latent is made from; motion is unaffected."""
+    """Jitter of the image that the latent is made from (of the whole clip where motion is not cached); motion stays as it is."""
     cache_motion: bool = True
     """Estimate all motion once, before training, instead of at every step."""
     gradient_checkpointing: bool = False
-    """Compute each block of the U-Net again in the backward pass: a fraction of the memory for about a third more time."""
+    """Compute each block of the U-Net again in the backward pass: a fraction of the memory for a fifth to a third more time."""
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -251,7 +251,8 @@ def make_scheduler(name: SchedulerName, *, prediction_type: PredictionType, pape
 def predicted_by(scheduler: Any) -> PredictionType:
     """What a diffusers scheduler takes its network to predict: its own words, but for `velocity`, its flow_prediction.
 
-    Those that know nothing else, as FlowMatchEulerDiscreteScheduler, do not say.
+    Those that know nothing else, as FlowMatchEulerDiscreteScheduler, do not say; made by `from_config` they keep what the
+    scheduler before them said.
     """
     kind = scheduler.config.get("prediction_type", "flow_prediction")
     return "velocity" if kind == "flow_prediction" else kind
@@ -259,9 +260,10 @@ def predicted_by(scheduler: Any) -> PredictionType:
 
 def follows_straight_path(scheduler: Any) -> bool:
     """Whether a diffusers scheduler steps along the path of `velocity`; settings left over from another one do not count."""
-    if not hasattr(scheduler.config, "prediction_type"):
+    settings = inspect.signature(type(scheduler).__init__).parameters
+    if "prediction_type" not in settings:  # it knows nothing else
         return True
-    return "use_flow_sigmas" in inspect.signature(type(scheduler).__init__).parameters and scheduler.config.use_flow_sigmas
+    return "use_flow_sigmas" in settings and scheduler.config.use_flow_sigmas
 
 
 def _flow_scheduler(name: SchedulerName, *, paper: bool) -> Scheduler:

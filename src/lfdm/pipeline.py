@@ -16,8 +16,8 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor
 
 from lfdm.config import MAX_GUIDANCE_SCALE, Fit, Preset, to_json
-from lfdm.data.puppet_actions import ACTIONS
-from lfdm.diffusion import make_scheduler
+from lfdm.data import lpc, puppet_actions
+from lfdm.diffusion import make_scheduler, predicted_by
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import Condition, ConditionEncoder
 from lfdm.models.motion import Motion
@@ -64,7 +64,7 @@ LOOP_SHARE = 1 / 4
 """Part of a training clip, or of a shorter video, over which a loop's end eases into its start."""
 MAX_STRENGTH = 2.0
 """The largest `motion_strength`."""
-PRESET_LABELS: dict[str, tuple[str, ...]] = {"puppets64": ACTIONS}
+PRESET_LABELS: dict[str, tuple[str, ...]] = {"puppets64": puppet_actions.ACTIONS, "lpc64": tuple(lpc.ACTIONS)}
 """Labels of a freshly initialised preset, where it has a data set of its own."""
 
 
@@ -76,7 +76,8 @@ class LatentFlowPipeline(DiffusionPipeline):
         unet: stage 2.
         condition: label embeddings.
         motion_target: what stage 2 diffuses.
-        scheduler: any diffusers scheduler; its `prediction_type` says what the unet predicts.
+        scheduler: any diffusers scheduler; its `prediction_type` says what the unet predicts. Another one that is set later
+            must say the same: make it with `from_config(pipe.scheduler.config)`.
         image_size: frames are image_size x image_size.
         fit: how other shapes are fitted, as the training data was.
         num_frames: frames of a training clip, and by default of a video.
@@ -110,6 +111,7 @@ class LatentFlowPipeline(DiffusionPipeline):
         self.register_modules(
             autoencoder=autoencoder, unet=unet, condition=condition, motion_target=motion_target, scheduler=scheduler
         )
+        self._predicts = predicted_by(scheduler)
         self.register_to_config(
             image_size=image_size,
             fit=fit,
@@ -251,7 +253,8 @@ class LatentFlowPipeline(DiffusionPipeline):
             loop: the last frames lead into the first, for a video that is repeated; see `Motion.closed`.
 
         Raises:
-            ValueError: a value outside what is allowed, an unknown label, not an image.
+            ValueError: a value outside what is allowed, an unknown label, not an image, or a scheduler for a unet that
+                predicts something else.
             FileNotFoundError: no such image file.
         """
         config = self.config
@@ -275,6 +278,7 @@ class LatentFlowPipeline(DiffusionPipeline):
                 return sample
             return (callback_on_step_end(self, index, timestep, {"latents": sample}) or {}).get("latents", sample)
 
+        self._check_scheduler()
         features = self.autoencoder.encode(images)
         sample = MotionSampler(unet=self.unet, scheduler=self.scheduler, motion_target=self.motion_target).draw(
             Guidance(latent=features.latent, condition=embedding, away=away, scale=scale),
@@ -383,6 +387,13 @@ class LatentFlowPipeline(DiffusionPipeline):
             return lambda motion: motion.scaled(strength)
         prepared = prepare_mask(mask, size=self.config["image_size"], fit=self.config["fit"])
         return lambda motion: motion.scaled(strength).masked(prepared)
+
+    def _check_scheduler(self) -> None:
+        """ValueError where the scheduler takes the unet's prediction for something else."""
+        kind, name = predicted_by(self.scheduler), type(self.scheduler).__name__
+        if kind != self._predicts:
+            made = f"{name}.from_config(pipe.scheduler.config)"
+            raise ValueError(f"the unet predicts {self._predicts}, {name} takes it for {kind}; make the scheduler with {made}")
 
     def _prepare_images(self, image: ImageInput) -> Tensor:
         return prepare_images(image, size=self.config["image_size"], fit=self.config["fit"]).to(self.device)

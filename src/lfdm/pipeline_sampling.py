@@ -146,8 +146,14 @@ def _whole_patches(num_frames: int, patch: int) -> int:
 
 
 def _that_takes_this_network(scheduler: Any) -> tuple[Any, bool]:
-    """The scheduler, and whether predictions must be translated: one off the straight path gets v of a network of velocity."""
-    if predicted_by(scheduler) != "velocity" or follows_straight_path(scheduler):
+    """The scheduler, and whether predictions must be translated: one off the straight path gets v of a network of velocity.
+
+    Raises ValueError where a scheduler of the straight path would step by a prediction of another kind.
+    """
+    kind, straight = predicted_by(scheduler), follows_straight_path(scheduler)
+    if straight and kind != "velocity":
+        raise ValueError(f"{type(scheduler).__name__} takes a unet that predicts velocity; this one predicts {kind}")
+    if straight or kind != "velocity":
         return scheduler, False
     return type(scheduler).from_config(scheduler.config, prediction_type="v_prediction"), True
 

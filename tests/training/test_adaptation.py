@@ -107,6 +107,7 @@ def test_losses_are_those_that_reach_the_decoder() -> None:
     weights = {name: value for name, value in vars(losses).items() if name.endswith("_weight") and value}
     assert weights == {"l1_weight": 1.0, "painted_weight": 0.5}
     assert losses.optimization.learning_rate == 2e-5
+    assert losses.mirror_sided_labels  # labels play no part
     with pytest.raises(ValueError, match="l1_weight must be positive, or another weight be"):
         AdaptationConfig(l1_weight=0.0, painted_weight=0.0)
 

@@ -77,7 +77,7 @@ def data_lpc(
 
     Args:
         sheets: folder of the sheets.
-        out: new folder of the clip data set.
+        out: folder of the clip data set; an earlier one that lies there is replaced.
         num_characters: characters, put together at random.
         size: frames are SIZE x SIZE.
         num_frames: frames of a clip.
@@ -117,7 +117,7 @@ def data_folder(
 
     Args:
         folder: the tree of mp4, avi, mov, webm and gif files or frame folders.
-        out: new folder of the clip data set.
+        out: folder of the clip data set; an earlier one that lies there is replaced.
         size: frames are SIZE x SIZE.
         fit: black borders, or a centre crop.
         test_fraction: share of subjects that is held out.

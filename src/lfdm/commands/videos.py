@@ -1,7 +1,7 @@
 """Commands that make videos, and `info`."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from lfdm.config import Fit, PanelFormat, PanelKind
+from lfdm.console import progress_bar
 from lfdm.presets import PRESETS
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from lfdm.pipeline import LatentFlowPipeline
     from lfdm.pipeline_outputs import VideoFiles
 
@@ -114,6 +117,8 @@ def generate(
     elif (condition is None) != unconditional:
         got = "neither" if condition is None else "both"
         raise ValueError(f"give a CONDITION (a label of the model), --unconditional or --reuse-motion; got {got}")
+    elif unconditional and guidance_scale is not None and negative_condition is None:
+        raise ValueError(f"--guidance-scale would have no effect with --unconditional: leave it out; got {guidance_scale:g}")
     check_integer("num_videos", num_videos, 1, 100_000)
     check_integer("seed", seed, 0, MAX_SEED - num_videos)
     name = reuse_motion.stem if reuse_motion is not None else condition or "unconditional"
@@ -184,24 +189,34 @@ def transfer(
 
     if num_frames is not None:
         check_integer("num_frames", num_frames, 1, 1_000_000)
+    info = video_info(driving_video)
     files = VideoFiles(
         out=out,
-        fps=video_info(driving_video).fps if fps is None else fps,
+        fps=info.fps if fps is None else fps,
         scale=scale,
         **_panel_options(panel, panel_format),
         motion=motion,
     )
     pipe = open_pipeline(model, device, dtype, fit)
     source = fitted_source(pipe, image)
-    result = pipe.transfer(
-        source,
-        iterate_video(driving_video, max_frames=num_frames),
-        relative=not absolute,
-        motion_strength=motion_strength,
-        motion_mask=motion_mask,
-        output_type="np",
-    )
+    total = info.frames if num_frames is None else min(info.frames, num_frames)
+    with progress_bar() as update:
+        result = pipe.transfer(
+            source,
+            _counted(iterate_video(driving_video, max_frames=num_frames), lambda done: update("following", done, total)),
+            relative=not absolute,
+            motion_strength=motion_strength,
+            motion_mask=motion_mask,
+            output_type="np",
+            callback_on_decode=lambda done: update("decoding", done, total),
+        )
     _write(files, pipe, source, [result])
+
+
+def _counted(frames: "Iterable[np.ndarray]", report: Callable[[int], None]) -> "Iterator[np.ndarray]":
+    for count, frame in enumerate(frames, 1):
+        yield frame
+        report(count)
 
 
 def _panel_options(named: tuple[PanelKind, ...] | None, file_format: PanelFormat | None) -> dict[str, Any]:

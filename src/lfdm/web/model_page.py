@@ -76,7 +76,7 @@ class ModelPage:
             parts += ['<div class="lf-section">Measured quality</div>', f'<div class="lf-facts">{facts}</div>']
         else:
             parts.append(
-                f'<p class="lf-quiet">Not measured: the model\'s folder holds no {QUALITY_NAME} (lfdm evaluate writes one).</p>'
+                f'<p class="lf-quiet">Not measured: no {QUALITY_NAME} (the results.json of lfdm evaluate) beside the model.</p>'
             )
         if self.accuracy_by_label:
             rows = "".join(_label_row(label, share) for label, share in self.accuracy_by_label.items())
