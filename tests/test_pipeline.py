@@ -17,13 +17,13 @@ from torch import Tensor
 from lfdm import pipeline_folder
 from lfdm.config import Preset
 from lfdm.data import lpc, puppet_actions
-from lfdm.diffusion import SCHEDULERS, make_scheduler
+from lfdm.diffusion import SCHEDULERS, clamp_prediction, make_scheduler
 from lfdm.models.loading import find_checkpoints
 from lfdm.models.motion import Motion
 from lfdm.models.motion_target import MotionTarget
 from lfdm.pipeline import LatentFlowPipeline, frames_to_uint8
 from lfdm.pipeline_inputs import prepare_images
-from lfdm.pipeline_sampling import Guidance, guided_prediction
+from lfdm.pipeline_sampling import Guidance, guided_prediction, set_timesteps, signal_and_noise
 from lfdm.presets import PRESETS
 
 LABELS = ("jump", "raise arms", "wave")
@@ -218,6 +218,32 @@ def test_any_diffusers_scheduler_can_take_over(pipe: LatentFlowPipeline, image: 
     assert 0.8 < float(flow.std() / usual.std()) < 1.25
     pipe.save_pretrained(tmp_path / "saved")
     assert type(LatentFlowPipeline.from_pretrained(tmp_path / "saved").scheduler).__name__ == name
+
+
+@pytest.mark.parametrize(("name", "kind"), EVERY_SCHEDULER)
+@pytest.mark.parametrize("num_steps", [1, 27, 61, 103, 996])  # rounding made one more of some of these
+def test_there_are_as_many_steps_as_asked_for_and_the_last_one_is_clean(name: Any, kind: Any, num_steps: int) -> None:
+    scheduler: Any = make_scheduler(name, prediction_type=kind)
+    set_timesteps(scheduler, num_steps, torch.device("cpu"))
+    assert len(scheduler.timesteps) == num_steps
+    assert scheduler.timesteps.min() >= 0
+    sample = torch.ones(1, 1)
+    for index, timestep in enumerate(scheduler.timesteps):  # the network knows that every x0 is 1
+        alpha, sigma = signal_and_noise(scheduler, index, timestep)
+        guess = clamp_prediction(torch.zeros_like(sample), sample, (alpha, sigma), kind, torch.ones_like)
+        sample = scheduler.step(guess, timestep, sample, return_dict=False)[0]
+    torch.testing.assert_close(sample, torch.ones(1, 1), rtol=0, atol=0.02)
+
+
+def test_a_scheduler_of_predicted_images_is_refused(pipe: LatentFlowPipeline) -> None:
+    with pytest.raises(ValueError, match="prediction_type is 'sample'; allowed: epsilon, v_prediction, velocity"):
+        with_scheduler(pipe, DDIMScheduler(prediction_type="sample"))
+
+
+def test_a_default_of_more_steps_than_the_scheduler_has_is_refused(pipe: LatentFlowPipeline) -> None:
+    parts = {**pipe.components, "scheduler": make_scheduler("ddpm", prediction_type="epsilon")}
+    with pytest.raises(ValueError, match="num_inference_steps must be a whole number from 1 to 996; got 1000"):
+        LatentFlowPipeline(**parts, image_size=SIZE, num_inference_steps=1000)
 
 
 def test_the_callback_sees_and_may_replace_every_step(pipe: LatentFlowPipeline, image: np.ndarray) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from einops import rearrange
 from torch import Tensor, nn
@@ -120,6 +121,8 @@ def build_denoiser(config: DenoiserConfig, preset: Preset, names: list[str], cha
             labels=names,
             sample_channels=channels,
             patch_size=config.patch_size,
+            predicts_clean=config.predicts_clean,
+            prediction_type=preset.diffusion.prediction_type,
             dim=config.dim,
             channel_multipliers=config.channel_multipliers,
             num_heads=config.num_heads,
@@ -193,7 +196,8 @@ def train_latents(
     }
     prepare_run(out, settings)  # before the latents, which lie in the run folder
     clips = training_clips(preset, data)
-    task = latent_task(config, preset, clips, load_frame_autoencoder(autoencoder), out / LATENTS_NAME)
+    frames = load_frame_autoencoder(autoencoder, device=PartialState().device)
+    task = latent_task(config, preset, clips, frames, out / LATENTS_NAME)
     return _fit(task, config, preset, out, settings, report)
 
 

@@ -17,14 +17,16 @@ class DenoiserConfig:
     """Width of every level, times dim."""
     patch_size: int = 1
     """Height and width are folded into channels by this."""
+    predicts_clean: bool = False
+    """The network gives x0, from which the prediction follows: see `ClipDenoiser`."""
     num_heads: int = 4
     """Attention heads."""
     head_dim: int = 16
     """Channels of one head."""
-    batch_size: int = 8
+    batch_size: int = 4
     """Clips per step."""
-    learning_rate: float = 3e-4
-    """Adam's; everything else of the optimizer is as for our own stage 2."""
+    learning_rate: float = 2e-3
+    """Adam's; everything else of the optimizer is as for our own stage 2. Both are the best of short trials (docs/log.md)."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -57,10 +59,10 @@ class FrameAutoencoderConfig:
 class BaselinesConfig:
     """All baselines that are trained."""
 
-    vdm: DenoiserConfig = field(default_factory=lambda: DenoiserConfig(dim=24, channel_multipliers=(1, 2, 4, 8), batch_size=4))
+    vdm: DenoiserConfig = field(default_factory=lambda: DenoiserConfig(dim=24, channel_multipliers=(1, 2, 4, 8)))
     """Pixels, the published form."""
     vdm_folded: DenoiserConfig = field(
-        default_factory=lambda: DenoiserConfig(dim=48, channel_multipliers=(1, 2, 4), patch_size=4)
+        default_factory=lambda: DenoiserConfig(dim=48, channel_multipliers=(1, 2, 4), patch_size=4, predicts_clean=True)
     )
     """Pixels, 4x4 of them folded into channels: 16x16 positions for frames of 64x64, as many as our own network works on."""
     ldm: DenoiserConfig = field(default_factory=lambda: DenoiserConfig(dim=40, channel_multipliers=(1, 2, 4)))

@@ -17,10 +17,14 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from lfdm.config import PredictionType
+from lfdm.diffusion import clamp_prediction, signal_and_noise_scale
 from lfdm.models.condition import ConditionEncoder
 from lfdm.models.loading import StrictLoading
 
 PACKAGE = "video_diffusion_pytorch"
+LEAST_NOISE = 0.05
+"""The prediction is a difference of sample and x0 over sigma; below this one it would be that of rounding errors."""
 _INSTALL = "pip install --no-deps -r benchmarks/requirements.txt"
 _TORCHVISION = ("torchvision", "torchvision.transforms", "torchvision.utils")
 
@@ -69,6 +73,10 @@ class ClipDenoiser(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
         sample_channels: channels of the clip, c.
         patch_size: height and width are folded into channels by this before the network: 1 is the published form, 4 makes a
             step about ten times cheaper.
+        predicts_clean: the network gives x0 and the prediction is what follows from it, with a sigma of 0.05 or more (JiT,
+            arXiv 2511.13720): where patches are folded, a small network cannot pass on noise, which fills every channel;
+            images fill few.
+        prediction_type: what is predicted.
         dim, channel_multipliers, num_heads, head_dim: of the package's network.
         condition_dim: size of a label's embedding.
     """
@@ -80,6 +88,8 @@ class ClipDenoiser(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
         labels: Sequence[str],
         sample_channels: int,
         patch_size: int = 1,
+        predicts_clean: bool = False,
+        prediction_type: PredictionType = "velocity",
         dim: int = 24,
         channel_multipliers: Sequence[int] = (1, 2, 4, 8),
         num_heads: int = 4,
@@ -89,6 +99,8 @@ class ClipDenoiser(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
         super().__init__()
         self.labels = tuple(labels)
         self.patch_size = patch_size
+        self.predicts_clean = predicts_clean
+        self.prediction_type: PredictionType = prediction_type
         self.size_multiple = patch_size * 2 ** (len(channel_multipliers) - 1)
         channels = sample_channels * patch_size**2
         self.network: Any = load_unet3d()(
@@ -127,4 +139,11 @@ class ClipDenoiser(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
             (self.network.null_cond_emb, self.table)
         )  # the package would draw whom to give the null one itself
         output = self.network(torch.cat(folded, dim=1), timesteps, cond=embeddings[rows + 1])
-        return rearrange(output, "b (c p q) t h w -> b c t (h p) (w q)", p=p, q=p)
+        output = rearrange(output, "b (c p q) t h w -> b c t (h p) (w q)", p=p, q=p)
+        return self._follows_from(output.float(), sample, timesteps) if self.predicts_clean else output
+
+    def _follows_from(self, clean: Tensor, sample: Tensor, timesteps: Tensor) -> Tensor:
+        """The prediction whose x0 is `clean`."""
+        alpha, sigma = (scale.float().view(-1, 1, 1, 1, 1) for scale in signal_and_noise_scale(timesteps, self.prediction_type))
+        scales = (alpha, sigma.clamp(min=LEAST_NOISE))
+        return clamp_prediction(torch.zeros_like(sample), sample, scales, self.prediction_type, lambda _: clean)

@@ -18,10 +18,11 @@ from baselines.space import ClipSpace
 from lfdm.config import PredictionType, Preset
 from lfdm.data.clips import ClipCache
 from lfdm.data.frame_indices import uniform_indices
-from lfdm.diffusion import clamp_prediction, make_scheduler, signal_and_noise_scale
+from lfdm.diffusion import clamp_prediction, make_scheduler
 from lfdm.evaluation.generators import GeneratedVideos
 from lfdm.pipeline import LatentFlowPipeline, frames_to_uint8
 from lfdm.pipeline_inputs import sample_generators
+from lfdm.pipeline_sampling import set_timesteps, signal_and_noise
 
 OUTLINE_SIZE = 16
 """Side of the maps that first frames are compared by."""
@@ -81,16 +82,16 @@ class ClipDiffusionGenerator:
     def _draw(self, first: Tensor, rows: Tensor, generators: list[torch.Generator]) -> Tensor:
         """A clean sample (b, c, t, h, w), each from its own noise."""
         scheduler, device = self.scheduler, first.device
-        scheduler.set_timesteps(self.num_inference_steps, device=device)
+        set_timesteps(scheduler, self.num_inference_steps, device)
         c, h, w = first.shape[1:]
         noise = [torch.randn((c, self.num_frames, h, w), generator=one, device=one.device) for one in generators]
         sample = torch.stack(noise).to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
         options = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
         predict = self._guided(first, rows)
-        for timestep in scheduler.timesteps:
+        for index, timestep in enumerate(scheduler.timesteps):
             times = timestep.expand(len(first)).to(device)
             scaled = scheduler.scale_model_input(sample, timestep)
-            scales = signal_and_noise_scale(timestep.to(device), self.prediction_type)
+            scales = signal_and_noise(scheduler, index, timestep.to(device))
             prediction = clamp_prediction(predict(scaled, times), scaled, scales, self.prediction_type, self.space.clamp)
             sample = scheduler.step(prediction, timestep, sample, **options, return_dict=False)[0]
         return self.space.clamp(sample)

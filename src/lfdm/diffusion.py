@@ -252,10 +252,12 @@ def predicted_by(scheduler: Any) -> PredictionType:
     """What a diffusers scheduler takes its network to predict: its own words, but for `velocity`, its flow_prediction.
 
     Those that know nothing else, as FlowMatchEulerDiscreteScheduler, do not say; made by `from_config` they keep what the
-    scheduler before them said.
+    scheduler before them said. ValueError for what no network here is trained to predict, such as x0.
     """
     kind = scheduler.config.get("prediction_type", "flow_prediction")
-    return "velocity" if kind == "flow_prediction" else kind
+    kind = "velocity" if kind == "flow_prediction" else kind
+    _check_prediction_type(kind)
+    return kind
 
 
 def follows_straight_path(scheduler: Any) -> bool:

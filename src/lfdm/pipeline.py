@@ -117,7 +117,9 @@ class LatentFlowPipeline(DiffusionPipeline):
             fit=fit,
             num_frames=check_integer("num_frames", num_frames, 2, MAX_FRAMES),
             fps=check_number("fps", fps, low=0.01),
-            num_inference_steps=check_integer("num_inference_steps", num_inference_steps, 1, 1000),
+            num_inference_steps=check_integer(
+                "num_inference_steps", num_inference_steps, 1, scheduler.config.num_train_timesteps
+            ),
             guidance_scale=check_number("guidance_scale", guidance_scale, low=0, high=MAX_GUIDANCE_SCALE),
         )
 

@@ -73,7 +73,7 @@ class MotionSampler:
         sampler = replace(self, scheduler=scheduler)
         if getattr(scheduler.config, "clip_sample", False):  # to [-1, 1], meant for pixels: motion has a range of its own
             scheduler.register_to_config(clip_sample=False)
-        scheduler.set_timesteps(num_steps, device=device)
+        set_timesteps(scheduler, num_steps, device)
         padded = num_frames if windows else _whole_patches(num_frames, self.unet.frame_patch_size)
         sample = self._draw_noise(guidance.latent, padded, generators) * getattr(scheduler, "init_noise_sigma", 1.0)
         options = {"generator": list(generators)} if "generator" in inspect.signature(scheduler.step).parameters else {}
@@ -84,7 +84,7 @@ class MotionSampler:
         for index, timestep in enumerate(progress(scheduler.timesteps)):
             scaled = scheduler.scale_model_input(sample, timestep) if hasattr(scheduler, "scale_model_input") else sample
             if translates:
-                prediction = v_by_velocity(predict, scaled, _signal_and_noise(scheduler, index, timestep))
+                prediction = v_by_velocity(predict, scaled, signal_and_noise(scheduler, index, timestep))
             else:
                 prediction = predict(scaled, timestep)
             prediction = sampler._keep_to_known(prediction, scaled, index, timestep, first)
@@ -116,8 +116,21 @@ class MotionSampler:
             clean = self.motion_target.clamp(clean)
             return clean if first is None else torch.cat((first, clean[:, :, 1:]), dim=2)
 
-        scales = _signal_and_noise(self.scheduler, index, timestep)
+        scales = signal_and_noise(self.scheduler, index, timestep)
         return clamp_prediction(prediction, sample, scales, predicted_by(self.scheduler), known)
+
+
+def set_timesteps(scheduler: Any, num_steps: int, device: torch.device) -> None:
+    """Those of a diffusers scheduler for `num_steps` steps, begun at the first.
+
+    Rounding gives "trailing" spacing one more at some counts (61 of 1000), -1, which reads as the noisiest of all; and a
+    scheduler that looks its first one up takes the second of two that are the same whole number.
+    """
+    scheduler.set_timesteps(num_steps, device=device)
+    if (scheduler.timesteps < 0).any():
+        scheduler.timesteps = scheduler.timesteps[scheduler.timesteps >= 0]
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)
 
 
 def guided_prediction(unet: MotionUNet3D, guidance: Guidance, attention_frames: int | None = None) -> Prediction:
@@ -158,7 +171,7 @@ def _that_takes_this_network(scheduler: Any) -> tuple[Any, bool]:
     return type(scheduler).from_config(scheduler.config, prediction_type="v_prediction"), True
 
 
-def _signal_and_noise(scheduler: Any, index: int, timestep: Tensor) -> tuple[Tensor, Tensor]:
+def signal_and_noise(scheduler: Any, index: int, timestep: Tensor) -> tuple[Tensor, Tensor]:
     """alpha and sigma of x_t = alpha x0 + sigma noise at step `index` of the scheduler's timesteps."""
     if not hasattr(scheduler, "sigmas"):
         abar = scheduler.alphas_cumprod[timestep.long().cpu()]

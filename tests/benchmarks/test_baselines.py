@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from baselines.denoiser import ClipDenoiser
 from baselines.frame_autoencoder import LATENT_CHANNELS, build_frame_autoencoder
 from baselines.generators import ClipDiffusionGenerator, CopyGenerator, NearestMotionGenerator, outline
 from baselines.space import ChannelStatistics, LatentSpace, PixelSpace
-from lfdm.config import Preset
+from lfdm.config import PredictionType, Preset
 from lfdm.data.clips import ClipRecord, open_cache
+from lfdm.diffusion import add_noise, target
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.presets import get_preset
 from methods import ComparisonSettings
@@ -57,6 +59,18 @@ def test_folding_keeps_the_shape_and_names_sizes_that_do_not_fit() -> None:
     assert folded(sample, times, rows, first).shape == sample.shape
     with pytest.raises(ValueError, match="divide by 4"):
         folded(sample[..., :10], times, rows, first[..., :10])
+
+
+@pytest.mark.parametrize("kind", get_args(PredictionType))
+def test_a_prediction_that_follows_from_x0_is_what_the_objective_asks(tiny_denoiser: ClipDenoiser, kind: PredictionType) -> None:
+    options = {**tiny_denoiser.config, "predicts_clean": True, "prediction_type": kind}
+    denoiser = ClipDenoiser(**{name: value for name, value in options.items() if not name.startswith("_")})
+    clean, noise, times = torch.randn(2, 3, 4, 8, 8), torch.randn(2, 3, 4, 8, 8), torch.tensor([200, 900])
+    denoiser.network.forward = lambda *_, **__: clean
+    sample, rows, first = add_noise(clean, noise, times, kind), torch.tensor([0, 1]), clean[:, :, 0]
+    torch.testing.assert_close(denoiser(sample, times, rows, first), target(clean, noise, times, kind), rtol=0, atol=1e-4)
+    almost = denoiser(add_noise(clean, noise, times * 0, kind), times * 0, rows, first)
+    assert almost.abs().max() < 2 * noise.abs().max()
 
 
 def test_denoiser_comes_back_from_its_folder(tiny_denoiser: ClipDenoiser, tmp_path: Path) -> None:

@@ -70,6 +70,14 @@ def test_what_was_learned_is_begun_with() -> None:
     assert not plain.null.any()
 
 
+def test_known_labels_keep_what_attention_had_learned_of_them(tiny_bert: Path) -> None:
+    known = ConditionEncoder.from_text(["wave", "jump and turn"], tiny_bert, pooling="attention")
+    torch.nn.init.normal_(known.query, std=10)
+    kept = ConditionEncoder.from_labels(["wave", "jump and turn"], known.dim, known=known)
+    torch.testing.assert_close(kept.table, known.embeddings(), rtol=0, atol=1e-6)
+    assert (kept.table - known.table).abs().max() > 1e-3
+
+
 def test_a_query_goes_on_for_the_same_text_model_alone(tiny_bert: Path) -> None:
     known, encoder = (ConditionEncoder.from_text(["a"], tiny_bert, pooling="attention") for _ in range(2))
     torch.nn.init.normal_(known.query)

@@ -278,6 +278,12 @@ def test_a_loss_that_is_no_number_stops_with_the_last_checkpoint_intact(tmp_path
     assert_same_checkpoints(fit(Regression(), config, tmp_path / "run"), whole)  # once the cause is gone
 
 
+def test_a_panel_that_fails_costs_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError):
+        fit(Regression(picture=None), replace(CONFIG, sample_steps=5), tmp_path)
+    assert [path.name for path in find_checkpoints(tmp_path)] == ["step-00000005"]
+
+
 class BrokenGradient(Regression):
     """A finite loss whose gradient is not: the root of zero."""
 

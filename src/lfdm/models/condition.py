@@ -90,7 +90,7 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         """
         if known is not None and known.dim != dim:
             raise ValueError(f"known has embeddings of {known.dim} values; {dim} are needed")
-        rows = {} if known is None else dict(zip(known.labels, known.table.cpu().double(), strict=True))
+        rows = {} if known is None else dict(zip(known.labels, known.embeddings().detach().cpu().double(), strict=True))
         new = [label for label in labels if label not in rows]
         drawn = torch.randn(dim, len(new), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         if 0 < len(new) <= dim - len(rows):

@@ -202,11 +202,11 @@ class _Trainer:
             save = self.step == stop or self._checkpoint_due(saved_at)
             if save or self.step % config.log_steps == 0:
                 self._report(log)
-            if log is not None and self.step % config.sample_steps == 0:
-                self._sample(log)
             if save:
                 self._save()
                 saved_at = time.monotonic()
+            if log is not None and self.step % config.sample_steps == 0:  # after saving: it may fail for want of memory
+                self._sample(log)
 
     def _loader(self, stop: int) -> DataLoader[Any]:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
