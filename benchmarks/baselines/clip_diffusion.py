@@ -196,7 +196,7 @@ def train_latents(
     }
     prepare_run(out, settings)  # before the latents, which lie in the run folder
     clips = training_clips(preset, data)
-    frames = load_frame_autoencoder(autoencoder, device=PartialState().device)
+    frames = load_frame_autoencoder(autoencoder, device=str(PartialState().device))
     task = latent_task(config, preset, clips, frames, out / LATENTS_NAME)
     return _fit(task, config, preset, out, settings, report)
 

@@ -127,7 +127,7 @@ def train_frame_autoencoder(
     return fit(task, preset.autoencoder_training.optimization, out, report=report)
 
 
-def load_frame_autoencoder(run: Path, *, device: torch.device | str = "cpu") -> AutoencoderKL:
+def load_frame_autoencoder(run: Path, *, device: str = "cpu") -> AutoencoderKL:
     """The newest averaged weights of a run, frozen, in evaluation mode."""
     autoencoder = AutoencoderKL.from_pretrained(find_model(run, MODEL_NAME)).eval().requires_grad_(False)
     nn.Module.to(autoencoder, device)

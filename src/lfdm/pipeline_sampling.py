@@ -3,6 +3,7 @@
 Shapes: motion sample (b, 3, t, h, w) · image latent (b, C, h, w) · condition embedding (b, D).
 """
 
+import copy
 import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -88,9 +89,10 @@ class MotionSampler:
             else:
                 prediction = predict(scaled, timestep)
             prediction = sampler._keep_to_known(prediction, scaled, index, timestep, first)
-            sample = scheduler.step(prediction, timestep, sample, **options, return_dict=False)[0]
+            stepping = scheduler if index + 1 < len(scheduler.timesteps) else _without_noise(scheduler)
+            sample = stepping.step(prediction, timestep, sample, **options, return_dict=False)[0]
             sample = after_step(index, timestep, sample)
-        # solvers extrapolate a little, and DDPM adds noise, after the last clamped x0
+        # solvers extrapolate a little after the last clamped x0
         return self.motion_target.clamp(sample)[:, :, :num_frames]
 
     def _draw_noise(self, latent: Tensor, num_frames: int, generators: Sequence[torch.Generator]) -> Tensor:
@@ -125,12 +127,26 @@ def set_timesteps(scheduler: Any, num_steps: int, device: torch.device) -> None:
 
     Rounding gives "trailing" spacing one more at some counts (61 of 1000), -1, which reads as the noisiest of all; and a
     scheduler that looks its first one up takes the second of two that are the same whole number.
+
+    Raises ValueError where a multistep solver has not so many noise levels: a step between two that are equal is 0/0.
     """
     scheduler.set_timesteps(num_steps, device=device)
     if (scheduler.timesteps < 0).any():
         scheduler.timesteps = scheduler.timesteps[scheduler.timesteps >= 0]
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)
+    if "solver_order" in scheduler.config and (scheduler.sigmas[:-1].diff() == 0).any():
+        name = type(scheduler).__name__
+        raise ValueError(f"num_inference_steps is {num_steps}; {name} has fewer different noise levels for this model")
+
+
+def _without_noise(scheduler: Any) -> Any:
+    """The scheduler for its last step, which few steps end above timestep 0: there DDPM's variance beta_t would leave noise."""
+    if scheduler.config.get("variance_type") != "fixed_large":
+        return scheduler
+    last = copy.copy(scheduler)
+    last.register_to_config(variance_type="fixed_small")  # that of x0 known: none
+    return last
 
 
 def guided_prediction(unet: MotionUNet3D, guidance: Guidance, attention_frames: int | None = None) -> Prediction:
