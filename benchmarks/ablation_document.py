@@ -15,7 +15,8 @@ Rendered from benchmarks/results/ablation-*.json by `python benchmarks/ablation.
 beside it. The preset is that of the day; what won has become the default since (docs/log.md). *Against* is better, worse, or a
 tie: one of the two values lies inside the other's bootstrap interval, which is that of the clips: another seed of training moves
 a row, too, see the table of other seeds. Training is in minutes of the processor; the first row of stage 2 also estimates the
-motion that all share. Rows ran side by side: seconds per video are for orientation alone.
+motion that all share. Rows ran side by side: seconds per video are for orientation alone. A bundled model is the one whose
+weights are named, and may have been replaced since.
 """
 GROUPS = {
     "stage2": "Stage 2: one stage 1, one motion cache, one number of clips seen",
