@@ -210,7 +210,11 @@ def test_clamped_motion_keeps_to_the_range_with_every_scheduler(
 
 
 @pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler", "DDIMScheduler"])
-def test_any_diffusers_scheduler_can_take_over(pipe: LatentFlowPipeline, image: np.ndarray, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("kind", ["velocity", "v_prediction"])
+def test_any_diffusers_scheduler_can_take_over(
+    pipe: LatentFlowPipeline, image: np.ndarray, tmp_path: Path, name: str, kind: Any
+) -> None:
+    pipe = with_scheduler(pipe, make_scheduler("dpmsolver++", prediction_type=kind))
     usual = sample(pipe, image, num_inference_steps=40)
     pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
     flow = sample(pipe, image, num_inference_steps=40)

@@ -262,10 +262,15 @@ def predicted_by(scheduler: Any) -> PredictionType:
 
 def follows_straight_path(scheduler: Any) -> bool:
     """Whether a diffusers scheduler steps along the path of `velocity`; settings left over from another one do not count."""
-    settings = inspect.signature(type(scheduler).__init__).parameters
+    settings = own_settings(scheduler)
     if "prediction_type" not in settings:  # it knows nothing else
         return True
     return "use_flow_sigmas" in settings and scheduler.config.use_flow_sigmas
+
+
+def own_settings(scheduler: Any) -> set[str]:
+    """Names of the settings that a diffusers scheduler takes; its `config` may hold others, left over from another scheduler."""
+    return set(inspect.signature(type(scheduler).__init__).parameters)
 
 
 def _flow_scheduler(name: SchedulerName, *, paper: bool) -> Scheduler:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lfdm.diffusion import clamp_prediction, follows_straight_path, predicted_by, v_by_velocity
+from lfdm.diffusion import clamp_prediction, follows_straight_path, own_settings, predicted_by, v_by_velocity
 from lfdm.models.motion import Motion
 from lfdm.models.motion_target import MotionTarget
 from lfdm.models.unet3d import MotionUNet3D
@@ -135,7 +135,7 @@ def set_timesteps(scheduler: Any, num_steps: int, device: torch.device) -> None:
         scheduler.timesteps = scheduler.timesteps[scheduler.timesteps >= 0]
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)
-    if "solver_order" in scheduler.config and (scheduler.sigmas[:-1].diff() == 0).any():
+    if "solver_order" in own_settings(scheduler) and (scheduler.sigmas[:-1].diff() == 0).any():
         name = type(scheduler).__name__
         raise ValueError(f"num_inference_steps is {num_steps}; {name} has fewer different noise levels for this model")
 
