@@ -193,8 +193,8 @@ def render(all_results: list[dict[str, Any]]) -> str:
     head = (
         "# Flow, pixels or frame latents\n\n"
         "Rendered from benchmarks/results/headline-*.json by `python benchmarks/headline.py`; what each figure means is said in"
-        " docs/evaluation.md. Preset and baselines are those of the day on which a table was made: a command that is run today trains"
-        " those of today (docs/log.md says what has changed).\n"
+        " docs/evaluation.md. Preset and baselines are those of the day on which a table was made: a command that is run today"
+        " trains those of today (docs/log.md says what has changed).\n"
     )
     return "\n".join([head, *map(_render_one, all_results)])
 
