@@ -33,8 +33,6 @@ PLAN = "plan"
 SPEED = "speed"
 SPEED_BATCHES = (1, 8)
 SPEED_ROUNDS = 3
-OWN_METHODS = ("ours", "copy", "nearest")
-"""Those that need no package of others."""
 
 
 class Comparison:
@@ -56,7 +54,8 @@ class Comparison:
         for method in methods:
             needs = (PLAN, *TRAININGS[method])
             stages.append(Stage(f"evaluate-{method}", lambda method=method: self.evaluate(method), needs, method))
-        timed = [method for method in methods if method in OWN_METHODS or missing_package() is None]
+        whole = missing_package() is None
+        timed = [method for method in methods if whole or all(name.startswith("ours") for name in TRAININGS[method])]
         return [*stages, Stage(SPEED, self.measure_speed, needs=tuple(f"evaluate-{method}" for method in timed))]
 
     # ------------------------------------------------------------------------------------------------------ training

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from baselines.denoiser import ClipDenoiser
 from baselines.space import ClipSpace
-from lfdm.config import PredictionType, Preset
+from lfdm.config import Preset
 from lfdm.data.clips import ClipCache
 from lfdm.data.frame_indices import uniform_indices
-from lfdm.diffusion import clamp_prediction, make_scheduler
+from lfdm.diffusion import clamp_prediction, make_scheduler, predicted_by
 from lfdm.evaluation.generators import GeneratedVideos
 from lfdm.pipeline import LatentFlowPipeline, frames_to_uint8
 from lfdm.pipeline_inputs import sample_generators
@@ -43,14 +43,12 @@ class ClipDiffusionGenerator:
         space: ClipSpace,
         scheduler: Any,
         *,
-        prediction_type: PredictionType,
         num_frames: int,
         num_inference_steps: int,
         guidance_scale: float = 1.0,
     ) -> None:
         self.name = name
         self.denoiser, self.space, self.scheduler = denoiser, space, scheduler
-        self.prediction_type: PredictionType = prediction_type
         self.num_frames, self.num_inference_steps, self.guidance_scale = num_frames, num_inference_steps, guidance_scale
 
     @classmethod
@@ -62,7 +60,6 @@ class ClipDiffusionGenerator:
             denoiser,
             space,
             make_scheduler(config.scheduler, prediction_type=config.prediction_type),
-            prediction_type=config.prediction_type,
             num_frames=preset.num_frames,
             num_inference_steps=config.num_inference_steps,
             guidance_scale=config.guidance_scale,
@@ -92,7 +89,7 @@ class ClipDiffusionGenerator:
             times = timestep.expand(len(first)).to(device)
             scaled = scheduler.scale_model_input(sample, timestep)
             scales = signal_and_noise(scheduler, index, timestep.to(device))
-            prediction = clamp_prediction(predict(scaled, times), scaled, scales, self.prediction_type, self.space.clamp)
+            prediction = clamp_prediction(predict(scaled, times), scaled, scales, predicted_by(scheduler), self.space.clamp)
             sample = scheduler.step(prediction, timestep, sample, **options, return_dict=False)[0]
         return self.space.clamp(sample)
 
