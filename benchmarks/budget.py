@@ -38,7 +38,7 @@ class Trial:
     optimization: OptimizationConfig
 
 
-def measure_steps(trials: Sequence[Trial], *, num_steps: int = 3, num_rounds: int = 2) -> dict[str, float]:
+def measure_steps(trials: Sequence[Trial], *, num_steps: int = 3, num_rounds: int = 5) -> dict[str, float]:
     """Seconds of a step of each trial, loading, averaging of weights and all: medians over rounds in which they take turns.
 
     The first step of every round is not counted.

@@ -25,7 +25,7 @@ from lfdm.training.loop import uses_bf16
 from lfdm.training.motion_cache import open_motion_cache
 from methods import ComparisonSettings, is_first_stage
 
-TRIAL_CLIPS = 16
+TRIAL_CLIPS = 64
 
 
 def plan_comparison(settings: ComparisonSettings, scratch: Path) -> dict[str, Any]:
