@@ -1,8 +1,11 @@
 import csv
 import json
+import os
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from lfdm.cli import COMMANDS
 from lfdm.config import Preset
 from lfdm.console import Group, run
 from lfdm.data.video import read_video, video_info
+from lfdm.files import replacing_folder
 from lfdm.models.motion import Motion
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.pipeline_outputs import OUT_ENDINGS, region_maps
@@ -236,6 +240,20 @@ def test_an_error_that_is_nobodys_fault_is_not_hidden() -> None:
     assert run({"interrupted": interrupted}, ["interrupted"], "test") == 130
 
 
+def test_a_terminated_command_removes_what_is_half_written(tmp_path: Path) -> None:
+    def terminated() -> None:
+        """Write a part."""
+        with replacing_folder(tmp_path / "whole") as folder:
+            (folder / "part").touch()
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+            (tmp_path / "went on").touch()
+
+    assert run({"terminated": terminated}, ["terminated"], "test") == 143
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 def test_a_full_disk_is_one_line(model: Path, image: Path, tmp_path: Path) -> None:
     code = (
         "import resource, sys, lfdm.pipeline_outputs\n"
@@ -261,7 +279,10 @@ def test_transfer_follows_the_driving_video(lfdm: Lfdm, model: Path, image: Path
     assert code == 0
     assert printed.split() == ["moved", "moved-panel.gif"]
     assert read_video("moved").shape == read_video(clip).shape
-    assert lfdm(*common, "moved.mp4", "--absolute", "--num-frames", 3, "--motion", "moved.safetensors")[0] == 0
+    assert (
+        lfdm(*common, "moved.mp4", "--absolute", "--num-frames", 3, "--motion", "moved.safetensors", "--dtype", "bfloat16")[0]
+        == 0
+    )
     assert Motion.load("moved.safetensors").flow.shape == (1, 2, 3, 16, 16)
     assert lfdm(*common, "still", "--motion-strength", 0)[0] == 0
     assert np.array_equal(read_video("still")[-1], np.asarray(Image.open(image)))
@@ -398,7 +419,7 @@ def test_a_loss_that_is_no_number_is_one_line(lfdm: Lfdm, puppets_dir: Path) -> 
         ("puppets --out d --fps nan", "fps must be a finite number, 0.01 to 1000; got nan"),
         ("puppets --out d --num-subjects 1000000000000", "num_subjects must be a whole number from 1 to 100000"),
         ("puppets --out d --test-fraction inf", "test_fraction must be a finite number, 0 to 1; got inf"),
-        ("puppets --out notes.txt", "notes.txt: exists and is not a data set"),
+        ("puppets --out notes.txt", "notes.txt is a file, not a data set"),
         ("lpc --sheets . --out d", "no body/female/*.png; is it a folder of Universal LPC sprite sheets?"),
         ("lpc --sheets . --out d --num-workers -1", "num_workers must be a whole number from 0 to 1000; got -1"),
         ("folder nowhere --out d", "nowhere: no such folder of clips"),

@@ -174,7 +174,7 @@ def test_json_that_does_not_fit_is_refused(cls: type, values: dict[str, Any], me
         (lambda: replace(STEPS, last_batch="pad"), "last_batch", "one of 'join', 'drop', 'keep'; got 'pad'"),
         (lambda: DiffusionTrainingConfig(optimization=STEPS, min_snr_gamma=0.0), "min_snr_gamma", "positive or None; got 0.0"),
         (lambda: replace(PUPPETS64, num_frames=1), "num_frames", "at least 2; got 1"),
-        (lambda: replace(PUPPETS64, fps=0.0), "fps", "positive; got 0.0"),
+        (lambda: replace(PUPPETS64, fps=0.0), "fps", "a finite number, 0.01 to 1000; got 0.0"),
         (lambda: replace(PUPPETS64, image_size=72), "image_size", "a multiple of 16 (for these two models), at least 16; got 72"),
         (lambda: replace(MUG128, image_size=64), "image_size", "a multiple of 128 (for these two models), at least 16; got 64"),
         (lambda: replace(PUPPETS64, unet=UNetConfig()), "unet.latent_channels", "48, as the auto-encoder gives; got 256"),

@@ -298,6 +298,14 @@ def test_labels_are_a_preset_a_file_or_a_list(tmp_path: Path) -> None:
     assert {name: len(parse_labels(name)) for name in PUBLISHED_LABELS} == {"mug128": 7, "mhad128": 27, "natops128": 24}
     with pytest.raises(ValueError, match="got ' , '"):
         parse_labels(" , ")
+    every = PUBLISHED_LABELS["mhad128"]
+    assert parse_labels(",".join(every)) == every  # too long for the name of a file
+    assert parse_labels("~nobody, wave") == ("~nobody", "wave")
+    (tmp_path / "labels.txt").write_bytes("wave\n".encode("utf-8-sig"))
+    assert parse_labels(str(tmp_path / "labels.txt")) == ("wave",)
+    (tmp_path / "labels.txt").write_bytes("Gruß".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"labels\.txt is not text in UTF-8"):
+        parse_labels(str(tmp_path / "labels.txt"))
 
 
 # ------------------------------------------------------------------------------------------------------- command line

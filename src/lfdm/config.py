@@ -28,6 +28,8 @@ FrameSampler = Literal["uniform", "random", "very_random"]
 PredictionType = Literal["epsilon", "v_prediction", "velocity"]
 SchedulerName = Literal["ddpm", "ddim", "dpmsolver++", "unipc"]
 MixedPrecision = Literal["auto", "no", "bf16"]
+MIN_FPS = 0.01
+MAX_FPS = 1000.0
 
 MAX_GUIDANCE_SCALE = 100.0
 MAX_HUE_JITTER = 0.5
@@ -472,7 +474,7 @@ class Preset:
         check(self.num_frames >= 2, "num_frames", self.num_frames, "at least 2")
         check_at_most(self, 1000, "num_frames")
         check_at_most(self, 2048, "image_size")
-        check_positive(self, "fps")
+        check_number("fps", self.fps, low=MIN_FPS, high=MAX_FPS)
         given, channels = self.unet.latent_channels, self.autoencoder.latent_channels
         check(given == channels, "unet.latent_channels", given, f"{channels}, as the auto-encoder gives")
         multiple = math.lcm(self.autoencoder.size_multiple, 2**self.autoencoder.num_downs * self.unet.size_multiple)

@@ -5,7 +5,9 @@ import difflib
 import functools
 import io
 import re
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ import tyro
 PROGRAM = "lfdm"
 EXIT_WRONG_VALUE = 2
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 128 + signal.SIGTERM
 
 Command = Callable[..., None]
 
@@ -34,7 +37,7 @@ CommandTree: TypeAlias = Mapping[str, "Command | Group"]
 def run(tree: CommandTree, arguments: Sequence[str], description: str) -> int:
     """Run one command line; the exit code. What a user got wrong is one line on stderr and code 2."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _cleaning_up_when_terminated():
             warnings.filterwarnings("ignore", module=r"PIL\.")  # what is wrong with a picture, an error of ours says in one line
             _dispatch(tree, list(arguments), PROGRAM, description)
     except KeyboardInterrupt:
@@ -51,6 +54,23 @@ def run(tree: CommandTree, arguments: Sequence[str], description: str) -> int:
     except SystemExit as stop:  # tyro has printed its help or its complaint
         return stop.code if isinstance(stop.code, int) else EXIT_WRONG_VALUE
     return 0
+
+
+@contextlib.contextmanager
+def _cleaning_up_when_terminated() -> Iterator[None]:
+    """Of SIGTERM (batch systems send it) make an exit like any other, which removes what is half written."""
+
+    def leave(*_: object) -> None:
+        raise SystemExit(EXIT_TERMINATED)
+
+    if threading.current_thread() is not threading.main_thread():  # it alone may say what a signal does
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _lacks_memory(error: BaseException) -> bool:

@@ -1,7 +1,7 @@
 """Files and folders that appear whole or not at all: everything is written under a temporary name and renamed."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -24,11 +24,29 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise
 
 
+def existing_path(text: str | Path) -> Path | None:
+    """What `text` names if it is a path (~ is the home folder) at which there is something; None for any other text."""
+    try:
+        path = Path(text).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError, ValueError):  # too long for a name, an unknown user's home, a zero byte
+        return None
+
+
 def check_parents(path: Path) -> None:
     """ValueError where a file stands in the way of making `path`."""
     blocking = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
     if blocking is not None:
         raise ValueError(f"{path} cannot be made: {blocking} is a file; choose another name")
+
+
+def check_holds_only(folder: Path, allowed: Collection[str], what: str) -> None:
+    """ValueError where replacing `folder` by `what` would lose something else than entries of the `allowed` names, or a file."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file, not {what}; choose another name")
+    others = sorted({entry.name for entry in folder.iterdir()} - set(allowed)) if folder.is_dir() else []
+    if others:
+        raise ValueError(f"{folder} exists and is not {what} alone: it holds {', '.join(others)}; choose another name")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import torch
 
 from lfdm.config import Preset, to_json
 from lfdm.data import mhad, mug, natops
-from lfdm.files import check_parents, replace_folder
+from lfdm.files import check_holds_only, check_parents, existing_path, replace_folder
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import ConditionEncoder
 from lfdm.models.loading import CONFIG_NAME, load_exactly
@@ -62,7 +62,8 @@ def import_released(
     preset = _published(preset)
     if autoencoder is None and diffusion is None:
         raise ValueError("give an auto-encoder file, a diffusion file, or both; got neither")
-    _check_folder(out)
+    check_parents(out)
+    check_holds_only(out, (INDEX_NAME, "scheduler", *MODEL_CLASSES), "an imported folder")
     stage1 = _read_autoencoder(autoencoder, preset) if autoencoder else _kept(LatentFlowAutoencoder, out, "autoencoder", preset)
     unet, condition = _read_diffusion(diffusion, preset) if diffusion else (_kept(MotionUNet3D, out, "unet", preset), None)
     if unet is not None and condition is None:
@@ -115,16 +116,23 @@ def parse_labels(text: str) -> tuple[str, ...]:
     """Labels as the command line takes them: a published preset's name, a text file with one per line, or a comma list.
 
     Raises:
-        ValueError: no label in it.
+        ValueError: no label in it, or a file that is no text in UTF-8.
     """
     if text in PUBLISHED_LABELS:
         return PUBLISHED_LABELS[text]
-    path = Path(text).expanduser()
-    found = path.read_text(encoding="utf-8").splitlines() if path.is_file() else text.split(",")
+    path = existing_path(text)
+    found = _read_lines(path) if path is not None and path.is_file() else text.split(",")
     labels = tuple(dict.fromkeys(label.strip() for label in found if label.strip()))
     if not labels:
         raise ValueError(f"labels must be one of {', '.join(PUBLISHED_LABELS)}, a text file or a comma list; got {text!r}")
     return labels
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8: {error}") from None
 
 
 def _published(preset: str | Preset) -> Preset:
@@ -133,15 +141,6 @@ def _published(preset: str | Preset) -> Preset:
         fitting = [name for name in PRESETS if name in PUBLISHED_LABELS]
         raise ValueError(f"published checkpoints have the layout of {', '.join(fitting)}; got preset {preset.name!r}")
     return preset
-
-
-def _check_folder(out: Path) -> None:
-    check_parents(out)
-    if not out.exists():
-        return
-    own = {INDEX_NAME, "scheduler", *MODEL_CLASSES}
-    if not out.is_dir() or not {path.name for path in out.iterdir()} <= own:
-        raise ValueError(f"{out} exists and is not an imported folder; choose another name")
 
 
 def _read_autoencoder(path: Path, preset: Preset) -> LatentFlowAutoencoder:

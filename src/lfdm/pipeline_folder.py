@@ -18,7 +18,7 @@ import diffusers
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-from lfdm.files import replace_folder
+from lfdm.files import check_holds_only, replace_folder
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import ConditionEncoder
 from lfdm.models.loading import CONFIG_NAME, MODEL_DIR, find_checkpoints, read_json
@@ -194,11 +194,9 @@ def save_folder(folder: Path, components: Mapping[str, Any], settings: Mapping[s
     Raises:
         ValueError: the folder holds something else, also beside a model, or the scheduler is not one of diffusers.
     """
-    found = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    others = found - {INDEX_NAME, "scheduler", *MODEL_CLASSES}
-    if others or (found and INDEX_NAME not in found) or (folder.exists() and not folder.is_dir()):
-        held = f" alone: it holds {', '.join(sorted(others))}" if others else ""
-        raise ValueError(f"{folder} exists and is not a model folder{held}; choose another name")
+    check_holds_only(folder, (INDEX_NAME, "scheduler", *MODEL_CLASSES), "a model folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / INDEX_NAME).exists():
+        raise ValueError(f"{folder} exists and is not a whole model folder: {INDEX_NAME} is missing; choose another name")
     scheduler = type(components["scheduler"])
     if not scheduler.__module__.startswith("diffusers."):
         raise ValueError(f"only schedulers of diffusers can be saved; got {scheduler.__module__}.{scheduler.__name__}")

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lfdm.config import PanelFormat, PanelKind
-from lfdm.data.video import MAX_FPS, MAX_GIF_FPS, MIN_FPS, check_target, write_video
+from lfdm.config import MAX_FPS, MIN_FPS, PanelFormat, PanelKind
+from lfdm.data.video import MAX_GIF_FPS, check_target, write_video
 from lfdm.models.motion import Motion, check_motion_path
 from lfdm.pipeline import LatentFlowOutput, LatentFlowPipeline, frames_to_uint8
 from lfdm.pipeline_inputs import SingleImage, check_integer, check_number, prepare_images

@@ -118,7 +118,7 @@ def convert_unet(state: dict[str, Tensor]) -> ReleasedUNet:
         elif name != _NULL_EMBEDDING:
             converted = _convert_unet_tensor(name, value)
             weights |= converted
-            if any(map(_TEMPORAL_QKV.search, converted)):
+            if value.ndim and any(map(_TEMPORAL_QKV.search, converted)):
                 frequencies[published.replace("to_qkv.weight", _ROTARY_FREQUENCIES)] = len(value) // (3 * _HEADS * 2)
     missing = sorted((tables.keys() | frequencies.keys()) - state.keys())
     if missing:
@@ -307,6 +307,6 @@ def read_networks(path: str | Path, names: Sequence[str]) -> dict[str, dict[str,
         raise ValueError(f"{path} must hold {', '.join(names)}: missing {missing}, unexpected {unexpected}")
     for name in names:
         entries = state[name]
-        if not isinstance(entries, dict) or not all(isinstance(value, Tensor) for value in entries.values()):
-            raise ValueError(f"{path}: entry {name!r} must be a dictionary of tensors")
+        if not isinstance(entries, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in entries.items()):
+            raise ValueError(f"{path}: entry {name!r} must be a dictionary of named tensors")
     return {name: dict(state[name]) for name in names}

@@ -104,7 +104,7 @@ def _fits(value: object, hint: Any) -> bool:
         return len(value) == len(expected) and all(map(_fits, value, expected))
     if hint in (int, float):
         numbers = int if hint is int else (int, float)
-        return isinstance(value, numbers) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, numbers) and not isinstance(value, bool) and -math.inf < value < math.inf
     return isinstance(value, hint)
 
 

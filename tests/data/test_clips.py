@@ -3,6 +3,7 @@
 import csv
 import multiprocessing
 import multiprocessing.synchronize
+import os
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -73,11 +74,12 @@ def test_columns_may_come_in_any_order_and_more_of_them(tmp_path: Path) -> None:
         ("label", " ", "label"),
         ("subject", "", "subject"),
         ("split", "val", "'train' or 'test', got 'val'"),
-        ("frames", "many", "frames must be a number, got 'many'"),
+        ("frames", "many", "frames must be a whole number, got 'many'"),
         ("frames", "0", "frames must be at least 1"),
-        ("frames", "2.5", "frames must be a number"),
+        ("frames", "2.5", "frames must be a whole number"),
         ("width", "-3", "width must be at least 1"),
-        ("height", "", "height must be a number"),
+        ("height", "", "height must be a whole number"),
+        ("fps", "fast", "fps must be a number"),
         ("fps", "nan", "fps must be positive"),
         ("fps", "0", "fps must be positive"),
     ],
@@ -125,8 +127,12 @@ def test_splits_are_by_subject_and_paths_are_unique(tmp_path: Path) -> None:
         write_index(tmp_path, [RECORD, replace(RECORD, path="b.avi", split="test")])
     with pytest.raises(ValueError, match="listed twice"):
         write_index(tmp_path, [RECORD, RECORD])
+    with pytest.raises(ValueError, match=r"'\./a\.avi' is listed twice"):
+        write_index(tmp_path, [RECORD, replace(RECORD, path="./a.avi")])
     with pytest.raises(ValueError, match="no clips"):
         write_index(tmp_path, [])
+    with pytest.raises(ValueError, match="must be one line each"):
+        write_index(tmp_path, [replace(RECORD, label="one\rtwo")])
     assert not list(tmp_path.iterdir())
 
 
@@ -172,6 +178,21 @@ def test_cache_can_lie_elsewhere_and_be_sent_to_workers(data_set: tuple[Path, li
         cache.clip(1)[0] = 0
     with pytest.raises(IndexError, match=r"0\.\.2"):
         cache.clip(3)
+
+
+def test_where_the_data_may_not_be_written_to_the_cache_is_the_users_own(
+    data_set: tuple[Path, list[ClipRecord]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, records = data_set
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != root)  # root may write anywhere  # noqa: ARG005
+    cache = open_cache(root, records, 8, "pad")
+    assert cache.folder.parent == tmp_path / "own" / "lfdm"
+    assert not (root / ".cache").exists()
+    monkeypatch.undo()
+    shared = open_cache(root, records, 8, "pad")
+    assert shared.folder.parent == root / ".cache"
+    assert np.array_equal(shared.clip(0), cache.clip(0))
 
 
 @pytest.mark.parametrize("damage", ["missing", "broken", "short", "folder"])

@@ -119,6 +119,18 @@ def test_the_test_split_may_be_left_out_but_never_takes_all(tree: Path, tmp_path
     assert few.num_test >= 1
     most = write_folder(tree, tmp_path / "most", size=8, test_fraction=0.99)
     assert most.num_train >= 1
+    write_video(tmp_path / "alone" / "wave" / "ann" / "1.avi", clip(2, 8, 8), fps=8)
+    alone = write_folder(tmp_path / "alone", tmp_path / "one", size=8, test_fraction=0.99)
+    assert (alone.num_train, alone.num_test) == (1, 0)
+
+
+def test_clips_without_a_table_are_no_data_set_to_be_replaced(tree: Path, tmp_path: Path) -> None:
+    own = tmp_path / "project" / "clips" / "holiday.mov"
+    own.parent.mkdir(parents=True)
+    own.write_text("keep me")
+    with pytest.raises(ValueError, match=r"without clips\.csv, no whole data set"):
+        write_folder(tree, tmp_path / "project", size=8)
+    assert own.read_text() == "keep me"
 
 
 def test_max_frames_keeps_the_first(tree: Path, tmp_path: Path) -> None:

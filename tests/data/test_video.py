@@ -1,6 +1,6 @@
 """Video files in and out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -186,6 +186,51 @@ def test_truncated_files_are_one_error_with_the_path(tmp_path: Path, name: str, 
     with pytest.raises(ValueError, match=name) as caught:
         read_video(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "times"),
+    [
+        ("dropped.avi", "mpeg4", range(0, 40, 2)),
+        ("dropped.avi", "ffv1", range(0, 40, 2)),
+        ("slower.webm", "libvpx-vp9", [*range(10), *range(10, 210, 20)]),
+        ("slower.mp4", "libx264", [*range(10), *range(10, 210, 20)]),
+    ],
+)
+def test_frames_at_uneven_times_are_a_whole_clip(tmp_path: Path, name: str, codec: str, times: Iterable[int]) -> None:
+    write_at_times(tmp_path / name, codec, times)
+    assert len(read_video(tmp_path / name)) == video_info(tmp_path / name).frames == 20
+
+
+def test_a_trimmed_clip_gives_what_its_edit_list_leaves(tmp_path: Path) -> None:
+    write_at_times(tmp_path / "whole.mp4", "libx264", range(20))
+    with av.open(tmp_path / "whole.mp4") as whole, av.open(tmp_path / "trimmed.mp4", "w") as trimmed:
+        stream = trimmed.add_stream_from_template(whole.streams.video[0])
+        for packet in whole.demux(video=0):
+            if packet.dts is not None and packet.pts is not None and packet.time_base is not None:
+                cut = int(12 / 30 / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts - cut, packet.dts - cut, stream
+                trimmed.mux(packet)
+    assert len(read_video(tmp_path / "trimmed.mp4")) == video_info(tmp_path / "trimmed.mp4").frames == 8
+
+
+def write_at_times(path: Path, codec: str, times: Iterable[int]) -> None:
+    """Frames at these thirtieths of a second."""
+    with av.open(path, "w") as file:
+        stream = cast(VideoStream, file.add_stream(codec, rate=30))
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "bgr0" if codec == "ffv1" else "yuv420p"
+        for index, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 10 * index, np.uint8)).reformat(format=stream.pix_fmt)
+            frame.pts, frame.time_base = time, Fraction(1, 30)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+
+
+def test_a_gif_that_holds_still_for_too_long_is_refused(tmp_path: Path) -> None:
+    still = np.zeros((66, 8, 8, 3), np.uint8)
+    write_video(tmp_path / "still.gif", still, fps=0.11)
+    with pytest.raises(ValueError, match=r"no picture longer than 655 s; use \.mp4"):
+        write_video(tmp_path / "stiller.gif", still, fps=0.1)
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,12 @@ def test_images_of_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
         make_autoencoder().encode(torch.rand(shape))
 
 
+def test_images_of_bytes_and_of_no_pixels_are_refused() -> None:
+    for image in (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.zeros(1, 3, 0, 32), torch.zeros(0, 3, 32, 32)):
+        with pytest.raises(ValueError, match=r"image must be \(b, 3, H, W\) of floating point in \[0, 1\]"):
+            make_autoencoder().encode(image)
+
+
 def test_pairs_that_do_not_agree_are_refused() -> None:
     model = make_autoencoder()
     with pytest.raises(ValueError, match="differ in batch"):

@@ -105,6 +105,8 @@ def test_an_unknown_label_is_answered_with_the_nearest_and_all_labels() -> None:
         encoder.encode(["waev"])
     with pytest.raises(ValueError, match="no labels"):
         ConditionEncoder(dim=8).encode(["wave"])
+    with pytest.raises(ValueError, match=r"a condition must be a label, a mix or None; got \['wave'\]"):
+        encoder.encode([["wave"]])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize(

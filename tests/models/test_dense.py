@@ -178,3 +178,16 @@ def test_an_unbuildable_choice_is_refused(kind: type[Predictor]) -> None:
         make_predictor(kind, 8)
     with pytest.raises(ValueError, match="at least 4 widths"):
         kind(channels=(8, 8, 8), stride=4, match_channels=8, max_residual=0.6)
+
+
+@every_predictor
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_weights_stay_close(kind: type[Predictor], stride: int, dtype: torch.dtype) -> None:
+    predictor = make_predictor(kind, stride).eval()
+    source, driving = torch.rand(1, 3, 32, 32), torch.rand(1, 3, 2, 32, 32)
+    with torch.no_grad():
+        predictor.get_parameter("coarse_head.bias")[0] = 1.0  # the matched flow, as it is
+        exact = predictor(source, driving).motion
+        rounded = predictor.to(dtype)(source.to(dtype), driving.to(dtype)).motion
+    assert exact.flow.abs().mean() > 0.05
+    assert (rounded.flow - exact.flow).abs().mean() < 0.1 * exact.flow.abs().mean()

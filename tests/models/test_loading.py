@@ -7,7 +7,9 @@ from safetensors.torch import load_file, save_file
 
 from lfdm.config import Preset, to_json
 from lfdm.models.autoencoder import LatentFlowAutoencoder
+from lfdm.models.condition import ConditionEncoder
 from lfdm.models.loading import CONFIG_NAME, WEIGHTS_NAME
+from lfdm.models.motion_target import MotionTarget
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +38,18 @@ def test_a_saved_model_comes_back_bit_for_bit(model: LatentFlowAutoencoder, fold
 
 
 def test_saving_again_replaces_the_folder_and_leaves_nothing_beside(model: LatentFlowAutoencoder, folder: Path) -> None:
-    (folder / "old.txt").touch()
+    (folder / WEIGHTS_NAME).write_text("old")
     model.save_pretrained(folder)
     assert sorted(path.name for path in folder.iterdir()) == sorted([CONFIG_NAME, WEIGHTS_NAME])
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_saving_over_anything_else_is_refused(model: LatentFlowAutoencoder, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("keep me")
+    for saved in (model, ConditionEncoder(labels=("wave",), dim=4), MotionTarget()):
+        with pytest.raises(ValueError, match=r"alone: it holds thesis\.txt; choose another name"):
+            saved.save_pretrained(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "keep me"
 
 
 def test_half_saving_keeps_running_statistics_in_float32(model: LatentFlowAutoencoder, tmp_path: Path) -> None:

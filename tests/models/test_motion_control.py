@@ -195,12 +195,22 @@ def test_save_and_load_bit_for_bit(tmp_path: Path, corners: bool, strength: floa
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["m.safetensors"]
 
 
+def test_a_motion_of_two_types_is_saved_in_that_of_its_flow(tmp_path: Path) -> None:
+    motion = draw_motion(corners=False)
+    Motion(motion.flow, motion.occlusion.half()).save(tmp_path / "m.safetensors")
+    assert torch.equal(Motion.load(tmp_path / "m.safetensors").occlusion, motion.occlusion.half().float())
+
+
 def test_what_cannot_be_saved(tmp_path: Path) -> None:
     motion = draw_motion(corners=False)
     with pytest.raises(ValueError, match=r"is written to a \.safetensors file; got"):
         motion.save(tmp_path / "photo.png")
     with pytest.raises(ValueError, match="not finite"):
         Motion(motion.flow / 0, motion.occlusion).save(tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match=r"cannot be saved: occlusion must lie in \[0, 1\]"):
+        Motion(motion.flow, motion.occlusion + 1).save(tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match="cannot be saved: flow is empty"):
+        Motion(motion.flow[:, :, :0], motion.occlusion[:, :, :0]).save(tmp_path / "m.safetensors")
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file"):
         motion.save(tmp_path / "file" / "m.safetensors")
@@ -225,7 +235,7 @@ FLOW, VISIBLE = torch.zeros(1, 2, 2, 4, 4), torch.ones(1, 1, 2, 4, 4)
         ({"flow": FLOW, "occlusion": VISIBLE}, {**GOOD, "shape": "1 2 4 5"}, "its shape b t h w must be '1 2 4 5'"),
         ({"flow": FLOW, "occlusion": VISIBLE}, {**GOOD, "corners": "yes"}, "must be true or false"),
         ({"flow": FLOW, "occlusion": VISIBLE}, {}, "its format must be"),
-        ({"flow": FLOW[:0], "occlusion": VISIBLE[:0]}, {**GOOD, "shape": "0 2 4 4"}, "all positive"),
+        ({"flow": FLOW[:0], "occlusion": VISIBLE[:0]}, {**GOOD, "shape": "0 2 4 4"}, "flow is empty"),
     ],
 )
 def test_a_file_that_holds_no_motion(tmp_path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], message: str) -> None:

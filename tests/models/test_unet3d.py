@@ -357,6 +357,7 @@ def test_a_bad_argument_is_named(argument: str, value: Any):
     [
         ("sample", torch.zeros(2, 4, 3, 8, 8)),
         ("sample", torch.zeros(2, 3, 0, 8, 8)),
+        ("sample", torch.zeros(0, 3, 3, 8, 8)),
         ("sample", torch.zeros(2, 3, 8, 8)),
         ("sample", torch.zeros(2, 3, 3, 8, 7)),
         ("timestep", torch.zeros(3)),
@@ -383,3 +384,9 @@ def test_exactly_one_form_of_the_latent_is_taken():
         unet(sample, timestep, condition, latent, latent_embedding=unet.embed_latent(latent))
     with pytest.raises(ValueError, match="neither"):
         unet(sample, timestep, condition)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_frames_that_attend_to_none_are_refused(count: int):
+    with pytest.raises(ValueError, match=f"attention_frames must be at least 1, or None for all; got {count}"):
+        tiny_unet()(*inputs(), attention_frames=count)

@@ -74,7 +74,8 @@ def open_cache(
 ) -> ClipCache:
     """The decoded frames of `records`, fitted to `size` by `fit` (see `fit_frames`), built on the first call.
 
-    The cache lies in `cache_dir` (otherwise in the data folder, `.cache`) under a name made of the records, the clips'
+    The cache lies in `cache_dir` (otherwise in the data folder, `.cache`, or where that may not be written to in
+    `$XDG_CACHE_HOME/lfdm`, `~/.cache/lfdm`) under a name made of the records, the clips'
     file sizes and times, `size` and `fit`: whatever changes makes a new one. It is built under a temporary name, so a
     stopped run leaves nothing that could be taken for a cache, and two processes may build it at once.
 
@@ -88,11 +89,19 @@ def open_cache(
         raise ValueError(f"size must be at least 1, got {size}")
     if fit not in ("pad", "crop"):
         raise ValueError(f"fit must be 'pad' or 'crop', got {fit!r}")
-    parent = root / ".cache" if cache_dir is None else Path(cache_dir)
-    folder = parent / f"{size}-{fit}-{_content_key(root, records, size, fit)}"
+    name = f"{size}-{fit}-{_content_key(root, records, size, fit)}"
+    folder = (_own_cache_dir(root, name) if cache_dir is None else Path(cache_dir)) / name
     clips = _decoded(root, records, size, fit, num_workers or os.cpu_count() or 1)
     build_once(folder, lambda temporary: _write_cache(temporary, clips, records, progress))
     return ClipCache(folder, records, size)
+
+
+def _own_cache_dir(root: Path, name: str) -> Path:
+    """In the data folder, where every user of the data finds it; for a data folder of others the user's own."""
+    shared = root / ".cache"
+    if (shared / name).is_dir() or os.access(shared if shared.is_dir() else root, os.W_OK | os.X_OK):
+        return shared
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lfdm"
 
 
 def _content_key(root: Path, records: Sequence[ClipRecord], size: int, fit: Fit) -> str:

@@ -23,7 +23,7 @@ from lfdm.data.conversion import (
     summarize,
 )
 from lfdm.data.images import IMAGE_SUFFIXES
-from lfdm.data.index import ClipRecord, check_data_settings, new_data_set, write_index
+from lfdm.data.index import ClipRecord, check_data_settings, new_data_set, num_test_subjects, write_index
 from lfdm.data.video import VIDEO_SUFFIXES
 from lfdm.settings import check
 
@@ -81,13 +81,13 @@ def _scan(source: Path) -> tuple[list[Recording], list[SkippedFile]]:
     found: list[Recording] = []
     skipped: list[SkippedFile] = []
     for label in entries_or_skip(source, source, skipped):
-        if not label.is_dir() or not label.name.strip():
+        if not _is_folder(label) or not label.name.strip():
             skipped.append(skip(source, label, "not a label's folder"))
             continue
         for entry in entries_or_skip(source, label, skipped):
             if _is_clip(entry):
                 found.append(_whole(source, entry, label.name, subject=entry.relative_to(source).as_posix()))
-            elif entry.is_dir():
+            elif _is_folder(entry):
                 found += _clips_of_subject(source, label.name, entry, skipped)
             else:
                 skipped.append(skip(source, entry, _why_no_clip(entry)))
@@ -109,18 +109,26 @@ def _whole(source: Path, path: Path, label: str, subject: str) -> Recording:
 
 def _is_clip(path: Path) -> bool:
     """A video file, or a folder with images and neither videos nor folders in it (that would be a subject)."""
-    if not path.is_dir():
+    if not _is_folder(path):
         return path.suffix.lower() in VIDEO_SUFFIXES
     try:
         inside = entries(path)
     except OSError:
         return False
-    is_subject = any(entry.is_dir() or entry.suffix.lower() in VIDEO_SUFFIXES for entry in inside)
+    is_subject = any(_is_folder(entry) or entry.suffix.lower() in VIDEO_SUFFIXES for entry in inside)
     return not is_subject and any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in inside)
 
 
+def _is_folder(path: Path) -> bool:
+    """False where one may not look; reading it then says why."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def _why_no_clip(path: Path) -> str:
-    if path.is_dir():
+    if _is_folder(path):
         return "a folder without frames; expected <label>/<subject>/<clip> or <label>/<clip>"
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return "a single image; a clip of frames is a folder of them"
@@ -143,8 +151,5 @@ def _split(records: Sequence[ClipRecord], test_fraction: float, seed: int) -> li
     for _, subjects in sorted(groups.items()):
         shuffled = [subjects[i] for i in rng.permutation(len(subjects))]
         ranked += [((rank + 0.5) / len(shuffled), subject) for rank, subject in enumerate(shuffled)]
-    num_test = round(test_fraction * len(ranked))
-    if test_fraction > 0 and len(ranked) > 1:
-        num_test = min(max(num_test, 1), len(ranked) - 1)
-    test = {subject for _, subject in sorted(ranked)[:num_test]}
+    test = {subject for _, subject in sorted(ranked)[: num_test_subjects(len(ranked), test_fraction)]}
     return [replace(record, split="test") if record.subject in test else record for record in records]

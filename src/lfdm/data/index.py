@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from lfdm.files import check_parents, replacing_folder, write_bytes
+from lfdm.files import check_holds_only, check_parents, replacing_folder, write_bytes
 from lfdm.settings import MAX_SEED, check, check_integer, check_number
 
 INDEX_NAME = "clips.csv"
@@ -19,7 +19,7 @@ MAX_CLIP_PIXELS = 50_000_000
 """Frames x height x width of a rendered clip: 16 frames of 1024x1024 fit."""
 MAX_SUBJECTS = 100_000
 MAX_WORKERS = 1000
-_DATA_SET_ENTRIES = {INDEX_NAME, "clips", ".cache"}
+CLIPS_DIR = "clips"
 
 Split = Literal["train", "test"]
 
@@ -44,6 +44,10 @@ class ClipRecord:
             raise ValueError(f"path must stay inside the data folder, got {self.path!r}")
         if not self.label.strip() or not self.subject.strip():
             raise ValueError(f"label and subject must not be empty, got {self.label!r} and {self.subject!r}")
+        if any(set("\r\n\0") & set(text) for text in (self.path, self.label, self.subject)):
+            raise ValueError(
+                f"path, label and subject must be one line each, got {self.path!r}, {self.label!r}, {self.subject!r}"
+            )
         if self.split not in ("train", "test"):
             raise ValueError(f"split must be 'train' or 'test', got {self.split!r}")
         for name in ("frames", "width", "height"):
@@ -102,10 +106,12 @@ def new_data_set(out: str | Path) -> Iterator[Path]:
     """A temporary folder beside `out` to write a data set into; renamed to `out` when the block ends without an error.
 
     Clips belong under `clips/`. An earlier data set of that layout is replaced. Raises ValueError if `out` is a file or
-    holds anything else.
+    holds anything else, clips without their table among it.
     """
     out = Path(out).resolve()
     check_data_set_folder(out)
+    if (out / CLIPS_DIR).exists() and not (out / INDEX_NAME).exists():
+        raise ValueError(f"{out}: holds a folder {CLIPS_DIR!r} without {INDEX_NAME}, no whole data set; choose another folder")
     with replacing_folder(out) as temporary:
         yield temporary
 
@@ -113,8 +119,7 @@ def new_data_set(out: str | Path) -> Iterator[Path]:
 def check_data_set_folder(out: Path) -> None:
     """Raise ValueError if `out` is a file or below one, or a folder that holds anything else than such a data set does."""
     check_parents(out)
-    if out.exists() and not (out.is_dir() and {entry.name for entry in out.iterdir()} <= _DATA_SET_ENTRIES):
-        raise ValueError(f"{out}: exists and is not a data set made by these commands; choose another folder")
+    check_holds_only(out, (INDEX_NAME, CLIPS_DIR, ".cache"), "a data set made by these commands")
 
 
 def check_data_settings(
@@ -132,6 +137,13 @@ def check_data_settings(
         check_integer("num_workers", num_workers, 0, MAX_WORKERS)
 
 
+def num_test_subjects(num_subjects: int, test_fraction: float) -> int:
+    """About that part of the subjects: where there are two or more, somebody on either side, but for a fraction of 0 or 1."""
+    if test_fraction in (0, 1):
+        return round(num_subjects * test_fraction)
+    return min(max(round(num_subjects * test_fraction), 1), num_subjects - 1)
+
+
 def labels(records: Iterable[ClipRecord]) -> list[str]:
     """The different labels, sorted."""
     return sorted({record.label for record in records})
@@ -146,7 +158,8 @@ def _parse_row(path: Path, line: int, row: dict[str, str | None]) -> ClipRecord:
         try:
             values[name] = _PARSERS.get(name, str)(text)
         except ValueError as error:
-            raise ValueError(f"{path}, line {line}: {name} must be a number, got {text!r}") from error
+            kind = "a number" if name == "fps" else "a whole number"
+            raise ValueError(f"{path}, line {line}: {name} must be {kind}, got {text!r}") from error
     try:
         return ClipRecord(**values)
     except ValueError as error:
@@ -159,8 +172,9 @@ def _check_records(path: Path, records: Sequence[ClipRecord]) -> None:
     seen: set[str] = set()
     splits: dict[str, str] = {}
     for record in records:
-        if record.path in seen:
+        place = str(PurePosixPath(record.path))  # ./a.avi is a.avi
+        if place in seen:
             raise ValueError(f"{path}: the clip {record.path!r} is listed twice")
-        seen.add(record.path)
+        seen.add(place)
         if splits.setdefault(record.subject, record.split) != record.split:
             raise ValueError(f"{path}: subject {record.subject!r} is in both splits; splits are by subject")

@@ -18,7 +18,7 @@ from PIL import Image
 
 from lfdm.data.cache import Progress
 from lfdm.data.images import fit_frames
-from lfdm.data.index import MAX_SUBJECTS, ClipRecord, Split, check_data_settings, new_data_set, write_index
+from lfdm.data.index import MAX_SUBJECTS, ClipRecord, Split, check_data_settings, new_data_set, num_test_subjects, write_index
 from lfdm.data.video import write_video
 from lfdm.settings import check, check_integer
 
@@ -94,7 +94,7 @@ def write_lpc(
     )
     check(test_fraction < 1, "test_fraction", test_fraction, "less than 1: somebody must be left to train on")
     wardrobe = _find_layers(sheets)
-    num_test = round(num_characters * test_fraction)
+    num_test = num_test_subjects(num_characters, test_fraction)
     records: list[ClipRecord] = []
     with new_data_set(out) as folder, ThreadPoolExecutor(num_workers or os.cpu_count() or 1) as pool:
         render = partial(_write_character, wardrobe, folder, size, num_frames, seed, num_characters - num_test)

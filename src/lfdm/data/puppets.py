@@ -17,11 +17,21 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from lfdm.data.index import MAX_FRAMES, MAX_SIZE, MAX_SUBJECTS, ClipRecord, check_data_settings, new_data_set, write_index
+from lfdm.config import MAX_FPS, MIN_FPS
+from lfdm.data.index import (
+    MAX_FRAMES,
+    MAX_SIZE,
+    MAX_SUBJECTS,
+    ClipRecord,
+    check_data_settings,
+    new_data_set,
+    num_test_subjects,
+    write_index,
+)
 from lfdm.data.puppet_actions import ACTIONS, Take, act, ease
 from lfdm.data.puppet_figures import Subject, make_subject, place
 from lfdm.data.puppet_render import Track, Truth, render
-from lfdm.data.video import MAX_FPS, MIN_FPS, write_video
+from lfdm.data.video import write_video
 from lfdm.files import write_bytes
 from lfdm.settings import check, check_integer, check_number
 
@@ -180,7 +190,7 @@ def write_puppets(
     if (root / "clips.csv").exists():
         raise FileExistsError(f"{root} already holds a clip data set; remove it or choose another folder")
 
-    first_test = num_subjects - _num_test(num_subjects, test_fraction)
+    first_test = num_subjects - num_test_subjects(num_subjects, test_fraction)
     records: list[ClipRecord] = []
     with new_data_set(root) as folder:
         jobs: list[_Job] = []
@@ -195,12 +205,6 @@ def write_puppets(
                 progress(len(records), num_subjects * len(ACTIONS) * num_takes)
         index = write_index(folder, sorted(records, key=lambda record: record.path))
     return root / index.name
-
-
-def _num_test(num_subjects: int, test_fraction: float) -> int:
-    if test_fraction in (0, 1) or num_subjects == 1:
-        return round(num_subjects * test_fraction)
-    return min(max(round(num_subjects * test_fraction), 1), num_subjects - 1)
 
 
 def _run(jobs: list[_Job], workers: int) -> Iterator[list[ClipRecord]]:

@@ -5,6 +5,7 @@ Shapes: frames are (t, H, W, 3) uint8 RGB.
 
 import io
 import re
+import struct
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,7 +20,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from PIL import Image, ImageSequence
 
-from lfdm.config import Fit
+from lfdm.config import MAX_FPS, MIN_FPS, Fit
 from lfdm.data.images import (
     IMAGE_SUFFIXES,
     MAX_IMAGE_PIXELS,
@@ -49,8 +50,6 @@ _COLOURS: dict[str, dict[str, Any]] = {"yuv420p": {"dst_colorspace": "ITU709", "
 _COLOUR_TAGS = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
 FrameSource = np.ndarray | Iterable[np.ndarray]
 """(t, H, W, 3) uint8, or frame after frame."""
-MIN_FPS = 0.01
-MAX_FPS = 1000.0
 MAX_GIF_FPS = 50.0
 
 
@@ -88,7 +87,8 @@ def write_video(path: str | Path, frames: FrameSource, *, fps: float, lossless: 
     - `.mp4` is H.264 in yuv420p, which every browser plays; odd sizes are padded by repeating the last row or column.
       It blurs colours over 2x2 pixels: for small clips `lossless` writes exact RGB, which most browsers refuse;
     - `.webm` is VP9 in yuv420p, or exact RGB with `lossless`;
-    - `.gif` has a palette of its own for each frame (exact up to 256 colours) and times in steps of 10 ms.
+    - `.gif` has a palette of its own for each frame (exact up to 256 colours) and times in steps of 10 ms; equal frames in a row
+      are stored as one that is shown longer.
 
     Parent folders are made. The file is written under a temporary name and then renamed, so an existing one is
     replaced only by a whole one; a folder is replaced only if it holds nothing but frames.
@@ -97,7 +97,7 @@ def write_video(path: str | Path, frames: FrameSource, *, fps: float, lossless: 
     `lossless` where the format cannot; OSError where the disk refuses.
     """
     path = Path(path)
-    _check_format(path, fps)
+    fps = _check_format(path, fps)
     check_target(path)
     if not path.suffix:
         _write_folder(path, _checked(frames))
@@ -112,7 +112,7 @@ def encode_video(frames: FrameSource, suffix: str, *, fps: float) -> bytes:
     """What `write_video` puts into a file of the ending `suffix`; raises as it does."""
     if not suffix:
         raise ValueError("encode_video makes one file; got no ending")
-    _check_format(Path(f"video{suffix}"), fps)
+    fps = _check_format(Path(f"video{suffix}"), fps)
     return _ENCODERS[suffix](_checked(frames), fps, False)
 
 
@@ -137,10 +137,10 @@ def _of_size(frames: Iterator[np.ndarray], shape: tuple[int, ...]) -> Iterator[n
         yield frame
 
 
-def _check_format(path: Path, fps: float) -> None:
-    check_number("fps", fps, low=MIN_FPS, high=MAX_GIF_FPS if path.suffix == ".gif" else MAX_FPS)
+def _check_format(path: Path, fps: float) -> float:
     if path.suffix and path.suffix not in _ENCODERS:
         raise ValueError(f"{path}: cannot write {path.suffix!r}; use .mp4, .webm, .gif, .avi or no ending (a folder)")
+    return check_number("fps", fps, low=MIN_FPS, high=MAX_GIF_FPS if path.suffix == ".gif" else MAX_FPS)
 
 
 def _encode(
@@ -186,7 +186,10 @@ def _encode_gif(frames: Iterator[np.ndarray], fps: float, lossless: bool) -> byt
     ends = np.rint(np.arange(len(images) + 1) * 100 / fps)  # in 10 ms: rounding must not add up over the clip
     durations = [int(d) * 10 for d in np.diff(ends)]
     buffer = io.BytesIO()
-    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=False)
+    try:
+        images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=False)
+    except struct.error:  # equal frames have become one, whose time does not fit into its 16 bits
+        raise ValueError("a gif can show no picture longer than 655 s; use .mp4, or more frames per second") from None
     return buffer.getvalue()
 
 
@@ -223,7 +226,8 @@ def _holds_frames_only(path: Path) -> bool:
 def read_video(path: str | Path, *, max_frames: int | None = None, max_pixels: int = MAX_VIDEO_PIXELS) -> np.ndarray:
     """The frames of a video file, a GIF or a folder of images (in natural order): (t, H, W, 3) uint8.
 
-    `max_frames` keeps the first so many. A GIF's longer pauses become repeated frames, as in a video of constant rate.
+    `max_frames` keeps the first so many. A GIF's longer pauses become repeated frames, as in a video of constant rate; of a video
+    file each stored frame is given once, whatever its rate does.
 
     Raises FileNotFoundError, and ValueError naming the path for anything that is not a whole clip: broken or truncated,
     without frames, of changing size, or above `max_pixels` pixels (frames x height x width).
@@ -277,7 +281,7 @@ def _cut(path: Path, frame: np.ndarray, crop: Crop | None) -> np.ndarray:
 
 
 def video_info(path: str | Path) -> VideoInfo:
-    """Number of frames, rate and stored size (before any rotation) of a clip, undecoded but for a GIF.
+    """Number of frames, average rate and stored size (before any rotation) of a clip, undecoded but for a GIF.
 
     Raises FileNotFoundError, and ValueError naming the path for what is not a clip.
     """
@@ -293,7 +297,7 @@ def video_info(path: str | Path) -> VideoInfo:
     _check_suffix(path)
     with path.open("rb") as file, naming(path), _open_clip(file) as container:
         stream = _video_stream(container)
-        frames = sum(packet.size > 0 for packet in container.demux(stream))
+        frames = sum(_is_shown(packet) for packet in container.demux(stream))
         fps = float(stream.average_rate or stream.guessed_rate or FOLDER_FPS)
         return VideoInfo(frames=frames, fps=fps, width=stream.width, height=stream.height)
 
@@ -335,7 +339,7 @@ def _check_suffix(path: Path) -> None:
 
 
 def _iterate_file(path: Path) -> Iterator[np.ndarray]:
-    decoded = 0
+    whole_packets = decoded = end = 0
     with path.open("rb") as file, naming(path), _open_clip(file) as container:
         stream = _video_stream(container)
         check_pixels(path, stream.width, stream.height)
@@ -345,20 +349,42 @@ def _iterate_file(path: Path) -> Iterator[np.ndarray]:
         for packet in container.demux(stream):
             if packet.is_corrupt:
                 raise ValueError("the file ends in the middle of a frame")
+            whole_packets += _is_shown(packet)
+            end = max(end, (packet.pts or 0) + (packet.duration or 0))
             for frame in packet.decode():
                 decoded += 1
                 yield _upright(reformatter.reformat(frame, format="rgb24"), frame.rotation)
-        expected = _expected_frames(container, stream)
-        # Some encoders write a count or a duration that is a little off; our lossless ones do not.
-        if decoded < (expected if stream.codec_context.name == "ffv1" else 0.9 * expected):
-            raise ValueError(f"truncated: {decoded} of {expected} frames")
+        _check_whole(container, stream, end, lost=whole_packets - decoded)
 
 
-def _expected_frames(container: InputContainer, stream: VideoStream) -> int:
-    """What the header says, 0 where it says nothing (or its duration may be that of a longer sound track)."""
-    if stream.frames or len(container.streams) > 1 or not container.duration or not stream.average_rate:
-        return stream.frames
-    return round(container.duration / av.time_base * float(stream.average_rate))
+def _is_shown(packet: "av.Packet[Any]") -> bool:
+    """Not the empty one of a dropped frame or at the end, nor one that an edit list cuts away (a phone's trimmed clip)."""
+    return packet.size > 0 and not packet.is_discard
+
+
+def _check_whole(container: InputContainer, stream: VideoStream, end: int, lost: int) -> None:
+    """ValueError where the last packet ends before what the header promises (in time: frames may come at any rate)."""
+    ends, promised = _seconds(end, stream), _promised_seconds(container, stream)
+    if stream.codec_context.name == "ffv1":  # our lossless form: every frame counts
+        frame = 1 / float(stream.average_rate or FOLDER_FPS)
+        whole = lost <= 0 and ends > promised - frame / 2
+    else:  # some encoders write a duration that is a little off
+        whole = ends >= 0.9 * promised
+    if not whole:
+        raise ValueError(f"truncated: {ends:.2f} of {promised:.2f} s, {max(lost, 0)} frames in it are broken")
+
+
+def _promised_seconds(container: InputContainer, stream: VideoStream) -> float:
+    """The duration in the header; 0 where it says nothing, or may mean a longer sound track."""
+    if stream.duration:
+        return _seconds(stream.duration, stream)
+    if len(container.streams) > 1 or not container.duration:
+        return 0.0
+    return container.duration / av.time_base
+
+
+def _seconds(time: int, stream: VideoStream) -> float:
+    return float(time * (stream.time_base or 0))
 
 
 def _open_clip(file: BinaryIO) -> InputContainer:
@@ -416,4 +442,5 @@ def natural_key(path: Path) -> list[tuple[int, int, str]]:
     ['A1.png', 'a9.png', 'a10.png']
     """
     parts = re.split(r"(\d+)", path.name.lower())
-    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
+    key = [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
+    return [*key, (-1, 0, path.name)]  # names that differ in capitals alone have an order, too

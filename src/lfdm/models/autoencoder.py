@@ -258,8 +258,8 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
 
     def _check_image(self, image: Tensor, name: str, *, ndim: int) -> None:
         layout = "(b, 3, H, W)" if ndim == 4 else "(b, 3, t, H, W)"
-        if image.ndim != ndim or image.shape[1] != 3:
-            raise ValueError(f"{name} must be {layout} in [0, 1]; got {tuple(image.shape)}")
+        if image.ndim != ndim or image.shape[1] != 3 or 0 in image.shape or not image.is_floating_point():
+            raise ValueError(f"{name} must be {layout} of floating point in [0, 1]; got {tuple(image.shape)} of {image.dtype}")
         multiple = self.size_multiple
         if image.shape[-1] % multiple or image.shape[-2] % multiple:
             raise ValueError(f"{name} height and width must be multiples of {multiple}; got {tuple(image.shape[-2:])}")

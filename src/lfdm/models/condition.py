@@ -164,6 +164,9 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         """
         if isinstance(conditions, str | Mapping):
             raise ValueError(f"conditions must be a list of labels or mixes; got the single condition {conditions!r}")
+        wrong = next((one for one in conditions if not isinstance(one, str | Mapping | None)), None)
+        if wrong is not None:
+            raise ValueError(f"a condition must be a label, a mix or None; got {wrong!r}")
         mixes = [_weights(one) if isinstance(one, Mapping) else {one: 1.0} for one in conditions]
         names = list(dict.fromkeys(name for mix in mixes for name in mix))
         known = self._encode_names(names)

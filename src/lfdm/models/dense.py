@@ -112,7 +112,8 @@ class DenseNetwork(nn.Module):
 
     def join_at_quarter(self, source: Tensor, driving: Tensor, flow: Tensor, evidence: Tensor, t: int) -> Tensor:
         """The joint network's output at stride 4, from features there and the matched flow (b * t, 2, h, w)."""
-        x = self.join(torch.cat((driving, warp_features(source, flow, t), flow.detach(), evidence), dim=1))
+        inputs = torch.cat((driving, warp_features(source, flow, t), flow.detach(), evidence), dim=1)
+        x = self.join(inputs.to(driving.dtype))  # flow and evidence are float32
         skips = []
         for down in self.downs:
             skips.append(x)
@@ -213,7 +214,7 @@ class DenseMotionPredictor(DenseNetwork):
         flow, occlusion, hidden = known
         inputs = (hidden, driving, warp_features(source, flow, t), flow, match.flow, occlusion, match.evidence)
         x = torch.cat([x if x is hidden or x is driving else x.detach() for x in inputs], dim=1)
-        head = self.fine_head(self.refine(x)).float()
+        head = self.fine_head(self.refine(x.to(driving.dtype))).float()
         flow = flow + head[:, :1] * detail + self.max_residual * torch.tanh(head[:, 1:3])
         return flow, occlusion + head[:, 3:]
 

@@ -78,7 +78,7 @@ class CoarseDenseMotionPredictor(DenseNetwork):
         """From stride 4 to stride 2: flow and occlusion logit, each plus a residual."""
         flow, occlusion, hidden = double(flow), double(occlusion), double(self.to_fine(hidden))
         known = torch.cat((hidden, driving, warp_features(source, flow, t), flow.detach(), occlusion.detach()), dim=1)
-        head = self.fine_head(self.refine(known)).float()
+        head = self.fine_head(self.refine(known.to(driving.dtype))).float()
         return flow + self.max_residual * torch.tanh(head[:, :2]), occlusion + head[:, 2:]
 
 

@@ -214,7 +214,12 @@ def frame_geometry(
     Args:
         attention_frames: each frame attends to so many around it, at a clip's ends to the first or the last so many; None =
             to all. A network that was trained on so many then meets no distance and no number of keys that it does not know.
+
+    Raises:
+        ValueError: `attention_frames` below 1.
     """
+    if attention_frames is not None and attention_frames < 1:
+        raise ValueError(f"attention_frames must be at least 1, or None for all; got {attention_frames}")
     table = bias(num_frames)
     if attention_frames is not None and attention_frames < num_frames:
         table = table.masked_fill(~_around(num_frames, attention_frames, table.device), -math.inf)

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from lfdm.files import replace_folder as replace_folder
+from lfdm.files import check_holds_only, replace_folder
 from lfdm.settings import SettingsT, check_arguments, from_json
 
 ModelT = TypeVar("ModelT")
@@ -30,7 +30,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no file {path}")
     try:
         value = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a JSON object; got {type(value).__name__}")
@@ -134,8 +134,13 @@ class StrictLoading:
         return model.eval()
 
     def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
-        """Write the model folder whole. `half` stores float16 weights, batch-norm statistics in float32."""
+        """Write the model folder whole. `half` stores float16 weights, batch-norm statistics in float32.
+
+        Raises:
+            ValueError: the folder holds anything else than such a model, which would be lost.
+        """
         assert isinstance(self, nn.Module)
+        check_holds_only(Path(folder), (CONFIG_NAME, WEIGHTS_NAME), "a model folder")
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         if half:
             tensors = {

@@ -195,14 +195,15 @@ class Motion:
         """Write a safetensors file, whole or not at all; parent folders are made.
 
         Raises:
-            ValueError: another ending than `.safetensors`, or values that are not finite.
+            ValueError: another ending than `.safetensors`, a motion of no frames, or values that are not finite or out of range.
         """
         path = Path(path)
         check_motion_path(path)
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self._tensors().items()}
-        wrong = [name for name, value in tensors.items() if not value.isfinite().all()]
-        if wrong:
-            raise ValueError(f"a motion with values that are not finite cannot be saved; {wrong[0]} has some")
+        tensors = {name: value.detach().to("cpu", self.flow.dtype).contiguous() for name, value in self._tensors().items()}
+        try:
+            _check_stored(tensors)
+        except ValueError as error:
+            raise ValueError(f"this motion cannot be saved: {error}") from None
         path.parent.mkdir(parents=True, exist_ok=True)
         shape = " ".join(map(str, self.occlusion.shape[:1] + self.occlusion.shape[2:]))
         metadata = {"format": FILE_FORMAT, "corners": str(self.corners).lower(), "shape": shape}
@@ -235,17 +236,11 @@ class Motion:
             raise ValueError(f"its convention, corners, must be true or false; got {metadata.get('corners')!r}")
         if set(tensors) - {"offset"} != {"flow", "occlusion"}:
             raise ValueError(f"flow, occlusion and perhaps offset are needed; got {sorted(tensors)}")
-        for name, value in tensors.items():
-            if not value.is_floating_point() or value.dtype != tensors["flow"].dtype:
-                raise ValueError(f"its tensors must be of one floating point type; {name} is {value.dtype}")
-            if not value.isfinite().all():
-                raise ValueError(f"{name} has values that are not finite")
-            if name != "flow" and value.numel() and not (value.min() >= 0 and value.max() <= 1):
-                raise ValueError(f"{name} must lie in [0, 1]; got values outside")
+        _check_stored(tensors)
         motion = cls(tensors["flow"], tensors["occlusion"], metadata["corners"] == "true", tensors.get("offset"))
         shape = motion.occlusion.shape[:1] + motion.occlusion.shape[2:]
-        if metadata.get("shape") != " ".join(map(str, shape)) or 0 in shape:
-            raise ValueError(f"its shape b t h w must be {metadata.get('shape')!r}, all positive; got {tuple(shape)}")
+        if metadata.get("shape") != " ".join(map(str, shape)):
+            raise ValueError(f"its shape b t h w must be {metadata.get('shape')!r}; got {tuple(shape)}")
         return motion
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -292,3 +287,16 @@ def feather(mask: Tensor, size: tuple[int, int]) -> Tensor:
         if soft.max() >= 0.5 * cells.max():
             return torch.minimum(soft, cells)  # means are rounded
     return cells
+
+
+def _check_stored(tensors: dict[str, Tensor]) -> None:
+    """ValueError for what no file of a motion may hold."""
+    for name, value in tensors.items():
+        if not value.is_floating_point() or value.dtype != tensors["flow"].dtype:
+            raise ValueError(f"its tensors must be of one floating point type; {name} is {value.dtype}")
+        if 0 in value.shape:
+            raise ValueError(f"{name} is empty, of shape {tuple(value.shape)}")
+        if not value.isfinite().all():
+            raise ValueError(f"{name} has values that are not finite")
+        if name != "flow" and not (value.min() >= 0 and value.max() <= 1):
+            raise ValueError(f"{name} must lie in [0, 1]; got values outside")

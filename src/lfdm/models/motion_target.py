@@ -13,7 +13,7 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor
 
-from lfdm.files import replace_folder
+from lfdm.files import check_holds_only, replace_folder
 from lfdm.models.loading import CONFIG_NAME, build_from_config
 from lfdm.models.motion import Motion
 
@@ -110,7 +110,8 @@ class MotionTarget(ConfigMixin):
         return build_from_config(Path(folder), cls)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the folder whole."""
+        """Write the folder whole; ValueError where it holds anything else."""
+        check_holds_only(Path(folder), (CONFIG_NAME,), "the folder of a motion target")
         arguments = {name: value for name, value in self.config.items() if not name.startswith("_")}
         text = json.dumps({"_class_name": type(self).__name__, **arguments}, indent=2) + "\n"
 

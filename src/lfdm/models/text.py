@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lfdm.files import existing_path
+
 INSTALL = "pip install 'lfdm[text]'"
 
 
@@ -47,8 +49,8 @@ def encode_text(texts: Sequence[str], encoder: str | Path, *, device: torch.devi
 
 def encoder_source(encoder: str | Path) -> str:
     """What stands for a text model in stored files: a folder's absolute path, or a Hub name as it is."""
-    folder = Path(encoder).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else str(encoder)
+    folder = existing_path(encoder)
+    return str(folder.resolve()) if folder is not None and folder.is_dir() else str(encoder)
 
 
 def mean_of_tokens(states: Tensor, mask: Tensor) -> Tensor:

@@ -313,8 +313,8 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
 
     def _check_inputs(self, sample: Tensor, condition: Tensor) -> None:
         channels, width = self.config["sample_channels"], self.config["condition_dim"]
-        if sample.ndim != 5 or sample.shape[1] != channels or sample.shape[2] < 1:
-            raise ValueError(f"sample has shape {tuple(sample.shape)}; allowed: (b, {channels}, t, h, w) with t >= 1")
+        if sample.ndim != 5 or sample.shape[1] != channels or len(sample) < 1 or sample.shape[2] < 1:
+            raise ValueError(f"sample has shape {tuple(sample.shape)}; allowed: (b, {channels}, t, h, w) with b, t >= 1")
         if condition.ndim != 2 or condition.shape[1] != width or len(condition) < 1 or len(condition) % len(sample):
             allowed = f"({len(sample)}, {width}), or a multiple of {len(sample)} rows"
             raise ValueError(f"condition has shape {tuple(condition.shape)}; allowed: {allowed}")
