@@ -13,7 +13,7 @@ HEAD = """# What each choice is worth
 
 Rendered from benchmarks/results/ablation-*.json by `python benchmarks/ablation.py`. Every row changes one thing of the row named
 beside it. The preset is that of the day; what won has become the default since (docs/log.md). *Against* is better, worse, or a
-tie: one of the two values lies inside the other's bootstrap interval, which is that of the clips: another seed of training moves
+tie: one of the two values lies inside the other's interval, which is that of the clips: another seed of training moves
 a row, too, see the table of other seeds. Training is in minutes of the processor; the first row of stage 2 also estimates the
 motion that all share. Rows ran side by side: seconds per video are for orientation alone. A bundled model is the one whose
 weights are named, and may have been replaced since.

@@ -48,6 +48,7 @@ COMPILED_OPERATIONS = ("unet_step", "decode", "extract", "stage2_step", "guidanc
 MEMORY_SHARE = 0.6
 """Of what is free: a call that is expected to use more is not started, as allocators hold half as much again."""
 PROFILE_ROWS = 25
+QUICK_DIR = Path("runs/speed-quick")
 
 
 @dataclass(kw_only=True)
@@ -78,9 +79,9 @@ class Options:
     out: Path = RESULTS_DIR
     """Folder of the JSON file."""
     resume: bool = False
-    """Keep rows of the file and measure only what it lacks."""
+    """Measure only what the file lacks; otherwise the rows asked for are measured anew, and others in it stay."""
     quick: bool = False
-    """A miniature of everything in seconds: that the script runs, not how fast anything is."""
+    """A miniature of everything in seconds: that the script runs, not how fast anything is. By default into runs/speed-quick."""
     profile: str | None = None
     """Instead of measuring, print where one run of this operation spends its time (first of `sizes`, `batches`, `dtypes`)."""
     profile_variant: str = "fast"
@@ -115,6 +116,7 @@ def _quick(options: Options) -> Options:
     only = tuple(name for name in options.only if name not in ("generate_10", "generate_20"))  # as `generate_4`, only longer
     return replace(
         options,
+        out=QUICK_DIR if options.out == RESULTS_DIR else options.out,
         only=only,
         sizes=("tiny",),
         batches=(1,),
@@ -142,8 +144,14 @@ def _measure_all(options: Options, device: torch.device, folder: Path) -> Path:
     path = results_path(device_name(device), options.out)
     results = Results.load(path) if path.exists() else Results(device=device_name(device))
     if not options.resume:
-        results.rows = []
-    results.software = {"torch": torch.__version__, "diffusers": diffusers.__version__, "numpy": np.__version__}
+        asked_for = {row.key for row in planned_rows(options)}
+        results.rows = [row for row in results.rows if row.key not in asked_for]
+    software = {"torch": torch.__version__, "diffusers": diffusers.__version__, "numpy": np.__version__}
+    if results.rows and results.software != software:
+        raise ValueError(
+            f"{path} keeps rows of {results.software}; these would be of {software}: measure all rows, or give --out"
+        )
+    results.software = software
     console = Console()
     console.print(f"{results.device}, torch {torch.__version__}; results in {path}")
     end = time.monotonic() + 60 * options.minutes

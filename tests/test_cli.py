@@ -170,6 +170,7 @@ def test_unconditional_and_half_precision(lfdm: Lfdm, model: Path, image: Path) 
         (["person", "wave", "--motion", "wave.npz"], "a motion is written to a .safetensors file; got 'wave.npz'"),
         (["person", "wave", "--guidance-scale", "1", "--negative-condition", "wave"], "guidance_scale must be above 1; got 1"),
         (["person", "--reuse-motion", "nothing.safetensors"], "no motion file nothing.safetensors"),
+        (["person", "--reuse-motion", "notes.txt", "--guidance-scale", "0"], "guidance_scale would have no effect with"),
         (["person", "wave", "--reuse-motion", "notes.txt"], "CONDITION would have no effect with --reuse-motion"),
         (["person", "--reuse-motion", "notes.txt", "--loop", "--seed", "3"], "loop, seed would have no effect with"),
         (["person", "--reuse-motion", "notes.txt"], "notes.txt holds no motion: "),

@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers.scheduling_k_dpm_2_ancestral_discrete import KDPM2AncestralDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
@@ -209,7 +210,17 @@ def test_clamped_motion_keeps_to_the_range_with_every_scheduler(
     assert 0.01 < y.max() <= 0.021
 
 
-@pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler", "DDIMScheduler"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "EulerDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "KDPM2DiscreteScheduler",
+        "UniPCMultistepScheduler",
+        "DEISMultistepScheduler",
+        "DDIMScheduler",
+    ],
+)
 @pytest.mark.parametrize("kind", ["velocity", "v_prediction"])
 def test_any_diffusers_scheduler_can_take_over(
     pipe: LatentFlowPipeline, image: np.ndarray, tmp_path: Path, name: str, kind: Any
@@ -222,6 +233,19 @@ def test_any_diffusers_scheduler_can_take_over(
     assert 0.8 < float(flow.std() / usual.std()) < 1.25
     pipe.save_pretrained(tmp_path / "saved")
     assert type(LatentFlowPipeline.from_pretrained(tmp_path / "saved").scheduler).__name__ == name
+
+
+def test_a_call_leaves_the_scheduler_as_it_is_set(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
+    pipe = with_scheduler(pipe, DDIMScheduler(prediction_type="v_prediction", clip_sample=True))
+    sample(pipe, image, num_inference_steps=2)
+    assert pipe.scheduler.config.clip_sample is True
+
+
+def test_a_scheduler_that_fails_is_one_error(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
+    pipe = with_scheduler(pipe, make_scheduler("dpmsolver++", prediction_type="v_prediction"))
+    pipe.scheduler = KDPM2AncestralDiscreteScheduler.from_config(pipe.scheduler.config)
+    with pytest.raises(ValueError, match="10 steps of KDPM2AncestralDiscreteScheduler end in values that are not finite"):
+        sample(pipe, image, num_inference_steps=10)
 
 
 @pytest.mark.parametrize(("name", "kind"), EVERY_SCHEDULER)
@@ -376,7 +400,11 @@ def test_what_is_not_an_image(wrong: Any, message: str | None) -> None:
         ({"condition": ["wave", "jump"], "image": ["x"] * 3}, None),
         ({"generator": [1, 2]}, "list of 1, one per sample; got 2"),
         ({"generator": -1}, "a seed must be"),
-        ({"generator": "7"}, "torch.Generator or an integer"),
+        ({"generator": "7"}, "torch.Generator, an integer seed or a list of these; got str"),
+        ({"generator": 3.0}, "torch.Generator, an integer seed or a list of these; got float"),
+        ({"generator": {1: 2}}, "torch.Generator, an integer seed or a list of these; got dict"),
+        ({"condition": 3}, "condition must be a label, a mix, None, a list of these, or a tensor of embeddings; got int"),
+        ({"condition": [["wave"]]}, "a condition must be a label, a mix or None"),
     ],
 )
 def test_impossible_values(pipe: LatentFlowPipeline, image: np.ndarray, options: dict[str, Any], message: str | None) -> None:
@@ -385,6 +413,14 @@ def test_impossible_values(pipe: LatentFlowPipeline, image: np.ndarray, options:
         arguments["image"], message = [image] * 3, "as many conditions as images are needed, or one of either; got 2 and 3"
     with pytest.raises(ValueError, match=message):
         pipe(**arguments)
+
+
+def test_numbers_of_numpy_are_numbers(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
+    mix = {"wave": np.float32(1), "jump": np.float32(3)}
+    flow = sample(pipe, image, mix, generator=np.int64(3))
+    torch.testing.assert_close(flow, sample(pipe, image, {"wave": 0.25, "jump": 0.75}, generator=3))
+    with pytest.raises(ValueError, match=r"motion must be a Motion, such as Motion\.load gives; got NoneType"):
+        pipe.animate(image, None)  # type: ignore[arg-type]
 
 
 def test_one_image_goes_with_many_conditions(pipe: LatentFlowPipeline, image: np.ndarray) -> None:

@@ -1,10 +1,20 @@
 """Files and folders that appear whole or not at all: everything is written under a temporary name and renamed."""
 
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
+
+
+def as_file_name(text: str) -> str:
+    """Letters, digits and dashes of a label or any other text, for a file's name.
+
+    >>> as_file_name("raise arms!"), as_file_name("?")
+    ('raise-arms', 'video')
+    """
+    return re.sub(r"[^\w]+", "-", text).strip("-")[:50] or "video"
 
 
 def temporary_beside(path: Path) -> Path:

@@ -309,6 +309,9 @@ class LatentFlowPipeline(DiffusionPipeline):
         if not isinstance(condition, Tensor):
             if condition is None or isinstance(condition, str | Mapping):
                 condition = [condition]
+            elif not isinstance(condition, Sequence):
+                got = type(condition).__name__
+                raise ValueError(f"condition must be a label, a mix, None, a list of these, or a tensor of embeddings; got {got}")
             return self.condition.encode(condition)
         embedding = condition.unsqueeze(0) if condition.ndim == 1 else condition
         dim = self.condition.dim
@@ -333,9 +336,11 @@ class LatentFlowPipeline(DiffusionPipeline):
         One image goes with every motion, and one motion with every image. `motion_strength`, `motion_mask`: as in a call.
 
         Raises:
-            ValueError: a motion of the other coordinate convention, or of another batch size.
+            ValueError: no motion, or one of the other coordinate convention or of another batch size.
         """
         check_output_type(output_type)
+        if not isinstance(motion, Motion):
+            raise ValueError(f"motion must be a Motion, such as Motion.load gives; got {type(motion).__name__}")
         steer = self._steering(motion_strength, motion_mask)
         images = self._prepare_images(image)
         if len(images) == 1:

@@ -3,6 +3,7 @@
 Shapes: image (b, 3, S, S) in [0, 1] · video frames in numpy (t, H, W, 3) uint8.
 """
 
+import numbers
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -178,10 +179,10 @@ def sample_generators(generator: SeedInput, batch_size: int) -> list[torch.Gener
     Raises:
         ValueError: not one generator per sample.
     """
-    if generator is None or isinstance(generator, int | torch.Generator):
-        generators = [_generator(generator)] * batch_size
-    else:
+    if isinstance(generator, Sequence) and not isinstance(generator, str):
         generators = [_generator(one) for one in generator]
+    else:
+        generators = [_generator(generator)] * batch_size
     if len(generators) != batch_size:
         raise ValueError(f"generator must be one, or a list of {batch_size}, one per sample; got {len(generators)}")
     fresh = []
@@ -192,11 +193,12 @@ def sample_generators(generator: SeedInput, batch_size: int) -> list[torch.Gener
     return fresh
 
 
-def _generator(seed: Seed | None) -> torch.Generator | None:
-    if isinstance(seed, bool) or not (seed is None or isinstance(seed, int | torch.Generator)):
-        raise ValueError(f"generator must be a torch.Generator or an integer seed; got {type(seed).__name__}")
-    if not isinstance(seed, int):
+def _generator(seed: object) -> torch.Generator | None:
+    if seed is None or isinstance(seed, torch.Generator):
         return seed
-    if not 0 <= seed <= MAX_SEED:
-        raise ValueError(f"a seed must be from 0 to {MAX_SEED}; got {seed}")
-    return torch.Generator().manual_seed(seed)
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
+        raise ValueError(f"generator must be a torch.Generator, an integer seed or a list of these; got {type(seed).__name__}")
+    number = int(seed)
+    if not 0 <= number <= MAX_SEED:
+        raise ValueError(f"a seed must be from 0 to {MAX_SEED}; got {number}")
+    return torch.Generator().manual_seed(number)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lfdm.config import MAX_FPS, MIN_FPS, PanelFormat, PanelKind
-from lfdm.data.video import MAX_GIF_FPS, check_target, write_video
+from lfdm.config import MIN_FPS, PanelFormat, PanelKind
+from lfdm.data.video import check_target, max_fps, write_video
 from lfdm.models.motion import Motion, check_motion_path
 from lfdm.pipeline import LatentFlowOutput, LatentFlowPipeline, frames_to_uint8
 from lfdm.pipeline_inputs import SingleImage, check_integer, check_number, prepare_images
@@ -53,7 +53,7 @@ class VideoFiles:
             raise ValueError(f"out must end in {', '.join(OUT_ENDINGS)} or nothing (a folder of PNGs); got {str(self.out)!r}")
         check_integer("num_videos", self.num_videos, 1, 100_000)
         check_integer("scale", self.scale, 1, MAX_SCALE)
-        check_number("fps", self.fps, low=MIN_FPS, high=MAX_GIF_FPS if self.out.suffix == ".gif" else MAX_FPS)
+        check_number("fps", self.fps, low=MIN_FPS, high=max_fps(self.out))
         if self.motion is not None:
             check_motion_path(self.motion)
         for index in range(self.num_videos):
@@ -83,7 +83,8 @@ class VideoFiles:
         for result in results:
             assert isinstance(result.frames, np.ndarray)
             assert isinstance(result.warped, np.ndarray)
-            motions.append(result.motion)
+            if self.motion is not None:
+                motions.append(result.motion)
             for i, frames in enumerate(result.frames):
                 enlarged = (frame.repeat(self.scale, axis=0).repeat(self.scale, axis=1) for frame in frames)
                 yield write_video(self.video_path(index), enlarged, fps=self.fps)
@@ -91,8 +92,8 @@ class VideoFiles:
                     regions = region_maps(pipeline, frames) if "regions" in self.panel else None
                     motion = result.motion.samples(i, i + 1)
                     panel = draw_panel(source, frames, result.warped[i], motion, kinds=self.panel, regions=regions)
-                    rate = min(self.fps, MAX_GIF_FPS) if self.panel_format == "gif" else self.fps
-                    yield write_video(self.panel_path(index), panel, fps=rate)
+                    path = self.panel_path(index)
+                    yield write_video(path, panel, fps=min(self.fps, max_fps(path)))
                 index += 1
         if self.motion is not None:
             Motion.concatenate(motions, dim=0).save(self.motion)

@@ -19,6 +19,8 @@ from lfdm.models.motion_target import MotionTarget
 from lfdm.models.unet3d import MotionUNet3D
 from lfdm.pipeline_windows import Window, predict_in_windows
 
+MAX_TWO_STAGE_SIGMA = 80.0
+"""As EDM begins (2206.00364, table 1)."""
 Prediction = Callable[[Tensor, Tensor], Tensor]
 """The network as a function of sample and timestep."""
 Progress = Callable[[Iterable[Tensor]], Iterable[Tensor]]
@@ -68,12 +70,16 @@ class MotionSampler:
         Each frame attends to `attention_frames` around it, or to all. Without `windows` the network takes all frames at once.
         With them every step's prediction is put together from theirs, and a first frame that is known to be still is held so,
         since windows that begin elsewhere do not know of it.
+
+        Raises:
+            ValueError: a scheduler that does not fit the network, or fails at so many steps.
         """
         device = guidance.latent.device
         scheduler, translates = _that_takes_this_network(self.scheduler)
-        sampler = replace(self, scheduler=scheduler)
         if getattr(scheduler.config, "clip_sample", False):  # to [-1, 1], meant for pixels: motion has a range of its own
+            scheduler = copy.copy(scheduler)
             scheduler.register_to_config(clip_sample=False)
+        sampler = replace(self, scheduler=scheduler)
         set_timesteps(scheduler, num_steps, device)
         padded = num_frames if windows else _whole_patches(num_frames, self.unet.frame_patch_size)
         sample = self._draw_noise(guidance.latent, padded, generators) * getattr(scheduler, "init_noise_sigma", 1.0)
@@ -92,6 +98,9 @@ class MotionSampler:
             stepping = scheduler if index + 1 < len(scheduler.timesteps) else _without_noise(scheduler)
             sample = stepping.step(prediction, timestep, sample, **options, return_dict=False)[0]
             sample = after_step(index, timestep, sample)
+        if not sample.isfinite().all():
+            what = f"{num_steps} steps of {type(scheduler).__name__}"
+            raise ValueError(f"{what} end in values that are not finite; use other num_inference_steps or another scheduler")
         # solvers extrapolate a little after the last clamped x0
         return self.motion_target.clamp(sample)[:, :, :num_frames]
 
@@ -128,6 +137,9 @@ def set_timesteps(scheduler: Any, num_steps: int, device: torch.device) -> None:
     Rounding gives "trailing" spacing one more at some counts (61 of 1000), -1, which reads as the noisiest of all; and a
     scheduler that looks its first one up takes the second of two that are the same whole number.
 
+    A two-stage solver (Heun's, KDPM2) begins at a noise level of `MAX_TWO_STAGE_SIGMA`: over the first step of the cosine
+    schedule, from 20,000, it would multiply the error of its second slope by as much.
+
     Raises ValueError where a multistep solver has not so many noise levels: a step between two that are equal is 0/0.
     """
     scheduler.set_timesteps(num_steps, device=device)
@@ -135,6 +147,9 @@ def set_timesteps(scheduler: Any, num_steps: int, device: torch.device) -> None:
         scheduler.timesteps = scheduler.timesteps[scheduler.timesteps >= 0]
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)
+    if hasattr(scheduler, "state_in_first_order"):
+        for name in {"sigmas", "sigmas_interpol"} & set(vars(scheduler)):
+            setattr(scheduler, name, getattr(scheduler, name).clamp(max=MAX_TWO_STAGE_SIGMA))
     if "solver_order" in own_settings(scheduler) and (scheduler.sigmas[:-1].diff() == 0).any():
         name = type(scheduler).__name__
         raise ValueError(f"num_inference_steps is {num_steps}; {name} has fewer different noise levels for this model")

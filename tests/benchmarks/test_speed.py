@@ -51,6 +51,13 @@ def test_what_the_device_cannot_do_is_skipped_with_a_reason(tmp_path: Path, monk
     path = speed.run(options)
     assert path is not None
     (row,) = Results.load(path).rows
+    speed.run(replace(options, only=("decode",)))  # what is not asked for stays
+    assert [other.operation for other in Results.load(path).rows] == ["encode", "decode"]
+    old = Results.load(path)
+    old.software["torch"] = "1.0"
+    old.save(path)
+    with pytest.raises(ValueError, match=r"keeps rows of .*1\.0.* measure all rows, or give --out"):
+        speed.run(replace(options, only=("decode",)))
     assert {variant.skipped for variant in row.variants.values()} == {"this device does not compute in bfloat16"}
 
 

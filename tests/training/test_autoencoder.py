@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,6 +135,9 @@ def test_training_may_start_from_trained_weights(tiny_preset: Preset, puppets_di
     second = train_autoencoder(still, puppets_dir, tmp_path / "second", init=tmp_path / "first")
     name = "average.final.weight"
     torch.testing.assert_close(stored(second)[name], stored(first)[name])
+    shutil.rmtree(tmp_path / "first")  # a run with a checkpoint needs it no more
+    longer = with_optimization(tiny_preset, num_steps=2, learning_rate=1e-30)
+    assert train_autoencoder(longer, puppets_dir, tmp_path / "second", init=tmp_path / "first") != second
 
 
 def test_a_data_set_without_training_clips_is_refused(tiny_preset: Preset, tmp_path: Path) -> None:

@@ -148,6 +148,11 @@ def test_motion_can_be_estimated_at_every_step(tiny_preset: Preset, puppets_dir:
             "'./no-such-folder' cannot be had",
         ),
         ({}, {"cache_motion": False}, "normalize=True needs cache_motion=True"),
+        (
+            {"diffusion": DiffusionConfig(prediction_type="epsilon", scheduler="ddim", num_inference_steps=1000)},
+            {},
+            "diffusion.num_inference_steps must be a whole number from 1 to 996; got 1000",
+        ),
     ],
 )
 def test_settings_that_cannot_be_trained_are_refused(
@@ -409,3 +414,6 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_still_starts_from_gi
     assert find_checkpoints(tmp_path / "run") == []
     resumed = train_diffusion(preset, puppets_dir, stage1, tmp_path / "run", init=first)
     assert (resumed / "unet" / WEIGHTS_NAME).read_bytes() == (whole / "unet" / WEIGHTS_NAME).read_bytes()
+    shutil.rmtree(tmp_path / "first")  # a run with a checkpoint needs it no more
+    train_diffusion(with_steps(tiny_preset, 3), puppets_dir, stage1, tmp_path / "run", init=first)
+    assert find_checkpoints(tmp_path / "run")[-1].name.endswith("3")

@@ -8,7 +8,7 @@ import torch
 
 from lfdm.data.video import read_video
 from lfdm.models.motion import Motion
-from lfdm.web.results import CALLS_PER_FRAME, VideoResult, write_result
+from lfdm.web.results import CALLS_PER_FRAME, VideoResult, sheet_columns, write_result
 
 
 class Stop(Exception):  # noqa: N818 - no error
@@ -36,6 +36,15 @@ def test_every_frame_is_counted(tmp_path: Path) -> None:
     assert read_video(result.file).shape == (5, 256, 256, 3)
     assert set(result.sheets) == {"video", "flow", "occlusion"}
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_sheets_stay_below_what_webp_holds() -> None:
+    assert sheet_columns(240, 256, 256) == 16
+    assert sheet_columns(225, 1024, 1024) == 15
+    assert sheet_columns(90, 2048, 1024) == 7
+    assert sheet_columns(7225, 192, 192) == 85
+    with pytest.raises(ValueError, match="7226 frames of 192x192 are too many for the page's players; ask for fewer"):
+        sheet_columns(7226, 192, 192)
 
 
 @pytest.mark.parametrize("stop_after", [2, 7])

@@ -84,6 +84,22 @@ def test_files_are_removed_by_age_since_their_last_use(storage: Storage) -> None
     assert not list(storage.root.rglob("*.*"))
 
 
+def test_what_a_job_has_written_stays_while_it_runs_and_counts_as_used_at_its_end(storage: Storage) -> None:
+    folder = storage.new_result()
+    with storage.held(folder):
+        video = store(folder / "a.mp4", 0.8, seconds_ago=1000)
+        os.utime(folder, (0, 0))
+        storage.remove_old(50)
+        with pytest.raises(ValueError, match="disk space"):
+            storage.make_room(0.5)
+        assert video.exists()
+    storage.remove_old(50)
+    assert video.exists()
+    os.utime(video, (0, 0))
+    storage.remove_old(50)
+    assert not video.exists()
+
+
 def store(path: Path, megabytes: float, seconds_ago: float) -> Path:
     path.write_bytes(bytes(int(megabytes * 1e6)))
     then = time.time() - seconds_ago

@@ -1,6 +1,5 @@
 """Commands that make videos, and `info`."""
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from tyro.conf import Positional, arg
 
 from lfdm.config import Fit, PanelFormat, PanelKind
 from lfdm.console import progress_bar
+from lfdm.files import as_file_name
 from lfdm.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def demo(*, out: Path = Path("demo"), seed: int = 0, device: str | None = None, 
     pipe = open_pipeline(DEFAULT_MODEL, device)
     images = bundled_images(DEFAULT_MODEL)
     for i, label in enumerate(pipe.condition.labels):
-        path = out / f"{_slug(label)}.mp4"
+        path = out / f"{as_file_name(label)}.mp4"
         files = VideoFiles(out=path, fps=pipe.config["fps"], scale=DEMO_SCALE, **_panel_options(panel or (), None))
         source = fitted_source(pipe, images[i % len(images)])
         _write(files, pipe, source, [pipe(source, label, generator=seed, output_type="np")])
@@ -123,7 +123,7 @@ def generate(
     check_integer("seed", seed, 0, MAX_SEED - num_videos)
     name = reuse_motion.stem if reuse_motion is not None else condition or "unconditional"
     files = VideoFiles(
-        out=out or Path(f"{_slug(name)}.mp4"),
+        out=out or Path(f"{as_file_name(name)}.mp4"),
         num_videos=num_videos,
         fps=1.0 if fps is None else fps,  # the model's rate is not known yet, all else is checked before it is loaded
         scale=scale,
@@ -177,13 +177,13 @@ def transfer(
         motion: also save the motion to this .safetensors file, for `lfdm generate IMAGE --reuse-motion FILE`.
         panel: also write <out>-panel.gif: source, generated, warped, flow, occlusion, or the tiles that are named.
         panel_format: gif (the default), mp4, or png for a folder of frames.
-        fps: frames per second; by default the driving video's.
+        fps: frames per second; by default the driving video's, of a gif at most 50.
         device: cpu, cuda, cuda:1, ...; the GPU if there is one.
         dtype: number format of the networks.
         fit: how other shapes are fitted; by default as the model's training data.
         scale: enlarge the written video by this whole factor.
     """
-    from lfdm.data.video import iterate_video, video_info
+    from lfdm.data.video import iterate_video, max_fps, video_info
     from lfdm.pipeline_outputs import VideoFiles, fitted_source
     from lfdm.settings import check_integer
 
@@ -192,7 +192,7 @@ def transfer(
     info = video_info(driving_video)
     files = VideoFiles(
         out=out,
-        fps=info.fps if fps is None else fps,
+        fps=min(info.fps, max_fps(out)) if fps is None else fps,
         scale=scale,
         **_panel_options(panel, panel_format),
         motion=motion,
@@ -232,7 +232,7 @@ def _panel_options(named: tuple[PanelKind, ...] | None, file_format: PanelFormat
 
 def _refuse_with_reuse(given: dict[str, Any]) -> None:
     """A saved motion is what it is: options that would make another one would have no effect."""
-    wrong = [name for name, value in given.items() if value not in (None, False)]
+    wrong = [name for name, value in given.items() if value is not None and value is not False]
     if wrong:
         raise ValueError(f"{', '.join(wrong)} would have no effect with --reuse-motion: leave it out")
 
@@ -265,10 +265,6 @@ def pick_device(name: str | None) -> str:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try cpu or cuda") from None
     return name
-
-
-def _slug(label: str) -> str:
-    return re.sub(r"[^\w]+", "-", label).strip("-") or "video"
 
 
 def info(*, model: str | None = None) -> None:

@@ -137,10 +137,15 @@ def _of_size(frames: Iterator[np.ndarray], shape: tuple[int, ...]) -> Iterator[n
         yield frame
 
 
+def max_fps(path: Path) -> float:
+    """The highest rate that the format of `path` can store."""
+    return MAX_GIF_FPS if path.suffix == ".gif" else MAX_FPS
+
+
 def _check_format(path: Path, fps: float) -> float:
     if path.suffix and path.suffix not in _ENCODERS:
         raise ValueError(f"{path}: cannot write {path.suffix!r}; use .mp4, .webm, .gif, .avi or no ending (a folder)")
-    return check_number("fps", fps, low=MIN_FPS, high=MAX_GIF_FPS if path.suffix == ".gif" else MAX_FPS)
+    return check_number("fps", fps, low=MIN_FPS, high=max_fps(path))
 
 
 def _encode(

@@ -5,6 +5,7 @@ Shapes: table (num_labels, dim) · token states (n, l, dim), l the tokens of the
 
 import difflib
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self, get_args
@@ -228,12 +229,12 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
 def _weights(mix: Mapping[str, float]) -> dict[str | None, float]:
     """The shares of a mix, of sum 1."""
     for name, weight in mix.items():
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+        if isinstance(weight, bool) or not isinstance(weight, numbers.Real) or not 0 <= weight < math.inf:
             raise ValueError(f"the weights of a mix must be finite numbers, 0 or more; got {weight!r} for {name!r}")
     total = sum(mix.values())
     if not 0 < total < math.inf:
         raise ValueError(f"the weights of a mix must have a positive, finite sum; got {dict(mix)}")
-    return {name: weight / total for name, weight in mix.items()}
+    return {name: float(weight / total) for name, weight in mix.items()}
 
 
 def _check_labels(labels: Sequence[str]) -> None:

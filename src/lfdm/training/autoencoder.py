@@ -15,7 +15,7 @@ from lfdm.config import AutoencoderTrainingConfig, Preset, to_json
 from lfdm.data.augmentation import ColorJitter, PairAugmentation
 from lfdm.data.clips import ClipCache, ClipRecord, PairDataset, Progress, open_cache, read_index
 from lfdm.models.autoencoder import LatentFlowAutoencoder, Reconstruction
-from lfdm.models.loading import find_model, load_exactly
+from lfdm.models.loading import find_checkpoints, find_model, load_exactly
 from lfdm.models.regions import RegionMotionPredictor
 from lfdm.pipeline_folder import find_folder
 from lfdm.training.equivariance import RandomWarp, equivariance_losses
@@ -158,7 +158,7 @@ def train_autoencoder(
     with torch.random.fork_rng():
         torch.manual_seed(config.optimization.seed)
         module = LatentFlowAutoencoder(**to_json(preset.autoencoder))
-    if init is not None:
+    if init is not None and (config.followed_weight > 0 or not find_checkpoints(out)):  # one that goes on has its weights
         start = LatentFlowAutoencoder.from_pretrained(find_model(find_folder(init), AutoencoderTask.name))
         load_exactly(module, start.state_dict(), str(init))
     settings = {"stage": AutoencoderTask.name, "data": str(data), "init": str(init) if init else None, "preset": to_json(preset)}

@@ -23,14 +23,15 @@ from lfdm.config import (
 from lfdm.data.augmentation import ColorJitter
 from lfdm.data.clips import ClipCache, ClipDataset, Progress, labels, open_cache
 from lfdm.data.frame_indices import uniform_indices
-from lfdm.diffusion import add_noise, diffusion_loss, draw_timesteps, predicted_by
+from lfdm.diffusion import add_noise, diffusion_loss, draw_timesteps, make_scheduler, predicted_by
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import NULL_LABEL, ConditionEncoder
-from lfdm.models.loading import MODEL_DIR, find_model
+from lfdm.models.loading import MODEL_DIR, find_checkpoints, find_model
 from lfdm.models.motion_target import MotionTarget
 from lfdm.models.unet3d import MotionUNet3D
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.pipeline_folder import find_folder, load_scheduler, resolve_parts
+from lfdm.settings import check_integer
 from lfdm.training.autoencoder import AutoencoderTask, training_records
 from lfdm.training.loop import StepReport, fit, uses_bf16
 from lfdm.training.motion_cache import MotionCache, MotionDataset, open_motion_cache, to_motion
@@ -60,6 +61,7 @@ class DiffusionTask:
 
     def __init__(self, pipeline: LatentFlowPipeline, preset: Preset, clips: ClipCache, motion: MotionCache | None) -> None:
         self.pipeline = pipeline
+        pipeline.set_progress_bar_config(disable=True)  # of panels
         self.module = ConditionedUNet(pipeline.unet, pipeline.condition)
         self.diffusion: DiffusionConfig = preset.diffusion
         self.config: DiffusionTrainingConfig = preset.diffusion_training
@@ -192,7 +194,7 @@ def train_diffusion(
     check_run(out, settings, free=STAGE1_SETTINGS)
     begun = (out / MODEL_DIR).is_dir()
     stage1 = _load_autoencoder(out / MODEL_DIR if begun else autoencoder, preset)
-    init_folder = None if init is None else find_folder(init)
+    init_folder = None if init is None or find_checkpoints(out) else find_folder(init)  # one that goes on has its weights
     start = None if init_folder is None else _load_unet(init_folder, preset)
     state = PartialState()
     nn.Module.to(stage1, state.device)
@@ -221,6 +223,10 @@ def train_diffusion(
 def _check_trainable(diffusion: DiffusionConfig, training: DiffusionTrainingConfig) -> None:
     if diffusion.normalize and not training.cache_motion:
         raise ValueError("normalize=True needs cache_motion=True, whose motion the statistics are measured on; got False")
+    paper = diffusion.dynamic_thresholding
+    scheduler = make_scheduler(diffusion.scheduler, prediction_type=diffusion.prediction_type, paper=paper)
+    most = scheduler.config["num_train_timesteps"]
+    check_integer("diffusion.num_inference_steps", diffusion.num_inference_steps, 1, most)
 
 
 def _asked_for(label: str, training: DiffusionTrainingConfig) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from lfdm.files import as_file_name
 from lfdm.models.motion import Motion
 from lfdm.pipeline import MAX_PASS_FACTOR, LatentFlowOutput, LatentFlowPipeline
 from lfdm.web.jobs import Finished, Jobs, Progress, Report
@@ -72,7 +73,7 @@ class Calls:
         image = read_upload(request.image, self.limits)
         folder = self.storage.new_result()
         results = []
-        with self._borrowed_pipe() as pipe:
+        with self.storage.held(folder), self._borrowed_pipe() as pipe:
             for k, seed in enumerate(request.seeds):  # one after the other: memory does not grow with their number
 
                 def after_step(_: object, index: int, *rest: object, done: int = k * steps) -> dict[str, Tensor]:  # noqa: ARG001
@@ -94,7 +95,7 @@ class Calls:
                 )
                 label = request.label or "unconditional"
                 frames, motion = _only_sample(output)
-                name = f"{_slug(label)}-{seed}"
+                name = f"{as_file_name(label)}-{seed}"
                 title, fps = f"{label}, seed {seed}", pipe.config["fps"]
                 notice = partial(report, (k + 1) * steps, total)  # says nothing new, but ends the work where nobody waits
                 results.append(write_result(folder, name, title, frames, motion, fps=fps, after_frame=notice))
@@ -113,7 +114,7 @@ class Calls:
                 report(k, total)
                 yield frame
 
-        with self._borrowed_pipe() as pipe:
+        with self.storage.held(folder), self._borrowed_pipe() as pipe:
             output = pipe.transfer(
                 image,
                 followed(),
@@ -123,16 +124,16 @@ class Calls:
                 output_type="np",
                 callback_on_decode=lambda decoded: report(n + decoded, total),
             )
-        frames, motion = _only_sample(output)
-        result = write_result(
-            folder,
-            "transfer",
-            request.driving.stem,
-            frames,
-            motion,
-            fps=clip.fps,
-            after_frame=lambda: report(2 * n + next(written) // CALLS_PER_FRAME, total),
-        )
+            frames, motion = _only_sample(output)
+            result = write_result(
+                folder,
+                "transfer",
+                request.driving.stem,
+                frames,
+                motion,
+                fps=clip.fps,
+                after_frame=lambda: report(2 * n + next(written) // CALLS_PER_FRAME, total),
+            )
         return [result]
 
     @contextmanager
@@ -171,8 +172,3 @@ def _with_own_scheduler(pipe: LatentFlowPipeline) -> LatentFlowPipeline:
 def _only_sample(output: LatentFlowOutput) -> tuple[np.ndarray, Motion]:
     assert isinstance(output.frames, np.ndarray)
     return output.frames[0], output.motion
-
-
-def _slug(label: str) -> str:
-    """Safe as a file's name, whatever labels a model was trained with."""
-    return "".join(c if c.isalnum() else "-" for c in label)[:60] or "video"

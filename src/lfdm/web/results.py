@@ -19,6 +19,8 @@ FILE_SIDE = 256
 """Written videos are enlarged by a whole factor to about this side: players blur small ones."""
 CALLS_PER_FRAME = 2
 """For the video, and for its flow."""
+MAX_SHEET_SIDE = 16_383
+"""Of a WebP picture."""
 MOTION_SIDE = 192
 """Flow and occlusion are drawn at about this side, so that the lines of the grid are fine."""
 
@@ -61,7 +63,7 @@ def write_result(
     scale = flow_scale(flow)
     factor = max(1, MOTION_SIDE // max(height, width))
     size = (width * factor, height * factor)
-    columns = math.ceil(math.sqrt(t))
+    columns = sheet_columns(t, max(width, size[0]), max(height, size[1]))
     pictures = {
         "video": frames,
         "flow": np.stack([_draw_flow(one, size, scale) for one in _each(flow, after_frame)]),
@@ -69,6 +71,14 @@ def write_result(
     }
     sheets = {key: _write_sheet(folder / f"{name}-{key}.webp", value, columns) for key, value in pictures.items()}
     return VideoResult(title=title, file=file, sheets=sheets, columns=columns, num_frames=t, fps=fps, max_flow=scale * width / 2)
+
+
+def sheet_columns(num_frames: int, width: int, height: int) -> int:
+    """Frames in a row of a sheet that is about square; ValueError where none holds so many of that size."""
+    columns = max(1, min(math.ceil(math.sqrt(num_frames)), MAX_SHEET_SIDE // width))
+    if max(columns * width, math.ceil(num_frames / columns) * height) > MAX_SHEET_SIDE:
+        raise ValueError(f"{num_frames} frames of {width}x{height} are too many for the page's players; ask for fewer")
+    return columns
 
 
 def _draw_flow(flow: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray:

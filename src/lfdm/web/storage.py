@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -32,6 +32,7 @@ class Storage:
         self.max_megabytes = max_megabytes
         self.root = Path(tempfile.mkdtemp(prefix="lfdm-serve-")).resolve()
         self._closed = threading.Event()
+        self._held: set[Path] = set()
 
     def find(self, path: object) -> Path:
         """An uploaded or resulting file, by the absolute path that the server gave out; it counts as used now.
@@ -60,6 +61,17 @@ class Storage:
         folder.mkdir(parents=True)
         return folder
 
+    @contextmanager
+    def held(self, folder: Path) -> Iterator[None]:
+        """Nothing in `folder` is removed, however long this takes; afterwards its files count as used now."""
+        self._held.add(folder)
+        try:
+            yield
+        finally:
+            for file in folder.iterdir():
+                file.touch()
+            self._held.discard(folder)
+
     def make_room(self, megabytes: float) -> None:
         """Remove folders of files, the longest unused first, until so much more fits.
 
@@ -76,7 +88,7 @@ class Storage:
         for folder in sorted(folders, key=used.__getitem__):
             if total <= allowed or used[folder] > time.time() - SPARED_SECONDS:
                 break
-            for file, stat in folders[folder]:
+            for file, stat in () if folder in self._held else folders[folder]:
                 with suppress(OSError):
                     file.unlink(missing_ok=True)
                     total -= stat.st_size
@@ -86,13 +98,13 @@ class Storage:
     def remove_old(self, keep_seconds: float) -> None:
         """Remove files not used for that long, and the folders that this leaves empty."""
         oldest = time.time() - keep_seconds
-        for file in list(self._files()):
+        for file in [file for file in self._files() if file.parent not in self._held]:
             with suppress(OSError):  # another request may have replaced or removed it
                 if file.lstat().st_mtime < oldest:
                     file.unlink()
         for folder in sorted((entry for entry in self.root.rglob("*") if entry.is_dir()), reverse=True):
             with suppress(OSError):  # not empty, or it is being filled
-                if folder.stat().st_mtime < oldest:
+                if folder.stat().st_mtime < oldest and folder not in self._held:
                     folder.rmdir()
 
     def start_cleaning(self, keep_seconds: float) -> None:
