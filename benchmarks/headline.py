@@ -161,10 +161,12 @@ def collect(comparison: Comparison, left_out: dict[str, str]) -> dict[str, Any]:
 def mark_converged(rows: dict[str, dict[str, Any]], num_clips: int, num_labels: int) -> None:
     """Set `converged` of every row: nearer to real clips than copying, and class accuracy beyond that of guessing.
 
-    All still clips look alike to a network that knows actions, so that copying alone is too low a bar. Guessing among
-    `num_labels` is beaten where it lies below the 95 % interval (normal) of `num_clips` draws. None where it is not known.
+    All still clips look alike to a network that knows actions, so that copying alone is too low a bar. Guessing is an even
+    draw among `num_labels`, or copying's accuracy (one and the same answer; labels are not equally many everywhere) where
+    that is higher. It is beaten where it lies below the 95 % interval (normal) of `num_clips` draws. None where it is not known.
     """
     limit = rows["copy"]["distance"]
+    guessing = max(1 / num_labels, rows["copy"]["action_accuracy"] or 0.0)
     for method, row in rows.items():
         row["converged"] = None
         if method == "copy" or limit is None or row["distance"] is None:
@@ -173,7 +175,7 @@ def mark_converged(rows: dict[str, dict[str, Any]], num_clips: int, num_labels: 
         accuracy = row["action_accuracy"]
         if accuracy is not None:
             margin = 1.96 * math.sqrt(accuracy * (1 - accuracy) / num_clips)
-            row["converged"] = row["converged"] and accuracy - margin > 1 / num_labels
+            row["converged"] = row["converged"] and accuracy - margin > guessing
 
 
 def _row(comparison: Comparison, method: str) -> dict[str, Any]:

@@ -90,6 +90,10 @@ def test_converged_means_nearer_than_copying_and_better_than_guessing(
     headline.mark_converged(rows, num_clips=320, num_labels=8)
     assert rows["copy"]["converged"] is None
     assert rows["ours"]["converged"] is converged
+    if converged:
+        rows["copy"]["action_accuracy"] = 0.29  # so many clips are of one label
+        headline.mark_converged(rows, num_clips=320, num_labels=8)
+        assert rows["ours"]["converged"] is (accuracy is None)
 
 
 def test_without_the_package_its_methods_are_left_out_with_the_reason(
