@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from accelerate import PartialState
+
 from lfdm.config import AdaptationConfig, to_json
 from lfdm.data.clips import Progress, open_cache
 from lfdm.files import replace_folder, write_bytes
@@ -58,11 +60,17 @@ def adapt(
     parts = resolve_parts(find_folder(model))
     pipe = LatentFlowPipeline.from_pretrained(model)
     freeze_all_but_decoder(pipe.autoencoder)
-    cache = open_cache(data, records, pipe.config["image_size"], pipe.config["fit"], progress=progress)
+    state = PartialState()
+    with state.main_process_first():  # the others find the cache that it makes
+        cache = open_cache(data, records, pipe.config["image_size"], pipe.config["fit"], progress=progress)
     task = AutoencoderTask(pipe.autoencoder, config.losses(), cache)
-    prepare_run(out, settings)
+    if state.is_main_process:
+        prepare_run(out, settings)
+    state.wait_for_everyone()
     checkpoint = fit(task, config.optimization, out, report=report)
-    _publish({**parts, AutoencoderTask.name: checkpoint / AutoencoderTask.name}, out)
+    if state.is_main_process:
+        _publish({**parts, AutoencoderTask.name: checkpoint / AutoencoderTask.name}, out)
+    state.wait_for_everyone()
     return out
 
 
