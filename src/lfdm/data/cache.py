@@ -89,17 +89,17 @@ def open_cache(
         raise ValueError(f"size must be at least 1, got {size}")
     if fit not in ("pad", "crop"):
         raise ValueError(f"fit must be 'pad' or 'crop', got {fit!r}")
-    name = f"{size}-{fit}-{_content_key(root, records, size, fit)}"
-    folder = (_own_cache_dir(root, name) if cache_dir is None else Path(cache_dir)) / name
+    parent = _default_cache_dir(root) if cache_dir is None else Path(cache_dir)
+    folder = parent / f"{size}-{fit}-{_content_key(root, records, size, fit)}"
     clips = _decoded(root, records, size, fit, num_workers or os.cpu_count() or 1)
     build_once(folder, lambda temporary: _write_cache(temporary, clips, records, progress))
     return ClipCache(folder, records, size)
 
 
-def _own_cache_dir(root: Path, name: str) -> Path:
-    """In the data folder, where every user of the data finds it; for a data folder of others the user's own."""
+def _default_cache_dir(root: Path) -> Path:
+    """That of the data folder; the user's own where it cannot be written to, since motion and classifiers are kept there, too."""
     shared = root / ".cache"
-    if (shared / name).is_dir() or os.access(shared if shared.is_dir() else root, os.W_OK | os.X_OK):
+    if os.access(shared if shared.is_dir() else root, os.W_OK | os.X_OK):
         return shared
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lfdm"
 
