@@ -201,6 +201,7 @@ def test_unconditional_and_half_precision(lfdm: Lfdm, model: Path, image: Path) 
         (["person", "wave", "--fit", "stretch"], "'stretch'"),
         (["person", "wave", "--model", "nobody"], "unknown model 'nobody'; bundled models: "),
         (["person", "wave", "--model", "./nobody"], "no model folder ./nobody"),
+        (["person", "wave", "--model", "~nobody/model"], "no model folder ~nobody/model"),
     ],
 )
 def test_a_wrong_value_is_one_line_and_leaves_nothing(

@@ -21,7 +21,7 @@ from lfdm.models.loading import CONFIG_NAME, load_exactly
 from lfdm.models.text import encoder_source
 from lfdm.models.unet3d import MotionUNet3D
 from lfdm.pipeline import LatentFlowPipeline
-from lfdm.pipeline_folder import INDEX_NAME, MODEL_CLASSES
+from lfdm.pipeline_folder import FOLDER_ENTRIES
 from lfdm.presets import PRESETS, get_preset
 from lfdm.released import AUTOENCODER_NETWORKS, DIFFUSION_NETWORKS, convert_autoencoder, convert_unet, read_networks
 
@@ -63,7 +63,7 @@ def import_released(
     if autoencoder is None and diffusion is None:
         raise ValueError("give an auto-encoder file, a diffusion file, or both; got neither")
     check_parents(out)
-    check_holds_only(out, (INDEX_NAME, "scheduler", *MODEL_CLASSES), "an imported folder")
+    check_holds_only(out, FOLDER_ENTRIES, "an imported folder")
     stage1 = _read_autoencoder(autoencoder, preset) if autoencoder else _kept(LatentFlowAutoencoder, out, "autoencoder", preset)
     unet, condition = _read_diffusion(diffusion, preset) if diffusion else (_kept(MotionUNet3D, out, "unet", preset), None)
     if unet is not None and condition is None:

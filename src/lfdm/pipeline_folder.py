@@ -18,7 +18,7 @@ import diffusers
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-from lfdm.files import check_holds_only, replace_folder
+from lfdm.files import check_holds_only, existing_path, replace_folder
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import ConditionEncoder
 from lfdm.models.loading import CONFIG_NAME, MODEL_DIR, find_checkpoints, read_json
@@ -36,6 +36,9 @@ MODEL_CLASSES: Mapping[str, type[Any]] = {
     "motion_target": MotionTarget,
 }
 """Every component but the scheduler, which is one of diffusers' own."""
+COMPONENTS = (*MODEL_CLASSES, "scheduler")
+FOLDER_ENTRIES = (INDEX_NAME, *COMPONENTS)
+"""What a pipeline folder holds."""
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -66,8 +69,8 @@ def find_folder(name: str | Path) -> Path:
     text = str(name)
     if isinstance(name, str) and text in bundled_models():
         return ASSETS_DIR / text
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = existing_path(name)
+    if folder is not None and folder.is_dir():
         return folder
     if isinstance(name, str) and _HUB_NAME.fullmatch(text):
         return _download(text)
@@ -99,9 +102,8 @@ def resolve_parts(folder: Path) -> dict[str, Path]:
     Raises:
         FileNotFoundError: neither, or a run without a checkpoint.
     """
-    names = (*MODEL_CLASSES, "scheduler")
     if (folder / INDEX_NAME).is_file():
-        return {"index": folder} | {name: folder / name for name in names}
+        return {"index": folder} | {name: folder / name for name in COMPONENTS}
     model = folder / MODEL_DIR
     if not (model / INDEX_NAME).is_file():
         raise FileNotFoundError(f"{folder} holds no model: neither {INDEX_NAME} nor {MODEL_DIR}/{INDEX_NAME} of a diffusion run")
@@ -109,7 +111,7 @@ def resolve_parts(folder: Path) -> dict[str, Path]:
     if not checkpoints:
         raise FileNotFoundError(f"{folder} is a diffusion run without a checkpoint yet")
     newest = checkpoints[-1]
-    return {"index": model, **{name: newest / name if (newest / name).is_dir() else model / name for name in names}}
+    return {"index": model, **{name: newest / name if (newest / name).is_dir() else model / name for name in COMPONENTS}}
 
 
 def read_settings(folder: Path, allowed: set[str]) -> dict[str, Any]:
@@ -120,7 +122,7 @@ def read_settings(folder: Path, allowed: set[str]) -> dict[str, Any]:
     """
     path = folder / INDEX_NAME
     index = {key: value for key, value in read_json(path).items() if not key.startswith("_")}
-    missing = [name for name in (*MODEL_CLASSES, "scheduler") if name not in index]
+    missing = [name for name in COMPONENTS if name not in index]
     if missing:
         raise ValueError(f"{path} misses the components {missing}")
     for name, cls in MODEL_CLASSES.items():
@@ -194,7 +196,7 @@ def save_folder(folder: Path, components: Mapping[str, Any], settings: Mapping[s
     Raises:
         ValueError: the folder holds something else, also beside a model, or the scheduler is not one of diffusers.
     """
-    check_holds_only(folder, (INDEX_NAME, "scheduler", *MODEL_CLASSES), "a model folder")
+    check_holds_only(folder, FOLDER_ENTRIES, "a model folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / INDEX_NAME).exists():
         raise ValueError(f"{folder} exists and is not a whole model folder: {INDEX_NAME} is missing; choose another name")
     scheduler = type(components["scheduler"])

@@ -20,7 +20,7 @@ from lfdm.data.conversion import (
     skip,
     summarize,
 )
-from lfdm.data.index import MAX_WORKERS, Split, check_data_set_folder, write_index
+from lfdm.data.index import CLIPS_DIR, MAX_WORKERS, Split, check_data_set_folder, write_index
 from lfdm.data.video import Crop
 from lfdm.files import write_bytes
 from lfdm.settings import check_integer
@@ -148,7 +148,7 @@ def write_published(
 def _claim(out: Path, corpus: Corpus, size: int) -> None:
     """Make the folder and note what it is for, or check that it is for just that; sweep up after a killed run."""
     check_data_set_folder(out)
-    marker = out / "clips" / _MARKER
+    marker = out / CLIPS_DIR / _MARKER
     wanted = f"{corpus.name} at {size}x{size}"
     if marker.is_file():
         held = marker.read_text()
@@ -165,7 +165,7 @@ def _claim(out: Path, corpus: Corpus, size: int) -> None:
 
 def _give_up(out: Path) -> None:
     """Leave no folder behind in which there is no clip."""
-    clips = out / "clips"
+    clips = out / CLIPS_DIR
     if [entry.name for entry in clips.iterdir()] == [_MARKER] and not (out / ".cache").exists():
         (clips / _MARKER).unlink()
         clips.rmdir()

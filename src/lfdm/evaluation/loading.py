@@ -12,6 +12,7 @@ import torch
 from lfdm.config import Fit, Preset, from_json
 from lfdm.data.clips import ClipRecord, labels
 from lfdm.data.puppets import truth_path
+from lfdm.files import existing_path
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import NULL_LABEL
 from lfdm.models.loading import CONFIG_NAME, WEIGHTS_NAME, find_model, read_json
@@ -45,8 +46,8 @@ def load_model(model: str | Path, records: Sequence[ClipRecord], *, device: torc
         ValueError: an unknown name, weights that do not fit, or clips of several sizes for an auto-encoder folder.
         FileNotFoundError: no such folder.
     """
-    local = Path(model).expanduser()
-    if str(model) not in bundled_models() and (local / CONFIG_NAME).is_file():
+    local = existing_path(model)
+    if str(model) not in bundled_models() and local is not None and (local / CONFIG_NAME).is_file():
         config = read_json(local / CONFIG_NAME)
         if "_class_name" in config or config.get("stage") == "autoencoder":
             return _load_stage1(local, config, records, device)

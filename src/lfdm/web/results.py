@@ -55,15 +55,18 @@ def write_result(
     """Write the files of one video and its motion (of one sample) into `folder`.
 
     `after_frame` is called `CALLS_PER_FRAME` times for every frame, as they are drawn; what it raises ends the work.
+
+    Raises:
+        ValueError: more frames than a sheet holds, before anything is written.
     """
     t, height, width = frames.shape[:3]
+    factor = max(1, MOTION_SIDE // max(height, width))
+    size = (width * factor, height * factor)
+    columns = sheet_columns(t, max(width, size[0]), max(height, size[1]))
     file = write_video(folder / f"{name}.mp4", _enlarged(frames, after_frame), fps=fps)
     flow = motion.flow[0].permute(1, 2, 3, 0).float().cpu().numpy()  # (t, h, w, 2)
     occlusion = motion.occlusion[0, 0].float().cpu().numpy()
     scale = flow_scale(flow)
-    factor = max(1, MOTION_SIDE // max(height, width))
-    size = (width * factor, height * factor)
-    columns = sheet_columns(t, max(width, size[0]), max(height, size[1]))
     pictures = {
         "video": frames,
         "flow": np.stack([_draw_flow(one, size, scale) for one in _each(flow, after_frame)]),

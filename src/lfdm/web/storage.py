@@ -85,10 +85,10 @@ class Storage:
         used = {folder: max(stat.st_mtime for _, stat in files) for folder, files in folders.items()}
         total = sum(stat.st_size for files in folders.values() for _, stat in files)
         allowed = (self.max_megabytes - megabytes) * 1e6
-        for folder in sorted(folders, key=used.__getitem__):
+        for folder in sorted((folder for folder in folders if folder not in self._held), key=used.__getitem__):
             if total <= allowed or used[folder] > time.time() - SPARED_SECONDS:
                 break
-            for file, stat in () if folder in self._held else folders[folder]:
+            for file, stat in folders[folder]:
                 with suppress(OSError):
                     file.unlink(missing_ok=True)
                     total -= stat.st_size
