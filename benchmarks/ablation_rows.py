@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lfdm.config import (
+from lfdm.config.settings import (
     SCHEDULERS,
     AutoencoderConfig,
     AutoencoderTrainingConfig,

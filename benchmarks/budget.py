@@ -15,7 +15,7 @@ from statistics import median
 
 import torch
 
-from lfdm.config import OptimizationConfig
+from lfdm.config.settings import OptimizationConfig
 from lfdm.files import write_bytes
 from lfdm.models.loading import STATE_NAME, find_checkpoints, read_json
 from lfdm.training.loop import StepReport, TrainingTask, fit

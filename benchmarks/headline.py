@@ -18,10 +18,10 @@ import torch
 import tyro
 
 from comparison import PLAN, SPEED, Comparison
+from lfdm.config.presets import get_preset
 from lfdm.data.lpc import write_lpc
 from lfdm.data.puppets import write_puppets
 from lfdm.evaluation.settings import EvaluationConfig
-from lfdm.presets import get_preset
 from lfdm.training.run_folder import prepare_run
 from methods import TRAININGS, ComparisonSettings, is_first_stage
 from tables import RESULTS_DIR, minutes, number, read_results, summarize, table, with_interval, write_results

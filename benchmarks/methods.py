@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from baselines.config import BaselinesConfig, DenoiserConfig
-from lfdm.config import Preset, to_json
+from lfdm.config.checks import check, check_types
+from lfdm.config.settings import Preset, to_json
 from lfdm.evaluation.settings import EvaluationConfig
-from lfdm.settings import check, check_types
 
 TRAININGS: dict[str, tuple[str, ...]] = {
     "ours": ("ours-autoencoder", "ours-unet"),

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from lfdm.config import FLOW_CHANNELS
+from lfdm.config.settings import FLOW_CHANNELS
 from lfdm.models.unet3d import MotionUNet3D
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from lfdm.config import Preset
+from lfdm.config.settings import Preset
 from lfdm.data.clips import open_cache, read_index
 from lfdm.evaluation.loading import file_sha256, select_clips
 from lfdm.evaluation.run import EvaluationRun, HeldOutClips

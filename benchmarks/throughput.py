@@ -21,7 +21,7 @@ import tyro
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from lfdm.config import Preset
+from lfdm.config.settings import Preset
 from lfdm.data.cache import ClipCache
 from lfdm.training.autoencoder import AutoencoderTask
 from lfdm.training.diffusion import DiffusionTask

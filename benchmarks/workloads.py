@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lfdm.config import OptimizationConfig, Preset
+from lfdm.config.presets import get_preset
+from lfdm.config.settings import OptimizationConfig, Preset
 from lfdm.data.cache import ClipCache, open_cache
 from lfdm.data.index import ClipRecord, write_index
 from lfdm.data.video import write_video
@@ -23,7 +24,6 @@ from lfdm.models.motion import Motion
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.pipeline_inputs import sample_generators
 from lfdm.pipeline_sampling import Guidance, guided_prediction
-from lfdm.presets import get_preset
 from lfdm.training.autoencoder import AutoencoderTask
 from lfdm.training.diffusion import ConditionedUNet, DiffusionTask
 from lfdm.training.loop import lay_out, make_optimizer, set_training, update_average

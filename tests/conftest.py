@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lfdm.config import AutoencoderConfig, AutoencoderTrainingConfig, OptimizationConfig, Preset, UNetConfig
+from lfdm.config.presets import NATOPS128, PUPPETS64
+from lfdm.config.settings import AutoencoderConfig, AutoencoderTrainingConfig, OptimizationConfig, Preset, UNetConfig
 from lfdm.data.clips import ClipRecord, read_index, write_index
 from lfdm.data.puppets import write_puppets
-from lfdm.presets import NATOPS128, PUPPETS64
 
 PUPPET_LABELS = ("jump", "wave")
 PUPPET_FRAMES = 6

@@ -16,7 +16,7 @@ from PIL import Image
 
 from lfdm import pipeline_folder
 from lfdm.cli import COMMANDS
-from lfdm.config import Preset
+from lfdm.config.settings import Preset
 from lfdm.console import Group, run
 from lfdm.data.video import read_video, video_info
 from lfdm.files import replacing_folder

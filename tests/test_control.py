@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lfdm.config import Preset
+from lfdm.config.settings import Preset
 from lfdm.models.motion import Motion
 from lfdm.pipeline import LatentFlowOutput, LatentFlowPipeline
 from lfdm.pipeline_inputs import parse_condition, prepare_mask

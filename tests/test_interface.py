@@ -9,7 +9,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from PIL import Image
 
 from lfdm import LatentFlowAutoencoder, LatentFlowPipeline, Motion, MotionUNet3D
-from lfdm.config import Preset
+from lfdm.config.settings import Preset
 from lfdm.pipeline_folder import bundled_images
 
 STEPS = 2

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lfdm.config import Preset, UNetConfig
+from lfdm.config.presets import MUG128
+from lfdm.config.settings import Preset, UNetConfig
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.pipeline_inputs import sample_generators
-from lfdm.presets import MUG128
 
 SEED = 7
 

@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from lfdm import pipeline_folder
-from lfdm.config import Preset
+from lfdm.config.presets import PRESETS
+from lfdm.config.settings import Preset
 from lfdm.data import lpc, puppet_actions
 from lfdm.diffusion import SCHEDULERS, clamp_prediction, make_scheduler
 from lfdm.models.loading import find_checkpoints
@@ -25,7 +26,6 @@ from lfdm.models.motion_target import MotionTarget
 from lfdm.pipeline import LatentFlowPipeline, frames_to_uint8
 from lfdm.pipeline_inputs import prepare_images
 from lfdm.pipeline_sampling import Guidance, guided_prediction, set_timesteps, signal_and_noise
-from lfdm.presets import PRESETS
 
 LABELS = ("jump", "raise arms", "wave")
 SIZE = 32

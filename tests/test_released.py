@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lfdm.config import to_json
+from lfdm.config.settings import to_json
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.loading import load_exactly
 from lfdm.released import convert_autoencoder, convert_unet, read_checkpoint

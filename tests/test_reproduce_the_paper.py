@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 import lfdm.cli
-from lfdm.config import OptimizationConfig
+from lfdm.config.presets import PRESETS
+from lfdm.config.settings import OptimizationConfig
 from lfdm.console import run
 from lfdm.data.clips import read_index
 from lfdm.data.video import read_video
-from lfdm.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent
 TINY: dict[str, Any] = runpy.run_path(str(ROOT / "tests" / "golden" / "released" / "make.py"))

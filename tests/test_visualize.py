@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lfdm.config import PanelKind
+from lfdm.config.settings import PanelKind
 from lfdm.models.motion import Motion
 from lfdm.visualize import (
     contact_sheet,

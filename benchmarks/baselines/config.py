@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from lfdm.settings import check, check_not_negative, check_positive, check_types
+from lfdm.config.checks import check, check_not_negative, check_positive, check_types
 
 MAX_PARAMETER_RATIO = 1.2
 

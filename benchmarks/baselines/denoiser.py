@@ -17,7 +17,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from lfdm.config import PredictionType
+from lfdm.config.settings import PredictionType
 from lfdm.diffusion import clamp_prediction, signal_and_noise_scale
 from lfdm.models.condition import ConditionEncoder
 from lfdm.models.loading import StrictLoading

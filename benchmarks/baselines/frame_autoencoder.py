@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from baselines.config import FrameAutoencoderConfig
 from baselines.space import decode_latents, encode_frames
-from lfdm.config import Preset, to_json
+from lfdm.config.settings import Preset, to_json
 from lfdm.data.augmentation import ColorJitter, PairAugmentation
 from lfdm.data.clips import ClipCache, PairDataset, open_cache
 from lfdm.files import temporary_beside

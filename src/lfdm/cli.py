@@ -6,8 +6,8 @@ from lfdm.commands.data_sets import data_corpus, data_folder, data_lpc, data_pup
 from lfdm.commands.models import adapt, autoencoder_training, diffusion_training, evaluate, import_
 from lfdm.commands.serve import serve
 from lfdm.commands.videos import demo, generate, info, transfer
+from lfdm.config.presets import PRESETS
 from lfdm.console import CommandTree, Group, run
-from lfdm.presets import PRESETS
 
 COMMANDS: CommandTree = {
     "demo": demo,

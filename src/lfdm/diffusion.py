@@ -21,7 +21,7 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from torch import Tensor
 
-from lfdm.config import SCHEDULERS, PredictionType, SchedulerName
+from lfdm.config.settings import SCHEDULERS, PredictionType, SchedulerName
 
 NUM_TRAIN_TIMESTEPS = 1000
 COSINE_OFFSET = 0.008

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from lfdm.config import Preset, to_json
+from lfdm.config.presets import PRESETS, get_preset
+from lfdm.config.settings import Preset, to_json
 from lfdm.data import mhad, mug, natops
 from lfdm.files import check_holds_only, check_parents, existing_path, replace_folder
 from lfdm.models.autoencoder import LatentFlowAutoencoder
@@ -22,7 +23,6 @@ from lfdm.models.text import encoder_source
 from lfdm.models.unet3d import MotionUNet3D
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.pipeline_folder import FOLDER_ENTRIES
-from lfdm.presets import PRESETS, get_preset
 from lfdm.released import AUTOENCODER_NETWORKS, DIFFUSION_NETWORKS, convert_autoencoder, convert_unet, read_networks
 
 PUBLISHED_LABELS: dict[str, tuple[str, ...]] = {"mug128": mug.LABELS, "mhad128": mhad.LABELS, "natops128": natops.LABELS}

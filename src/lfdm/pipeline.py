@@ -15,7 +15,8 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor
 
-from lfdm.config import MAX_GUIDANCE_SCALE, Fit, Preset, to_json
+from lfdm.config.presets import get_preset
+from lfdm.config.settings import MAX_GUIDANCE_SCALE, Fit, Preset, to_json
 from lfdm.data import lpc, puppet_actions
 from lfdm.diffusion import make_scheduler, predicted_by
 from lfdm.models.autoencoder import LatentFlowAutoencoder
@@ -48,7 +49,6 @@ from lfdm.pipeline_inputs import (
 from lfdm.pipeline_result import LatentFlowOutput, OutputType, check_output_type, frames_to_uint8
 from lfdm.pipeline_sampling import Guidance, MotionSampler
 from lfdm.pipeline_windows import plan_windows
-from lfdm.presets import get_preset
 
 __all__ = ["LatentFlowOutput", "LatentFlowPipeline", "bundled_models", "frames_to_uint8"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lfdm.config import MIN_FPS, PanelFormat, PanelKind
+from lfdm.config.settings import MIN_FPS, PanelFormat, PanelKind
 from lfdm.data.video import check_target, max_fps, write_video
 from lfdm.models.motion import Motion, check_motion_path
 from lfdm.pipeline import LatentFlowOutput, LatentFlowPipeline, frames_to_uint8

@@ -15,10 +15,10 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from lfdm.config import PanelKind
+from lfdm.config.checks import check_integer
+from lfdm.config.settings import PanelKind
 from lfdm.data.video import MAX_GIF_FPS, encode_video, write_video
 from lfdm.models.motion import Motion
-from lfdm.settings import check_integer
 from lfdm.visualize import draw_panel
 
 OutputType = Literal["pil", "np", "pt"]

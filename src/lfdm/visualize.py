@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from lfdm.config import PanelKind
+from lfdm.config.settings import PanelKind
 
 if TYPE_CHECKING:
     from lfdm.models.motion import Motion

@@ -13,11 +13,11 @@ from baselines.denoiser import ClipDenoiser
 from baselines.frame_autoencoder import LATENT_CHANNELS, build_frame_autoencoder
 from baselines.generators import ClipDiffusionGenerator, CopyGenerator, NearestMotionGenerator, outline
 from baselines.space import ChannelStatistics, LatentSpace, PixelSpace
-from lfdm.config import PredictionType, Preset
+from lfdm.config.presets import get_preset
+from lfdm.config.settings import PredictionType, Preset
 from lfdm.data.clips import ClipRecord, open_cache
 from lfdm.diffusion import add_noise, target
 from lfdm.pipeline import LatentFlowPipeline
-from lfdm.presets import get_preset
 from methods import ComparisonSettings
 from planning import count_parameters
 

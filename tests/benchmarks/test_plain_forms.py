@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lfdm.config import AutoencoderConfig, Preset, to_json
+from lfdm.config.presets import get_preset
+from lfdm.config.settings import AutoencoderConfig, Preset, to_json
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.unet3d import MotionUNet3D
-from lfdm.presets import get_preset
 from plain_stage1 import PlainAutoencoder
 from plain_unet import PlainUNet
 from workloads import OPERATIONS, Models, TrainingStep, benchmark_preset

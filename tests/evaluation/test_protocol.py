@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from lfdm.config import Preset
+from lfdm.config.settings import Preset
 from lfdm.data.clips import read_index, write_index
 from lfdm.data.puppets import ACTIONS, write_puppets
 from lfdm.evaluation.loading import file_sha256, select_clips

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lfdm.config import Preset, to_json
+from lfdm.config.settings import Preset, to_json
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import ConditionEncoder
 from lfdm.models.loading import CONFIG_NAME, WEIGHTS_NAME

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lfdm.config import AdaptationConfig, AutoencoderConfig, OptimizationConfig, Preset
+from lfdm.config.settings import AdaptationConfig, AutoencoderConfig, OptimizationConfig, Preset
 from lfdm.models.loading import find_checkpoints
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.training.adaptation import DECODER, adapt

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lfdm.config import AutoencoderConfig, AutoencoderTrainingConfig, Preset, from_json, to_json
+from lfdm.config.settings import AutoencoderConfig, AutoencoderTrainingConfig, Preset, from_json, to_json
 from lfdm.data.clips import ClipCache, ClipRecord, open_cache, write_index
 from lfdm.data.video import write_video
 from lfdm.models.autoencoder import LatentFlowAutoencoder
@@ -70,7 +70,7 @@ def test_five_steps_and_five_more_in_mid_epoch_with_two_workers_equal_ten(
 CHILD = """
 import json, sys, time, torch
 from pathlib import Path
-from lfdm.config import Preset, from_json
+from lfdm.config.settings import Preset, from_json
 from lfdm.training.autoencoder import train_autoencoder
 
 torch.set_num_threads(1)

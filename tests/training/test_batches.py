@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lfdm.config import OptimizationConfig
+from lfdm.config.settings import OptimizationConfig
 from lfdm.training.batches import StepSampler, sample_order, steps_per_epoch
 
 CONFIG = OptimizationConfig(num_steps=10, batch_size=4, learning_rate=0.01)

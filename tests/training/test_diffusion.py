@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from lfdm.config import DiffusionConfig, Preset, to_json
+from lfdm.config.presets import PUPPETS64
+from lfdm.config.settings import DiffusionConfig, Preset, to_json
 from lfdm.data.augmentation import ColorJitter
 from lfdm.data.clips import open_cache, read_index, write_index
 from lfdm.data.frame_indices import uniform_indices
@@ -19,7 +20,6 @@ from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.loading import WEIGHTS_NAME, find_checkpoints, find_model, read_tensors
 from lfdm.models.text import encode_text
 from lfdm.pipeline import LatentFlowPipeline
-from lfdm.presets import PUPPETS64
 from lfdm.training.autoencoder import train_autoencoder
 from lfdm.training.diffusion import DiffusionTask, train_diffusion
 from lfdm.training.loop import StepReport

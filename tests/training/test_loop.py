@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lfdm.config import OptimizationConfig
+from lfdm.config.settings import OptimizationConfig
 from lfdm.models.loading import StrictLoading, find_checkpoints
 from lfdm.training.loop import NonFiniteLossError, StepReport, fit, learning_rate, uses_bf16
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lfdm.config import Preset, to_json
+from lfdm.config.settings import Preset, to_json
 from lfdm.data.augmentation import ColorJitter, mirror_motion
 from lfdm.data.clips import ClipCache, ClipRecord, open_cache
 from lfdm.models.autoencoder import LatentFlowAutoencoder

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from lfdm.config import Preset, UNetConfig
+from lfdm.config.presets import get_preset
+from lfdm.config.settings import Preset, UNetConfig
 from lfdm.data.clips import ClipRecord, write_index
 from lfdm.data.video import write_video
 from lfdm.models.loading import find_checkpoints
 from lfdm.pipeline import LatentFlowPipeline
-from lfdm.presets import get_preset
 from lfdm.training.autoencoder import train_autoencoder
 from lfdm.training.diffusion import train_diffusion
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lfdm.config import to_json
-from lfdm.presets import PUPPETS64
+from lfdm.config.presets import PUPPETS64
+from lfdm.config.settings import to_json
 from lfdm.training.run_folder import prepare_run
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from lfdm.config import Fit
+from lfdm.config.settings import Fit
 from lfdm.console import progress_bar
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ def serve(
         port: of the address.
         device: cpu, cuda, cuda:1, ...; the GPU if there is one.
     """
-    from lfdm.settings import check_integer
+    from lfdm.config.checks import check_integer
 
     check_integer("port", port, 1, 65535)
     try:

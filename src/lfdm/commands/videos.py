@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from lfdm.config import Fit, PanelFormat, PanelKind
+from lfdm.config.presets import PRESETS
+from lfdm.config.settings import Fit, PanelFormat, PanelKind
 from lfdm.console import progress_bar
 from lfdm.files import as_file_name
-from lfdm.presets import PRESETS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,10 +101,10 @@ def generate(
         fit: how other shapes are fitted; by default as the model's training data.
         scale: enlarge the written video by this whole factor.
     """
+    from lfdm.config.checks import MAX_SEED, check_integer
     from lfdm.models.motion import Motion
     from lfdm.pipeline_inputs import parse_condition
     from lfdm.pipeline_outputs import VideoFiles, fitted_source
-    from lfdm.settings import MAX_SEED, check_integer
 
     sampling = {"num_frames": num_frames, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     steering = {"motion_strength": motion_strength, "motion_mask": motion_mask, "output_type": "np"}
@@ -183,9 +183,9 @@ def transfer(
         fit: how other shapes are fitted; by default as the model's training data.
         scale: enlarge the written video by this whole factor.
     """
+    from lfdm.config.checks import check_integer
     from lfdm.data.video import iterate_video, max_fps, video_info
     from lfdm.pipeline_outputs import VideoFiles, fitted_source
-    from lfdm.settings import check_integer
 
     if num_frames is not None:
         check_integer("num_frames", num_frames, 1, 1_000_000)

@@ -10,7 +10,7 @@ from typing import Self
 
 import numpy as np
 
-from lfdm.settings import check, check_probability
+from lfdm.config.checks import check, check_probability
 
 
 @dataclass(frozen=True, kw_only=True)

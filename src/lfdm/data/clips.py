@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from lfdm.config import FLOW_CHANNELS, FrameSampler
+from lfdm.config.checks import check_probability
+from lfdm.config.settings import FLOW_CHANNELS, FrameSampler
 from lfdm.data.augmentation import ColorJitter, PairAugmentation, augment_pair, mirror_motion, names_a_side
 from lfdm.data.cache import ClipCache, Progress, open_cache
 from lfdm.data.frame_indices import sample_indices
@@ -24,7 +25,6 @@ from lfdm.data.index import (
     read_index,
     write_index,
 )
-from lfdm.settings import check_probability
 
 __all__ = [
     "INDEX_NAME",

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lfdm.config import Fit
+from lfdm.config.checks import check
+from lfdm.config.settings import Fit
 from lfdm.data.cache import Progress
 from lfdm.data.conversion import (
     ClipFormat,
@@ -25,7 +26,6 @@ from lfdm.data.conversion import (
 from lfdm.data.images import IMAGE_SUFFIXES
 from lfdm.data.index import ClipRecord, check_data_settings, new_data_set, num_test_subjects, write_index
 from lfdm.data.video import VIDEO_SUFFIXES
-from lfdm.settings import check
 
 
 def write_folder(

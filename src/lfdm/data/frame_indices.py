@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lfdm.config import FrameSampler
+from lfdm.config.settings import FrameSampler
 
 
 def uniform_indices(n: int, num: int) -> np.ndarray:

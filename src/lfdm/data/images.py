@@ -16,7 +16,7 @@ import numpy as np
 from av.error import FFmpegError
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from lfdm.config import Fit
+from lfdm.config.settings import Fit
 from lfdm.data.gif_blocks import read_gif_size
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})

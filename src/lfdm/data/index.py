@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from lfdm.config.checks import MAX_SEED, check, check_integer, check_number
 from lfdm.files import check_holds_only, check_parents, replacing_folder, write_bytes
-from lfdm.settings import MAX_SEED, check, check_integer, check_number
 
 INDEX_NAME = "clips.csv"
 MAX_SIZE = 2048

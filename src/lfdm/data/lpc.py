@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lfdm.config.checks import check, check_integer
 from lfdm.data.cache import Progress
 from lfdm.data.images import fit_frames
 from lfdm.data.index import MAX_SUBJECTS, ClipRecord, Split, check_data_settings, new_data_set, num_test_subjects, write_index
 from lfdm.data.video import write_video
-from lfdm.settings import check, check_integer
 
 CELL = 64
 SHEET_SIZE = (832, 1344)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lfdm.config.checks import check_integer
 from lfdm.data.cache import Progress
 from lfdm.data.conversion import (
     ClipFormat,
@@ -23,7 +24,6 @@ from lfdm.data.conversion import (
 from lfdm.data.index import CLIPS_DIR, MAX_WORKERS, Split, check_data_set_folder, write_index
 from lfdm.data.video import Crop
 from lfdm.files import write_bytes
-from lfdm.settings import check_integer
 
 Key = tuple[str, ...]
 """What a clip is, in words from the general to the particular: ("subject 3", "action 7", "take 1")."""

@@ -17,7 +17,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from lfdm.config import MAX_FPS, MIN_FPS
+from lfdm.config.checks import check, check_integer, check_number
+from lfdm.config.settings import MAX_FPS, MIN_FPS
 from lfdm.data.index import (
     MAX_FRAMES,
     MAX_SIZE,
@@ -33,7 +34,6 @@ from lfdm.data.puppet_figures import Subject, make_subject, place
 from lfdm.data.puppet_render import Track, Truth, render
 from lfdm.data.video import write_video
 from lfdm.files import write_bytes
-from lfdm.settings import check, check_integer, check_number
 
 __all__ = [
     "ACTIONS",

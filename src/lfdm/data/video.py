@@ -20,7 +20,8 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from PIL import Image, ImageSequence
 
-from lfdm.config import MAX_FPS, MIN_FPS, Fit
+from lfdm.config.checks import check_number
+from lfdm.config.settings import MAX_FPS, MIN_FPS, Fit
 from lfdm.data.images import (
     IMAGE_SUFFIXES,
     MAX_IMAGE_PIXELS,
@@ -34,7 +35,6 @@ from lfdm.data.images import (
     read_image,
 )
 from lfdm.files import check_parents, replacing_folder, write_bytes
-from lfdm.settings import check_number
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".webm", ".gif"})
 

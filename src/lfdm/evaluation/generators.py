@@ -10,11 +10,11 @@ from typing import Any, Protocol, get_args
 import numpy as np
 import torch
 
-from lfdm.config import MAX_GUIDANCE_SCALE
+from lfdm.config.checks import check_integer, check_number
+from lfdm.config.settings import MAX_GUIDANCE_SCALE
 from lfdm.diffusion import SchedulerName, make_scheduler, predicted_by
 from lfdm.models.motion import Motion
 from lfdm.pipeline import LatentFlowPipeline
-from lfdm.settings import check_integer, check_number
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from lfdm.config import Fit
+from lfdm.config.settings import Fit
 from lfdm.data.clips import ClipCache, ClipRecord, labels, open_cache
 from lfdm.evaluation.appearance import FrameNetwork, FrameNetworkFeatures, cached_frame_network
 from lfdm.evaluation.classifier import ActionClassifier, cached_classifier

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lfdm.config import Fit, Preset, from_json
+from lfdm.config.settings import Fit, Preset, from_json
 from lfdm.data.clips import ClipRecord, labels
 from lfdm.data.puppets import truth_path
 from lfdm.files import existing_path

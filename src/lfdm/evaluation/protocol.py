@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from lfdm.config import Fit, SchedulerName
+from lfdm.config.settings import Fit, SchedulerName
 from lfdm.data.clips import INDEX_NAME, ClipRecord, labels, open_cache, read_index
 from lfdm.evaluation.generation import judge_generation
 from lfdm.evaluation.generators import PipelineGenerator, VideoGenerator

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 
-from lfdm.settings import check, check_integer, check_positive, check_types, to_json
+from lfdm.config.checks import check, check_integer, check_positive, check_types, to_json
 
 MAX_CLIPS = 2**31
 EXECUTABLE_EXTRACTOR = "i3d-torchscript:"

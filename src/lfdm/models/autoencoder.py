@@ -17,7 +17,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
-from lfdm.config import AutoencoderConfig
+from lfdm.config.settings import AutoencoderConfig
 from lfdm.models.convolution import channels_last, convolve_to_few
 from lfdm.models.dense import DenseMotion, DenseMotionPredictor
 from lfdm.models.dense_coarse import CoarseDenseMotionPredictor
@@ -66,7 +66,7 @@ class Reconstruction:
 
 
 class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[reportIncompatibleMethodOverride]
-    """Encoder, motion predictor and decoder. The arguments are documented in `lfdm.config.AutoencoderConfig`, which checks them.
+    """Encoder, motion predictor and decoder. The arguments are documented in `lfdm.config.settings.AutoencoderConfig`, which checks them.
 
     Raises:
         ValueError: an argument is outside of what is allowed.

@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from lfdm.config.checks import SettingsT, check_arguments, from_json
 from lfdm.files import check_holds_only, replace_folder
-from lfdm.settings import SettingsT, check_arguments, from_json
 
 ModelT = TypeVar("ModelT")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from lfdm.config import AdaptationConfig, to_json
+from lfdm.config.settings import AdaptationConfig, to_json
 from lfdm.data.clips import Progress, open_cache
 from lfdm.files import replace_folder, write_bytes
 from lfdm.models.autoencoder import LatentFlowAutoencoder

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from einops import rearrange
 from torch import Tensor, nn
 
-from lfdm.config import AutoencoderTrainingConfig, Preset, to_json
+from lfdm.config.settings import AutoencoderTrainingConfig, Preset, to_json
 from lfdm.data.augmentation import ColorJitter, PairAugmentation
 from lfdm.data.clips import ClipCache, ClipRecord, PairDataset, Progress, open_cache, read_index
 from lfdm.models.autoencoder import LatentFlowAutoencoder, Reconstruction

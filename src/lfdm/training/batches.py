@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lfdm.config import OptimizationConfig
+from lfdm.config.settings import OptimizationConfig
 
 
 def sample_order(seed: int, start: int, stop: int, num_samples: int) -> Iterator[tuple[int, int]]:

@@ -11,7 +11,8 @@ from accelerate import PartialState
 from einops import rearrange
 from torch import Tensor, nn
 
-from lfdm.config import (
+from lfdm.config.checks import check_integer
+from lfdm.config.settings import (
     AutoencoderConfig,
     DiffusionConfig,
     DiffusionTrainingConfig,
@@ -31,7 +32,6 @@ from lfdm.models.motion_target import MotionTarget
 from lfdm.models.unet3d import MotionUNet3D
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.pipeline_folder import find_folder, load_scheduler, resolve_parts
-from lfdm.settings import check_integer
 from lfdm.training.autoencoder import AutoencoderTask, training_records
 from lfdm.training.loop import StepReport, fit, uses_bf16
 from lfdm.training.motion_cache import MotionCache, MotionDataset, open_motion_cache, to_motion

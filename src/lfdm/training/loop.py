@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from lfdm.config import MixedPrecision, OptimizationConfig
+from lfdm.config.settings import MixedPrecision, OptimizationConfig
 from lfdm.models.convolution import channels_last_kernels
 from lfdm.models.loading import CHECKPOINTS_DIR
 from lfdm.training.allocator import keep_freed_memory

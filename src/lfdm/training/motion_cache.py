@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lfdm.config import FrameSampler
+from lfdm.config.settings import FrameSampler
 from lfdm.data.augmentation import ColorJitter, mirror_motion, names_a_side
 from lfdm.data.clips import ClipCache, Progress
 from lfdm.data.frame_indices import sample_indices

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from lfdm.config import Preset, from_json, to_json
+from lfdm.config.settings import Preset, from_json, to_json
 from lfdm.files import check_parents, write_bytes
 from lfdm.models.loading import read_json
 

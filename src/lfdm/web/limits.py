@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lfdm.settings import check, check_at_most, check_positive, check_types
+from lfdm.config.checks import check, check_at_most, check_positive, check_types
 
 MEGA = 1_000_000
 

@@ -20,13 +20,13 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lfdm.config import AutoencoderConfig, Preset, UNetConfig, to_json
+from lfdm.config.presets import MUG128, NATOPS128
+from lfdm.config.settings import AutoencoderConfig, Preset, UNetConfig, to_json
 from lfdm.importing import import_released
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.layers import AntiAliasDownsample
 from lfdm.models.unet3d import MotionUNet3D
 from lfdm.pipeline import LatentFlowPipeline
-from lfdm.presets import MUG128, NATOPS128
 from lfdm.released import schedule_tables
 
 FOLDER = Path(__file__).parent

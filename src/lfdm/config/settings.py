@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from lfdm.settings import (
+from lfdm.config.checks import (
     MAX_SEED,
     check,
     check_at_most,
@@ -18,8 +18,8 @@ from lfdm.settings import (
     check_probability,
     check_types,
 )
-from lfdm.settings import from_json as from_json
-from lfdm.settings import to_json as to_json
+from lfdm.config.checks import from_json as from_json
+from lfdm.config.checks import to_json as to_json
 
 Fit = Literal["pad", "crop"]
 PanelFormat = Literal["gif", "mp4", "png"]

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from lfdm import diffusion as diffusion_process
-from lfdm.config import OptimizationConfig, Preset, to_json
+from lfdm.config.presets import PRESETS, get_preset
+from lfdm.config.settings import OptimizationConfig, Preset, to_json
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.unet3d import MotionUNet3D
-from lfdm.presets import PRESETS, get_preset
 from lfdm.training import equivariance
 from lfdm.training.batches import steps_per_epoch
 

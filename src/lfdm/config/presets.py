@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from lfdm.config import (
+from lfdm.config.settings import (
     AutoencoderConfig,
     AutoencoderTrainingConfig,
     DiffusionConfig,

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from lfdm import config
-from lfdm.config import (
+from lfdm.config.presets import MUG128, PRESETS, PUPPETS64
+from lfdm.config.settings import (
     SCHEDULERS,
     AutoencoderConfig,
     AutoencoderTrainingConfig,
@@ -29,14 +30,15 @@ from lfdm.config import (
 )
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.unet3d import MotionUNet3D
-from lfdm.presets import MUG128, PRESETS, PUPPETS64
 
 STEPS = OptimizationConfig(num_steps=10, batch_size=2, learning_rate=0.1)
 CLASSES = [cls for _, cls in inspect.getmembers(config, dataclasses.is_dataclass) if isinstance(cls, type)]
 
 
 def test_neither_settings_nor_presets_import_torch() -> None:
-    code = "import sys, lfdm.config, lfdm.presets; print(sorted({'torch', 'diffusers', 'numpy'} & set(sys.modules)))"
+    code = (
+        "import sys, lfdm.config.settings, lfdm.config.presets; print(sorted({'torch', 'diffusers', 'numpy'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
