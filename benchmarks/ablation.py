@@ -23,7 +23,7 @@ from ablation_document import render, with_earlier_groups
 from ablation_stages import Ablation, AblationSettings
 from lfdm.config.presets import get_preset
 from lfdm.evaluation.settings import EvaluationConfig
-from lfdm.training.run_folder import prepare_run
+from lfdm.folders.run_folder import prepare_run
 from tables import RESULTS_DIR, read_results, write_results
 
 DOCUMENT = Path("docs/ablation.md")

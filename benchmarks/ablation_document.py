@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lfdm.models.loading import read_json
+from lfdm.folders.model_folder import read_json
 from tables import minutes, number, table, with_interval
 
 TIE = "tie"

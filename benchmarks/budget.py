@@ -16,8 +16,8 @@ from statistics import median
 import torch
 
 from lfdm.config.settings import OptimizationConfig
-from lfdm.files import write_bytes
-from lfdm.models.loading import STATE_NAME, find_checkpoints, read_json
+from lfdm.folders.files import write_bytes
+from lfdm.folders.model_folder import STATE_NAME, find_checkpoints, read_json
 from lfdm.training.loop import StepReport, TrainingTask, fit
 
 NEVER = 10**9

@@ -22,7 +22,7 @@ from lfdm.config.presets import get_preset
 from lfdm.data.lpc import write_lpc
 from lfdm.data.puppets import write_puppets
 from lfdm.evaluation.settings import EvaluationConfig
-from lfdm.training.run_folder import prepare_run
+from lfdm.folders.run_folder import prepare_run
 from methods import TRAININGS, ComparisonSettings, is_first_stage
 from tables import RESULTS_DIR, minutes, number, read_results, summarize, table, with_interval, write_results
 

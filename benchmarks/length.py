@@ -34,7 +34,7 @@ from lfdm import LatentFlowPipeline, Motion
 from lfdm.data.clips import ClipRecord, read_index
 from lfdm.data.frame_indices import uniform_indices
 from lfdm.data.video import read_fitted
-from lfdm.files import write_bytes
+from lfdm.folders.files import write_bytes
 from lfdm.pipeline import MAX_PASS_FACTOR
 from lfdm.pipeline_windows import plan_windows
 

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lfdm.files import write_bytes
-from lfdm.models.loading import read_json
+from lfdm.folders.files import write_bytes
+from lfdm.folders.model_folder import read_json
 
 STAGES_DIR = "stages"
 

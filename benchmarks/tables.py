@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lfdm.files import write_bytes
-from lfdm.models.loading import read_json
+from lfdm.folders.files import write_bytes
+from lfdm.folders.model_folder import read_json
 
 RESULTS_DIR = Path("benchmarks/results")
 

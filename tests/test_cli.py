@@ -19,7 +19,7 @@ from lfdm.cli import COMMANDS
 from lfdm.config.settings import Preset
 from lfdm.console import Group, run
 from lfdm.data.video import read_video, video_info
-from lfdm.files import replacing_folder
+from lfdm.folders.files import replacing_folder
 from lfdm.models.motion import Motion
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.pipeline_outputs import OUT_ENDINGS, region_maps

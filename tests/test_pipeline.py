@@ -20,7 +20,7 @@ from lfdm.config.presets import PRESETS
 from lfdm.config.settings import Preset
 from lfdm.data import lpc, puppet_actions
 from lfdm.diffusion import SCHEDULERS, clamp_prediction, make_scheduler
-from lfdm.models.loading import find_checkpoints
+from lfdm.folders.model_folder import find_checkpoints
 from lfdm.models.motion import Motion
 from lfdm.models.motion_target import MotionTarget
 from lfdm.pipeline import LatentFlowPipeline, frames_to_uint8

@@ -27,9 +27,9 @@ from lfdm.data.clips import ClipCache, ClipDataset, labels
 from lfdm.data.frame_indices import sample_indices, uniform_indices
 from lfdm.diffusion import add_noise, diffusion_loss, draw_timesteps
 from lfdm.evaluation.loading import file_sha256
-from lfdm.models.loading import WEIGHTS_NAME, find_model
+from lfdm.folders.model_folder import WEIGHTS_NAME, find_model
+from lfdm.folders.run_folder import check_run, prepare_run
 from lfdm.training.loop import StepReport, fit
-from lfdm.training.run_folder import check_run, prepare_run
 
 MODEL_NAME = "denoiser"
 STATISTICS_NAME = "statistics.json"

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from lfdm.config.settings import PredictionType
 from lfdm.diffusion import clamp_prediction, signal_and_noise_scale
+from lfdm.folders.model_folder import StrictLoading
 from lfdm.models.condition import ConditionEncoder
-from lfdm.models.loading import StrictLoading
 
 PACKAGE = "video_diffusion_pytorch"
 LEAST_NOISE = 0.05

@@ -14,13 +14,13 @@ from baselines.space import decode_latents, encode_frames
 from lfdm.config.settings import Preset, to_json
 from lfdm.data.augmentation import ColorJitter, PairAugmentation
 from lfdm.data.clips import ClipCache, PairDataset, open_cache
-from lfdm.files import temporary_beside
+from lfdm.folders.files import temporary_beside
+from lfdm.folders.model_folder import find_model
+from lfdm.folders.run_folder import check_run, prepare_run
 from lfdm.models.convolution import channels_last_kernels
-from lfdm.models.loading import find_model
 from lfdm.training.autoencoder import training_records
 from lfdm.training.loop import StepReport, fit, uses_bf16
 from lfdm.training.losses import multiscale_l1, ssim_loss
-from lfdm.training.run_folder import check_run, prepare_run
 
 MODEL_NAME = "autoencoder"
 LATENT_CHANNELS = 4

@@ -14,8 +14,8 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from einops import rearrange
 from torch import Tensor
 
-from lfdm.files import write_bytes
-from lfdm.models.loading import read_json
+from lfdm.folders.files import write_bytes
+from lfdm.folders.model_folder import read_json
 
 LEAST_STD = 1e-4
 

@@ -15,10 +15,10 @@ import torch
 from lfdm.config.presets import PRESETS, get_preset
 from lfdm.config.settings import Preset, to_json
 from lfdm.data import mhad, mug, natops
-from lfdm.files import check_holds_only, check_parents, existing_path, replace_folder
+from lfdm.folders.files import check_holds_only, check_parents, existing_path, replace_folder
+from lfdm.folders.model_folder import CONFIG_NAME, load_exactly
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import ConditionEncoder
-from lfdm.models.loading import CONFIG_NAME, load_exactly
 from lfdm.models.text import encoder_source
 from lfdm.models.unet3d import MotionUNet3D
 from lfdm.pipeline import LatentFlowPipeline

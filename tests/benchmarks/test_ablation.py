@@ -15,8 +15,8 @@ from ablation_stages import Ablation, AblationSettings
 from lfdm.config.presets import PUPPETS64
 from lfdm.config.settings import Preset, to_json
 from lfdm.evaluation.settings import EvaluationConfig
+from lfdm.folders.model_folder import read_json
 from lfdm.models.autoencoder import LatentFlowAutoencoder
-from lfdm.models.loading import read_json
 from lfdm.training.autoencoder import train_autoencoder
 from tables import write_results
 

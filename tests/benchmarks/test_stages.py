@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from budget import TrainingClock, steps_within
-from lfdm.models.loading import CHECKPOINTS_DIR, STATE_NAME
+from lfdm.folders.model_folder import CHECKPOINTS_DIR, STATE_NAME
 from lfdm.training.loop import StepReport
 from stages import LeftOutError, Stage, StageFolder
 

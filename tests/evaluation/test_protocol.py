@@ -16,7 +16,7 @@ from lfdm.data.puppets import ACTIONS, write_puppets
 from lfdm.evaluation.loading import file_sha256, select_clips
 from lfdm.evaluation.protocol import evaluate
 from lfdm.evaluation.settings import EvaluationConfig
-from lfdm.models.loading import find_model
+from lfdm.folders.model_folder import find_model
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.training.autoencoder import train_autoencoder
 

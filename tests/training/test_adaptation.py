@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from lfdm.config.settings import AdaptationConfig, AutoencoderConfig, OptimizationConfig, Preset
-from lfdm.models.loading import find_checkpoints
+from lfdm.folders.model_folder import find_checkpoints
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.training.adaptation import DECODER, adapt
 from lfdm.training.loop import StepReport

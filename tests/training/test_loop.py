@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lfdm.config.settings import OptimizationConfig
-from lfdm.models.loading import StrictLoading, find_checkpoints
+from lfdm.folders.model_folder import StrictLoading, find_checkpoints
 from lfdm.training.loop import NonFiniteLossError, StepReport, fit, learning_rate, uses_bf16
 
 CONFIG = OptimizationConfig(

@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 from lfdm.config.presets import PRESETS
 from lfdm.config.settings import Fit, PanelFormat, PanelKind
 from lfdm.console import progress_bar
-from lfdm.files import as_file_name
+from lfdm.folders.files import as_file_name
 
 if TYPE_CHECKING:
     import numpy as np

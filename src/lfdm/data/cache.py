@@ -17,7 +17,7 @@ import numpy as np
 from lfdm.config.settings import Fit
 from lfdm.data.index import INDEX_NAME, ClipRecord
 from lfdm.data.video import read_fitted
-from lfdm.files import build_once
+from lfdm.folders.files import build_once
 
 _FRAMES_NAME = "frames.u8"
 _OFFSETS_NAME = "offsets.json"

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from lfdm.config.checks import MAX_SEED, check, check_integer, check_number
-from lfdm.files import check_holds_only, check_parents, replacing_folder, write_bytes
+from lfdm.folders.files import check_holds_only, check_parents, replacing_folder, write_bytes
 
 INDEX_NAME = "clips.csv"
 MAX_SIZE = 2048

@@ -23,7 +23,7 @@ from lfdm.data.conversion import (
 )
 from lfdm.data.index import CLIPS_DIR, MAX_WORKERS, Split, check_data_set_folder, write_index
 from lfdm.data.video import Crop
-from lfdm.files import write_bytes
+from lfdm.folders.files import write_bytes
 
 Key = tuple[str, ...]
 """What a clip is, in words from the general to the particular: ("subject 3", "action 7", "take 1")."""

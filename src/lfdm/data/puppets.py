@@ -33,7 +33,7 @@ from lfdm.data.puppet_actions import ACTIONS, Take, act, ease
 from lfdm.data.puppet_figures import Subject, make_subject, place
 from lfdm.data.puppet_render import Track, Truth, render
 from lfdm.data.video import write_video
-from lfdm.files import write_bytes
+from lfdm.folders.files import write_bytes
 
 __all__ = [
     "ACTIONS",

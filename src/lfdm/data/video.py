@@ -34,7 +34,7 @@ from lfdm.data.images import (
     over_white,
     read_image,
 )
-from lfdm.files import check_parents, replacing_folder, write_bytes
+from lfdm.folders.files import check_parents, replacing_folder, write_bytes
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".webm", ".gif"})
 

@@ -24,7 +24,7 @@ from lfdm.data.clips import ClipCache
 from lfdm.evaluation.fitting import fit_classifier, kept_beside
 from lfdm.evaluation.loading import file_sha256
 from lfdm.evaluation.settings import FRAME_TRAINING, ClassifierTraining
-from lfdm.models.loading import WEIGHTS_NAME, StrictLoading
+from lfdm.folders.model_folder import WEIGHTS_NAME, StrictLoading
 
 MAX_SHIFT = 0.1
 """Training frames are shifted by up to this part of the frame."""

@@ -24,7 +24,7 @@ from lfdm.data.clips import labels as labels_of
 from lfdm.data.frame_indices import uniform_indices
 from lfdm.evaluation.fitting import fit_classifier, kept_beside
 from lfdm.evaluation.settings import ClassifierTraining
-from lfdm.models.loading import StrictLoading
+from lfdm.folders.model_folder import StrictLoading
 
 MIN_CONTRAST = 0.05
 """Root mean square change below which a clip is not amplified further, in units of the intensity range."""

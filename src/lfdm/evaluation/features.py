@@ -22,7 +22,7 @@ from torch import Tensor
 from lfdm.data.frame_indices import uniform_indices
 from lfdm.evaluation.classifier import ActionClassifier
 from lfdm.evaluation.i3d import I3D, IMAGE_SIZE, NUM_CLASSES
-from lfdm.models.loading import load_exactly
+from lfdm.folders.model_folder import load_exactly
 from lfdm.released import read_checkpoint
 from lfdm.training.perceptual import PerceptualLoss
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lfdm.data.clips import ClipCache
 from lfdm.evaluation.settings import ClassifierTraining
-from lfdm.models.loading import StrictLoading
+from lfdm.folders.model_folder import StrictLoading
 
 JudgeT = TypeVar("JudgeT", bound=StrictLoading)
 Draw = Callable[[np.ndarray, torch.Generator], tuple[Tensor, Tensor]]

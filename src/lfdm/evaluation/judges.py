@@ -14,7 +14,7 @@ from lfdm.evaluation.loading import file_sha256
 from lfdm.evaluation.run import EvaluationRun
 from lfdm.evaluation.settings import EXECUTABLE_EXTRACTOR, EvaluationConfig
 from lfdm.evaluation.store import Progress, reporter
-from lfdm.models.loading import WEIGHTS_NAME
+from lfdm.folders.model_folder import WEIGHTS_NAME
 
 EMBEDDED_VIDEO, EMBEDDED_FRAMES = "classifier", "frames"
 """The extractors that are trained on the data set."""

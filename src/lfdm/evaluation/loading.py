@@ -12,10 +12,10 @@ import torch
 from lfdm.config.settings import Fit, Preset, from_json
 from lfdm.data.clips import ClipRecord, labels
 from lfdm.data.puppets import truth_path
-from lfdm.files import existing_path
+from lfdm.folders.files import existing_path
+from lfdm.folders.model_folder import CONFIG_NAME, WEIGHTS_NAME, find_model, read_json
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import NULL_LABEL
-from lfdm.models.loading import CONFIG_NAME, WEIGHTS_NAME, find_model, read_json
 from lfdm.pipeline import LatentFlowPipeline, bundled_models
 from lfdm.pipeline_folder import find_folder, resolve_parts
 

@@ -16,7 +16,7 @@ from PIL import Image
 from lfdm.data.video import MAX_GIF_FPS, write_video
 from lfdm.evaluation.page import draw_page
 from lfdm.evaluation.shown import Example, Shown
-from lfdm.files import check_parents, write_bytes
+from lfdm.folders.files import check_parents, write_bytes
 from lfdm.visualize import contact_sheet
 
 MARGIN = 4

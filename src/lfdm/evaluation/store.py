@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 
-from lfdm.files import write_bytes
+from lfdm.folders.files import write_bytes
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, how much of it is done, how much there is)."""

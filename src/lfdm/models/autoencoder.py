@@ -18,11 +18,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lfdm.config.settings import AutoencoderConfig
+from lfdm.folders.model_folder import StrictLoading, checked_settings
 from lfdm.models.convolution import channels_last, convolve_to_few
 from lfdm.models.dense import DenseMotion, DenseMotionPredictor
 from lfdm.models.dense_coarse import CoarseDenseMotionPredictor
 from lfdm.models.layers import DownBlock, ResBlock, SameBlock, UpBlock
-from lfdm.models.loading import StrictLoading, checked_settings
 from lfdm.models.motion import Motion
 from lfdm.models.regions import RegionMotion, RegionMotionPredictor, Regions, region_heat
 from lfdm.models.warp import identity_grid, warp

@@ -15,7 +15,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from lfdm.models.loading import StrictLoading
+from lfdm.folders.model_folder import StrictLoading
 from lfdm.models.text import TokenStates, encode_tokens, encoder_source, mean_of_tokens
 
 Pooling = Literal["mean", "attention"]

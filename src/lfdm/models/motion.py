@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from lfdm.files import check_parents, write_bytes
+from lfdm.folders.files import check_parents, write_bytes
 from lfdm.models.warp import flow_to_grid, grid_to_flow, identity_grid, resize
 
 FEATHER = 1 / 16

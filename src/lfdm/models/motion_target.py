@@ -13,8 +13,8 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor
 
-from lfdm.files import check_holds_only, replace_folder
-from lfdm.models.loading import CONFIG_NAME, build_from_config
+from lfdm.folders.files import check_holds_only, replace_folder
+from lfdm.folders.model_folder import CONFIG_NAME, build_from_config
 from lfdm.models.motion import Motion
 
 Triple = tuple[float, float, float]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lfdm.files import existing_path
+from lfdm.folders.files import existing_path
 
 INSTALL = "pip install 'lfdm[text]'"
 

@@ -20,6 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lfdm.config.settings import FLOW_CHANNELS, UNetConfig
+from lfdm.folders.model_folder import StrictLoading, checked_settings
 from lfdm.models.frame_attention import (
     FrameGeometry,
     RelativePositionBias,
@@ -30,7 +31,6 @@ from lfdm.models.frame_attention import (
     frame_geometry,
 )
 from lfdm.models.frame_blocks import FrameConv2d, FrameConvTranspose2d, NearestUpsample, ResnetBlock
-from lfdm.models.loading import StrictLoading, checked_settings
 
 TIMESTEP_PERIOD = 10_000
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from lfdm.config.settings import AutoencoderTrainingConfig, Preset, to_json
 from lfdm.data.augmentation import ColorJitter, PairAugmentation
 from lfdm.data.clips import ClipCache, ClipRecord, PairDataset, Progress, open_cache, read_index
+from lfdm.folders.model_folder import find_checkpoints, find_model, load_exactly
+from lfdm.folders.run_folder import check_run, prepare_run
 from lfdm.models.autoencoder import LatentFlowAutoencoder, Reconstruction
-from lfdm.models.loading import find_checkpoints, find_model, load_exactly
 from lfdm.models.regions import RegionMotionPredictor
 from lfdm.pipeline_folder import find_folder
 from lfdm.training.equivariance import RandomWarp, equivariance_losses
@@ -23,7 +24,6 @@ from lfdm.training.loop import StepReport, fit, uses_bf16
 from lfdm.training.losses import edge_aware_smoothness, multiscale_l1, ssim_loss
 from lfdm.training.motion_cache import MotionCache, open_motion_cache
 from lfdm.training.perceptual import PerceptualLoss
-from lfdm.training.run_folder import check_run, prepare_run
 from lfdm.visualize import flow_to_color
 
 PANEL_PAIRS = 6

@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from lfdm.files import replace_folder
-from lfdm.models.loading import (
+from lfdm.folders.files import replace_folder
+from lfdm.folders.model_folder import (
     CHECKPOINTS_DIR,
     STATE_NAME,
     WEIGHTS_NAME,

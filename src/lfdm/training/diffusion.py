@@ -25,9 +25,10 @@ from lfdm.data.augmentation import ColorJitter
 from lfdm.data.clips import ClipCache, ClipDataset, Progress, labels, open_cache
 from lfdm.data.frame_indices import uniform_indices
 from lfdm.diffusion import add_noise, diffusion_loss, draw_timesteps, make_scheduler, predicted_by
+from lfdm.folders.model_folder import MODEL_DIR, find_checkpoints, find_model
+from lfdm.folders.run_folder import check_run, prepare_run
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import NULL_LABEL, ConditionEncoder
-from lfdm.models.loading import MODEL_DIR, find_checkpoints, find_model
 from lfdm.models.motion_target import MotionTarget
 from lfdm.models.unet3d import MotionUNet3D
 from lfdm.pipeline import LatentFlowPipeline
@@ -35,7 +36,6 @@ from lfdm.pipeline_folder import find_folder, load_scheduler, resolve_parts
 from lfdm.training.autoencoder import AutoencoderTask, training_records
 from lfdm.training.loop import StepReport, fit, uses_bf16
 from lfdm.training.motion_cache import MotionCache, MotionDataset, open_motion_cache, to_motion
-from lfdm.training.run_folder import check_run, prepare_run
 
 PANEL_CLIPS = 4
 STAGE1_SETTINGS = ("preset.autoencoder_training",)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lfdm.files import write_bytes
+from lfdm.folders.files import write_bytes
 
 logger = logging.getLogger(__name__)
 

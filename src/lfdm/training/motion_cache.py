@@ -18,7 +18,7 @@ from lfdm.config.settings import FrameSampler
 from lfdm.data.augmentation import ColorJitter, mirror_motion, names_a_side
 from lfdm.data.clips import ClipCache, Progress
 from lfdm.data.frame_indices import sample_indices
-from lfdm.files import build_once
+from lfdm.folders.files import build_once
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.motion import Motion
 

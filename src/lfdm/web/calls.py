@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lfdm.files import as_file_name
+from lfdm.folders.files import as_file_name
 from lfdm.models.motion import Motion
 from lfdm.pipeline import MAX_PASS_FACTOR, LatentFlowOutput, LatentFlowPipeline
 from lfdm.web.jobs import Finished, Jobs, Progress, Report

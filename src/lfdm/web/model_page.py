@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lfdm.models.loading import read_json
+from lfdm.folders.model_folder import read_json
 from lfdm.pipeline import LatentFlowPipeline
 
 CARD_NAME = "README.md"

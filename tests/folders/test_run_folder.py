@@ -7,7 +7,7 @@ import pytest
 
 from lfdm.config.presets import PUPPETS64
 from lfdm.config.settings import to_json
-from lfdm.training.run_folder import prepare_run
+from lfdm.folders.run_folder import prepare_run
 
 
 def test_prepare_run_names_every_difference(tmp_path: Path) -> None:

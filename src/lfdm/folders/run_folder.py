@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lfdm.config.settings import Preset, from_json, to_json
-from lfdm.files import check_parents, write_bytes
-from lfdm.models.loading import read_json
+from lfdm.folders.files import check_parents, write_bytes
+from lfdm.folders.model_folder import read_json
 
 CONFIG_NAME = "config.json"
 FREE_TO_CHANGE = (

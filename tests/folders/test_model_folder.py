@@ -6,9 +6,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lfdm.config.settings import Preset, to_json
+from lfdm.folders.model_folder import CONFIG_NAME, WEIGHTS_NAME
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import ConditionEncoder
-from lfdm.models.loading import CONFIG_NAME, WEIGHTS_NAME
 from lfdm.models.motion_target import MotionTarget
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from lfdm.config.checks import SettingsT, check_arguments, from_json
-from lfdm.files import check_holds_only, replace_folder
+from lfdm.folders.files import check_holds_only, replace_folder
 
 ModelT = TypeVar("ModelT")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lfdm.files import build_once, check_parents, replace_folder, replacing_folder, temporary_beside, write_bytes
+from lfdm.folders.files import build_once, check_parents, replace_folder, replacing_folder, temporary_beside, write_bytes
 
 
 def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
