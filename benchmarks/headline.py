@@ -19,8 +19,8 @@ import tyro
 
 from comparison import PLAN, SPEED, Comparison
 from lfdm.config.presets import get_preset
-from lfdm.data.lpc import write_lpc
-from lfdm.data.puppets import write_puppets
+from lfdm.data.puppets.data_set import write_puppets
+from lfdm.data.sprites import write_lpc
 from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.folders.run_folder import prepare_run
 from methods import TRAININGS, ComparisonSettings, is_first_stage

@@ -10,7 +10,7 @@ import torch
 from lfdm.config.presets import NATOPS128, PUPPETS64
 from lfdm.config.settings import AutoencoderConfig, AutoencoderTrainingConfig, OptimizationConfig, Preset, UNetConfig
 from lfdm.data.clips import ClipRecord, read_index, write_index
-from lfdm.data.puppets import write_puppets
+from lfdm.data.puppets.data_set import write_puppets
 
 PUPPET_LABELS = ("jump", "wave")
 PUPPET_FRAMES = 6

@@ -18,7 +18,8 @@ from torch import Tensor
 from lfdm import pipeline_folder
 from lfdm.config.presets import PRESETS
 from lfdm.config.settings import Preset
-from lfdm.data import lpc, puppet_actions
+from lfdm.data import sprites as lpc
+from lfdm.data.puppets import actions as puppet_actions
 from lfdm.diffusion import SCHEDULERS, clamp_prediction, make_scheduler
 from lfdm.folders.model_folder import find_checkpoints
 from lfdm.models.motion import Motion

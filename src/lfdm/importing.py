@@ -14,7 +14,7 @@ import torch
 
 from lfdm.config.presets import PRESETS, get_preset
 from lfdm.config.settings import Preset, to_json
-from lfdm.data import mhad, mug, natops
+from lfdm.data.corpora import mhad, mug, natops
 from lfdm.folders.files import check_holds_only, check_parents, existing_path, replace_folder
 from lfdm.folders.model_folder import CONFIG_NAME, load_exactly
 from lfdm.models.autoencoder import LatentFlowAutoencoder

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from lfdm.config.presets import get_preset
 from lfdm.config.settings import MAX_GUIDANCE_SCALE, Fit, Preset, to_json
-from lfdm.data import lpc, puppet_actions
+from lfdm.data import sprites as lpc
+from lfdm.data.puppets import actions as puppet_actions
 from lfdm.diffusion import make_scheduler, predicted_by
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import Condition, ConditionEncoder

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lfdm.config.settings import Preset
-from lfdm.data.puppets import ACTIONS, write_puppets
+from lfdm.data.puppets.data_set import ACTIONS, write_puppets
 from lfdm.evaluation.settings import ClassifierTraining, EvaluationConfig
 from lfdm.pipeline import LatentFlowPipeline
 

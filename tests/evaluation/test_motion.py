@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lfdm.data.puppets import render_clip, save_truth, truth_path
+from lfdm.data.puppets.data_set import render_clip, save_truth, truth_path
 from lfdm.evaluation.motion import (
     ExactMotion,
     best_fit,

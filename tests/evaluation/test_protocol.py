@@ -12,7 +12,7 @@ from PIL import Image
 
 from lfdm.config.settings import Preset
 from lfdm.data.clips import read_index, write_index
-from lfdm.data.puppets import ACTIONS, write_puppets
+from lfdm.data.puppets.data_set import ACTIONS, write_puppets
 from lfdm.evaluation.loading import file_sha256, select_clips
 from lfdm.evaluation.protocol import evaluate
 from lfdm.evaluation.settings import EvaluationConfig

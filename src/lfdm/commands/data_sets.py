@@ -11,7 +11,7 @@ from lfdm.config.settings import Fit
 from lfdm.console import progress_bar
 
 if TYPE_CHECKING:
-    from lfdm.data.conversion import FolderReport
+    from lfdm.data.corpora.conversion import FolderReport
 
 MAX_LINES = 20
 
@@ -43,7 +43,7 @@ def data_puppets(
         truth: which clips get their exact flow and visibility beside them.
         num_workers: processes; by default one per core.
     """
-    from lfdm.data.puppets import write_puppets
+    from lfdm.data.puppets.data_set import write_puppets
 
     with progress_bar() as update:
         index = write_puppets(
@@ -85,7 +85,7 @@ def data_lpc(
         test_fraction: share of characters that is held out.
         num_workers: threads; by default one per core.
     """
-    from lfdm.data.lpc import write_lpc
+    from lfdm.data.sprites import write_lpc
 
     with progress_bar() as update:
         index = write_lpc(
@@ -125,7 +125,7 @@ def data_folder(
         max_frames: keep only the first so many of each clip.
         num_workers: threads; by default one per core.
     """
-    from lfdm.data.corpora import write_folder
+    from lfdm.data.corpora.folder import write_folder
 
     with progress_bar() as update:
         report = write_folder(
@@ -161,10 +161,10 @@ def data_corpus(name: str, layout: str) -> Callable[..., None]:
             size: frames are SIZE x SIZE, with black borders.
             num_workers: threads; by default one per core.
         """
-        from lfdm.data.mhad import UTD_MHAD
-        from lfdm.data.mug import MUG
-        from lfdm.data.natops import NATOPS
-        from lfdm.data.published import write_published
+        from lfdm.data.corpora.mhad import UTD_MHAD
+        from lfdm.data.corpora.mug import MUG
+        from lfdm.data.corpora.natops import NATOPS
+        from lfdm.data.corpora.published import write_published
 
         corpus = {"mug": MUG, "mhad": UTD_MHAD, "natops": NATOPS}[name]
         with progress_bar() as update:

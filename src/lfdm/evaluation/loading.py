@@ -11,7 +11,7 @@ import torch
 
 from lfdm.config.settings import Fit, Preset, from_json
 from lfdm.data.clips import ClipRecord, labels
-from lfdm.data.puppets import truth_path
+from lfdm.data.puppets.data_set import truth_path
 from lfdm.folders.files import existing_path
 from lfdm.folders.model_folder import CONFIG_NAME, WEIGHTS_NAME, find_model, read_json
 from lfdm.models.autoencoder import LatentFlowAutoencoder

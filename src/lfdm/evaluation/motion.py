@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lfdm.data.puppets import load_truth
+from lfdm.data.puppets.data_set import load_truth
 from lfdm.models.motion import Motion
 from lfdm.models.warp import flow_to_grid, identity_grid, warp
 

@@ -10,7 +10,7 @@ import numpy as np
 from lfdm.config.checks import check
 from lfdm.config.settings import Fit
 from lfdm.data.cache import Progress
-from lfdm.data.conversion import (
+from lfdm.data.corpora.conversion import (
     ClipFormat,
     FolderReport,
     Recording,

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lfdm.data.puppet_figures import Subject
-from lfdm.data.puppet_parts import Part, Shape
+from lfdm.data.puppets.figures import Subject
+from lfdm.data.puppets.parts import Part, Shape
 
 _BACKGROUND = -1
 _MIXED = -2

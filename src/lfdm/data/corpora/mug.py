@@ -4,9 +4,9 @@ import re
 from itertools import product
 from pathlib import Path
 
-from lfdm.data.conversion import Take, entries
+from lfdm.data.corpora.conversion import Take, entries
+from lfdm.data.corpora.published import Corpus, Survey
 from lfdm.data.images import IMAGE_SUFFIXES
-from lfdm.data.published import Corpus, Survey
 
 LABELS = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
 

@@ -3,8 +3,8 @@
 import re
 from itertools import product
 
-from lfdm.data.conversion import Take, entries
-from lfdm.data.published import Corpus, Survey
+from lfdm.data.corpora.conversion import Take, entries
+from lfdm.data.corpora.published import Corpus, Survey
 from lfdm.data.video import Crop
 
 LABELS = (

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lfdm.data.puppet_actions import REST_LEG, SIDES, Pose, Reach
-from lfdm.data.puppet_parts import Colour, Part, Shape, Texture
+from lfdm.data.puppets.actions import REST_LEG, SIDES, Pose, Reach
+from lfdm.data.puppets.parts import Colour, Part, Shape, Texture
 
 _SKIN = ((255, 219, 182), (240, 190, 150), (214, 155, 112), (176, 118, 78), (138, 90, 60))
 _HAIR = ((40, 30, 28), (78, 48, 30), (140, 84, 40), (214, 166, 84), (178, 66, 36), (120, 120, 128))

@@ -8,8 +8,8 @@ from collections import Counter
 from itertools import product
 from pathlib import Path
 
-from lfdm.data.conversion import Take
-from lfdm.data.published import Corpus, Survey
+from lfdm.data.corpora.conversion import Take
+from lfdm.data.corpora.published import Corpus, Survey
 from lfdm.data.video import Crop
 
 LABELS = (

@@ -29,9 +29,9 @@ from lfdm.data.index import (
     num_test_subjects,
     write_index,
 )
-from lfdm.data.puppet_actions import ACTIONS, Take, act, ease
-from lfdm.data.puppet_figures import Subject, make_subject, place
-from lfdm.data.puppet_render import Track, Truth, render
+from lfdm.data.puppets.actions import ACTIONS, Take, act, ease
+from lfdm.data.puppets.figures import Subject, make_subject, place
+from lfdm.data.puppets.render import Track, Truth, render
 from lfdm.data.video import write_video
 from lfdm.folders.files import write_bytes
 

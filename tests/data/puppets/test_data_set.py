@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from lfdm.data.clips import labels, read_index
-from lfdm.data.puppet_actions import Take, act
-from lfdm.data.puppet_figures import make_subject, place
-from lfdm.data.puppets import ACTIONS, PuppetClip, load_truth, render_clip, save_truth, truth_path, write_puppets
+from lfdm.data.puppets.actions import Take, act
+from lfdm.data.puppets.data_set import ACTIONS, PuppetClip, load_truth, render_clip, save_truth, truth_path, write_puppets
+from lfdm.data.puppets.figures import make_subject, place
 from lfdm.data.video import read_video
 
 SUBJECTS = range(6)
@@ -305,7 +305,7 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_no_data_set(tmp_path: Path, on_full_disk: Callable[[str, int], str]) -> None:
-    code = f"from lfdm.data.puppets import write_puppets\nwrite_puppets({str(tmp_path / 'set')!r}, num_subjects=2, num_workers=0)"
+    code = f"from lfdm.data.puppets.data_set import write_puppets\nwrite_puppets({str(tmp_path / 'set')!r}, num_subjects=2, num_workers=0)"
     assert "File too large" in on_full_disk(code, 20_000)
     assert list(tmp_path.iterdir()) == []
 

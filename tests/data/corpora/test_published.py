@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lfdm.data import mhad, mug, natops
 from lfdm.data.clips import open_cache, read_index
+from lfdm.data.corpora import mhad, mug, natops
+from lfdm.data.corpora.mhad import UTD_MHAD
+from lfdm.data.corpora.mug import MUG
+from lfdm.data.corpora.natops import NATOPS, read_segmentation
+from lfdm.data.corpora.published import Corpus, Survey, absent, write_published
 from lfdm.data.images import fit_frames
-from lfdm.data.mhad import UTD_MHAD
-from lfdm.data.mug import MUG
-from lfdm.data.natops import NATOPS, read_segmentation
-from lfdm.data.published import Corpus, Survey, absent, write_published
 from lfdm.data.video import FOLDER_FPS, read_video, write_video
 
 MakeTree = Callable[[Path], Path]

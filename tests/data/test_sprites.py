@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from lfdm.data.clips import labels, read_index
-from lfdm.data.lpc import ACTIONS, CELL, DIRECTIONS, SHEET_SIZE, cell_indices, render_clip, write_lpc
+from lfdm.data.sprites import ACTIONS, CELL, DIRECTIONS, SHEET_SIZE, cell_indices, render_clip, write_lpc
 from lfdm.data.video import read_video
 
 REAL_SHEETS = Path(__file__).parents[2] / ".." / "shared" / "data" / "lpc"

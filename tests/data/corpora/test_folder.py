@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lfdm.data.clips import read_index
-from lfdm.data.corpora import FolderReport, write_folder
+from lfdm.data.corpora.folder import FolderReport, write_folder
 from lfdm.data.images import fit_frames
 from lfdm.data.video import FOLDER_FPS, read_video, write_video
 
@@ -237,6 +237,6 @@ def test_a_folder_that_may_not_be_read_is_skipped(tree: Path, tmp_path: Path) ->
 
 
 def test_a_full_disk_is_no_fault_of_the_clip(tree: Path, tmp_path: Path, on_full_disk: Callable[[str, int], str]) -> None:
-    code = f"from lfdm.data.corpora import write_folder\nwrite_folder({str(tree)!r}, {str(tmp_path / 'set')!r}, size=64)"
+    code = f"from lfdm.data.corpora.folder import write_folder\nwrite_folder({str(tree)!r}, {str(tmp_path / 'set')!r}, size=64)"
     assert "File too large" in on_full_disk(code, 8000)
     assert [entry.name for entry in tmp_path.iterdir()] == ["tree"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lfdm.config.checks import check_integer
 from lfdm.data.cache import Progress
-from lfdm.data.conversion import (
+from lfdm.data.corpora.conversion import (
     ClipFormat,
     FolderReport,
     Recording,
