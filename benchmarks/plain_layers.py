@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lfdm.models.warp import identity_grid
+from lfdm.motion.warp import identity_grid
 
 
 class ConvNormReLU(nn.Module):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lfdm.models.dense import OCCLUSION_BIAS
 from lfdm.models.regions import Regions, principal_axes
-from lfdm.models.warp import identity_grid
+from lfdm.motion.warp import identity_grid
 from plain_layers import DownPath, Hourglass, blur_and_subsample, sample_frame
 
 

@@ -3,7 +3,7 @@
 For every decoded frame the source is encoded again; for every driving frame the source's side of the motion is computed
 again, as in the published system.
 
-Shapes: image (b, 3, H, W) and video (b, 3, t, H, W) in [0, 1] · see `lfdm.models.motion`.
+Shapes: image (b, 3, H, W) and video (b, 3, t, H, W) in [0, 1] · see `lfdm.motion.motion`.
 """
 
 from itertools import pairwise
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lfdm.models.autoencoder import Decoded, LatentFlowAutoencoder, Reconstruction
-from lfdm.models.motion import Motion
+from lfdm.motion.motion import Motion
 from plain_layers import ConvNormReLU, Down, Residual, Up, resize_motion, sample_frame
 from plain_motion import FrameMotion, PlainDenseMotion, PlainRegionMotion
 

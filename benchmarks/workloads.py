@@ -20,7 +20,7 @@ from lfdm.config.settings import OptimizationConfig, Preset
 from lfdm.data.cache import ClipCache, open_cache
 from lfdm.data.index import ClipRecord, write_index
 from lfdm.data.video import write_video
-from lfdm.models.motion import Motion
+from lfdm.motion.motion import Motion
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.pipeline_inputs import sample_generators
 from lfdm.pipeline_sampling import Guidance, guided_prediction

@@ -20,7 +20,7 @@ from lfdm.config.settings import Preset
 from lfdm.console import Group, run
 from lfdm.data.video import read_video, video_info
 from lfdm.folders.files import replacing_folder
-from lfdm.models.motion import Motion
+from lfdm.motion.motion import Motion
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.pipeline_outputs import OUT_ENDINGS, region_maps
 

@@ -22,8 +22,8 @@ from lfdm.data import sprites as lpc
 from lfdm.data.puppets import actions as puppet_actions
 from lfdm.diffusion import SCHEDULERS, clamp_prediction, make_scheduler
 from lfdm.folders.model_folder import find_checkpoints
-from lfdm.models.motion import Motion
-from lfdm.models.motion_target import MotionTarget
+from lfdm.motion.codec import MotionTarget
+from lfdm.motion.motion import Motion
 from lfdm.pipeline import LatentFlowPipeline, frames_to_uint8
 from lfdm.pipeline_inputs import prepare_images
 from lfdm.pipeline_sampling import Guidance, guided_prediction, set_timesteps, signal_and_noise

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lfdm.config.settings import PanelKind
-from lfdm.models.motion import Motion
+from lfdm.motion.motion import Motion
 from lfdm.visualize import (
     contact_sheet,
     draw_arrows,

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lfdm.models.autoencoder import LatentFlowAutoencoder
-    from lfdm.models.motion import Motion
     from lfdm.models.unet3d import MotionUNet3D
+    from lfdm.motion.motion import Motion
     from lfdm.pipeline import LatentFlowPipeline
 
 __version__ = "0.1.0"
@@ -15,7 +15,7 @@ __all__ = ["LatentFlowAutoencoder", "LatentFlowPipeline", "Motion", "MotionUNet3
 _HOMES = {
     "LatentFlowAutoencoder": "lfdm.models.autoencoder",
     "LatentFlowPipeline": "lfdm.pipeline",
-    "Motion": "lfdm.models.motion",
+    "Motion": "lfdm.motion.motion",
     "MotionUNet3D": "lfdm.models.unet3d",
 }
 

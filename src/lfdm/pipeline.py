@@ -22,9 +22,9 @@ from lfdm.data.puppets import actions as puppet_actions
 from lfdm.diffusion import make_scheduler, predicted_by
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import Condition, ConditionEncoder
-from lfdm.models.motion import Motion
-from lfdm.models.motion_target import MotionTarget
 from lfdm.models.unet3d import MotionUNet3D
+from lfdm.motion.codec import MotionTarget
+from lfdm.motion.motion import Motion
 from lfdm.pipeline_decoding import decode_video, frames_per_chunk
 from lfdm.pipeline_folder import (
     MODEL_CLASSES,

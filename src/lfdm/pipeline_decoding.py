@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from lfdm.models.autoencoder import Features, LatentFlowAutoencoder
-from lfdm.models.motion import Motion
+from lfdm.motion.motion import Motion
 from lfdm.pipeline_result import Frames, LatentFlowOutput, OutputType, frames_to_uint8
 
 CHUNK_BYTES = 256 * 2**20

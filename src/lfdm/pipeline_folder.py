@@ -22,8 +22,8 @@ from lfdm.folders.files import check_holds_only, existing_path, replace_folder
 from lfdm.folders.model_folder import CONFIG_NAME, MODEL_DIR, find_checkpoints, read_json
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import ConditionEncoder
-from lfdm.models.motion_target import MotionTarget
 from lfdm.models.unet3d import MotionUNet3D
+from lfdm.motion.codec import MotionTarget
 
 INDEX_NAME = "model_index.json"
 ASSETS_DIR = Path(__file__).parent / "assets"

@@ -18,7 +18,7 @@ from torch import Tensor
 from lfdm.config.checks import check_integer
 from lfdm.config.settings import PanelKind
 from lfdm.data.video import MAX_GIF_FPS, encode_video, write_video
-from lfdm.models.motion import Motion
+from lfdm.motion.motion import Motion
 from lfdm.visualize import draw_panel
 
 OutputType = Literal["pil", "np", "pt"]

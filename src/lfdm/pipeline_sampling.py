@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from lfdm.diffusion import clamp_prediction, follows_straight_path, own_settings, predicted_by, v_by_velocity
-from lfdm.models.motion import Motion
-from lfdm.models.motion_target import MotionTarget
 from lfdm.models.unet3d import MotionUNet3D
+from lfdm.motion.codec import MotionTarget
+from lfdm.motion.motion import Motion
 from lfdm.pipeline_windows import Window, predict_in_windows
 
 MAX_TWO_STAGE_SIGMA = 80.0

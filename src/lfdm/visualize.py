@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from lfdm.config.settings import PanelKind
 
 if TYPE_CHECKING:
-    from lfdm.models.motion import Motion
+    from lfdm.motion.motion import Motion
 
 GAP = 4
 CAPTION_HEIGHT = 16

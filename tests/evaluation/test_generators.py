@@ -13,7 +13,7 @@ from lfdm.data.clips import open_cache, read_index
 from lfdm.evaluation.generators import GeneratedVideos, PipelineGenerator, VideoGenerator
 from lfdm.evaluation.protocol import evaluate_generator
 from lfdm.evaluation.settings import EvaluationConfig
-from lfdm.models.motion import Motion
+from lfdm.motion.motion import Motion
 from lfdm.pipeline import LatentFlowPipeline
 
 FRAMES, SIZE = 4, 32

@@ -18,7 +18,7 @@ from lfdm.evaluation.motion import (
     upsample,
     warp_px,
 )
-from lfdm.models.motion import Motion
+from lfdm.motion.motion import Motion
 
 INDICES = np.array([0, 2, 3, 5])
 

@@ -11,7 +11,7 @@ from lfdm.data.video import read_video
 from lfdm.evaluation.page import draw_page
 from lfdm.evaluation.report import draw_examples, finite, write_report
 from lfdm.evaluation.shown import Example, Shown
-from lfdm.models.motion import Motion
+from lfdm.motion.motion import Motion
 
 ESTIMATE = {"value": 3.0, "low": 2.0, "high": 4.0, "floor": 1.0, "value_at_floor": 3.5, "num_generated": 8, "dim": 4}
 RESULTS: dict[str, Any] = {

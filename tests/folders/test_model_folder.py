@@ -9,7 +9,7 @@ from lfdm.config.settings import Preset, to_json
 from lfdm.folders.model_folder import CONFIG_NAME, WEIGHTS_NAME
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import ConditionEncoder
-from lfdm.models.motion_target import MotionTarget
+from lfdm.motion.codec import MotionTarget
 
 
 @pytest.fixture(scope="module")

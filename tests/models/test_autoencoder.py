@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from lfdm.models.autoencoder import LatentFlowAutoencoder
-from lfdm.models.motion import Motion
-from lfdm.models.warp import identity_grid
+from lfdm.motion.motion import Motion
+from lfdm.motion.warp import identity_grid
 
 
 def make_autoencoder(kind: Literal["dense", "regions"] = "dense", **overrides: Any) -> LatentFlowAutoencoder:

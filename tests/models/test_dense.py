@@ -6,7 +6,7 @@ import torch
 
 from lfdm.models.dense import DenseMotionPredictor, Described, follow
 from lfdm.models.dense_coarse import CoarseDenseMotionPredictor
-from lfdm.models.warp import identity_grid
+from lfdm.motion.warp import identity_grid
 
 Predictor: TypeAlias = DenseMotionPredictor | CoarseDenseMotionPredictor
 KINDS = (DenseMotionPredictor, CoarseDenseMotionPredictor)

@@ -14,7 +14,7 @@ from lfdm.models.regions import (
     region_heat,
     relative_affine,
 )
-from lfdm.models.warp import identity_grid
+from lfdm.motion.warp import identity_grid
 
 
 def random_covariances(count: int, *, dtype: torch.dtype = torch.float64) -> Tensor:

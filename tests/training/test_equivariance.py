@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from lfdm.models.regions import Regions, heatmap_regions, principal_axes
-from lfdm.models.warp import identity_grid
+from lfdm.motion.warp import identity_grid
 from lfdm.training.equivariance import RandomWarp, equivariance_losses
 
 

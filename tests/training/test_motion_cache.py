@@ -12,8 +12,8 @@ from lfdm.config.settings import Preset, to_json
 from lfdm.data.augmentation import ColorJitter, mirror_motion
 from lfdm.data.clips import ClipCache, ClipRecord, open_cache
 from lfdm.models.autoencoder import LatentFlowAutoencoder
-from lfdm.models.motion import Motion
-from lfdm.models.warp import warp
+from lfdm.motion.motion import Motion
+from lfdm.motion.warp import warp
 from lfdm.training import motion_cache
 from lfdm.training.motion_cache import MotionCache, MotionDataset, open_motion_cache
 

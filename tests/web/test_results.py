@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lfdm.data.video import read_video
-from lfdm.models.motion import Motion
+from lfdm.motion.motion import Motion
 from lfdm.web.results import CALLS_PER_FRAME, VideoResult, sheet_columns, write_result
 
 

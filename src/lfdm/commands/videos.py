@@ -102,7 +102,7 @@ def generate(
         scale: enlarge the written video by this whole factor.
     """
     from lfdm.config.checks import MAX_SEED, check_integer
-    from lfdm.models.motion import Motion
+    from lfdm.motion.motion import Motion
     from lfdm.pipeline_inputs import parse_condition
     from lfdm.pipeline_outputs import VideoFiles, fitted_source
 

@@ -69,7 +69,7 @@ class AutoencoderConfig:
     motion: Literal["dense", "regions"] = "regions"
     """Motion predictor: `dense` (our own: matching, then refinement) or `regions` (the paper's, MRAA)."""
     corners: bool = True
-    """Coordinate convention: published end-point identity (True) or pixel centres (False), see lfdm.models.warp."""
+    """Coordinate convention: published end-point identity (True) or pixel centres (False), see lfdm.motion.warp."""
     padding_mode: Literal["zeros", "border"] = "zeros"
     """What a warp reads outside the image."""
     dense_channels: tuple[int, ...] = (32, 64, 96, 128, 128)

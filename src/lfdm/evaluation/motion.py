@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lfdm.data.puppets.data_set import load_truth
-from lfdm.models.motion import Motion
-from lfdm.models.warp import flow_to_grid, identity_grid, warp
+from lfdm.motion.motion import Motion
+from lfdm.motion.warp import flow_to_grid, identity_grid, warp
 
 MIN_DISPLACEMENT = 1.0
 """Pixels that a figure pixel moves, drift subtracted, before score 1 counts it."""

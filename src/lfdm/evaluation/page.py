@@ -17,7 +17,7 @@ from lfdm.evaluation import page_tables as tables
 from lfdm.evaluation import plots
 from lfdm.evaluation.page_style import STYLE
 from lfdm.evaluation.shown import Example, Shown
-from lfdm.models.warp import warp
+from lfdm.motion.warp import warp
 from lfdm.visualize import draw_panel
 
 SHOWN_SIDE = 192

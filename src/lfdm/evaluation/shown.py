@@ -10,7 +10,7 @@ import torch
 
 from lfdm.evaluation.generation import Judged
 from lfdm.evaluation.run import EvaluationRun
-from lfdm.models.motion import Motion
+from lfdm.motion.motion import Motion
 
 NUM_EXTREMES = 6
 """How many of the best and of the worst clips are shown."""

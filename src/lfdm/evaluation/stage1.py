@@ -20,7 +20,7 @@ from lfdm.evaluation.motion import ExactMotion, PooledRatio, ceilings, displacem
 from lfdm.evaluation.run import EvaluationRun, to_numpy
 from lfdm.evaluation.store import StoredArrays
 from lfdm.models.autoencoder import LatentFlowAutoencoder
-from lfdm.models.motion import Motion
+from lfdm.motion.motion import Motion
 from lfdm.training.perceptual import PerceptualLoss
 
 GUESSES = ("prediction", "warped", "copy")

@@ -3,7 +3,7 @@
 The encoder describes the source image once; a motion predictor compares it with driving frames; the decoder warps the
 source's features at every scale by that motion, keeps what the occlusion map calls visible and paints the rest.
 
-Shapes: image (b, 3, H, W) and video (b, 3, t, H, W) in [0, 1] · latent (b, C, h, w), h = H / stride · see `lfdm.models.motion`.
+Shapes: image (b, 3, H, W) and video (b, 3, t, H, W) in [0, 1] · latent (b, C, h, w), h = H / stride · see `lfdm.motion.motion`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,9 +23,9 @@ from lfdm.models.convolution import channels_last, convolve_to_few
 from lfdm.models.dense import DenseMotion, DenseMotionPredictor
 from lfdm.models.dense_coarse import CoarseDenseMotionPredictor
 from lfdm.models.layers import DownBlock, ResBlock, SameBlock, UpBlock
-from lfdm.models.motion import Motion
 from lfdm.models.regions import RegionMotion, RegionMotionPredictor, Regions, region_heat
-from lfdm.models.warp import identity_grid, warp
+from lfdm.motion.motion import Motion
+from lfdm.motion.warp import identity_grid, warp
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from lfdm.models.convolution import channels_last
 from lfdm.models.layers import ConvBlock
-from lfdm.models.motion import Motion
-from lfdm.models.warp import identity_grid, warp
+from lfdm.motion.motion import Motion
+from lfdm.motion.warp import identity_grid, warp
 
 QUARTER_LEVEL = 2
 OCCLUSION_BIAS = 3.0

@@ -14,8 +14,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lfdm.models.dense import OCCLUSION_BIAS, DenseMotion, DenseNetwork, double, warp_features
-from lfdm.models.motion import Motion
-from lfdm.models.warp import identity_grid
+from lfdm.motion.motion import Motion
+from lfdm.motion.warp import identity_grid
 
 MATCH_RADIUS = 2.5
 """Cells around the best match that its position is averaged over: two arms that look alike must not meet in the middle."""

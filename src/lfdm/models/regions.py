@@ -5,7 +5,7 @@ how it is stretched and turned (covariance). What a region does between two imag
 Gaussians; a network decides, pixel by pixel, which region's motion holds.
 
 Shapes: image (n, 3, H, W) in [0, 1] · K regions · motion size (h, w) = (H, W) / stride · points and matrices in (x, y)
-order, in the coordinates of `lfdm.models.warp.identity_grid`.
+order, in the coordinates of `lfdm.motion.warp.identity_grid`.
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lfdm.models.layers import AntiAliasDownsample, Hourglass, ImageEncoder
-from lfdm.models.motion import Motion
-from lfdm.models.warp import identity_grid, warp
+from lfdm.motion.motion import Motion
+from lfdm.motion.warp import identity_grid, warp
 
 # Smallest variance a region may have, a standard deviation of 1e-4 half images: below lies rounding of float32 moments.
 MIN_VARIANCE = 1e-8
@@ -225,7 +225,7 @@ class RegionMotionPredictor(nn.Module):
         flow_channels: of the hourglass that masks the motions.
         depth: number of halvings; H and W must be multiples of `stride * 2**depth`.
         padding: of the last convolution of the heatmaps; 0 makes the map 6 cells smaller.
-        corners: the coordinate convention (see `lfdm.models.warp`).
+        corners: the coordinate convention (see `lfdm.motion.warp`).
     """
 
     def __init__(

@@ -29,8 +29,8 @@ from lfdm.folders.model_folder import MODEL_DIR, find_checkpoints, find_model
 from lfdm.folders.run_folder import check_run, prepare_run
 from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import NULL_LABEL, ConditionEncoder
-from lfdm.models.motion_target import MotionTarget
 from lfdm.models.unet3d import MotionUNet3D
+from lfdm.motion.codec import MotionTarget
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.pipeline_folder import find_folder, load_scheduler, resolve_parts
 from lfdm.training.autoencoder import AutoencoderTask, training_records

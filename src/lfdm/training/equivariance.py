@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lfdm.models.regions import Regions, invert_2x2, multiply_2x2, positive_first
-from lfdm.models.warp import identity_grid, warp
+from lfdm.motion.warp import identity_grid, warp
 
 AFFINE_STD = 0.05
 CONTROL_STD = 0.005
@@ -23,7 +23,7 @@ class RandomWarp:
     """One smooth warp per sample: T(z) = Theta (z, 1) + s(z) (1, 1), s(z) = sum_c w_c d_c^2 ln(d_c + 1e-6).
 
     d_c is the L1 distance to control point c, and the same s moves x and y, as in the published losses. `theta`
-    (b, 2, 3), `weights` (b, C), `centres` (C, 2); `corners` names the coordinate convention (see `lfdm.models.warp`).
+    (b, 2, 3), `weights` (b, C), `centres` (C, 2); `corners` names the coordinate convention (see `lfdm.motion.warp`).
     """
 
     theta: Tensor

@@ -20,7 +20,7 @@ from lfdm.data.clips import ClipCache, Progress
 from lfdm.data.frame_indices import sample_indices
 from lfdm.folders.files import build_once
 from lfdm.models.autoencoder import LatentFlowAutoencoder
-from lfdm.models.motion import Motion
+from lfdm.motion.motion import Motion
 
 CHUNK_FRAMES = 64
 _MOTION_NAME = "motion.f16"

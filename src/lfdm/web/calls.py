@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from lfdm.folders.files import as_file_name
-from lfdm.models.motion import Motion
+from lfdm.motion.motion import Motion
 from lfdm.pipeline import MAX_PASS_FACTOR, LatentFlowOutput, LatentFlowPipeline
 from lfdm.web.jobs import Finished, Jobs, Progress, Report
 from lfdm.web.limits import ServeLimits

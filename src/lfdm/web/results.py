@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from lfdm.data.video import write_video
-from lfdm.models.motion import Motion
+from lfdm.motion.motion import Motion
 from lfdm.visualize import draw_warped_grid, flow_scale, flow_to_color, occlusion_to_gray
 
 FILE_SIDE = 256

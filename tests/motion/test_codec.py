@@ -5,8 +5,8 @@ from typing import Literal
 import pytest
 import torch
 
-from lfdm.models.motion import Motion
-from lfdm.models.motion_target import MIN_STD, MotionTarget
+from lfdm.motion.codec import MIN_STD, MotionTarget
+from lfdm.motion.motion import Motion
 
 
 def random_motion(batch: int = 2, frames: int = 5, *, corners: bool = False, seed: int = 0) -> Motion:

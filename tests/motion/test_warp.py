@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lfdm.models.warp import flow_to_grid, grid_to_flow, identity_grid, resize, warp
+from lfdm.motion.warp import flow_to_grid, grid_to_flow, identity_grid, resize, warp
 
 
 def test_identity_grids_in_both_conventions() -> None:

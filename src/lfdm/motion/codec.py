@@ -1,6 +1,6 @@
 """What stage 2 diffuses: a `Motion` as a normalised tensor, and back.
 
-Shapes: sample (b, 3, t, h, w), channels x, y, occlusion · see `lfdm.models.motion`.
+Shapes: sample (b, 3, t, h, w), channels x, y, occlusion · see `lfdm.motion.motion`.
 """
 
 import json
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lfdm.folders.files import check_holds_only, replace_folder
 from lfdm.folders.model_folder import CONFIG_NAME, build_from_config
-from lfdm.models.motion import Motion
+from lfdm.motion.motion import Motion
 
 Triple = tuple[float, float, float]
 MIN_STD = 1e-3
@@ -30,7 +30,7 @@ class MotionTarget(ConfigMixin):
 
     Args:
         kind: `flow` or `grid`.
-        corners: coordinate convention of the motion, see `lfdm.models.warp`.
+        corners: coordinate convention of the motion, see `lfdm.motion.warp`.
         still_first_frame: frame 0 of a decoded motion is no motion at all, everything visible.
         mean, std: of each channel before normalisation, measured on the training set; None = not normalised.
         low, high: range of each channel before normalisation, for `clamp`; None = not clamped.

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lfdm.folders.files import check_parents, write_bytes
-from lfdm.models.warp import flow_to_grid, grid_to_flow, identity_grid, resize
+from lfdm.motion.warp import flow_to_grid, grid_to_flow, identity_grid, resize
 
 FEATHER = 1 / 16
 """Half the width of a mask's seam, over the side of the motion."""
@@ -30,7 +30,7 @@ class Motion:
     """Backward displacement and occlusion of t frames against one source image (LFDM, arXiv 2303.13744, section 3.2).
 
     Frame k at p shows the source at p + flow; displacement in pixels is `flow * W / 2`. `corners` names the coordinate
-    convention (see `lfdm.models.warp`).
+    convention (see `lfdm.motion.warp`).
 
     With `corners` no displacement does not give the source back: the published identity grid is up to half a pixel off at
     every size. `offset` (b, 1, t, h, w) says how much of that a motion has: None = all, as published; 0 = none, so that no

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lfdm.models.autoencoder import LatentFlowAutoencoder
-from lfdm.models.motion import FEATHER, Motion, feather
-from lfdm.models.warp import warp
+from lfdm.motion.motion import FEATHER, Motion, feather
+from lfdm.motion.warp import warp
 
 SIZE, CELLS = 64, 32
 BOTH = pytest.mark.parametrize("corners", [False, True])

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from lfdm.models.motion import Motion
-from lfdm.models.warp import identity_grid
+from lfdm.motion.motion import Motion
+from lfdm.motion.warp import identity_grid
 
 
 def random_motion(*, corners: bool, frames: int = 3) -> Motion:
