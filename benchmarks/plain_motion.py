@@ -16,15 +16,15 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lfdm.models.dense import OCCLUSION_BIAS
-from lfdm.models.regions import Regions, principal_axes
+from lfdm.autoencoder.predictors.dense import OCCLUSION_BIAS
+from lfdm.autoencoder.predictors.regions import Regions, principal_axes
 from lfdm.motion.warp import identity_grid
 from plain_layers import DownPath, Hourglass, blur_and_subsample, sample_frame
 
 
 @dataclass(frozen=True)
 class FrameMotion:
-    """Motion of one frame, and what training its predictor needs (see `lfdm.models.autoencoder.Reconstruction`)."""
+    """Motion of one frame, and what training its predictor needs (see `lfdm.autoencoder.autoencoder.Reconstruction`)."""
 
     grid: Tensor
     occlusion: Tensor

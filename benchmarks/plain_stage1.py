@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lfdm.models.autoencoder import Decoded, LatentFlowAutoencoder, Reconstruction
+from lfdm.autoencoder.autoencoder import Decoded, LatentFlowAutoencoder, Reconstruction
 from lfdm.motion.motion import Motion
 from plain_layers import ConvNormReLU, Down, Residual, Up, resize_motion, sample_frame
 from plain_motion import FrameMotion, PlainDenseMotion, PlainRegionMotion

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
+from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.settings import Preset
 from lfdm.data.clips import open_cache, read_index
 from lfdm.evaluation.loading import file_sha256, select_clips
@@ -15,7 +16,6 @@ from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.evaluation.stage1 import SCORES, judge_stage1
 from lfdm.evaluation.store import BatchStore
 from lfdm.folders.model_folder import WEIGHTS_NAME, find_model
-from lfdm.models.autoencoder import LatentFlowAutoencoder
 
 NUM_BOOTSTRAP = 1000
 CONFIDENCE = 0.95

@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lfdm import LatentFlowPipeline, Motion, pipeline_decoding
+from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.presets import PUPPETS64
 from lfdm.config.settings import Preset, to_json
-from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.pipeline_decoding import frames_per_chunk
 from lfdm.pipeline_result import OutputType
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.settings import to_json
 from lfdm.folders.model_folder import load_exactly
-from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.released import convert_autoencoder, convert_unet, read_checkpoint
 
 TINY: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "golden" / "released" / "make.py"))

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lfdm import LatentFlowPipeline, Motion
+from lfdm.autoencoder.predictors.regions import RegionMotionPredictor, relative_affine
 from lfdm.diffusion import add_noise
 from lfdm.importing import import_released
-from lfdm.models.regions import RegionMotionPredictor, relative_affine
 from lfdm.pipeline_sampling import Guidance, guided_prediction
 
 PARITY = Path(__file__).parents[2] / "shared" / "parity"

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from baselines.config import FrameAutoencoderConfig
 from baselines.space import decode_latents, encode_frames
+from lfdm.autoencoder.convolution import channels_last_kernels
 from lfdm.config.settings import Preset, to_json
 from lfdm.data.augmentation import ColorJitter, PairAugmentation
 from lfdm.data.clips import ClipCache, PairDataset, open_cache
 from lfdm.folders.files import temporary_beside
 from lfdm.folders.model_folder import find_model
 from lfdm.folders.run_folder import check_run, prepare_run
-from lfdm.models.convolution import channels_last_kernels
 from lfdm.training.autoencoder import training_records
 from lfdm.training.loop import StepReport, fit, uses_bf16
 from lfdm.training.losses import multiscale_l1, ssim_loss

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lfdm.models.autoencoder import LatentFlowAutoencoder
+    from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
     from lfdm.models.unet3d import MotionUNet3D
     from lfdm.motion.motion import Motion
     from lfdm.pipeline import LatentFlowPipeline
@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 __all__ = ["LatentFlowAutoencoder", "LatentFlowPipeline", "Motion", "MotionUNet3D"]
 
 _HOMES = {
-    "LatentFlowAutoencoder": "lfdm.models.autoencoder",
+    "LatentFlowAutoencoder": "lfdm.autoencoder.autoencoder",
     "LatentFlowPipeline": "lfdm.pipeline",
     "Motion": "lfdm.motion.motion",
     "MotionUNet3D": "lfdm.models.unet3d",

@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 
 import torch
 
+from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.presets import PRESETS, get_preset
 from lfdm.config.settings import Preset, to_json
 from lfdm.data.corpora import mhad, mug, natops
 from lfdm.folders.files import check_holds_only, check_parents, existing_path, replace_folder
 from lfdm.folders.model_folder import CONFIG_NAME, load_exactly
-from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import ConditionEncoder
 from lfdm.models.text import encoder_source
 from lfdm.models.unet3d import MotionUNet3D

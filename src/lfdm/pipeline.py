@@ -15,12 +15,12 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor
 
+from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.presets import get_preset
 from lfdm.config.settings import MAX_GUIDANCE_SCALE, Fit, Preset, to_json
 from lfdm.data import sprites as lpc
 from lfdm.data.puppets import actions as puppet_actions
 from lfdm.diffusion import make_scheduler, predicted_by
-from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import Condition, ConditionEncoder
 from lfdm.models.unet3d import MotionUNet3D
 from lfdm.motion.codec import MotionTarget

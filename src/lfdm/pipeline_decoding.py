@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lfdm.models.autoencoder import Features, LatentFlowAutoencoder
+from lfdm.autoencoder.autoencoder import Features, LatentFlowAutoencoder
 from lfdm.motion.motion import Motion
 from lfdm.pipeline_result import Frames, LatentFlowOutput, OutputType, frames_to_uint8
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lfdm.autoencoder.layers import AntiAliasDownsample
 from lfdm.diffusion import cosine_betas
-from lfdm.models.layers import AntiAliasDownsample
 
 # The motion U-Net: flowdiff.pth, entry "diffusion" --------------------------------------------------------------------
 

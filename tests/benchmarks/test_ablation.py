@@ -12,11 +12,11 @@ from ablation import ablate
 from ablation_document import compare, render, with_earlier_groups
 from ablation_rows import regions_of_equal_size, sampling_rows, seeded, stage1_rows, stage2_rows, together
 from ablation_stages import Ablation, AblationSettings
+from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.presets import PUPPETS64
 from lfdm.config.settings import Preset, to_json
 from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.folders.model_folder import read_json
-from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.training.autoencoder import train_autoencoder
 from tables import write_results
 

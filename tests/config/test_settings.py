@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from lfdm import config
+from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.presets import MUG128, PRESETS, PUPPETS64
 from lfdm.config.settings import (
     SCHEDULERS,
@@ -28,7 +29,6 @@ from lfdm.config.settings import (
     from_json,
     to_json,
 )
-from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.unet3d import MotionUNet3D
 
 STEPS = OptimizationConfig(num_steps=10, batch_size=2, learning_rate=0.1)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lfdm.models.autoencoder import LatentFlowAutoencoder
+from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.motion.motion import FEATHER, Motion, feather
 from lfdm.motion.warp import warp
 

@@ -15,12 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.settings import AutoencoderConfig, AutoencoderTrainingConfig, Preset, from_json, to_json
 from lfdm.data.clips import ClipCache, ClipRecord, open_cache, write_index
 from lfdm.data.video import write_video
 from lfdm.folders.model_folder import find_checkpoints
 from lfdm.folders.run_folder import prepare_run
-from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.training.autoencoder import AutoencoderTask, train_autoencoder
 from lfdm.training.loop import StepReport, fit
 

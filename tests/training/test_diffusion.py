@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.presets import PUPPETS64
 from lfdm.config.settings import DiffusionConfig, Preset, to_json
 from lfdm.data.augmentation import ColorJitter
@@ -17,7 +18,6 @@ from lfdm.data.clips import open_cache, read_index, write_index
 from lfdm.data.frame_indices import uniform_indices
 from lfdm.folders.model_folder import WEIGHTS_NAME, find_checkpoints, find_model, read_tensors
 from lfdm.models import text
-from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.text import encode_text
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.training.autoencoder import train_autoencoder

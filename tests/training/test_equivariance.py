@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lfdm.models.regions import Regions, heatmap_regions, principal_axes
+from lfdm.autoencoder.predictors.regions import Regions, heatmap_regions, principal_axes
 from lfdm.motion.warp import identity_grid
 from lfdm.training.equivariance import RandomWarp, equivariance_losses
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.settings import Preset, to_json
 from lfdm.data.augmentation import ColorJitter, mirror_motion
 from lfdm.data.clips import ClipCache, ClipRecord, open_cache
-from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.motion.motion import Motion
 from lfdm.motion.warp import warp
 from lfdm.training import motion_cache

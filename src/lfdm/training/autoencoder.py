@@ -11,13 +11,13 @@ from accelerate import PartialState
 from einops import rearrange
 from torch import Tensor, nn
 
+from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder, Reconstruction
+from lfdm.autoencoder.predictors.regions import RegionMotionPredictor
 from lfdm.config.settings import AutoencoderTrainingConfig, Preset, to_json
 from lfdm.data.augmentation import ColorJitter, PairAugmentation
 from lfdm.data.clips import ClipCache, ClipRecord, PairDataset, Progress, open_cache, read_index
 from lfdm.folders.model_folder import find_checkpoints, find_model, load_exactly
 from lfdm.folders.run_folder import check_run, prepare_run
-from lfdm.models.autoencoder import LatentFlowAutoencoder, Reconstruction
-from lfdm.models.regions import RegionMotionPredictor
 from lfdm.pipeline_folder import find_folder
 from lfdm.training.equivariance import RandomWarp, equivariance_losses
 from lfdm.training.loop import StepReport, fit, uses_bf16

@@ -11,6 +11,7 @@ from accelerate import PartialState
 from einops import rearrange
 from torch import Tensor, nn
 
+from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.checks import check_integer
 from lfdm.config.settings import (
     AutoencoderConfig,
@@ -27,7 +28,6 @@ from lfdm.data.frame_indices import uniform_indices
 from lfdm.diffusion import add_noise, diffusion_loss, draw_timesteps, make_scheduler, predicted_by
 from lfdm.folders.model_folder import MODEL_DIR, find_checkpoints, find_model
 from lfdm.folders.run_folder import check_run, prepare_run
-from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.models.condition import NULL_LABEL, ConditionEncoder
 from lfdm.models.unet3d import MotionUNet3D
 from lfdm.motion.codec import MotionTarget

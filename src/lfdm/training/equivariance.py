@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from lfdm.models.regions import Regions, invert_2x2, multiply_2x2, positive_first
+from lfdm.autoencoder.predictors.regions import Regions, invert_2x2, multiply_2x2, positive_first
 from lfdm.motion.warp import identity_grid, warp
 
 AFFINE_STD = 0.05

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.settings import FrameSampler
 from lfdm.data.augmentation import ColorJitter, mirror_motion, names_a_side
 from lfdm.data.clips import ClipCache, Progress
 from lfdm.data.frame_indices import sample_indices
 from lfdm.folders.files import build_once
-from lfdm.models.autoencoder import LatentFlowAutoencoder
 from lfdm.motion.motion import Motion
 
 CHUNK_FRAMES = 64

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lfdm.autoencoder.layers import AntiAliasDownsample
 from lfdm.folders.model_folder import read_tensors
-from lfdm.models.layers import AntiAliasDownsample
 from lfdm.released import read_checkpoint
 
 

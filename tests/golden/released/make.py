@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
+from lfdm.autoencoder.layers import AntiAliasDownsample
 from lfdm.config.presets import MUG128, NATOPS128
 from lfdm.config.settings import AutoencoderConfig, Preset, UNetConfig, to_json
 from lfdm.importing import import_released
-from lfdm.models.autoencoder import LatentFlowAutoencoder
-from lfdm.models.layers import AntiAliasDownsample
 from lfdm.models.unet3d import MotionUNet3D
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.released import schedule_tables

@@ -14,7 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from lfdm.models.layers import AntiAliasDownsample, Hourglass, ImageEncoder
+from lfdm.autoencoder.layers import AntiAliasDownsample, Hourglass, ImageEncoder
 from lfdm.motion.motion import Motion
 from lfdm.motion.warp import identity_grid, warp
 

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lfdm.models import convolution
-from lfdm.models.convolution import channels_last, convolve_and_norm, convolve_same, convolve_to_few, double_and_convolve
-from lfdm.models.layers import DownBlock, ResBlock, SameBlock, UpBlock
+from lfdm.autoencoder import convolution
+from lfdm.autoencoder.convolution import channels_last, convolve_and_norm, convolve_same, convolve_to_few, double_and_convolve
+from lfdm.autoencoder.layers import DownBlock, ResBlock, SameBlock, UpBlock
 
 
 def normed_layers() -> tuple[nn.Conv2d, nn.BatchNorm2d]:

@@ -1,7 +1,7 @@
 """The first dense motion predictor, which matches at stride 4: models saved before 2026-11-24 have it (and load for ever).
 
 Its cells of 4 pixels are wider than a limb, so that limbs which move far are painted rather than warped; new models take
-`lfdm.models.dense`.
+`lfdm.autoencoder.predictors.dense`.
 
 Shapes: source (b, 3, H, W) · driving (b, 3, t, H, W), both in [0, 1] · cells n = H/4 * W/4.
 """
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lfdm.models.dense import OCCLUSION_BIAS, DenseMotion, DenseNetwork, double, warp_features
+from lfdm.autoencoder.predictors.dense import OCCLUSION_BIAS, DenseMotion, DenseNetwork, double, warp_features
 from lfdm.motion.motion import Motion
 from lfdm.motion.warp import identity_grid
 

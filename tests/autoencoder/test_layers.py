@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lfdm.models.layers import (
+from lfdm.autoencoder.layers import (
     AntiAliasDownsample,
     ConvBlock,
     DownBlock,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lfdm.models.autoencoder import LatentFlowAutoencoder
+from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.motion.motion import Motion
 from lfdm.motion.warp import identity_grid
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lfdm.models.convolution import channels_last, convolve_and_norm, convolve_same, double_and_convolve
+from lfdm.autoencoder.convolution import channels_last, convolve_and_norm, convolve_same, double_and_convolve
 
 
 class SameBlock(nn.Module):

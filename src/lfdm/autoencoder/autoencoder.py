@@ -17,13 +17,13 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
+from lfdm.autoencoder.convolution import channels_last, convolve_to_few
+from lfdm.autoencoder.layers import DownBlock, ResBlock, SameBlock, UpBlock
+from lfdm.autoencoder.predictors.dense import DenseMotion, DenseMotionPredictor
+from lfdm.autoencoder.predictors.dense_coarse import CoarseDenseMotionPredictor
+from lfdm.autoencoder.predictors.regions import RegionMotion, RegionMotionPredictor, Regions, region_heat
 from lfdm.config.settings import AutoencoderConfig
 from lfdm.folders.model_folder import StrictLoading, checked_settings
-from lfdm.models.convolution import channels_last, convolve_to_few
-from lfdm.models.dense import DenseMotion, DenseMotionPredictor
-from lfdm.models.dense_coarse import CoarseDenseMotionPredictor
-from lfdm.models.layers import DownBlock, ResBlock, SameBlock, UpBlock
-from lfdm.models.regions import RegionMotion, RegionMotionPredictor, Regions, region_heat
 from lfdm.motion.motion import Motion
 from lfdm.motion.warp import identity_grid, warp
 

@@ -4,8 +4,8 @@ from typing import TypeAlias
 import pytest
 import torch
 
-from lfdm.models.dense import DenseMotionPredictor, Described, follow
-from lfdm.models.dense_coarse import CoarseDenseMotionPredictor
+from lfdm.autoencoder.predictors.dense import DenseMotionPredictor, Described, follow
+from lfdm.autoencoder.predictors.dense_coarse import CoarseDenseMotionPredictor
 from lfdm.motion.warp import identity_grid
 
 Predictor: TypeAlias = DenseMotionPredictor | CoarseDenseMotionPredictor

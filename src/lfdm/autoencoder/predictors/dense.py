@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lfdm.models.convolution import channels_last
-from lfdm.models.layers import ConvBlock
+from lfdm.autoencoder.convolution import channels_last
+from lfdm.autoencoder.layers import ConvBlock
 from lfdm.motion.motion import Motion
 from lfdm.motion.warp import identity_grid, warp
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lfdm.models.regions import (
+from lfdm.autoencoder.predictors.regions import (
     MIN_VARIANCE,
     RegionMotionPredictor,
     Regions,
