@@ -17,7 +17,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from lfdm.config.settings import FLOW_CHANNELS
-from lfdm.models.unet3d import MotionUNet3D
+from lfdm.denoiser.unet3d import MotionUNet3D
 
 
 class PlainUNet(nn.Module):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
-    from lfdm.models.unet3d import MotionUNet3D
+    from lfdm.denoiser.unet3d import MotionUNet3D
     from lfdm.motion.motion import Motion
     from lfdm.pipeline import LatentFlowPipeline
 
@@ -16,7 +16,7 @@ _HOMES = {
     "LatentFlowAutoencoder": "lfdm.autoencoder.autoencoder",
     "LatentFlowPipeline": "lfdm.pipeline",
     "Motion": "lfdm.motion.motion",
-    "MotionUNet3D": "lfdm.models.unet3d",
+    "MotionUNet3D": "lfdm.denoiser.unet3d",
 }
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion import clamp_prediction, follows_straight_path, own_settings, predicted_by, v_by_velocity
-from lfdm.models.unet3d import MotionUNet3D
 from lfdm.motion.codec import MotionTarget
 from lfdm.motion.motion import Motion
 from lfdm.pipeline_windows import Window, predict_in_windows

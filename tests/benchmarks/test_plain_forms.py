@@ -12,7 +12,7 @@ from torch import Tensor
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.presets import get_preset
 from lfdm.config.settings import AutoencoderConfig, Preset, to_json
-from lfdm.models.unet3d import MotionUNet3D
+from lfdm.denoiser.unet3d import MotionUNet3D
 from plain_stage1 import PlainAutoencoder
 from plain_unet import PlainUNet
 from workloads import OPERATIONS, Models, TrainingStep, benchmark_preset

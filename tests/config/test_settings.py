@@ -29,7 +29,7 @@ from lfdm.config.settings import (
     from_json,
     to_json,
 )
-from lfdm.models.unet3d import MotionUNet3D
+from lfdm.denoiser.unet3d import MotionUNet3D
 
 STEPS = OptimizationConfig(num_steps=10, batch_size=2, learning_rate=0.1)
 CLASSES = [cls for _, cls in inspect.getmembers(config, dataclasses.is_dataclass) if isinstance(cls, type)]

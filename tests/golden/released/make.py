@@ -24,8 +24,8 @@ from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.autoencoder.layers import AntiAliasDownsample
 from lfdm.config.presets import MUG128, NATOPS128
 from lfdm.config.settings import AutoencoderConfig, Preset, UNetConfig, to_json
+from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.importing import import_released
-from lfdm.models.unet3d import MotionUNet3D
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.released import schedule_tables
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lfdm.models.frame_blocks import NormSiLU, _normalise, _normalise_by_moments
+from lfdm.denoiser.blocks import NormSiLU, _normalise, _normalise_by_moments
 
 
 def plain_norm_silu(module: NormSiLU, x: Tensor, modulation: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lfdm.models.frame_blocks import NORM_EPS
+from lfdm.denoiser.blocks import NORM_EPS
 
 RunBlock = Callable[..., Tensor]
 """Applies a module or a method to its inputs: `plainly`, or with gradient checkpointing."""

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lfdm.models import frame_attention
-from lfdm.models.frame_attention import (
+from lfdm.denoiser import attention as frame_attention
+from lfdm.denoiser.attention import (
     RelativePositionBias,
     SpatialLinearAttention,
     TemporalAttention,

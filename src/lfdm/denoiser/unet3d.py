@@ -20,8 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lfdm.config.settings import FLOW_CHANNELS, UNetConfig
-from lfdm.folders.model_folder import StrictLoading, checked_settings
-from lfdm.models.frame_attention import (
+from lfdm.denoiser.attention import (
     FrameGeometry,
     RelativePositionBias,
     RunBlock,
@@ -30,7 +29,8 @@ from lfdm.models.frame_attention import (
     TemporalAttention,
     frame_geometry,
 )
-from lfdm.models.frame_blocks import FrameConv2d, FrameConvTranspose2d, NearestUpsample, ResnetBlock
+from lfdm.denoiser.blocks import FrameConv2d, FrameConvTranspose2d, NearestUpsample, ResnetBlock
+from lfdm.folders.model_folder import StrictLoading, checked_settings
 
 TIMESTEP_PERIOD = 10_000
 

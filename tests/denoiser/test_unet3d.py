@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from lfdm.models.unet3d import MotionUNet3D
+from lfdm.denoiser.unet3d import MotionUNet3D
 
 TINY: dict[str, Any] = {
     "latent_channels": 5,

@@ -2,7 +2,7 @@
 
 import torch
 
-from lfdm.models.frame_attention import RelativePositionBias, TemporalAttention, frame_geometry
+from lfdm.denoiser.attention import RelativePositionBias, TemporalAttention, frame_geometry
 
 
 def test_distances_beyond_the_largest_share_the_last_bucket_of_their_side() -> None:
