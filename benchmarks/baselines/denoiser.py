@@ -17,10 +17,10 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from lfdm.condition.encoder import ConditionEncoder
 from lfdm.config.settings import PredictionType
 from lfdm.diffusion import clamp_prediction, signal_and_noise_scale
 from lfdm.folders.model_folder import StrictLoading
-from lfdm.models.condition import ConditionEncoder
 
 PACKAGE = "video_diffusion_pytorch"
 LEAST_NOISE = 0.05

@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 import torch
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
+from lfdm.condition.encoder import ConditionEncoder
+from lfdm.condition.text import encoder_source
 from lfdm.config.presets import PRESETS, get_preset
 from lfdm.config.settings import Preset, to_json
 from lfdm.data.corpora import mhad, mug, natops
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.folders.files import check_holds_only, check_parents, existing_path, replace_folder
 from lfdm.folders.model_folder import CONFIG_NAME, load_exactly
-from lfdm.models.condition import ConditionEncoder
-from lfdm.models.text import encoder_source
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.pipeline_folder import FOLDER_ENTRIES
 from lfdm.released import AUTOENCODER_NETWORKS, DIFFUSION_NETWORKS, convert_autoencoder, convert_unet, read_networks

@@ -16,13 +16,13 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
+from lfdm.condition.encoder import Condition, ConditionEncoder
 from lfdm.config.presets import get_preset
 from lfdm.config.settings import MAX_GUIDANCE_SCALE, Fit, Preset, to_json
 from lfdm.data import sprites as lpc
 from lfdm.data.puppets import actions as puppet_actions
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion import make_scheduler, predicted_by
-from lfdm.models.condition import Condition, ConditionEncoder
 from lfdm.motion.codec import MotionTarget
 from lfdm.motion.motion import Motion
 from lfdm.pipeline_decoding import decode_video, frames_per_chunk

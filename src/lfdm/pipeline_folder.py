@@ -19,10 +19,10 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
+from lfdm.condition.encoder import ConditionEncoder
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.folders.files import check_holds_only, existing_path, replace_folder
 from lfdm.folders.model_folder import CONFIG_NAME, MODEL_DIR, find_checkpoints, read_json
-from lfdm.models.condition import ConditionEncoder
 from lfdm.motion.codec import MotionTarget
 
 INDEX_NAME = "model_index.json"

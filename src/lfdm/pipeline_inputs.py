@@ -15,13 +15,13 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
+from lfdm.condition.encoder import Condition
 from lfdm.config.checks import MAX_SEED as MAX_SEED
 from lfdm.config.checks import check_integer as check_integer
 from lfdm.config.checks import check_number as check_number
 from lfdm.config.settings import Fit
 from lfdm.data.images import fit_frames, read_gray, read_image
 from lfdm.data.video import iterate_video
-from lfdm.models.condition import Condition
 
 _SHARE = r"[^=,]*[^=,\s][^=,]*=\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*"
 _MIX = re.compile(f"{_SHARE}(,{_SHARE})*")

@@ -6,9 +6,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
+from lfdm.condition.encoder import ConditionEncoder
 from lfdm.config.settings import Preset, to_json
 from lfdm.folders.model_folder import CONFIG_NAME, WEIGHTS_NAME
-from lfdm.models.condition import ConditionEncoder
 from lfdm.motion.codec import MotionTarget
 
 

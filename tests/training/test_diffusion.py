@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
+from lfdm.condition import text
+from lfdm.condition.text import encode_text
 from lfdm.config.presets import PUPPETS64
 from lfdm.config.settings import DiffusionConfig, Preset, to_json
 from lfdm.data.augmentation import ColorJitter
 from lfdm.data.clips import open_cache, read_index, write_index
 from lfdm.data.frame_indices import uniform_indices
 from lfdm.folders.model_folder import WEIGHTS_NAME, find_checkpoints, find_model, read_tensors
-from lfdm.models import text
-from lfdm.models.text import encode_text
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.training.autoencoder import train_autoencoder
 from lfdm.training.diffusion import DiffusionTask, train_diffusion

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
+from lfdm.condition.encoder import NULL_LABEL
 from lfdm.config.settings import Fit, Preset, from_json
 from lfdm.data.clips import ClipRecord, labels
 from lfdm.data.puppets.data_set import truth_path
 from lfdm.folders.files import existing_path
 from lfdm.folders.model_folder import CONFIG_NAME, WEIGHTS_NAME, find_model, read_json
-from lfdm.models.condition import NULL_LABEL
 from lfdm.pipeline import LatentFlowPipeline, bundled_models
 from lfdm.pipeline_folder import find_folder, resolve_parts
 

@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
+from lfdm.condition.encoder import NULL_LABEL, ConditionEncoder
 from lfdm.config.checks import check_integer
 from lfdm.config.settings import (
     AutoencoderConfig,
@@ -29,7 +30,6 @@ from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion import add_noise, diffusion_loss, draw_timesteps, make_scheduler, predicted_by
 from lfdm.folders.model_folder import MODEL_DIR, find_checkpoints, find_model
 from lfdm.folders.run_folder import check_run, prepare_run
-from lfdm.models.condition import NULL_LABEL, ConditionEncoder
 from lfdm.motion.codec import MotionTarget
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.pipeline_folder import find_folder, load_scheduler, resolve_parts

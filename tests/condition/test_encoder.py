@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from lfdm.models.condition import ConditionEncoder
-from lfdm.models.text import encode_text
+from lfdm.condition.encoder import ConditionEncoder
+from lfdm.condition.text import encode_text
 
 LABELS = ("jump", "raise arms", "wave")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lfdm.models.text import encode_text, encode_tokens
+from lfdm.condition.text import encode_text, encode_tokens
 
 transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'lfdm[text]'")
 

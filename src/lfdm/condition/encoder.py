@@ -15,8 +15,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from lfdm.condition.text import TokenStates, encode_tokens, encoder_source, mean_of_tokens
 from lfdm.folders.model_folder import StrictLoading
-from lfdm.models.text import TokenStates, encode_tokens, encoder_source, mean_of_tokens
 
 Pooling = Literal["mean", "attention"]
 Condition = str | Mapping[str, float] | None
@@ -116,7 +116,7 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
     def from_text(
         cls, labels: Sequence[str], text_encoder: str | Path, *, learned_null: bool = False, pooling: Pooling = "mean"
     ) -> Self:
-        """Embeddings by a text model, computed here once; see `lfdm.models.text.encode_text` for the arguments and errors."""
+        """Embeddings by a text model, computed here once; see `lfdm.condition.text.encode_text` for the arguments and errors."""
         tokens = encode_tokens(labels, text_encoder)
         states, mask = tokens.states.cpu(), tokens.mask.cpu()
         attention = pooling == "attention"
