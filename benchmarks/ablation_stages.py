@@ -30,7 +30,7 @@ from budget import TrainingClock, Trial, measure_steps, steps_within
 from comparison import judge
 from lfdm.config.settings import Preset, to_json
 from lfdm.data.clips import labels, open_cache
-from lfdm.diffusion import predicted_by
+from lfdm.diffusion.process import predicted_by
 from lfdm.evaluation.generators import PipelineGenerator
 from lfdm.evaluation.loading import file_sha256
 from lfdm.evaluation.settings import EvaluationConfig

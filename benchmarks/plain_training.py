@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lfdm.autoencoder.autoencoder import Decoded, Reconstruction
-from lfdm.diffusion import add_noise, diffusion_loss, draw_timesteps
+from lfdm.diffusion.process import add_noise, diffusion_loss, draw_timesteps
 from lfdm.pipeline import LatentFlowPipeline
 from lfdm.training.autoencoder import AutoencoderTask
 from lfdm.training.diffusion import DiffusionTask

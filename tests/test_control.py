@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from lfdm.config.settings import Preset
+from lfdm.diffusion.windows import plan_windows, predict_in_windows
 from lfdm.motion.motion import Motion
 from lfdm.pipeline import LatentFlowOutput, LatentFlowPipeline
 from lfdm.pipeline_inputs import parse_condition, prepare_mask
-from lfdm.pipeline_windows import plan_windows, predict_in_windows
 
 LABELS = ("jump", "raise arms", "wave")
 SIZE = 32

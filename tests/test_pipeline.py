@@ -20,13 +20,13 @@ from lfdm.config.presets import PRESETS
 from lfdm.config.settings import Preset
 from lfdm.data import sprites as lpc
 from lfdm.data.puppets import actions as puppet_actions
-from lfdm.diffusion import SCHEDULERS, clamp_prediction, make_scheduler
+from lfdm.diffusion.process import SCHEDULERS, clamp_prediction, make_scheduler
+from lfdm.diffusion.sampling import Guidance, guided_prediction, set_timesteps, signal_and_noise
 from lfdm.folders.model_folder import find_checkpoints
 from lfdm.motion.codec import MotionTarget
 from lfdm.motion.motion import Motion
 from lfdm.pipeline import LatentFlowPipeline, frames_to_uint8
 from lfdm.pipeline_inputs import prepare_images
-from lfdm.pipeline_sampling import Guidance, guided_prediction, set_timesteps, signal_and_noise
 
 LABELS = ("jump", "raise arms", "wave")
 SIZE = 32

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from lfdm import LatentFlowPipeline, Motion
 from lfdm.autoencoder.predictors.regions import RegionMotionPredictor, relative_affine
-from lfdm.diffusion import add_noise
+from lfdm.diffusion.process import add_noise
+from lfdm.diffusion.sampling import Guidance, guided_prediction
 from lfdm.importing import import_released
-from lfdm.pipeline_sampling import Guidance, guided_prediction
 
 PARITY = Path(__file__).parents[2] / "shared" / "parity"
 TIMESTEPS = (0, 1, 250, 637, 998, 999)

@@ -25,7 +25,7 @@ from lfdm.config.settings import DiffusionTrainingConfig, OptimizationConfig, Pr
 from lfdm.data.augmentation import ColorJitter
 from lfdm.data.clips import ClipCache, ClipDataset, labels
 from lfdm.data.frame_indices import sample_indices, uniform_indices
-from lfdm.diffusion import add_noise, diffusion_loss, draw_timesteps
+from lfdm.diffusion.process import add_noise, diffusion_loss, draw_timesteps
 from lfdm.evaluation.loading import file_sha256
 from lfdm.folders.model_folder import WEIGHTS_NAME, find_model
 from lfdm.folders.run_folder import check_run, prepare_run

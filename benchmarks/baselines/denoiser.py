@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lfdm.condition.encoder import ConditionEncoder
 from lfdm.config.settings import PredictionType
-from lfdm.diffusion import clamp_prediction, signal_and_noise_scale
+from lfdm.diffusion.process import clamp_prediction, signal_and_noise_scale
 from lfdm.folders.model_folder import StrictLoading
 
 PACKAGE = "video_diffusion_pytorch"

@@ -18,11 +18,11 @@ from baselines.space import ClipSpace
 from lfdm.config.settings import Preset
 from lfdm.data.clips import ClipCache
 from lfdm.data.frame_indices import uniform_indices
-from lfdm.diffusion import clamp_prediction, make_scheduler, predicted_by
+from lfdm.diffusion.process import clamp_prediction, make_scheduler, predicted_by
+from lfdm.diffusion.sampling import set_timesteps, signal_and_noise
 from lfdm.evaluation.generators import GeneratedVideos
 from lfdm.pipeline import LatentFlowPipeline, frames_to_uint8
 from lfdm.pipeline_inputs import sample_generators
-from lfdm.pipeline_sampling import set_timesteps, signal_and_noise
 
 OUTLINE_SIZE = 16
 """Side of the maps that first frames are compared by."""

@@ -22,7 +22,9 @@ from lfdm.config.settings import MAX_GUIDANCE_SCALE, Fit, Preset, to_json
 from lfdm.data import sprites as lpc
 from lfdm.data.puppets import actions as puppet_actions
 from lfdm.denoiser.unet3d import MotionUNet3D
-from lfdm.diffusion import make_scheduler, predicted_by
+from lfdm.diffusion.process import make_scheduler, predicted_by
+from lfdm.diffusion.sampling import Guidance, MotionSampler
+from lfdm.diffusion.windows import plan_windows
 from lfdm.motion.codec import MotionTarget
 from lfdm.motion.motion import Motion
 from lfdm.pipeline_decoding import decode_video, frames_per_chunk
@@ -48,8 +50,6 @@ from lfdm.pipeline_inputs import (
     sample_generators,
 )
 from lfdm.pipeline_result import LatentFlowOutput, OutputType, check_output_type, frames_to_uint8
-from lfdm.pipeline_sampling import Guidance, MotionSampler
-from lfdm.pipeline_windows import plan_windows
 
 __all__ = ["LatentFlowOutput", "LatentFlowPipeline", "bundled_models", "frames_to_uint8"]
 

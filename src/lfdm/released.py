@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lfdm.autoencoder.layers import AntiAliasDownsample
-from lfdm.diffusion import cosine_betas
+from lfdm.diffusion.process import cosine_betas
 
 # The motion U-Net: flowdiff.pth, entry "diffusion" --------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from baselines.space import ChannelStatistics, LatentSpace, PixelSpace
 from lfdm.config.presets import get_preset
 from lfdm.config.settings import PredictionType, Preset
 from lfdm.data.clips import ClipRecord, open_cache
-from lfdm.diffusion import add_noise, target
+from lfdm.diffusion.process import add_noise, target
 from lfdm.pipeline import LatentFlowPipeline
 from methods import ComparisonSettings
 from planning import count_parameters

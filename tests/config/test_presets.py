@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from lfdm import diffusion as diffusion_process
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.presets import PRESETS, get_preset
 from lfdm.config.settings import OptimizationConfig, Preset, to_json
 from lfdm.denoiser.unet3d import MotionUNet3D
+from lfdm.diffusion import process as diffusion_process
 from lfdm.training import equivariance
 from lfdm.training.batches import steps_per_epoch
 

@@ -12,7 +12,7 @@ import torch
 
 from lfdm.config.checks import check_integer, check_number
 from lfdm.config.settings import MAX_GUIDANCE_SCALE
-from lfdm.diffusion import SchedulerName, make_scheduler, predicted_by
+from lfdm.diffusion.process import SchedulerName, make_scheduler, predicted_by
 from lfdm.motion.motion import Motion
 from lfdm.pipeline import LatentFlowPipeline
 

@@ -27,7 +27,7 @@ from lfdm.data.augmentation import ColorJitter
 from lfdm.data.clips import ClipCache, ClipDataset, Progress, labels, open_cache
 from lfdm.data.frame_indices import uniform_indices
 from lfdm.denoiser.unet3d import MotionUNet3D
-from lfdm.diffusion import add_noise, diffusion_loss, draw_timesteps, make_scheduler, predicted_by
+from lfdm.diffusion.process import add_noise, diffusion_loss, draw_timesteps, make_scheduler, predicted_by
 from lfdm.folders.model_folder import MODEL_DIR, find_checkpoints, find_model
 from lfdm.folders.run_folder import check_run, prepare_run
 from lfdm.motion.codec import MotionTarget

@@ -8,7 +8,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from lfdm.diffusion import (
+from lfdm.diffusion.process import (
     SCHEDULERS,
     PredictionType,
     SchedulerName,

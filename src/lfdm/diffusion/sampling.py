@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from lfdm.denoiser.unet3d import MotionUNet3D
-from lfdm.diffusion import clamp_prediction, follows_straight_path, own_settings, predicted_by, v_by_velocity
+from lfdm.diffusion.process import clamp_prediction, follows_straight_path, own_settings, predicted_by, v_by_velocity
+from lfdm.diffusion.windows import Window, predict_in_windows
 from lfdm.motion.codec import MotionTarget
 from lfdm.motion.motion import Motion
-from lfdm.pipeline_windows import Window, predict_in_windows
 
 MAX_TWO_STAGE_SIGMA = 80.0
 """As EDM begins (2206.00364, table 1)."""
