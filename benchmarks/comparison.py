@@ -22,7 +22,7 @@ from lfdm.evaluation.loading import file_sha256
 from lfdm.evaluation.protocol import evaluate_generator
 from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.folders.model_folder import WEIGHTS_NAME, find_model
-from lfdm.pipeline import LatentFlowPipeline
+from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.autoencoder import train_autoencoder
 from lfdm.training.diffusion import train_diffusion
 from methods import TRAININGS, ComparisonSettings, is_first_stage

@@ -36,7 +36,7 @@ from lfdm.data.frame_indices import uniform_indices
 from lfdm.data.video import read_fitted
 from lfdm.diffusion.windows import plan_windows
 from lfdm.folders.files import write_bytes
-from lfdm.pipeline import MAX_PASS_FACTOR
+from lfdm.pipeline.pipeline import MAX_PASS_FACTOR
 
 FACTORS = (1, 2, 4, 8)
 LOOP_FACTORS = (1, 2, 4)

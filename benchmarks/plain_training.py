@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lfdm.autoencoder.autoencoder import Decoded, Reconstruction
 from lfdm.diffusion.process import add_noise, diffusion_loss, draw_timesteps
-from lfdm.pipeline import LatentFlowPipeline
+from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.autoencoder import AutoencoderTask
 from lfdm.training.diffusion import DiffusionTask
 from lfdm.training.equivariance import RandomWarp, equivariance_losses

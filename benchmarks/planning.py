@@ -18,7 +18,7 @@ from baselines.frame_autoencoder import (
 )
 from budget import Trial, clock, measure_steps, steps_within
 from lfdm.data.clips import ClipCache, labels, open_cache
-from lfdm.pipeline import LatentFlowPipeline
+from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.autoencoder import AutoencoderTask
 from lfdm.training.diffusion import DiffusionTask
 from lfdm.training.loop import uses_bf16

@@ -22,8 +22,8 @@ from lfdm.data.index import ClipRecord, write_index
 from lfdm.data.video import write_video
 from lfdm.diffusion.sampling import Guidance, guided_prediction
 from lfdm.motion.motion import Motion
-from lfdm.pipeline import LatentFlowPipeline
-from lfdm.pipeline_inputs import sample_generators
+from lfdm.pipeline.inputs import sample_generators
+from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.autoencoder import AutoencoderTask
 from lfdm.training.diffusion import ConditionedUNet, DiffusionTask
 from lfdm.training.loop import lay_out, make_optimizer, set_training, update_average

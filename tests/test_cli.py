@@ -14,15 +14,15 @@ import pytest
 import torch
 from PIL import Image
 
-from lfdm import pipeline_folder
 from lfdm.cli import COMMANDS
 from lfdm.config.settings import Preset
 from lfdm.console import Group, run
 from lfdm.data.video import read_video, video_info
 from lfdm.folders.files import replacing_folder
 from lfdm.motion.motion import Motion
-from lfdm.pipeline import LatentFlowPipeline
-from lfdm.pipeline_outputs import OUT_ENDINGS, region_maps
+from lfdm.pipeline import folder as pipeline_folder
+from lfdm.pipeline.outputs import OUT_ENDINGS, region_maps
+from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 Lfdm = Callable[..., tuple[int, str, str]]
 LABELS = ("raise arms", "wave")
@@ -258,7 +258,7 @@ def test_a_terminated_command_removes_what_is_half_written(tmp_path: Path) -> No
 
 def test_a_full_disk_is_one_line(model: Path, image: Path, tmp_path: Path) -> None:
     code = (
-        "import resource, sys, lfdm.pipeline_outputs\n"
+        "import resource, sys, lfdm.pipeline.outputs\n"
         "from lfdm.cli import COMMANDS, run\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         f"sys.exit(run(COMMANDS, ['generate', {str(image)!r}, 'wave', '--model', {str(model)!r}, '--out', 'wave', "

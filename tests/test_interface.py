@@ -10,7 +10,7 @@ from PIL import Image
 
 from lfdm import LatentFlowAutoencoder, LatentFlowPipeline, Motion, MotionUNet3D
 from lfdm.config.settings import Preset
-from lfdm.pipeline_folder import bundled_images
+from lfdm.pipeline.folder import bundled_images
 
 STEPS = 2
 

@@ -9,7 +9,7 @@ import pytest
 
 import length
 from lfdm.config.settings import Preset
-from lfdm.pipeline import LatentFlowPipeline
+from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 
 def wave(cycles_per_frame: float, num_frames: int = 32) -> np.ndarray:

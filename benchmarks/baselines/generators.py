@@ -21,8 +21,8 @@ from lfdm.data.frame_indices import uniform_indices
 from lfdm.diffusion.process import clamp_prediction, make_scheduler, predicted_by
 from lfdm.diffusion.sampling import set_timesteps, signal_and_noise
 from lfdm.evaluation.generators import GeneratedVideos
-from lfdm.pipeline import LatentFlowPipeline, frames_to_uint8
-from lfdm.pipeline_inputs import sample_generators
+from lfdm.pipeline.inputs import sample_generators
+from lfdm.pipeline.pipeline import LatentFlowPipeline, frames_to_uint8
 
 OUTLINE_SIZE = 16
 """Side of the maps that first frames are compared by."""

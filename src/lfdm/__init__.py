@@ -7,14 +7,14 @@ if TYPE_CHECKING:
     from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
     from lfdm.denoiser.unet3d import MotionUNet3D
     from lfdm.motion.motion import Motion
-    from lfdm.pipeline import LatentFlowPipeline
+    from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 __version__ = "0.1.0"
 __all__ = ["LatentFlowAutoencoder", "LatentFlowPipeline", "Motion", "MotionUNet3D"]
 
 _HOMES = {
     "LatentFlowAutoencoder": "lfdm.autoencoder.autoencoder",
-    "LatentFlowPipeline": "lfdm.pipeline",
+    "LatentFlowPipeline": "lfdm.pipeline.pipeline",
     "Motion": "lfdm.motion.motion",
     "MotionUNet3D": "lfdm.denoiser.unet3d",
 }

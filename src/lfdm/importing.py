@@ -21,8 +21,8 @@ from lfdm.data.corpora import mhad, mug, natops
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.folders.files import check_holds_only, check_parents, existing_path, replace_folder
 from lfdm.folders.model_folder import CONFIG_NAME, load_exactly
-from lfdm.pipeline import LatentFlowPipeline
-from lfdm.pipeline_folder import FOLDER_ENTRIES
+from lfdm.pipeline.folder import FOLDER_ENTRIES
+from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.released import AUTOENCODER_NETWORKS, DIFFUSION_NETWORKS, convert_autoencoder, convert_unet, read_networks
 
 PUBLISHED_LABELS: dict[str, tuple[str, ...]] = {"mug128": mug.LABELS, "mhad128": mhad.LABELS, "natops128": natops.LABELS}

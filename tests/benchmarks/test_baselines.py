@@ -17,7 +17,7 @@ from lfdm.config.presets import get_preset
 from lfdm.config.settings import PredictionType, Preset
 from lfdm.data.clips import ClipRecord, open_cache
 from lfdm.diffusion.process import add_noise, target
-from lfdm.pipeline import LatentFlowPipeline
+from lfdm.pipeline.pipeline import LatentFlowPipeline
 from methods import ComparisonSettings
 from planning import count_parameters
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from lfdm.config.presets import MUG128
 from lfdm.config.settings import Preset, UNetConfig
-from lfdm.pipeline import LatentFlowPipeline
-from lfdm.pipeline_inputs import sample_generators
+from lfdm.pipeline.inputs import sample_generators
+from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 SEED = 7
 

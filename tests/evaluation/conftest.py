@@ -9,7 +9,7 @@ from torch import nn
 from lfdm.config.settings import Preset
 from lfdm.data.puppets.data_set import ACTIONS, write_puppets
 from lfdm.evaluation.settings import ClassifierTraining, EvaluationConfig
-from lfdm.pipeline import LatentFlowPipeline
+from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 
 @pytest.fixture(scope="session")

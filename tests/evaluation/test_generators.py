@@ -14,7 +14,7 @@ from lfdm.evaluation.generators import GeneratedVideos, PipelineGenerator, Video
 from lfdm.evaluation.protocol import evaluate_generator
 from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.motion.motion import Motion
-from lfdm.pipeline import LatentFlowPipeline
+from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 FRAMES, SIZE = 4, 32
 

@@ -17,7 +17,7 @@ from lfdm.evaluation.loading import file_sha256, select_clips
 from lfdm.evaluation.protocol import evaluate
 from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.folders.model_folder import find_model
-from lfdm.pipeline import LatentFlowPipeline
+from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.autoencoder import train_autoencoder
 
 

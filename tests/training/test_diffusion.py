@@ -19,7 +19,7 @@ from lfdm.data.augmentation import ColorJitter
 from lfdm.data.clips import open_cache, read_index, write_index
 from lfdm.data.frame_indices import uniform_indices
 from lfdm.folders.model_folder import WEIGHTS_NAME, find_checkpoints, find_model, read_tensors
-from lfdm.pipeline import LatentFlowPipeline
+from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.autoencoder import train_autoencoder
 from lfdm.training.diffusion import DiffusionTask, train_diffusion
 from lfdm.training.loop import StepReport

@@ -19,7 +19,7 @@ from lfdm.config.settings import Preset, UNetConfig
 from lfdm.data.clips import ClipRecord, write_index
 from lfdm.data.video import write_video
 from lfdm.folders.model_folder import find_checkpoints
-from lfdm.pipeline import LatentFlowPipeline
+from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.autoencoder import train_autoencoder
 from lfdm.training.diffusion import train_diffusion
 

@@ -14,7 +14,7 @@ from gradio_client.exceptions import AppError
 from gradio_client.utils import QueueError
 
 from lfdm.data.video import read_video
-from lfdm.pipeline import LatentFlowPipeline
+from lfdm.pipeline.pipeline import LatentFlowPipeline
 from served import API, GENERATE, Server, call
 
 README = Path(__file__).parents[2] / "README.md"

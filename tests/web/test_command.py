@@ -14,7 +14,7 @@ import pytest
 
 from lfdm.cli import COMMANDS
 from lfdm.console import run
-from lfdm.pipeline import LatentFlowPipeline
+from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.web.limits import ServeLimits
 from lfdm.web.server import open_app
 from served import running_server

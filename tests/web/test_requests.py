@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lfdm.pipeline_inputs import prepare_mask
+from lfdm.pipeline.inputs import prepare_mask
 from lfdm.web.limits import ServeLimits
 from lfdm.web.requests import Choices, RequestReader
 from lfdm.web.storage import Storage

@@ -15,8 +15,8 @@ from lfdm.folders.files import as_file_name
 if TYPE_CHECKING:
     import numpy as np
 
-    from lfdm.pipeline import LatentFlowPipeline
-    from lfdm.pipeline_outputs import VideoFiles
+    from lfdm.pipeline.outputs import VideoFiles
+    from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 DEFAULT_MODEL = "puppets64"
 VIDEOS_PER_BATCH = 8
@@ -35,8 +35,8 @@ def demo(*, out: Path = Path("demo"), seed: int = 0, device: str | None = None, 
         device: cpu, cuda, cuda:1, ...; the GPU if there is one.
         panel: tiles of the panels, as of `lfdm generate`.
     """
-    from lfdm.pipeline_folder import bundled_images
-    from lfdm.pipeline_outputs import VideoFiles, fitted_source
+    from lfdm.pipeline.folder import bundled_images
+    from lfdm.pipeline.outputs import VideoFiles, fitted_source
 
     pipe = open_pipeline(DEFAULT_MODEL, device)
     images = bundled_images(DEFAULT_MODEL)
@@ -103,8 +103,8 @@ def generate(
     """
     from lfdm.config.checks import MAX_SEED, check_integer
     from lfdm.motion.motion import Motion
-    from lfdm.pipeline_inputs import parse_condition
-    from lfdm.pipeline_outputs import VideoFiles, fitted_source
+    from lfdm.pipeline.inputs import parse_condition
+    from lfdm.pipeline.outputs import VideoFiles, fitted_source
 
     sampling = {"num_frames": num_frames, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     steering = {"motion_strength": motion_strength, "motion_mask": motion_mask, "output_type": "np"}
@@ -185,7 +185,7 @@ def transfer(
     """
     from lfdm.config.checks import check_integer
     from lfdm.data.video import iterate_video, max_fps, video_info
-    from lfdm.pipeline_outputs import VideoFiles, fitted_source
+    from lfdm.pipeline.outputs import VideoFiles, fitted_source
 
     if num_frames is not None:
         check_integer("num_frames", num_frames, 1, 1_000_000)
@@ -246,7 +246,7 @@ def _write(files: "VideoFiles", pipe: "LatentFlowPipeline", source: Any, results
 def open_pipeline(model: str, device: str | None, dtype: Dtype = "float32", fit: Fit | None = None) -> "LatentFlowPipeline":
     import torch
 
-    from lfdm.pipeline import LatentFlowPipeline
+    from lfdm.pipeline.pipeline import LatentFlowPipeline
 
     pipe = LatentFlowPipeline.from_pretrained(model, dtype=getattr(torch, dtype), device=pick_device(device))
     pipe.set_progress_bar_config(desc="sampling", leave=False, disable=None)  # None: shown on a terminal alone
@@ -277,7 +277,7 @@ def info(*, model: str | None = None) -> None:
     import torch
 
     import lfdm
-    from lfdm.pipeline_folder import bundled_models
+    from lfdm.pipeline.folder import bundled_models
 
     if model is None:
         devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

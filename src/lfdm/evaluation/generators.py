@@ -14,7 +14,7 @@ from lfdm.config.checks import check_integer, check_number
 from lfdm.config.settings import MAX_GUIDANCE_SCALE
 from lfdm.diffusion.process import SchedulerName, make_scheduler, predicted_by
 from lfdm.motion.motion import Motion
-from lfdm.pipeline import LatentFlowPipeline
+from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from lfdm.data.clips import ClipRecord, labels
 from lfdm.data.puppets.data_set import truth_path
 from lfdm.folders.files import existing_path
 from lfdm.folders.model_folder import CONFIG_NAME, WEIGHTS_NAME, find_model, read_json
-from lfdm.pipeline import LatentFlowPipeline, bundled_models
-from lfdm.pipeline_folder import find_folder, resolve_parts
+from lfdm.pipeline.folder import find_folder, resolve_parts
+from lfdm.pipeline.pipeline import LatentFlowPipeline, bundled_models
 
 DEFAULT_FRAMES = 16
 """Frames per clip for a bare auto-encoder folder, which does not say."""

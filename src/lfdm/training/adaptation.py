@@ -16,8 +16,8 @@ from lfdm.config.settings import AdaptationConfig, to_json
 from lfdm.data.clips import Progress, open_cache
 from lfdm.folders.files import replace_folder, write_bytes
 from lfdm.folders.run_folder import check_run, prepare_run
-from lfdm.pipeline import LatentFlowPipeline
-from lfdm.pipeline_folder import INDEX_NAME, find_folder, resolve_parts
+from lfdm.pipeline.folder import INDEX_NAME, find_folder, resolve_parts
+from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.autoencoder import AutoencoderTask, training_records
 from lfdm.training.loop import StepReport, fit
 

@@ -18,7 +18,7 @@ from lfdm.data.augmentation import ColorJitter, PairAugmentation
 from lfdm.data.clips import ClipCache, ClipRecord, PairDataset, Progress, open_cache, read_index
 from lfdm.folders.model_folder import find_checkpoints, find_model, load_exactly
 from lfdm.folders.run_folder import check_run, prepare_run
-from lfdm.pipeline_folder import find_folder
+from lfdm.pipeline.folder import find_folder
 from lfdm.training.equivariance import RandomWarp, equivariance_losses
 from lfdm.training.loop import StepReport, fit, uses_bf16
 from lfdm.training.losses import edge_aware_smoothness, multiscale_l1, ssim_loss

@@ -31,8 +31,8 @@ from lfdm.diffusion.process import add_noise, diffusion_loss, draw_timesteps, ma
 from lfdm.folders.model_folder import MODEL_DIR, find_checkpoints, find_model
 from lfdm.folders.run_folder import check_run, prepare_run
 from lfdm.motion.codec import MotionTarget
-from lfdm.pipeline import LatentFlowPipeline
-from lfdm.pipeline_folder import find_folder, load_scheduler, resolve_parts
+from lfdm.pipeline.folder import find_folder, load_scheduler, resolve_parts
+from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.autoencoder import AutoencoderTask, training_records
 from lfdm.training.loop import StepReport, fit, uses_bf16
 from lfdm.training.motion_cache import MotionCache, MotionDataset, open_motion_cache, to_motion

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lfdm.folders.files import as_file_name
 from lfdm.motion.motion import Motion
-from lfdm.pipeline import MAX_PASS_FACTOR, LatentFlowOutput, LatentFlowPipeline
+from lfdm.pipeline.pipeline import MAX_PASS_FACTOR, LatentFlowOutput, LatentFlowPipeline
 from lfdm.web.jobs import Finished, Jobs, Progress, Report
 from lfdm.web.limits import ServeLimits
 from lfdm.web.requests import Choices, GenerateRequest, RequestReader, TransferRequest

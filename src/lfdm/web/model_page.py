@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lfdm.folders.model_folder import read_json
-from lfdm.pipeline import LatentFlowPipeline
+from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 CARD_NAME = "README.md"
 QUALITY_NAME = "evaluation.json"

@@ -15,8 +15,8 @@ from fastapi import FastAPI
 from gradio.themes import Base
 from starlette.types import ASGIApp
 
-from lfdm.pipeline import LatentFlowPipeline
-from lfdm.pipeline_folder import bundled_images, bundled_models, find_folder, resolve_parts
+from lfdm.pipeline.folder import bundled_images, bundled_models, find_folder, resolve_parts
+from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.web.app import build_page
 from lfdm.web.calls import Calls, offered
 from lfdm.web.components import stylesheet

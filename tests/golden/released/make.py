@@ -26,7 +26,7 @@ from lfdm.config.presets import MUG128, NATOPS128
 from lfdm.config.settings import AutoencoderConfig, Preset, UNetConfig, to_json
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.importing import import_released
-from lfdm.pipeline import LatentFlowPipeline
+from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.released import schedule_tables
 
 FOLDER = Path(__file__).parent

@@ -14,8 +14,8 @@ from torch import Tensor
 from lfdm.config.settings import MIN_FPS, PanelFormat, PanelKind
 from lfdm.data.video import check_target, max_fps, write_video
 from lfdm.motion.motion import Motion, check_motion_path
-from lfdm.pipeline import LatentFlowOutput, LatentFlowPipeline, frames_to_uint8
-from lfdm.pipeline_inputs import SingleImage, check_integer, check_number, prepare_images
+from lfdm.pipeline.inputs import SingleImage, check_integer, check_number, prepare_images
+from lfdm.pipeline.pipeline import LatentFlowOutput, LatentFlowPipeline, frames_to_uint8
 from lfdm.visualize import draw_panel
 
 OUT_ENDINGS = (".mp4", ".webm", ".gif")

@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lfdm import LatentFlowPipeline, Motion, pipeline_decoding
+from lfdm import LatentFlowPipeline, Motion
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.presets import PUPPETS64
 from lfdm.config.settings import Preset, to_json
-from lfdm.pipeline_decoding import frames_per_chunk
-from lfdm.pipeline_result import OutputType
+from lfdm.pipeline import decoding as pipeline_decoding
+from lfdm.pipeline.decoding import frames_per_chunk
+from lfdm.pipeline.result import OutputType
 
 SIZE = 16
 LENGTHS = (16, 40, 160, 640)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lfdm.autoencoder.autoencoder import Features, LatentFlowAutoencoder
 from lfdm.motion.motion import Motion
-from lfdm.pipeline_result import Frames, LatentFlowOutput, OutputType, frames_to_uint8
+from lfdm.pipeline.result import Frames, LatentFlowOutput, OutputType, frames_to_uint8
 
 CHUNK_BYTES = 256 * 2**20
 """What the tensors of one decoded chunk stay below, whatever the video's length (one frame of every sample is the least)."""

@@ -15,7 +15,6 @@ from diffusers.schedulers.scheduling_k_dpm_2_ancestral_discrete import KDPM2Ance
 from PIL import Image
 from torch import Tensor
 
-from lfdm import pipeline_folder
 from lfdm.config.presets import PRESETS
 from lfdm.config.settings import Preset
 from lfdm.data import sprites as lpc
@@ -25,8 +24,9 @@ from lfdm.diffusion.sampling import Guidance, guided_prediction, set_timesteps, 
 from lfdm.folders.model_folder import find_checkpoints
 from lfdm.motion.codec import MotionTarget
 from lfdm.motion.motion import Motion
-from lfdm.pipeline import LatentFlowPipeline, frames_to_uint8
-from lfdm.pipeline_inputs import prepare_images
+from lfdm.pipeline import folder as pipeline_folder
+from lfdm.pipeline.inputs import prepare_images
+from lfdm.pipeline.pipeline import LatentFlowPipeline, frames_to_uint8
 
 LABELS = ("jump", "raise arms", "wave")
 SIZE = 32

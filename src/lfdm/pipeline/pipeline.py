@@ -27,8 +27,8 @@ from lfdm.diffusion.sampling import Guidance, MotionSampler
 from lfdm.diffusion.windows import plan_windows
 from lfdm.motion.codec import MotionTarget
 from lfdm.motion.motion import Motion
-from lfdm.pipeline_decoding import decode_video, frames_per_chunk
-from lfdm.pipeline_folder import (
+from lfdm.pipeline.decoding import decode_video, frames_per_chunk
+from lfdm.pipeline.folder import (
     MODEL_CLASSES,
     bundled_models,
     find_folder,
@@ -37,7 +37,7 @@ from lfdm.pipeline_folder import (
     resolve_parts,
     save_folder,
 )
-from lfdm.pipeline_inputs import (
+from lfdm.pipeline.inputs import (
     DrivingInput,
     ImageInput,
     MaskInput,
@@ -49,7 +49,7 @@ from lfdm.pipeline_inputs import (
     prepare_mask,
     sample_generators,
 )
-from lfdm.pipeline_result import LatentFlowOutput, OutputType, check_output_type, frames_to_uint8
+from lfdm.pipeline.result import LatentFlowOutput, OutputType, check_output_type, frames_to_uint8
 
 __all__ = ["LatentFlowOutput", "LatentFlowPipeline", "bundled_models", "frames_to_uint8"]
 
@@ -245,7 +245,7 @@ class LatentFlowPipeline(DiffusionPipeline):
                 to as many around it as a training clip has.
             guidance_scale: classifier-free guidance (arXiv 2207.12598, eq. 6 with w + 1); 1 = the conditional prediction
                 alone, 0 = the unconditional one alone. Without effect where both conditions are None.
-            generator: see `lfdm.pipeline_inputs.sample_generators`.
+            generator: see `lfdm.pipeline.inputs.sample_generators`.
             callback_on_step_end: called as in diffusers after every step, with `{"latents": sample}` (b, 3, t, h, w); it
                 may return such a dict to replace the sample.
             motion_strength: 0 to 2, see `Motion.scaled`: 1 = as generated, 0 = the fitted image in every frame.

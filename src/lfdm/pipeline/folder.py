@@ -26,7 +26,7 @@ from lfdm.folders.model_folder import CONFIG_NAME, MODEL_DIR, find_checkpoints, 
 from lfdm.motion.codec import MotionTarget
 
 INDEX_NAME = "model_index.json"
-ASSETS_DIR = Path(__file__).parent / "assets"
+ASSETS_DIR = Path(__file__).parents[1] / "assets"
 SCHEDULER_CONFIG_NAME = "scheduler_config.json"
 
 MODEL_CLASSES: Mapping[str, type[Any]] = {

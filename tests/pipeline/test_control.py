@@ -13,8 +13,8 @@ from torch import Tensor
 from lfdm.config.settings import Preset
 from lfdm.diffusion.windows import plan_windows, predict_in_windows
 from lfdm.motion.motion import Motion
-from lfdm.pipeline import LatentFlowOutput, LatentFlowPipeline
-from lfdm.pipeline_inputs import parse_condition, prepare_mask
+from lfdm.pipeline.inputs import parse_condition, prepare_mask
+from lfdm.pipeline.pipeline import LatentFlowOutput, LatentFlowPipeline
 
 LABELS = ("jump", "raise arms", "wave")
 SIZE = 32
@@ -294,7 +294,7 @@ def test_a_streamed_driving_clip_gives_what_the_whole_one_gives(
     pipe: LatentFlowPipeline, image: np.ndarray, relative: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driving = np.random.default_rng(1).integers(0, 256, (7, 20, 40, 3), dtype=np.uint8)
-    monkeypatch.setattr("lfdm.pipeline.frames_per_chunk", lambda *_: 3)
+    monkeypatch.setattr("lfdm.pipeline.pipeline.frames_per_chunk", lambda *_: 3)
     whole = pipe.transfer(image, driving, relative=relative, output_type="np")
     tensor = torch.from_numpy(driving).permute(3, 0, 1, 2)
     streams: list[Any] = [
@@ -333,7 +333,7 @@ def test_a_driving_clip_is_taken_chunk_by_chunk(
 
         return estimate(self, source, watched())
 
-    monkeypatch.setattr("lfdm.pipeline.frames_per_chunk", lambda *_: 6)
+    monkeypatch.setattr("lfdm.pipeline.pipeline.frames_per_chunk", lambda *_: 6)
     monkeypatch.setattr(type(pipe.autoencoder), "estimate_motions", watch)
     pipe.transfer(image, stream())
     assert ahead == [(6, 6), (12, 6), (18, 6), (20, 2)]
@@ -350,7 +350,7 @@ def test_a_transfer_tells_what_is_decoded_and_ends_where_told(
     pipe: LatentFlowPipeline, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driving = np.random.default_rng(1).integers(0, 256, (7, SIZE, SIZE, 3), dtype=np.uint8)
-    monkeypatch.setattr("lfdm.pipeline_decoding.frames_per_chunk", lambda *_: 3)
+    monkeypatch.setattr("lfdm.pipeline.decoding.frames_per_chunk", lambda *_: 3)
     told: list[int] = []
 
     def stop(decoded: int) -> None:
