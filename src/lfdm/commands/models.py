@@ -192,7 +192,7 @@ def import_(
         text_encoder: folder or Hub name of the text model; by default the one that the model was trained with
             (bert-base-cased).
     """
-    from lfdm.importing import add_labels, import_released, parse_labels
+    from lfdm.published.importing import add_labels, import_released, parse_labels
 
     if labels is None and text_encoder is not None:
         raise ValueError(f"--text-encoder embeds --labels; got {text_encoder} without labels")

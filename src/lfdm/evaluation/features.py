@@ -23,7 +23,7 @@ from lfdm.data.frame_indices import uniform_indices
 from lfdm.evaluation.classifier import ActionClassifier
 from lfdm.evaluation.i3d import I3D, IMAGE_SIZE, NUM_CLASSES
 from lfdm.folders.model_folder import load_exactly
-from lfdm.released import read_checkpoint
+from lfdm.published.weights import read_checkpoint
 from lfdm.training.perceptual import PerceptualLoss
 
 TORCHSCRIPT_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"

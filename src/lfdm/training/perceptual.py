@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lfdm.autoencoder.layers import AntiAliasDownsample
 from lfdm.folders.model_folder import read_tensors
-from lfdm.released import read_checkpoint
+from lfdm.published.weights import read_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)

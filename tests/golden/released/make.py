@@ -25,9 +25,9 @@ from lfdm.autoencoder.layers import AntiAliasDownsample
 from lfdm.config.presets import MUG128, NATOPS128
 from lfdm.config.settings import AutoencoderConfig, Preset, UNetConfig, to_json
 from lfdm.denoiser.unet3d import MotionUNet3D
-from lfdm.importing import import_released
 from lfdm.pipeline.pipeline import LatentFlowPipeline
-from lfdm.released import schedule_tables
+from lfdm.published.importing import import_released
+from lfdm.published.weights import schedule_tables
 
 FOLDER = Path(__file__).parent
 Layout = dict[str, dict[str, tuple[list[int], str]]]
@@ -57,7 +57,7 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-# The layout: our names -> published ones, written the other way round from `lfdm.released` ------------------------------
+# The layout: our names -> published ones, written the other way round from `lfdm.published.weights` ------------------------------
 
 _AUTOENCODER_NAMES = (
     (r"encoder\.blocks\.", "encoder.down_blocks."),

@@ -22,12 +22,12 @@ from lfdm.config.presets import PRESETS
 from lfdm.config.settings import Preset, to_json
 from lfdm.console import run
 from lfdm.folders.model_folder import find_model, load_exactly
-from lfdm.importing import PUBLISHED_LABELS, add_labels, import_released, parse_labels
-from lfdm.released import convert_autoencoder, convert_unet
+from lfdm.published.importing import PUBLISHED_LABELS, add_labels, import_released, parse_labels
+from lfdm.published.weights import convert_autoencoder, convert_unet
 from lfdm.training.autoencoder import train_autoencoder
 from lfdm.training.diffusion import train_diffusion
 
-GOLDEN = Path(__file__).parent / "golden" / "released"
+GOLDEN = Path(__file__).parents[1] / "golden" / "released"
 TINY: dict[str, Any] = runpy.run_path(str(GOLDEN / "make.py"))
 KINDS = ("mug", "natops")
 State = dict[str, dict[str, Tensor]]
@@ -81,7 +81,7 @@ def test_the_recorded_layout_is_that_of_the_configuration(kind: str) -> None:
 
 @pytest.mark.parametrize("preset", ["mug128", "natops128"])
 def test_the_tiny_layouts_are_the_published_one(preset: str) -> None:
-    keys = Path(__file__).parents[2] / "shared" / "parity" / f"{preset}.keys.json"
+    keys = Path(__file__).parents[3] / "shared" / "parity" / f"{preset}.keys.json"
     if not keys.is_file():
         pytest.skip(f"no published layout: {keys} is absent")
     assert json.loads(json.dumps(TINY["layout"](PRESETS[preset]))) == json.loads(keys.read_text())

@@ -10,9 +10,9 @@ from torch import Tensor
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.settings import to_json
 from lfdm.folders.model_folder import load_exactly
-from lfdm.released import convert_autoencoder, convert_unet, read_checkpoint
+from lfdm.published.weights import convert_autoencoder, convert_unet, read_checkpoint
 
-TINY: dict[str, Any] = runpy.run_path(str(Path(__file__).parent / "golden" / "released" / "make.py"))
+TINY: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "golden" / "released" / "make.py"))
 NETWORKS = ("generator", "region_predictor", "bg_predictor")
 
 

@@ -23,7 +23,7 @@ from lfdm.folders.files import check_holds_only, check_parents, existing_path, r
 from lfdm.folders.model_folder import CONFIG_NAME, load_exactly
 from lfdm.pipeline.folder import FOLDER_ENTRIES
 from lfdm.pipeline.pipeline import LatentFlowPipeline
-from lfdm.released import AUTOENCODER_NETWORKS, DIFFUSION_NETWORKS, convert_autoencoder, convert_unet, read_networks
+from lfdm.published.weights import AUTOENCODER_NETWORKS, DIFFUSION_NETWORKS, convert_autoencoder, convert_unet, read_networks
 
 PUBLISHED_LABELS: dict[str, tuple[str, ...]] = {"mug128": mug.LABELS, "mhad128": mhad.LABELS, "natops128": natops.LABELS}
 """What the published models were trained to be asked for, word for word."""

@@ -15,9 +15,9 @@ from lfdm import LatentFlowPipeline, Motion
 from lfdm.autoencoder.predictors.regions import RegionMotionPredictor, relative_affine
 from lfdm.diffusion.process import add_noise
 from lfdm.diffusion.sampling import Guidance, guided_prediction
-from lfdm.importing import import_released
+from lfdm.published.importing import import_released
 
-PARITY = Path(__file__).parents[2] / "shared" / "parity"
+PARITY = Path(__file__).parents[3] / "shared" / "parity"
 TIMESTEPS = (0, 1, 250, 637, 998, 999)
 TOLERANCE = {
     **dict.fromkeys(["region_shift", "region_covar", "relative_affine", "background", "grid", "occlusion", "latent"], 1e-4),
