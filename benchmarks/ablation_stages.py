@@ -37,10 +37,10 @@ from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.folders.model_folder import WEIGHTS_NAME, find_checkpoints, find_model, load_exactly, read_json, read_tensors
 from lfdm.pipeline.folder import INDEX_NAME, find_folder, load_scheduler, resolve_parts
 from lfdm.pipeline.pipeline import LatentFlowPipeline
-from lfdm.training.autoencoder import AutoencoderTask, train_autoencoder
 from lfdm.training.checkpoint import TRAINING_NAME
-from lfdm.training.diffusion import DiffusionTask, train_diffusion
 from lfdm.training.motion_cache import open_motion_cache
+from lfdm.training.stage1 import AutoencoderTask, train_autoencoder
+from lfdm.training.stage2 import DiffusionTask, train_diffusion
 from measuring import device_name
 from methods import shortened
 from stage1_judge import judge_autoencoder

@@ -23,8 +23,8 @@ from lfdm.evaluation.protocol import evaluate_generator
 from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.folders.model_folder import WEIGHTS_NAME, find_model
 from lfdm.pipeline.pipeline import LatentFlowPipeline
-from lfdm.training.autoencoder import train_autoencoder
-from lfdm.training.diffusion import train_diffusion
+from lfdm.training.stage1 import train_autoencoder
+from lfdm.training.stage2 import train_diffusion
 from methods import TRAININGS, ComparisonSettings, is_first_stage
 from planning import missing_package, plan_comparison
 from stages import LeftOutError, Stage, StageFolder

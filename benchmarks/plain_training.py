@@ -10,9 +10,9 @@ from torch import Tensor
 from lfdm.autoencoder.autoencoder import Decoded, Reconstruction
 from lfdm.diffusion.process import add_noise, diffusion_loss, draw_timesteps
 from lfdm.pipeline.pipeline import LatentFlowPipeline
-from lfdm.training.autoencoder import AutoencoderTask
-from lfdm.training.diffusion import DiffusionTask
-from lfdm.training.equivariance import RandomWarp, equivariance_losses
+from lfdm.training.losses.equivariance import RandomWarp, equivariance_losses
+from lfdm.training.stage1 import AutoencoderTask
+from lfdm.training.stage2 import DiffusionTask
 from plain_stage1 import PlainAutoencoder
 from plain_unet import PlainUNet
 

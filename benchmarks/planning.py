@@ -19,10 +19,10 @@ from baselines.frame_autoencoder import (
 from budget import Trial, clock, measure_steps, steps_within
 from lfdm.data.clips import ClipCache, labels, open_cache
 from lfdm.pipeline.pipeline import LatentFlowPipeline
-from lfdm.training.autoencoder import AutoencoderTask
-from lfdm.training.diffusion import DiffusionTask
 from lfdm.training.loop import uses_bf16
 from lfdm.training.motion_cache import open_motion_cache
+from lfdm.training.stage1 import AutoencoderTask
+from lfdm.training.stage2 import DiffusionTask
 from methods import ComparisonSettings, is_first_stage
 
 TRIAL_CLIPS = 64

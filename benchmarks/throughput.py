@@ -23,10 +23,10 @@ from torch.utils.data import DataLoader
 
 from lfdm.config.settings import Preset
 from lfdm.data.cache import ClipCache
-from lfdm.training.autoencoder import AutoencoderTask
-from lfdm.training.diffusion import DiffusionTask
 from lfdm.training.loop import TrainingTask, _Trainer
 from lfdm.training.motion_cache import open_motion_cache
+from lfdm.training.stage1 import AutoencoderTask
+from lfdm.training.stage2 import DiffusionTask
 from measuring import available_bytes, device_name, measure_memory, synchronize
 from records import RESULTS_DIR, Results, results_path
 from workloads import Models, benchmark_preset, random_clips, write_random_vgg19

@@ -24,9 +24,9 @@ from lfdm.diffusion.sampling import Guidance, guided_prediction
 from lfdm.motion.motion import Motion
 from lfdm.pipeline.inputs import sample_generators
 from lfdm.pipeline.pipeline import LatentFlowPipeline
-from lfdm.training.autoencoder import AutoencoderTask
-from lfdm.training.diffusion import ConditionedUNet, DiffusionTask
 from lfdm.training.loop import lay_out, make_optimizer, set_training, update_average
+from lfdm.training.stage1 import AutoencoderTask
+from lfdm.training.stage2 import ConditionedUNet, DiffusionTask
 from plain_stage1 import PlainAutoencoder
 from plain_training import plain_autoencoder_loss, plain_diffusion_loss, plain_generation, plain_guided_prediction
 from plain_unet import PlainUNet

@@ -17,7 +17,7 @@ from lfdm.config.presets import PUPPETS64
 from lfdm.config.settings import Preset, to_json
 from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.folders.model_folder import read_json
-from lfdm.training.autoencoder import train_autoencoder
+from lfdm.training.stage1 import train_autoencoder
 from tables import write_results
 
 

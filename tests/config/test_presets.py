@@ -10,8 +10,8 @@ from lfdm.config.presets import PRESETS, get_preset
 from lfdm.config.settings import OptimizationConfig, Preset, to_json
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion import process as diffusion_process
-from lfdm.training import equivariance
 from lfdm.training.batches import steps_per_epoch
+from lfdm.training.losses import equivariance
 
 PUBLISHED = {"mug128": (66_004_557, 42_731_203), "mhad128": (66_004_557, 42_731_203), "natops128": (66_004_557, 42_129_859 - 768)}
 """Parameters of the two published models; natops128 counts its null condition, which is not part of our U-Net."""

@@ -18,7 +18,7 @@ from lfdm.evaluation.protocol import evaluate
 from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.folders.model_folder import find_model
 from lfdm.pipeline.pipeline import LatentFlowPipeline
-from lfdm.training.autoencoder import train_autoencoder
+from lfdm.training.stage1 import train_autoencoder
 
 
 @pytest.fixture(scope="module")

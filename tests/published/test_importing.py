@@ -24,8 +24,8 @@ from lfdm.console import run
 from lfdm.folders.model_folder import find_model, load_exactly
 from lfdm.published.importing import PUBLISHED_LABELS, add_labels, import_released, parse_labels
 from lfdm.published.weights import convert_autoencoder, convert_unet
-from lfdm.training.autoencoder import train_autoencoder
-from lfdm.training.diffusion import train_diffusion
+from lfdm.training.stage1 import train_autoencoder
+from lfdm.training.stage2 import train_diffusion
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "released"
 TINY: dict[str, Any] = runpy.run_path(str(GOLDEN / "make.py"))

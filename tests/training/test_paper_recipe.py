@@ -20,8 +20,8 @@ from lfdm.data.clips import ClipRecord, write_index
 from lfdm.data.video import write_video
 from lfdm.folders.model_folder import find_checkpoints
 from lfdm.pipeline.pipeline import LatentFlowPipeline
-from lfdm.training.autoencoder import train_autoencoder
-from lfdm.training.diffusion import train_diffusion
+from lfdm.training.stage1 import train_autoencoder
+from lfdm.training.stage2 import train_diffusion
 
 LABELS = ("Turn Left", "Spread Wings")
 WriteVgg19: TypeAlias = Callable[[Path, tuple[int, ...]], Path]

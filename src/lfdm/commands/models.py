@@ -29,7 +29,7 @@ def autoencoder_training(preset: Preset) -> Callable[..., None]:
             out: run folder, for checkpoints and logs.
             init: bundled name, or model, pipeline or run folder whose weights to start from.
         """
-        from lfdm.training import autoencoder as stage1
+        from lfdm.training import stage1
 
         with progress_bar() as update:
             progress = functools.partial(update, "decoding clips")
@@ -58,7 +58,7 @@ def diffusion_training(preset: Preset) -> Callable[..., None]:
             init: bundled name, or U-Net, pipeline or run folder whose weights to start from; labels that it knows keep
                 their embeddings.
         """
-        from lfdm.training import diffusion as stage2
+        from lfdm.training import stage2
 
         with progress_bar() as update:
             progress = functools.partial(update, "preparing clips and motion")

@@ -24,7 +24,7 @@ from lfdm.evaluation.classifier import ActionClassifier
 from lfdm.evaluation.i3d import I3D, IMAGE_SIZE, NUM_CLASSES
 from lfdm.folders.model_folder import load_exactly
 from lfdm.published.weights import read_checkpoint
-from lfdm.training.perceptual import PerceptualLoss
+from lfdm.training.losses.perceptual import PerceptualLoss
 
 TORCHSCRIPT_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
 """Of StyleGAN-V's `i3d_torchscript.pt` (51,235,320 bytes). StyleGAN-V itself states none: this is what a mirror states

@@ -21,7 +21,7 @@ from lfdm.evaluation.motion import ExactMotion, PooledRatio, ceilings, displacem
 from lfdm.evaluation.run import EvaluationRun, to_numpy
 from lfdm.evaluation.store import StoredArrays
 from lfdm.motion.motion import Motion
-from lfdm.training.perceptual import PerceptualLoss
+from lfdm.training.losses.perceptual import PerceptualLoss
 
 GUESSES = ("prediction", "warped", "copy")
 """What is compared with the real frames: the decoder's frames, frame 0 warped alone, frame 0 itself."""

@@ -18,8 +18,8 @@ from lfdm.folders.files import replace_folder, write_bytes
 from lfdm.folders.run_folder import check_run, prepare_run
 from lfdm.pipeline.folder import INDEX_NAME, find_folder, resolve_parts
 from lfdm.pipeline.pipeline import LatentFlowPipeline
-from lfdm.training.autoencoder import AutoencoderTask, training_records
 from lfdm.training.loop import StepReport, fit
+from lfdm.training.stage1 import AutoencoderTask, training_records
 
 DECODER = ("bottleneck", "ups", "final")
 """The parts of a `LatentFlowAutoencoder` that paint."""

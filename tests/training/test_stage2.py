@@ -20,9 +20,9 @@ from lfdm.data.clips import open_cache, read_index, write_index
 from lfdm.data.frame_indices import uniform_indices
 from lfdm.folders.model_folder import WEIGHTS_NAME, find_checkpoints, find_model, read_tensors
 from lfdm.pipeline.pipeline import LatentFlowPipeline
-from lfdm.training.autoencoder import train_autoencoder
-from lfdm.training.diffusion import DiffusionTask, train_diffusion
 from lfdm.training.loop import StepReport
+from lfdm.training.stage1 import train_autoencoder
+from lfdm.training.stage2 import DiffusionTask, train_diffusion
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from lfdm.data.clips import ClipCache, ClipRecord, open_cache, write_index
 from lfdm.data.video import write_video
 from lfdm.folders.model_folder import find_checkpoints
 from lfdm.folders.run_folder import prepare_run
-from lfdm.training.autoencoder import AutoencoderTask, train_autoencoder
 from lfdm.training.loop import StepReport, fit
+from lfdm.training.stage1 import AutoencoderTask, train_autoencoder
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "autoencoder_curve.json"
 
@@ -71,7 +71,7 @@ CHILD = """
 import json, sys, time, torch
 from pathlib import Path
 from lfdm.config.settings import Preset, from_json
-from lfdm.training.autoencoder import train_autoencoder
+from lfdm.training.stage1 import train_autoencoder
 
 torch.set_num_threads(1)
 preset = from_json(Preset, json.loads(sys.argv[1]))

@@ -19,11 +19,11 @@ from lfdm.data.clips import ClipCache, ClipRecord, PairDataset, Progress, open_c
 from lfdm.folders.model_folder import find_checkpoints, find_model, load_exactly
 from lfdm.folders.run_folder import check_run, prepare_run
 from lfdm.pipeline.folder import find_folder
-from lfdm.training.equivariance import RandomWarp, equivariance_losses
 from lfdm.training.loop import StepReport, fit, uses_bf16
-from lfdm.training.losses import edge_aware_smoothness, multiscale_l1, ssim_loss
+from lfdm.training.losses.equivariance import RandomWarp, equivariance_losses
+from lfdm.training.losses.image import edge_aware_smoothness, multiscale_l1, ssim_loss
+from lfdm.training.losses.perceptual import PerceptualLoss
 from lfdm.training.motion_cache import MotionCache, open_motion_cache
-from lfdm.training.perceptual import PerceptualLoss
 from lfdm.visualize import flow_to_color
 
 PANEL_PAIRS = 6

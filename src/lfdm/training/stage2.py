@@ -33,9 +33,9 @@ from lfdm.folders.run_folder import check_run, prepare_run
 from lfdm.motion.codec import MotionTarget
 from lfdm.pipeline.folder import find_folder, load_scheduler, resolve_parts
 from lfdm.pipeline.pipeline import LatentFlowPipeline
-from lfdm.training.autoencoder import AutoencoderTask, training_records
 from lfdm.training.loop import StepReport, fit, uses_bf16
 from lfdm.training.motion_cache import MotionCache, MotionDataset, open_motion_cache, to_motion
+from lfdm.training.stage1 import AutoencoderTask, training_records
 
 PANEL_CLIPS = 4
 STAGE1_SETTINGS = ("preset.autoencoder_training",)

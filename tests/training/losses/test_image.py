@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lfdm.training.losses import edge_aware_smoothness, multiscale_l1, ssim_loss
+from lfdm.training.losses.image import edge_aware_smoothness, multiscale_l1, ssim_loss
 
 
 def test_multiscale_l1_of_a_constant_difference_is_that_difference() -> None:

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lfdm.training.perceptual import PerceptualLoss
+from lfdm.training.losses.perceptual import PerceptualLoss
 
-VGG16_FILE = Path(__file__).parents[2] / ".." / "shared" / "weights" / "vgg16_imagenet_features.safetensors"
+VGG16_FILE = Path(__file__).parents[3] / ".." / "shared" / "weights" / "vgg16_imagenet_features.safetensors"
 VGG19_POSITIONS = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
 VGG19_BLOCKS = (1, 1, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5)
 VGG16_NAMES = tuple(f"conv{block}_{i}" for block, count in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, count + 1))

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from lfdm.autoencoder.predictors.regions import Regions, heatmap_regions, principal_axes
 from lfdm.motion.warp import identity_grid
-from lfdm.training.equivariance import RandomWarp, equivariance_losses
+from lfdm.training.losses.equivariance import RandomWarp, equivariance_losses
 
 
 def sample(batch: int = 2, *, corners: bool = True, seed: int = 0) -> RandomWarp:
