@@ -156,7 +156,7 @@ def _print_summary(results: dict[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from lfdm.evaluation import page_tables
+    from lfdm.evaluation.report import tables as page_tables
 
     console = Console()
     for title, heads, rows in page_tables.summary(results):

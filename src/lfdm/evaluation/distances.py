@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lfdm.evaluation.features import FrameFeatures, VideoFeatures, kernel_name
-from lfdm.evaluation.frechet import Distance, estimate, frechet_distance, grouped, kernel_distance
+from lfdm.evaluation.metrics.frechet import Distance, estimate, frechet_distance, grouped, kernel_distance
+from lfdm.evaluation.networks.features import FrameFeatures, VideoFeatures, kernel_name
 from lfdm.evaluation.run import EvaluationRun
 from lfdm.evaluation.store import Arrays, StoredArrays
 

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from lfdm.data.clips import ClipRecord
-from lfdm.evaluation.actions import certainty, judge_actions, named
-from lfdm.evaluation.appearance import identity_per_clip, judge_identity
 from lfdm.evaluation.distances import judge_frame_distance, judge_video_distances
-from lfdm.evaluation.dynamics import judge_energy, judge_smoothness, motion_energy, ratio, temporal_spectrum
-from lfdm.evaluation.frames import psnr_per_clip
 from lfdm.evaluation.generators import VideoGenerator
-from lfdm.evaluation.judges import Judges
+from lfdm.evaluation.metrics.actions import certainty, judge_actions, named
+from lfdm.evaluation.metrics.appearance import identity_per_clip, judge_identity
+from lfdm.evaluation.metrics.dynamics import judge_energy, judge_smoothness, motion_energy, ratio, temporal_spectrum
+from lfdm.evaluation.metrics.frames import psnr_per_clip
+from lfdm.evaluation.networks.judges import Judges
 from lfdm.evaluation.run import EvaluationRun
 from lfdm.evaluation.stage1 import flow_length
 from lfdm.evaluation.store import Arrays, StoredArrays

@@ -16,12 +16,12 @@ from lfdm.config.settings import Fit, SchedulerName
 from lfdm.data.clips import INDEX_NAME, ClipRecord, labels, open_cache, read_index
 from lfdm.evaluation.generation import judge_generation
 from lfdm.evaluation.generators import PipelineGenerator, VideoGenerator
-from lfdm.evaluation.judges import Judges, load_from_files, train_judges
 from lfdm.evaluation.loading import EvaluatedModel, check_fits, file_sha256, load_model, select_clips
-from lfdm.evaluation.report import check_report_folder, finite, write_report
+from lfdm.evaluation.networks.judges import Judges, load_from_files, train_judges
+from lfdm.evaluation.report.files import check_report_folder, finite, write_report
+from lfdm.evaluation.report.shown import Shown, pick_shown
 from lfdm.evaluation.run import EvaluationRun, HeldOutClips
 from lfdm.evaluation.settings import EvaluationConfig
-from lfdm.evaluation.shown import Shown, pick_shown
 from lfdm.evaluation.stage1 import PerceptualDistance, judge_stage1
 from lfdm.evaluation.store import BatchStore, Progress, StoredArrays, reporter
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.data.puppets.data_set import truth_path
-from lfdm.evaluation.frames import l1_per_clip, psnr_per_clip, ssim_per_clip
 from lfdm.evaluation.loading import file_sha256
-from lfdm.evaluation.motion import ExactMotion, PooledRatio, ceilings, displacement_px, flow_score, frame_score
+from lfdm.evaluation.metrics.frames import l1_per_clip, psnr_per_clip, ssim_per_clip
+from lfdm.evaluation.metrics.motion import ExactMotion, PooledRatio, ceilings, displacement_px, flow_score, frame_score
 from lfdm.evaluation.run import EvaluationRun, to_numpy
 from lfdm.evaluation.store import StoredArrays
 from lfdm.motion.motion import Motion

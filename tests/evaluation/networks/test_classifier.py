@@ -6,7 +6,7 @@ import torch
 
 from lfdm.data.clips import ClipCache, ClipRecord, open_cache, write_index
 from lfdm.data.video import write_video
-from lfdm.evaluation.classifier import (
+from lfdm.evaluation.networks.classifier import (
     ActionClassifier,
     augment,
     cached_classifier,

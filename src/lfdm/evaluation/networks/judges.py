@@ -7,10 +7,10 @@ import torch
 
 from lfdm.config.settings import Fit
 from lfdm.data.clips import ClipCache, ClipRecord, labels, open_cache
-from lfdm.evaluation.appearance import FrameNetwork, FrameNetworkFeatures, cached_frame_network
-from lfdm.evaluation.classifier import ActionClassifier, cached_classifier
-from lfdm.evaluation.features import FrameFeatures, VideoFeatures, load_extractor, load_frame_extractor
 from lfdm.evaluation.loading import file_sha256
+from lfdm.evaluation.metrics.appearance import FrameNetwork, FrameNetworkFeatures, cached_frame_network
+from lfdm.evaluation.networks.classifier import ActionClassifier, cached_classifier
+from lfdm.evaluation.networks.features import FrameFeatures, VideoFeatures, load_extractor, load_frame_extractor
 from lfdm.evaluation.run import EvaluationRun
 from lfdm.evaluation.settings import EXECUTABLE_EXTRACTOR, EvaluationConfig
 from lfdm.evaluation.store import Progress, reporter

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from lfdm.data.video import read_video
-from lfdm.evaluation.page import draw_page
-from lfdm.evaluation.report import draw_examples, finite, write_report
-from lfdm.evaluation.shown import Example, Shown
+from lfdm.evaluation.report.files import draw_examples, finite, write_report
+from lfdm.evaluation.report.page import draw_page
+from lfdm.evaluation.report.shown import Example, Shown
 from lfdm.motion.motion import Motion
 
 ESTIMATE = {"value": 3.0, "low": 2.0, "high": 4.0, "floor": 1.0, "value_at_floor": 3.5, "num_generated": 8, "dim": 4}

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from lfdm.data.video import MAX_GIF_FPS, write_video
-from lfdm.evaluation.page import draw_page
-from lfdm.evaluation.shown import Example, Shown
+from lfdm.evaluation.report.page import draw_page
+from lfdm.evaluation.report.shown import Example, Shown
 from lfdm.folders.files import check_parents, write_bytes
 from lfdm.visualize import contact_sheet
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lfdm.data.clips import open_cache, read_index
-from lfdm.evaluation.appearance import FrameNetwork, cached_frame_network, identity_per_clip, judge_identity
+from lfdm.evaluation.metrics.appearance import FrameNetwork, cached_frame_network, identity_per_clip, judge_identity
 from lfdm.evaluation.settings import ClassifierTraining
 
 SUBJECTS = ["a", "a", "b", "b", "c", "c"]

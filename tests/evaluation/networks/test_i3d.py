@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lfdm.evaluation.i3d import I3D, pad_same
+from lfdm.evaluation.networks.i3d import I3D, pad_same
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lfdm.data.frame_indices import uniform_indices
-from lfdm.evaluation.classifier import ActionClassifier
-from lfdm.evaluation.i3d import I3D, IMAGE_SIZE, NUM_CLASSES
+from lfdm.evaluation.networks.classifier import ActionClassifier
+from lfdm.evaluation.networks.i3d import I3D, IMAGE_SIZE, NUM_CLASSES
 from lfdm.folders.model_folder import load_exactly
 from lfdm.published.weights import read_checkpoint
 from lfdm.training.losses.perceptual import PerceptualLoss

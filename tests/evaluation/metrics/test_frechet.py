@@ -3,7 +3,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from lfdm.evaluation.frechet import DistanceEstimate, estimate, frechet_distance, grouped, kernel_distance
+from lfdm.evaluation.metrics.frechet import DistanceEstimate, estimate, frechet_distance, grouped, kernel_distance
 
 linalg = pytest.importorskip("scipy.linalg", reason="needs scipy: pip install 'lfdm[eval]'")
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from lfdm.data.clips import ClipCache
 from lfdm.data.clips import labels as labels_of
 from lfdm.data.frame_indices import uniform_indices
-from lfdm.evaluation.fitting import fit_classifier, kept_beside
+from lfdm.evaluation.networks.fitting import fit_classifier, kept_beside
 from lfdm.evaluation.settings import ClassifierTraining
 from lfdm.folders.model_folder import StrictLoading
 

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lfdm.evaluation import features
-from lfdm.evaluation.classifier import ActionClassifier
-from lfdm.evaluation.features import (
+from lfdm.evaluation.networks import features
+from lfdm.evaluation.networks.classifier import ActionClassifier
+from lfdm.evaluation.networks.features import (
     ClassifierFeatures,
     I3DFeatures,
     TorchScriptI3DFeatures,
@@ -21,7 +21,7 @@ from lfdm.evaluation.features import (
     resize_and_crop,
     to_8_bits,
 )
-from lfdm.evaluation.i3d import I3D
+from lfdm.evaluation.networks.i3d import I3D
 
 
 def clip(frames: int, height: int = 16, width: int = 16, *, batch: int = 2) -> Tensor:

@@ -21,8 +21,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from lfdm.data.clips import ClipCache
-from lfdm.evaluation.fitting import fit_classifier, kept_beside
 from lfdm.evaluation.loading import file_sha256
+from lfdm.evaluation.networks.fitting import fit_classifier, kept_beside
 from lfdm.evaluation.settings import FRAME_TRAINING, ClassifierTraining
 from lfdm.folders.model_folder import WEIGHTS_NAME, StrictLoading
 

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 
 from lfdm.data.video import FrameSource, encode_video
-from lfdm.evaluation import page_tables as tables
-from lfdm.evaluation import plots
-from lfdm.evaluation.page_style import STYLE
-from lfdm.evaluation.shown import Example, Shown
+from lfdm.evaluation.report import plots, tables
+from lfdm.evaluation.report.shown import Example, Shown
+from lfdm.evaluation.report.style import STYLE
 from lfdm.motion.warp import warp
 from lfdm.visualize import draw_panel
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lfdm.data.puppets.data_set import render_clip, save_truth, truth_path
-from lfdm.evaluation.motion import (
+from lfdm.evaluation.metrics.motion import (
     ExactMotion,
     best_fit,
     ceilings,

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lfdm.evaluation.frames import MAX_PSNR, l1_per_clip, psnr_per_clip, ssim_per_clip
+from lfdm.evaluation.metrics.frames import MAX_PSNR, l1_per_clip, psnr_per_clip, ssim_per_clip
 
 
 def test_l1_and_psnr_of_a_constant_difference() -> None:

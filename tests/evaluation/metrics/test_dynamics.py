@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lfdm.evaluation.dynamics import jitter_share, judge_energy, judge_smoothness, motion_energy, temporal_spectrum
+from lfdm.evaluation.metrics.dynamics import jitter_share, judge_energy, judge_smoothness, motion_energy, temporal_spectrum
 
 T = 16
 
