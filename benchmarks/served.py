@@ -76,7 +76,7 @@ def running_server(folder: Path, options: Sequence[str] = ()) -> Iterator[Server
         RuntimeError: it does not start; what it wrote is in the message.
     """
     port, log = _free_port(), folder / "serve.log"
-    command = [sys.executable, "-m", "lfdm.cli", "serve", "--port", str(port), *options]
+    command = [sys.executable, "-m", "lfdm", "serve", "--port", str(port), *options]
     environment = {"OMP_NUM_THREADS": "1", **os.environ, "TMPDIR": str(folder)}
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)

@@ -38,7 +38,7 @@ class Options:
 
 def commands(folder: Path) -> Mapping[str, Sequence[str]]:
     """By name: what a user types, with this interpreter."""
-    cli = (sys.executable, "-m", "lfdm.cli")
+    cli = (sys.executable, "-m", "lfdm")
     generate = (
         "generate",
         str(IMAGE),

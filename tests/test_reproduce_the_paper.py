@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 import lfdm.cli
+from lfdm.cli.console import run
 from lfdm.config.presets import PRESETS
 from lfdm.config.settings import OptimizationConfig
-from lfdm.console import run
 from lfdm.data.clips import read_index
 from lfdm.data.video import read_video
 

@@ -90,7 +90,7 @@ def test_two_processes_give_what_one_gives(model: Path, data: Path, tmp_path: Pa
         distributed = {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"}
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
-            [sys.executable, "-m", "lfdm.cli", *command],
+            [sys.executable, "-m", "lfdm", *command],
             env={**os.environ, **distributed, **address},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from lfdm import LatentFlowAutoencoder, LatentFlowPipeline, MotionUNet3D
 from lfdm.cli import COMMANDS
+from lfdm.cli.console import run
 from lfdm.condition.encoder import ConditionEncoder
 from lfdm.condition.text import encode_text
 from lfdm.config.presets import PRESETS
 from lfdm.config.settings import Preset, to_json
-from lfdm.console import run
 from lfdm.folders.model_folder import find_model, load_exactly
 from lfdm.published.importing import PUBLISHED_LABELS, add_labels, import_released, parse_labels
 from lfdm.published.weights import convert_autoencoder, convert_unet

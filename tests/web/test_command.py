@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lfdm.cli import COMMANDS
-from lfdm.console import run
+from lfdm.cli.console import run
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.web.limits import ServeLimits
 from lfdm.web.server import open_app

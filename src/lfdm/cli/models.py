@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
-from lfdm.commands.videos import DEFAULT_MODEL, pick_device
+from lfdm.cli.console import ProgressUpdate, progress_bar
+from lfdm.cli.videos import DEFAULT_MODEL, pick_device
 from lfdm.config.settings import AdaptationConfig, Preset, SchedulerName
-from lfdm.console import ProgressUpdate, progress_bar
 from lfdm.evaluation.settings import EvaluationConfig
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from lfdm.cli.console import progress_bar
 from lfdm.config.presets import PRESETS
 from lfdm.config.settings import Fit, PanelFormat, PanelKind
-from lfdm.console import progress_bar
 from lfdm.folders.files import as_file_name
 
 if TYPE_CHECKING:

@@ -2,12 +2,12 @@
 
 import sys
 
-from lfdm.commands.data_sets import data_corpus, data_folder, data_lpc, data_puppets
-from lfdm.commands.models import adapt, autoencoder_training, diffusion_training, evaluate, import_
-from lfdm.commands.serve import serve
-from lfdm.commands.videos import demo, generate, info, transfer
+from lfdm.cli.console import CommandTree, Group, run
+from lfdm.cli.data_sets import data_corpus, data_folder, data_lpc, data_puppets
+from lfdm.cli.models import adapt, autoencoder_training, diffusion_training, evaluate, import_
+from lfdm.cli.serve import serve
+from lfdm.cli.videos import demo, generate, info, transfer
 from lfdm.config.presets import PRESETS
-from lfdm.console import CommandTree, Group, run
 
 COMMANDS: CommandTree = {
     "demo": demo,

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from lfdm.cli import COMMANDS
+from lfdm.cli.console import Group, run
 from lfdm.config.settings import Preset
-from lfdm.console import Group, run
 from lfdm.data.video import read_video, video_info
 from lfdm.folders.files import replacing_folder
 from lfdm.motion.motion import Motion

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from lfdm.cli.console import progress_bar
 from lfdm.config.settings import Fit
-from lfdm.console import progress_bar
 
 if TYPE_CHECKING:
     from lfdm.data.corpora.conversion import FolderReport
