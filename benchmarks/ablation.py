@@ -89,7 +89,7 @@ def main() -> None:
     torch.set_num_threads(command.threads)
     try:
         settings = AblationSettings(
-            preset=get_preset(command.dataset),
+            preset=get_preset("flow64"),
             data=command.data,
             autoencoder=command.autoencoder,
             budget_minutes=command.budget_minutes,

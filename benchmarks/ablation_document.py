@@ -26,8 +26,8 @@ GROUPS = {
     "stage1": "Stage 1: equal training time",
 }
 STAGE1_FIGURES = {
-    "score_1": ("score 1 (lower is better)", 3, False),
-    "score_2": ("score 2", 3, True),
+    "flow_epe_ratio": ("score 1 (lower is better)", 3, False),
+    "warp_recovery": ("score 2", 3, True),
     "prediction_psnr": ("prediction, dB", 2, True),
     "warped_psnr": ("warped alone, dB", 2, True),
 }

@@ -63,7 +63,7 @@ def stage2_rows(preset: Preset) -> list[Row]:
     rows = [
         Row(BASE, f"as in the preset ({preset.diffusion.prediction_type}, {weights})", preset),
         Row("raw", "targets not normalised, x0 not clamped", raw),
-        Row("grid", "absolute grid instead of displacement, neither normalised", _diffusion(raw, motion_target="grid"), "raw"),
+        Row("grid", "absolute grid instead of displacement, neither normalised", _diffusion(raw, motion_codec="grid"), "raw"),
     ]
     rows += [
         Row(kind.replace("_", "-"), f"predicts {kind}", _diffusion(preset, prediction_type=kind))

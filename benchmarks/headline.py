@@ -88,7 +88,7 @@ def run_headline(command: Headline) -> None:
     torch.set_num_threads(command.threads)
     data = command.data if command.data is not None else _make_data(command)
     settings = ComparisonSettings(
-        preset=get_preset(command.dataset),
+        preset=get_preset("flow64"),
         data=data,
         methods=command.methods,
         equal=command.equal,

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 README, DOCUMENT = ROOT / "README.md", ROOT / "docs" / "performance.md"
 START, END = "<!-- performance: rendered by benchmarks/performance_table.py -->", "<!-- end of performance -->"
 SHORT_BATCH = 1
-PRESETS = ("mug128", "puppets64")
+PRESETS = ("mug128", "flow64")
 DTYPES = ("float32", "bfloat16")
 FORMS = {
     ("unet_step", "fast"): "U-Net step",

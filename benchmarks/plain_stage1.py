@@ -62,7 +62,7 @@ class PlainAutoencoder(nn.Module):
         return Decoded(*(torch.stack(parts, dim=2) for parts in zip(*frames, strict=True)))
 
     def decode_frame(self, image: Tensor, grid: Tensor, occlusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Prediction, warped and painted (b, 3, H, W) for a motion grid (b, h, w, 2) and occlusion (b, 1, h, w)."""
+        """Prediction, warped and inpainted (b, 3, H, W) for a motion grid (b, h, w, 2) and occlusion (b, 1, h, w)."""
         scales = self.encode(image)
         warped, visible = self._warp(scales[-1], grid, occlusion)
         x = self.bottleneck(warped * visible)
@@ -71,9 +71,9 @@ class PlainAutoencoder(nn.Module):
             x = up(x)
             warped, visible = self._warp(skip, grid, occlusion)
             x = warped * visible + x * (1 - visible)
-        painted = self.final(x).sigmoid()
+        inpainted = self.final(x).sigmoid()
         warped, visible = self._warp(image, grid, occlusion)
-        return warped * visible + painted * (1 - visible), warped, painted
+        return warped * visible + inpainted * (1 - visible), warped, inpainted
 
     def forward(self, source: Tensor, driving: Tensor) -> Reconstruction:
         """One training pair, (b, 3, H, W) each, as `LatentFlowAutoencoder.forward` gives it to the losses."""

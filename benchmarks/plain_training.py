@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lfdm.autoencoder.autoencoder import Decoded, Reconstruction
-from lfdm.diffusion.process import add_noise, diffusion_loss, draw_timesteps
+from lfdm.diffusion.process import add_noise, diffusion_loss, sample_timesteps
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.losses.equivariance import RandomWarp, equivariance_losses
 from lfdm.training.stage1 import AutoencoderTask
@@ -50,7 +50,7 @@ def plain_generation(
         latent = stage1.encode(image)[-1]
         prediction = unet(scheduler.scale_model_input(sample, timestep).to(dtype), timestep, condition.to(dtype), latent)
         sample = scheduler.step(prediction.float(), timestep, sample, **draws, return_dict=False)[0]
-    return stage1.decode(image, pipeline.motion_target.decode(sample))
+    return stage1.decode(image, pipeline.motion_codec.decode(sample))
 
 
 def plain_diffusion_loss(
@@ -70,9 +70,9 @@ def plain_diffusion_loss(
         image = video[:, :, 0]
         motion = stage1.estimate_motion(image, video)
         stage1.decode(image, motion)
-        clean, latent = task.pipeline.motion_target.encode(motion).float(), stage1.encode(image)[-1]
+        clean, latent = task.pipeline.motion_codec.encode(motion).float(), stage1.encode(image)[-1]
         rows = task._draw_rows(batch["index"], generator)
-    timesteps = draw_timesteps(len(clean), kind, generator=generator)
+    timesteps = sample_timesteps(len(clean), kind, generator=generator)
     noise = torch.randn(clean.shape, generator=generator, device=clean.device)
     condition = task.pipeline.condition.look_up(rows)
     prediction = unet(add_noise(clean, noise, timesteps, kind), timesteps, condition, latent)

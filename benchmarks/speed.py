@@ -57,7 +57,7 @@ class Options:
 
     only: tuple[str, ...] = tuple(OPERATIONS)
     """Operations."""
-    sizes: tuple[str, ...] = ("mug128", "puppets64")
+    sizes: tuple[str, ...] = ("mug128", "flow64")
     """Presets; `tiny` is a miniature for tests."""
     batches: tuple[int, ...] = (1, 8)
     dtypes: tuple[DType, ...] = ("float32", "bfloat16")

@@ -43,7 +43,7 @@ class Options:
 
     only: tuple[Stage, ...] = ("autoencoder", "diffusion")
     """Stages."""
-    sizes: tuple[str, ...] = ("puppets64", "mug128")
+    sizes: tuple[str, ...] = ("flow64", "mug128")
     """Presets; `tiny` is a miniature for tests."""
     batch: int = 16
     """Clips or pairs of a step; halved until the step fits into memory."""

@@ -39,10 +39,10 @@ VGG19_WIDTHS = (64, 128, 256, 512, 512)
 
 
 def benchmark_preset(name: str) -> Preset:
-    """A named preset, or `tiny`: `puppets64` in a size that every operation runs in a moment."""
+    """A named preset, or `tiny`: `flow64` in a size that every operation runs in a moment."""
     if name != "tiny":
         return get_preset(name)
-    preset = get_preset("puppets64")
+    preset = get_preset("flow64")
     autoencoder = replace(
         preset.autoencoder, channels=8, max_channels=16, num_res_blocks=1, dense_channels=(8, 8, 16, 16), dense_match_channels=8
     )
@@ -206,7 +206,9 @@ def guidance_step(models: Models, batch: int) -> Calls:
     timestep = torch.tensor(500, device=models.device)
     null = pipeline.condition.null.to(condition).expand_as(condition)
     with torch.no_grad():
-        predict = guided_prediction(pipeline.unet, Guidance(latent=latent, condition=condition, away=null, scale=GUIDANCE_SCALE))
+        predict = guided_prediction(
+            pipeline.unet, Guidance(latent=latent, condition=condition, negative=null, scale=GUIDANCE_SCALE)
+        )
     low = [x.to(models.dtype) for x in (sample, condition, null)]
     return {
         "fast": _quiet(lambda: predict(sample, timestep)),

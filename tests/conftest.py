@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lfdm.config.presets import NATOPS128, PUPPETS64
+from lfdm.config.presets import FLOW64, NATOPS128
 from lfdm.config.settings import AutoencoderConfig, AutoencoderTrainingConfig, OptimizationConfig, Preset, UNetConfig
 from lfdm.data.clips import ClipRecord, read_index, write_index
 from lfdm.data.puppets.data_set import write_puppets
@@ -51,7 +51,7 @@ def tiny_preset() -> Preset:
         num_steps=10, batch_size=3, learning_rate=2e-3, ema_decay=0.9, checkpoint_minutes=1e6, sample_steps=1000
     )
     return replace(
-        PUPPETS64,
+        FLOW64,
         name="tiny",
         image_size=PUPPET_SIZE,
         num_frames=4,
@@ -70,7 +70,7 @@ def tiny_preset() -> Preset:
             latent_channels=16, condition_dim=8, dim=8, channel_multipliers=(1, 2), patch_size=2, num_heads=2, head_dim=8
         ),
         autoencoder_training=AutoencoderTrainingConfig(optimization=optimization, ssim_weight=0.05),
-        diffusion_training=replace(PUPPETS64.diffusion_training, optimization=optimization),
+        diffusion_training=replace(FLOW64.diffusion_training, optimization=optimization),
     )
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lfdm.config.settings import PanelKind
+from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
 from lfdm.visualize import (
     contact_sheet,
@@ -134,14 +135,14 @@ def test_tiles_that_cannot_be_drawn() -> None:
         ((), "got none"),
     ]
     for kinds, message in wrong:
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UserError, match=message):
             draw_panel(None, frames, frames, motion, kinds=kinds)
 
 
 def test_a_panel_needs_shapes_that_agree() -> None:
     frames = np.zeros((2, 32, 32, 3), np.uint8)
     motion = Motion(torch.zeros(2, 2, 2, 16, 16), torch.zeros(2, 1, 2, 16, 16))
-    with pytest.raises(ValueError, match="one sample's source"):
+    with pytest.raises(UserError, match="one sample's source"):
         draw_panel(frames[0], frames, frames, motion)
 
 
@@ -153,7 +154,7 @@ def test_a_contact_sheet_has_a_row_per_video_and_shows_first_and_last_frame() ->
     assert sheet[40, -10, 0] == 190
     assert sheet[40 + 84, 2 * 68 + 10, 0] == 20
     assert sheet[40 + 84, -10, 0] == 255
-    with pytest.raises(ValueError, match="one caption per video"):
+    with pytest.raises(UserError, match="one caption per video"):
         contact_sheet([video], [])
 
 

@@ -25,7 +25,7 @@ from lfdm.config.settings import DiffusionTrainingConfig, OptimizationConfig, Pr
 from lfdm.data.augmentation import ColorJitter
 from lfdm.data.clips import ClipCache, ClipDataset, labels
 from lfdm.data.frame_indices import sample_indices, uniform_indices
-from lfdm.diffusion.process import add_noise, diffusion_loss, draw_timesteps
+from lfdm.diffusion.process import add_noise, diffusion_loss, sample_timesteps
 from lfdm.evaluation.loading import file_sha256
 from lfdm.folders.model_folder import WEIGHTS_NAME, find_model
 from lfdm.folders.run_folder import check_run, prepare_run
@@ -91,7 +91,7 @@ class ClipDiffusionTask:
             clean = self._clean(batch)
         dropped = torch.rand(len(clean), generator=generator, device=device) < self.config.condition_dropout
         rows = self.rows.to(device)[batch["index"]].masked_fill(dropped, -1)
-        timesteps = draw_timesteps(len(clean), kind, generator=generator)
+        timesteps = sample_timesteps(len(clean), kind, generator=generator)
         noise = torch.randn(clean.shape, generator=generator, device=device)
         prediction = module(add_noise(clean, noise, timesteps, kind), timesteps, rows, clean[:, :, 0])
         loss = diffusion_loss(prediction, clean, noise, timesteps, kind, min_snr_gamma=self.config.min_snr_gamma)

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from lfdm.config.settings import PanelKind
+from lfdm.errors import UserError
 
 if TYPE_CHECKING:
     from lfdm.motion.motion import Motion
@@ -163,7 +164,7 @@ def draw_panel(
         t pictures (H', W', 3) uint8, drawn as they are taken.
 
     Raises:
-        ValueError: at once, for shapes that do not agree, an unknown tile, none, or one whose picture is not there.
+        UserError: at once, for shapes that do not agree, an unknown tile, none, or one whose picture is not there.
     """
     _check_panel(source, frames, warped, motion, kinds, regions)
     height, width = frames.shape[1:3]
@@ -205,19 +206,19 @@ def _check_panel(
     t = len(frames)
     fits = len(motion.flow) == 1 and motion.num_frames == t and warped.shape == frames.shape
     if not fits or (source is not None and source.shape != frames.shape[1:]):
-        raise ValueError(
+        raise UserError(
             f"a panel needs one sample's source (H, W, 3), frames and warped (t, H, W, 3) and motion of t frames; got "
             f"{None if source is None else source.shape}, {frames.shape}, {warped.shape} and motion {tuple(motion.flow.shape)}"
         )
     unknown = [kind for kind in kinds if kind not in get_args(PanelKind)]
     if unknown or not kinds:
         got = repr(unknown[0]) if unknown else "none"
-        raise ValueError(f"the tiles of a panel are some of {', '.join(get_args(PanelKind))}; got {got}")
+        raise UserError(f"the tiles of a panel are some of {', '.join(get_args(PanelKind))}; got {got}")
     if "source" in kinds and source is None:
-        raise ValueError("the tile 'source' needs the source image; got None")
+        raise UserError("the tile 'source' needs the source image; got None")
     if "regions" in kinds and (regions is None or regions.ndim != 4 or len(regions) != t):
         got = None if regions is None else regions.shape
-        raise ValueError(f"the tile 'regions' needs heat maps ({t}, K, h, w) of stage 1; got {got}")
+        raise UserError(f"the tile 'regions' needs heat maps ({t}, K, h, w) of stage 1; got {got}")
 
 
 def occlusion_to_gray(occlusion: np.ndarray) -> np.ndarray:
@@ -235,10 +236,10 @@ def contact_sheet(rows: Sequence[np.ndarray], captions: Sequence[str], *, num_fr
         num_frames: frames shown of each, evenly spread, first and last included.
 
     Raises:
-        ValueError: no videos, or not one caption for each.
+        UserError: no videos, or not one caption for each.
     """
     if not rows or len(rows) != len(captions):
-        raise ValueError(f"a contact sheet needs one caption per video; got {len(rows)} videos and {len(captions)} captions")
+        raise UserError(f"a contact sheet needs one caption per video; got {len(rows)} videos and {len(captions)} captions")
     strips = []
     for video, caption in zip(rows, captions, strict=True):
         chosen = np.unique(np.linspace(0, len(video) - 1, num_frames).round().astype(int))

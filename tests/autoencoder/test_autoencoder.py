@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
+from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
 from lfdm.motion.warp import identity_grid
 
@@ -83,7 +84,7 @@ def test_hidden_pixels_are_painted_and_never_copied() -> None:
     motion = Motion(torch.zeros(1, 2, 1, 16, 16), torch.zeros(1, 1, 1, 16, 16))
     with torch.no_grad():
         decoded = model.decode(model.encode(torch.rand(1, 3, 32, 32)), motion)
-    assert torch.equal(decoded.prediction, decoded.painted)
+    assert torch.equal(decoded.prediction, decoded.inpainted)
 
 
 @pytest.mark.parametrize("kind", ["dense", "regions"])
@@ -143,39 +144,39 @@ def test_latent_has_the_stride_and_width_of_the_configuration() -> None:
 def test_the_other_convention_is_refused() -> None:
     model = make_autoencoder()
     features = model.encode(torch.rand(1, 3, 32, 32))
-    with pytest.raises(ValueError, match="corners=False; got corners=True"):
+    with pytest.raises(UserError, match="corners=False; got corners=True"):
         model.decode(features, Motion.identity(1, 1, (16, 16), corners=True))
 
 
 def test_a_motion_of_another_batch_is_refused() -> None:
     model = make_autoencoder()
     features = model.encode(torch.rand(2, 3, 32, 32))
-    with pytest.raises(ValueError, match="2 source images"):
+    with pytest.raises(UserError, match="2 source images"):
         model.decode(features, Motion.identity(1, 1, (16, 16), corners=False))
 
 
 def test_the_dense_predictor_needs_pixel_centres() -> None:
-    with pytest.raises(ValueError, match="corners must be False"):
+    with pytest.raises(UserError, match="corners must be False"):
         make_autoencoder("dense", corners=True)
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 4, 32, 32), (1, 3, 36, 32), (1, 3, 32, 20)])
 def test_images_of_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"image (must be|height and width)"):
+    with pytest.raises(UserError, match=r"image (must be|height and width)"):
         make_autoencoder().encode(torch.rand(shape))
 
 
 def test_images_of_bytes_and_of_no_pixels_are_refused() -> None:
     for image in (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.zeros(1, 3, 0, 32), torch.zeros(0, 3, 32, 32)):
-        with pytest.raises(ValueError, match=r"image must be \(b, 3, H, W\) of floating point in \[0, 1\]"):
+        with pytest.raises(UserError, match=r"image must be \(b, 3, H, W\) of floating point in \[0, 1\]"):
             make_autoencoder().encode(image)
 
 
 def test_pairs_that_do_not_agree_are_refused() -> None:
     model = make_autoencoder()
-    with pytest.raises(ValueError, match="differ in batch"):
+    with pytest.raises(UserError, match="differ in batch"):
         model.estimate_motion(torch.rand(2, 3, 32, 32), torch.rand(1, 3, 32, 32))
-    with pytest.raises(ValueError, match="driving must be"):
+    with pytest.raises(UserError, match="driving must be"):
         model.estimate_motion(torch.rand(1, 3, 32, 32), torch.rand(1, 1, 32, 32))
 
 

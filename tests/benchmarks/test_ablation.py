@@ -13,7 +13,7 @@ from ablation_document import compare, render, with_earlier_groups
 from ablation_rows import regions_of_equal_size, sampling_rows, seeded, stage1_rows, stage2_rows, together
 from ablation_stages import Ablation, AblationSettings
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
-from lfdm.config.presets import PUPPETS64
+from lfdm.config.presets import FLOW64
 from lfdm.config.settings import Preset, to_json
 from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.folders.model_folder import read_json
@@ -30,12 +30,12 @@ def _changes(one: Any, other: Any, name: str = "") -> Iterator[str]:
 
 
 def test_each_row_changes_what_it_says() -> None:
-    rows = {row.name: row for row in stage2_rows(PUPPETS64)}
+    rows = {row.name: row for row in stage2_rows(FLOW64)}
     changed = {name: list(_changes(to_json(rows[row.against].preset), to_json(row.preset))) for name, row in rows.items()}
     assert changed == {
         "base": [],
         "raw": ["diffusion.normalize", "diffusion.clamp_to_range"],
-        "grid": ["diffusion.motion_target"],
+        "grid": ["diffusion.motion_codec"],
         "epsilon": ["diffusion.prediction_type"],
         "v-prediction": ["diffusion.prediction_type"],
         "min-snr": ["diffusion_training.min_snr_gamma"],
@@ -46,7 +46,7 @@ def test_each_row_changes_what_it_says() -> None:
 
 
 def test_all_that_was_better_goes_into_one_row() -> None:
-    rows = {row.name: row for row in stage2_rows(PUPPETS64)}
+    rows = {row.name: row for row in stage2_rows(FLOW64)}
     base, first = rows["base"], rows["v-prediction"]
     (row,) = together(base, [first, rows["small-batch"], rows["epsilon"]])
     expected = replace(first.preset, diffusion_training=rows["small-batch"].preset.diffusion_training)
@@ -57,9 +57,9 @@ def test_all_that_was_better_goes_into_one_row() -> None:
 
 
 def test_stage1_rows_change_stage_1_alone() -> None:
-    rows = {row.name: row for row in stage1_rows(PUPPETS64, Path("vgg16.safetensors"))}
+    rows = {row.name: row for row in stage1_rows(FLOW64, Path("vgg16.safetensors"))}
     assert "perceptual" in rows
-    assert "perceptual" not in {row.name for row in stage1_rows(PUPPETS64, None)}
+    assert "perceptual" not in {row.name for row in stage1_rows(FLOW64, None)}
     for row in rows.values():
         changed = list(_changes(to_json(rows[row.against].preset), to_json(row.preset)))
         assert all(name.startswith(("autoencoder", "unet.latent_channels")) for name in changed)
@@ -67,7 +67,7 @@ def test_stage1_rows_change_stage_1_alone() -> None:
 
 
 def test_regions_are_as_large_as_the_dense_model() -> None:
-    models = (PUPPETS64.autoencoder, regions_of_equal_size(PUPPETS64.autoencoder))
+    models = (FLOW64.autoencoder, regions_of_equal_size(FLOW64.autoencoder))
     sizes = [sum(p.numel() for p in LatentFlowAutoencoder(**to_json(model)).parameters()) for model in models]
     assert sizes[1] == pytest.approx(sizes[0], rel=0.05)
 

@@ -17,6 +17,7 @@ from lfdm.config.presets import get_preset
 from lfdm.config.settings import PredictionType, Preset
 from lfdm.data.clips import ClipRecord, open_cache
 from lfdm.diffusion.process import add_noise, target
+from lfdm.errors import UserError
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from methods import ComparisonSettings
 from planning import count_parameters
@@ -57,7 +58,7 @@ def test_folding_keeps_the_shape_and_names_sizes_that_do_not_fit() -> None:
     sample, first = torch.randn(2, 3, 3, 8, 12), torch.randn(2, 3, 8, 12)
     times, rows = torch.zeros(2, dtype=torch.long), torch.tensor([0, -1])
     assert folded(sample, times, rows, first).shape == sample.shape
-    with pytest.raises(ValueError, match="divide by 4"):
+    with pytest.raises(UserError, match="divide by 4"):
         folded(sample[..., :10], times, rows, first[..., :10])
 
 
@@ -88,7 +89,7 @@ def test_nothing_of_the_stand_in_for_torchvision_stays() -> None:
 
 
 def test_unknown_label_is_named(tiny_denoiser: ClipDenoiser) -> None:
-    with pytest.raises(ValueError, match="dance"):
+    with pytest.raises(UserError, match="dance"):
         tiny_denoiser.rows(["wave", "dance"])
 
 
@@ -100,7 +101,7 @@ def test_every_method_has_as_many_parameters_as_ours(name: str) -> None:
     counts = count_parameters(settings, ["a", "b"])
     assert list(counts) == list(methods[:-1])
     check_parameters(counts)
-    with pytest.raises(ValueError, match="parameters of vdm"):
+    with pytest.raises(UserError, match="parameters of vdm"):
         check_parameters({**counts, "vdm": 2 * counts["ours"]})
 
 
@@ -114,7 +115,7 @@ def test_statistics_normalise_and_restore() -> None:
     assert torch.allclose(statistics.restore(normal), whole, atol=1e-5)
     assert torch.equal(statistics.clamp(normal), normal)
     assert torch.allclose(statistics.restore(statistics.clamp(normal * 100)).amin(dim=(0, 2, 3)), torch.tensor(statistics.low))
-    with pytest.raises(ValueError, match="no clips"):
+    with pytest.raises(UserError, match="no clips"):
         ChannelStatistics.measure(iter([]))
 
 
@@ -171,7 +172,7 @@ def test_nearest_motion_finds_the_clip_of_that_figure_and_label(
         assert clips.records[generator.nearest(image, other)].label == other
     videos = generator([clips.clip(0)[0]], [clips.records[0].label], [0])
     assert videos.frames.shape == (1, quick_preset.num_frames, 32, 32, 3)
-    with pytest.raises(ValueError, match="no training clip of the label 'dance'"):
+    with pytest.raises(UserError, match="no training clip of the label 'dance'"):
         generator.nearest(clips.clip(0)[0], "dance")
 
 

@@ -10,6 +10,7 @@ import pytest
 import ablation_document
 import headline
 from comparison import PLAN, Comparison
+from lfdm.errors import UserError
 from methods import ComparisonSettings
 from planning import missing_package
 from tables import read_results
@@ -35,7 +36,7 @@ def results(tiny_settings: ComparisonSettings, tmp_path_factory: pytest.TempPath
     found = headline.compare(tiny_settings, out)
     assert found is not None
     assert all(path.stat().st_mtime_ns == changed for path, changed in trained.items())
-    with pytest.raises(ValueError, match="budget_minutes"):
+    with pytest.raises(UserError, match="budget_minutes"):
         headline.compare(replace(tiny_settings, budget_minutes=1.0), out)
     return found
 
@@ -120,9 +121,9 @@ def test_equal_clips(tiny_settings: ComparisonSettings, tmp_path: Path) -> None:
 
 
 def test_wrong_settings_are_named(tiny_settings: ComparisonSettings) -> None:
-    with pytest.raises(ValueError, match="methods"):
+    with pytest.raises(UserError, match="methods"):
         replace(tiny_settings, methods=("ours", "gan", "copy"))
-    with pytest.raises(ValueError, match="clips_seen"):
+    with pytest.raises(UserError, match="clips_seen"):
         replace(tiny_settings, equal="clips")
 
 

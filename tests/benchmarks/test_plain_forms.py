@@ -13,6 +13,7 @@ from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.presets import get_preset
 from lfdm.config.settings import AutoencoderConfig, Preset, to_json
 from lfdm.denoiser.unet3d import MotionUNet3D
+from lfdm.errors import UserError
 from plain_stage1 import PlainAutoencoder
 from plain_unet import PlainUNet
 from workloads import OPERATIONS, Models, TrainingStep, benchmark_preset
@@ -59,7 +60,7 @@ PRESETS: dict[str, Callable[[], Preset]] = {
     "tiny": lambda: benchmark_preset("tiny"),
     "tiny_paper": tiny_paper,
     "tracking": tracking,
-    "puppets64": lambda: replace(get_preset("puppets64"), num_frames=4),
+    "flow64": lambda: replace(get_preset("flow64"), num_frames=4),
 }
 
 
@@ -124,7 +125,7 @@ def test_stage_1_losses_and_gradients_agree(models: Models):
 
 
 def test_plain_form_of_other_architectures_is_refused(tiny_preset: Preset):
-    with pytest.raises(ValueError, match="frame_patch_size is 2; allowed: 1"):
+    with pytest.raises(UserError, match="frame_patch_size is 2; allowed: 1"):
         PlainUNet(MotionUNet3D(**{**to_json(tiny_preset.unet), "frame_patch_size": 2}))
-    with pytest.raises(ValueError, match="dense_match_stride is 4; allowed: 2"):
+    with pytest.raises(UserError, match="dense_match_stride is 4; allowed: 2"):
         PlainAutoencoder(LatentFlowAutoencoder(**{**to_json(tiny_preset.autoencoder), "dense_match_stride": 4}))

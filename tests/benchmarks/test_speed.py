@@ -16,6 +16,7 @@ import performance_table
 import speed
 import startup
 import throughput
+from lfdm.errors import UserError
 from measuring import count_gflop, measure_memory, measure_together
 from performance_table import DOCUMENT, END, README, START, between_markers, read_devices, render_full, render_short, updated
 from records import Results, Row, Variant, results_path
@@ -56,7 +57,7 @@ def test_what_the_device_cannot_do_is_skipped_with_a_reason(tmp_path: Path, monk
     old = Results.load(path)
     old.software["torch"] = "1.0"
     old.save(path)
-    with pytest.raises(ValueError, match=r"keeps rows of .*1\.0.* measure all rows, or give --out"):
+    with pytest.raises(UserError, match=r"keeps rows of .*1\.0.* measure all rows, or give --out"):
         speed.run(replace(options, only=("decode",)))
     assert {variant.skipped for variant in row.variants.values()} == {"this device does not compute in bfloat16"}
 
@@ -82,7 +83,7 @@ def test_profile_names_the_operators(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_unknown_operations_are_named():
-    with pytest.raises(ValueError, match="unknown operation warp; allowed: unet_step"):
+    with pytest.raises(UserError, match="unknown operation warp; allowed: unet_step"):
         speed.run(speed.Options(only=("warp",)))
 
 
@@ -171,7 +172,7 @@ def test_table_is_what_is_stored(tmp_path: Path):
 def test_only_what_is_between_the_markers_changes():
     readme = f"before\n{START}\nold\n{END}\nafter\n"
     assert updated(readme, "new\n") == f"before\n{START}\nnew\n{END}\nafter\n"
-    with pytest.raises(ValueError, match="once each"):
+    with pytest.raises(UserError, match="once each"):
         between_markers("no markers")
 
 
@@ -184,5 +185,5 @@ def test_readme_and_document_show_the_stored_results():
 
 def test_files_of_another_kind_are_refused(tmp_path: Path):
     (tmp_path / "speed-x.json").write_text('{"device": "x"}')
-    with pytest.raises(ValueError, match="holds no results"):
+    with pytest.raises(UserError, match="holds no results"):
         performance_table.read_devices(tmp_path)

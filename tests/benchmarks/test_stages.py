@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from budget import TrainingClock, steps_within
+from lfdm.errors import UserError
 from lfdm.folders.model_folder import CHECKPOINTS_DIR, STATE_NAME
 from lfdm.training.loop import StepReport
 from stages import LeftOutError, Stage, StageFolder
@@ -44,14 +45,14 @@ def test_stages_run_once_and_go_on_after_a_stop(tmp_path: Path) -> None:
 def test_only_some_stages_run_and_their_needs_are_checked(tmp_path: Path) -> None:
     work = Work(tmp_path)
     stages = [work.stage("a"), work.stage("b", "a", group="late"), work.stage("c", group="late")]
-    with pytest.raises(ValueError, match="'b' needs a"):
+    with pytest.raises(UserError, match="'b' needs a"):
         work.folder.run(stages, ["late"], say=lambda _: None)
     work.folder.run(stages, ["a"], say=lambda _: None)
     work.folder.run(stages, ["late"], say=lambda _: None)
     assert work.ran == ["a", "b", "c"]
-    with pytest.raises(ValueError, match=r"unknown stages \['d'\]; known: a, b, c, late"):
+    with pytest.raises(UserError, match=r"unknown stages \['d'\]; known: a, b, c, late"):
         work.folder.run(stages, ["d"], say=lambda _: None)
-    with pytest.raises(ValueError, match="not finished"):
+    with pytest.raises(UserError, match="not finished"):
         work.folder.result("d")
 
 
@@ -69,7 +70,7 @@ def test_what_is_left_out_takes_along_what_needs_it(tmp_path: Path) -> None:
 
 def test_steps_within_a_budget() -> None:
     assert steps_within(10.0, 3.0, what="vdm") == 3
-    with pytest.raises(ValueError, match="vdm"):
+    with pytest.raises(UserError, match="vdm"):
         steps_within(2.0, 3.0, what="vdm")
 
 

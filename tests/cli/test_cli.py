@@ -89,7 +89,7 @@ def test_help_comes_without_torch_or_diffusers() -> None:
     code = (
         "import sys\n"
         "from lfdm.cli import COMMANDS, run\n"
-        "for line in (['--help'], ['generate', '--help'], ['train', 'autoencoder', 'puppets64', '--help']):\n"
+        "for line in (['--help'], ['generate', '--help'], ['train', 'autoencoder', 'flow64', '--help']):\n"
         "    assert run(COMMANDS, line, 'x') == 0\n"
         "sys.exit(str([name for name in ('torch', 'diffusers', 'numpy', 'av') if name in sys.modules]))"
     )
@@ -382,7 +382,7 @@ def test_demo_shows_every_label_of_the_bundled_model(
 
 def test_a_full_disk_stops_a_training_with_one_line_and_the_last_checkpoint(puppets_dir: Path, tmp_path: Path) -> None:
     def train(num_steps: int, limit: int | None) -> subprocess.CompletedProcess[str]:
-        line = ["train", "autoencoder", "puppets64", "--data", str(puppets_dir), "--out", "run", *TINY_NETWORKS]
+        line = ["train", "autoencoder", "flow64", "--data", str(puppets_dir), "--out", "run", *TINY_NETWORKS]
         line += [*short_run("autoencoder-training"), "--autoencoder-training.optimization.num-steps", str(num_steps)]
         code = (
             "import resource, sys, lfdm.training.stage1\n"
@@ -405,7 +405,7 @@ def test_a_full_disk_stops_a_training_with_one_line_and_the_last_checkpoint(pupp
 
 
 def test_a_loss_that_is_no_number_is_one_line(lfdm: Lfdm, puppets_dir: Path) -> None:
-    line = ["train", "autoencoder", "puppets64", "--data", puppets_dir, "--out", "run", *TINY_NETWORKS]
+    line = ["train", "autoencoder", "flow64", "--data", puppets_dir, "--out", "run", *TINY_NETWORKS]
     line += [*short_run("autoencoder-training"), "--autoencoder-training.optimization.learning-rate", "1e30"]
     code, _, err = lfdm(*line)
     assert code == 2
@@ -516,7 +516,7 @@ def test_a_published_corpus_becomes_a_data_set_with_a_short_report(lfdm: Lfdm) -
 
 def test_training_both_stages_and_sampling_from_the_run(lfdm: Lfdm, puppets_dir: Path, image: Path) -> None:
     def train(stage: str, *more: object) -> tuple[int, str, str]:
-        return lfdm("train", stage, "puppets64", "--data", puppets_dir, *more, *TINY_NETWORKS, *short_run(f"{stage}-training"))
+        return lfdm("train", stage, "flow64", "--data", puppets_dir, *more, *TINY_NETWORKS, *short_run(f"{stage}-training"))
 
     code, printed, err = train("autoencoder", "--out", "one")
     assert (code, printed) == (0, "one/checkpoints/step-00000002\n"), err
@@ -539,11 +539,11 @@ def test_training_both_stages_and_sampling_from_the_run(lfdm: Lfdm, puppets_dir:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["autoencoder", "puppets64", "--data", "nothing", "--out", "run"], "nothing: no such data folder"),
-        (["diffusion", "puppets64", "--data", "x", "--out", "run"], "--autoencoder"),
-        (["autoencoder", "puppets64", "--data", "x", "--out", "run", "--unet.dim", "-1"], "unet: dim must be positive; got -1\n"),
+        (["autoencoder", "flow64", "--data", "nothing", "--out", "run"], "nothing: no such data folder"),
+        (["diffusion", "flow64", "--data", "x", "--out", "run"], "--autoencoder"),
+        (["autoencoder", "flow64", "--data", "x", "--out", "run", "--unet.dim", "-1"], "unet: dim must be positive; got -1\n"),
         (
-            ["autoencoder", "puppets64", "--data", "x", "--out", "run", "--num-frames", "1"],
+            ["autoencoder", "flow64", "--data", "x", "--out", "run", "--num-frames", "1"],
             "num_frames must be at least 2; got 1",
         ),
     ],

@@ -7,6 +7,7 @@ import torch
 
 from lfdm.condition.encoder import ConditionEncoder
 from lfdm.condition.text import encode_text
+from lfdm.errors import UserError
 
 LABELS = ("jump", "raise arms", "wave")
 
@@ -38,7 +39,7 @@ def test_known_labels_keep_their_embeddings_and_new_ones_are_orthogonal_to_all_o
     assert torch.equal(alike.table, known.table[[2, 0]])
     crowded = ConditionEncoder.from_labels([f"label {i}" for i in range(7)], 8, known=known).table
     torch.testing.assert_close(crowded.norm(dim=1), torch.full((7,), 8**0.5))
-    with pytest.raises(ValueError, match="known has embeddings of 8 values; 16 are needed"):
+    with pytest.raises(UserError, match="known has embeddings of 8 values; 16 are needed"):
         ConditionEncoder.from_labels(("jump",), 16, known=known)
 
 
@@ -101,11 +102,11 @@ def test_save_and_load_bit_for_bit(tmp_path: Path, labels: tuple[str, ...]) -> N
 
 def test_an_unknown_label_is_answered_with_the_nearest_and_all_labels() -> None:
     encoder = ConditionEncoder.from_labels(LABELS, 8)
-    with pytest.raises(ValueError, match=r"'waev'; did you mean 'wave'\? labels: jump, raise arms, wave"):
+    with pytest.raises(UserError, match=r"'waev'; did you mean 'wave'\? labels: jump, raise arms, wave"):
         encoder.encode(["waev"])
-    with pytest.raises(ValueError, match="no labels"):
+    with pytest.raises(UserError, match="no labels"):
         ConditionEncoder(dim=8).encode(["wave"])
-    with pytest.raises(ValueError, match=r"a condition must be a label, a mix or None; got \['wave'\]"):
+    with pytest.raises(UserError, match=r"a condition must be a label, a mix or None; got \['wave'\]"):
         encoder.encode([["wave"]])  # type: ignore[list-item]
 
 
@@ -114,12 +115,12 @@ def test_an_unknown_label_is_answered_with_the_nearest_and_all_labels() -> None:
     [(("wave", "wave"), "'wave' is there twice"), (("wave", " "), "not empty"), ("wave", "list of strings")],
 )
 def test_impossible_labels(labels: tuple[str, ...] | str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         ConditionEncoder(labels=labels, dim=8)
 
 
 def test_a_table_needs_one_row_per_label() -> None:
-    with pytest.raises(ValueError, match="one row per label"):
+    with pytest.raises(UserError, match="one row per label"):
         ConditionEncoder.from_embeddings(LABELS, torch.zeros(2, 8))
 
 
@@ -154,7 +155,7 @@ def test_free_text_is_embedded_beside_labels(tiny_bert: Path) -> None:
 
 def test_free_text_without_its_text_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = ConditionEncoder.from_embeddings(LABELS, torch.zeros(3, 16), text_encoder=str(tmp_path / "gone"))
-    with pytest.raises(ValueError, match=r"'waev' is not among the stored labels \(did you mean 'wave'.*gone' cannot be had"):
+    with pytest.raises(UserError, match=r"'waev' is not among the stored labels \(did you mean 'wave'.*gone' cannot be had"):
         encoder.encode(["waev"])
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ImportError, match=r"'waev' is not among the stored labels .* pip install 'lfdm\[text\]'"):
@@ -163,7 +164,7 @@ def test_free_text_without_its_text_model(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_text_model_of_another_width_is_refused(tiny_bert: Path) -> None:
     encoder = ConditionEncoder(dim=8, text_encoder=str(tiny_bert))
-    with pytest.raises(ValueError, match="gives 16 values; 8 are needed"):
+    with pytest.raises(UserError, match="gives 16 values; 8 are needed"):
         encoder.encode(["wave"])
 
 
@@ -199,5 +200,5 @@ def test_attention_pooling_starts_as_the_mean_and_learns_to_tell_one_word(tiny_b
     ],
 )
 def test_impossible_pooling(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         ConditionEncoder(**options)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lfdm.condition.text import encode_text, encode_tokens
+from lfdm.errors import UserError
 
 transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'lfdm[text]'")
 
@@ -54,15 +55,15 @@ def test_tokens_are_masked_where_there_is_padding(tiny_bert: Path) -> None:
     ],
 )
 def test_impossible_texts(tiny_bert: Path, texts: Sequence[str], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         encode_text(texts, tiny_bert)
 
 
 def test_a_text_model_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match="'nobody/no-such-model' cannot be had; give its folder or its name"):
+    with pytest.raises(UserError, match="'nobody/no-such-model' cannot be had; give its folder or its name"):
         encode_text(["Turn"], "nobody/no-such-model")
-    with pytest.raises(ValueError, match=r"cannot be had"):
+    with pytest.raises(UserError, match=r"cannot be had"):
         encode_text(["Turn"], tmp_path)
 
 
@@ -78,7 +79,7 @@ def test_a_text_model_with_lacking_weights_is_refused(tiny_bert: Path, tmp_path:
     save_file(
         {key: value for key, value in weights.items() if not key.endswith(name)}, folder / "model.safetensors", {"format": "pt"}
     )
-    with pytest.raises(ValueError, match=rf"not whole: missing .*{name}"):
+    with pytest.raises(UserError, match=rf"not whole: missing .*{name}"):
         encode_text(["Turn"], folder)
 
 

@@ -10,6 +10,7 @@ from lfdm.config.presets import PRESETS, get_preset
 from lfdm.config.settings import OptimizationConfig, Preset, to_json
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion import process as diffusion_process
+from lfdm.errors import UserError
 from lfdm.training.batches import steps_per_epoch
 from lfdm.training.losses import equivariance
 
@@ -46,14 +47,14 @@ def test_paper_presets_have_the_published_sizes(name: str, counts: tuple[int, in
     assert tuple(map(num_parameters, build(get_preset(name)))) == counts
 
 
-@pytest.mark.parametrize("name", ["puppets64", "lpc64"])
+@pytest.mark.parametrize("name", ["flow64"])
 def test_own_models_fit_into_the_bundle_at_half_precision(name: str) -> None:
     assert max(2 * num_parameters(model) for model in build(get_preset(name))) <= 12_000_000
 
 
 def test_presets_go_by_their_own_names_and_unknown_ones_are_refused() -> None:
     assert all(get_preset(name).name == name for name in PRESETS)
-    with pytest.raises(ValueError, match="unknown preset 'mug64'; known: puppets64, lpc64, mug128, mhad128, natops128"):
+    with pytest.raises(UserError, match="unknown preset 'mug64'; known: flow64, mug128, mhad128, natops128"):
         get_preset("mug64")
 
 
@@ -118,7 +119,7 @@ def test_stage_2_of_the_paper(preset: Preset, figures: Figures) -> None:
     training, diffusion, unet = preset.diffusion_training, preset.diffusion, preset.unet
     optimization = training.optimization
     assert preset.num_frames == 40
-    assert (diffusion.motion_target, diffusion.normalize, diffusion.clamp_to_range, diffusion.still_first_frame) == (
+    assert (diffusion.motion_codec, diffusion.normalize, diffusion.clamp_to_range, diffusion.still_first_frame) == (
         "grid",
         False,
         False,

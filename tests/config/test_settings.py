@@ -16,7 +16,7 @@ import pytest
 
 from lfdm import config
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
-from lfdm.config.presets import MUG128, PRESETS, PUPPETS64
+from lfdm.config.presets import FLOW64, MUG128, PRESETS
 from lfdm.config.settings import (
     SCHEDULERS,
     AutoencoderConfig,
@@ -30,6 +30,7 @@ from lfdm.config.settings import (
     to_json,
 )
 from lfdm.denoiser.unet3d import MotionUNet3D
+from lfdm.errors import UserError
 
 STEPS = OptimizationConfig(num_steps=10, batch_size=2, learning_rate=0.1)
 CLASSES = [cls for _, cls in inspect.getmembers(config, dataclasses.is_dataclass) if isinstance(cls, type)]
@@ -104,7 +105,7 @@ def test_what_json_leaves_out_has_its_default() -> None:
     ],
 )
 def test_json_that_does_not_fit_is_refused(cls: type, values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(UserError) as caught:
         from_json(cls, values)
     assert str(caught.value).startswith(message)
 
@@ -129,8 +130,8 @@ def test_json_that_does_not_fit_is_refused(cls: type, values: dict[str, Any], me
         (lambda: replace(STEPS, num_workers=-1), "num_workers", "zero or more; got -1"),
         (lambda: AutoencoderConfig(motion="sparse"), "motion", "one of 'dense', 'regions'; got 'sparse'"),  # type: ignore[arg-type]
         (lambda: AutoencoderConfig(motion="dense"), "corners", "False with motion='dense'"),
-        (lambda: replace(PUPPETS64.autoencoder, num_downs=3), "num_downs", "1 or 2 with motion='dense'"),
-        (lambda: replace(PUPPETS64.autoencoder, dense_channels=(8, 8, 12, 8)), "dense_channels", "four or more multiples of 8"),
+        (lambda: replace(FLOW64.autoencoder, num_downs=3), "num_downs", "1 or 2 with motion='dense'"),
+        (lambda: replace(FLOW64.autoencoder, dense_channels=(8, 8, 12, 8)), "dense_channels", "four or more multiples of 8"),
         (lambda: AutoencoderConfig(region_padding=4), "region_padding", "0 to 3; got 4"),
         (lambda: UNetConfig(dim=60), "dim", "even, at least 4 and a multiple of num_groups (8); got 60"),
         (lambda: UNetConfig(channel_multipliers=()), "channel_multipliers", "at least one; got ()"),
@@ -145,7 +146,7 @@ def test_json_that_does_not_fit_is_refused(cls: type, values: dict[str, Any], me
             "clamp_to_range",
             "False with dynamic_thresholding; got True",
         ),
-        (lambda: DiffusionConfig(motion_target="grid"), "normalize", "False with motion_target='grid'; got True"),
+        (lambda: DiffusionConfig(motion_codec="grid"), "normalize", "False with motion_codec='grid'; got True"),
         (lambda: DiffusionConfig(normalize=False), "clamp_to_range", "False without normalize"),
         (
             lambda: DiffusionConfig(prediction_type="velocity", dynamic_thresholding=True, clamp_to_range=False),
@@ -175,15 +176,15 @@ def test_json_that_does_not_fit_is_refused(cls: type, values: dict[str, Any], me
         (lambda: replace(STEPS, epoch_repeats=0), "epoch_repeats", "positive; got 0"),
         (lambda: replace(STEPS, last_batch="pad"), "last_batch", "one of 'join', 'drop', 'keep'; got 'pad'"),
         (lambda: DiffusionTrainingConfig(optimization=STEPS, min_snr_gamma=0.0), "min_snr_gamma", "positive or None; got 0.0"),
-        (lambda: replace(PUPPETS64, num_frames=1), "num_frames", "at least 2; got 1"),
-        (lambda: replace(PUPPETS64, fps=0.0), "fps", "a finite number, 0.01 to 1000; got 0.0"),
-        (lambda: replace(PUPPETS64, image_size=72), "image_size", "a multiple of 16 (for these two models), at least 16; got 72"),
+        (lambda: replace(FLOW64, num_frames=1), "num_frames", "at least 2; got 1"),
+        (lambda: replace(FLOW64, fps=0.0), "fps", "a finite number, 0.01 to 1000; got 0.0"),
+        (lambda: replace(FLOW64, image_size=72), "image_size", "a multiple of 16 (for these two models), at least 16; got 72"),
         (lambda: replace(MUG128, image_size=64), "image_size", "a multiple of 128 (for these two models), at least 16; got 64"),
-        (lambda: replace(PUPPETS64, unet=UNetConfig()), "unet.latent_channels", "48, as the auto-encoder gives; got 256"),
+        (lambda: replace(FLOW64, unet=UNetConfig()), "unet.latent_channels", "48, as the auto-encoder gives; got 256"),
     ],
 )
 def test_impossible_values_are_refused(make: Callable[[], object], field: str, allowed: str) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(UserError) as caught:
         make()
     assert str(caught.value).startswith(f"{field} must be {allowed}")
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lfdm.data.augmentation import ColorJitter, PairAugmentation, augment_pair
+from lfdm.errors import UserError
 
 NO_JITTER = ColorJitter(brightness=0, contrast=0, saturation=0, hue=0)
 
@@ -130,5 +131,5 @@ def test_pairs_are_swapped_or_else_mirrored(frames: np.ndarray) -> None:
     ],
 )
 def test_impossible_augmentation_is_refused(make: "type[ColorJitter]") -> None:
-    with pytest.raises(ValueError, match="must be in"):
+    with pytest.raises(UserError, match="must be in"):
         make()

@@ -18,6 +18,7 @@ from lfdm.data.augmentation import ColorJitter, PairAugmentation
 from lfdm.data.clips import ClipDataset, ClipRecord, PairDataset, labels, open_cache, read_index, write_index
 from lfdm.data.images import fit_frames
 from lfdm.data.video import write_video
+from lfdm.errors import UserError
 
 NO_JITTER = ColorJitter(brightness=0, contrast=0, saturation=0, hue=0)
 RECORD = ClipRecord(path="a.avi", label="wave", subject="ann", split="train", frames=3, fps=8.0, width=16, height=12)
@@ -93,7 +94,7 @@ def test_a_bad_value_is_named_with_file_and_line(tmp_path: Path, column: str, va
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    with pytest.raises(ValueError, match=match) as caught:
+    with pytest.raises(UserError, match=match) as caught:
         read_index(tmp_path)
     assert "clips.csv, line 3" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -106,32 +107,32 @@ def test_what_is_no_data_folder_is_refused(tmp_path: Path) -> None:
         read_index(tmp_path)
     table = tmp_path / "clips.csv"
     table.write_text("")
-    with pytest.raises(ValueError, match="missing column path, label"):
+    with pytest.raises(UserError, match="missing column path, label"):
         read_index(tmp_path)
     table.write_text("path,label,subject,split,frames,fps,width\na.avi,wave,ann,train,3,8,16\n")
-    with pytest.raises(ValueError, match="missing column height"):
+    with pytest.raises(UserError, match="missing column height"):
         read_index(tmp_path)
     table.write_text("path,label,subject,split,frames,fps,width,height\n")
-    with pytest.raises(ValueError, match="no clips"):
+    with pytest.raises(UserError, match="no clips"):
         read_index(tmp_path)
     table.write_text("path,label,subject,split,frames,fps,width,height\na.avi,wave,ann,train,3\n")
-    with pytest.raises(ValueError, match="line 2: no value for fps"):
+    with pytest.raises(UserError, match="line 2: no value for fps"):
         read_index(tmp_path)
     table.write_bytes(b"\xff\xfe\x00path")
-    with pytest.raises(ValueError, match=r"clips\.csv"):
+    with pytest.raises(UserError, match=r"clips\.csv"):
         read_index(tmp_path)
 
 
 def test_splits_are_by_subject_and_paths_are_unique(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'ann' is in both splits"):
+    with pytest.raises(UserError, match="'ann' is in both splits"):
         write_index(tmp_path, [RECORD, replace(RECORD, path="b.avi", split="test")])
-    with pytest.raises(ValueError, match="listed twice"):
+    with pytest.raises(UserError, match="listed twice"):
         write_index(tmp_path, [RECORD, RECORD])
-    with pytest.raises(ValueError, match=r"'\./a\.avi' is listed twice"):
+    with pytest.raises(UserError, match=r"'\./a\.avi' is listed twice"):
         write_index(tmp_path, [RECORD, replace(RECORD, path="./a.avi")])
-    with pytest.raises(ValueError, match="no clips"):
+    with pytest.raises(UserError, match="no clips"):
         write_index(tmp_path, [])
-    with pytest.raises(ValueError, match="must be one line each"):
+    with pytest.raises(UserError, match="must be one line each"):
         write_index(tmp_path, [replace(RECORD, label="one\rtwo")])
     assert not list(tmp_path.iterdir())
 
@@ -174,7 +175,7 @@ def test_cache_can_lie_elsewhere_and_be_sent_to_workers(data_set: tuple[Path, li
     message = pickle.dumps(cache)
     assert len(message) < 5000
     assert np.array_equal(pickle.loads(message).clip(1), cache.clip(1))
-    with pytest.raises(ValueError, match="read-only"):
+    with pytest.raises(UserError, match="read-only"):
         cache.clip(1)[0] = 0
     with pytest.raises(IndexError, match=r"0\.\.2"):
         cache.clip(3)
@@ -207,7 +208,7 @@ def test_a_bad_clip_is_one_error_and_leaves_no_cache(data_set: tuple[Path, list[
         path.write_bytes(b"RIFF")
     if damage == "folder":
         path.mkdir()
-    with pytest.raises(ValueError, match=r"kick/7\.avi") as caught:
+    with pytest.raises(UserError, match=r"kick/7\.avi") as caught:
         open_cache(root, records, 8, "pad")
     assert "\n" not in str(caught.value)
     assert not list(root.glob(".cache/*"))
@@ -215,11 +216,11 @@ def test_a_bad_clip_is_one_error_and_leaves_no_cache(data_set: tuple[Path, list[
 
 def test_cache_refuses_impossible_settings(data_set: tuple[Path, list[ClipRecord]]) -> None:
     root, records = data_set
-    with pytest.raises(ValueError, match="size"):
+    with pytest.raises(UserError, match="size"):
         open_cache(root, records, 0, "pad")
-    with pytest.raises(ValueError, match="'stretch'"):
+    with pytest.raises(UserError, match="'stretch'"):
         open_cache(root, records, 8, "stretch")  # pyright: ignore[reportArgumentType] - what a command line could pass
-    with pytest.raises(ValueError, match="no clips"):
+    with pytest.raises(UserError, match="no clips"):
         open_cache(root, [], 8, "pad")
 
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lfdm.data.frame_indices import random_indices, sample_indices, uniform_indices, very_random_indices
+from lfdm.errors import UserError
 
 
 def test_uniform_is_a_truncated_linspace() -> None:
@@ -72,7 +73,7 @@ def test_samplers_give_sorted_indices_of_the_clip(name: str, n: int, num: int, s
 
 def test_samplers_refuse_empty_clips_and_other_names() -> None:
     rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(UserError, match="at least 1"):
         sample_indices("uniform", 0, 4, rng)
-    with pytest.raises(ValueError, match="'first'"):
+    with pytest.raises(UserError, match="'first'"):
         sample_indices("first", 4, 4, rng)  # pyright: ignore[reportArgumentType]

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from lfdm.data.images import fit_frames, read_image
+from lfdm.errors import UserError
 
 MODES: tuple[Literal["pad", "crop"], ...] = ("pad", "crop")
 
@@ -46,7 +47,7 @@ def test_arrays_of_every_kind_become_rgb() -> None:
     assert np.array_equal(read_image(rgb[..., :1]), np.repeat(rgb[..., :1], 3, axis=-1))
     assert np.array_equal(read_image(rgb[..., 0].astype(np.uint16) * 257), np.repeat(rgb[..., :1], 3, axis=-1))
     for wrong in (rgb[None], rgb.astype(np.int64), rgb.astype(np.float32), rgb * np.float32("nan"), rgb[:0]):
-        with pytest.raises(ValueError, match="image"):
+        with pytest.raises(UserError, match="image"):
             read_image(wrong)
 
 
@@ -71,7 +72,7 @@ def test_large_images_are_refused_before_they_are_decoded(tmp_path: Path) -> Non
     for width, height in ((10_000, 5_001), (12_000, 12_000), (40_000, 40_000)):  # the file holds no pixels at all
         path = tmp_path / "big.png"
         path.write_bytes(fake_png(width, height) + b"\x00\x00\x00\x00IDAT\x35\xaf\x06\x1e")
-        with pytest.raises(ValueError, match=r"big\.png: .*50 megapixels"):
+        with pytest.raises(UserError, match=r"big\.png: .*50 megapixels"):
             read_image(path)
 
 
@@ -80,9 +81,9 @@ def test_what_is_not_an_image_is_refused(tmp_path: Path) -> None:
     Image.fromarray(noise(1, 64, 64)[0]).save(tmp_path / "half.png")
     (tmp_path / "half.png").write_bytes((tmp_path / "half.png").read_bytes()[:3000])
     for name in ("text.png", "half.png"):
-        with pytest.raises(ValueError, match=name):
+        with pytest.raises(UserError, match=name):
             read_image(tmp_path / name)
-    with pytest.raises(ValueError, match="folder"):
+    with pytest.raises(UserError, match="folder"):
         read_image(tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         read_image(tmp_path / "nowhere.png")
@@ -150,16 +151,16 @@ def test_enlarging_keeps_a_plain_frame_and_the_range() -> None:
 
 
 def test_fit_refuses_other_modes_and_sizes() -> None:
-    with pytest.raises(ValueError, match="'stretch'"):
+    with pytest.raises(UserError, match="'stretch'"):
         fit_frames(noise(), 8, "stretch")  # pyright: ignore[reportArgumentType] - what a command line could pass
-    with pytest.raises(ValueError, match="size"):
+    with pytest.raises(UserError, match="size"):
         fit_frames(noise(), 0, "pad")
 
 
 @pytest.mark.parametrize(("value", "message"), [(70_000, "0..65535, got 70000"), (-1, "0..65535, got -1")])
 def test_deep_greyscale_beyond_16_bits_is_refused(value: int, message: str) -> None:
     deep = Image.fromarray(np.full((4, 4), value, np.int32))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         read_image(deep)
 
 
@@ -167,7 +168,7 @@ def test_floating_point_pictures_are_taken_from_0_to_1(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "half.tif")
     assert (read_image(tmp_path / "half.tif") == 128).all()
     Image.fromarray(np.full((4, 4), 200.0, np.float32)).save(tmp_path / "byte.tif")
-    with pytest.raises(ValueError, match=r"byte\.tif.*must lie in \[0, 1\], got 200"):
+    with pytest.raises(UserError, match=r"byte\.tif.*must lie in \[0, 1\], got 200"):
         read_image(tmp_path / "byte.tif")
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 from lfdm.data.clips import labels, read_index
 from lfdm.data.sprites import ACTIONS, CELL, DIRECTIONS, SHEET_SIZE, cell_indices, render_clip, write_lpc
 from lfdm.data.video import read_video
+from lfdm.errors import UserError
 
 REAL_SHEETS = Path(__file__).parents[2] / ".." / "shared" / "data" / "lpc"
 
@@ -98,15 +99,15 @@ def test_what_is_no_sheet_folder_is_refused(sheets: Path, tmp_path: Path) -> Non
     out = tmp_path / "set"
     with pytest.raises(FileNotFoundError, match="nowhere"):
         write_lpc(tmp_path / "nowhere", out)
-    with pytest.raises(ValueError, match="body/female"):
+    with pytest.raises(UserError, match="body/female"):
         write_lpc(sheets / "torso", out)
     Image.new("RGBA", (64, 64)).save(sheets / "body" / "female" / "light.png")
     Image.new("RGBA", (64, 64)).save(sheets / "body" / "male" / "light.png")
-    with pytest.raises(ValueError, match=r"light\.png: a sheet is 832x1344, this is 64x64"):
+    with pytest.raises(UserError, match=r"light\.png: a sheet is 832x1344, this is 64x64"):
         write_lpc(sheets, out, num_characters=2)
     (sheets / "body" / "female" / "light.png").write_text("hello")
     (sheets / "body" / "male" / "light.png").write_text("hello")
-    with pytest.raises(ValueError, match=r"light\.png: not a readable image"):
+    with pytest.raises(UserError, match=r"light\.png: not a readable image"):
         write_lpc(sheets, out, num_characters=2)
     assert [entry.name for entry in tmp_path.iterdir()] == ["sheets"]
 
@@ -116,7 +117,7 @@ def test_what_is_no_sheet_folder_is_refused(sheets: Path, tmp_path: Path) -> Non
     [("num_characters", 0), ("size", 8), ("num_frames", 1), ("seed", -1), ("test_fraction", 1.0), ("num_workers", -1)],
 )
 def test_impossible_settings_are_named(sheets: Path, tmp_path: Path, name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"{name} must .* got {value}"):
+    with pytest.raises(UserError, match=f"{name} must .* got {value}"):
         write_lpc(sheets, tmp_path / "set", **{name: value})  # pyright: ignore[reportArgumentType]
 
 

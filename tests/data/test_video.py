@@ -13,6 +13,7 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from lfdm.data.video import FOLDER_FPS, Crop, read_fitted, read_video, video_info, write_video
+from lfdm.errors import UserError
 
 LOSSLESS = [("clip.avi", False), ("clip", False), ("clip.mp4", True), ("clip.webm", True)]
 
@@ -100,7 +101,7 @@ def test_folder_is_read_in_natural_order(tmp_path: Path) -> None:
     ],
 )
 def test_writing_refuses_other_arrays(tmp_path: Path, frames: np.ndarray, match: str) -> None:
-    with pytest.raises(ValueError, match=match):
+    with pytest.raises(UserError, match=match):
         write_video(tmp_path / "clip.avi", frames, fps=8)
     assert not list(tmp_path.iterdir())
 
@@ -127,25 +128,25 @@ def test_frames_may_come_one_by_one(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_one_wrong_frame_leaves_nothing_written(tmp_path: Path, name: str, frames: list[np.ndarray], match: str) -> None:
-    with pytest.raises(ValueError, match=match):
+    with pytest.raises(UserError, match=match):
         write_video(tmp_path / name, iter(frames), fps=8)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("fps", [float("nan"), 0.0, -8.0, float("inf"), 1e6])
 def test_writing_refuses_impossible_rates(tmp_path: Path, fps: float) -> None:
-    with pytest.raises(ValueError, match=r"fps must be a finite number, 0\.01 to 1000; got"):
+    with pytest.raises(UserError, match=r"fps must be a finite number, 0\.01 to 1000; got"):
         write_video(tmp_path / "clip.avi", noise(), fps=fps)
 
 
 @pytest.mark.parametrize("name", ["clip.mkv", "clip.png", "clip.v2"])
 def test_writing_refuses_other_endings_and_names_its_own(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=r"\.mp4, \.webm, \.gif, \.avi or no ending"):
+    with pytest.raises(UserError, match=r"\.mp4, \.webm, \.gif, \.avi or no ending"):
         write_video(tmp_path / name, noise(), fps=8)
 
 
 def test_a_gif_cannot_be_lossless(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="256 colours"):
+    with pytest.raises(UserError, match="256 colours"):
         write_video(tmp_path / "clip.gif", noise(), fps=8, lossless=True)
 
 
@@ -155,7 +156,7 @@ def test_a_folder_of_other_things_is_not_replaced(tmp_path: Path) -> None:
     write_video(target, noise(2), fps=8)
     assert len(read_video(target)) == 2
     (target / "thesis.txt").write_text("keep me")
-    with pytest.raises(ValueError, match="not a folder of frame"):
+    with pytest.raises(UserError, match="not a folder of frame"):
         write_video(target, noise(3), fps=8)
     assert (target / "thesis.txt").read_text() == "keep me"
 
@@ -183,7 +184,7 @@ def test_truncated_files_are_one_error_with_the_path(tmp_path: Path, name: str, 
     path = write_video(tmp_path / name, noise(12, 32, 32), fps=8, lossless=lossless)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * keep)])
-    with pytest.raises(ValueError, match=name) as caught:
+    with pytest.raises(UserError, match=name) as caught:
         read_video(path)
     assert "\n" not in str(caught.value)
 
@@ -229,7 +230,7 @@ def write_at_times(path: Path, codec: str, times: Iterable[int]) -> None:
 def test_a_gif_that_holds_still_for_too_long_is_refused(tmp_path: Path) -> None:
     still = np.zeros((66, 8, 8, 3), np.uint8)
     write_video(tmp_path / "still.gif", still, fps=0.11)
-    with pytest.raises(ValueError, match=r"no picture longer than 655 s; use \.mp4"):
+    with pytest.raises(UserError, match=r"no picture longer than 655 s; use \.mp4"):
         write_video(tmp_path / "stiller.gif", still, fps=0.1)
 
 
@@ -244,7 +245,7 @@ def test_a_gif_that_holds_still_for_too_long_is_refused(tmp_path: Path) -> None:
 )
 def test_other_files_are_refused(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(UserError, match=name):
         read_video(tmp_path / name)
 
 
@@ -254,7 +255,7 @@ def test_read_fitted_cuts_first_and_keeps_the_frames_asked_for(tmp_path: Path) -
     crop = Crop(top=2, bottom=18, left=5, right=21, width=30, height=20)
     kept = read_fitted(path, 16, "pad", crop=crop, only=[1, 4, 5, 90])
     assert np.array_equal(kept, frames[[1, 4, 5], 2:18, 5:21])
-    with pytest.raises(ValueError, match=r"clip\.avi: frames are 30x20; the crop is one of 20x30"):
+    with pytest.raises(UserError, match=r"clip\.avi: frames are 30x20; the crop is one of 20x30"):
         read_fitted(path, 16, "pad", crop=Crop(top=0, bottom=20, left=0, right=20, width=20, height=30))
 
 
@@ -265,7 +266,7 @@ def test_a_huge_gif_and_an_unknown_codec_are_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"FFV1", b"QQQQ"))
     for name, message in (("huge.gif", "over 50 megapixels"), ("clip.avi", "unknown codec")):
         for function in (read_video, video_info):
-            with pytest.raises(ValueError, match=message) as caught:
+            with pytest.raises(UserError, match=message) as caught:
                 function(tmp_path / name)
             assert str(caught.value).startswith(f"{tmp_path / name}: ")
 
@@ -274,30 +275,30 @@ def test_a_huge_gif_and_an_unknown_codec_are_refused(tmp_path: Path) -> None:
 def test_a_folder_in_the_way_is_named(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / name).mkdir()
     (tmp_path / name / "thesis.txt").touch()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         write_video(tmp_path / name, noise(), fps=8)
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="file is a file; choose another name"):
+    with pytest.raises(UserError, match="file is a file; choose another name"):
         write_video(tmp_path / "file" / name, noise(), fps=8)
 
 
 def test_reading_what_is_missing_empty_uneven_or_too_big(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         read_video(tmp_path / "nowhere.mp4")
-    with pytest.raises(ValueError, match="without images"):
+    with pytest.raises(UserError, match="without images"):
         read_video(tmp_path)
     path = write_video(tmp_path / "clip.avi", noise(4, 10, 10), fps=8)
-    with pytest.raises(ValueError, match="max_frames"):
+    with pytest.raises(UserError, match="max_frames"):
         read_video(path, max_frames=0)
     assert len(read_video(path, max_pixels=400)) == 4
-    with pytest.raises(ValueError, match="more than 399 pixels"):
+    with pytest.raises(UserError, match="more than 399 pixels"):
         read_video(path, max_pixels=399)
     Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
     Image.new("RGB", (9, 8)).save(tmp_path / "1.png")
-    with pytest.raises(ValueError, match="change size"):
+    with pytest.raises(UserError, match="change size"):
         read_video(tmp_path)
     for read in (read_video, video_info):
-        with pytest.raises(ValueError, match=r"0\.png: unknown ending; a clip is a folder of images or one of"):
+        with pytest.raises(UserError, match=r"0\.png: unknown ending; a clip is a folder of images or one of"):
             read(tmp_path / "0.png")
 
 
@@ -311,7 +312,7 @@ def test_a_stream_that_becomes_huge_is_refused_by_the_decoder(tmp_path: Path) ->
             packet.stream = stream
             file.mux(packet)
     assert video_info(path).width == 64
-    with pytest.raises(ValueError, match=r"grows\.avi: .*Invalid data"):
+    with pytest.raises(UserError, match=r"grows\.avi: .*Invalid data"):
         read_video(path)
 
 

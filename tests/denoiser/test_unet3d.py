@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor
 
 from lfdm.denoiser.unet3d import MotionUNet3D
+from lfdm.errors import UserError
 
 TINY: dict[str, Any] = {
     "latent_channels": 5,
@@ -348,7 +349,7 @@ def test_save_and_load_give_the_same_network(tmp_path: Path):
     ],
 )
 def test_a_bad_argument_is_named(argument: str, value: Any):
-    with pytest.raises(ValueError, match=rf"^{argument} must be"):
+    with pytest.raises(UserError, match=rf"^{argument} must be"):
         tiny_unet(**{argument: value})
 
 
@@ -373,20 +374,20 @@ def test_a_bad_argument_is_named(argument: str, value: Any):
 )
 def test_a_bad_shape_is_named(name: str, bad: Tensor):
     arguments = dict(zip(("sample", "timestep", "condition", "latent"), inputs(), strict=True))
-    with pytest.raises(ValueError, match=rf"^{name}.*allowed"):
+    with pytest.raises(UserError, match=rf"^{name}.*allowed"):
         tiny_unet()(**{**arguments, name: bad})
 
 
 def test_exactly_one_form_of_the_latent_is_taken():
     unet = tiny_unet()
     sample, timestep, condition, latent = inputs()
-    with pytest.raises(ValueError, match="both"):
+    with pytest.raises(UserError, match="both"):
         unet(sample, timestep, condition, latent, latent_embedding=unet.embed_latent(latent))
-    with pytest.raises(ValueError, match="neither"):
+    with pytest.raises(UserError, match="neither"):
         unet(sample, timestep, condition)
 
 
 @pytest.mark.parametrize("count", [0, -1])
 def test_frames_that_attend_to_none_are_refused(count: int):
-    with pytest.raises(ValueError, match=f"attention_frames must be at least 1, or None for all; got {count}"):
+    with pytest.raises(UserError, match=f"attention_frames must be at least 1, or None for all; got {count}"):
         tiny_unet()(*inputs(), attention_frames=count)

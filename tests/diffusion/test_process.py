@@ -17,15 +17,16 @@ from lfdm.diffusion.process import (
     clamp_prediction,
     cosine_betas,
     diffusion_loss,
-    draw_timesteps,
     follows_straight_path,
     make_scheduler,
     min_snr_weight,
     predicted_by,
+    sample_timesteps,
     signal_and_noise_scale,
     target,
     v_by_velocity,
 )
+from lfdm.errors import UserError
 
 TYPES: tuple[PredictionType, ...] = ("epsilon", "v_prediction", "velocity")
 FLAT = torch.zeros(1, 3, 2)
@@ -147,9 +148,9 @@ def test_loss_is_the_weighted_mean_of_channels():
 
 def test_timesteps_are_drawn_over_the_whole_schedule():
     generator = torch.Generator().manual_seed(0)
-    whole = draw_timesteps(20_000, "v_prediction", generator=generator)
+    whole = sample_timesteps(20_000, "v_prediction", generator=generator)
     assert (whole.dtype, int(whole.min()), int(whole.max())) == (torch.int64, 0, 999)
-    real = draw_timesteps(20_000, "velocity", generator=generator)
+    real = sample_timesteps(20_000, "velocity", generator=generator)
     assert real.dtype == torch.float32
     assert float(real.mean()) == pytest.approx(500, abs=10)
     assert 0 <= real.min() < real.max() < 1000
@@ -183,7 +184,7 @@ def test_straight_path_goes_from_data_to_noise():
     ],
 )
 def test_errors_name_what_was_got_and_what_is_allowed(call: Any, message: str):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         call()
 
 

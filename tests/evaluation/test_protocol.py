@@ -13,6 +13,7 @@ from PIL import Image
 from lfdm.config.settings import Preset
 from lfdm.data.clips import read_index, write_index
 from lfdm.data.puppets.data_set import ACTIONS, write_puppets
+from lfdm.errors import UserError
 from lfdm.evaluation.loading import file_sha256, select_clips
 from lfdm.evaluation.protocol import evaluate
 from lfdm.evaluation.settings import EvaluationConfig
@@ -32,11 +33,11 @@ def evaluated(
 def test_every_figure_is_there_with_its_number_of_clips(evaluated: tuple[dict[str, Any], Path]) -> None:
     results, _ = evaluated
     stage1, generation = results["stage1"], results["generation"]
-    for figure in (stage1["score_1"], stage1["score_2"], *stage1["reconstruction"].values()):
+    for figure in (stage1["flow_epe_ratio"], stage1["warp_recovery"], *stage1["reconstruction"].values()):
         assert figure["num_clips"] == 32
-    assert stage1["score_1"]["num_pixels"] > 100
-    assert 0 < stage1["score_1"]["ceiling"]["value"] < stage1["score_1"]["value"]
-    assert stage1["score_2"]["value"] < stage1["score_2"]["ceiling"]["value"] < 1.1
+    assert stage1["flow_epe_ratio"]["num_pixels"] > 100
+    assert 0 < stage1["flow_epe_ratio"]["ceiling"]["value"] < stage1["flow_epe_ratio"]["value"]
+    assert stage1["warp_recovery"]["value"] < stage1["warp_recovery"]["ceiling"]["value"] < 1.1
     assert set(stage1["reconstruction"]) == {"prediction", "warped", "copy"}
     for figure in (generation["action_accuracy"], generation["frame_0"], generation["motion_amount"]):
         assert figure["num_clips"] == 32
@@ -84,8 +85,8 @@ def test_figures_do_not_depend_on_the_batch_size(
     results, _ = evaluated
     again = evaluate(model, data, tmp_path, replace(quick, batch_size=5), num_inference_steps=2)
     for names in (
-        ("stage1", "score_1"),
-        ("stage1", "score_2"),
+        ("stage1", "flow_epe_ratio"),
+        ("stage1", "warp_recovery"),
         ("generation", "motion_amount"),
         ("generation", "diversity"),
         ("generation", "identity"),
@@ -93,7 +94,7 @@ def test_figures_do_not_depend_on_the_batch_size(
     ):
         first, second = (r[names[0]][names[1]]["value"] for r in (results, again))
         assert first == pytest.approx(second, rel=1e-3), names
-    assert again["stage1"]["score_1"]["num_pixels"] == results["stage1"]["score_1"]["num_pixels"]
+    assert again["stage1"]["flow_epe_ratio"]["num_pixels"] == results["stage1"]["flow_epe_ratio"]["num_pixels"]
 
 
 def test_stage_1_alone_from_a_run_or_an_autoencoder_folder(
@@ -111,7 +112,7 @@ def test_stage_1_alone_from_a_run_or_an_autoencoder_folder(
     of_run = evaluate(tmp_path / "run", data, tmp_path / "a", EvaluationConfig(num_ceiling_clips=4, perceptual_weights=str(vgg)))
     assert of_run["generation"] is None
     assert "stage 1 alone" in of_run["left_out"]["generation"]
-    assert of_run["stage1"]["score_1"]["ceiling"]["num_clips"] == 4
+    assert of_run["stage1"]["flow_epe_ratio"]["ceiling"]["num_clips"] == 4
     assert of_run["settings"]["num_frames"] == 4
     copied, predicted = (of_run["stage1"]["reconstruction"][name]["perceptual"] for name in ("copy", "prediction"))
     assert copied > 0
@@ -121,7 +122,7 @@ def test_stage_1_alone_from_a_run_or_an_autoencoder_folder(
     longer = tmp_path / "longer"
     write_puppets(longer, num_subjects=1, size=32, num_frames=16, test_fraction=1.0, num_workers=1, num_takes=1)
     for options in ({"guidance_scale": 2.0}, {"num_inference_steps": 4}, {"config": EvaluationConfig(unconditional=True)}):
-        with pytest.raises(ValueError, match=r"must be left out: .* is stage 1 alone"):
+        with pytest.raises(UserError, match=r"must be left out: .* is stage 1 alone"):
             evaluate(tmp_path / "run", data, tmp_path / "refused", **options)  # type: ignore[arg-type]
     weights = find_model(tmp_path / "run", "autoencoder")
     of_folder = evaluate(weights, longer, tmp_path / "b", EvaluationConfig(num_ceiling_clips=1))
@@ -141,8 +142,8 @@ def test_what_cannot_be_measured_is_left_out_with_a_reason(
     write_index(root, [record for record in read_index(root) if record.split == "test" and record.path.endswith("-0.avi")])
     results = evaluate(model, root, tmp_path / "out", quick, num_inference_steps=2)
     assert set(results["left_out"]) == {
-        "stage1.score_1",
-        "stage1.score_2",
+        "stage1.flow_epe_ratio",
+        "stage1.warp_recovery",
         "stage1.visibility_f1",
         "stage1.reconstruction.perceptual",
         "generation.action_accuracy",
@@ -152,8 +153,8 @@ def test_what_cannot_be_measured_is_left_out_with_a_reason(
         "generation.distances.classifier",
         "generation.frame_distances.frames",
     }
-    assert "exact truth" in results["left_out"]["stage1.score_1"]
-    assert "score_1" not in results["stage1"]
+    assert "exact truth" in results["left_out"]["stage1.flow_epe_ratio"]
+    assert "flow_epe_ratio" not in results["stage1"]
     assert results["generation"]["frame_0"]["num_clips"] == 16
 
 
@@ -171,7 +172,7 @@ def test_unconditional_generation_leaves_out_what_needs_a_label(
     assert results["generation"]["distances"]["FVD[data-classifier]"]["frechet"]["value"] > 0
     assert (results["settings"]["unconditional"], "guidance_scale" in results["settings"]) == (True, False)
     assert (tmp_path / "out" / "contact-sheet.png").is_file()
-    with pytest.raises(ValueError, match="guidance_scale must be left out with unconditional=True"):
+    with pytest.raises(UserError, match="guidance_scale must be left out with unconditional=True"):
         evaluate(model, root, tmp_path / "other", config, guidance_scale=2.0)
 
 
@@ -179,7 +180,7 @@ def test_a_model_without_labels_is_evaluated_unconditional(
     tiny_preset: Preset, data: Path, quick: EvaluationConfig, tmp_path: Path
 ) -> None:
     LatentFlowPipeline.from_preset(tiny_preset, []).save_pretrained(tmp_path / "model")
-    with pytest.raises(ValueError, match="it knows none: evaluate it unconditional"):
+    with pytest.raises(UserError, match="it knows none: evaluate it unconditional"):
         evaluate(tmp_path / "model", data, tmp_path / "out")
     config = replace(quick, unconditional=True, num_clips=8)
     results = evaluate(tmp_path / "model", data, tmp_path / "out", config, num_inference_steps=2)
@@ -205,14 +206,14 @@ def test_wrong_values_are_refused_before_anything_is_written(model: Path, data: 
         ({"trust_file": True}, "trust_file must be left out"),
     )
     for settings, message in wrong:
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UserError, match=message):
             EvaluationConfig(**settings)
     for arguments, message in (
         ({"num_inference_steps": 0}, "num_inference_steps"),
         ({"guidance_scale": float("nan")}, "guidance_scale"),
         ({"scheduler": "euler"}, "scheduler must be one of"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UserError, match=message):
             evaluate(model, data, out, **arguments)  # type: ignore[arg-type]
     for config in (EvaluationConfig(perceptual_weights=str(tmp_path / "vgg.pth")), EvaluationConfig(extractors=("i3d:no.pt",))):
         with pytest.raises(FileNotFoundError):
@@ -227,14 +228,14 @@ def test_wrong_values_are_refused_before_anything_is_written(model: Path, data: 
 def test_data_that_does_not_fit_is_refused(model: Path, data: Path, tmp_path: Path) -> None:
     larger = tmp_path / "larger"
     write_puppets(larger, num_subjects=1, num_takes=1, size=48, num_frames=4, test_fraction=1.0, num_workers=1)
-    with pytest.raises(ValueError, match=r"32x32 pixels.*48x48"):
+    with pytest.raises(UserError, match=r"32x32 pixels.*48x48"):
         evaluate(model, larger, tmp_path / "out")
     strange = tmp_path / "strange"
     shutil.copytree(data, strange, ignore=shutil.ignore_patterns(".cache"))
     records = read_index(strange)
     write_index(strange, [replace(record, label="juggle") if record.label == "wave" else record for record in records])
-    with pytest.raises(ValueError, match=r"does not know the labels \['juggle'\]"):
+    with pytest.raises(UserError, match=r"does not know the labels \['juggle'\]"):
         evaluate(model, strange, tmp_path / "out")
     write_index(strange, [record for record in records if record.split == "train"])
-    with pytest.raises(ValueError, match="no held-out clips"):
+    with pytest.raises(UserError, match="no held-out clips"):
         evaluate(model, strange, tmp_path / "out")

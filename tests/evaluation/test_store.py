@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from accelerate import PartialState
 
+from lfdm.errors import UserError
 from lfdm.evaluation.protocol import evaluate
 from lfdm.evaluation.settings import ClassifierTraining, EvaluationConfig
 from lfdm.evaluation.store import BatchStore
@@ -57,12 +58,12 @@ def test_a_lost_batch_alone_is_computed_again(tmp_path: Path) -> None:
 def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
     store(tmp_path / "cache", steps=10, seed=0)
     store(tmp_path / "cache", steps=10, seed=0)
-    with pytest.raises(ValueError, match=r"\(steps was 10, now 4\): choose another --out, or delete .*cache"):
+    with pytest.raises(UserError, match=r"\(steps was 10, now 4\): choose another --out, or delete .*cache"):
         store(tmp_path / "cache", steps=4, seed=0)
 
 
 def test_rows_must_be_those_of_the_batch(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="work on 4 items must give as many rows"):
+    with pytest.raises(UserError, match="work on 4 items must give as many rows"):
         store(tmp_path).compute("values", range(4), lambda items: {"value": np.array(items[:3])})
     assert not list(tmp_path.rglob("*.npz"))
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from lfdm.errors import UserError
 from lfdm.folders.files import build_once, check_parents, replace_folder, replacing_folder, temporary_beside, write_bytes
 
 
@@ -98,5 +99,5 @@ def test_a_cache_is_built_once_and_a_failed_one_leaves_nothing(tmp_path: Path) -
 def test_a_file_in_the_way_of_a_path_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     check_parents(tmp_path / "new" / "folder" / "clip.mp4")
-    with pytest.raises(ValueError, match=r"clip\.mp4 cannot be made: .*file is a file"):
+    with pytest.raises(UserError, match=r"clip\.mp4 cannot be made: .*file is a file"):
         check_parents(tmp_path / "file" / "folder" / "clip.mp4")

@@ -8,8 +8,9 @@ from safetensors.torch import load_file, save_file
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.condition.encoder import ConditionEncoder
 from lfdm.config.settings import Preset, to_json
+from lfdm.errors import UserError
 from lfdm.folders.model_folder import CONFIG_NAME, WEIGHTS_NAME
-from lfdm.motion.codec import MotionTarget
+from lfdm.motion.codec import MotionCodec
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +47,8 @@ def test_saving_again_replaces_the_folder_and_leaves_nothing_beside(model: Laten
 
 def test_saving_over_anything_else_is_refused(model: LatentFlowAutoencoder, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("keep me")
-    for saved in (model, ConditionEncoder(labels=("wave",), dim=4), MotionTarget()):
-        with pytest.raises(ValueError, match=r"alone: it holds thesis\.txt; choose another name"):
+    for saved in (model, ConditionEncoder(labels=("wave",), dim=4), MotionCodec()):
+        with pytest.raises(UserError, match=r"alone: it holds thesis\.txt; choose another name"):
             saved.save_pretrained(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "keep me"
 
@@ -68,7 +69,7 @@ def test_half_saving_keeps_running_statistics_in_float32(model: LatentFlowAutoen
 def test_an_unknown_configuration_key_is_refused(folder: Path) -> None:
     config = json.loads((folder / CONFIG_NAME).read_text())
     (folder / CONFIG_NAME).write_text(json.dumps(config | {"num_heads": 3}))
-    with pytest.raises(ValueError, match="num_heads"):
+    with pytest.raises(UserError, match="num_heads"):
         LatentFlowAutoencoder.from_pretrained(folder)
 
 
@@ -87,7 +88,7 @@ def test_an_unknown_configuration_key_is_refused(folder: Path) -> None:
 def test_an_impossible_configuration_value_is_named(folder: Path, change: dict[str, object], message: str) -> None:
     config = json.loads((folder / CONFIG_NAME).read_text())
     (folder / CONFIG_NAME).write_text(json.dumps(config | change))
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         LatentFlowAutoencoder.from_pretrained(folder)
     assert str(folder / CONFIG_NAME) in str(caught.value)
 
@@ -95,14 +96,14 @@ def test_an_impossible_configuration_value_is_named(folder: Path, change: dict[s
 def test_a_folder_of_another_class_is_refused(folder: Path) -> None:
     config = json.loads((folder / CONFIG_NAME).read_text())
     (folder / CONFIG_NAME).write_text(json.dumps(config | {"_class_name": "MotionUNet3D"}))
-    with pytest.raises(ValueError, match="holds a MotionUNet3D"):
+    with pytest.raises(UserError, match="holds a MotionUNet3D"):
         LatentFlowAutoencoder.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("text", ["{", "[1]"])
 def test_a_damaged_configuration_is_refused(folder: Path, text: str) -> None:
     (folder / CONFIG_NAME).write_text(text)
-    with pytest.raises(ValueError, match=r"config\.json"):
+    with pytest.raises(UserError, match=r"config\.json"):
         LatentFlowAutoencoder.from_pretrained(folder)
 
 
@@ -111,7 +112,7 @@ def test_weights_that_do_not_fit_are_listed(folder: Path) -> None:
     tensors["ghost.weight"] = tensors.pop("final.bias")
     tensors["first.conv.bias"] = torch.zeros(3)
     save_file(tensors, folder / WEIGHTS_NAME)
-    with pytest.raises(ValueError, match="does not fit") as error:
+    with pytest.raises(UserError, match="does not fit") as error:
         LatentFlowAutoencoder.from_pretrained(folder)
     message = str(error.value)
     assert "missing ['final.bias']" in message
@@ -123,7 +124,7 @@ def test_weights_that_do_not_fit_are_listed(folder: Path) -> None:
 def test_truncated_weights_are_refused(folder: Path, kept: int) -> None:
     path = folder / WEIGHTS_NAME
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(ValueError, match="not a readable safetensors file"):
+    with pytest.raises(UserError, match="not a readable safetensors file"):
         LatentFlowAutoencoder.from_pretrained(folder)
 
 

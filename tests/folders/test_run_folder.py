@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from lfdm.config.presets import PUPPETS64
+from lfdm.config.presets import FLOW64
 from lfdm.config.settings import to_json
+from lfdm.errors import UserError
 from lfdm.folders.run_folder import prepare_run
 
 
@@ -16,7 +17,7 @@ def test_prepare_run_names_every_difference(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "config.json").read_text())["optimization"]["betas"] == [0.5, 0.9]
     prepare_run(tmp_path / "run", settings)
     other = {"stage": "network", "data": "b", "optimization": {"learning_rate": 0.2, "betas": (0.5, 0.9), "num_workers": 0}}
-    with pytest.raises(ValueError, match=r"data is 'a' there, 'b' here; optimization\.learning_rate is 0\.1 there, 0\.2 here\."):
+    with pytest.raises(UserError, match=r"data is 'a' there, 'b' here; optimization\.learning_rate is 0\.1 there, 0\.2 here\."):
         prepare_run(tmp_path / "run", other)
     prepare_run(tmp_path / "run", other, free=("data", "optimization"))
     assert json.loads((tmp_path / "run" / "config.json").read_text())["data"] == "b"
@@ -30,21 +31,21 @@ def test_workers_steps_and_logs_may_change_and_land_in_the_file(tmp_path: Path) 
 
 
 def test_a_run_older_than_a_setting_is_resumed_with_its_default(tmp_path: Path) -> None:
-    settings = to_json(PUPPETS64)
+    settings = to_json(FLOW64)
     prepare_run(tmp_path, {"preset": settings})
     stored = json.loads((tmp_path / "config.json").read_text())
     del stored["preset"]["diffusion_training"]["optimization"]["epoch_repeats"]
     (tmp_path / "config.json").write_text(json.dumps(stored))
     prepare_run(tmp_path, {"preset": settings})
     settings["diffusion_training"]["optimization"]["epoch_repeats"] = 5
-    with pytest.raises(ValueError, match=r"preset\.diffusion_training\.optimization\.epoch_repeats is 1 there, 5 here"):
+    with pytest.raises(UserError, match=r"preset\.diffusion_training\.optimization\.epoch_repeats is 1 there, 5 here"):
         prepare_run(tmp_path, {"preset": settings})
 
 
 def test_prepare_run_leaves_other_folders_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(ValueError, match="is not empty and holds no run of ours"):
+    with pytest.raises(UserError, match="is not empty and holds no run of ours"):
         prepare_run(tmp_path, {})
-    with pytest.raises(ValueError, match="is not empty and holds no run of ours"):
+    with pytest.raises(UserError, match="is not empty and holds no run of ours"):
         prepare_run(tmp_path / "thesis.tex", {})
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]

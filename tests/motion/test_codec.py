@@ -5,7 +5,8 @@ from typing import Literal
 import pytest
 import torch
 
-from lfdm.motion.codec import MIN_STD, MotionTarget
+from lfdm.errors import UserError
+from lfdm.motion.codec import MIN_STD, MotionCodec
 from lfdm.motion.motion import Motion
 
 
@@ -20,8 +21,8 @@ def random_motion(batch: int = 2, frames: int = 5, *, corners: bool = False, see
 def test_decoding_inverts_encoding(kind: Literal["flow", "grid"], corners: bool) -> None:
     motion = random_motion(corners=corners)
     for target in (
-        MotionTarget(kind=kind, corners=corners, still_first_frame=False),
-        MotionTarget.measure([motion], kind=kind, corners=corners, still_first_frame=False),
+        MotionCodec(kind=kind, corners=corners, still_first_frame=False),
+        MotionCodec.measure([motion], kind=kind, corners=corners, still_first_frame=False),
     ):
         decoded = target.decode(target.encode(motion))
         torch.testing.assert_close(decoded.flow, motion.flow, rtol=0, atol=1e-5)
@@ -31,25 +32,25 @@ def test_decoding_inverts_encoding(kind: Literal["flow", "grid"], corners: bool)
 
 def test_a_measured_target_normalises_what_it_measured_however_it_is_split() -> None:
     motion = random_motion(batch=6)
-    target = MotionTarget.measure([motion])
+    target = MotionCodec.measure([motion])
     sample = target.encode(motion)
     torch.testing.assert_close(sample.mean((0, 2, 3, 4)), torch.zeros(3), rtol=0, atol=1e-4)
     torch.testing.assert_close(sample.std((0, 2, 3, 4)), torch.ones(3), rtol=0, atol=5e-3)
     parts = [Motion(flow, occlusion) for flow, occlusion in zip(motion.flow.split(2), motion.occlusion.split(2), strict=True)]
-    split = MotionTarget.measure(parts)
+    split = MotionCodec.measure(parts)
     assert split.mean == pytest.approx(target.mean)
     assert split.std == pytest.approx(target.std)
     assert (split.low, split.high) == (target.low, target.high)
 
 
 def test_a_constant_channel_is_not_blown_up() -> None:
-    target = MotionTarget.measure([Motion.identity(1, 3, (4, 4), corners=False)])
+    target = MotionCodec.measure([Motion.identity(1, 3, (4, 4), corners=False)])
     assert target.std == (MIN_STD, MIN_STD, MIN_STD)
     assert torch.isfinite(target.encode(random_motion())).all()
 
 
 def test_a_still_first_frame_is_exactly_no_motion() -> None:
-    target = MotionTarget.measure([random_motion()])
+    target = MotionCodec.measure([random_motion()])
     decoded = target.decode(torch.randn(2, 3, 4, 4, 6))
     assert torch.equal(decoded.flow[:, :, 0], torch.zeros(2, 2, 4, 6))
     assert torch.equal(decoded.occlusion[:, :, 0], torch.ones(2, 1, 4, 6))
@@ -58,60 +59,60 @@ def test_a_still_first_frame_is_exactly_no_motion() -> None:
 
 def test_clamping_keeps_to_the_measured_range_and_leaves_what_is_inside() -> None:
     motion = random_motion()
-    target = MotionTarget.measure([motion], still_first_frame=False)
+    target = MotionCodec.measure([motion], still_first_frame=False)
     sample = target.encode(motion)
     torch.testing.assert_close(target.clamp(sample), sample, rtol=0, atol=1e-6)
     wild = target.decode(target.clamp(100 * torch.randn(2, 3, 4, 4, 6)))
     assert wild.flow.amax() <= motion.flow.amax() + 1e-5
     assert wild.flow.amin() >= motion.flow.amin() - 1e-5
-    unclamped = MotionTarget.measure([motion], clamp=False)
+    unclamped = MotionCodec.measure([motion], clamp=False)
     assert not unclamped.clamps
     assert unclamped.clamp(100 * sample).equal(100 * sample)
 
 
 def test_occlusion_is_clamped_to_its_range() -> None:
-    occlusion = MotionTarget(still_first_frame=False).decode(3 * torch.randn(1, 3, 2, 4, 4)).occlusion
+    occlusion = MotionCodec(still_first_frame=False).decode(3 * torch.randn(1, 3, 2, 4, 4)).occlusion
     assert occlusion.amin() == 0
     assert occlusion.amax() == 1
 
 
 def test_save_and_load(tmp_path: Path) -> None:
-    target = MotionTarget.measure([random_motion()])
+    target = MotionCodec.measure([random_motion()])
     target.save_pretrained(tmp_path / "target")
-    loaded = MotionTarget.from_pretrained(tmp_path / "target")
+    loaded = MotionCodec.from_pretrained(tmp_path / "target")
     assert (loaded.mean, loaded.std, loaded.low, loaded.high) == (target.mean, target.std, target.low, target.high)
     sample = torch.randn(1, 3, 2, 4, 6)
     assert torch.equal(loaded.decode(sample).flow, target.decode(sample).flow)
 
 
 def test_an_unknown_key_is_refused(tmp_path: Path) -> None:
-    MotionTarget().save_pretrained(tmp_path / "target")
+    MotionCodec().save_pretrained(tmp_path / "target")
     path = tmp_path / "target" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "means": [0, 0, 0]}))
-    with pytest.raises(ValueError, match="unknown keys \\['means'\\]"):
-        MotionTarget.from_pretrained(tmp_path / "target")
+    with pytest.raises(UserError, match="unknown keys \\['means'\\]"):
+        MotionCodec.from_pretrained(tmp_path / "target")
 
 
 def test_a_motion_of_the_other_convention_is_refused() -> None:
-    with pytest.raises(ValueError, match="corners=False; got corners=True"):
-        MotionTarget(corners=False).encode(random_motion(corners=True))
+    with pytest.raises(UserError, match="corners=False; got corners=True"):
+        MotionCodec(corners=False).encode(random_motion(corners=True))
 
 
 def test_impossible_settings() -> None:
-    with pytest.raises(ValueError, match="kind must be"):
-        MotionTarget(kind="flows")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="in pairs"):
-        MotionTarget(mean=(0, 0, 0))
-    with pytest.raises(ValueError, match="std must be positive"):
-        MotionTarget(mean=(0, 0, 0), std=(1, 0, 1))
-    with pytest.raises(ValueError, match="low must not exceed high"):
-        MotionTarget(low=(0, 0, 2), high=(1, 1, 1))
-    with pytest.raises(ValueError, match="three finite numbers"):
-        MotionTarget(mean=(0, float("nan"), 0), std=(1, 1, 1))
+    with pytest.raises(UserError, match="kind must be"):
+        MotionCodec(kind="flows")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match="in pairs"):
+        MotionCodec(mean=(0, 0, 0))
+    with pytest.raises(UserError, match="std must be positive"):
+        MotionCodec(mean=(0, 0, 0), std=(1, 0, 1))
+    with pytest.raises(UserError, match="low must not exceed high"):
+        MotionCodec(low=(0, 0, 2), high=(1, 1, 1))
+    with pytest.raises(UserError, match="three finite numbers"):
+        MotionCodec(mean=(0, float("nan"), 0), std=(1, 1, 1))
 
 
 def test_what_cannot_be_measured() -> None:
-    with pytest.raises(ValueError, match="no motion"):
-        MotionTarget.measure([])
-    with pytest.raises(ValueError, match="not finite"):
-        MotionTarget.measure([Motion(torch.full((1, 2, 1, 2, 2), torch.nan), torch.ones(1, 1, 1, 2, 2))])
+    with pytest.raises(UserError, match="no motion"):
+        MotionCodec.measure([])
+    with pytest.raises(UserError, match="not finite"):
+        MotionCodec.measure([Motion(torch.full((1, 2, 1, 2, 2), torch.nan), torch.ones(1, 1, 1, 2, 2))])

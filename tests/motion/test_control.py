@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
+from lfdm.errors import UserError
 from lfdm.motion.motion import FEATHER, Motion, feather
 from lfdm.motion.warp import warp
 
@@ -88,7 +89,7 @@ def test_strength_scales_displacement_and_what_is_hidden(corners: bool) -> None:
         torch.testing.assert_close(scaled.flow, strength * motion.flow)
         torch.testing.assert_close(scaled.occlusion, (1 - strength * (1 - motion.occlusion)).clamp(0, 1))
     assert motion.scaled(2.0).occlusion.min() == 0
-    with pytest.raises(ValueError, match="strength must be a finite number, 0 or more; got nan"):
+    with pytest.raises(UserError, match="strength must be a finite number, 0 or more; got nan"):
         motion.scaled(float("nan"))
 
 
@@ -106,7 +107,7 @@ def test_an_offset_survives_frames_samples_joining_and_resizing() -> None:
     published = draw_motion(corners=True).resize((SIZE, SIZE)).grid()
     still = Motion.identity(2, 3, (SIZE, SIZE), corners=False).grid()
     torch.testing.assert_close(large, (published + still) / 2, atol=1e-6, rtol=0)
-    with pytest.raises(ValueError, match="an offset belongs to corners=True"):
+    with pytest.raises(UserError, match="an offset belongs to corners=True"):
         Motion(motion.flow, motion.occlusion, False, motion.offset)
 
 
@@ -175,7 +176,7 @@ def test_a_seam_is_nowhere_above_the_mask_and_thin_masks_get_thin_seams() -> Non
     ],
 )
 def test_what_is_no_mask(mask: Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         draw_motion(corners=False).masked(mask)
 
 
@@ -203,16 +204,16 @@ def test_a_motion_of_two_types_is_saved_in_that_of_its_flow(tmp_path: Path) -> N
 
 def test_what_cannot_be_saved(tmp_path: Path) -> None:
     motion = draw_motion(corners=False)
-    with pytest.raises(ValueError, match=r"is written to a \.safetensors file; got"):
+    with pytest.raises(UserError, match=r"is written to a \.safetensors file; got"):
         motion.save(tmp_path / "photo.png")
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(UserError, match="not finite"):
         Motion(motion.flow / 0, motion.occlusion).save(tmp_path / "m.safetensors")
-    with pytest.raises(ValueError, match=r"cannot be saved: occlusion must lie in \[0, 1\]"):
+    with pytest.raises(UserError, match=r"cannot be saved: occlusion must lie in \[0, 1\]"):
         Motion(motion.flow, motion.occlusion + 1).save(tmp_path / "m.safetensors")
-    with pytest.raises(ValueError, match="cannot be saved: flow is empty"):
+    with pytest.raises(UserError, match="cannot be saved: flow is empty"):
         Motion(motion.flow[:, :, :0], motion.occlusion[:, :, :0]).save(tmp_path / "m.safetensors")
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="is a file"):
+    with pytest.raises(UserError, match="is a file"):
         motion.save(tmp_path / "file" / "m.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -241,7 +242,7 @@ FLOW, VISIBLE = torch.zeros(1, 2, 2, 4, 4), torch.ones(1, 1, 2, 4, 4)
 def test_a_file_that_holds_no_motion(tmp_path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], message: str) -> None:
     path = tmp_path / "m.safetensors"
     save_file({name: value.clone() for name, value in tensors.items()}, path, metadata)
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         Motion.load(path)
     assert str(caught.value).startswith(f"{path} holds no motion: ")
 
@@ -250,7 +251,7 @@ def test_damaged_and_missing_motion_files(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     draw_motion(corners=False).save(path)
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(ValueError, match="holds no motion"):
+    with pytest.raises(UserError, match="holds no motion"):
         Motion.load(path)
     with pytest.raises(FileNotFoundError, match="no motion file"):
         Motion.load(tmp_path / "nothing.safetensors")

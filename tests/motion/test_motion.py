@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
 from lfdm.motion.warp import identity_grid
 
@@ -37,12 +38,12 @@ def test_from_grid_accepts_one_frame_without_time() -> None:
     [((2, 2, 3, 4, 8), (2, 1, 3, 4, 4)), ((2, 3, 3, 4, 8), (2, 1, 3, 4, 8)), ((2, 2, 4, 8), (2, 1, 4, 8))],
 )
 def test_shapes_that_do_not_belong_together_are_refused(flow: tuple[int, ...], occlusion: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="a motion is flow"):
+    with pytest.raises(UserError, match="a motion is flow"):
         Motion(torch.zeros(flow), torch.zeros(occlusion))
 
 
 def test_a_grid_of_another_shape_is_refused() -> None:
-    with pytest.raises(ValueError, match="grid must be"):
+    with pytest.raises(UserError, match="grid must be"):
         Motion.from_grid(torch.zeros(1, 2, 4, 8), torch.ones(1, 1, 4, 8), corners=False)
 
 
@@ -73,7 +74,7 @@ def test_frames_and_concatenate_are_inverse() -> None:
 
 
 def test_conventions_cannot_be_joined() -> None:
-    with pytest.raises(ValueError, match="conventions"):
+    with pytest.raises(UserError, match="conventions"):
         Motion.concatenate([random_motion(corners=True), random_motion(corners=False)], dim=2)
 
 
@@ -101,5 +102,5 @@ def test_a_closed_motion_eases_into_its_first_frame(corners: bool) -> None:
 
 @pytest.mark.parametrize("count", [0, 3])
 def test_closing_takes_a_number_of_frames_that_there_are(count: int) -> None:
-    with pytest.raises(ValueError, match=f"count must be from 1 to 2, all frames but the first; got {count}"):
+    with pytest.raises(UserError, match=f"count must be from 1 to 2, all frames but the first; got {count}"):
         random_motion(corners=False, frames=3).closed(count)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lfdm.config.settings import Preset
 from lfdm.diffusion.windows import plan_windows, predict_in_windows
+from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
 from lfdm.pipeline.inputs import parse_condition, prepare_mask
 from lfdm.pipeline.pipeline import LatentFlowOutput, LatentFlowPipeline
@@ -58,7 +59,7 @@ def test_strength_in_a_call(pipe: LatentFlowPipeline, image: np.ndarray) -> None
     half = motion_of(pipe, image, motion_strength=0.5)
     torch.testing.assert_close(half.flow, motion_of(pipe, image).flow / 2)
     for wrong in (-0.1, 2.1, float("nan"), "1"):
-        with pytest.raises(ValueError, match=r"motion_strength must be a finite number, 0 to 2"):
+        with pytest.raises(UserError, match=r"motion_strength must be a finite number, 0 to 2"):
             frames_of(pipe, image, motion_strength=wrong)
 
 
@@ -132,7 +133,7 @@ def test_an_all_white_mask_changes_nothing_whatever_the_picture_s_shape(pipe: La
     ],
 )
 def test_what_is_no_mask(mask: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         prepare_mask(mask, size=SIZE, fit="pad")
 
 
@@ -166,7 +167,7 @@ def test_a_mix_averages_embeddings(pipe: LatentFlowPipeline, image: np.ndarray) 
 )
 def test_impossible_mixes(pipe: LatentFlowPipeline, mix: Any, message: str) -> None:
     for condition in (mix, [mix]):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UserError, match=message):
             pipe.embed_condition(condition)
 
 
@@ -181,9 +182,9 @@ def test_guidance_pushes_away_from_a_negative_condition(pipe: LatentFlowPipeline
     assert torch.equal(by_tensor, motion_of(pipe, image, guidance_scale=2.0).flow)
     assert torch.isfinite(motion_of(pipe, image, None, guidance_scale=2.0, negative_condition={"wave": 1, "jump": 1}).flow).all()
     for scale in (0, 0.5, 1, None):
-        with pytest.raises(ValueError, match="guidance_scale must be above 1"):
+        with pytest.raises(UserError, match="guidance_scale must be above 1"):
             motion_of(pipe, image, guidance_scale=scale, negative_condition="jump")
-    with pytest.raises(ValueError, match="one negative_condition is needed, or one per video, 1; got 2"):
+    with pytest.raises(UserError, match="one negative_condition is needed, or one per video, 1; got 2"):
         motion_of(pipe, image, guidance_scale=2.0, negative_condition=["jump", "wave"])
 
 
@@ -194,7 +195,7 @@ def test_mixes_on_the_command_line() -> None:
     assert parse_condition("raise arms", LABELS) == "raise arms"
     assert parse_condition("wave=much", LABELS) == "wave=much"  # no mix: an unknown label, or a text
     assert parse_condition(None, LABELS) is None
-    with pytest.raises(ValueError, match="names each label once"):
+    with pytest.raises(UserError, match="names each label once"):
         parse_condition("wave=1,wave=2", LABELS)
 
 
@@ -244,7 +245,7 @@ def test_the_end_of_a_loop_eases_into_its_start(pipe: LatentFlowPipeline, image:
     assert left[-1] <= 0.51
     if count > 1:
         assert left[-1] <= 0.3
-    with pytest.raises(ValueError, match="num_frames must be a whole number from 2 to 10000; got 1"):
+    with pytest.raises(UserError, match="num_frames must be a whole number from 2 to 10000; got 1"):
         motion_of(pipe, image, num_frames=1, loop=True)
 
 
@@ -275,7 +276,7 @@ def test_windows_hold_the_known_first_frame(pipe: LatentFlowPipeline, image: np.
 
     motion_of(pipe, image, num_frames=20, callback_on_step_end=look)
     assert seen[-1].shape == (1, 3, 20, 16, 16)
-    known = pipe.motion_target.encode(Motion.identity(1, 1, (16, 16), corners=False))
+    known = pipe.motion_codec.encode(Motion.identity(1, 1, (16, 16), corners=False))
     torch.testing.assert_close(seen[-1][:, :, :1], known, rtol=0, atol=1e-3)
     assert (seen[-1][:, :, 1] - known[:, :, 0]).abs().max() > 0.1
 
@@ -379,7 +380,7 @@ def test_a_transfer_tells_what_is_decoded_and_ends_where_told(
     ],
 )
 def test_what_is_no_driving_clip(pipe: LatentFlowPipeline, image: np.ndarray, driving: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         pipe.transfer(image, driving)
 
 
@@ -398,7 +399,7 @@ def test_an_output_shows_itself(pipe: LatentFlowPipeline, image: np.ndarray, out
     assert "4 frames of 584x208" in repr(preview)
     assert preview.save(tmp_path / "preview.gif").stat().st_size > 1000
     for wrong in (2, "0"):
-        with pytest.raises(ValueError, match=f"sample must be a whole number from 0 to 1; got {wrong!r}"):
+        with pytest.raises(UserError, match=f"sample must be a whole number from 0 to 1; got {wrong!r}"):
             out.show(sample=wrong)  # pyright: ignore[reportArgumentType] - one is no number
-    with pytest.raises(ValueError, match="needs the source image"):
+    with pytest.raises(UserError, match="needs the source image"):
         out.show(("source",))

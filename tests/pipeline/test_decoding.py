@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from lfdm import LatentFlowPipeline, Motion
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
-from lfdm.config.presets import PUPPETS64
+from lfdm.config.presets import FLOW64
 from lfdm.config.settings import Preset, to_json
 from lfdm.pipeline import decoding as pipeline_decoding
 from lfdm.pipeline.decoding import frames_per_chunk
@@ -100,7 +100,7 @@ def test_a_chunk_is_one_frame_of_each_sample_at_least(module_pipe: LatentFlowPip
 
 def test_a_chunk_keeps_to_its_bytes() -> None:
     """At the widths of a preset; a model of few channels takes more of its maps."""
-    autoencoder = LatentFlowAutoencoder(**to_json(PUPPETS64.autoencoder)).eval()
+    autoencoder = LatentFlowAutoencoder(**to_json(FLOW64.autoencoder)).eval()
     with torch.no_grad(), TensorMemory() as memory:
         features = autoencoder.encode(torch.rand(1, 3, 64, 64))
         autoencoder.decode(features, Motion.identity(1, 2, (32, 32), corners=False))

@@ -17,12 +17,11 @@ from torch import Tensor
 
 from lfdm.config.presets import PRESETS
 from lfdm.config.settings import Preset
-from lfdm.data import sprites as lpc
-from lfdm.data.puppets import actions as puppet_actions
 from lfdm.diffusion.process import SCHEDULERS, clamp_prediction, make_scheduler
 from lfdm.diffusion.sampling import Guidance, guided_prediction, set_timesteps, signal_and_noise
+from lfdm.errors import UserError
 from lfdm.folders.model_folder import find_checkpoints
-from lfdm.motion.codec import MotionTarget
+from lfdm.motion.codec import MotionCodec
 from lfdm.motion.motion import Motion
 from lfdm.pipeline import folder as pipeline_folder
 from lfdm.pipeline.inputs import prepare_images
@@ -47,7 +46,7 @@ def module_pipe(tiny_preset: Preset) -> LatentFlowPipeline:
 def pipe(module_pipe: LatentFlowPipeline, monkeypatch: pytest.MonkeyPatch) -> LatentFlowPipeline:
     """Few steps; a test may replace the scheduler and the target."""
     monkeypatch.setitem(module_pipe.__dict__, "scheduler", type(module_pipe.scheduler).from_config(module_pipe.scheduler.config))
-    monkeypatch.setitem(module_pipe.__dict__, "motion_target", module_pipe.motion_target)
+    monkeypatch.setitem(module_pipe.__dict__, "motion_codec", module_pipe.motion_codec)
     return module_pipe
 
 
@@ -146,14 +145,14 @@ def test_a_scheduler_that_knows_flow_matching_alone_solves_the_same_equation(
 
 def test_a_scheduler_for_another_kind_of_prediction_is_refused(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
     pipe.scheduler = DDIMScheduler()
-    with pytest.raises(ValueError, match=r"unet predicts velocity, DDIMScheduler takes it for epsilon; .*from_config"):
+    with pytest.raises(UserError, match=r"unet predicts velocity, DDIMScheduler takes it for epsilon; .*from_config"):
         sample(pipe, image)
     pipe = with_scheduler(pipe, make_scheduler("ddim", prediction_type="v_prediction"))
     pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)
-    with pytest.raises(ValueError, match=r"EulerDiscreteScheduler takes a unet that predicts velocity; this one predicts v_pred"):
+    with pytest.raises(UserError, match=r"EulerDiscreteScheduler takes a unet that predicts velocity; this one predicts v_pred"):
         sample(pipe, image)
     pipe.scheduler = FlowMatchEulerDiscreteScheduler()
-    with pytest.raises(ValueError, match="unet predicts v_prediction, FlowMatchEulerDiscreteScheduler takes it for velocity"):
+    with pytest.raises(UserError, match="unet predicts v_prediction, FlowMatchEulerDiscreteScheduler takes it for velocity"):
         sample(pipe, image)
 
 
@@ -169,7 +168,7 @@ def test_guidance_is_the_extrapolation_of_two_predictions(pipe: LatentFlowPipeli
         for scale in (0.0, 1.0, 2.5):
             expected = without + scale * (with_condition - without)
             away = torch.zeros_like(condition)
-            guided = guided_prediction(pipe.unet, Guidance(latent=latent, condition=condition, away=away, scale=scale))(x, t)
+            guided = guided_prediction(pipe.unet, Guidance(latent=latent, condition=condition, negative=away, scale=scale))(x, t)
             torch.testing.assert_close(guided, expected, rtol=0, atol=1e-4)
     assert (with_condition - without).abs().max() > 1e-2
 
@@ -198,11 +197,11 @@ def test_clamped_motion_keeps_to_the_range_with_every_scheduler(
 ) -> None:
     pipe = with_scheduler(pipe, make_scheduler(name, prediction_type=kind))
     statistics: dict[str, Any] = {"mean": (0.1, 0, 0.5), "std": (0.5, 0.5, 0.5), "still_first_frame": False}
-    pipe.motion_target = MotionTarget(**statistics)
+    pipe.motion_codec = MotionCodec(**statistics)
     free = sample(pipe, image, num_inference_steps=5)
-    pipe.motion_target = MotionTarget(**statistics, low=(-1e6,) * 3, high=(1e6,) * 3)
+    pipe.motion_codec = MotionCodec(**statistics, low=(-1e6,) * 3, high=(1e6,) * 3)
     torch.testing.assert_close(sample(pipe, image, num_inference_steps=5), free, rtol=1e-4, atol=1e-4)
-    pipe.motion_target = MotionTarget(**statistics, low=(-0.05, -0.1, -1), high=(0.1, 0.02, 1))
+    pipe.motion_codec = MotionCodec(**statistics, low=(-0.05, -0.1, -1), high=(0.1, 0.02, 1))
     x, y = sample(pipe, image, num_inference_steps=5).unbind(1)
     assert free.abs().max() > 0.15
     assert -0.051 <= x.min() < -0.03
@@ -245,7 +244,7 @@ def test_a_call_leaves_the_scheduler_as_it_is_set(pipe: LatentFlowPipeline, imag
 def test_a_scheduler_that_fails_is_one_error(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
     pipe = with_scheduler(pipe, make_scheduler("dpmsolver++", prediction_type="v_prediction"))
     pipe.scheduler = KDPM2AncestralDiscreteScheduler.from_config(pipe.scheduler.config)
-    with pytest.raises(ValueError, match="10 steps of KDPM2AncestralDiscreteScheduler end in values that are not finite"):
+    with pytest.raises(UserError, match="10 steps of KDPM2AncestralDiscreteScheduler end in values that are not finite"):
         sample(pipe, image, num_inference_steps=10)
 
 
@@ -267,14 +266,14 @@ def test_there_are_as_many_steps_as_asked_for_and_the_last_one_is_clean(name: An
 
 def test_more_steps_than_there_are_noise_levels_are_refused(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
     pipe = with_scheduler(pipe, make_scheduler("dpmsolver++", prediction_type="v_prediction"))
-    with pytest.raises(ValueError, match="num_inference_steps is 1000; DPMSolverMultistepScheduler has fewer different noise"):
+    with pytest.raises(UserError, match="num_inference_steps is 1000; DPMSolverMultistepScheduler has fewer different noise"):
         sample(pipe, image, num_inference_steps=1000)
 
 
 def test_ddpm_ends_without_noise(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
     """Also where few steps end above timestep 0: the last x0, held by the range, is the sample."""
     pipe = with_scheduler(pipe, make_scheduler("ddpm", prediction_type="v_prediction"))
-    pipe.motion_target = MotionTarget(still_first_frame=False, mean=(0,) * 3, std=(1,) * 3, low=(0.25,) * 3, high=(0.25,) * 3)
+    pipe.motion_codec = MotionCodec(still_first_frame=False, mean=(0,) * 3, std=(1,) * 3, low=(0.25,) * 3, high=(0.25,) * 3)
     ends: list[torch.Tensor] = []
     sample(pipe, image, num_inference_steps=4, callback_on_step_end=lambda *arguments: ends.append(arguments[3]["latents"]))
     torch.testing.assert_close(ends[-1], torch.full_like(ends[-1], 0.25), rtol=0, atol=1e-3)
@@ -282,13 +281,13 @@ def test_ddpm_ends_without_noise(pipe: LatentFlowPipeline, image: np.ndarray) ->
 
 
 def test_a_scheduler_of_predicted_images_is_refused(pipe: LatentFlowPipeline) -> None:
-    with pytest.raises(ValueError, match="prediction_type is 'sample'; allowed: epsilon, v_prediction, velocity"):
+    with pytest.raises(UserError, match="prediction_type is 'sample'; allowed: epsilon, v_prediction, velocity"):
         with_scheduler(pipe, DDIMScheduler(prediction_type="sample"))
 
 
 def test_a_default_of_more_steps_than_the_scheduler_has_is_refused(pipe: LatentFlowPipeline) -> None:
     parts = {**pipe.components, "scheduler": make_scheduler("ddpm", prediction_type="epsilon")}
-    with pytest.raises(ValueError, match="num_inference_steps must be a whole number from 1 to 996; got 1000"):
+    with pytest.raises(UserError, match="num_inference_steps must be a whole number from 1 to 996; got 1000"):
         LatentFlowPipeline(**parts, image_size=SIZE, num_inference_steps=1000)
 
 
@@ -314,7 +313,7 @@ def test_animate_with_no_motion_gives_the_image_back(pipe: LatentFlowPipeline, i
     out = pipe.animate(image, Motion.identity(1, 3, (16, 16), corners=False), output_type="np")
     assert isinstance(out.frames, np.ndarray)
     assert np.array_equal(out.frames, np.stack([image] * 3)[None])
-    with pytest.raises(ValueError, match="corners"):
+    with pytest.raises(UserError, match="corners"):
         pipe.animate(image, Motion.identity(1, 3, (16, 16), corners=True))
 
 
@@ -379,7 +378,7 @@ def test_what_is_not_an_image(wrong: Any, message: str | None) -> None:
     if message is None:  # a greyscale strip is one
         assert prepare_images(wrong, size=SIZE, fit="pad").shape == (1, 3, SIZE, SIZE)
         return
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         prepare_images(wrong, size=SIZE, fit="pad")
 
 
@@ -412,7 +411,7 @@ def test_impossible_values(pipe: LatentFlowPipeline, image: np.ndarray, options:
     arguments: dict[str, Any] = {"image": image, "condition": "wave", "num_inference_steps": 1, **options}
     if message is None:
         arguments["image"], message = [image] * 3, "as many conditions as images are needed, or one of either; got 2 and 3"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         pipe(**arguments)
 
 
@@ -420,7 +419,7 @@ def test_numbers_of_numpy_are_numbers(pipe: LatentFlowPipeline, image: np.ndarra
     mix = {"wave": np.float32(1), "jump": np.float32(3)}
     flow = sample(pipe, image, mix, generator=np.int64(3))
     torch.testing.assert_close(flow, sample(pipe, image, {"wave": 0.25, "jump": 0.75}, generator=3))
-    with pytest.raises(ValueError, match=r"motion must be a Motion, such as Motion\.load gives; got NoneType"):
+    with pytest.raises(UserError, match=r"motion must be a Motion, such as Motion\.load gives; got NoneType"):
         pipe.animate(image, None)  # type: ignore[arg-type]
 
 
@@ -434,7 +433,7 @@ def test_one_image_goes_with_many_conditions(pipe: LatentFlowPipeline, image: np
 
 
 def test_save_and_load_bit_for_bit(pipe: LatentFlowPipeline, image: np.ndarray, tmp_path: Path) -> None:
-    pipe.motion_target = MotionTarget(mean=(0, 0.1, 0.9), std=(0.2, 0.3, 0.1), low=(-1, -1, -1), high=(1, 1, 1))
+    pipe.motion_codec = MotionCodec(mean=(0, 0.1, 0.9), std=(0.2, 0.3, 0.1), low=(-1, -1, -1), high=(1, 1, 1))
     pipe.save_pretrained(tmp_path / "model")
     loaded = LatentFlowPipeline.from_pretrained(tmp_path / "model")
     loaded.set_progress_bar_config(disable=True)
@@ -456,7 +455,7 @@ def test_saving_again_replaces_the_model_and_leaves_nothing_behind(pipe: LatentF
     files = {str(path.relative_to(tmp_path / "model")) for path in (tmp_path / "model").rglob("*") if path.is_file()}
     assert files == {
         "model_index.json",
-        "motion_target/config.json",
+        "motion_codec/config.json",
         "scheduler/scheduler_config.json",
         *(
             f"{name}/{file}"
@@ -468,13 +467,13 @@ def test_saving_again_replaces_the_model_and_leaves_nothing_behind(pipe: LatentF
 
 def test_a_folder_of_something_else_is_not_replaced(pipe: LatentFlowPipeline, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(ValueError, match="is not a model folder"):
+    with pytest.raises(UserError, match="is not a model folder"):
         pipe.save_pretrained(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "precious"
     pipe.save_pretrained(tmp_path / "model")
     pipe.save_pretrained(tmp_path / "model")  # its own folder is
     (tmp_path / "model" / "notes.txt").write_text("precious")
-    with pytest.raises(ValueError, match=r"is not a model folder alone: it holds notes\.txt"):
+    with pytest.raises(UserError, match=r"is not a model folder alone: it holds notes\.txt"):
         pipe.save_pretrained(tmp_path / "model")
 
 
@@ -512,7 +511,7 @@ def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
         ("unet/config.json", {"dims": 8}, r"unknown keys \['dims'\]"),
         ("unet/config.json", {"dim": 16}, "misshapen"),
         ("condition/config.json", {"labels": ["wave"]}, "misshapen"),
-        ("motion_target/config.json", {"corners": True}, "corners=True, the auto-encoder corners=False"),
+        ("motion_codec/config.json", {"corners": True}, "corners=True, the auto-encoder corners=False"),
     ],
 )
 def test_a_model_that_does_not_fit_or_is_not_ours_is_refused(
@@ -520,7 +519,7 @@ def test_a_model_that_does_not_fit_or_is_not_ours_is_refused(
 ) -> None:
     pipe.save_pretrained(tmp_path / "model")
     edit_json(tmp_path / "model" / file, lambda values: values.update(change))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         LatentFlowPipeline.from_pretrained(tmp_path / "model")
     assert "antigravity" not in sys.modules
 
@@ -528,7 +527,7 @@ def test_a_model_that_does_not_fit_or_is_not_ours_is_refused(
 def test_a_missing_component_is_named(pipe: LatentFlowPipeline, tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path / "model")
     edit_json(tmp_path / "model" / "model_index.json", lambda values: values.pop("unet"))
-    with pytest.raises(ValueError, match=r"misses the components \['unet'\]"):
+    with pytest.raises(UserError, match=r"misses the components \['unet'\]"):
         LatentFlowPipeline.from_pretrained(tmp_path / "model")
 
 
@@ -540,7 +539,7 @@ def test_pickled_weights_are_not_read(pipe: LatentFlowPipeline, tmp_path: Path) 
     with pytest.raises(FileNotFoundError, match="safetensors"):
         LatentFlowPipeline.from_pretrained(tmp_path / "model")
     torch.save(pipe.unet.state_dict(), weights)
-    with pytest.raises(ValueError, match="not a readable safetensors file"):
+    with pytest.raises(UserError, match="not a readable safetensors file"):
         LatentFlowPipeline.from_pretrained(tmp_path / "model")
 
 
@@ -574,7 +573,7 @@ def test_a_bundled_name_wins_over_a_folder(
     own = next(pipe.unet.parameters())
     assert torch.equal(first_weight("puppet"), own)
     assert not torch.equal(first_weight("./puppet"), own)
-    with pytest.raises(ValueError, match=r"unknown model 'pupet'; bundled models: puppet;"):
+    with pytest.raises(UserError, match=r"unknown model 'pupet'; bundled models: puppet;"):
         LatentFlowPipeline.from_pretrained("pupet")
     with pytest.raises(FileNotFoundError, match=r"no model folder \./nothing; bundled models: puppet;"):
         LatentFlowPipeline.from_pretrained("./nothing")
@@ -590,16 +589,16 @@ def test_every_preset_builds(name: str) -> None:
     assert pipe.config["image_size"] == preset.image_size
     assert pipe.config["num_inference_steps"] == preset.diffusion.num_inference_steps
     assert pipe.embed_condition(None).shape == (1, preset.unet.condition_dim)
-    assert pipe.condition.labels == {"puppets64": puppet_actions.ACTIONS, "lpc64": tuple(lpc.ACTIONS)}.get(name, ())
+    assert pipe.condition.labels == ()
 
 
 def test_an_unknown_preset_lists_the_presets() -> None:
-    with pytest.raises(ValueError, match="unknown preset 'mug'; known: puppets64"):
+    with pytest.raises(UserError, match="unknown preset 'mug'; known: flow64"):
         LatentFlowPipeline.from_preset("mug")
 
 
 def test_the_paper_recipe_samples_from_text_embeddings(tiny_paper_preset: Preset) -> None:
-    with pytest.raises(ValueError, match="takes text embeddings"):
+    with pytest.raises(UserError, match="takes text embeddings"):
         LatentFlowPipeline.from_preset(tiny_paper_preset, LABELS)
     pipe = LatentFlowPipeline.from_preset(tiny_paper_preset)
     pipe.set_progress_bar_config(disable=True)
@@ -607,7 +606,7 @@ def test_the_paper_recipe_samples_from_text_embeddings(tiny_paper_preset: Preset
     assert len(out.frames) == 2
     assert out.motion.corners
     assert out.motion.grid().abs().max() <= 1 + 1e-4  # dynamic thresholding keeps x0, here the grid itself, in [-1, 1]
-    with pytest.raises(ValueError, match="no labels"):
+    with pytest.raises(UserError, match="no labels"):
         pipe(np.zeros((32, 32, 3), np.uint8), "Stop")
 
 

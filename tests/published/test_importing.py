@@ -21,6 +21,7 @@ from lfdm.condition.encoder import ConditionEncoder
 from lfdm.condition.text import encode_text
 from lfdm.config.presets import PRESETS
 from lfdm.config.settings import Preset, to_json
+from lfdm.errors import UserError
 from lfdm.folders.model_folder import find_model, load_exactly
 from lfdm.published.importing import PUBLISHED_LABELS, add_labels, import_released, parse_labels
 from lfdm.published.weights import convert_autoencoder, convert_unet
@@ -107,11 +108,11 @@ def test_any_missing_or_misshapen_tensor_is_refused(network: str) -> None:
     load()
     for i, name in enumerate(list(state[network])):
         value = state[network].pop(name)
-        with pytest.raises(ValueError, match=r"missing (tensors )?\['"):
+        with pytest.raises(UserError, match=r"missing (tensors )?\['"):
             load()
         state[network][name] = torch.zeros(3, 5)
         if i % 3 == 0:
-            with pytest.raises(ValueError, match=r"misshapen (tensors )?\[|not the Gaussian|other rotary frequencies"):
+            with pytest.raises(UserError, match=r"misshapen (tensors )?\[|not the Gaussian|other rotary frequencies"):
                 load()
         state[network][name] = value
 
@@ -126,7 +127,7 @@ def test_a_file_that_lacks_a_tensor_is_named_and_nothing_is_written(
     state = TINY["networks"]("mug")
     del state[network][name]
     stage1, stage2 = write(state)
-    with pytest.raises(ValueError, match=r"(RegionMM|flowdiff)\.pth .*does not fit .* missing \['"):
+    with pytest.raises(UserError, match=r"(RegionMM|flowdiff)\.pth .*does not fit .* missing \['"):
         import_released(TINY["PRESETS"]["mug"], tmp_path / "model", autoencoder=stage1, diffusion=stage2)
     assert not (tmp_path / "model").exists()
 
@@ -135,7 +136,7 @@ def test_unexpected_tensors_and_entries_are_named(write: WriteFiles, tmp_path: P
     preset, state = TINY["PRESETS"]["mug"], TINY["networks"]("mug")
     state["diffusion"]["denoise_fn.surprise.weight"] = torch.zeros(1)
     stage1, stage2 = write(state)
-    with pytest.raises(ValueError, match=r"flowdiff\.pth .* unexpected \['surprise\.weight'\]"):
+    with pytest.raises(UserError, match=r"flowdiff\.pth .* unexpected \['surprise\.weight'\]"):
         import_released(preset, tmp_path / "model", diffusion=stage2)
     with pytest.raises(
         ValueError, match=r"missing \['diffusion'\], unexpected \['generator', 'region_predictor', 'bg_predictor'\]"
@@ -146,7 +147,7 @@ def test_unexpected_tensors_and_entries_are_named(write: WriteFiles, tmp_path: P
 @pytest.mark.parametrize(("file", "preset"), [("mug", "natops"), ("natops", "mug")])
 def test_a_file_of_another_preset_does_not_fit(file: str, preset: str, write: WriteFiles, tmp_path: Path) -> None:
     _, stage2 = write(TINY["networks"](file))
-    with pytest.raises(ValueError, match=r"read as tiny-.* missing \['up\.0\.resample"):
+    with pytest.raises(UserError, match=r"read as tiny-.* missing \['up\.0\.resample"):
         import_released(TINY["PRESETS"][preset], tmp_path / "model", diffusion=stage2)
 
 
@@ -157,7 +158,7 @@ def test_the_null_condition_must_be_as_the_preset_has_it(kind: str, write: Write
     if state["diffusion"].pop(name, None) is None:
         state["diffusion"][name] = torch.zeros(1, 16)
     _, stage2 = write(state)
-    with pytest.raises(ValueError, match=r"null_cond_emb.*(missing|unexpected) \['null'\]"):
+    with pytest.raises(UserError, match=r"null_cond_emb.*(missing|unexpected) \['null'\]"):
         import_released(TINY["PRESETS"][kind], tmp_path / "model", diffusion=stage2)
 
 
@@ -165,7 +166,7 @@ def test_another_schedule_is_refused(write: WriteFiles, tmp_path: Path) -> None:
     state = TINY["networks"]("mug")
     state["diffusion"]["betas"] = torch.linspace(1e-4, 0.02, 1000)
     _, stage2 = write(state)
-    with pytest.raises(ValueError, match="betas is not that of the cosine schedule"):
+    with pytest.raises(UserError, match="betas is not that of the cosine schedule"):
         import_released(TINY["PRESETS"]["mug"], tmp_path / "model", diffusion=stage2)
 
 
@@ -240,13 +241,13 @@ def test_both_trainings_take_an_imported_autoencoder(
 
 def test_a_folder_of_another_preset_or_kind_is_kept(natops: Path, write: WriteFiles, tmp_path: Path) -> None:
     stage1, stage2 = write(TINY["networks"]("mug"))
-    with pytest.raises(ValueError, match="was imported with another preset than tiny-mug"):
+    with pytest.raises(UserError, match="was imported with another preset than tiny-mug"):
         import_released(TINY["PRESETS"]["mug"], natops, diffusion=stage2)
-    with pytest.raises(ValueError, match="exists and is not an imported folder"):
+    with pytest.raises(UserError, match="exists and is not an imported folder"):
         import_released(TINY["PRESETS"]["mug"], tmp_path, autoencoder=stage1)
-    with pytest.raises(ValueError, match="layout of mug128, mhad128, natops128; got preset 'puppets64'"):
-        import_released("puppets64", tmp_path / "new", autoencoder=stage1)
-    with pytest.raises(ValueError, match="got neither"):
+    with pytest.raises(UserError, match="layout of mug128, mhad128, natops128; got preset 'flow64'"):
+        import_released("flow64", tmp_path / "new", autoencoder=stage1)
+    with pytest.raises(UserError, match="got neither"):
         import_released("mug128", tmp_path / "new")
 
 
@@ -284,10 +285,10 @@ def test_labels_need_a_model_that_takes_text(natops: Path, tiny_bert: Path, tmp_
     with pytest.raises(FileNotFoundError, match="holds no imported diffusion model"):
         add_labels(tmp_path, ("wave",), tiny_bert)
     ConditionEncoder.from_labels(["wave"], 16).save_pretrained(natops / "condition")
-    with pytest.raises(ValueError, match="label embeddings of its own"):
+    with pytest.raises(UserError, match="label embeddings of its own"):
         add_labels(natops, ("jump",), tiny_bert)
     ConditionEncoder(dim=8, text_encoder="bert-base-cased").save_pretrained(natops / "condition")
-    with pytest.raises(ValueError, match=r"gives 16 values; .* takes 8"):
+    with pytest.raises(UserError, match=r"gives 16 values; .* takes 8"):
         add_labels(natops, ("jump",), tiny_bert)
 
 
@@ -296,7 +297,7 @@ def test_labels_are_a_preset_a_file_or_a_list(tmp_path: Path) -> None:
     assert parse_labels(str(tmp_path / "labels.txt")) == ("Turn Left", "Stop, then go")
     assert parse_labels("wave, jump,wave") == ("wave", "jump")
     assert {name: len(parse_labels(name)) for name in PUBLISHED_LABELS} == {"mug128": 7, "mhad128": 27, "natops128": 24}
-    with pytest.raises(ValueError, match="got ' , '"):
+    with pytest.raises(UserError, match="got ' , '"):
         parse_labels(" , ")
     every = PUBLISHED_LABELS["mhad128"]
     assert parse_labels(",".join(every)) == every  # too long for the name of a file
@@ -304,7 +305,7 @@ def test_labels_are_a_preset_a_file_or_a_list(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_bytes("wave\n".encode("utf-8-sig"))
     assert parse_labels(str(tmp_path / "labels.txt")) == ("wave",)
     (tmp_path / "labels.txt").write_bytes("Gruß".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"labels\.txt is not text in UTF-8"):
+    with pytest.raises(UserError, match=r"labels\.txt is not text in UTF-8"):
         parse_labels(str(tmp_path / "labels.txt"))
 
 

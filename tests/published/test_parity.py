@@ -135,7 +135,7 @@ def _stage2(published: dict[str, Any], pipe: LatentFlowPipeline) -> dict[str, Te
     )
     found = {"unet_40_frames": pipe.unet(normal("x_40", (1, 3, 40, 32, 32)), 12, condition, latent)}
     for scale in (0.0, 1.0, 2.5):
-        guidance = Guidance(latent=latent, condition=condition, away=pipe.embed_condition(None), scale=scale)
+        guidance = Guidance(latent=latent, condition=condition, negative=pipe.embed_condition(None), scale=scale)
         found[f"unet_guidance_{scale}"] = guided_prediction(pipe.unet, guidance)(x, torch.tensor(637))
     pipe.scheduler.set_timesteps(1000)
     for t in TIMESTEPS:

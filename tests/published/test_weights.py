@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.settings import to_json
+from lfdm.errors import UserError
 from lfdm.folders.model_folder import load_exactly
 from lfdm.published.weights import convert_autoencoder, convert_unet, read_checkpoint
 
@@ -33,21 +34,21 @@ def test_every_autoencoder_tensor_finds_its_place(published: dict[str, dict[str,
 @pytest.mark.parametrize("network", NETWORKS)
 def test_an_unknown_autoencoder_tensor_is_refused(published: dict[str, dict[str, Tensor]], network: str) -> None:
     published[network]["encoder.discriminator.weight"] = torch.zeros(1)
-    with pytest.raises(ValueError, match=rf"{network}\.encoder\.discriminator\.weight"):
+    with pytest.raises(UserError, match=rf"{network}\.encoder\.discriminator\.weight"):
         convert_autoencoder(**published)
 
 
 def test_another_anti_alias_kernel_is_refused(published: dict[str, dict[str, Tensor]]) -> None:
     published["region_predictor"]["down.weight"] = torch.full((3, 1, 13, 13), 1 / 169)
-    with pytest.raises(ValueError, match=r"region_predictor\.down\.weight"):
+    with pytest.raises(UserError, match=r"region_predictor\.down\.weight"):
         convert_autoencoder(**published)
 
 
 def test_an_unknown_or_altered_tensor_of_the_unet_is_refused() -> None:
     name = "denoise_fn.init_temporal_attn.fn.fn.fn.rotary_emb.freqs"
-    with pytest.raises(ValueError, match="surprise"):
+    with pytest.raises(UserError, match="surprise"):
         convert_unet({"surprise": torch.zeros(1)})
-    with pytest.raises(ValueError, match="rotary"):
+    with pytest.raises(UserError, match="rotary"):
         convert_unet({name: torch.ones(16)})
 
 
@@ -70,10 +71,10 @@ class Touch:
 
 def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(tmp_path: Path) -> None:
     torch.save({"generator": Touch(tmp_path / "touched")}, tmp_path / "evil.pth")
-    with pytest.raises(ValueError, match=r"evil\.pth is refused.*open"):
+    with pytest.raises(UserError, match=r"evil\.pth is refused.*open"):
         read_checkpoint(tmp_path / "evil.pth")
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(Touch(tmp_path / "touched"), protocol=2))
-    with pytest.raises(ValueError, match=r"plain\.pth is refused"):
+    with pytest.raises(UserError, match=r"plain\.pth is refused"):
         read_checkpoint(tmp_path / "plain.pth")
     assert not (tmp_path / "touched").exists()
 
@@ -81,13 +82,13 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(tmp_path: Pat
 @pytest.mark.parametrize("content", [b"", b"hello world", bytes(range(256)), b"PK\x03\x04"])
 def test_damaged_checkpoints_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "damaged.pth").write_bytes(content)
-    with pytest.raises(ValueError, match=r"damaged\.pth"):
+    with pytest.raises(UserError, match=r"damaged\.pth"):
         read_checkpoint(tmp_path / "damaged.pth")
 
 
 def test_a_checkpoint_that_is_no_dictionary_is_refused(tmp_path: Path) -> None:
     torch.save(torch.zeros(3), tmp_path / "tensor.pth")
-    with pytest.raises(ValueError, match="must hold a dictionary; got Tensor"):
+    with pytest.raises(UserError, match="must hold a dictionary; got Tensor"):
         read_checkpoint(tmp_path / "tensor.pth")
 
 

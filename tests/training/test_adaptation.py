@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from lfdm.config.settings import AdaptationConfig, AutoencoderConfig, OptimizationConfig, Preset
+from lfdm.errors import UserError
 from lfdm.folders.model_folder import find_checkpoints
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.adaptation import DECODER, adapt
@@ -60,7 +61,7 @@ def test_only_the_decoder_changes(model: Path, puppets_dir: Path, tmp_path: Path
     for weights in (after, {name.removeprefix("model."): value for name, value in raw.items()}):
         changed = {name for name, value in before.items() if weights[name].numpy().tobytes() != value.numpy().tobytes()}
         assert changed == {name for name in before if name.split(".")[0] in DECODER}
-    for part in ("unet", "condition", "motion_target", "scheduler"):
+    for part in ("unet", "condition", "motion_codec", "scheduler"):
         files = sorted(path.name for path in (model / part).iterdir())
         assert files == sorted(path.name for path in (out / part).iterdir())
         assert all((model / part / name).read_bytes() == (out / part / name).read_bytes() for name in files)
@@ -98,18 +99,18 @@ def test_a_stopped_adaptation_is_resumed_exactly(model: Path, puppets_dir: Path,
     first, second = (load_file(out / "autoencoder" / WEIGHTS) for out in outs[:2])
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert json.loads((outs[0] / "config.json").read_text())["adaptation"]["optimization"]["num_steps"] == 4
-    with pytest.raises(ValueError, match=r"adaptation\.l1_weight is 1\.0 there, 2\.0 here"):
+    with pytest.raises(UserError, match=r"adaptation\.l1_weight is 1\.0 there, 2\.0 here"):
         adapt(model, puppets_dir, tmp_path / "parts", replace(often, l1_weight=2.0))
 
 
 def test_losses_are_those_that_reach_the_decoder() -> None:
     losses = AdaptationConfig().losses()
     weights = {name: value for name, value in vars(losses).items() if name.endswith("_weight") and value}
-    assert weights == {"l1_weight": 1.0, "painted_weight": 0.5}
+    assert weights == {"l1_weight": 1.0, "inpainted_weight": 0.5}
     assert losses.optimization.learning_rate == 2e-5
     assert losses.mirror_sided_labels  # labels play no part
-    with pytest.raises(ValueError, match="l1_weight must be positive, or another weight be"):
-        AdaptationConfig(l1_weight=0.0, painted_weight=0.0)
+    with pytest.raises(UserError, match="l1_weight must be positive, or another weight be"):
+        AdaptationConfig(l1_weight=0.0, inpainted_weight=0.0)
 
 
 def test_nothing_is_written_for_what_cannot_be_done(model: Path, puppets_dir: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lfdm.config.settings import OptimizationConfig
+from lfdm.errors import UserError
 from lfdm.training.batches import StepSampler, sample_order, steps_per_epoch
 
 CONFIG = OptimizationConfig(num_steps=10, batch_size=4, learning_rate=0.01)
@@ -60,7 +61,7 @@ def test_epochs_repeat_the_clips_and_end_as_asked(last_batch: Any, sizes: list[i
 
 
 def test_batches_that_cannot_be_made_are_refused() -> None:
-    with pytest.raises(ValueError, match="batch_size must be at most an epoch's 7 samples with last_batch='drop'; got 8"):
+    with pytest.raises(UserError, match="batch_size must be at most an epoch's 7 samples with last_batch='drop'; got 8"):
         StepSampler(replace(CONFIG, batch_size=8, last_batch="drop"), 7, 0, 1, rank=0, world=1)
-    with pytest.raises(ValueError, match="2 processes cannot share a last batch of 3"):
+    with pytest.raises(UserError, match="2 processes cannot share a last batch of 3"):
         StepSampler(replace(CONFIG, last_batch="keep"), 7, 0, 1, rank=0, world=2)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lfdm.config.settings import OptimizationConfig
+from lfdm.errors import UserError
 from lfdm.folders.model_folder import StrictLoading, find_checkpoints
 from lfdm.training.loop import NonFiniteLossError, StepReport, fit, learning_rate, uses_bf16
 
@@ -227,7 +228,7 @@ def test_what_a_killed_process_left_is_removed_and_never_taken_for_a_checkpoint(
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     fit(Regression(), CONFIG, tmp_path, stop_after=5)
-    with pytest.raises(ValueError, match=r"training\.safetensors does not fit Network: .*first\.weight \(8, 3\), needs \(9, 3\)"):
+    with pytest.raises(UserError, match=r"training\.safetensors does not fit Network: .*first\.weight \(8, 3\), needs \(9, 3\)"):
         fit(Regression(width=9), CONFIG, tmp_path)
 
 
@@ -314,7 +315,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_nothing_half_written(tmp_pat
 
 
 def test_impossible_calls_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="stop_after must be at least 1; got 0"):
+    with pytest.raises(UserError, match="stop_after must be at least 1; got 0"):
         fit(Regression(), CONFIG, tmp_path, stop_after=0)
 
 

@@ -19,6 +19,7 @@ from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.settings import AutoencoderConfig, AutoencoderTrainingConfig, Preset, from_json, to_json
 from lfdm.data.clips import ClipCache, ClipRecord, open_cache, write_index
 from lfdm.data.video import write_video
+from lfdm.errors import UserError
 from lfdm.folders.model_folder import find_checkpoints
 from lfdm.folders.run_folder import prepare_run
 from lfdm.training.loop import StepReport, fit
@@ -110,21 +111,21 @@ def test_an_out_that_cannot_be_a_run_is_refused_before_clips_are_decoded(
     (tmp_path / "folder" / "thesis.txt").touch()
     prepare_run(tmp_path / "another run", {"stage": "unet"})
     out = tmp_path / {"below a file": "file/run"}.get(in_the_way, in_the_way)
-    with pytest.raises(ValueError, match=r"choose another|another --out"):
+    with pytest.raises(UserError, match=r"choose another|another --out"):
         train_autoencoder(tiny_preset, tmp_path, out)
 
 
 def test_an_unreadable_clip_leaves_no_run(tiny_preset: Preset, puppet_records: list[ClipRecord], tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     write_index(tmp_path / "data", puppet_records)
-    with pytest.raises(ValueError, match="the clip is missing"):
+    with pytest.raises(UserError, match="the clip is missing"):
         train_autoencoder(tiny_preset, tmp_path / "data", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_run_of_other_settings_is_refused(tiny_preset: Preset, puppets_dir: Path, tmp_path: Path) -> None:
     train_autoencoder(with_optimization(tiny_preset, num_steps=1), puppets_dir, tmp_path / "run")
-    with pytest.raises(ValueError, match=r"autoencoder_training\.optimization\.seed is 0 there, 1 here\. Use them"):
+    with pytest.raises(UserError, match=r"autoencoder_training\.optimization\.seed is 0 there, 1 here\. Use them"):
         train_autoencoder(with_optimization(tiny_preset, seed=1), puppets_dir, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "config.json").read_text())["preset"]["name"] == "tiny"
 
@@ -144,7 +145,7 @@ def test_a_data_set_without_training_clips_is_refused(tiny_preset: Preset, tmp_p
     write_video(tmp_path / "a.avi", np.zeros((2, 32, 32, 3), np.uint8), fps=8)
     record = ClipRecord(path="a.avi", label="wave", subject="a", split="test", frames=2, fps=8.0, width=32, height=32)
     write_index(tmp_path, [record])
-    with pytest.raises(ValueError, match=r"has no training clips \(split 'train'\)"):
+    with pytest.raises(UserError, match=r"has no training clips \(split 'train'\)"):
         train_autoencoder(tiny_preset, tmp_path, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -187,7 +188,7 @@ def test_the_first_steps_follow_the_recorded_curve(tiny_preset: Preset, tmp_path
 
 # -------------------------------------------------------------------------------------------------------------- losses
 
-ONLY_L1 = {"warped_weight": 0.0, "painted_weight": 0.0, "match_weight": 0.0, "smoothness_weight": 0.0, "ssim_weight": 0.0}
+ONLY_L1 = {"warped_weight": 0.0, "inpainted_weight": 0.0, "match_weight": 0.0, "smoothness_weight": 0.0, "ssim_weight": 0.0}
 
 
 @pytest.fixture
@@ -223,7 +224,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(
     batch = {name: torch.stack([task.dataset[i, i][name] for i in range(3)]) for name in ("source", "driving")}
     losses = task.loss(task.module, batch, torch.Generator())
     config = tiny_preset.autoencoder_training
-    parts = {"l1": 1.0, "warped": 1.0, "painted": 0.5, "match": 1.0, "ssim": 0.05, "smoothness": 0.02}
+    parts = {"l1": 1.0, "warped": 1.0, "inpainted": 0.5, "match": 1.0, "ssim": 0.05, "smoothness": 0.02}
     assert {name: getattr(config, f"{name}_weight") for name in parts} == parts
     assert losses.keys() == {"loss", *parts}
     torch.testing.assert_close(losses["loss"], torch.stack([weight * losses[name] for name, weight in parts.items()]).sum())
@@ -294,7 +295,7 @@ def test_single_frames_learn_the_motion_of_clips_that_are_followed(
     model = replace(tiny_preset.autoencoder, dense_match_stride=2)
     untaught = with_optimization(replace(tiny_preset, autoencoder=model), num_steps=20)
     first = train_autoencoder(untaught, puppets_dir, tmp_path / "first")
-    weights = {**ONLY_L1, "l1_weight": 0.0, "followed_weight": 1.0}
+    weights = {**ONLY_L1, "l1_weight": 0.0, "tracking_distillation_weight": 1.0}
     training = replace(tiny_preset.autoencoder_training, **weights, first_frame_probability=1.0)
     preset = replace(tiny_preset, autoencoder=model, autoencoder_training=training)
     preset = with_optimization(preset, num_steps=20, log_steps=1, ema_decay=0.0, mixed_precision="no")
@@ -303,9 +304,9 @@ def test_single_frames_learn_the_motion_of_clips_that_are_followed(
     distances = [report.metrics["followed"] for report in reports]
     assert distances == [report.metrics["loss"] for report in reports]
     assert np.mean(distances[-5:]) < 0.9 * np.mean(distances[:5])
-    with pytest.raises(ValueError, match="followed_weight needs a model to start from"):
+    with pytest.raises(UserError, match="tracking_distillation_weight needs a model to start from"):
         train_autoencoder(preset, puppets_dir, tmp_path / "alone")
-    with pytest.raises(ValueError, match="followed_weight must be 0 unless dense motion matches at stride 2"):
+    with pytest.raises(UserError, match="tracking_distillation_weight must be 0 unless dense motion matches at stride 2"):
         replace(preset, autoencoder=tiny_preset.autoencoder)
 
 
@@ -313,7 +314,7 @@ def test_single_frames_learn_the_motion_of_clips_that_are_followed(
 def test_a_loss_that_the_model_cannot_have_is_refused(tiny_preset: Preset, motion: str, weight: str) -> None:
     model = make_regions(tiny_preset) if motion == "regions" else tiny_preset.autoencoder
     training = replace(tiny_preset.autoencoder_training, **{**ONLY_L1, weight: 1.0})
-    with pytest.raises(ValueError, match=rf"autoencoder_training\.{weight} must be 0 unless"):
+    with pytest.raises(UserError, match=rf"autoencoder_training\.{weight} must be 0 unless"):
         replace(tiny_preset, autoencoder=model, autoencoder_training=training)
 
 

@@ -13,11 +13,12 @@ import torch
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.condition import text
 from lfdm.condition.text import encode_text
-from lfdm.config.presets import PUPPETS64
+from lfdm.config.presets import FLOW64
 from lfdm.config.settings import DiffusionConfig, Preset, to_json
 from lfdm.data.augmentation import ColorJitter
 from lfdm.data.clips import open_cache, read_index, write_index
 from lfdm.data.frame_indices import uniform_indices
+from lfdm.errors import UserError
 from lfdm.folders.model_folder import WEIGHTS_NAME, find_checkpoints, find_model, read_tensors
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.loop import StepReport
@@ -57,8 +58,8 @@ def test_a_run_folder_is_a_pipeline_with_measured_statistics(
     assert list((tmp_path / "run" / "samples").iterdir())
     pipe = LatentFlowPipeline.from_pretrained(tmp_path / "run")
     assert pipe.condition.labels == ("jump", "wave")
-    assert pipe.motion_target.std is not None
-    assert min(pipe.motion_target.std) > 0
+    assert pipe.motion_codec.std is not None
+    assert min(pipe.motion_codec.std) > 0
     out = pipe(torch.rand(3, 32, 32), "wave", num_inference_steps=2, output_type="np", generator=torch.Generator().manual_seed(0))
     assert isinstance(out.frames, np.ndarray)
     assert out.frames.shape == (1, 4, 32, 32, 3)
@@ -136,7 +137,7 @@ def test_motion_can_be_estimated_at_every_step(tiny_preset: Preset, puppets_dir:
     preset = with_steps(tiny_preset, 2, cache_motion=False)
     preset = replace(preset, diffusion=DiffusionConfig(normalize=False, clamp_to_range=False))
     train_diffusion(preset, puppets_dir, stage1, tmp_path / "run")
-    assert LatentFlowPipeline.from_pretrained(tmp_path / "run").motion_target.mean is None
+    assert LatentFlowPipeline.from_pretrained(tmp_path / "run").motion_codec.mean is None
 
 
 @pytest.mark.parametrize(
@@ -165,7 +166,7 @@ def test_settings_that_cannot_be_trained_are_refused(
     tmp_path: Path,
 ) -> None:
     preset = replace(with_steps(tiny_preset, 2, **training_changes), **preset_changes)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         train_diffusion(preset, puppets_dir, stage1, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -201,7 +202,7 @@ def test_text_conditions_are_embedded_once_and_stored(
         train_diffusion(with_steps(preset, 3), puppets_dir, stage1, tmp_path / "run")
     finally:
         moved.rename(tiny_bert)
-    with pytest.raises(ValueError, match=r"unet\.condition_dim must be 16, as .* gives; got 8"):
+    with pytest.raises(UserError, match=r"unet\.condition_dim must be 16, as .* gives; got 8"):
         train_diffusion(replace(preset, unet=tiny_preset.unet), puppets_dir, stage1, tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
@@ -288,7 +289,7 @@ def test_an_unconditional_model_has_no_labels(tiny_preset: Preset, puppets_dir: 
     assert pipe.condition.labels == ()
     options: dict[str, Any] = {"num_inference_steps": 1, "output_type": "np"}
     assert np.asarray(pipe(torch.rand(3, 32, 32), None, **options).frames).shape == (1, 4, 32, 32, 3)
-    with pytest.raises(ValueError, match="this model has no labels"):
+    with pytest.raises(UserError, match="this model has no labels"):
         pipe(torch.rand(3, 32, 32), "wave", **options)
 
 
@@ -300,7 +301,7 @@ def test_the_paper_target_is_the_absolute_grid_of_all_frames_jittered_alike(
 ) -> None:
     """METHOD 4: motion of every frame (frame 0 too) against the clip's jittered first frame, stage 1 in evaluation mode."""
     diffusion = replace(
-        tiny_preset.diffusion, motion_target="grid", normalize=False, clamp_to_range=False, still_first_frame=False
+        tiny_preset.diffusion, motion_codec="grid", normalize=False, clamp_to_range=False, still_first_frame=False
     )
     preset = replace(
         with_steps(tiny_preset, 1, color_jitter=(64 / 255, 0.25, 0.25, 0.04), cache_motion=False), diffusion=diffusion
@@ -328,7 +329,7 @@ def test_the_paper_target_is_the_absolute_grid_of_all_frames_jittered_alike(
 def test_the_bundled_model_is_trained_on_by_its_name(puppets_dir: Path, tmp_path: Path) -> None:
     """Its preset at the size of the test's clips, 32x32, 6 frames; it predicts v."""
     preset = replace(
-        with_steps(PUPPETS64, 1), image_size=32, num_frames=6, diffusion=DiffusionConfig(prediction_type="v_prediction")
+        with_steps(FLOW64, 1), image_size=32, num_frames=6, diffusion=DiffusionConfig(prediction_type="v_prediction")
     )
     optimization = replace(preset.diffusion_training.optimization, batch_size=2, learning_rate=1e-9)
     preset = replace(preset, diffusion_training=replace(preset.diffusion_training, optimization=optimization))
@@ -344,7 +345,7 @@ def test_a_stage_1_of_another_configuration_is_refused(
     tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path
 ) -> None:
     other = replace(tiny_preset, autoencoder=replace(tiny_preset.autoencoder, num_res_blocks=2))
-    with pytest.raises(ValueError, match="num_res_blocks is 1 there, 2 here"):
+    with pytest.raises(UserError, match="num_res_blocks is 1 there, 2 here"):
         train_diffusion(other, puppets_dir, stage1, tmp_path / "run")
 
 
@@ -376,11 +377,11 @@ def test_training_starts_from_given_weights(tiny_preset: Preset, puppets_dir: Pa
 
     train_diffusion(slow, puppets_dir, stage1, tmp_path / "from-unet", init=find_model(tmp_path / "first", "unet"))
     other = replace(tiny_preset, unet=replace(tiny_preset.unet, input_kernel=5))
-    with pytest.raises(ValueError, match=r"first holds a U-Net of another configuration .* input_kernel is \d there, 5 here"):
+    with pytest.raises(UserError, match=r"first holds a U-Net of another configuration .* input_kernel is \d there, 5 here"):
         train_diffusion(other, puppets_dir, stage1, tmp_path / "third", init=tmp_path / "first")
     other = replace(tiny_preset, diffusion=DiffusionConfig(prediction_type="epsilon"))
     trained = tiny_preset.diffusion.prediction_type
-    with pytest.raises(ValueError, match=f"U-Net that predicts {trained}; diffusion.prediction_type must be that, got epsilon"):
+    with pytest.raises(UserError, match=f"U-Net that predicts {trained}; diffusion.prediction_type must be that, got epsilon"):
         train_diffusion(other, puppets_dir, stage1, tmp_path / "third", init=tmp_path / "first")
     assert not (tmp_path / "third").exists()
 

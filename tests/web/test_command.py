@@ -14,6 +14,7 @@ import pytest
 
 from lfdm.cli import COMMANDS
 from lfdm.cli.console import run
+from lfdm.errors import UserError
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.web.limits import ServeLimits
 from lfdm.web.server import open_app
@@ -84,7 +85,7 @@ def test_no_folder_is_left_where_the_app_cannot_be_made(tmp_path: Path, monkeypa
 
     pipe = LatentFlowPipeline.from_pretrained("puppets64")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with pytest.raises(ValueError, match="no such model"), open_app("no such model", pipe, ServeLimits()):
+    with pytest.raises(UserError, match="no such model"), open_app("no such model", pipe, ServeLimits()):
         pass
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr("lfdm.web.server.Calls", fail)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lfdm.errors import UserError
 from lfdm.pipeline.inputs import prepare_mask
 from lfdm.web.limits import ServeLimits
 from lfdm.web.requests import Choices, RequestReader
@@ -92,14 +93,14 @@ def test_a_damaged_chunk_is_a_broken_mask(reader: RequestReader, storage: Storag
     chunk = struct.pack(">I", 1) + kind + b"\x01" + struct.pack(">I", zlib.crc32(kind + b"\x01"))
     path.write_bytes(data[:33] + chunk + data[33:])
     mask = {"path": str(path)} if uploaded else "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-    with pytest.raises(ValueError, match=r"^mask: broken or not a readable"):
+    with pytest.raises(UserError, match=r"^mask: broken or not a readable"):
         read_mask(reader, mask)
 
 
 def test_a_mask_of_another_format_is_told_which_are_read(reader: RequestReader, storage: Storage) -> None:
     path = upload(storage, "a.tiff")
     Image.new("L", (8, 8)).save(path)
-    with pytest.raises(ValueError, match=r"^mask: .*must be one of PNG, JPEG, WEBP, BMP, GIF"):
+    with pytest.raises(UserError, match=r"^mask: .*must be one of PNG, JPEG, WEBP, BMP, GIF"):
         read_mask(reader, {"path": str(path)})
 
 
@@ -115,6 +116,6 @@ def test_a_mask_of_another_format_is_told_which_are_read(reader: RequestReader, 
     ],
 )
 def test_messages_show_a_wrong_value_as_it_is(reader: RequestReader, field: str, value: object, shown: str) -> None:
-    with pytest.raises(ValueError, match=f"^{field} must be") as refusal:
+    with pytest.raises(UserError, match=f"^{field} must be") as refusal:
         reader.generate(**{**FIELDS, field: value})
     assert str(refusal.value).endswith(f"; got {shown}")

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from starlette.responses import Response
 
+from lfdm.errors import UserError
 from lfdm.web.gate import Gate
 from lfdm.web.jobs import Finished, Jobs, Progress, Report
 from lfdm.web.limits import ServeLimits
@@ -63,7 +64,7 @@ def test_uploads_and_results_are_found_and_nothing_else(storage: Storage, tmp_pa
         f"file://{mine}",
     ]
     for path in refused:
-        with pytest.raises(ValueError, match="not on the server"):
+        with pytest.raises(UserError, match="not on the server"):
             storage.find(path)
 
 
@@ -90,7 +91,7 @@ def test_what_a_job_has_written_stays_while_it_runs_and_counts_as_used_at_its_en
         video = store(folder / "a.mp4", 0.8, seconds_ago=1000)
         os.utime(folder, (0, 0))
         storage.remove_old(50)
-        with pytest.raises(ValueError, match="disk space"):
+        with pytest.raises(UserError, match="disk space"):
             storage.make_room(0.5)
         assert video.exists()
     storage.remove_old(50)
@@ -129,7 +130,7 @@ def test_what_was_just_used_is_not_removed_for_something_new(storage: Storage) -
     assert not other.exists()
     assert video.exists()
     assert sheet.exists()
-    with pytest.raises(ValueError, match=r"busy: .* disk space .* try again"):
+    with pytest.raises(UserError, match=r"busy: .* disk space .* try again"):
         storage.make_room(0.5)
     assert video.exists()
 
@@ -171,7 +172,7 @@ def test_an_error_in_a_job_is_that_of_the_caller() -> None:
     async def collect() -> list[object]:
         return [update async for update in Jobs(1).run(work)]
 
-    with pytest.raises(ValueError, match="no such label"):
+    with pytest.raises(UserError, match="no such label"):
         asyncio.run(collect())
 
 

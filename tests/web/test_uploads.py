@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from lfdm.data.video import VideoInfo, write_video
+from lfdm.errors import UserError
 from lfdm.web.limits import ServeLimits
 from lfdm.web.uploads import open_clip, read_upload
 
@@ -53,7 +54,7 @@ def test_a_picture_and_a_clip_within_the_limits_are_read(tmp_path: Path) -> None
 def test_a_picture_with_too_many_pixels_is_refused_undecoded(tmp_path: Path, width: int, height: int) -> None:
     (tmp_path / "bomb.png").write_bytes(png_header(width, height))
     tracemalloc.start()
-    with pytest.raises(ValueError, match=r"bomb\.png: .*megapixels"):
+    with pytest.raises(UserError, match=r"bomb\.png: .*megapixels"):
         read_upload(tmp_path / "bomb.png", LIMITS)
     assert tracemalloc.get_traced_memory()[1] < 2_000_000
     tracemalloc.stop()
@@ -71,7 +72,7 @@ def test_a_picture_with_too_many_pixels_is_refused_undecoded(tmp_path: Path, wid
 @pytest.mark.parametrize("ending", ["mp4", "gif", "webm"])
 def test_a_clip_beyond_a_limit_is_refused(tmp_path: Path, limits: ServeLimits, word: str, ending: str) -> None:
     path = write_video(tmp_path / f"long.{ending}", moving_square(10), fps=5)
-    with pytest.raises(ValueError, match=rf"^long\.{ending}: .*{word}"):
+    with pytest.raises(UserError, match=rf"^long\.{ending}: .*{word}"):
         open_clip(path, limits)
 
 
@@ -81,7 +82,7 @@ def test_decoding_stops_where_the_frames_hold_more_than_allowed(tmp_path: Path, 
     modest = VideoInfo(frames=10, fps=5, width=8, height=8)
     monkeypatch.setattr("lfdm.web.uploads.video_info", lambda _: modest)
     clip = open_clip(path, replace(LIMITS, clip_megapixels=0.005))
-    with pytest.raises(ValueError, match=r"liar\.avi: .*0\.005 megapixels"):
+    with pytest.raises(UserError, match=r"liar\.avi: .*0\.005 megapixels"):
         list(clip.frames)
 
 
@@ -91,11 +92,11 @@ def test_other_formats_and_broken_files_are_refused_without_the_folder_they_lie_
     (tmp_path / "a.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42")
     (tmp_path / "list.mp4").write_bytes(b"#EXTM3U\n/etc/passwd\n")
     for name in ("a.eps", "a.png", "gone.png"):
-        with pytest.raises(ValueError, match=rf"^{name}: ") as refusal:
+        with pytest.raises(UserError, match=rf"^{name}: ") as refusal:
             read_upload(tmp_path / name, LIMITS)
         assert str(tmp_path) not in str(refusal.value)
     for name in ("a.mp4", "list.mp4", "gone.mp4", "a.eps"):
-        with pytest.raises(ValueError, match=rf"^{name}: ") as refusal:
+        with pytest.raises(UserError, match=rf"^{name}: ") as refusal:
             list(open_clip(tmp_path / name, LIMITS).frames)
         assert str(tmp_path) not in str(refusal.value)
 
@@ -142,20 +143,20 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000)
 def test_frames_of_a_gif_are_counted_as_large_as_its_largest(tmp_path: Path) -> None:
     path = tmp_path / "grows.gif"
     path.write_bytes(gif_whose_second_frame_is_larger(600))
-    with pytest.raises(ValueError, match=r"grows\.gif: .* all frames together.* this one has 1\.1"):
+    with pytest.raises(UserError, match=r"grows\.gif: .* all frames together.* this one has 1\.1"):
         open_clip(path, LIMITS)
 
 
 def test_accepted_formats_are_named_where_another_one_is_refused(tmp_path: Path) -> None:
     for name in ("a.tiff", "a.jp2"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
-        with pytest.raises(ValueError, match=rf"^{name}: .*must be one of PNG, JPEG, WEBP, BMP, GIF"):
+        with pytest.raises(UserError, match=rf"^{name}: .*must be one of PNG, JPEG, WEBP, BMP, GIF"):
             read_upload(tmp_path / name, LIMITS)
 
 
 def test_limits_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"upload_megabytes must be at most storage_megabytes, 0\.4; got 0\.5"):
+    with pytest.raises(UserError, match=r"upload_megabytes must be at most storage_megabytes, 0\.4; got 0\.5"):
         replace(LIMITS, storage_megabytes=0.4)
     for name, value in (("num_jobs", 0), ("queue_size", -1), ("image_megapixels", 51), ("keep_seconds", float("nan"))):
-        with pytest.raises(ValueError, match=name):
+        with pytest.raises(UserError, match=name):
             replace(LIMITS, **{name: value})

@@ -23,6 +23,7 @@ from lfdm.autoencoder.predictors.dense import DenseMotion, DenseMotionPredictor
 from lfdm.autoencoder.predictors.dense_coarse import CoarseDenseMotionPredictor
 from lfdm.autoencoder.predictors.regions import RegionMotion, RegionMotionPredictor, Regions, region_heat
 from lfdm.config.settings import AutoencoderConfig
+from lfdm.errors import UserError
 from lfdm.folders.model_folder import StrictLoading, checked_settings
 from lfdm.motion.motion import Motion
 from lfdm.motion.warp import identity_grid, warp
@@ -43,11 +44,11 @@ class Features:
 
 @dataclass(frozen=True)
 class Decoded:
-    """`prediction`, `warped` (the source image warped alone) and `painted` (before the last blend), each (b, 3, t, H, W)."""
+    """`prediction`, `warped` (the source image warped alone) and `inpainted` (before the last blend), each (b, 3, t, H, W)."""
 
     prediction: Tensor
     warped: Tensor
-    painted: Tensor
+    inpainted: Tensor
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,10 @@ class Reconstruction:
 
 
 class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[reportIncompatibleMethodOverride]
-    """Encoder, motion predictor and decoder. The arguments are documented in `lfdm.config.settings.AutoencoderConfig`, which checks them.
+    """Encoder, motion predictor and decoder; `lfdm.config.settings.AutoencoderConfig` documents and checks the arguments.
 
     Raises:
-        ValueError: an argument is outside of what is allowed.
+        UserError: an argument is outside of what is allowed.
     """
 
     @register_to_config
@@ -139,7 +140,7 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
             image: (b, 3, H, W) in [0, 1].
 
         Raises:
-            ValueError: another shape, or H or W not a multiple of `size_multiple`.
+            UserError: another shape, or H or W not a multiple of `size_multiple`.
         """
         self._check_image(image, "image", ndim=4)
         x = image.to(self.dtype)
@@ -158,7 +159,7 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
             driving: (b, 3, H, W), or (b, 3, t, H, W).
 
         Raises:
-            ValueError: shapes that are not these or do not agree.
+            UserError: shapes that are not these or do not agree.
         """
         return self._predict_motion(source, driving).motion
 
@@ -166,7 +167,7 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
         """The motion of a long video that comes in parts (b, 3, t, H, W): that of the whole, part by part.
 
         Raises:
-            ValueError: as `estimate_motion`.
+            UserError: as `estimate_motion`.
         """
         before = None
         for part in parts:
@@ -178,11 +179,11 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
         """Where each region of stage 1 is in every frame (b, 3, t, H, W): Gaussians of peak 1, (b, K, t, h, w).
 
         Raises:
-            ValueError: a dense motion predictor, which knows no regions, or another shape.
+            UserError: a dense motion predictor, which knows no regions, or another shape.
         """
         predictor = self.motion_predictor
         if not isinstance(predictor, RegionMotionPredictor):
-            raise ValueError("this model's motion predictor is dense: it has no regions to show")
+            raise UserError("this model's motion predictor is dense: it has no regions to show")
         self._check_image(video, "video", ndim=5)
         regions = predictor.region_predictor(rearrange(video.to(self.dtype), "b c t h w -> (b t) c h w"))
         h, w = (side // self.stride for side in video.shape[-2:])
@@ -193,14 +194,14 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
         """Frames (b, 3, t, H, W) of the source moved by `motion`, all in one batch.
 
         Raises:
-            ValueError: a motion of the other coordinate convention, or of another batch size.
+            UserError: a motion of the other coordinate convention, or of another batch size.
         """
         if motion.corners != self.corners:
-            raise ValueError(
+            raise UserError(
                 f"this model's motion has corners={self.corners}; got corners={motion.corners}: conventions cannot be mixed"
             )
         if motion.flow.shape[0] != features.image.shape[0]:
-            raise ValueError(f"{features.image.shape[0]} source images need as many motions; got {motion.flow.shape[0]}")
+            raise UserError(f"{features.image.shape[0]} source images need as many motions; got {motion.flow.shape[0]}")
         sizes = {size_of(x) for x in (features.image, *features.scales)}
         motions = {size: motion.resize(size) for size in sizes}
 
@@ -213,10 +214,10 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
         for up, skip in zip(self.ups, reversed(features.scales[:-1]), strict=True):
             x = torch.lerp(up(x), *warped(skip))
         image, occlusion = warped(features.image)
-        painted = torch.sigmoid(convolve_to_few(x, self.final)).to(image.dtype)
-        prediction = torch.lerp(painted, image, occlusion)
+        inpainted = torch.sigmoid(convolve_to_few(x, self.final)).to(image.dtype)
+        prediction = torch.lerp(inpainted, image, occlusion)
         b = motion.flow.shape[0]
-        return Decoded(*(rearrange(v, "(b t) c h w -> b c t h w", b=b) for v in (prediction, image, painted)))
+        return Decoded(*(rearrange(v, "(b t) c h w -> b c t h w", b=b) for v in (prediction, image, inpainted)))
 
     def forward(self, source: Tensor, driving: Tensor) -> Reconstruction:
         """Rebuild driving frames (b, 3, H, W) or (b, 3, t, H, W) from the source (b, 3, H, W)."""
@@ -241,7 +242,7 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
             driving = driving.unsqueeze(2)
         self._check_image(driving, "driving", ndim=5)
         if driving.shape[0] != source.shape[0] or driving.shape[-2:] != source.shape[-2:]:
-            raise ValueError(f"source {tuple(source.shape)} and driving {tuple(driving.shape)} differ in batch or image size")
+            raise UserError(f"source {tuple(source.shape)} and driving {tuple(driving.shape)} differ in batch or image size")
         source, driving = source.to(self.dtype), driving.to(self.dtype)
         if isinstance(self.motion_predictor, RegionMotionPredictor):
             return self.motion_predictor.match(source, driving)
@@ -259,10 +260,10 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
     def _check_image(self, image: Tensor, name: str, *, ndim: int) -> None:
         layout = "(b, 3, H, W)" if ndim == 4 else "(b, 3, t, H, W)"
         if image.ndim != ndim or image.shape[1] != 3 or 0 in image.shape or not image.is_floating_point():
-            raise ValueError(f"{name} must be {layout} of floating point in [0, 1]; got {tuple(image.shape)} of {image.dtype}")
+            raise UserError(f"{name} must be {layout} of floating point in [0, 1]; got {tuple(image.shape)} of {image.dtype}")
         multiple = self.size_multiple
         if image.shape[-1] % multiple or image.shape[-2] % multiple:
-            raise ValueError(f"{name} height and width must be multiples of {multiple}; got {tuple(image.shape[-2:])}")
+            raise UserError(f"{name} height and width must be multiples of {multiple}; got {tuple(image.shape[-2:])}")
 
 
 def size_of(x: Tensor) -> tuple[int, int]:

@@ -46,7 +46,3 @@ COMMANDS: CommandTree = {
 def main() -> None:
     """Run the command line of this process and exit."""
     sys.exit(run(COMMANDS, sys.argv[1:], "A video from one image and a condition, by latent flow diffusion."))
-
-
-if __name__ == "__main__":
-    main()

@@ -15,6 +15,8 @@ from typing import Any, Protocol, TypeAlias
 
 import tyro
 
+from lfdm.errors import UserError
+
 PROGRAM = "lfdm"
 EXIT_WRONG_VALUE = 2
 EXIT_INTERRUPTED = 130
@@ -91,7 +93,7 @@ def _dispatch(tree: CommandTree, arguments: list[str], program: str, description
     if arguments and not arguments[0].startswith("-"):
         near = difflib.get_close_matches(arguments[0], tree, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown {arguments[0]!r} after {program!r}; {hint}allowed: {', '.join(tree)}")
+        raise UserError(f"unknown {arguments[0]!r} after {program!r}; {hint}allowed: {', '.join(tree)}")
     listed = {name: entry if not isinstance(entry, Group) else _described(entry.help) for name, entry in tree.items()}
     with _short_complaints():
         tyro.extras.subcommand_cli_from_dict(listed, prog=program, args=arguments or ["--help"], description=description)

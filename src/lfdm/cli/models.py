@@ -10,6 +10,7 @@ from tyro.conf import arg
 from lfdm.cli.console import ProgressUpdate, progress_bar
 from lfdm.cli.videos import DEFAULT_MODEL, pick_device
 from lfdm.config.settings import AdaptationConfig, Preset, SchedulerName
+from lfdm.errors import UserError
 from lfdm.evaluation.settings import EvaluationConfig
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def import_(
     from lfdm.published.importing import add_labels, import_released, parse_labels
 
     if labels is None and text_encoder is not None:
-        raise ValueError(f"--text-encoder embeds --labels; got {text_encoder} without labels")
+        raise UserError(f"--text-encoder embeds --labels; got {text_encoder} without labels")
     wanted = parse_labels(labels) if labels is not None else ()
     if preset is not None:
         imported = import_released(preset, out, autoencoder=autoencoder, diffusion=diffusion)
@@ -203,6 +204,6 @@ def import_(
         if imported.has_diffusion and not (wanted or imported.labels):
             print(f"no label embeddings yet; `lfdm import --labels {preset} --out {out}` adds them (until then: tensors or None)")
     elif autoencoder or diffusion or not wanted:
-        raise ValueError("give --preset (mug128, mhad128 or natops128) with the files to import, or --labels")
+        raise UserError("give --preset (mug128, mhad128 or natops128) with the files to import, or --labels")
     if wanted:
         print(f"labels: {', '.join(add_labels(out, wanted, text_encoder).labels)}")

@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 from lfdm.cli.console import progress_bar
 from lfdm.config.presets import PRESETS
 from lfdm.config.settings import Fit, PanelFormat, PanelKind
+from lfdm.errors import UserError
 from lfdm.folders.files import as_file_name
 
 if TYPE_CHECKING:
@@ -116,9 +117,9 @@ def generate(
         num_videos = len(reused.flow)
     elif (condition is None) != unconditional:
         got = "neither" if condition is None else "both"
-        raise ValueError(f"give a CONDITION (a label of the model), --unconditional or --reuse-motion; got {got}")
+        raise UserError(f"give a CONDITION (a label of the model), --unconditional or --reuse-motion; got {got}")
     elif unconditional and guidance_scale is not None and negative_condition is None:
-        raise ValueError(f"--guidance-scale would have no effect with --unconditional: leave it out; got {guidance_scale:g}")
+        raise UserError(f"--guidance-scale would have no effect with --unconditional: leave it out; got {guidance_scale:g}")
     check_integer("num_videos", num_videos, 1, 100_000)
     check_integer("seed", seed, 0, MAX_SEED - num_videos)
     name = reuse_motion.stem if reuse_motion is not None else condition or "unconditional"
@@ -225,7 +226,7 @@ def _panel_options(named: tuple[PanelKind, ...] | None, file_format: PanelFormat
 
     if named is None:
         if file_format is not None:
-            raise ValueError(f"--panel-format has no effect without --panel; got {file_format}")
+            raise UserError(f"--panel-format has no effect without --panel; got {file_format}")
         return {}
     return {"panel": named or PANEL_KINDS, "panel_format": file_format or "gif"}
 
@@ -234,7 +235,7 @@ def _refuse_with_reuse(given: dict[str, Any]) -> None:
     """A saved motion is what it is: options that would make another one would have no effect."""
     wrong = [name for name, value in given.items() if value is not None and value is not False]
     if wrong:
-        raise ValueError(f"{', '.join(wrong)} would have no effect with --reuse-motion: leave it out")
+        raise UserError(f"{', '.join(wrong)} would have no effect with --reuse-motion: leave it out")
 
 
 def _write(files: "VideoFiles", pipe: "LatentFlowPipeline", source: Any, results: Iterable[Any]) -> None:
@@ -263,7 +264,7 @@ def pick_device(name: str | None) -> str:
     try:
         torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try cpu or cuda") from None
+        raise UserError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try cpu or cuda") from None
     return name
 
 

@@ -16,6 +16,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from lfdm.condition.text import TokenStates, encode_tokens, encoder_source, mean_of_tokens
+from lfdm.errors import UserError
 from lfdm.folders.model_folder import StrictLoading
 
 Pooling = Literal["mean", "attention"]
@@ -43,7 +44,7 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         num_tokens: token states stored per label, for `attention` alone.
 
     Raises:
-        ValueError: an argument is outside of what is allowed.
+        UserError: an argument is outside of what is allowed.
     """
 
     table: Tensor
@@ -64,7 +65,7 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         super().__init__()
         _check_labels(labels)
         if dim < 1:
-            raise ValueError(f"dim must be at least 1; got {dim}")
+            raise UserError(f"dim must be at least 1; got {dim}")
         _check_pooling(pooling, num_tokens, text_encoder)
         self.labels = tuple(labels)
         self.dim = dim
@@ -90,7 +91,7 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         keep its embeddings, to which the others are orthogonal: what a network has learned of them stays true.
         """
         if known is not None and known.dim != dim:
-            raise ValueError(f"known has embeddings of {known.dim} values; {dim} are needed")
+            raise UserError(f"known has embeddings of {known.dim} values; {dim} are needed")
         rows = {} if known is None else dict(zip(known.labels, known.embeddings().detach().cpu().double(), strict=True))
         new = [label for label in labels if label not in rows]
         drawn = torch.randn(dim, len(new), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -107,7 +108,7 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
     ) -> Self:
         """Given embeddings, row i of `table` (num_labels, dim) for label i, such as those of a text encoder."""
         if table.ndim != 2 or len(table) != len(labels):
-            raise ValueError(f"table must be ({len(labels)}, dim), one row per label; got {tuple(table.shape)}")
+            raise UserError(f"table must be ({len(labels)}, dim), one row per label; got {tuple(table.shape)}")
         encoder = cls(labels=tuple(labels), dim=table.shape[1], learned_null=learned_null, text_encoder=text_encoder)
         encoder.table.copy_(table)
         return encoder
@@ -159,15 +160,15 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         weights that are divided by their sum.
 
         Raises:
-            ValueError: an unknown label (the message lists the labels), a text model that cannot be had, or a mix whose
+            UserError: an unknown label (the message lists the labels), a text model that cannot be had, or a mix whose
                 weights are negative, not finite or all 0.
             ImportError: free text without transformers.
         """
         if isinstance(conditions, str | Mapping):
-            raise ValueError(f"conditions must be a list of labels or mixes; got the single condition {conditions!r}")
+            raise UserError(f"conditions must be a list of labels or mixes; got the single condition {conditions!r}")
         wrong = next((one for one in conditions if not isinstance(one, str | Mapping | None)), None)
         if wrong is not None:
-            raise ValueError(f"a condition must be a label, a mix or None; got {wrong!r}")
+            raise UserError(f"a condition must be a label, a mix or None; got {wrong!r}")
         mixes = [_weights(one) if isinstance(one, Mapping) else {one: 1.0} for one in conditions]
         names = list(dict.fromkeys(name for mix in mixes for name in mix))
         known = self._encode_names(names)
@@ -186,12 +187,12 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         return torch.cat((known, self._embed(texts)))[torch.tensor(rows, device=known.device) + 1]
 
     def index(self, label: str | None) -> int:
-        """The row of a label, -1 of None or the word "None"; ValueError listing the labels if it has none."""
+        """The row of a label, -1 of None or the word "None"; UserError listing the labels if it has none."""
         if label is None or (label == NULL_LABEL and label not in self.labels):
             return -1
         if label in self.labels:
             return self.labels.index(label)
-        raise ValueError(f"unknown label {label!r}; {self._known_labels(label)}")
+        raise UserError(f"unknown label {label!r}; {self._known_labels(label)}")
 
     def _is_free_text(self, condition: str) -> bool:
         known = condition in self.labels or condition == NULL_LABEL
@@ -213,9 +214,9 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         except ImportError as error:
             raise ImportError(f"{why}: {error}") from error
         except ValueError as error:
-            raise ValueError(f"{why}: {error}") from error
+            raise UserError(f"{why}: {error}") from error
         if tokens.states.shape[2] != self.dim:
-            raise ValueError(f"text_encoder {self.text_encoder!r} gives {tokens.states.shape[2]} values; {self.dim} are needed")
+            raise UserError(f"text_encoder {self.text_encoder!r} gives {tokens.states.shape[2]} values; {self.dim} are needed")
         return self._pool(TokenStates(tokens.states.to(self.table), tokens.mask))
 
     def _pool(self, tokens: TokenStates) -> Tensor:
@@ -230,28 +231,28 @@ def _weights(mix: Mapping[str, float]) -> dict[str | None, float]:
     """The shares of a mix, of sum 1."""
     for name, weight in mix.items():
         if isinstance(weight, bool) or not isinstance(weight, numbers.Real) or not 0 <= weight < math.inf:
-            raise ValueError(f"the weights of a mix must be finite numbers, 0 or more; got {weight!r} for {name!r}")
+            raise UserError(f"the weights of a mix must be finite numbers, 0 or more; got {weight!r} for {name!r}")
     total = sum(mix.values())
     if not 0 < total < math.inf:
-        raise ValueError(f"the weights of a mix must have a positive, finite sum; got {dict(mix)}")
+        raise UserError(f"the weights of a mix must have a positive, finite sum; got {dict(mix)}")
     return {name: float(weight / total) for name, weight in mix.items()}
 
 
 def _check_labels(labels: Sequence[str]) -> None:
     if isinstance(labels, str):
-        raise ValueError(f"labels must be a list of strings; got the string {labels!r}")
+        raise UserError(f"labels must be a list of strings; got the string {labels!r}")
     wrong = [label for label in labels if not isinstance(label, str) or not label.strip()]
     if wrong:
-        raise ValueError(f"labels must be strings that are not empty; got {wrong[0]!r}")
+        raise UserError(f"labels must be strings that are not empty; got {wrong[0]!r}")
     twice = sorted({label for label in labels if list(labels).count(label) > 1})
     if twice:
-        raise ValueError(f"labels must differ; {twice[0]!r} is there twice")
+        raise UserError(f"labels must differ; {twice[0]!r} is there twice")
 
 
 def _check_pooling(pooling: Pooling, num_tokens: int, text_encoder: str | None) -> None:
     if pooling not in get_args(Pooling):
-        raise ValueError(f"pooling must be one of {', '.join(get_args(Pooling))}; got {pooling!r}")
+        raise UserError(f"pooling must be one of {', '.join(get_args(Pooling))}; got {pooling!r}")
     if pooling == "attention" and text_encoder is None:
-        raise ValueError("pooling='attention' needs a text_encoder, whose tokens it weighs; got None")
+        raise UserError("pooling='attention' needs a text_encoder, whose tokens it weighs; got None")
     if (num_tokens > 0) != (pooling == "attention"):
-        raise ValueError(f"num_tokens must be positive with pooling='attention' and 0 otherwise; got {num_tokens}")
+        raise UserError(f"num_tokens must be positive with pooling='attention' and 0 otherwise; got {num_tokens}")

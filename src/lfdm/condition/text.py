@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lfdm.errors import UserError
 from lfdm.folders.files import existing_path
 
 INSTALL = "pip install 'lfdm[text]'"
@@ -41,7 +42,7 @@ def encode_text(texts: Sequence[str], encoder: str | Path, *, device: torch.devi
 
     Raises:
         ImportError: transformers is not installed.
-        ValueError: the text model cannot be had or is none, or a text is empty or longer than it takes.
+        UserError: the text model cannot be had or is none, or a text is empty or longer than it takes.
     """
     tokens = encode_tokens(texts, encoder, device=device)
     return mean_of_tokens(tokens.states, tokens.mask)
@@ -75,19 +76,19 @@ def encode_tokens(texts: Sequence[str], encoder: str | Path, *, device: torch.de
 
 def _check_texts(texts: Sequence[str]) -> None:
     if isinstance(texts, str):
-        raise ValueError(f"texts must be a list of strings; got the string {texts!r}")
+        raise UserError(f"texts must be a list of strings; got the string {texts!r}")
     if not texts:
-        raise ValueError("texts must hold at least one text; got none")
+        raise UserError("texts must hold at least one text; got none")
     for text in texts:
         if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"texts must be strings that are not empty; got {text!r}")
+            raise UserError(f"texts must be strings that are not empty; got {text!r}")
 
 
 def _check_lengths(texts: Sequence[str], mask: Tensor, encoder: str | Path, tokenizer: Any, model: Any) -> None:
     most = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", math.inf))
     length, longest = mask.sum(1).max(0)
     if length > most:
-        raise ValueError(f"{encoder} takes at most {most} tokens; got {int(length)} for {texts[int(longest)][:40]!r}...")
+        raise UserError(f"{encoder} takes at most {most} tokens; got {int(length)} for {texts[int(longest)][:40]!r}...")
 
 
 @functools.lru_cache(maxsize=1)
@@ -98,7 +99,7 @@ def _load(encoder: str) -> tuple[Any, Any]:
     except ImportError as error:
         raise ImportError(f"text conditions need transformers: {INSTALL}") from error
     if Path(encoder).is_absolute() and not Path(encoder).is_dir():
-        raise ValueError(f"the text model {encoder!r} cannot be had; there is no such folder")
+        raise UserError(f"the text model {encoder!r} cannot be had; there is no such folder")
     options: dict[str, Any] = {"local_files_only": Path(encoder).is_dir(), "trust_remote_code": False}
     try:
         with _quiet():
@@ -106,12 +107,10 @@ def _load(encoder: str) -> tuple[Any, Any]:
             model, report = _load_model(encoder, options)
     except (OSError, ValueError, RuntimeError, KeyError) as error:  # RuntimeError: httpx without a connection
         reason = " ".join((str(error).strip() or type(error).__name__).split())
-        raise ValueError(
-            f"the text model {encoder!r} cannot be had; give its folder or its name on the Hub ({reason})"
-        ) from error
+        raise UserError(f"the text model {encoder!r} cannot be had; give its folder or its name on the Hub ({reason})") from error
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)  # the pooler is not used
     if missing:
-        raise ValueError(f"the text model {encoder!r} is not whole: missing {missing}")
+        raise UserError(f"the text model {encoder!r} is not whole: missing {missing}")
     return tokenizer, model.eval().requires_grad_(False)
 
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
+from lfdm.errors import UserError
+
 MAX_SEED = 2**63 - 1
 
 SettingsT = TypeVar("SettingsT")
@@ -24,49 +26,49 @@ _NOUNS: dict[object, str] = {
 
 
 def check(valid: bool, name: str, got: object, allowed: str) -> None:
-    """Raise ValueError("`name` must be `allowed`; got `got`") where `valid` is False."""
+    """Raise UserError("`name` must be `allowed`; got `got`") where `valid` is False."""
     if not valid:
-        raise ValueError(f"{name} must be {allowed}; got {got!r}")
+        raise UserError(f"{name} must be {allowed}; got {got!r}")
 
 
 def check_positive(settings: object, *names: str) -> None:
-    """Raise ValueError naming the first of the fields `names` that holds a number not above zero."""
+    """Raise UserError naming the first of the fields `names` that holds a number not above zero."""
     for name in names:
         check(all(value > 0 for value in _numbers(settings, name)), name, getattr(settings, name), "positive")
 
 
 def check_at_most(settings: object, largest: float, *names: str) -> None:
-    """Raise ValueError naming the first of the fields `names` that holds a number above `largest`."""
+    """Raise UserError naming the first of the fields `names` that holds a number above `largest`."""
     for name in names:
         check(all(value <= largest for value in _numbers(settings, name)), name, getattr(settings, name), f"at most {largest:g}")
 
 
 def check_not_negative(settings: object, *names: str) -> None:
-    """Raise ValueError naming the first of the fields `names` that is below zero."""
+    """Raise UserError naming the first of the fields `names` that is below zero."""
     for name in names:
         check(getattr(settings, name) >= 0, name, getattr(settings, name), "zero or more")
 
 
 def check_probability(settings: object, *names: str) -> None:
-    """Raise ValueError naming the first of the fields `names` that holds a number outside of [0, 1]."""
+    """Raise UserError naming the first of the fields `names` that holds a number outside of [0, 1]."""
     for name in names:
         check(all(0 <= value <= 1 for value in _numbers(settings, name)), name, getattr(settings, name), "in [0, 1]")
 
 
 def check_integer(name: str, value: object, low: int, high: int) -> int:
-    """`value` as an integer from `low` to `high`; ValueError otherwise."""
+    """`value` as an integer from `low` to `high`; UserError otherwise."""
     number = int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else None
     if number is None or not low <= number <= high:
-        raise ValueError(f"{name} must be a whole number from {low} to {high}; got {value!r}")
+        raise UserError(f"{name} must be a whole number from {low} to {high}; got {value!r}")
     return number
 
 
 def check_number(name: str, value: object, *, low: float, high: float = math.inf) -> float:
-    """`value` as a finite number from `low` to `high`; ValueError otherwise."""
+    """`value` as a finite number from `low` to `high`; UserError otherwise."""
     number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
     if not (math.isfinite(number) and low <= number <= high):
         allowed = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
-        raise ValueError(f"{name} must be a finite number, {allowed}; got {value!r}")
+        raise UserError(f"{name} must be a finite number, {allowed}; got {value!r}")
     return number
 
 
@@ -76,13 +78,13 @@ def _numbers(settings: object, name: str) -> tuple[float, ...]:
 
 
 def check_types(settings: object) -> None:
-    """Raise ValueError naming the first field of a dataclass whose value its annotation does not allow."""
+    """Raise UserError naming the first field of a dataclass whose value its annotation does not allow."""
     for name, hint in typing.get_type_hints(type(settings)).items():
         check(_fits(getattr(settings, name), hint), name, getattr(settings, name), _describe(hint))
 
 
 def check_arguments(cls: type, arguments: dict[str, Any]) -> None:
-    """Raise ValueError naming the first of the JSON-typed `arguments` of `cls` that its constructor does not allow."""
+    """Raise UserError naming the first of the JSON-typed `arguments` of `cls` that its constructor does not allow."""
     hints = typing.get_type_hints(cls.__init__)
     for name, value in arguments.items():
         if name in hints:
@@ -131,23 +133,23 @@ def from_json(cls: type[SettingsT], values: dict[str, Any], *, where: str = "") 
     """The settings of type `cls` from a JSON object; what is left out has its default. `where` goes before names in errors.
 
     Raises:
-        ValueError: an unknown key (the nearest known one is named), a missing one, or a value that is not allowed.
+        UserError: an unknown key (the nearest known one is named), a missing one, or a value that is not allowed.
     """
     hints = typing.get_type_hints(cls)
     arguments = {}
     for key, value in values.items():
         if key not in hints:
-            raise ValueError(f"unknown setting {where + key!r}; {_suggest(key, list(hints), where)}")
+            raise UserError(f"unknown setting {where + key!r}; {_suggest(key, list(hints), where)}")
         if is_dataclass(hints[key]) and isinstance(value, dict):
             value = from_json(typing.cast("type[Any]", hints[key]), value, where=f"{where}{key}.")
         arguments[key] = tuple(value) if isinstance(value, list) else value
     missing = [f"{where}{name}" for name in _required(cls) if name not in arguments]
     if missing:
-        raise ValueError(f"missing settings: {', '.join(missing)}")
+        raise UserError(f"missing settings: {', '.join(missing)}")
     try:
         return cls(**arguments)
     except ValueError as error:
-        raise ValueError(f"{where}{error}") from None
+        raise UserError(f"{where}{error}") from None
 
 
 def _suggest(key: str, names: list[str], where: str) -> str:

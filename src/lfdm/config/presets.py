@@ -12,9 +12,10 @@ from lfdm.config.settings import (
     Preset,
     UNetConfig,
 )
+from lfdm.errors import UserError
 
-PUPPETS64 = Preset(
-    name="puppets64",
+FLOW64 = Preset(
+    name="flow64",
     image_size=64,
     autoencoder=AutoencoderConfig(
         channels=24,
@@ -55,12 +56,11 @@ PUPPETS64 = Preset(
     ),
 )
 
-LPC64 = replace(PUPPETS64, name="lpc64")
 
 # The paper's recipe. Its epochs are given in steps of the published training sets: 465, 431 and 4800 clips.
 _PAPER_UNET = UNetConfig()
 _PAPER_DIFFUSION = DiffusionConfig(
-    motion_target="grid",
+    motion_codec="grid",
     normalize=False,
     prediction_type="epsilon",
     scheduler="ddpm",
@@ -98,7 +98,7 @@ def _paper_autoencoder_training(
         color_jitter=(0.1, 0.1, 0.1, 0.1),
         l1_weight=0.0,
         warped_weight=0.0,
-        painted_weight=0.0,
+        inpainted_weight=0.0,
         match_weight=0.0,
         smoothness_weight=0.0,
         perceptual_weight=10.0,
@@ -161,11 +161,11 @@ NATOPS128 = replace(
     diffusion_training=_paper_diffusion_training(33_600, 20, (19_200, 24_000), "random"),
 )
 
-PRESETS: dict[str, Preset] = {preset.name: preset for preset in (PUPPETS64, LPC64, MUG128, MHAD128, NATOPS128)}
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in (FLOW64, MUG128, MHAD128, NATOPS128)}
 
 
 def get_preset(name: str) -> Preset:
-    """The named configuration; `ValueError` with the known names otherwise."""
+    """The named configuration; `UserError` with the known names otherwise."""
     if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
+        raise UserError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -50,7 +50,7 @@ SCHEDULERS: dict[PredictionType, tuple[SchedulerName, ...]] = {
 
 
 def _check_hue(color_jitter: tuple[float, ...]) -> None:
-    """ValueError where the fourth amount, that of hue, is more than half a turn of the colour circle."""
+    """UserError where the fourth amount, that of hue, is more than half a turn of the colour circle."""
     check(color_jitter[3] <= MAX_HUE_JITTER, "color_jitter", color_jitter, "at most 0.5 in its last value, the hue")
 
 
@@ -124,7 +124,7 @@ class AutoencoderConfig:
         self.check_can_follow("dense_tracking", self.dense_tracking)
 
     def check_can_follow(self, name: str, value: float) -> None:
-        """Raise ValueError where the setting `name` is not 0 and this model could not follow a video from frame to frame."""
+        """Raise UserError where the setting `name` is not 0 and this model could not follow a video from frame to frame."""
         follows = self.motion == "dense" and self.dense_match_stride == 2
         check(follows or value == 0, name, value, "0 unless dense motion matches at stride 2")
 
@@ -212,7 +212,7 @@ class UNetConfig:
 class DiffusionConfig:
     """What is diffused and how it is sampled."""
 
-    motion_target: Literal["flow", "grid"] = "flow"
+    motion_codec: Literal["flow", "grid"] = "flow"
     """Displacement (our own) or the absolute sampling grid (paper)."""
     normalize: bool = True
     """Scale every motion channel to zero mean and unit variance, measured on the training set."""
@@ -254,7 +254,7 @@ class DiffusionConfig:
         thresholds = self.dynamic_thresholding
         check(not (thresholds and self.prediction_type == "velocity"), "dynamic_thresholding", True, "False with velocity")
         check(not (thresholds and self.clamp_to_range), "clamp_to_range", True, "False with dynamic_thresholding")
-        check(self.motion_target == "flow" or not self.normalize, "normalize", True, "False with motion_target='grid'")
+        check(self.motion_codec == "flow" or not self.normalize, "normalize", True, "False with motion_codec='grid'")
         check(self.normalize or not self.clamp_to_range, "clamp_to_range", True, "False without normalize (no stored range)")
 
 
@@ -342,7 +342,7 @@ class AutoencoderTrainingConfig:
     """Mean absolute error of the prediction at scales 1, 1/2, 1/4."""
     warped_weight: float = 1.0
     """The same of the warped image, so that the flow carries the motion rather than the decoder."""
-    painted_weight: float = 0.5
+    inpainted_weight: float = 0.5
     """The same of the painted image before the last blend, so that the decoder learns to paint where flow fails."""
     match_weight: float = 1.0
     """Mean absolute error of the driving frame put together from matched source cells (dense predictor)."""
@@ -360,7 +360,7 @@ class AutoencoderTrainingConfig:
     """Scales (1, 1/2, ...) of the perceptual loss."""
     equivariance_weight: float = 0.0
     """Equivariance of region means and affine frames under random warps (regions predictor)."""
-    followed_weight: float = 0.0
+    tracking_distillation_weight: float = 0.0
     """Distance, for single frames, to the motion that the starting weights find by following the clip from frame to frame."""
 
     def __post_init__(self) -> None:
@@ -394,7 +394,7 @@ class AdaptationConfig:
     """Brightness, contrast, saturation (factors 1 +- x) and hue (shift +- x)."""
     l1_weight: float = 1.0
     """Mean absolute error of the prediction at scales 1, 1/2, 1/4."""
-    painted_weight: float = 0.5
+    inpainted_weight: float = 0.5
     """The same of the painted image before the last blend."""
     ssim_weight: float = 0.0
     """1 - SSIM of the prediction."""
@@ -410,7 +410,7 @@ class AdaptationConfig:
         self.losses()
 
     def losses(self) -> AutoencoderTrainingConfig:
-        """These as settings of stage 1, without the losses that train motion alone; ValueError where they are impossible."""
+        """These as settings of stage 1, without the losses that train motion alone; UserError where they are impossible."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         off = dict.fromkeys(("warped_weight", "match_weight", "smoothness_weight"), 0.0)
         return AutoencoderTrainingConfig(**given, **off, mirror_sided_labels=True)  # labels play no part
@@ -488,4 +488,6 @@ class Preset:
         for name, motion in (("match_weight", "dense"), ("equivariance_weight", "regions")):
             works = self.autoencoder.motion == motion or getattr(losses, name) == 0
             check(works, f"autoencoder_training.{name}", getattr(losses, name), f"0 unless autoencoder.motion is {motion!r}")
-        self.autoencoder.check_can_follow("autoencoder_training.followed_weight", losses.followed_weight)
+        self.autoencoder.check_can_follow(
+            "autoencoder_training.tracking_distillation_weight", losses.tracking_distillation_weight
+        )

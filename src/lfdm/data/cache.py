@@ -17,6 +17,7 @@ import numpy as np
 from lfdm.config.settings import Fit
 from lfdm.data.index import INDEX_NAME, ClipRecord
 from lfdm.data.video import read_fitted
+from lfdm.errors import UserError
 from lfdm.folders.files import build_once
 
 _FRAMES_NAME = "frames.u8"
@@ -79,16 +80,16 @@ def open_cache(
     file sizes and times, `size` and `fit`: whatever changes makes a new one. It is built under a temporary name, so a
     stopped run leaves nothing that could be taken for a cache, and two processes may build it at once.
 
-    Raises ValueError naming the clip for one that is missing, broken or not as long as the records say, and OSError
+    Raises UserError naming the clip for one that is missing, broken or not as long as the records say, and OSError
     where the disk refuses.
     """
     root = Path(root)
     if not records:
-        raise ValueError(f"{root}: no clips to cache")
+        raise UserError(f"{root}: no clips to cache")
     if size < 1:
-        raise ValueError(f"size must be at least 1, got {size}")
+        raise UserError(f"size must be at least 1, got {size}")
     if fit not in ("pad", "crop"):
-        raise ValueError(f"fit must be 'pad' or 'crop', got {fit!r}")
+        raise UserError(f"fit must be 'pad' or 'crop', got {fit!r}")
     parent = _default_cache_dir(root) if cache_dir is None else Path(cache_dir)
     folder = parent / f"{size}-{fit}-{_content_key(root, records, size, fit)}"
     clips = _decoded(root, records, size, fit, num_workers or os.cpu_count() or 1)
@@ -111,7 +112,7 @@ def _content_key(root: Path, records: Sequence[ClipRecord], size: int, fit: Fit)
         try:
             stats = [path.stat() for path in (clip, *(sorted(clip.iterdir()) if clip.is_dir() else ()))]
         except OSError as error:
-            raise ValueError(f"{clip}: the clip is missing ({error.strerror})") from error
+            raise UserError(f"{clip}: the clip is missing ({error.strerror})") from error
         digest.update(json.dumps([record.path, record.frames, [[stat.st_size, stat.st_mtime_ns] for stat in stats]]).encode())
     return digest.hexdigest()[:16]
 
@@ -147,7 +148,7 @@ def _decode_clip(root: Path, record: ClipRecord, size: int, fit: Fit) -> np.ndar
     try:
         frames = read_fitted(path, size, fit)
     except FileNotFoundError as error:
-        raise ValueError(f"{path}: the clip is missing") from error
+        raise UserError(f"{path}: the clip is missing") from error
     if len(frames) != record.frames:
-        raise ValueError(f"{path}: holds {len(frames)} frames, {INDEX_NAME} says {record.frames}")
+        raise UserError(f"{path}: holds {len(frames)} frames, {INDEX_NAME} says {record.frames}")
     return frames

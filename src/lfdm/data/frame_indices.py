@@ -3,6 +3,7 @@
 import numpy as np
 
 from lfdm.config.settings import FrameSampler
+from lfdm.errors import UserError
 
 
 def uniform_indices(n: int, num: int) -> np.ndarray:
@@ -41,9 +42,9 @@ def sample_indices(name: FrameSampler, n: int, num: int, rng: np.random.Generato
         return random_indices(n, num, rng)
     if name == "very_random":
         return very_random_indices(n, num, rng)
-    raise ValueError(f"frame sampling must be 'uniform', 'random' or 'very_random', got {name!r}")
+    raise UserError(f"frame sampling must be 'uniform', 'random' or 'very_random', got {name!r}")
 
 
 def _check_counts(n: int, num: int) -> None:
     if n < 1 or num < 1:
-        raise ValueError(f"frame counts must be at least 1, got a clip of {n} and {num} to draw")
+        raise UserError(f"frame counts must be at least 1, got a clip of {n} and {num} to draw")

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lfdm.config.settings import Fit
 from lfdm.data.gif_blocks import read_gif_size
+from lfdm.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 
@@ -29,7 +30,7 @@ _STRIP = 2**20
 # What PyAV and Pillow raise on files that are damaged in one way or another.
 _BROKEN = (
     FFmpegError,
-    ValueError,
+    UserError,
     OSError,
     SyntaxError,
     EOFError,
@@ -47,7 +48,7 @@ def read_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     Alpha is laid over white; greyscale, palette, CMYK and 16-bit images are converted; EXIF rotation is applied.
     Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): uint8, uint16, or floating point in [0, 1].
 
-    Raises FileNotFoundError, and ValueError (naming the path) for what is not an image or has over 50 megapixels.
+    Raises FileNotFoundError, and UserError (naming the path) for what is not an image or has over 50 megapixels.
     """
     if isinstance(source, np.ndarray):
         return over_white(Image.fromarray(_array_to_8_bits(source)))
@@ -57,7 +58,7 @@ def read_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     path = Path(source)
     check_exists(path)
     if path.is_dir():
-        raise ValueError(f"{path}: a folder, not an image")
+        raise UserError(f"{path}: a folder, not an image")
     with open_image(path) as image:
         return over_white(ImageOps.exif_transpose(image))
 
@@ -68,7 +69,7 @@ def read_gray(source: str | Path | Image.Image) -> np.ndarray:
         path = Path(source)
         check_exists(path)
         if path.is_dir():
-            raise ValueError(f"{path}: a folder, not an image")
+            raise UserError(f"{path}: a folder, not an image")
         with open_image(path) as image:
             return read_gray(image)
     check_pixels("image", *source.size)
@@ -81,7 +82,7 @@ def read_gray(source: str | Path | Image.Image) -> np.ndarray:
 
 @contextmanager
 def open_image(path: Path, *, data: bytes | None = None, formats: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
-    """A picture file, not decoded yet, of at most 50 megapixels; ValueError naming the path for anything else.
+    """A picture file, not decoded yet, of at most 50 megapixels; UserError naming the path for anything else.
 
     The limit holds for every frame of a GIF, before Pillow makes room for it.
 
@@ -106,29 +107,29 @@ def _identify(file: BinaryIO, formats: tuple[str, ...] | None) -> Image.Image:
         return Image.open(file, formats=formats)
     except UnidentifiedImageError:
         allowed = f"must be one of {', '.join(formats)}" if formats else "in no known format"
-        raise ValueError(allowed) from None
+        raise UserError(allowed) from None
 
 
 def check_pixels(name: str | Path, width: int, height: int) -> None:
-    """ValueError for a picture of over 50 megapixels."""
+    """UserError for a picture of over 50 megapixels."""
     if width * height > MAX_IMAGE_PIXELS:
-        raise ValueError(f"{name}: {width}x{height} is over {MAX_IMAGE_PIXELS // 10**6} megapixels; shrink it first")
+        raise UserError(f"{name}: {width}x{height} is over {MAX_IMAGE_PIXELS // 10**6} megapixels; shrink it first")
 
 
 def _array_to_8_bits(array: np.ndarray) -> np.ndarray:
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if not (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4))) or 0 in array.shape:
-        raise ValueError(f"an image array must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape}")
+        raise UserError(f"an image array must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape}")
     check_pixels("image", array.shape[1], array.shape[0])
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.uint16:
         return np.rint(array / 257.0).astype(np.uint8)
     if not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(f"an image array must be uint8, uint16 or floating point, got {array.dtype}")
+        raise UserError(f"an image array must be uint8, uint16 or floating point, got {array.dtype}")
     if not (array.min() >= 0 and array.max() <= 1):  # also False for NaN
-        raise ValueError(f"a floating point image must lie in [0, 1], got {array.min():g}..{array.max():g}")
+        raise UserError(f"a floating point image must lie in [0, 1], got {array.min():g}..{array.max():g}")
     return np.rint(array * 255.0).astype(np.uint8)
 
 
@@ -137,7 +138,7 @@ def over_white(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I"):  # 16-bit greyscale, which Pillow would clip instead of scaling
         deep = np.asarray(image)
         if deep.min() < 0 or deep.max() > 65535:
-            raise ValueError(f"a greyscale image must lie in 0..65535, got {deep.min()}..{deep.max()}")
+            raise UserError(f"a greyscale image must lie in 0..65535, got {deep.min()}..{deep.max()}")
         return np.asarray(Image.fromarray(_array_to_8_bits(deep.astype(np.uint16))).convert("RGB"))
     if image.mode == "F":
         return np.asarray(Image.fromarray(_array_to_8_bits(np.asarray(image))).convert("RGB"))
@@ -148,24 +149,24 @@ def over_white(image: Image.Image) -> np.ndarray:
 
 
 def check_exists(path: Path) -> None:
-    """FileNotFoundError where there is nothing, ValueError for a pipe or a device, which could block for ever."""
+    """FileNotFoundError where there is nothing, UserError for a pipe or a device, which could block for ever."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     if not (path.is_dir() or path.is_file()):
-        raise ValueError(f"{path}: neither a file nor a folder")
+        raise UserError(f"{path}: neither a file nor a folder")
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Turn what PyAV and Pillow raise on a broken file into one ValueError that names the path."""
+    """Turn what PyAV and Pillow raise on a broken file into one UserError that names the path."""
     try:
         yield
     except Image.DecompressionBombError as error:  # Pillow's own limit is higher than ours
-        raise ValueError(f"{path}: over {MAX_IMAGE_PIXELS // 10**6} megapixels; shrink it first ({error})") from error
+        raise UserError(f"{path}: over {MAX_IMAGE_PIXELS // 10**6} megapixels; shrink it first ({error})") from error
     except _BROKEN as error:
         if str(error).startswith(f"{path}:"):
             raise
-        raise ValueError(f"{path}: broken or not a readable clip or image ({_reason(error)})") from error
+        raise UserError(f"{path}: broken or not a readable clip or image ({_reason(error)})") from error
 
 
 def _reason(error: BaseException) -> str:
@@ -185,9 +186,9 @@ def fit_frames(frames: np.ndarray, size: int, mode: Fit, *, border: Literal["con
     """
     check_frames(frames)
     if size < 1:
-        raise ValueError(f"size must be at least 1, got {size}")
+        raise UserError(f"size must be at least 1, got {size}")
     if mode not in ("pad", "crop"):
-        raise ValueError(f"fit must be 'pad' or 'crop', got {mode!r}")
+        raise UserError(f"fit must be 'pad' or 'crop', got {mode!r}")
     height, width = frames.shape[1:3]
     if mode == "crop":
         side = min(height, width)
@@ -204,14 +205,14 @@ def fit_frames(frames: np.ndarray, size: int, mode: Fit, *, border: Literal["con
 
 
 def check_frames(frames: np.ndarray) -> None:
-    """ValueError for anything but frames (t, H, W, 3) uint8, at least one of at least one pixel."""
+    """UserError for anything but frames (t, H, W, 3) uint8, at least one of at least one pixel."""
     if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
         got = getattr(frames, "dtype", type(frames).__name__)
-        raise ValueError(f"frames must be a numpy array of uint8, got {got}")
+        raise UserError(f"frames must be a numpy array of uint8, got {got}")
     if frames.ndim != 4 or frames.shape[-1] != 3:
-        raise ValueError(f"frames must have the shape (t, H, W, 3), got {frames.shape}")
+        raise UserError(f"frames must have the shape (t, H, W, 3), got {frames.shape}")
     if 0 in frames.shape:
-        raise ValueError(f"frames must hold at least one frame and one pixel, got the shape {frames.shape}")
+        raise UserError(f"frames must hold at least one frame and one pixel, got the shape {frames.shape}")
 
 
 def _resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:

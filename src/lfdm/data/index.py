@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from lfdm.config.checks import MAX_SEED, check, check_integer, check_number
+from lfdm.errors import UserError
 from lfdm.folders.files import check_holds_only, check_parents, replacing_folder, write_bytes
 
 INDEX_NAME = "clips.csv"
@@ -26,7 +27,7 @@ Split = Literal["train", "test"]
 
 @dataclass(frozen=True, kw_only=True)
 class ClipRecord:
-    """One row of clips.csv. Raises ValueError for values that no clip can have."""
+    """One row of clips.csv. Raises UserError for values that no clip can have."""
 
     path: str
     """Relative to the data folder, with forward slashes."""
@@ -41,20 +42,18 @@ class ClipRecord:
     def __post_init__(self) -> None:
         parts = PurePosixPath(self.path).parts
         if not parts or parts[0] == "/" or ".." in parts or "\0" in self.path:
-            raise ValueError(f"path must stay inside the data folder, got {self.path!r}")
+            raise UserError(f"path must stay inside the data folder, got {self.path!r}")
         if not self.label.strip() or not self.subject.strip():
-            raise ValueError(f"label and subject must not be empty, got {self.label!r} and {self.subject!r}")
+            raise UserError(f"label and subject must not be empty, got {self.label!r} and {self.subject!r}")
         if any(set("\r\n\0") & set(text) for text in (self.path, self.label, self.subject)):
-            raise ValueError(
-                f"path, label and subject must be one line each, got {self.path!r}, {self.label!r}, {self.subject!r}"
-            )
+            raise UserError(f"path, label and subject must be one line each, got {self.path!r}, {self.label!r}, {self.subject!r}")
         if self.split not in ("train", "test"):
-            raise ValueError(f"split must be 'train' or 'test', got {self.split!r}")
+            raise UserError(f"split must be 'train' or 'test', got {self.split!r}")
         for name in ("frames", "width", "height"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not (math.isfinite(self.fps) and self.fps > 0):
-            raise ValueError(f"fps must be positive, got {self.fps}")
+            raise UserError(f"fps must be positive, got {self.fps}")
 
 
 _COLUMNS = tuple(field.name for field in fields(ClipRecord))
@@ -64,7 +63,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {"frames": int, "width": int, "heigh
 def write_index(root: str | Path, records: Iterable[ClipRecord]) -> Path:
     """Write `root`/clips.csv in one step and return its path.
 
-    Raises ValueError for no records, a path listed twice, or a subject in both splits.
+    Raises UserError for no records, a path listed twice, or a subject in both splits.
     """
     records = list(records)
     path = Path(root) / INDEX_NAME
@@ -80,7 +79,7 @@ def write_index(root: str | Path, records: Iterable[ClipRecord]) -> Path:
 def read_index(root: str | Path) -> list[ClipRecord]:
     """The clips of a data folder, as its clips.csv lists them.
 
-    Raises FileNotFoundError for a missing folder or table, and ValueError (file, line, what is wrong) for a missing
+    Raises FileNotFoundError for a missing folder or table, and UserError (file, line, what is wrong) for a missing
     column, a value that no clip can have, a path that leaves the folder, a subject in both splits, or an empty table.
     """
     root = Path(root)
@@ -93,10 +92,10 @@ def read_index(root: str | Path) -> list[ClipRecord]:
         reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
         missing = [name for name in _COLUMNS if name not in (reader.fieldnames or [])]
         if missing:
-            raise ValueError(f"{path}: missing column {', '.join(missing)}; it needs {','.join(_COLUMNS)}")
+            raise UserError(f"{path}: missing column {', '.join(missing)}; it needs {','.join(_COLUMNS)}")
         records = [_parse_row(path, reader.line_num, row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not a table of comma-separated values ({error})") from error
+        raise UserError(f"{path}: not a table of comma-separated values ({error})") from error
     _check_records(path, records)
     return records
 
@@ -105,19 +104,19 @@ def read_index(root: str | Path) -> list[ClipRecord]:
 def new_data_set(out: str | Path) -> Iterator[Path]:
     """A temporary folder beside `out` to write a data set into; renamed to `out` when the block ends without an error.
 
-    Clips belong under `clips/`. An earlier data set of that layout is replaced. Raises ValueError if `out` is a file or
+    Clips belong under `clips/`. An earlier data set of that layout is replaced. Raises UserError if `out` is a file or
     holds anything else, clips without their table among it.
     """
     out = Path(out).resolve()
     check_data_set_folder(out)
     if (out / CLIPS_DIR).exists() and not (out / INDEX_NAME).exists():
-        raise ValueError(f"{out}: holds a folder {CLIPS_DIR!r} without {INDEX_NAME}, no whole data set; choose another folder")
+        raise UserError(f"{out}: holds a folder {CLIPS_DIR!r} without {INDEX_NAME}, no whole data set; choose another folder")
     with replacing_folder(out) as temporary:
         yield temporary
 
 
 def check_data_set_folder(out: Path) -> None:
-    """Raise ValueError if `out` is a file or below one, or a folder that holds anything else than such a data set does."""
+    """Raise UserError if `out` is a file or below one, or a folder that holds anything else than such a data set does."""
     check_parents(out)
     check_holds_only(out, (INDEX_NAME, CLIPS_DIR, ".cache"), "a data set made by these commands")
 
@@ -125,7 +124,7 @@ def check_data_set_folder(out: Path) -> None:
 def check_data_settings(
     *, size: int, num_frames: int | None, seed: int, test_fraction: float, num_workers: int | None, least_size: int
 ) -> None:
-    """What every writer of data sets is asked for; ValueError naming the first setting that is impossible."""
+    """What every writer of data sets is asked for; UserError naming the first setting that is impossible."""
     check_integer("size", size, least_size, MAX_SIZE)
     if num_frames is not None:
         check_integer("num_frames", num_frames, 2, MAX_FRAMES)
@@ -154,27 +153,27 @@ def _parse_row(path: Path, line: int, row: dict[str, str | None]) -> ClipRecord:
     for name in _COLUMNS:
         text = row[name]
         if text is None:
-            raise ValueError(f"{path}, line {line}: no value for {name}")
+            raise UserError(f"{path}, line {line}: no value for {name}")
         try:
             values[name] = _PARSERS.get(name, str)(text)
         except ValueError as error:
             kind = "a number" if name == "fps" else "a whole number"
-            raise ValueError(f"{path}, line {line}: {name} must be {kind}, got {text!r}") from error
+            raise UserError(f"{path}, line {line}: {name} must be {kind}, got {text!r}") from error
     try:
         return ClipRecord(**values)
     except ValueError as error:
-        raise ValueError(f"{path}, line {line}: {error}") from error
+        raise UserError(f"{path}, line {line}: {error}") from error
 
 
 def _check_records(path: Path, records: Sequence[ClipRecord]) -> None:
     if not records:
-        raise ValueError(f"{path}: no clips in it")
+        raise UserError(f"{path}: no clips in it")
     seen: set[str] = set()
     splits: dict[str, str] = {}
     for record in records:
         place = str(PurePosixPath(record.path))  # ./a.avi is a.avi
         if place in seen:
-            raise ValueError(f"{path}: the clip {record.path!r} is listed twice")
+            raise UserError(f"{path}: the clip {record.path!r} is listed twice")
         seen.add(place)
         if splits.setdefault(record.subject, record.split) != record.split:
-            raise ValueError(f"{path}: subject {record.subject!r} is in both splits; splits are by subject")
+            raise UserError(f"{path}: subject {record.subject!r} is in both splits; splits are by subject")

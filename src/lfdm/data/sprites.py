@@ -21,6 +21,7 @@ from lfdm.data.cache import Progress
 from lfdm.data.images import fit_frames
 from lfdm.data.index import MAX_SUBJECTS, ClipRecord, Split, check_data_settings, new_data_set, num_test_subjects, write_index
 from lfdm.data.video import write_video
+from lfdm.errors import UserError
 
 CELL = 64
 SHEET_SIZE = (832, 1344)
@@ -84,7 +85,7 @@ def write_lpc(
     standing cell on the same background: the label alone decides the motion. The last `test_fraction` of the characters
     are the test split. The same arguments give the same clips. `out` appears when it is whole.
 
-    Raises FileNotFoundError for a missing `sheets`, and ValueError for impossible settings, a folder without sheets, a
+    Raises FileNotFoundError for a missing `sheets`, and UserError for impossible settings, a folder without sheets, a
     sheet of another layout (naming it), and an `out` that holds other things.
     """
     sheets = Path(sheets)
@@ -121,7 +122,7 @@ def _find_layers(sheets: Path) -> _Wardrobe:
     for sex in ("female", "male"):
         bodies = sorted((sheets / "body" / sex).glob("*.png"))
         if not bodies:
-            raise ValueError(f"{sheets}: no body/{sex}/*.png; is it a folder of Universal LPC sprite sheets?")
+            raise UserError(f"{sheets}: no body/{sex}/*.png; is it a folder of Universal LPC sprite sheets?")
         wardrobe[sex] = [(1.0, [bodies])]
         for folder, pattern, probability in _LAYERS:
             styles = _styles(sheets, sheets / folder.format(sex=sex), sex, pattern)
@@ -157,10 +158,10 @@ def _open_sheet(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             if image.size != SHEET_SIZE:
-                raise ValueError(f"{path}: a sheet is 832x1344, this is {image.width}x{image.height}")
+                raise UserError(f"{path}: a sheet is 832x1344, this is {image.width}x{image.height}")
             return image.convert("RGBA")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: not a readable image") from error
+        raise UserError(f"{path}: not a readable image") from error
 
 
 def _background(rng: np.random.Generator) -> np.ndarray:

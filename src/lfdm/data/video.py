@@ -34,6 +34,7 @@ from lfdm.data.images import (
     over_white,
     read_image,
 )
+from lfdm.errors import UserError
 from lfdm.folders.files import check_parents, replacing_folder, write_bytes
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".webm", ".gif"})
@@ -93,7 +94,7 @@ def write_video(path: str | Path, frames: FrameSource, *, fps: float, lossless: 
     Parent folders are made. The file is written under a temporary name and then renamed, so an existing one is
     replaced only by a whole one; a folder is replaced only if it holds nothing but frames.
 
-    Raises ValueError for frames of another shape or type, no frames, an impossible `fps`, an unknown ending, and
+    Raises UserError for frames of another shape or type, no frames, an impossible `fps`, an unknown ending, and
     `lossless` where the format cannot; OSError where the disk refuses.
     """
     path = Path(path)
@@ -111,7 +112,7 @@ def write_video(path: str | Path, frames: FrameSource, *, fps: float, lossless: 
 def encode_video(frames: FrameSource, suffix: str, *, fps: float) -> bytes:
     """What `write_video` puts into a file of the ending `suffix`; raises as it does."""
     if not suffix:
-        raise ValueError("encode_video makes one file; got no ending")
+        raise UserError("encode_video makes one file; got no ending")
     fps = _check_format(Path(f"video{suffix}"), fps)
     return _ENCODERS[suffix](_checked(frames), fps, False)
 
@@ -124,7 +125,7 @@ def _checked(frames: FrameSource) -> Iterator[np.ndarray]:
     rest = iter(frames)
     first = next(rest, None)
     if first is None:
-        raise ValueError("frames must hold at least one frame; got none")
+        raise UserError("frames must hold at least one frame; got none")
     check_frames(first[None])
     return chain([first], _of_size(rest, first.shape))
 
@@ -133,7 +134,7 @@ def _of_size(frames: Iterator[np.ndarray], shape: tuple[int, ...]) -> Iterator[n
     for frame in frames:
         check_frames(frame[None])
         if frame.shape != shape:
-            raise ValueError(f"frames must be of one size; got {shape}, then {frame.shape}")
+            raise UserError(f"frames must be of one size; got {shape}, then {frame.shape}")
         yield frame
 
 
@@ -144,7 +145,7 @@ def max_fps(path: Path) -> float:
 
 def _check_format(path: Path, fps: float) -> float:
     if path.suffix and path.suffix not in _ENCODERS:
-        raise ValueError(f"{path}: cannot write {path.suffix!r}; use .mp4, .webm, .gif, .avi or no ending (a folder)")
+        raise UserError(f"{path}: cannot write {path.suffix!r}; use .mp4, .webm, .gif, .avi or no ending (a folder)")
     return check_number("fps", fps, low=MIN_FPS, high=max_fps(path))
 
 
@@ -186,7 +187,7 @@ def _encode_webm(frames: Iterator[np.ndarray], fps: float, lossless: bool) -> by
 
 def _encode_gif(frames: Iterator[np.ndarray], fps: float, lossless: bool) -> bytes:
     if lossless:
-        raise ValueError("lossless: a gif has 256 colours a frame; use .avi, .mp4, .webm or no ending (a folder)")
+        raise UserError("lossless: a gif has 256 colours a frame; use .avi, .mp4, .webm or no ending (a folder)")
     images = [Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE) for frame in frames]
     ends = np.rint(np.arange(len(images) + 1) * 100 / fps)  # in 10 ms: rounding must not add up over the clip
     durations = [int(d) * 10 for d in np.diff(ends)]
@@ -194,7 +195,7 @@ def _encode_gif(frames: Iterator[np.ndarray], fps: float, lossless: bool) -> byt
     try:
         images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=False)
     except struct.error:  # equal frames have become one, whose time does not fit into its 16 bits
-        raise ValueError("a gif can show no picture longer than 655 s; use .mp4, or more frames per second") from None
+        raise UserError("a gif can show no picture longer than 655 s; use .mp4, or more frames per second") from None
     return buffer.getvalue()
 
 
@@ -207,12 +208,12 @@ _ENCODERS: dict[str, Callable[[Iterator[np.ndarray], float, bool], bytes]] = {
 
 
 def check_target(path: Path) -> None:
-    """ValueError where `write_video` could only write to `path` by replacing something that is no video of that form."""
+    """UserError where `write_video` could only write to `path` by replacing something that is no video of that form."""
     check_parents(path)
     if not path.suffix and path.exists() and not _holds_frames_only(path):
-        raise ValueError(f"{path}: exists and is not a folder of frame-*.png files; choose another name")
+        raise UserError(f"{path}: exists and is not a folder of frame-*.png files; choose another name")
     if path.suffix and path.is_dir():
-        raise ValueError(f"{path}: a folder has this name; choose another one")
+        raise UserError(f"{path}: a folder has this name; choose another one")
 
 
 def _write_folder(path: Path, frames: Iterator[np.ndarray]) -> None:
@@ -234,7 +235,7 @@ def read_video(path: str | Path, *, max_frames: int | None = None, max_pixels: i
     `max_frames` keeps the first so many. A GIF's longer pauses become repeated frames, as in a video of constant rate; of a video
     file each stored frame is given once, whatever its rate does.
 
-    Raises FileNotFoundError, and ValueError naming the path for anything that is not a whole clip: broken or truncated,
+    Raises FileNotFoundError, and UserError naming the path for anything that is not a whole clip: broken or truncated,
     without frames, of changing size, or above `max_pixels` pixels (frames x height x width).
     """
     return _collect(Path(path), iterate_video(path, max_frames=max_frames), max_pixels)
@@ -248,7 +249,7 @@ def iterate_video(path: str | Path, *, max_frames: int | None = None) -> Iterato
     path = Path(path)
     check_exists(path)
     if max_frames is not None and max_frames < 1:
-        raise ValueError(f"max_frames must be at least 1, got {max_frames}")
+        raise UserError(f"max_frames must be at least 1, got {max_frames}")
     return _one_size(path, islice(_iterate(path), max_frames))
 
 
@@ -265,7 +266,7 @@ def read_fitted(
 
     `crop` cuts before fitting. `only` keeps the frames of those indices; what lies beyond the end is left out.
 
-    Raises as `read_video` does, and ValueError for an impossible size or fit, or frames that are not the crop's.
+    Raises as `read_video` does, and UserError for an impossible size or fit, or frames that are not the crop's.
     """
     path = Path(path)
     check_exists(path)
@@ -281,14 +282,14 @@ def _cut(path: Path, frame: np.ndarray, crop: Crop | None) -> np.ndarray:
         return frame
     height, width = frame.shape[:2]
     if (width, height) != (crop.width, crop.height):
-        raise ValueError(f"{path}: frames are {width}x{height}; the crop is one of {crop.width}x{crop.height}")
+        raise UserError(f"{path}: frames are {width}x{height}; the crop is one of {crop.width}x{crop.height}")
     return frame[crop.top : crop.bottom, crop.left : crop.right]
 
 
 def video_info(path: str | Path) -> VideoInfo:
     """Number of frames, average rate and stored size (before any rotation) of a clip, undecoded but for a GIF.
 
-    Raises FileNotFoundError, and ValueError naming the path for what is not a clip.
+    Raises FileNotFoundError, and UserError naming the path for what is not a clip.
     """
     path = Path(path)
     check_exists(path)
@@ -311,11 +312,11 @@ def _one_size(path: Path, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     shape: tuple[int, ...] | None = None
     for frame in frames:
         if shape is not None and frame.shape != shape:
-            raise ValueError(f"{path}: frames change size from {shape[:2]} to {frame.shape[:2]}")
+            raise UserError(f"{path}: frames change size from {shape[:2]} to {frame.shape[:2]}")
         shape = frame.shape
         yield frame
     if shape is None:
-        raise ValueError(f"{path}: holds no frames")
+        raise UserError(f"{path}: holds no frames")
 
 
 def _collect(path: Path, frames: Iterable[np.ndarray], max_pixels: int) -> np.ndarray:
@@ -324,7 +325,7 @@ def _collect(path: Path, frames: Iterable[np.ndarray], max_pixels: int) -> np.nd
     for frame in _one_size(path, frames):
         pixels += frame.shape[0] * frame.shape[1]
         if pixels > max_pixels:
-            raise ValueError(f"{path}: more than {max_pixels} pixels in all; read fewer frames with max_frames")
+            raise UserError(f"{path}: more than {max_pixels} pixels in all; read fewer frames with max_frames")
         kept.append(frame)
     return np.stack(kept)
 
@@ -340,7 +341,7 @@ def _iterate(path: Path) -> Iterator[np.ndarray]:
 
 def _check_suffix(path: Path) -> None:
     if path.suffix.lower() not in VIDEO_SUFFIXES:
-        raise ValueError(f"{path}: unknown ending; a clip is a folder of images or one of {sorted(VIDEO_SUFFIXES)}")
+        raise UserError(f"{path}: unknown ending; a clip is a folder of images or one of {sorted(VIDEO_SUFFIXES)}")
 
 
 def _iterate_file(path: Path) -> Iterator[np.ndarray]:
@@ -353,7 +354,7 @@ def _iterate_file(path: Path) -> Iterator[np.ndarray]:
         reformatter = VideoReformatter()
         for packet in container.demux(stream):
             if packet.is_corrupt:
-                raise ValueError("the file ends in the middle of a frame")
+                raise UserError("the file ends in the middle of a frame")
             whole_packets += _is_shown(packet)
             end = max(end, (packet.pts or 0) + (packet.duration or 0))
             for frame in packet.decode():
@@ -368,7 +369,7 @@ def _is_shown(packet: "av.Packet[Any]") -> bool:
 
 
 def _check_whole(container: InputContainer, stream: VideoStream, end: int, lost: int) -> None:
-    """ValueError where the last packet ends before what the header promises (in time: frames may come at any rate)."""
+    """UserError where the last packet ends before what the header promises (in time: frames may come at any rate)."""
     ends, promised = _seconds(end, stream), _promised_seconds(container, stream)
     if stream.codec_context.name == "ffv1":  # our lossless form: every frame counts
         frame = 1 / float(stream.average_rate or FOLDER_FPS)
@@ -376,7 +377,7 @@ def _check_whole(container: InputContainer, stream: VideoStream, end: int, lost:
     else:  # some encoders write a duration that is a little off
         whole = ends >= 0.9 * promised
     if not whole:
-        raise ValueError(f"truncated: {ends:.2f} of {promised:.2f} s, {max(lost, 0)} frames in it are broken")
+        raise UserError(f"truncated: {ends:.2f} of {promised:.2f} s, {max(lost, 0)} frames in it are broken")
 
 
 def _promised_seconds(container: InputContainer, stream: VideoStream) -> float:
@@ -398,10 +399,10 @@ def _open_clip(file: BinaryIO) -> InputContainer:
 
 def _video_stream(container: InputContainer) -> VideoStream:
     if not container.streams.video:
-        raise ValueError("no video stream")
+        raise UserError("no video stream")
     stream = container.streams.video[0]
     if stream.codec_context is None:  # as it is for a codec that is not known
-        raise ValueError("an unknown codec")
+        raise UserError("an unknown codec")
     return stream
 
 
@@ -436,7 +437,7 @@ def _gif_timing(path: Path) -> tuple[list[int], float, tuple[int, int]]:
 def _frame_files(path: Path) -> list[Path]:
     files = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")]
     if not files:
-        raise ValueError(f"{path}: a folder without images; a clip is a folder of frames or a video file")
+        raise UserError(f"{path}: a folder without images; a clip is a folder of frames or a video file")
     return sorted(files, key=natural_key)
 
 

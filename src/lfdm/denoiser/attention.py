@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lfdm.denoiser.blocks import NORM_EPS
+from lfdm.errors import UserError
 
 RunBlock = Callable[..., Tensor]
 """Applies a module or a method to its inputs: `plainly`, or with gradient checkpointing."""
@@ -216,10 +217,10 @@ def frame_geometry(
             to all. A network that was trained on so many then meets no distance and no number of keys that it does not know.
 
     Raises:
-        ValueError: `attention_frames` below 1.
+        UserError: `attention_frames` below 1.
     """
     if attention_frames is not None and attention_frames < 1:
-        raise ValueError(f"attention_frames must be at least 1, or None for all; got {attention_frames}")
+        raise UserError(f"attention_frames must be at least 1, or None for all; got {attention_frames}")
     table = bias(num_frames)
     if attention_frames is not None and attention_frames < num_frames:
         table = table.masked_fill(~_around(num_frames, attention_frames, table.device), -math.inf)

@@ -30,6 +30,7 @@ from lfdm.denoiser.attention import (
     frame_geometry,
 )
 from lfdm.denoiser.blocks import FrameConv2d, FrameConvTranspose2d, NearestUpsample, ResnetBlock
+from lfdm.errors import UserError
 from lfdm.folders.model_folder import StrictLoading, checked_settings
 
 TIMESTEP_PERIOD = 10_000
@@ -111,7 +112,7 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
     The arguments are documented in `lfdm.config.settings.UNetConfig`, which checks them.
 
     Raises:
-        ValueError: an argument is outside of what is allowed.
+        UserError: an argument is outside of what is allowed.
     """
 
     _supports_gradient_checkpointing = True
@@ -207,11 +208,11 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
             (b, dim, h/p, w/p), for `forward(..., latent_embedding=...)`.
 
         Raises:
-            ValueError: the shape does not fit.
+            UserError: the shape does not fit.
         """
         channels = self.config["latent_channels"]
         if latent.ndim != 4 or latent.shape[1] != channels:
-            raise ValueError(f"latent has shape {tuple(latent.shape)}; allowed: (b, {channels}, h, w)")
+            raise UserError(f"latent has shape {tuple(latent.shape)}; allowed: (b, {channels}, h, w)")
         self._check_size("latent", *latent.shape[-2:])
         patches = F.pixel_unshuffle(latent, self.patch_size)  # (b, c p p, h/p, w/p)
         return self.latent_in(patches.contiguous(memory_format=torch.channels_last))
@@ -242,11 +243,11 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
             (k b, sample_channels, t, h, w), in the order of `condition` and the channel order of `sample`.
 
         Raises:
-            ValueError: a shape does not fit, or not exactly one of `latent` and `latent_embedding` is given.
+            UserError: a shape does not fit, or not exactly one of `latent` and `latent_embedding` is given.
         """
         if (latent is None) == (latent_embedding is None):
             got = "neither" if latent is None else "both"
-            raise ValueError(f"got {got} of latent and latent_embedding; allowed: exactly one")
+            raise UserError(f"got {got} of latent and latent_embedding; allowed: exactly one")
         self._check_inputs(sample, condition)
         if latent_embedding is None:
             assert latent is not None
@@ -303,7 +304,7 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
         """Time, then condition, after the SiLU that comes before every modulation: (b, 4 dim + condition_dim)."""
         time = torch.as_tensor(timestep, dtype=torch.float32, device=condition.device)
         if time.ndim > 1 or (time.ndim == 1 and len(time) not in (1, batch_size)):
-            raise ValueError(f"timestep has shape {tuple(time.shape)}; allowed: () or ({batch_size},)")
+            raise UserError(f"timestep has shape {tuple(time.shape)}; allowed: () or ({batch_size},)")
         half = self.dim // 2
         index = torch.arange(half, dtype=torch.float32, device=time.device)
         angles = time.reshape(-1, 1) * torch.exp(index * (-math.log(TIMESTEP_PERIOD) / (half - 1)))
@@ -314,22 +315,22 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
     def _check_inputs(self, sample: Tensor, condition: Tensor) -> None:
         channels, width = self.config["sample_channels"], self.config["condition_dim"]
         if sample.ndim != 5 or sample.shape[1] != channels or len(sample) < 1 or sample.shape[2] < 1:
-            raise ValueError(f"sample has shape {tuple(sample.shape)}; allowed: (b, {channels}, t, h, w) with b, t >= 1")
+            raise UserError(f"sample has shape {tuple(sample.shape)}; allowed: (b, {channels}, t, h, w) with b, t >= 1")
         if condition.ndim != 2 or condition.shape[1] != width or len(condition) < 1 or len(condition) % len(sample):
             allowed = f"({len(sample)}, {width}), or a multiple of {len(sample)} rows"
-            raise ValueError(f"condition has shape {tuple(condition.shape)}; allowed: {allowed}")
+            raise UserError(f"condition has shape {tuple(condition.shape)}; allowed: {allowed}")
         self._check_size("sample", *sample.shape[-2:])
 
     def _check_size(self, name: str, height: int, width: int) -> None:
         multiple = self.size_multiple
         if height < 1 or width < 1 or height % multiple or width % multiple:
-            raise ValueError(f"{name} has size {height}x{width}; allowed: multiples of {multiple}")
+            raise UserError(f"{name} has size {height}x{width}; allowed: multiples of {multiple}")
 
     def _check_latent_embedding(self, latent_embedding: Tensor, sample: Tensor) -> None:
         p = self.patch_size
         allowed = (len(sample), self.dim, sample.shape[3] // p, sample.shape[4] // p)
         if latent_embedding.shape != allowed:
-            raise ValueError(
+            raise UserError(
                 f"latent or latent_embedding does not fit the sample {tuple(sample.shape)}: its embedding has shape "
                 f"{tuple(latent_embedding.shape)}; allowed: {allowed}"
             )

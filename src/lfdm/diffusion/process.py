@@ -22,6 +22,7 @@ from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepSchedu
 from torch import Tensor
 
 from lfdm.config.settings import SCHEDULERS, PredictionType, SchedulerName
+from lfdm.errors import UserError
 
 NUM_TRAIN_TIMESTEPS = 1000
 COSINE_OFFSET = 0.008
@@ -56,12 +57,12 @@ def signal_and_noise_scale(timesteps: Tensor, prediction_type: PredictionType) -
         prediction_type: decides between the two.
 
     Raises:
-        ValueError: a timestep lies outside.
+        UserError: a timestep lies outside.
     """
     _check_prediction_type(prediction_type)
     largest = NUM_TRAIN_TIMESTEPS if prediction_type == "velocity" else NUM_TRAIN_TIMESTEPS - 1
     if timesteps.numel() and not (timesteps.min() >= 0 and timesteps.max() <= largest):
-        raise ValueError(f"timesteps span {timesteps.min()} to {timesteps.max()}; allowed: 0 to {largest}")
+        raise UserError(f"timesteps span {timesteps.min()} to {timesteps.max()}; allowed: 0 to {largest}")
     if prediction_type == "velocity":
         sigma = timesteps.double() / NUM_TRAIN_TIMESTEPS
         return 1 - sigma, sigma
@@ -72,7 +73,7 @@ def signal_and_noise_scale(timesteps: Tensor, prediction_type: PredictionType) -
 # Training
 
 
-def draw_timesteps(batch_size: int, prediction_type: PredictionType, *, generator: torch.Generator) -> Tensor:
+def sample_timesteps(batch_size: int, prediction_type: PredictionType, *, generator: torch.Generator) -> Tensor:
     """(b,) timesteps for training, uniform; int64 on the cosine schedule, float32 in [0, 1000) on the straight path."""
     _check_prediction_type(prediction_type)
     device = generator.device
@@ -107,10 +108,10 @@ def min_snr_weight(timesteps: Tensor, prediction_type: PredictionType, gamma: fl
         float32 in the shape of `timesteps`.
 
     Raises:
-        ValueError: gamma is not a positive number, or a timestep lies outside of the schedule.
+        UserError: gamma is not a positive number, or a timestep lies outside of the schedule.
     """
     if not (math.isfinite(gamma) and gamma > 0):
-        raise ValueError(f"gamma is {gamma}; allowed: a positive number (5 in the paper)")
+        raise UserError(f"gamma is {gamma}; allowed: a positive number (5 in the paper)")
     alpha, sigma = signal_and_noise_scale(timesteps, prediction_type)
     if prediction_type == "epsilon":
         return (gamma * (sigma / alpha) ** 2).clamp(max=1).float()
@@ -142,10 +143,10 @@ def diffusion_loss(
         (b,) float32.
 
     Raises:
-        ValueError: shapes do not agree.
+        UserError: shapes do not agree.
     """
     if not prediction.shape == x0.shape == noise.shape:
-        raise ValueError(
+        raise UserError(
             f"prediction {tuple(prediction.shape)}, x0 {tuple(x0.shape)} and noise {tuple(noise.shape)}; "
             "allowed: one shape (b, c, ...)"
         )
@@ -153,7 +154,7 @@ def diffusion_loss(
     per_channel = error.flatten(2).mean(-1)  # (b, c)
     if channel_weights is not None:
         if channel_weights.shape != per_channel.shape[1:]:
-            raise ValueError(f"channel_weights {tuple(channel_weights.shape)}; allowed: {tuple(per_channel.shape[1:])}")
+            raise UserError(f"channel_weights {tuple(channel_weights.shape)}; allowed: {tuple(per_channel.shape[1:])}")
         per_channel = per_channel * channel_weights.to(per_channel)
     loss = per_channel.mean(-1)
     if min_snr_gamma is None:
@@ -220,11 +221,11 @@ def make_scheduler(name: SchedulerName, *, prediction_type: PredictionType, pape
             Otherwise no thresholding, and in DDPM the variance beta_t, which is exact for data of unit variance.
 
     Raises:
-        ValueError: the combination is not offered.
+        UserError: the combination is not offered.
     """
     _check_prediction_type(prediction_type)
     if name not in SCHEDULERS[prediction_type]:
-        raise ValueError(f"scheduler {name!r} with {prediction_type}; allowed: {', '.join(SCHEDULERS[prediction_type])}")
+        raise UserError(f"scheduler {name!r} with {prediction_type}; allowed: {', '.join(SCHEDULERS[prediction_type])}")
     if prediction_type == "velocity":
         return _flow_scheduler(name, paper=paper)
     betas = cosine_betas()
@@ -252,7 +253,7 @@ def predicted_by(scheduler: Any) -> PredictionType:
     """What a diffusers scheduler takes its network to predict: its own words, but for `velocity`, its flow_prediction.
 
     Those that know nothing else, as FlowMatchEulerDiscreteScheduler, do not say; made by `from_config` they keep what the
-    scheduler before them said. ValueError for what no network here is trained to predict, such as x0.
+    scheduler before them said. UserError for what no network here is trained to predict, such as x0.
     """
     kind = scheduler.config.get("prediction_type", "flow_prediction")
     kind = "velocity" if kind == "flow_prediction" else kind
@@ -275,7 +276,7 @@ def own_settings(scheduler: Any) -> set[str]:
 
 def _flow_scheduler(name: SchedulerName, *, paper: bool) -> Scheduler:
     if paper:
-        raise ValueError("paper is True with velocity; allowed: False, as the paper predicts noise")
+        raise UserError("paper is True with velocity; allowed: False, as the paper predicts noise")
     solver = DPMSolverMultistepScheduler if name == "dpmsolver++" else UniPCMultistepScheduler
     return solver(num_train_timesteps=NUM_TRAIN_TIMESTEPS, prediction_type="flow_prediction", use_flow_sigmas=True)
 
@@ -288,7 +289,7 @@ def _log_snr() -> Tensor:
 
 def _scales_like(x0: Tensor, timesteps: Tensor, prediction_type: PredictionType) -> tuple[Tensor, Tensor]:
     if timesteps.shape != x0.shape[:1]:
-        raise ValueError(f"timesteps have shape {tuple(timesteps.shape)}; allowed: ({len(x0)},), one per sample")
+        raise UserError(f"timesteps have shape {tuple(timesteps.shape)}; allowed: ({len(x0)},), one per sample")
     alpha, sigma = signal_and_noise_scale(timesteps, prediction_type)
     shape = (-1, *(1,) * (x0.ndim - 1))
     return alpha.to(x0.dtype).view(shape), sigma.to(x0.dtype).view(shape)
@@ -296,4 +297,4 @@ def _scales_like(x0: Tensor, timesteps: Tensor, prediction_type: PredictionType)
 
 def _check_prediction_type(prediction_type: PredictionType) -> None:
     if prediction_type not in get_args(PredictionType):
-        raise ValueError(f"prediction_type is {prediction_type!r}; allowed: {', '.join(get_args(PredictionType))}")
+        raise UserError(f"prediction_type is {prediction_type!r}; allowed: {', '.join(get_args(PredictionType))}")

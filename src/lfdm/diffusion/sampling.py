@@ -16,7 +16,8 @@ from torch import Tensor
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion.process import clamp_prediction, follows_straight_path, own_settings, predicted_by, v_by_velocity
 from lfdm.diffusion.windows import Window, predict_in_windows
-from lfdm.motion.codec import MotionTarget
+from lfdm.errors import UserError
+from lfdm.motion.codec import MotionCodec
 from lfdm.motion.motion import Motion
 
 MAX_TWO_STAGE_SIGMA = 80.0
@@ -30,16 +31,16 @@ AfterStep = Callable[[int, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """What the motion is drawn for: the prediction is away + scale * (condition - away) of the two predictions.
+    """What the motion is drawn for: the prediction is negative + scale * (condition - negative) of the two predictions.
 
-    Classifier-free guidance (arXiv 2207.12598, eq. 6 with w + 1) where `away` is the null condition.
+    Classifier-free guidance (arXiv 2207.12598, eq. 6 with w + 1) where `negative` is the null condition.
     """
 
     latent: Tensor
     """(b, C, h, w), of the source image."""
     condition: Tensor
     """(b, D)."""
-    away: Tensor
+    negative: Tensor
     """(b, D): the null condition, or what is to be avoided."""
     scale: float
     """1 = the condition's prediction alone, 0 = the other alone."""
@@ -51,9 +52,9 @@ class MotionSampler:
 
     unet: MotionUNet3D
     scheduler: Any
-    motion_target: MotionTarget
+    motion_codec: MotionCodec
 
-    def draw(
+    def sample(
         self,
         guidance: Guidance,
         num_frames: int,
@@ -72,7 +73,7 @@ class MotionSampler:
         since windows that begin elsewhere do not know of it.
 
         Raises:
-            ValueError: a scheduler that does not fit the network, or fails at so many steps.
+            UserError: a scheduler that does not fit the network, or fails at so many steps.
         """
         device = guidance.latent.device
         scheduler, translates = _that_takes_this_network(self.scheduler)
@@ -87,7 +88,7 @@ class MotionSampler:
         predict = guided_prediction(self.unet, guidance, attention_frames)
         if windows:
             predict = predict_in_windows(predict, windows)
-        first = self._still_frame(sample) if windows and self.motion_target.still_first_frame else None
+        first = self._still_frame(sample) if windows and self.motion_codec.still_first_frame else None
         for index, timestep in enumerate(progress(scheduler.timesteps)):
             scaled = scheduler.scale_model_input(sample, timestep) if hasattr(scheduler, "scale_model_input") else sample
             if translates:
@@ -100,9 +101,9 @@ class MotionSampler:
             sample = after_step(index, timestep, sample)
         if not sample.isfinite().all():
             what = f"{num_steps} steps of {type(scheduler).__name__}"
-            raise ValueError(f"{what} end in values that are not finite; use other num_inference_steps or another scheduler")
+            raise UserError(f"{what} end in values that are not finite; use other num_inference_steps or another scheduler")
         # solvers extrapolate a little after the last clamped x0
-        return self.motion_target.clamp(sample)[:, :, :num_frames]
+        return self.motion_codec.clamp(sample)[:, :, :num_frames]
 
     def _draw_noise(self, latent: Tensor, num_frames: int, generators: Sequence[torch.Generator]) -> Tensor:
         shape = (self.unet.config["sample_channels"], num_frames, *latent.shape[-2:])
@@ -112,7 +113,7 @@ class MotionSampler:
     def _still_frame(self, sample: Tensor) -> Tensor:
         """No motion, as a sample of one frame: (b, 3, 1, h, w)."""
         size = (sample.shape[-2], sample.shape[-1])
-        target = self.motion_target
+        target = self.motion_codec
         return target.encode(Motion.identity(len(sample), 1, size, corners=target.corners, device=sample.device))
 
     def _keep_to_known(self, prediction: Tensor, sample: Tensor, index: int, timestep: Tensor, first: Tensor | None) -> Tensor:
@@ -120,11 +121,11 @@ class MotionSampler:
 
         Unchanged where x0 is inside that range.
         """
-        if not self.motion_target.clamps and first is None:
+        if not self.motion_codec.clamps and first is None:
             return prediction
 
         def known(clean: Tensor) -> Tensor:
-            clean = self.motion_target.clamp(clean)
+            clean = self.motion_codec.clamp(clean)
             return clean if first is None else torch.cat((first, clean[:, :, 1:]), dim=2)
 
         scales = signal_and_noise(self.scheduler, index, timestep)
@@ -140,7 +141,7 @@ def set_timesteps(scheduler: Any, num_steps: int, device: torch.device) -> None:
     A two-stage solver (Heun's, KDPM2) begins at a noise level of `MAX_TWO_STAGE_SIGMA`: over the first step of the cosine
     schedule, from 20,000, it would multiply the error of its second slope by as much.
 
-    Raises ValueError where a multistep solver has not so many noise levels: a step between two that are equal is 0/0.
+    Raises UserError where a multistep solver has not so many noise levels: a step between two that are equal is 0/0.
     """
     scheduler.set_timesteps(num_steps, device=device)
     if (scheduler.timesteps < 0).any():
@@ -152,7 +153,7 @@ def set_timesteps(scheduler: Any, num_steps: int, device: torch.device) -> None:
             setattr(scheduler, name, getattr(scheduler, name).clamp(max=MAX_TWO_STAGE_SIGMA))
     if "solver_order" in own_settings(scheduler) and (scheduler.sigmas[:-1].diff() == 0).any():
         name = type(scheduler).__name__
-        raise ValueError(f"num_inference_steps is {num_steps}; {name} has fewer different noise levels for this model")
+        raise UserError(f"num_inference_steps is {num_steps}; {name} has fewer different noise levels for this model")
 
 
 def _without_noise(scheduler: Any) -> Any:
@@ -166,16 +167,16 @@ def _without_noise(scheduler: Any) -> Any:
 
 def guided_prediction(unet: MotionUNet3D, guidance: Guidance, attention_frames: int | None = None) -> Prediction:
     """The network's prediction under guidance, both of its halves in one batched pass."""
-    condition, away = guidance.condition.to(unet.dtype), guidance.away.to(unet.dtype)
+    condition, negative = guidance.condition.to(unet.dtype), guidance.negative.to(unet.dtype)
     known: dict[str, Any] = {
         "latent_embedding": unet.embed_latent(guidance.latent.to(unet.dtype)),
         "attention_frames": attention_frames,
     }
     scale = guidance.scale
     if scale in (0, 1):
-        chosen = condition if scale == 1 else away
+        chosen = condition if scale == 1 else negative
         return lambda sample, t: unet(sample.to(unet.dtype), t, chosen, **known).float()
-    both = torch.cat((away, condition))
+    both = torch.cat((negative, condition))
 
     def predict(sample: Tensor, timestep: Tensor) -> Tensor:
         without, with_condition = unet(sample.to(unet.dtype), timestep, both, **known).float().chunk(2)
@@ -192,11 +193,11 @@ def _whole_patches(num_frames: int, patch: int) -> int:
 def _that_takes_this_network(scheduler: Any) -> tuple[Any, bool]:
     """The scheduler, and whether predictions must be translated: one off the straight path gets v of a network of velocity.
 
-    Raises ValueError where a scheduler of the straight path would step by a prediction of another kind.
+    Raises UserError where a scheduler of the straight path would step by a prediction of another kind.
     """
     kind, straight = predicted_by(scheduler), follows_straight_path(scheduler)
     if straight and kind != "velocity":
-        raise ValueError(f"{type(scheduler).__name__} takes a unet that predicts velocity; this one predicts {kind}")
+        raise UserError(f"{type(scheduler).__name__} takes a unet that predicts velocity; this one predicts {kind}")
     if straight or kind != "velocity":
         return scheduler, False
     return type(scheduler).from_config(scheduler.config, prediction_type="v_prediction"), True

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from lfdm.data.clips import ClipRecord
+from lfdm.errors import UserError
 from lfdm.evaluation.distances import judge_frame_distance, judge_video_distances
 from lfdm.evaluation.generators import VideoGenerator
 from lfdm.evaluation.metrics.actions import certainty, judge_actions, named
@@ -105,7 +106,7 @@ def generate(
         seconds = (time.monotonic() - started) / len(chosen)
         expected = (len(chosen), run.clips.num_frames, *run.clips.sources(chosen).shape[1:])
         if videos.frames.shape != expected:
-            raise ValueError(f"{generator.name} must make videos {expected}; got {videos.frames.shape}")
+            raise UserError(f"{generator.name} must make videos {expected}; got {videos.frames.shape}")
         arrays: Arrays = {"frames": videos.frames, "seconds": np.full(len(chosen), seconds)}
         if videos.motion is not None:
             arrays |= {

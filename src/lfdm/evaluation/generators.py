@@ -13,6 +13,7 @@ import torch
 from lfdm.config.checks import check_integer, check_number
 from lfdm.config.settings import MAX_GUIDANCE_SCALE
 from lfdm.diffusion.process import SchedulerName, make_scheduler, predicted_by
+from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 
@@ -28,9 +29,9 @@ class GeneratedVideos:
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 5 or self.frames.shape[-1] != 3 or self.frames.dtype != np.uint8:
-            raise ValueError(f"frames must be (b, t, S, S, 3) uint8; got {self.frames.shape} {self.frames.dtype}")
+            raise UserError(f"frames must be (b, t, S, S, 3) uint8; got {self.frames.shape} {self.frames.dtype}")
         if self.motion is not None and self.motion.flow.shape[0:3:2] != self.frames.shape[:2]:
-            raise ValueError(
+            raise UserError(
                 f"motion must have the frames' batch and length {self.frames.shape[:2]}; got {tuple(self.motion.flow.shape)}"
             )
 
@@ -53,7 +54,7 @@ class PipelineGenerator:
         bf16: run the networks under bfloat16 autocast.
 
     Raises:
-        ValueError: a setting that is not allowed.
+        UserError: a setting that is not allowed.
     """
 
     def __init__(
@@ -107,6 +108,6 @@ class PipelineGenerator:
 
 def _other_scheduler(pipeline: LatentFlowPipeline, name: SchedulerName) -> Any:
     if name not in get_args(SchedulerName):
-        raise ValueError(f"scheduler must be one of {', '.join(get_args(SchedulerName))}; got {name!r}")
+        raise UserError(f"scheduler must be one of {', '.join(get_args(SchedulerName))}; got {name!r}")
     scheduler = pipeline.scheduler
     return make_scheduler(name, prediction_type=predicted_by(scheduler), paper=bool(scheduler.config.get("thresholding", False)))

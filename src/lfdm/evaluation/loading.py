@@ -14,6 +14,7 @@ from lfdm.condition.encoder import NULL_LABEL
 from lfdm.config.settings import Fit, Preset, from_json
 from lfdm.data.clips import ClipRecord, labels
 from lfdm.data.puppets.data_set import truth_path
+from lfdm.errors import UserError
 from lfdm.folders.files import existing_path
 from lfdm.folders.model_folder import CONFIG_NAME, WEIGHTS_NAME, find_model, read_json
 from lfdm.pipeline.folder import find_folder, resolve_parts
@@ -43,7 +44,7 @@ def load_model(model: str | Path, records: Sequence[ClipRecord], *, device: torc
     An auto-encoder folder says nothing about clips: `records` decide its image size, which they must agree on.
 
     Raises:
-        ValueError: an unknown name, weights that do not fit, or clips of several sizes for an auto-encoder folder.
+        UserError: an unknown name, weights that do not fit, or clips of several sizes for an auto-encoder folder.
         FileNotFoundError: no such folder.
     """
     local = existing_path(model)
@@ -78,7 +79,7 @@ def _load_stage1(
     sizes = {(record.width, record.height) for record in records}
     width, height = min(sizes)
     if len(sizes) > 1 or width != height or width % autoencoder.size_multiple:
-        raise ValueError(
+        raise UserError(
             f"{folder} is an auto-encoder alone, which does not say its image size: the clips must then be square, of one size "
             f"that divides by {autoencoder.size_multiple}; got {sorted(sizes)}"
         )
@@ -91,11 +92,11 @@ def select_clips(records: Sequence[ClipRecord], num_clips: int | None, seed: int
     Indices count the held-out clips alone.
 
     Raises:
-        ValueError: there are none.
+        UserError: there are none.
     """
     held_out = [record for record in records if record.split == "test"]
     if not held_out:
-        raise ValueError(f"{where} has no held-out clips (split 'test'); {len(records)} are 'train'")
+        raise UserError(f"{where} has no held-out clips (split 'test'); {len(records)} are 'train'")
     if num_clips is None or num_clips >= len(held_out):
         return list(range(len(held_out)))
     subjects = sorted({record.subject for record in held_out})
@@ -104,11 +105,11 @@ def select_clips(records: Sequence[ClipRecord], num_clips: int | None, seed: int
 
 
 def check_fits(model: EvaluatedModel, records: Sequence[ClipRecord], root: Path, *, unconditional: bool = False) -> None:
-    """Raise ValueError where exact truth is of another size than the model's, or labels are asked for that it does not know."""
+    """Raise UserError where exact truth is of another size than the model's, or labels are asked for that it does not know."""
     size = model.image_size
     for record in records:
         if (record.width, record.height) != (size, size) and truth_path(root / record.path).is_file():
-            raise ValueError(
+            raise UserError(
                 f"the model works at {size}x{size} pixels; {root / record.path} and its exact truth are "
                 f"{record.width}x{record.height}: render the clips at the model's size"
             )
@@ -116,7 +117,7 @@ def check_fits(model: EvaluatedModel, records: Sequence[ClipRecord], root: Path,
         known = set(model.pipeline.condition.labels)
         unknown = sorted(set(labels(records)) - known - {NULL_LABEL})
         if unknown:
-            raise ValueError(
+            raise UserError(
                 f"the model does not know the labels {unknown}; it knows {sorted(known) or 'none: evaluate it unconditional'}"
             )
 

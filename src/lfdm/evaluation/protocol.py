@@ -14,6 +14,7 @@ from accelerate import PartialState
 
 from lfdm.config.settings import Fit, SchedulerName
 from lfdm.data.clips import INDEX_NAME, ClipRecord, labels, open_cache, read_index
+from lfdm.errors import UserError
 from lfdm.evaluation.generation import judge_generation
 from lfdm.evaluation.generators import PipelineGenerator, VideoGenerator
 from lfdm.evaluation.loading import EvaluatedModel, check_fits, file_sha256, load_model, select_clips
@@ -56,20 +57,20 @@ def evaluate(
         device: of a single process.
 
     Raises:
-        ValueError: no held-out clips, exact truth of another size than the model's, labels that the model does not know, a
+        UserError: no held-out clips, exact truth of another size than the model's, labels that the model does not know, a
             value that is not allowed, or an `out` that holds an evaluation with other settings.
         FileNotFoundError: no such model, data set or weights.
     """
     config = config or EvaluationConfig()
     if config.unconditional and guidance_scale is not None:
-        raise ValueError(f"guidance_scale must be left out with unconditional=True, where it has no effect; got {guidance_scale}")
+        raise UserError(f"guidance_scale must be left out with unconditional=True, where it has no effect; got {guidance_scale}")
     setting = _prepare(Path(data), Path(out), config, device, progress)
     evaluated = load_model(model, setting.held_out, device=setting.device)
     check_fits(evaluated, setting.chosen_records, setting.root, unconditional=config.unconditional)
     asked = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "scheduler": scheduler}
     given = [name for name, value in asked.items() if value is not None] + ["unconditional"] * config.unconditional
     if evaluated.pipeline is None and given:
-        raise ValueError(f"{', '.join(given)} must be left out: {model} is stage 1 alone, which generates nothing")
+        raise UserError(f"{', '.join(given)} must be left out: {model} is stage 1 alone, which generates nothing")
     generator = None
     if evaluated.pipeline is not None:
         generator = PipelineGenerator(
@@ -120,7 +121,7 @@ def evaluate_generator(
         device: of the networks that judge, in a single process; the generator has its own.
 
     Raises:
-        ValueError: as `evaluate`.
+        UserError: as `evaluate`.
         FileNotFoundError: no such data set or weights.
     """
     config = config or EvaluationConfig()

@@ -25,7 +25,7 @@ from lfdm.training.losses.perceptual import PerceptualLoss
 
 GUESSES = ("prediction", "warped", "copy")
 """What is compared with the real frames: the decoder's frames, frame 0 warped alone, frame 0 itself."""
-SCORES = ("score_1", "score_2")
+SCORES = ("flow_epe_ratio", "warp_recovery")
 FITS = ("ceiling", "whole_frame_fit")
 VISIBLE_ABOVE = 0.5
 """An occlusion map above this says visible."""
@@ -42,7 +42,7 @@ class PerceptualDistance:
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device) -> "PerceptualDistance":
-        """Raises FileNotFoundError for no such file and ValueError for a file of neither VGG network."""
+        """Raises FileNotFoundError for no such file and UserError for a file of neither VGG network."""
         network = PerceptualLoss(path, num_scales=1)
         network.to(device)
         return cls(network, file_sha256(Path(path)))
@@ -138,8 +138,8 @@ class _Truth:
             read = ExactMotion.read([self.paths[i] for i in clips], [self.run.clips.frame_indices(i) for i in clips])
             exact = read.to(self.run.device)
             flow = displacement_px(motion, exact.size)[rows].float()
-            sums["score_1"][rows] = _sums(flow_score(flow, exact))
-            sums["score_2"][rows] = _sums(frame_score(prediction[rows], video[rows], exact))
+            sums["flow_epe_ratio"][rows] = _sums(flow_score(flow, exact))
+            sums["warp_recovery"][rows] = _sums(frame_score(prediction[rows], video[rows], exact))
             counts[rows] = _count_visibility(motion.resize(exact.size).occlusion[rows, 0], exact)
             limited = [k for k, i in enumerate(clips) if i in self.with_ceiling]
             if limited:

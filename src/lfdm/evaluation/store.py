@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 
+from lfdm.errors import UserError
 from lfdm.folders.files import write_bytes
 
 Progress = Callable[[str, int, int], None]
@@ -69,7 +70,7 @@ class BatchStore:
         batch_size: items per batch.
 
     Raises:
-        ValueError: the folder holds batches of other settings (those that differ are named).
+        UserError: the folder holds batches of other settings (those that differ are named).
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class BatchStore:
             differing = sorted(key for key in {*earlier, *settings} if earlier.get(key) != settings.get(key))
             if differing:
                 changes = "; ".join(f"{key} was {earlier.get(key)!r}, now {settings.get(key)!r}" for key in differing)
-                raise ValueError(
+                raise UserError(
                     f"{self.folder.parent} holds an evaluation with other settings ({changes}): choose another --out, "
                     f"or delete {self.folder} to start again"
                 )
@@ -131,7 +132,7 @@ class BatchStore:
                 arrays = work(batches[b])
                 if any(len(values) != len(batches[b]) for values in arrays.values()):
                     shapes = {name: values.shape for name, values in arrays.items()}
-                    raise ValueError(f"work on {len(batches[b])} items must give as many rows; got {shapes}")
+                    raise UserError(f"work on {len(batches[b])} items must give as many rows; got {shapes}")
                 buffer = io.BytesIO()
                 np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType] - takes its keywords for a flag
                 write_bytes(paths[b], buffer.getvalue())

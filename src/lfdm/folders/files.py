@@ -7,6 +7,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
+from lfdm.errors import UserError
+
 
 def as_file_name(text: str) -> str:
     """Letters, digits and dashes of a label or any other text, for a file's name.
@@ -44,19 +46,19 @@ def existing_path(text: str | Path) -> Path | None:
 
 
 def check_parents(path: Path) -> None:
-    """ValueError where a file stands in the way of making `path`."""
+    """UserError where a file stands in the way of making `path`."""
     blocking = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
     if blocking is not None:
-        raise ValueError(f"{path} cannot be made: {blocking} is a file; choose another name")
+        raise UserError(f"{path} cannot be made: {blocking} is a file; choose another name")
 
 
 def check_holds_only(folder: Path, allowed: Collection[str], what: str) -> None:
-    """ValueError where replacing `folder` by `what` would lose something else than entries of the `allowed` names, or a file."""
+    """UserError where replacing `folder` by `what` would lose something else than entries of the `allowed` names, or a file."""
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file, not {what}; choose another name")
+        raise UserError(f"{folder} is a file, not {what}; choose another name")
     others = sorted({entry.name for entry in folder.iterdir()} - set(allowed)) if folder.is_dir() else []
     if others:
-        raise ValueError(f"{folder} exists and is not {what} alone: it holds {', '.join(others)}; choose another name")
+        raise UserError(f"{folder} exists and is not {what} alone: it holds {', '.join(others)}; choose another name")
 
 
 @contextmanager

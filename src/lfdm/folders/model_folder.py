@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from lfdm.config.checks import SettingsT, check_arguments, from_json
+from lfdm.errors import UserError
 from lfdm.folders.files import check_holds_only, replace_folder
 
 ModelT = TypeVar("ModelT")
@@ -25,15 +26,15 @@ MODEL_DIR = "model"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; `FileNotFoundError` or `ValueError` with the path otherwise."""
+    """A JSON object; `FileNotFoundError` or `UserError` with the path otherwise."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
         value = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
+        raise UserError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a JSON object; got {type(value).__name__}")
+        raise UserError(f"{path} must hold a JSON object; got {type(value).__name__}")
     return value
 
 
@@ -60,42 +61,42 @@ def read_config(folder: Path, cls: type) -> dict[str, Any]:
     """The constructor arguments of `cls` stored in a folder, refusing another class and keys it does not take."""
     config = read_json(folder / CONFIG_NAME)
     if config.get("_class_name", cls.__name__) != cls.__name__:
-        raise ValueError(f"{folder} holds a {config['_class_name']}; a {cls.__name__} is needed")
+        raise UserError(f"{folder} holds a {config['_class_name']}; a {cls.__name__} is needed")
     arguments = {name: value for name, value in config.items() if not name.startswith("_")}
     allowed = set(inspect.signature(cls.__init__).parameters) - {"self"}
     unknown = sorted(set(arguments) - allowed)
     if unknown:
-        raise ValueError(f"{folder / CONFIG_NAME} has unknown keys {unknown}; {cls.__name__} takes {sorted(allowed)}")
+        raise UserError(f"{folder / CONFIG_NAME} has unknown keys {unknown}; {cls.__name__} takes {sorted(allowed)}")
     return arguments
 
 
 def checked_settings(cls: type[SettingsT], config: Mapping[str, Any]) -> SettingsT:
-    """A model's registered arguments as the settings of type `cls`, which check them; ValueError names the first bad one."""
+    """A model's registered arguments as the settings of type `cls`, which check them; UserError names the first bad one."""
     return from_json(cls, {name: value for name, value in config.items() if not name.startswith("_")})
 
 
 def build_from_config(folder: Path, cls: type[ModelT]) -> ModelT:
-    """A `cls` with the constructor arguments stored in a folder; ValueError naming the file where it takes no such values."""
+    """A `cls` with the constructor arguments stored in a folder; UserError naming the file where it takes no such values."""
     path, arguments = folder / CONFIG_NAME, read_config(folder, cls)
     try:
         check_arguments(cls, arguments)
         return cls(**arguments)
     except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
-        raise ValueError(f"{path} describes no {cls.__name__}: {error}") from error
+        raise UserError(f"{path} describes no {cls.__name__}: {error}") from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; `ValueError` with the path where it is damaged."""
+    """The tensors of a safetensors file; `UserError` with the path where it is damaged."""
     if not path.is_file():
         raise FileNotFoundError(f"no weights {path}")
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
+        raise UserError(f"{path} is not a readable safetensors file: {error}") from None
 
 
 def load_exactly(module: nn.Module, tensors: dict[str, Tensor], origin: str) -> None:
-    """Copy `tensors` into `module`; raises ValueError with the lists of missing, unexpected and misshapen names."""
+    """Copy `tensors` into `module`; raises UserError with the lists of missing, unexpected and misshapen names."""
     own = module.state_dict()
     missing = sorted(set(own) - set(tensors))
     unexpected = sorted(set(tensors) - set(own))
@@ -105,7 +106,7 @@ def load_exactly(module: nn.Module, tensors: dict[str, Tensor], origin: str) -> 
         if tensors[name].shape != own[name].shape
     ]
     if missing or unexpected or misshapen:
-        raise ValueError(
+        raise UserError(
             f"{origin} does not fit {type(module).__name__}: missing {missing}, unexpected {unexpected}, misshapen {misshapen}"
         )
     module.load_state_dict(tensors)
@@ -122,7 +123,7 @@ class StrictLoading:
 
         Raises:
             FileNotFoundError: no such folder or file.
-            ValueError: an unknown configuration key, or weights with missing, unexpected or misshapen names.
+            UserError: an unknown configuration key, or weights with missing, unexpected or misshapen names.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -137,7 +138,7 @@ class StrictLoading:
         """Write the model folder whole. `half` stores float16 weights, batch-norm statistics in float32.
 
         Raises:
-            ValueError: the folder holds anything else than such a model, which would be lost.
+            UserError: the folder holds anything else than such a model, which would be lost.
         """
         assert isinstance(self, nn.Module)
         check_holds_only(Path(folder), (CONFIG_NAME, WEIGHTS_NAME), "a model folder")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lfdm.config.settings import Preset, from_json, to_json
+from lfdm.errors import UserError
 from lfdm.folders.files import check_parents, write_bytes
 from lfdm.folders.model_folder import read_json
 
@@ -27,16 +28,16 @@ def check_run(out: Path, config: dict[str, Any], *, free: Collection[str] = ()) 
     """What `prepare_run` refuses, before anything costly is done for the run; writes nothing.
 
     Raises:
-        ValueError: the folder holds a run of other settings (each that differs is named), or something else.
+        UserError: the folder holds a run of other settings (each that differs is named), or something else.
     """
     path = out / CONFIG_NAME
     check_parents(path.parent)
     if path.exists():
         differing = list(_differences(_with_defaults(read_json(path)), json.loads(json.dumps(config)), free))
         if differing:
-            raise ValueError(f"{out} holds a run of other settings: {'; '.join(differing)}. Use them, or another --out")
+            raise UserError(f"{out} holds a run of other settings: {'; '.join(differing)}. Use them, or another --out")
     elif out.exists() and not (out.is_dir() and all(entry.name.startswith((".", CONFIG_NAME)) for entry in out.iterdir())):
-        raise ValueError(f"{out} is not empty and holds no run of ours; choose another --out")
+        raise UserError(f"{out} is not empty and holds no run of ours; choose another --out")
 
 
 def prepare_run(out: Path, config: dict[str, Any], *, free: Collection[str] = ()) -> None:
@@ -47,7 +48,7 @@ def prepare_run(out: Path, config: dict[str, Any], *, free: Collection[str] = ()
         free: dotted names of settings (with all that is under them) that this run does not depend on.
 
     Raises:
-        ValueError: the folder holds a run of other settings (each that differs is named), or something else.
+        UserError: the folder holds a run of other settings (each that differs is named), or something else.
     """
     check_run(out, config, free=free)
     path, new = out / CONFIG_NAME, json.loads(json.dumps(config))

@@ -13,6 +13,7 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor
 
+from lfdm.errors import UserError
 from lfdm.folders.files import check_holds_only, replace_folder
 from lfdm.folders.model_folder import CONFIG_NAME, build_from_config
 from lfdm.motion.motion import Motion
@@ -22,7 +23,7 @@ MIN_STD = 1e-3
 """A channel that hardly varies (occlusion of still clips) is not blown up beyond this."""
 
 
-class MotionTarget(ConfigMixin):
+class MotionCodec(ConfigMixin):
     """Maps motion to diffusion samples and back; one JSON file, no weights.
 
     The three channels are displacement (`flow`, our own) or absolute position (`grid`, LFDM) in x and y, and
@@ -51,16 +52,16 @@ class MotionTarget(ConfigMixin):
         high: Sequence[float] | None = None,
     ) -> None:
         if kind not in ("flow", "grid"):
-            raise ValueError(f"kind must be 'flow' or 'grid'; got {kind!r}")
+            raise UserError(f"kind must be 'flow' or 'grid'; got {kind!r}")
         self.kind, self.corners, self.still_first_frame = kind, corners, still_first_frame
         self.mean, self.std = _triple("mean", mean), _triple("std", std)
         self.low, self.high = _triple("low", low), _triple("high", high)
         if (self.mean is None) != (self.std is None) or (self.low is None) != (self.high is None):
-            raise ValueError(f"mean and std, low and high come in pairs; got {mean}, {std}, {low}, {high}")
+            raise UserError(f"mean and std, low and high come in pairs; got {mean}, {std}, {low}, {high}")
         if self.std is not None and min(self.std) <= 0:
-            raise ValueError(f"std must be positive; got {self.std}")
+            raise UserError(f"std must be positive; got {self.std}")
         if self.low is not None and self.high is not None and any(a > b for a, b in zip(self.low, self.high, strict=True)):
-            raise ValueError(f"low must not exceed high; got {self.low} and {self.high}")
+            raise UserError(f"low must not exceed high; got {self.low} and {self.high}")
 
     @classmethod
     def measure(
@@ -75,7 +76,7 @@ class MotionTarget(ConfigMixin):
         """A target normalised by the statistics of `motions`, which may come in batches of any size.
 
         Raises:
-            ValueError: no motions, one of the other convention, or values that are not finite.
+            UserError: no motions, one of the other convention, or values that are not finite.
         """
         raw = cls(kind=kind, corners=corners, still_first_frame=still_first_frame)
         count = 0
@@ -88,9 +89,9 @@ class MotionTarget(ConfigMixin):
             squares += values.square().sum(1)
             low, high = torch.minimum(low, values.amin(1)), torch.maximum(high, values.amax(1))
         if count == 0:
-            raise ValueError("no motion to measure")
+            raise UserError("no motion to measure")
         if not torch.isfinite(squares).all():
-            raise ValueError("the motion holds values that are not finite")
+            raise UserError("the motion holds values that are not finite")
         mean = total / count
         std = (squares / count - mean.square()).clamp(min=0).sqrt().clamp(min=MIN_STD)
         limits = (low.tolist(), high.tolist()) if clamp else (None, None)
@@ -106,11 +107,11 @@ class MotionTarget(ConfigMixin):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
-        """From a folder's config.json; ValueError for unknown keys."""
+        """From a folder's config.json; UserError for unknown keys."""
         return build_from_config(Path(folder), cls)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the folder whole; ValueError where it holds anything else."""
+        """Write the folder whole; UserError where it holds anything else."""
         check_holds_only(Path(folder), (CONFIG_NAME,), "the folder of a motion target")
         arguments = {name: value for name, value in self.config.items() if not name.startswith("_")}
         text = json.dumps({"_class_name": type(self).__name__, **arguments}, indent=2) + "\n"
@@ -126,9 +127,9 @@ class MotionTarget(ConfigMixin):
         return self.low is not None
 
     def encode(self, motion: Motion) -> Tensor:
-        """The diffusion sample (b, 3, t, h, w) of a motion; ValueError for one of the other convention."""
+        """The diffusion sample (b, 3, t, h, w) of a motion; UserError for one of the other convention."""
         if motion.corners != self.corners:
-            raise ValueError(f"this target's motion has corners={self.corners}; got corners={motion.corners}")
+            raise UserError(f"this target's motion has corners={self.corners}; got corners={motion.corners}")
         position = motion.flow if self.kind == "flow" else motion.grid().permute(0, 4, 1, 2, 3)
         sample = torch.cat((position, 2 * motion.occlusion - 1), dim=1)
         if self.mean is None or self.std is None:
@@ -138,7 +139,7 @@ class MotionTarget(ConfigMixin):
     def decode(self, sample: Tensor) -> Motion:
         """The motion of a diffusion sample (b, 3, t, h, w), occlusion clamped to [0, 1]."""
         if sample.ndim != 5 or sample.shape[1] != 3:
-            raise ValueError(f"a sample is (b, 3, t, h, w); got {tuple(sample.shape)}")
+            raise UserError(f"a sample is (b, 3, t, h, w); got {tuple(sample.shape)}")
         if self.mean is not None and self.std is not None:
             sample = sample * _channels(self.std, sample) + _channels(self.mean, sample)
         position, occlusion = sample[:, :2], ((sample[:, 2:] + 1) / 2).clamp(0, 1)
@@ -163,7 +164,7 @@ def _triple(name: str, values: Sequence[float] | None) -> Triple | None:
     if values is None:
         return None
     if len(values) != 3 or not all(math.isfinite(value) for value in values):
-        raise ValueError(f"{name} must be three finite numbers (x, y, occlusion); got {values}")
+        raise UserError(f"{name} must be three finite numbers (x, y, occlusion); got {values}")
     return (float(values[0]), float(values[1]), float(values[2]))
 
 

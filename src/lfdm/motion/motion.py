@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from lfdm.errors import UserError
 from lfdm.folders.files import check_parents, write_bytes
 from lfdm.motion.warp import flow_to_grid, grid_to_flow, identity_grid, resize
 
@@ -45,12 +46,12 @@ class Motion:
     def __post_init__(self) -> None:
         b, channels, *rest = self.flow.shape if self.flow.ndim == 5 else (0, 0)
         if channels != 2 or self.occlusion.shape != (b, 1, *rest):
-            raise ValueError(
+            raise UserError(
                 f"a motion is flow (b, 2, t, h, w) and occlusion (b, 1, t, h, w) of the same b, t, h, w; "
                 f"got {tuple(self.flow.shape)} and {tuple(self.occlusion.shape)}"
             )
         if self.offset is not None and (not self.corners or self.offset.shape != self.occlusion.shape):
-            raise ValueError(
+            raise UserError(
                 f"an offset belongs to corners=True and has the shape of the occlusion, {tuple(self.occlusion.shape)}; "
                 f"got corners={self.corners} and {tuple(self.offset.shape)}"
             )
@@ -60,14 +61,14 @@ class Motion:
         """From an absolute sampling grid (b, t, h, w, 2) or (b, h, w, 2) and occlusion (b, 1, t, h, w) or (b, 1, h, w).
 
         Raises:
-            ValueError: the shapes are not these.
+            UserError: the shapes are not these.
         """
         if grid.ndim == 4:
             grid = grid.unsqueeze(1)
         if occlusion.ndim == 4:
             occlusion = occlusion.unsqueeze(2)
         if grid.ndim != 5 or grid.shape[-1] != 2:
-            raise ValueError(f"grid must be (b, t, h, w, 2) or (b, h, w, 2); got {tuple(grid.shape)}")
+            raise UserError(f"grid must be (b, t, h, w, 2) or (b, h, w, 2); got {tuple(grid.shape)}")
         return cls(grid_to_flow(grid, corners=corners), occlusion, corners)
 
     @classmethod
@@ -82,7 +83,7 @@ class Motion:
     def concatenate(cls, motions: Sequence[Self], dim: int) -> Self:
         """Join motions of one convention along the batch (dim 0) or time (dim 2)."""
         if len({motion.corners for motion in motions}) != 1:
-            raise ValueError("cannot join motions of different coordinate conventions (corners)")
+            raise UserError("cannot join motions of different coordinate conventions (corners)")
         flow = torch.cat([motion.flow for motion in motions], dim)
         occlusion = torch.cat([motion.occlusion for motion in motions], dim)
         if all(motion.offset is None for motion in motions):
@@ -140,10 +141,10 @@ class Motion:
         identity grid fades with it below 1.
 
         Raises:
-            ValueError: a negative strength, or one that is not finite.
+            UserError: a negative strength, or one that is not finite.
         """
         if not 0 <= strength < float("inf"):
-            raise ValueError(f"strength must be a finite number, 0 or more; got {strength}")
+            raise UserError(f"strength must be a finite number, 0 or more; got {strength}")
         return self if strength == 1 else self._times(torch.tensor(float(strength)))
 
     def masked(self, mask: Tensor) -> Self:
@@ -155,13 +156,13 @@ class Motion:
         motion does nothing.
 
         Raises:
-            ValueError: a mask of another shape, whose size is no multiple of the motion's, or with values outside [0, 1].
+            UserError: a mask of another shape, whose size is no multiple of the motion's, or with values outside [0, 1].
         """
         whole = mask.ndim == 4 and mask.shape[:2] == (1, 1) and mask.numel() > 0
         if not whole or any(m % n for m, n in zip(mask.shape[-2:], self.size, strict=True)):
-            raise ValueError(f"mask must be (1, 1, H, W), multiples of {self.size}; got {tuple(mask.shape)}")
+            raise UserError(f"mask must be (1, 1, H, W), multiples of {self.size}; got {tuple(mask.shape)}")
         if not (mask.min() >= 0 and mask.max() <= 1):  # also False for NaN
-            raise ValueError("mask must lie in [0, 1]; got values outside or NaN")
+            raise UserError("mask must lie in [0, 1]; got values outside or NaN")
         if mask.min() == 1:
             return self
         return self._times(feather(mask.to(self.flow), self.size).unsqueeze(2))
@@ -177,10 +178,10 @@ class Motion:
         A frame d before the end keeps (1 - cos(pi d / (count + 1))) / 2 of its own difference to frame 0.
 
         Raises:
-            ValueError: `count` is not from 1 to all frames but the first.
+            UserError: `count` is not from 1 to all frames but the first.
         """
         if not 1 <= count < self.num_frames:
-            raise ValueError(f"count must be from 1 to {self.num_frames - 1}, all frames but the first; got {count}")
+            raise UserError(f"count must be from 1 to {self.num_frames - 1}, all frames but the first; got {count}")
         left = torch.arange(self.num_frames, 0, -1, device=self.flow.device).clamp(max=count + 1)
         own = ((1 - torch.cos(math.pi * left / (count + 1))) / 2).to(self.flow).view(1, 1, -1, 1, 1)
         return self._each(lambda x: torch.lerp(x[:, :, :1], x, own))
@@ -195,7 +196,7 @@ class Motion:
         """Write a safetensors file, whole or not at all; parent folders are made.
 
         Raises:
-            ValueError: another ending than `.safetensors`, a motion of no frames, or values that are not finite or out of range.
+            UserError: another ending than `.safetensors`, a motion of no frames, or values that are not finite or out of range.
         """
         path = Path(path)
         check_motion_path(path)
@@ -203,7 +204,7 @@ class Motion:
         try:
             _check_stored(tensors)
         except ValueError as error:
-            raise ValueError(f"this motion cannot be saved: {error}") from None
+            raise UserError(f"this motion cannot be saved: {error}") from None
         path.parent.mkdir(parents=True, exist_ok=True)
         shape = " ".join(map(str, self.occlusion.shape[:1] + self.occlusion.shape[2:]))
         metadata = {"format": FILE_FORMAT, "corners": str(self.corners).lower(), "shape": shape}
@@ -215,7 +216,7 @@ class Motion:
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: anything else, with the path and what is wrong.
+            UserError: anything else, with the path and what is wrong.
         """
         path = Path(path)
         if not path.is_file():
@@ -226,21 +227,21 @@ class Motion:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
             return cls._from_file(tensors, metadata)
         except (SafetensorError, ValueError) as error:
-            raise ValueError(f"{path} holds no motion: {error}") from None
+            raise UserError(f"{path} holds no motion: {error}") from None
 
     @classmethod
     def _from_file(cls, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Self:
         if metadata.get("format") != FILE_FORMAT:
-            raise ValueError(f"its format must be {FILE_FORMAT!r}; got {metadata.get('format')!r}")
+            raise UserError(f"its format must be {FILE_FORMAT!r}; got {metadata.get('format')!r}")
         if metadata.get("corners") not in ("true", "false"):
-            raise ValueError(f"its convention, corners, must be true or false; got {metadata.get('corners')!r}")
+            raise UserError(f"its convention, corners, must be true or false; got {metadata.get('corners')!r}")
         if set(tensors) - {"offset"} != {"flow", "occlusion"}:
-            raise ValueError(f"flow, occlusion and perhaps offset are needed; got {sorted(tensors)}")
+            raise UserError(f"flow, occlusion and perhaps offset are needed; got {sorted(tensors)}")
         _check_stored(tensors)
         motion = cls(tensors["flow"], tensors["occlusion"], metadata["corners"] == "true", tensors.get("offset"))
         shape = motion.occlusion.shape[:1] + motion.occlusion.shape[2:]
         if metadata.get("shape") != " ".join(map(str, shape)):
-            raise ValueError(f"its shape b t h w must be {metadata.get('shape')!r}; got {tuple(shape)}")
+            raise UserError(f"its shape b t h w must be {metadata.get('shape')!r}; got {tuple(shape)}")
         return motion
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -263,11 +264,11 @@ class Motion:
 
 
 def check_motion_path(path: Path) -> None:
-    """ValueError where no motion can be written to `path`: another ending than `.safetensors`, something in the way."""
+    """UserError where no motion can be written to `path`: another ending than `.safetensors`, something in the way."""
     if path.suffix != MOTION_SUFFIX:
-        raise ValueError(f"a motion is written to a {MOTION_SUFFIX} file; got {str(path)!r}")
+        raise UserError(f"a motion is written to a {MOTION_SUFFIX} file; got {str(path)!r}")
     if path.is_dir():
-        raise ValueError(f"{path}: a folder has this name; choose another one")
+        raise UserError(f"{path}: a folder has this name; choose another one")
     check_parents(path)
 
 
@@ -290,13 +291,13 @@ def feather(mask: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _check_stored(tensors: dict[str, Tensor]) -> None:
-    """ValueError for what no file of a motion may hold."""
+    """UserError for what no file of a motion may hold."""
     for name, value in tensors.items():
         if not value.is_floating_point() or value.dtype != tensors["flow"].dtype:
-            raise ValueError(f"its tensors must be of one floating point type; {name} is {value.dtype}")
+            raise UserError(f"its tensors must be of one floating point type; {name} is {value.dtype}")
         if 0 in value.shape:
-            raise ValueError(f"{name} is empty, of shape {tuple(value.shape)}")
+            raise UserError(f"{name} is empty, of shape {tuple(value.shape)}")
         if not value.isfinite().all():
-            raise ValueError(f"{name} has values that are not finite")
+            raise UserError(f"{name} has values that are not finite")
         if name != "flow" and not (value.min() >= 0 and value.max() <= 1):
-            raise ValueError(f"{name} must lie in [0, 1]; got values outside")
+            raise UserError(f"{name} must lie in [0, 1]; got values outside")

@@ -1,7 +1,7 @@
 """Finding, strictly reading and writing pipeline folders: `model_index.json` and a folder per component, in diffusers' layout.
 
 FOLDER/model_index.json     component classes and the pipeline's settings
-FOLDER/{autoencoder, unet, condition, motion_target, scheduler}/
+FOLDER/{autoencoder, unet, condition, motion_codec, scheduler}/
 RUN/model/                  of a stage-2 run: the same without `unet`
 RUN/checkpoints/step-00001000/{unet, condition}/     averaged weights, a learned null condition; the newest are used
 """
@@ -21,9 +21,10 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.condition.encoder import ConditionEncoder
 from lfdm.denoiser.unet3d import MotionUNet3D
+from lfdm.errors import UserError
 from lfdm.folders.files import check_holds_only, existing_path, replace_folder
 from lfdm.folders.model_folder import CONFIG_NAME, MODEL_DIR, find_checkpoints, read_json
-from lfdm.motion.codec import MotionTarget
+from lfdm.motion.codec import MotionCodec
 
 INDEX_NAME = "model_index.json"
 ASSETS_DIR = Path(__file__).parents[1] / "assets"
@@ -33,7 +34,7 @@ MODEL_CLASSES: Mapping[str, type[Any]] = {
     "autoencoder": LatentFlowAutoencoder,
     "unet": MotionUNet3D,
     "condition": ConditionEncoder,
-    "motion_target": MotionTarget,
+    "motion_codec": MotionCodec,
 }
 """Every component but the scheduler, which is one of diffusers' own."""
 COMPONENTS = (*MODEL_CLASSES, "scheduler")
@@ -63,7 +64,7 @@ def find_folder(name: str | Path) -> Path:
     A bundled name wins over a local folder of that name; `./name` means the folder.
 
     Raises:
-        ValueError: none of these.
+        UserError: none of these.
         FileNotFoundError: the path of a folder that does not exist.
     """
     text = str(name)
@@ -76,7 +77,7 @@ def find_folder(name: str | Path) -> Path:
         return _download(text)
     if isinstance(name, Path) or any(mark in text for mark in "/\\~"):
         raise FileNotFoundError(f"no model folder {name}; {_what_is_allowed()}")
-    raise ValueError(f"unknown model {text!r}; {_what_is_allowed()}")
+    raise UserError(f"unknown model {text!r}; {_what_is_allowed()}")
 
 
 def _what_is_allowed() -> str:
@@ -85,7 +86,7 @@ def _what_is_allowed() -> str:
 
 
 def _download(repository: str) -> Path:
-    """JSON and safetensors of a Hub repository, nothing else; ValueError where the Hub does not give them."""
+    """JSON and safetensors of a Hub repository, nothing else; UserError where the Hub does not give them."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -93,7 +94,7 @@ def _download(repository: str) -> Path:
         return Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors"]))
     except (OSError, HFValidationError, RuntimeError) as error:  # RuntimeError: httpx without a connection
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"no folder {repository}, nor could it be had from the Hub ({reason}); {_what_is_allowed()}") from error
+        raise UserError(f"no folder {repository}, nor could it be had from the Hub ({reason}); {_what_is_allowed()}") from error
 
 
 def resolve_parts(folder: Path) -> dict[str, Path]:
@@ -118,23 +119,23 @@ def read_settings(folder: Path, allowed: set[str]) -> dict[str, Any]:
     """The pipeline's settings in model_index.json, after its component classes have been checked by name.
 
     Raises:
-        ValueError: a component class that is not ours or a diffusers scheduler, a missing component, or an unknown key.
+        UserError: a component class that is not ours or a diffusers scheduler, a missing component, or an unknown key.
     """
     path = folder / INDEX_NAME
     index = {key: value for key, value in read_json(path).items() if not key.startswith("_")}
     missing = [name for name in COMPONENTS if name not in index]
     if missing:
-        raise ValueError(f"{path} misses the components {missing}")
+        raise UserError(f"{path} misses the components {missing}")
     for name, cls in MODEL_CLASSES.items():
         expected = ["lfdm", cls.__name__]
         if index.pop(name) != expected:
-            raise ValueError(f"{path}: component {name!r} must be {expected}; nothing else is loaded")
+            raise UserError(f"{path}: component {name!r} must be {expected}; nothing else is loaded")
     _check_scheduler_name(path, index.pop("scheduler"))
     for key in index:
         if key not in allowed:
             near = difflib.get_close_matches(key, allowed, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {sorted(allowed)}"
-            raise ValueError(f"{path}: unknown key {key!r}; {hint}")
+            raise UserError(f"{path}: unknown key {key!r}; {hint}")
     return index
 
 
@@ -142,26 +143,26 @@ def _check_scheduler_name(path: Path, value: object) -> str:
     """The class name of a diffusers scheduler, judged from names alone: nothing is imported for an unknown one."""
     library, name = value if isinstance(value, list) and len(value) == 2 else (None, None)
     if library != "diffusers" or not (isinstance(name, str) and name.endswith("Scheduler") and name in dir(diffusers.schedulers)):
-        raise ValueError(f"{path}: the scheduler must be a scheduler class of diffusers; got {value!r}")
+        raise UserError(f"{path}: the scheduler must be a scheduler class of diffusers; got {value!r}")
     return name
 
 
 def load_scheduler(folder: Path) -> SchedulerMixin:
-    """A diffusers scheduler from its folder; ValueError for another class or settings it does not take."""
+    """A diffusers scheduler from its folder; UserError for another class or settings it does not take."""
     path = folder / SCHEDULER_CONFIG_NAME
     config = read_json(path)
     name = _check_scheduler_name(path, ["diffusers", config.get("_class_name")])
     cls = getattr(diffusers.schedulers, name)
     if not (inspect.isclass(cls) and issubclass(cls, SchedulerMixin)):
-        raise ValueError(f"{path}: diffusers cannot offer {name} here (is a package that it needs missing?)")
+        raise UserError(f"{path}: diffusers cannot offer {name} here (is a package that it needs missing?)")
     arguments = {key: value for key, value in config.items() if not key.startswith("_")}
     unknown = sorted(set(arguments) - set(inspect.signature(cls.__init__).parameters))
     if unknown:
-        raise ValueError(f"{path} has keys that {name} does not take: {unknown}")
+        raise UserError(f"{path} has keys that {name} does not take: {unknown}")
     try:
         return cls(**arguments)
     except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
-        raise ValueError(f"{path} describes no {name}: {error}") from error
+        raise UserError(f"{path} describes no {name}: {error}") from error
 
 
 def _without_foreign_settings(scheduler: Any) -> Any:
@@ -176,13 +177,13 @@ def load_components(parts: Mapping[str, Path], *, dtype: torch.dtype, device: to
 
     Raises:
         FileNotFoundError: a missing folder or file.
-        ValueError: unknown settings, or weights that do not fit.
+        UserError: unknown settings, or weights that do not fit.
     """
     components: dict[str, Any] = {"scheduler": load_scheduler(parts["scheduler"])}
     for name, cls in MODEL_CLASSES.items():
         if not (parts[name] / CONFIG_NAME).is_file():
             raise FileNotFoundError(f"no component {name}: {parts[name] / CONFIG_NAME} is missing")
-        options = {} if cls is MotionTarget else {"dtype": dtype, "device": device}
+        options = {} if cls is MotionCodec else {"dtype": dtype, "device": device}
         components[name] = cls.from_pretrained(parts[name], **options)
     return components
 
@@ -194,14 +195,14 @@ def save_folder(folder: Path, components: Mapping[str, Any], settings: Mapping[s
         half: store both networks in float16 (batch-norm statistics in float32).
 
     Raises:
-        ValueError: the folder holds something else, also beside a model, or the scheduler is not one of diffusers.
+        UserError: the folder holds something else, also beside a model, or the scheduler is not one of diffusers.
     """
     check_holds_only(folder, FOLDER_ENTRIES, "a model folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / INDEX_NAME).exists():
-        raise ValueError(f"{folder} exists and is not a whole model folder: {INDEX_NAME} is missing; choose another name")
+        raise UserError(f"{folder} exists and is not a whole model folder: {INDEX_NAME} is missing; choose another name")
     scheduler = type(components["scheduler"])
     if not scheduler.__module__.startswith("diffusers."):
-        raise ValueError(f"only schedulers of diffusers can be saved; got {scheduler.__module__}.{scheduler.__name__}")
+        raise UserError(f"only schedulers of diffusers can be saved; got {scheduler.__module__}.{scheduler.__name__}")
     index = {
         "_class_name": "LatentFlowPipeline",
         "_diffusers_version": diffusers.__version__,

@@ -22,6 +22,7 @@ from lfdm.config.checks import check_number as check_number
 from lfdm.config.settings import Fit
 from lfdm.data.images import fit_frames, read_gray, read_image
 from lfdm.data.video import iterate_video
+from lfdm.errors import UserError
 
 _SHARE = r"[^=,]*[^=,\s][^=,]*=\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*"
 _MIX = re.compile(f"{_SHARE}(,{_SHARE})*")
@@ -43,7 +44,7 @@ def prepare_images(image: ImageInput, *, size: int, fit: Fit) -> Tensor:
     Float tensors that have this size already are taken as they are; everything else passes through 8 bits.
 
     Raises:
-        ValueError: not an image, values outside their range, NaN.
+        UserError: not an image, values outside their range, NaN.
         FileNotFoundError: no such file.
     """
     if isinstance(image, np.ndarray | Tensor):
@@ -53,9 +54,9 @@ def prepare_images(image: ImageInput, *, size: int, fit: Fit) -> Tensor:
     elif isinstance(image, Sequence):
         images = image
     else:
-        raise ValueError(f"image must be a path, PIL image, array, tensor or a list of them; got {type(image).__name__}")
+        raise UserError(f"image must be a path, PIL image, array, tensor or a list of them; got {type(image).__name__}")
     if not images:
-        raise ValueError("image must hold at least one image; got none")
+        raise UserError("image must hold at least one image; got none")
     return torch.stack([_prepare_image(one, size, fit) for one in images])
 
 
@@ -75,13 +76,13 @@ def _to_array(image: Tensor) -> np.ndarray:
 
 def _check_tensor(image: Tensor) -> None:
     if image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(f"an image tensor must be (3, H, W) or (b, 3, H, W); got {tuple(image.shape)}")
+        raise UserError(f"an image tensor must be (3, H, W) or (b, 3, H, W); got {tuple(image.shape)}")
     if image.dtype == torch.uint8:
         return
     if not image.is_floating_point():
-        raise ValueError(f"an image tensor must be uint8 or floating point; got {image.dtype}")
+        raise UserError(f"an image tensor must be uint8 or floating point; got {image.dtype}")
     if not (image.numel() and image.min() >= 0 and image.max() <= 1):  # also False for NaN
-        raise ValueError("a floating point image tensor must lie in [0, 1]; got values outside, NaN or no pixels")
+        raise UserError("a floating point image tensor must lie in [0, 1]; got values outside, NaN or no pixels")
 
 
 def prepare_mask(mask: MaskInput, *, size: int, fit: Fit) -> Tensor:
@@ -90,7 +91,7 @@ def prepare_mask(mask: MaskInput, *, size: int, fit: Fit) -> Tensor:
     Of a coloured picture its luminance counts, of a transparent one nothing where it is transparent.
 
     Raises:
-        ValueError: not a mask, values outside their range, NaN.
+        UserError: not a mask, values outside their range, NaN.
         FileNotFoundError: no such file.
     """
     if isinstance(mask, Tensor):
@@ -100,7 +101,7 @@ def prepare_mask(mask: MaskInput, *, size: int, fit: Fit) -> Tensor:
     elif isinstance(mask, str | Path | Image.Image):
         gray = read_gray(mask)
     else:
-        raise ValueError(f"motion_mask must be a path, PIL image, array or tensor; got {type(mask).__name__}")
+        raise UserError(f"motion_mask must be a path, PIL image, array or tensor; got {type(mask).__name__}")
     fitted = fit_frames(np.repeat(gray[None, ..., None], 3, axis=-1), size, fit, border="edge")[0, ..., 0]
     return torch.from_numpy(fitted.astype(np.float32) / 255)[None, None]
 
@@ -109,13 +110,13 @@ def _mask_to_8_bits(mask: np.ndarray) -> np.ndarray:
     if mask.ndim == 3 and 1 in (mask.shape[0], mask.shape[2]):
         mask = mask[0] if mask.shape[0] == 1 else mask[..., 0]
     if mask.ndim != 2 or mask.size == 0:
-        raise ValueError(f"a motion_mask must be (H, W), (H, W, 1) or (1, H, W); got {mask.shape}")
+        raise UserError(f"a motion_mask must be (H, W), (H, W, 1) or (1, H, W); got {mask.shape}")
     if mask.dtype == np.uint8:
         return mask
     if mask.dtype != bool and not np.issubdtype(mask.dtype, np.floating):
-        raise ValueError(f"a motion_mask must be uint8, bool or floating point; got {mask.dtype}")
+        raise UserError(f"a motion_mask must be uint8, bool or floating point; got {mask.dtype}")
     if not (mask.min() >= 0 and mask.max() <= 1):  # also False for NaN
-        raise ValueError("a floating point motion_mask must lie in [0, 1]; got values outside or NaN")
+        raise UserError("a floating point motion_mask must lie in [0, 1]; got values outside or NaN")
     return np.rint(mask * 255.0).astype(np.uint8)
 
 
@@ -123,20 +124,20 @@ def drive(driving: DrivingInput, num_frames: int, *, size: int, fit: Fit) -> Ite
     """A driving clip, fitted, `num_frames` at a time: (1, 3, n, size, size) float32 in [0, 1]. See `transfer`.
 
     Raises:
-        ValueError: what is no frame or chunk of frames, or no frames at all.
+        UserError: what is no frame or chunk of frames, or no frames at all.
     """
     if isinstance(driving, str | Path):
         driving = iterate_video(driving)
     parts = [driving] if isinstance(driving, np.ndarray | Tensor) else driving
     if not isinstance(parts, Iterable):
-        raise ValueError(f"driving must be an array, a tensor, a path or an iterable of frames; got {type(driving).__name__}")
+        raise UserError(f"driving must be an array, a tensor, a path or an iterable of frames; got {type(driving).__name__}")
     frames = (frame for part in parts for frame in _driving_frames(part))
     empty = True
     while chunk := list(islice(frames, num_frames)):
         empty = False
         yield torch.stack([_prepare_image(frame, size, fit) for frame in chunk], dim=1)[None]
     if empty:
-        raise ValueError("the driving clip holds no frames")
+        raise UserError("the driving clip holds no frames")
 
 
 def _driving_frames(part: DrivingPart) -> Sequence[SingleImage]:
@@ -148,7 +149,7 @@ def _driving_frames(part: DrivingPart) -> Sequence[SingleImage]:
     if isinstance(part, Tensor) and part.ndim in (3, 4) and part.shape[0] == 3:
         return list(part.unbind(1)) if part.ndim == 4 else [part]
     got = tuple(part.shape) if isinstance(part, np.ndarray | Tensor) else type(part).__name__
-    raise ValueError(f"driving frames must be (t, H, W, 3), (H, W, 3), tensors (3, t, H, W) or (3, H, W); got {got}")
+    raise UserError(f"driving frames must be (t, H, W, 3), (H, W, 3), tensors (3, t, H, W) or (3, H, W); got {got}")
 
 
 def parse_condition(text: str | None, labels: Sequence[str]) -> Condition:
@@ -158,14 +159,14 @@ def parse_condition(text: str | None, labels: Sequence[str]) -> Condition:
     ({'wave': 0.7, 'jump': 0.3}, 'wave')
 
     Raises:
-        ValueError: a mix that names a label twice.
+        UserError: a mix that names a label twice.
     """
     if text is None or text in labels or not _MIX.fullmatch(text):
         return text
     pairs = [(name.strip(), float(weight)) for name, weight in (part.rsplit("=", 1) for part in text.split(","))]
     mix = dict(pairs)
     if len(mix) < len(pairs):
-        raise ValueError(f"a mix names each label once; got {text!r}")
+        raise UserError(f"a mix names each label once; got {text!r}")
     return mix
 
 
@@ -177,14 +178,14 @@ def sample_generators(generator: SeedInput, batch_size: int) -> list[torch.Gener
     other. An integer stands for a CPU generator of that seed; None for torch's default one.
 
     Raises:
-        ValueError: not one generator per sample.
+        UserError: not one generator per sample.
     """
     if isinstance(generator, Sequence) and not isinstance(generator, str):
         generators = [_generator(one) for one in generator]
     else:
         generators = [_generator(generator)] * batch_size
     if len(generators) != batch_size:
-        raise ValueError(f"generator must be one, or a list of {batch_size}, one per sample; got {len(generators)}")
+        raise UserError(f"generator must be one, or a list of {batch_size}, one per sample; got {len(generators)}")
     fresh = []
     for one in generators:
         device = torch.device("cpu") if one is None else one.device
@@ -197,8 +198,8 @@ def _generator(seed: object) -> torch.Generator | None:
     if seed is None or isinstance(seed, torch.Generator):
         return seed
     if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
-        raise ValueError(f"generator must be a torch.Generator, an integer seed or a list of these; got {type(seed).__name__}")
+        raise UserError(f"generator must be a torch.Generator, an integer seed or a list of these; got {type(seed).__name__}")
     number = int(seed)
     if not 0 <= number <= MAX_SEED:
-        raise ValueError(f"a seed must be from 0 to {MAX_SEED}; got {number}")
+        raise UserError(f"a seed must be from 0 to {MAX_SEED}; got {number}")
     return torch.Generator().manual_seed(number)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lfdm.config.settings import MIN_FPS, PanelFormat, PanelKind
 from lfdm.data.video import check_target, max_fps, write_video
+from lfdm.errors import UserError
 from lfdm.motion.motion import Motion, check_motion_path
 from lfdm.pipeline.inputs import SingleImage, check_integer, check_number, prepare_images
 from lfdm.pipeline.pipeline import LatentFlowOutput, LatentFlowPipeline, frames_to_uint8
@@ -30,7 +31,7 @@ class VideoFiles:
     """Where videos go, and how: `wave.mp4`, or of several `wave-0.mp4`, `wave-1.mp4`, ...; a panel as `wave-panel.gif`.
 
     Raises:
-        ValueError: an ending that cannot be written, an impossible rate or enlargement.
+        UserError: an ending that cannot be written, an impossible rate or enlargement.
     """
 
     out: Path
@@ -50,7 +51,7 @@ class VideoFiles:
 
     def __post_init__(self) -> None:
         if not self.out.name or self.out.suffix not in ("", *OUT_ENDINGS):
-            raise ValueError(f"out must end in {', '.join(OUT_ENDINGS)} or nothing (a folder of PNGs); got {str(self.out)!r}")
+            raise UserError(f"out must end in {', '.join(OUT_ENDINGS)} or nothing (a folder of PNGs); got {str(self.out)!r}")
         check_integer("num_videos", self.num_videos, 1, 100_000)
         check_integer("scale", self.scale, 1, MAX_SCALE)
         check_number("fps", self.fps, low=MIN_FPS, high=max_fps(self.out))
@@ -75,10 +76,10 @@ class VideoFiles:
         """Write the videos of all `results` (made with output_type="np") one by one; yields every file's path.
 
         Raises:
-            ValueError: a tile that this model cannot draw, before the first result is asked for.
+            UserError: a tile that this model cannot draw, before the first result is asked for.
         """
         if "regions" in self.panel and pipeline.autoencoder.config["motion"] != "regions":
-            raise ValueError("panel: this model's motion predictor is dense: it has no regions to show")
+            raise UserError("panel: this model's motion predictor is dense: it has no regions to show")
         motions, index = [], 0
         for result in results:
             assert isinstance(result.frames, np.ndarray)
@@ -102,7 +103,7 @@ class VideoFiles:
 
 @torch.no_grad()
 def region_maps(pipeline: LatentFlowPipeline, frames: np.ndarray) -> np.ndarray:
-    """The regions that stage 1 sees in frames (t, H, W, 3) uint8, (t, K, h, w); ValueError for a dense motion predictor."""
+    """The regions that stage 1 sees in frames (t, H, W, 3) uint8, (t, K, h, w); UserError for a dense motion predictor."""
     maps = []
     for start in range(0, len(frames), REGION_FRAMES):
         video = torch.from_numpy(frames[start : start + REGION_FRAMES]).permute(3, 0, 1, 2)[None].float() / 255

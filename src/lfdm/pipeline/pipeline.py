@@ -19,13 +19,12 @@ from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.condition.encoder import Condition, ConditionEncoder
 from lfdm.config.presets import get_preset
 from lfdm.config.settings import MAX_GUIDANCE_SCALE, Fit, Preset, to_json
-from lfdm.data import sprites as lpc
-from lfdm.data.puppets import actions as puppet_actions
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion.process import make_scheduler, predicted_by
 from lfdm.diffusion.sampling import Guidance, MotionSampler
 from lfdm.diffusion.windows import plan_windows
-from lfdm.motion.codec import MotionTarget
+from lfdm.errors import UserError
+from lfdm.motion.codec import MotionCodec
 from lfdm.motion.motion import Motion
 from lfdm.pipeline.decoding import decode_video, frames_per_chunk
 from lfdm.pipeline.folder import (
@@ -65,8 +64,6 @@ LOOP_SHARE = 1 / 4
 """Part of a training clip, or of a shorter video, over which a loop's end eases into its start."""
 MAX_STRENGTH = 2.0
 """The largest `motion_strength`."""
-PRESET_LABELS: dict[str, tuple[str, ...]] = {"puppets64": puppet_actions.ACTIONS, "lpc64": tuple(lpc.ACTIONS)}
-"""Labels of a freshly initialised preset, where it has a data set of its own."""
 
 
 class LatentFlowPipeline(DiffusionPipeline):
@@ -76,7 +73,7 @@ class LatentFlowPipeline(DiffusionPipeline):
         autoencoder: stage 1.
         unet: stage 2.
         condition: label embeddings.
-        motion_target: what stage 2 diffuses.
+        motion_codec: what stage 2 diffuses.
         scheduler: any diffusers scheduler; its `prediction_type` says what the unet predicts. Another one that is set later
             must say the same: make it with `from_config(pipe.scheduler.config)`.
         image_size: frames are image_size x image_size.
@@ -89,7 +86,7 @@ class LatentFlowPipeline(DiffusionPipeline):
     autoencoder: LatentFlowAutoencoder
     unet: MotionUNet3D
     condition: ConditionEncoder
-    motion_target: MotionTarget
+    motion_codec: MotionCodec
     scheduler: Any  # diffusers' schedulers share no typed interface
 
     def __init__(
@@ -97,7 +94,7 @@ class LatentFlowPipeline(DiffusionPipeline):
         autoencoder: LatentFlowAutoencoder,
         unet: MotionUNet3D,
         condition: ConditionEncoder,
-        motion_target: MotionTarget,
+        motion_codec: MotionCodec,
         scheduler: Any,
         *,
         image_size: int = 64,
@@ -108,9 +105,9 @@ class LatentFlowPipeline(DiffusionPipeline):
         guidance_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        _check_settings(autoencoder, unet, condition, motion_target, image_size, fit)
+        _check_settings(autoencoder, unet, condition, motion_codec, image_size, fit)
         self.register_modules(
-            autoencoder=autoencoder, unet=unet, condition=condition, motion_target=motion_target, scheduler=scheduler
+            autoencoder=autoencoder, unet=unet, condition=condition, motion_codec=motion_codec, scheduler=scheduler
         )
         self._predicts = predicted_by(scheduler)
         self.register_to_config(
@@ -137,7 +134,7 @@ class LatentFlowPipeline(DiffusionPipeline):
                 repository. A bundled name wins over a folder of that name; `./name` means the folder.
 
         Raises:
-            ValueError: an unknown name (the bundled ones are listed), unknown settings, a component class that is not
+            UserError: an unknown name (the bundled ones are listed), unknown settings, a component class that is not
                 ours or a diffusers scheduler, or weights that do not fit.
             FileNotFoundError: no such folder or file.
         """
@@ -146,21 +143,19 @@ class LatentFlowPipeline(DiffusionPipeline):
         return cls(**load_components(parts, dtype=dtype, device=device), **settings)
 
     @classmethod
-    def from_preset(cls, preset: str | Preset, labels: Sequence[str] | None = None, *, seed: int = 0) -> Self:
+    def from_preset(cls, preset: str | Preset, labels: Sequence[str] = (), *, seed: int = 0) -> Self:
         """A named configuration, freshly initialised from `seed`.
 
-        `labels` are what it can be asked for; without them a preset with a data set of its own takes that one's. A preset
-        that takes text has no labels before text embeddings are stored: its conditions are None or embedding tensors.
+        `labels` are what it can be asked for. A preset that takes text has no labels before text embeddings are stored:
+        its conditions are None or embedding tensors.
 
         Raises:
-            ValueError: an unknown preset, or labels for a preset that takes text.
+            UserError: an unknown preset, or labels for a preset that takes text.
         """
         preset = get_preset(preset) if isinstance(preset, str) else preset
         config = preset.diffusion
         if config.condition == "text" and labels:
-            raise ValueError(f"preset {preset.name!r} takes text embeddings; labels must be left out, got {list(labels)}")
-        if labels is None:
-            labels = PRESET_LABELS.get(preset.name, ()) if config.condition == "labels" else ()
+            raise UserError(f"preset {preset.name!r} takes text embeddings; labels must be left out, got {list(labels)}")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             autoencoder = LatentFlowAutoencoder(**to_json(preset.autoencoder)).eval()
@@ -175,19 +170,19 @@ class LatentFlowPipeline(DiffusionPipeline):
         autoencoder: LatentFlowAutoencoder,
         unet: MotionUNet3D,
         condition: ConditionEncoder,
-        motion_target: MotionTarget | None = None,
+        motion_codec: MotionCodec | None = None,
     ) -> Self:
         """Given models, with the scheduler and the sampling settings of a preset; by default its target, not normalised."""
         config = preset.diffusion
-        motion_target = motion_target or MotionTarget(
-            kind=config.motion_target, corners=preset.autoencoder.corners, still_first_frame=config.still_first_frame
+        motion_codec = motion_codec or MotionCodec(
+            kind=config.motion_codec, corners=preset.autoencoder.corners, still_first_frame=config.still_first_frame
         )
         scheduler = make_scheduler(config.scheduler, prediction_type=config.prediction_type, paper=config.dynamic_thresholding)
         return cls(
             autoencoder,
             unet,
             condition,
-            motion_target,
+            motion_codec,
             scheduler,
             image_size=preset.image_size,
             fit=preset.fit,
@@ -207,7 +202,7 @@ class LatentFlowPipeline(DiffusionPipeline):
             with_unet: False for the `model` folder of a stage-2 run, whose checkpoints hold the unet.
 
         Raises:
-            ValueError: the folder holds something else, or the scheduler is not one of diffusers.
+            UserError: the folder holds something else, or the scheduler is not one of diffusers.
         """
         settings = {name: self.config[name] for name in sorted(_setting_names(type(self)))}
         components = {name: getattr(self, name) for name in (*MODEL_CLASSES, "scheduler") if with_unet or name != "unet"}
@@ -256,7 +251,7 @@ class LatentFlowPipeline(DiffusionPipeline):
             loop: the last frames lead into the first, for a video that is repeated; see `Motion.closed`.
 
         Raises:
-            ValueError: a value outside what is allowed, an unknown label, not an image, or a scheduler for a unet that
+            UserError: a value outside what is allowed, an unknown label, not an image, or a scheduler for a unet that
                 predicts something else.
             FileNotFoundError: no such image file.
         """
@@ -270,10 +265,10 @@ class LatentFlowPipeline(DiffusionPipeline):
         check_output_type(output_type)
         steer = self._steering(motion_strength, motion_mask)
         if negative_condition is not None and scale <= 1:
-            raise ValueError(f"negative_condition acts through guidance: guidance_scale must be above 1; got {scale:g}")
+            raise UserError(f"negative_condition acts through guidance: guidance_scale must be above 1; got {scale:g}")
         if condition is None and negative_condition is None:
             scale = 1.0
-        images, embedding, away = self._match_batches(image, condition, negative_condition)
+        images, embedding, negative_embedding = self._match_batches(image, condition, negative_condition)
         generators = sample_generators(generator, len(images))
 
         def after_step(index: int, timestep: Tensor, sample: Tensor) -> Tensor:
@@ -283,8 +278,8 @@ class LatentFlowPipeline(DiffusionPipeline):
 
         self._check_scheduler()
         features = self.autoencoder.encode(images)
-        sample = MotionSampler(unet=self.unet, scheduler=self.scheduler, motion_target=self.motion_target).draw(
-            Guidance(latent=features.latent, condition=embedding, away=away, scale=scale),
+        sample = MotionSampler(unet=self.unet, scheduler=self.scheduler, motion_codec=self.motion_codec).sample(
+            Guidance(latent=features.latent, condition=embedding, negative=negative_embedding, scale=scale),
             num_frames,
             steps,
             generators,
@@ -293,7 +288,7 @@ class LatentFlowPipeline(DiffusionPipeline):
             progress=self.progress_bar,  # pyright: ignore[reportArgumentType] - diffusers leaves it untyped
             after_step=after_step,
         )
-        motion = self.motion_target.decode(sample)
+        motion = self.motion_codec.decode(sample)
         if loop:
             motion = motion.closed(max(1, int(LOOP_SHARE * min(num_frames, config["num_frames"]))))
         return decode_video(self.autoencoder, features, steer(motion), output_type)
@@ -303,7 +298,7 @@ class LatentFlowPipeline(DiffusionPipeline):
         """The embedding (b, D) of a label, a mix of labels, None (the null condition), a list of these, or embeddings.
 
         Raises:
-            ValueError: an unknown label, impossible weights of a mix, a text model that cannot be had, or a tensor of another
+            UserError: an unknown label, impossible weights of a mix, a text model that cannot be had, or a tensor of another
                 shape or with values that are not finite.
             ImportError: a text that is no stored label, without transformers.
         """
@@ -312,14 +307,14 @@ class LatentFlowPipeline(DiffusionPipeline):
                 condition = [condition]
             elif not isinstance(condition, Sequence):
                 got = type(condition).__name__
-                raise ValueError(f"condition must be a label, a mix, None, a list of these, or a tensor of embeddings; got {got}")
+                raise UserError(f"condition must be a label, a mix, None, a list of these, or a tensor of embeddings; got {got}")
             return self.condition.encode(condition)
         embedding = condition.unsqueeze(0) if condition.ndim == 1 else condition
         dim = self.condition.dim
         if embedding.ndim != 2 or embedding.shape[1] != dim:
-            raise ValueError(f"a condition tensor must be ({dim},) or (b, {dim}); got {tuple(condition.shape)}")
+            raise UserError(f"a condition tensor must be ({dim},) or (b, {dim}); got {tuple(condition.shape)}")
         if not torch.isfinite(embedding).all():
-            raise ValueError("the condition tensor holds values that are not finite")
+            raise UserError("the condition tensor holds values that are not finite")
         return embedding.to(self.condition.table)
 
     @torch.no_grad()
@@ -337,11 +332,11 @@ class LatentFlowPipeline(DiffusionPipeline):
         One image goes with every motion, and one motion with every image. `motion_strength`, `motion_mask`: as in a call.
 
         Raises:
-            ValueError: no motion, or one of the other coordinate convention or of another batch size.
+            UserError: no motion, or one of the other coordinate convention or of another batch size.
         """
         check_output_type(output_type)
         if not isinstance(motion, Motion):
-            raise ValueError(f"motion must be a Motion, such as Motion.load gives; got {type(motion).__name__}")
+            raise UserError(f"motion must be a Motion, such as Motion.load gives; got {type(motion).__name__}")
         steer = self._steering(motion_strength, motion_mask)
         images = self._prepare_images(image)
         if len(images) == 1:
@@ -376,7 +371,7 @@ class LatentFlowPipeline(DiffusionPipeline):
         check_output_type(output_type)
         images = self._prepare_images(image)
         if len(images) != 1:
-            raise ValueError(f"transfer moves one image; got {len(images)}")
+            raise UserError(f"transfer moves one image; got {len(images)}")
         steer = self._steering(motion_strength, motion_mask)
         chunk = frames_per_chunk(self.autoencoder, self.config["image_size"], 1)
         parts = (part.to(images) for part in drive(driving, chunk, size=self.config["image_size"], fit=self.config["fit"]))
@@ -397,11 +392,11 @@ class LatentFlowPipeline(DiffusionPipeline):
         return lambda motion: motion.scaled(strength).masked(prepared)
 
     def _check_scheduler(self) -> None:
-        """ValueError where the scheduler takes the unet's prediction for something else."""
+        """UserError where the scheduler takes the unet's prediction for something else."""
         kind, name = predicted_by(self.scheduler), type(self.scheduler).__name__
         if kind != self._predicts:
             made = f"{name}.from_config(pipe.scheduler.config)"
-            raise ValueError(f"the unet predicts {self._predicts}, {name} takes it for {kind}; make the scheduler with {made}")
+            raise UserError(f"the unet predicts {self._predicts}, {name} takes it for {kind}; make the scheduler with {made}")
 
     def _prepare_images(self, image: ImageInput) -> Tensor:
         return prepare_images(image, size=self.config["image_size"], fit=self.config["fit"]).to(self.device)
@@ -411,13 +406,13 @@ class LatentFlowPipeline(DiffusionPipeline):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Images (b, 3, S, S) and both conditions (b, D)."""
         images = self._prepare_images(image)
-        embedding, away = (self.embed_condition(one).to(self.device) for one in (condition, negative))
+        embedding, negative_embedding = (self.embed_condition(one).to(self.device) for one in (condition, negative))
         b = max(len(images), len(embedding))
         if len(images) not in (1, b) or len(embedding) not in (1, b) or len(embedding) == 0:
-            raise ValueError(f"as many conditions as images are needed, or one of either; got {len(embedding)} and {len(images)}")
-        if len(away) not in (1, b):
-            raise ValueError(f"one negative_condition is needed, or one per video, {b}; got {len(away)}")
-        return images.expand(b, -1, -1, -1), embedding.expand(b, -1), away.expand(b, -1)
+            raise UserError(f"as many conditions as images are needed, or one of either; got {len(embedding)} and {len(images)}")
+        if len(negative_embedding) not in (1, b):
+            raise UserError(f"one negative_condition is needed, or one per video, {b}; got {len(negative_embedding)}")
+        return images.expand(b, -1, -1, -1), embedding.expand(b, -1), negative_embedding.expand(b, -1)
 
 
 def _setting_names(cls: type[LatentFlowPipeline]) -> set[str]:
@@ -429,16 +424,16 @@ def _check_settings(
     autoencoder: LatentFlowAutoencoder,
     unet: MotionUNet3D,
     condition: ConditionEncoder,
-    motion_target: MotionTarget,
+    motion_codec: MotionCodec,
     image_size: object,
     fit: object,
 ) -> None:
     multiple = autoencoder.size_multiple
     if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < multiple or image_size % multiple:
-        raise ValueError(f"image_size must be a multiple of {multiple} for this auto-encoder; got {image_size!r}")
+        raise UserError(f"image_size must be a multiple of {multiple} for this auto-encoder; got {image_size!r}")
     if fit not in get_args(Fit):
-        raise ValueError(f"fit must be one of {', '.join(get_args(Fit))}; got {fit!r}")
+        raise UserError(f"fit must be one of {', '.join(get_args(Fit))}; got {fit!r}")
     if condition.dim != unet.config["condition_dim"]:
-        raise ValueError(f"condition has {condition.dim} values, the unet takes {unet.config['condition_dim']}")
-    if motion_target.corners != autoencoder.corners:
-        raise ValueError(f"motion_target has corners={motion_target.corners}, the auto-encoder corners={autoencoder.corners}")
+        raise UserError(f"condition has {condition.dim} values, the unet takes {unet.config['condition_dim']}")
+    if motion_codec.corners != autoencoder.corners:
+        raise UserError(f"motion_codec has corners={motion_codec.corners}, the auto-encoder corners={autoencoder.corners}")

@@ -18,6 +18,7 @@ from torch import Tensor
 from lfdm.config.checks import check_integer
 from lfdm.config.settings import PanelKind
 from lfdm.data.video import MAX_GIF_FPS, encode_video, write_video
+from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
 from lfdm.visualize import draw_panel
 
@@ -48,7 +49,7 @@ class LatentFlowOutput:
             fps: frames per second.
 
         Raises:
-            ValueError: no such sample, or a tile that cannot be drawn.
+            UserError: no such sample, or a tile that cannot be drawn.
         """
         check_integer("sample", sample, 0, len(self.motion.flow) - 1)
         frames, warped = (_sample_to_uint8(video, sample) for video in (self.frames, self.warped))
@@ -83,9 +84,9 @@ def _sample_to_uint8(video: Frames, sample: int) -> np.ndarray:
 
 
 def check_output_type(output_type: object) -> None:
-    """ValueError for anything but `pil`, `np`, `pt`."""
+    """UserError for anything but `pil`, `np`, `pt`."""
     if output_type not in get_args(OutputType):
-        raise ValueError(f"output_type must be one of {', '.join(get_args(OutputType))}; got {output_type!r}")
+        raise UserError(f"output_type must be one of {', '.join(get_args(OutputType))}; got {output_type!r}")
 
 
 def frames_to_uint8(video: Tensor, *, truncate: bool = False) -> np.ndarray:

@@ -19,6 +19,7 @@ from lfdm.config.presets import PRESETS, get_preset
 from lfdm.config.settings import Preset, to_json
 from lfdm.data.corpora import mhad, mug, natops
 from lfdm.denoiser.unet3d import MotionUNet3D
+from lfdm.errors import UserError
 from lfdm.folders.files import check_holds_only, check_parents, existing_path, replace_folder
 from lfdm.folders.model_folder import CONFIG_NAME, load_exactly
 from lfdm.pipeline.folder import FOLDER_ENTRIES
@@ -56,12 +57,12 @@ def import_released(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: neither file; a file that is damaged or would execute code; missing, unexpected or misshapen tensors
+        UserError: neither file; a file that is damaged or would execute code; missing, unexpected or misshapen tensors
             (all are listed); or `out` holds something else.
     """
     preset = _published(preset)
     if autoencoder is None and diffusion is None:
-        raise ValueError("give an auto-encoder file, a diffusion file, or both; got neither")
+        raise UserError("give an auto-encoder file, a diffusion file, or both; got neither")
     check_parents(out)
     check_holds_only(out, FOLDER_ENTRIES, "an imported folder")
     stage1 = _read_autoencoder(autoencoder, preset) if autoencoder else _kept(LatentFlowAutoencoder, out, "autoencoder", preset)
@@ -89,7 +90,7 @@ def add_labels(folder: Path, labels: tuple[str, ...], text_encoder: str | Path |
 
     Raises:
         FileNotFoundError: the folder holds no stage 2.
-        ValueError: the model takes no text, or a text model that cannot be had or has another width.
+        UserError: the model takes no text, or a text model that cannot be had or has another width.
         ImportError: transformers is not installed.
     """
     path = folder / "condition"
@@ -97,13 +98,13 @@ def add_labels(folder: Path, labels: tuple[str, ...], text_encoder: str | Path |
         raise FileNotFoundError(f"{folder} holds no imported diffusion model: {path / CONFIG_NAME} is missing")
     old = ConditionEncoder.from_pretrained(path)
     if old.text_encoder is None:
-        raise ValueError(f"{folder} was trained on label embeddings of its own, not on text: it takes no new labels")
+        raise UserError(f"{folder} was trained on label embeddings of its own, not on text: it takes no new labels")
     encoder = encoder_source(text_encoder or old.text_encoder)
     every = tuple(dict.fromkeys((*old.labels, *labels)))
     options = {"learned_null": old.config["learned_null"], "pooling": old.pooling}
     new = ConditionEncoder.from_text(every, encoder, **options)
     if new.dim != old.dim:
-        raise ValueError(f"the text model {encoder} gives {new.dim} values; the model in {folder} takes {old.dim}")
+        raise UserError(f"the text model {encoder} gives {new.dim} values; the model in {folder} takes {old.dim}")
     trained = dict(old.named_parameters())
     with torch.no_grad():
         for name, parameter in new.named_parameters():
@@ -116,7 +117,7 @@ def parse_labels(text: str) -> tuple[str, ...]:
     """Labels as the command line takes them: a published preset's name, a text file with one per line, or a comma list.
 
     Raises:
-        ValueError: no label in it, or a file that is no text in UTF-8.
+        UserError: no label in it, or a file that is no text in UTF-8.
     """
     if text in PUBLISHED_LABELS:
         return PUBLISHED_LABELS[text]
@@ -124,7 +125,7 @@ def parse_labels(text: str) -> tuple[str, ...]:
     found = _read_lines(path) if path is not None and path.is_file() else text.split(",")
     labels = tuple(dict.fromkeys(label.strip() for label in found if label.strip()))
     if not labels:
-        raise ValueError(f"labels must be one of {', '.join(PUBLISHED_LABELS)}, a text file or a comma list; got {text!r}")
+        raise UserError(f"labels must be one of {', '.join(PUBLISHED_LABELS)}, a text file or a comma list; got {text!r}")
     return labels
 
 
@@ -132,14 +133,14 @@ def _read_lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text in UTF-8: {error}") from None
+        raise UserError(f"{path} is not text in UTF-8: {error}") from None
 
 
 def _published(preset: str | Preset) -> Preset:
     preset = get_preset(preset) if isinstance(preset, str) else preset
     if preset.autoencoder.motion != "regions" or preset.diffusion.condition != "text":
         fitting = [name for name in PRESETS if name in PUBLISHED_LABELS]
-        raise ValueError(f"published checkpoints have the layout of {', '.join(fitting)}; got preset {preset.name!r}")
+        raise UserError(f"published checkpoints have the layout of {', '.join(fitting)}; got preset {preset.name!r}")
     return preset
 
 
@@ -170,16 +171,16 @@ def _convert(path: Path, convert: Any, *networks: Any, **named: Any) -> Any:
     try:
         return convert(*networks, **named)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
 
 
 def _kept(cls: type[ModelT], out: Path, name: str, preset: Preset) -> ModelT | None:
-    """The half that `out` holds already, if any; ValueError where it has another configuration than the preset's."""
+    """The half that `out` holds already, if any; UserError where it has another configuration than the preset's."""
     folder = out / name
     if not (folder / CONFIG_NAME).is_file():
         return None
     model = cls.from_pretrained(folder)
     wanted = json.loads(json.dumps(to_json(getattr(preset, name))))
     if {key: json.loads(json.dumps(model.config[key])) for key in wanted} != wanted:
-        raise ValueError(f"{folder} was imported with another preset than {preset.name}; choose another --out")
+        raise UserError(f"{folder} was imported with another preset than {preset.name}; choose another --out")
     return model

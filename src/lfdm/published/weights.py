@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lfdm.autoencoder.layers import AntiAliasDownsample
 from lfdm.diffusion.process import cosine_betas
+from lfdm.errors import UserError
 
 # The motion U-Net: flowdiff.pth, entry "diffusion" --------------------------------------------------------------------
 
@@ -99,13 +100,13 @@ def convert_unet(state: dict[str, Tensor]) -> ReleasedUNet:
         state: the checkpoint's "diffusion" entry.
 
     Raises:
-        ValueError: it holds a tensor that is none of the above, lacks a constant, or has another schedule or other rotary
+        UserError: it holds a tensor that is none of the above, lacks a constant, or has another schedule or other rotary
             frequencies than the usual ones.
     """
     tables = schedule_tables()
     unexpected = [name for name in state if not name.startswith(_NETWORK) and name not in tables]
     if unexpected:
-        raise ValueError(f"unexpected tensors {unexpected}; allowed: {_NETWORK}* and {sorted(tables)}")
+        raise UserError(f"unexpected tensors {unexpected}; allowed: {_NETWORK}* and {sorted(tables)}")
     weights: dict[str, Tensor] = {}
     frequencies: dict[str, int] = {}
     for published, value in state.items():
@@ -122,10 +123,10 @@ def convert_unet(state: dict[str, Tensor]) -> ReleasedUNet:
                 frequencies[published.replace("to_qkv.weight", _ROTARY_FREQUENCIES)] = len(value) // (3 * _HEADS * 2)
     missing = sorted((tables.keys() | frequencies.keys()) - state.keys())
     if missing:
-        raise ValueError(f"missing tensors {missing}")
+        raise UserError(f"missing tensors {missing}")
     misshapen = [f"{name} {tuple(state[name].shape)}, needs ({n},)" for name, n in frequencies.items() if len(state[name]) != n]
     if misshapen:
-        raise ValueError(f"misshapen tensors {misshapen}")
+        raise UserError(f"misshapen tensors {misshapen}")
     return ReleasedUNet(weights=weights, null_embedding=state.get(_NETWORK + _NULL_EMBEDDING))
 
 
@@ -172,15 +173,15 @@ def _split_first_convolution(name: str, value: Tensor) -> dict[str, Tensor]:
 
 def _check_table(name: str, value: Tensor, usual: Tensor) -> None:
     if value.shape != usual.shape:
-        raise ValueError(f"misshapen tensors [{name} {tuple(value.shape)}, needs {tuple(usual.shape)}]")
+        raise UserError(f"misshapen tensors [{name} {tuple(value.shape)}, needs {tuple(usual.shape)}]")
     if not torch.allclose(value.double(), usual, rtol=1e-3, atol=1e-6):
-        raise ValueError(f"{name} is not that of the cosine schedule (s = 0.008, betas clipped at 0.9999) over 1000 steps")
+        raise UserError(f"{name} is not that of the cosine schedule (s = 0.008, betas clipped at 0.9999) over 1000 steps")
 
 
 def _check_rotary(name: str, value: Tensor) -> None:
     usual = 10_000.0 ** (-torch.arange(value.numel(), dtype=torch.float64) / value.numel())
     if value.ndim != 1 or not torch.allclose(value.double(), usual, rtol=1e-4, atol=0.0):
-        raise ValueError(f"{name} holds other rotary frequencies than 10000^(-2i/{2 * value.numel()}): {value.tolist()}")
+        raise UserError(f"{name} holds other rotary frequencies than 10000^(-2i/{2 * value.numel()}): {value.tolist()}")
 
 
 # The auto-encoder: RegionMM.pth, entries "generator", "region_predictor", "bg_predictor" -----------------------------
@@ -226,7 +227,7 @@ def convert_autoencoder(
     The anti-alias kernels are constants: compared with ours and left out.
 
     Raises:
-        ValueError: a tensor of unknown name, or an anti-alias kernel that is missing or other than the usual Gaussian.
+        UserError: a tensor of unknown name, or an anti-alias kernel that is missing or other than the usual Gaussian.
     """
     networks = {"generator": generator, "region_predictor": region_predictor, "bg_predictor": bg_predictor}
     weights: dict[str, Tensor] = {}
@@ -243,7 +244,7 @@ def convert_autoencoder(
             else:
                 weights[ours] = value
     if unexpected or missing:
-        raise ValueError(f"unexpected tensors {unexpected}, missing {missing}: not the layout of a published auto-encoder")
+        raise UserError(f"unexpected tensors {unexpected}, missing {missing}: not the layout of a published auto-encoder")
     return weights
 
 
@@ -257,7 +258,7 @@ def _rename_autoencoder_tensor(network: str, published: str) -> str | None:
 def _check_anti_alias(name: str, value: Tensor) -> None:
     usual = AntiAliasDownsample(3, 4).kernel
     if value.shape != usual.shape or not torch.allclose(value.float(), usual, rtol=1e-4, atol=1e-6):
-        raise ValueError(f"{name} {tuple(value.shape)} is not the Gaussian of sigma 1.5 in 13x13 pixels")
+        raise UserError(f"{name} {tuple(value.shape)} is not the Gaussian of sigma 1.5 in 13x13 pixels")
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
@@ -268,7 +269,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is damaged, holds no dictionary, or could only be read by executing code from it.
+        UserError: the file is damaged, holds no dictionary, or could only be read by executing code from it.
     """
     path = Path(path)
     if not path.is_file():
@@ -278,11 +279,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
         held = f"it would run {code[1]}" if code else "it is damaged or holds more than tensors and plain values"
-        raise ValueError(f"{path} is refused, since nothing in a checkpoint is executed: {held}") from None
+        raise UserError(f"{path} is refused, since nothing in a checkpoint is executed: {held}") from None
     except Exception as error:  # damaged bytes fail in whichever way their accidental opcodes do
-        raise ValueError(f"{path} is not a readable checkpoint ({type(error).__name__}: {error})") from None
+        raise UserError(f"{path} is not a readable checkpoint ({type(error).__name__}: {error})") from None
     if not isinstance(state, dict):
-        raise ValueError(f"{path} must hold a dictionary; got {type(state).__name__}")
+        raise UserError(f"{path} must hold a dictionary; got {type(state).__name__}")
     return state
 
 
@@ -298,15 +299,15 @@ def read_networks(path: str | Path, names: Sequence[str]) -> dict[str, dict[str,
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: as `read_checkpoint`, or entries are missing, unexpected or no dicts of tensors (all are listed).
+        UserError: as `read_checkpoint`, or entries are missing, unexpected or no dicts of tensors (all are listed).
     """
     state = read_checkpoint(path)
     missing = [name for name in names if name not in state]
     unexpected = [name for name in state if name not in names and not IGNORED.fullmatch(str(name))]
     if missing or unexpected:
-        raise ValueError(f"{path} must hold {', '.join(names)}: missing {missing}, unexpected {unexpected}")
+        raise UserError(f"{path} must hold {', '.join(names)}: missing {missing}, unexpected {unexpected}")
     for name in names:
         entries = state[name]
         if not isinstance(entries, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in entries.items()):
-            raise ValueError(f"{path}: entry {name!r} must be a dictionary of named tensors")
+            raise UserError(f"{path}: entry {name!r} must be a dictionary of named tensors")
     return {name: dict(state[name]) for name in names}

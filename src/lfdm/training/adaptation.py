@@ -51,7 +51,7 @@ def adapt(
         progress: called while clips are decoded.
 
     Raises:
-        ValueError: an unknown model, no training clips, or settings that do not fit the run in `out` or each other.
+        UserError: an unknown model, no training clips, or settings that do not fit the run in `out` or each other.
         FileNotFoundError: no such data set, weights or model.
     """
     records = training_records(data)

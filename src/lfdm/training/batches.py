@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from lfdm.config.settings import OptimizationConfig
+from lfdm.errors import UserError
 
 
 def sample_order(seed: int, start: int, stop: int, num_samples: int) -> Iterator[tuple[int, int]]:
@@ -36,7 +37,7 @@ class StepSampler:
     """The batches of the steps from `start` to `stop` - 1 as (position, index) pairs: one process's share of each.
 
     Raises:
-        ValueError: epochs too short for one batch (`last_batch='drop'`), or a short batch that the processes cannot share.
+        UserError: epochs too short for one batch (`last_batch='drop'`), or a short batch that the processes cannot share.
     """
 
     def __init__(self, config: OptimizationConfig, num_samples: int, start: int, stop: int, *, rank: int, world: int) -> None:
@@ -44,12 +45,12 @@ class StepSampler:
         self.rank, self.world = rank, world
         visits = num_samples * config.epoch_repeats
         if config.last_batch == "drop" and visits < config.batch_size:
-            raise ValueError(
+            raise UserError(
                 f"batch_size must be at most an epoch's {visits} samples with last_batch='drop'; got {config.batch_size}"
             )
         if config.last_batch == "keep" and visits % config.batch_size % world:
             short = visits % config.batch_size
-            raise ValueError(f"last_batch must be 'join' or 'drop', as {world} processes cannot share a last batch of {short}")
+            raise UserError(f"last_batch must be 'join' or 'drop', as {world} processes cannot share a last batch of {short}")
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         visits = self.num_samples * self.config.epoch_repeats

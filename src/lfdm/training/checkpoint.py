@@ -86,7 +86,7 @@ class TrainingState:
         """Take over the newest checkpoint of a run folder; its step, or 0 where there is none.
 
         Raises:
-            ValueError: it belongs to another model, or is damaged.
+            UserError: it belongs to another model, or is damaged.
         """
         checkpoints = find_checkpoints(out)
         if not checkpoints:

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lfdm.autoencoder.convolution import channels_last_kernels
 from lfdm.config.settings import MixedPrecision, OptimizationConfig
+from lfdm.errors import UserError
 from lfdm.folders.model_folder import CHECKPOINTS_DIR
 from lfdm.training.allocator import keep_freed_memory
 from lfdm.training.batches import StepSampler
@@ -68,7 +69,7 @@ class StepReport:
     steps_per_second: float
 
 
-class NonFiniteLossError(ValueError):
+class NonFiniteLossError(UserError):
     """Training met a loss that is not a finite number."""
 
 
@@ -143,11 +144,11 @@ def fit(
     Raises:
         NonFiniteLossError: the loss or the weights stopped being numbers; the last checkpoint is intact.
         OSError: a checkpoint could not be written; the last one is intact.
-        ValueError: no samples, a batch size that does not divide by the processes, a checkpoint of another model.
+        UserError: no samples, a batch size that does not divide by the processes, a checkpoint of another model.
     """
     stop = config.num_steps if stop_after is None else min(stop_after, config.num_steps)
     if stop < 1:
-        raise ValueError(f"stop_after must be at least 1; got {stop_after}")
+        raise UserError(f"stop_after must be at least 1; got {stop_after}")
     return _Trainer(task, config, out, report).run(stop)
 
 
@@ -162,9 +163,9 @@ class _Trainer:
         self.device, self.is_main = self.accelerator.device, self.accelerator.is_main_process
         self.num_samples = len(task.dataset)  # type: ignore[arg-type]
         if self.num_samples < 1:
-            raise ValueError("the data set has no samples to train on")
+            raise UserError("the data set has no samples to train on")
         if config.batch_size % self.accelerator.num_processes:
-            raise ValueError(f"batch_size must divide by the {self.accelerator.num_processes} processes; got {config.batch_size}")
+            raise UserError(f"batch_size must divide by the {self.accelerator.num_processes} processes; got {config.batch_size}")
         module = task.module.to(self.device)
         self.bf16 = uses_bf16(config.mixed_precision, self.device)
         lay_out(module, bf16=self.bf16)

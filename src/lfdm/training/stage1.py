@@ -16,6 +16,7 @@ from lfdm.autoencoder.predictors.regions import RegionMotionPredictor
 from lfdm.config.settings import AutoencoderTrainingConfig, Preset, to_json
 from lfdm.data.augmentation import ColorJitter, PairAugmentation
 from lfdm.data.clips import ClipCache, ClipRecord, PairDataset, Progress, open_cache, read_index
+from lfdm.errors import UserError
 from lfdm.folders.model_folder import find_checkpoints, find_model, load_exactly
 from lfdm.folders.run_folder import check_run, prepare_run
 from lfdm.pipeline.folder import find_folder
@@ -28,7 +29,7 @@ from lfdm.visualize import flow_to_color
 
 PANEL_PAIRS = 6
 TEACHER_TRACKING = 100.0
-"""`dense_tracking` of the model that `followed_weight` learns from, where it is off."""
+"""`dense_tracking` of the model that `tracking_distillation_weight` learns from, where it is off."""
 STAGE2_SETTINGS = tuple(f"preset.{name}" for name in ("name", "num_frames", "fps", "unet", "diffusion", "diffusion_training"))
 """What stage 1 does not depend on, and a resumed run may therefore change."""
 
@@ -45,7 +46,7 @@ class AutoencoderTask:
         cache: ClipCache,
         followed: MotionCache | None = None,
     ) -> None:
-        """`followed` is the motion of the clips that `followed_weight` needs."""
+        """`followed` is the motion of the clips that `tracking_distillation_weight` needs."""
         self.module = module
         self.config = config
         self.dataset = PairDataset(
@@ -87,7 +88,7 @@ class AutoencoderTask:
 
         add("l1", config.l1_weight, lambda: multiscale_l1(prediction, driving))
         add("warped", config.warped_weight, lambda: multiscale_l1(decoded.warped[:, :, 0], driving))
-        add("painted", config.painted_weight, lambda: multiscale_l1(decoded.painted[:, :, 0], driving))
+        add("inpainted", config.inpainted_weight, lambda: multiscale_l1(decoded.inpainted[:, :, 0], driving))
         add("ssim", config.ssim_weight, lambda: ssim_loss(prediction, driving))
         add("match", config.match_weight, lambda: _match_loss(reconstruction))
         add(
@@ -97,7 +98,11 @@ class AutoencoderTask:
         )
         add("occlusion", config.occlusion_weight, lambda: 1 - reconstruction.motion.occlusion.float().mean())
         add("equivariance", config.equivariance_weight, lambda: self._equivariance(reconstruction, driving, generator))
-        add("followed", config.followed_weight, lambda: _followed_loss(reconstruction, batch["flow"], batch["has_flow"]))
+        add(
+            "followed",
+            config.tracking_distillation_weight,
+            lambda: _followed_loss(reconstruction, batch["flow"], batch["has_flow"]),
+        )
         if self.perceptual is not None:
             self.perceptual.to(driving.device)
             parts["perceptual"] = config.perceptual_weight, self.perceptual(prediction, driving)
@@ -107,7 +112,7 @@ class AutoencoderTask:
     def _equivariance(self, reconstruction: Reconstruction, driving: Tensor, generator: torch.Generator) -> Tensor:
         predictor = self.module.motion_predictor
         if not isinstance(predictor, RegionMotionPredictor) or reconstruction.driving_regions is None:
-            raise ValueError("equivariance_weight needs the region motion predictor (motion='regions'); set it to 0")
+            raise UserError("equivariance_weight needs the region motion predictor (motion='regions'); set it to 0")
         random_warp = RandomWarp.sample(len(driving), corners=self.module.corners, generator=generator, device=driving.device)
         moved = predictor.region_predictor(random_warp.transform(driving))
         losses = equivariance_losses(random_warp, reconstruction.driving_regions, moved)
@@ -145,20 +150,22 @@ def train_autoencoder(
     Args:
         init: bundled name, or model, pipeline or run folder whose weights to start from.
         report: called with the metrics every `log_steps`.
-        progress: called while clips are decoded and, with `followed_weight`, their motion is estimated.
+        progress: called while clips are decoded and, with `tracking_distillation_weight`, their motion is estimated.
 
     Raises:
-        ValueError: settings that do not fit the data, the run in `out` or each other.
+        UserError: settings that do not fit the data, the run in `out` or each other.
         FileNotFoundError: no such data set, weights or model.
     """
     config = preset.autoencoder_training
-    if config.followed_weight > 0 and init is None:
-        raise ValueError("followed_weight needs a model to start from (init), whose motion is followed")
+    if config.tracking_distillation_weight > 0 and init is None:
+        raise UserError("tracking_distillation_weight needs a model to start from (init), whose motion is followed")
     records = training_records(data)
     with torch.random.fork_rng():
         torch.manual_seed(config.optimization.seed)
         module = LatentFlowAutoencoder(**to_json(preset.autoencoder))
-    if init is not None and (config.followed_weight > 0 or not find_checkpoints(out)):  # one that goes on has its weights
+    if init is not None and (
+        config.tracking_distillation_weight > 0 or not find_checkpoints(out)
+    ):  # one that goes on has its weights
         start = LatentFlowAutoencoder.from_pretrained(find_model(find_folder(init), AutoencoderTask.name))
         load_exactly(module, start.state_dict(), str(init))
     settings = {"stage": AutoencoderTask.name, "data": str(data), "init": str(init) if init else None, "preset": to_json(preset)}
@@ -166,7 +173,7 @@ def train_autoencoder(
     followed, state = None, PartialState()
     with state.main_process_first():  # the others find the caches that it makes
         cache = open_cache(data, records, preset.image_size, preset.fit, progress=progress)
-        if config.followed_weight > 0:
+        if config.tracking_distillation_weight > 0:
             teacher = _following(module, preset)
             nn.Module.to(teacher, state.device)
             bf16 = uses_bf16(config.optimization.mixed_precision, teacher.device)
@@ -187,10 +194,10 @@ def _following(module: LatentFlowAutoencoder, preset: Preset) -> LatentFlowAutoe
 
 
 def training_records(data: Path) -> list[ClipRecord]:
-    """The training clips of a data set; ValueError if there are none."""
+    """The training clips of a data set; UserError if there are none."""
     records = [record for record in read_index(data) if record.split == "train"]
     if not records:
-        raise ValueError(f"{data} has no training clips (split 'train')")
+        raise UserError(f"{data} has no training clips (split 'train')")
     return records
 
 
@@ -202,14 +209,14 @@ def _perceptual_loss(config: AutoencoderTrainingConfig) -> PerceptualLoss | None
 
 def _match_loss(reconstruction: Reconstruction) -> Tensor:
     if reconstruction.matched is None or reconstruction.match_target is None:
-        raise ValueError("match_weight needs the dense motion predictor (motion='dense'); set it to 0")
+        raise UserError("match_weight needs the dense motion predictor (motion='dense'); set it to 0")
     return (reconstruction.matched.float() - reconstruction.match_target.float()).abs().mean()
 
 
 def _followed_loss(reconstruction: Reconstruction, flow: Tensor, known: Tensor) -> Tensor:
     """Mean end-point distance in L1, of the flow and of the match it began with, to `flow` (b, 2, h, w) where `known` (b,)."""
     if reconstruction.match_flow is None:
-        raise ValueError("followed_weight needs dense motion that matches at stride 2; set it to 0")
+        raise UserError("tracking_distillation_weight needs dense motion that matches at stride 2; set it to 0")
     found = reconstruction.motion.flow[:, :, 0].float()
     size = reconstruction.match_flow.shape[-2:]
     finer = F.interpolate(flow, size=size, mode="bilinear", align_corners=False)

@@ -27,10 +27,11 @@ from lfdm.data.augmentation import ColorJitter
 from lfdm.data.clips import ClipCache, ClipDataset, Progress, labels, open_cache
 from lfdm.data.frame_indices import uniform_indices
 from lfdm.denoiser.unet3d import MotionUNet3D
-from lfdm.diffusion.process import add_noise, diffusion_loss, draw_timesteps, make_scheduler, predicted_by
+from lfdm.diffusion.process import add_noise, diffusion_loss, make_scheduler, predicted_by, sample_timesteps
+from lfdm.errors import UserError
 from lfdm.folders.model_folder import MODEL_DIR, find_checkpoints, find_model
 from lfdm.folders.run_folder import check_run, prepare_run
-from lfdm.motion.codec import MotionTarget
+from lfdm.motion.codec import MotionCodec
 from lfdm.pipeline.folder import find_folder, load_scheduler, resolve_parts
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.loop import StepReport, fit, uses_bf16
@@ -111,7 +112,7 @@ class DiffusionTask:
         with torch.no_grad():
             clean, latent = self._observe(batch, device)
             rows = self._draw_rows(batch["index"], generator)
-        timesteps = draw_timesteps(len(clean), kind, generator=generator)
+        timesteps = sample_timesteps(len(clean), kind, generator=generator)
         noise = torch.randn(clean.shape, generator=generator, device=device)
         prediction = module(add_noise(clean, noise, timesteps, kind), timesteps, rows, latent)
         loss = diffusion_loss(prediction, clean, noise, timesteps, prediction_type=kind, min_snr_gamma=self.config.min_snr_gamma)
@@ -119,7 +120,7 @@ class DiffusionTask:
 
     def _observe(self, batch: dict[str, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
         """The clean diffusion sample (b, 3, t, h, w) and the image latent (b, C, h, w)."""
-        autoencoder, target = self.pipeline.autoencoder, self.pipeline.motion_target
+        autoencoder, target = self.pipeline.autoencoder, self.pipeline.motion_codec
         nn.Module.to(autoencoder, device)
         if "motion" in batch:
             image = batch["image"].float() / 255
@@ -177,7 +178,7 @@ def train_diffusion(
         progress: called while clips are decoded and their motion is estimated.
 
     Raises:
-        ValueError: settings that do not fit the data, the auto-encoder, the run in `out` or each other, or a text encoder
+        UserError: settings that do not fit the data, the auto-encoder, the run in `out` or each other, or a text encoder
             that cannot be had.
         FileNotFoundError: no such data set or model.
         ImportError: text conditions without transformers.
@@ -207,7 +208,7 @@ def train_diffusion(
         if preset.diffusion_training.cache_motion:
             bf16 = uses_bf16(preset.diffusion_training.optimization.mixed_precision, stage1.device)
             motion = open_motion_cache(stage1, clips, bf16=bf16, progress=progress)
-    target = MotionTarget.from_pretrained(out / MODEL_DIR / "motion_target") if begun else _make_target(preset, stage1, motion)
+    target = MotionCodec.from_pretrained(out / MODEL_DIR / "motion_codec") if begun else _make_target(preset, stage1, motion)
     pipeline = _build_pipeline(preset, stage1, condition, target)
     if start is not None:
         pipeline.unet.load_state_dict(start.state_dict())
@@ -222,7 +223,7 @@ def train_diffusion(
 
 def _check_trainable(diffusion: DiffusionConfig, training: DiffusionTrainingConfig) -> None:
     if diffusion.normalize and not training.cache_motion:
-        raise ValueError("normalize=True needs cache_motion=True, whose motion the statistics are measured on; got False")
+        raise UserError("normalize=True needs cache_motion=True, whose motion the statistics are measured on; got False")
     paper = diffusion.dynamic_thresholding
     scheduler = make_scheduler(diffusion.scheduler, prediction_type=diffusion.prediction_type, paper=paper)
     most = scheduler.config["num_train_timesteps"]
@@ -254,7 +255,7 @@ def _new_condition(preset: Preset, names: list[str], known: ConditionEncoder | N
             names, config.text_encoder, learned_null=config.learned_null, pooling=config.text_pooling
         )
     if encoder.dim != dim:
-        raise ValueError(f"unet.condition_dim must be {encoder.dim}, as {config.text_encoder} gives; got {dim}")
+        raise UserError(f"unet.condition_dim must be {encoder.dim}, as {config.text_encoder} gives; got {dim}")
     return encoder
 
 
@@ -267,19 +268,19 @@ def _load_condition(path: Path) -> ConditionEncoder | None:
 
 
 def _load_autoencoder(path: str | Path, preset: Preset) -> LatentFlowAutoencoder:
-    """The trained stage 1, frozen; ValueError where its configuration is not the preset's."""
+    """The trained stage 1, frozen; UserError where its configuration is not the preset's."""
     stage1 = LatentFlowAutoencoder.from_pretrained(find_model(find_folder(path), AutoencoderTask.name)).requires_grad_(False)
     _check_configuration(f"{path} holds a stage 1", stage1.config, preset.autoencoder, preset.name)
     return stage1
 
 
 def _load_unet(path: Path, preset: Preset) -> MotionUNet3D:
-    """A trained U-Net to start from; ValueError where its configuration, or what it predicts, is not the preset's."""
+    """A trained U-Net to start from; UserError where its configuration, or what it predicts, is not the preset's."""
     unet = MotionUNet3D.from_pretrained(find_model(path, DiffusionTask.name))
     _check_configuration(f"{path} holds a U-Net", unet.config, preset.unet, preset.name)
     wanted, found = preset.diffusion.prediction_type, _predicted_by_unet(path)
     if found not in (wanted, None):
-        raise ValueError(f"{path} holds a U-Net that predicts {found}; diffusion.prediction_type must be that, got {wanted}")
+        raise UserError(f"{path} holds a U-Net that predicts {found}; diffusion.prediction_type must be that, got {wanted}")
     return unet
 
 
@@ -297,25 +298,25 @@ def _check_configuration(what: str, found: Mapping[str, Any], wanted: Autoencode
         f"{name} is {found[name]!r} there, {settings[name]!r} here" for name in settings if not _same(found[name], settings[name])
     ]
     if differing:
-        raise ValueError(f"{what} of another configuration than preset {preset_name}: {'; '.join(differing)}")
+        raise UserError(f"{what} of another configuration than preset {preset_name}: {'; '.join(differing)}")
 
 
 def _same(one: object, other: object) -> bool:
     return json.dumps(one) == json.dumps(other)  # tuples and lists are alike
 
 
-def _make_target(preset: Preset, stage1: LatentFlowAutoencoder, motion: MotionCache | None) -> MotionTarget:
+def _make_target(preset: Preset, stage1: LatentFlowAutoencoder, motion: MotionCache | None) -> MotionCodec:
     """What is diffused; its statistics are those of the motion that training sees, mirrored clips included."""
     config = preset.diffusion
-    kind, corners, still = config.motion_target, stage1.corners, config.still_first_frame
+    kind, corners, still = config.motion_codec, stage1.corners, config.still_first_frame
     if motion is None or not config.normalize:
-        return MotionTarget(kind=kind, corners=corners, still_first_frame=still)
+        return MotionCodec(kind=kind, corners=corners, still_first_frame=still)
     motions = motion.motions(mirrored=preset.diffusion_training.flip_probability > 0)
-    return MotionTarget.measure(motions, kind=kind, corners=corners, still_first_frame=still, clamp=config.clamp_to_range)
+    return MotionCodec.measure(motions, kind=kind, corners=corners, still_first_frame=still, clamp=config.clamp_to_range)
 
 
 def _build_pipeline(
-    preset: Preset, stage1: LatentFlowAutoencoder, condition: ConditionEncoder, target: MotionTarget
+    preset: Preset, stage1: LatentFlowAutoencoder, condition: ConditionEncoder, target: MotionCodec
 ) -> LatentFlowPipeline:
     """Everything that stage 2 needs, with a U-Net freshly initialised from the seed."""
     with torch.random.fork_rng(devices=[]):

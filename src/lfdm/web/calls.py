@@ -48,7 +48,7 @@ class Calls:
         """Videos of one picture and a label; the fields are those of `RequestReader.generate`.
 
         Raises:
-            ValueError: a field or a file that is not allowed.
+            UserError: a field or a file that is not allowed.
         """
         request = self._reader.generate(**fields)
         return self._jobs.run(lambda report: self._generate(request, report))
@@ -57,7 +57,7 @@ class Calls:
         """A picture that moves as a clip does; the fields are those of `RequestReader.transfer`.
 
         Raises:
-            ValueError: a field or a file that is not allowed.
+            UserError: a field or a file that is not allowed.
         """
         request = self._reader.transfer(**fields)
         return self._jobs.run(lambda report: self._transfer(request, report))
@@ -161,7 +161,7 @@ def offered(pipe: LatentFlowPipeline, examples: tuple[Any, ...]) -> Choices:
 
 def _with_own_scheduler(pipe: LatentFlowPipeline) -> LatentFlowPipeline:
     """The same networks; a scheduler counts its steps, so that two videos at once need two."""
-    parts = {name: getattr(pipe, name) for name in ("autoencoder", "unet", "condition", "motion_target")}
+    parts = {name: getattr(pipe, name) for name in ("autoencoder", "unet", "condition", "motion_codec")}
     names = ("image_size", "fit", "num_frames", "fps", "num_inference_steps", "guidance_scale")
     settings = {name: pipe.config[name] for name in names}
     one = type(pipe)(**parts, scheduler=copy.deepcopy(pipe.scheduler), **settings)

@@ -15,6 +15,7 @@ from urllib.parse import parse_qs
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from lfdm.errors import UserError
 from lfdm.web.limits import ServeLimits
 from lfdm.web.storage import Storage
 
@@ -273,13 +274,13 @@ async def _read_json(receive: Receive) -> dict[str, Any]:
 
 def _check_json(value: object, depth: int) -> None:
     if depth > MAX_DEPTH:
-        raise ValueError("too deep")
+        raise UserError("too deep")
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("not a finite number")
+        raise UserError("not a finite number")
     if isinstance(value, int) and abs(value) >= 2**63:
-        raise ValueError("too large a number")
+        raise UserError("too large a number")
     if isinstance(value, str):
-        value.encode()  # UnicodeEncodeError, a ValueError, for half of a surrogate pair
+        value.encode()  # UnicodeEncodeError, a UserError, for half of a surrogate pair
     elif isinstance(value, list):
         for item in value:
             _check_json(item, depth + 1)

@@ -12,7 +12,7 @@ class ServeLimits:
     """Bounds of the web app, all together what decides how much memory, disk and time its users can take.
 
     Raises:
-        ValueError: a value that is not positive or beyond what is possible.
+        UserError: a value that is not positive or beyond what is possible.
     """
 
     num_jobs: int = 1

@@ -33,8 +33,8 @@ class Figure:
 _FIGURES = (
     ("asked-for action", "generation.action_accuracy.value", "", "share of videos that show the action asked for"),
     ("reconstruction", "stage1.reconstruction.prediction.psnr", "dB", "a frame rebuilt from the picture and its motion"),
-    ("flow error", "stage1.score_1.value", "", "of moving pixels; 1 = knowing the camera's drift alone"),
-    ("sharpness of motion", "stage1.score_2.value", "", "from copying the picture (0) to warping it exactly (1)"),
+    ("flow error", "stage1.flow_epe_ratio.value", "", "of moving pixels; 1 = knowing the camera's drift alone"),
+    ("sharpness of motion", "stage1.warp_recovery.value", "", "from copying the picture (0) to warping it exactly (1)"),
     ("motion amount", "generation.motion_amount.value", "", "of real clips = 1"),
     ("diversity", "generation.diversity.value", "", "between two seeds; between two real takes = 1"),
     ("time", "generation.seconds_per_video", "s", "per video, where this was measured"),

@@ -14,6 +14,7 @@ import numpy as np
 from lfdm.config.checks import MAX_SEED, check_integer, check_number
 from lfdm.config.settings import MAX_GUIDANCE_SCALE
 from lfdm.data.images import open_image, read_gray
+from lfdm.errors import UserError
 from lfdm.pipeline.pipeline import MAX_STRENGTH
 from lfdm.web.limits import ServeLimits
 from lfdm.web.storage import Storage
@@ -71,7 +72,7 @@ class TransferRequest:
 class RequestReader:
     """Turns loose JSON values into requests.
 
-    Every method raises ValueError naming the field, what was got and what is allowed.
+    Every method raises UserError naming the field, what was got and what is allowed.
     """
 
     def __init__(self, choices: Choices, limits: ServeLimits, storage: Storage) -> None:
@@ -128,13 +129,13 @@ class RequestReader:
         if isinstance(image, str):
             examples = {path.stem: path for path in self.choices.examples}
             if image not in examples:
-                raise ValueError(f"image must be an uploaded picture or one of {_listed(examples)}; got {_shown(image)}")
+                raise UserError(f"image must be an uploaded picture or one of {_listed(examples)}; got {_shown(image)}")
             return examples[image]
         return self._file("image", image, "an uploaded picture or the name of an example")
 
     def _file(self, name: str, value: object, allowed: str) -> Path:
         if not isinstance(value, dict) or not value.get("path"):
-            raise ValueError(f"{name} is missing: give {allowed}" if value in (None, {}) else f"{name} must be {allowed}")
+            raise UserError(f"{name} is missing: give {allowed}" if value in (None, {}) else f"{name} must be {allowed}")
         return self.storage.find(value["path"])
 
     def _label(self, label: object) -> str | None:
@@ -142,7 +143,7 @@ class RequestReader:
         if label is None and not labels:
             return None
         if not isinstance(label, str) or label not in labels:
-            raise ValueError(f"label must be one of {_listed(labels)}; got {_shown(label)}")
+            raise UserError(f"label must be one of {_listed(labels)}; got {_shown(label)}")
         return label
 
     def _mask(self, mask: object) -> np.ndarray | None:
@@ -157,9 +158,9 @@ class RequestReader:
         elif isinstance(mask, str) and mask.startswith("data:image/png;base64,"):
             data, formats = _from_base64(mask.partition(",")[2]), ("PNG",)
         else:
-            raise ValueError(f"mask must be left out, an uploaded picture or a PNG as a data URL; got {_shown(mask)}")
+            raise UserError(f"mask must be left out, an uploaded picture or a PNG as a data URL; got {_shown(mask)}")
         if len(data) > MAX_MASK_BYTES:
-            raise ValueError(f"mask may have {MAX_MASK_BYTES} bytes; this one has {len(data)}")
+            raise UserError(f"mask may have {MAX_MASK_BYTES} bytes; this one has {len(data)}")
         with open_image(Path("mask"), data=data, formats=formats) as picture:
             check_megapixels(picture.width * picture.height, MAX_MASK_MEGAPIXELS, "a mask")
             return read_gray(picture).astype(np.float32) / 255
@@ -169,12 +170,12 @@ def _from_base64(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ValueError("mask is not base64") from error
+        raise UserError("mask is not base64") from error
 
 
 def _flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"{name} must be true or false; got {_shown(value)}")
+        raise UserError(f"{name} must be true or false; got {_shown(value)}")
     return value
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from lfdm.data.video import write_video
+from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
 from lfdm.visualize import draw_warped_grid, flow_scale, flow_to_color, occlusion_to_gray
 
@@ -57,7 +58,7 @@ def write_result(
     `after_frame` is called `CALLS_PER_FRAME` times for every frame, as they are drawn; what it raises ends the work.
 
     Raises:
-        ValueError: more frames than a sheet holds, before anything is written.
+        UserError: more frames than a sheet holds, before anything is written.
     """
     t, height, width = frames.shape[:3]
     factor = max(1, MOTION_SIDE // max(height, width))
@@ -77,10 +78,10 @@ def write_result(
 
 
 def sheet_columns(num_frames: int, width: int, height: int) -> int:
-    """Frames in a row of a sheet that is about square; ValueError where none holds so many of that size."""
+    """Frames in a row of a sheet that is about square; UserError where none holds so many of that size."""
     columns = max(1, min(math.ceil(math.sqrt(num_frames)), MAX_SHEET_SIDE // width))
     if max(columns * width, math.ceil(num_frames / columns) * height) > MAX_SHEET_SIDE:
-        raise ValueError(f"{num_frames} frames of {width}x{height} are too many for the page's players; ask for fewer")
+        raise UserError(f"{num_frames} frames of {width}x{height} are too many for the page's players; ask for fewer")
     return columns
 
 

@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
+from lfdm.errors import UserError
+
 RESULTS = "results"
 RESULT_SHARE = 0.1
 """Share of the space that a new result finds free: how large it will be is not known before."""
@@ -38,9 +40,9 @@ class Storage:
         """An uploaded or resulting file, by the absolute path that the server gave out; it counts as used now.
 
         Raises:
-            ValueError: anything else: another folder, a link, `..`, a name that no file can have, a file removed by age.
+            UserError: anything else: another folder, a link, `..`, a name that no file can have, a file removed by age.
         """
-        refused = ValueError("that file is not on the server (any more); upload it again")
+        refused = UserError("that file is not on the server (any more); upload it again")
         if not isinstance(path, str) or len(path) > 1000:
             raise refused
         try:
@@ -76,7 +78,7 @@ class Storage:
         """Remove folders of files, the longest unused first, until so much more fits.
 
         Raises:
-            ValueError: it does not fit, for what is left was used in the last minute.
+            UserError: it does not fit, for what is left was used in the last minute.
         """
         folders: dict[Path, list[tuple[Path, os.stat_result]]] = {}
         for file in self._files():
@@ -93,7 +95,7 @@ class Storage:
                     file.unlink(missing_ok=True)
                     total -= stat.st_size
         if total > allowed:
-            raise ValueError("busy: the server's disk space is used up; try again in some minutes")
+            raise UserError("busy: the server's disk space is used up; try again in some minutes")
 
     def remove_old(self, keep_seconds: float) -> None:
         """Remove files not used for that long, and the folders that this leaves empty."""

@@ -14,6 +14,7 @@ from PIL import ImageOps
 from lfdm.data.gif_blocks import read_gif_size
 from lfdm.data.images import open_image, over_white
 from lfdm.data.video import VIDEO_SUFFIXES, iterate_video, video_info
+from lfdm.errors import UserError
 from lfdm.web.limits import MEGA, ServeLimits
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
@@ -24,7 +25,7 @@ def read_upload(path: Path, limits: ServeLimits) -> np.ndarray:
     """An uploaded image, (H, W, 3) uint8: its size is looked at before its pixels are decoded.
 
     Raises:
-        ValueError: too large, broken, or of a format outside `IMAGE_FORMATS`. The file's name is in it, but not its folder.
+        UserError: too large, broken, or of a format outside `IMAGE_FORMATS`. The file's name is in it, but not its folder.
     """
     with _naming_file(path):
         _check_bytes(path, limits)
@@ -46,20 +47,20 @@ def open_clip(path: Path, limits: ServeLimits) -> Clip:
     """An uploaded driving clip: what its file says of itself is looked at before its frames are decoded.
 
     Raises:
-        ValueError: too large, too long, broken, or not a clip; also as the frames are taken, which need not be what the file
+        UserError: too large, too long, broken, or not a clip; also as the frames are taken, which need not be what the file
             says. The file's name is in it, but not its folder.
     """
     with _naming_file(path):
         _check_bytes(path, limits)
         if path.suffix.lower() not in VIDEO_SUFFIXES:
-            raise ValueError(f"a driving clip must be one of {', '.join(sorted(VIDEO_SUFFIXES))}")
+            raise UserError(f"a driving clip must be one of {', '.join(sorted(VIDEO_SUFFIXES))}")
         if path.suffix.lower() == ".gif":
             _check_gif(path, limits)
         info = video_info(path)
         _check_clip(info.frames, info.width * info.height, limits)
         seconds = info.frames / info.fps
         if seconds > limits.clip_seconds:
-            raise ValueError(f"a driving clip may have {limits.clip_seconds:g} seconds; this one has {seconds:.1f}")
+            raise UserError(f"a driving clip may have {limits.clip_seconds:g} seconds; this one has {seconds:.1f}")
     return Clip(_bounded_frames(path, limits), info.frames, info.fps)
 
 
@@ -73,15 +74,15 @@ def _bounded_frames(path: Path, limits: ServeLimits) -> Iterator[np.ndarray]:
 
 
 def check_megapixels(pixels: int, allowed: float, what: str) -> None:
-    """ValueError for more than `allowed` megapixels."""
+    """UserError for more than `allowed` megapixels."""
     if pixels > allowed * MEGA:
-        raise ValueError(f"{what} may have {allowed:g} megapixels; this one has {pixels / MEGA:.1f}")
+        raise UserError(f"{what} may have {allowed:g} megapixels; this one has {pixels / MEGA:.1f}")
 
 
 def _check_bytes(path: Path, limits: ServeLimits) -> None:
     got = path.stat().st_size
     if got > limits.upload_bytes:
-        raise ValueError(f"a file may have {limits.upload_megabytes:g} MB; this one has {got / MEGA:.1f} MB")
+        raise UserError(f"a file may have {limits.upload_megabytes:g} MB; this one has {got / MEGA:.1f} MB")
 
 
 def _check_gif(path: Path, limits: ServeLimits) -> None:
@@ -89,14 +90,14 @@ def _check_gif(path: Path, limits: ServeLimits) -> None:
     with path.open("rb") as file:
         size = read_gif_size(file)
     if size is None:
-        raise ValueError("broken or not a readable GIF")
+        raise UserError("broken or not a readable GIF")
     check_megapixels(size.width * size.height, limits.image_megapixels, "a frame")
     _check_clip(size.frames, size.width * size.height, limits)
 
 
 def _check_clip(frames: int, pixels: int, limits: ServeLimits) -> None:
     if frames > limits.clip_frames:
-        raise ValueError(f"a driving clip may have {limits.clip_frames} frames; this one has {frames}")
+        raise UserError(f"a driving clip may have {limits.clip_frames} frames; this one has {frames}")
     check_megapixels(frames * pixels, limits.clip_megapixels, "a driving clip, all frames together,")
 
 
@@ -106,7 +107,7 @@ def _naming_file(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise ValueError(f"{path.name}: not on the server any more; upload it again") from None
+        raise UserError(f"{path.name}: not on the server any more; upload it again") from None
     except ValueError as error:
         message = str(error).replace(f"{path}: ", "").replace(f"{path.parent}/", "")
-        raise ValueError(f"{path.name}: {message}") from None
+        raise UserError(f"{path.name}: {message}") from None

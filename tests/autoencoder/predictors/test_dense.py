@@ -6,6 +6,7 @@ import torch
 
 from lfdm.autoencoder.predictors.dense import DenseMotionPredictor, Described, follow
 from lfdm.autoencoder.predictors.dense_coarse import CoarseDenseMotionPredictor
+from lfdm.errors import UserError
 from lfdm.motion.warp import identity_grid
 
 Predictor: TypeAlias = DenseMotionPredictor | CoarseDenseMotionPredictor
@@ -174,9 +175,9 @@ def test_following_adds_up_what_moves() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_unbuildable_choice_is_refused(kind: type[Predictor]) -> None:
-    with pytest.raises(ValueError, match="stride 2 or 4"):
+    with pytest.raises(UserError, match="stride 2 or 4"):
         make_predictor(kind, 8)
-    with pytest.raises(ValueError, match="at least 4 widths"):
+    with pytest.raises(UserError, match="at least 4 widths"):
         kind(channels=(8, 8, 8), stride=4, match_channels=8, max_residual=0.6)
 
 

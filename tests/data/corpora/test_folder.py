@@ -12,6 +12,7 @@ from lfdm.data.clips import read_index
 from lfdm.data.corpora.folder import FolderReport, write_folder
 from lfdm.data.images import fit_frames
 from lfdm.data.video import FOLDER_FPS, read_video, write_video
+from lfdm.errors import UserError
 
 
 def clip(t: int, height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -128,7 +129,7 @@ def test_clips_without_a_table_are_no_data_set_to_be_replaced(tree: Path, tmp_pa
     own = tmp_path / "project" / "clips" / "holiday.mov"
     own.parent.mkdir(parents=True)
     own.write_text("keep me")
-    with pytest.raises(ValueError, match=r"without clips\.csv, no whole data set"):
+    with pytest.raises(UserError, match=r"without clips\.csv, no whole data set"):
         write_folder(tree, tmp_path / "project", size=8)
     assert own.read_text() == "keep me"
 
@@ -149,7 +150,7 @@ def test_only_a_data_set_of_ours_is_replaced(tree: Path, tmp_path: Path) -> None
     assert read_index(out)[0].width == 16
     assert sorted(entry.name for entry in out.iterdir()) == ["clips", "clips.csv"]
     (out / "thesis.txt").write_text("keep me")
-    with pytest.raises(ValueError, match="not a data set"):
+    with pytest.raises(UserError, match="not a data set"):
         write_folder(tree, out, size=8)
     assert read_index(out)[0].width == 16
     assert (out / "thesis.txt").read_text() == "keep me"
@@ -161,12 +162,12 @@ def test_a_tree_without_clips_is_an_error_and_leaves_nothing(tree: Path, tmp_pat
     (tmp_path / "useless/wave/1.mp4").write_bytes(b"hello")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         write_folder(tmp_path / "nowhere", tmp_path / "set", size=8)
-    with pytest.raises(ValueError, match="expected <label>/<subject>/<clip>"):
+    with pytest.raises(UserError, match="expected <label>/<subject>/<clip>"):
         write_folder(tmp_path / "empty", tmp_path / "set", size=8)
-    with pytest.raises(ValueError, match=r"no usable clip; of 1 skipped the first is wave/1\.mp4"):
+    with pytest.raises(UserError, match=r"no usable clip; of 1 skipped the first is wave/1\.mp4"):
         write_folder(tmp_path / "useless", tmp_path / "set", size=8)
     for out in (tree, tree / "set", tmp_path):
-        with pytest.raises(ValueError, match="must not lie"):
+        with pytest.raises(UserError, match="must not lie"):
             write_folder(tree, out, size=8)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["empty", "tree", "useless"]
 
@@ -185,7 +186,7 @@ def test_a_tree_without_clips_is_an_error_and_leaves_nothing(tree: Path, tmp_pat
     ],
 )
 def test_impossible_settings_are_named(tree: Path, tmp_path: Path, name: str, value: object) -> None:
-    with pytest.raises(ValueError, match=f"{name} must .* got"):
+    with pytest.raises(UserError, match=f"{name} must .* got"):
         write_folder(tree, tmp_path / "set", **{"size": 8, name: value})
 
 

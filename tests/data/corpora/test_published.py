@@ -19,6 +19,7 @@ from lfdm.data.corpora.natops import NATOPS, read_segmentation
 from lfdm.data.corpora.published import Corpus, Survey, absent, write_published
 from lfdm.data.images import fit_frames
 from lfdm.data.video import FOLDER_FPS, read_video, write_video
+from lfdm.errors import UserError
 
 MakeTree = Callable[[Path], Path]
 
@@ -361,7 +362,7 @@ def test_a_segmentation_with_a_doubtful_order_names_the_line(old: str, new: str,
     assert text.count(old) == 1
     path = tmp_path / "segmentation.txt"
     path.write_text(text.replace(old, new))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         read_segmentation(path)
 
 
@@ -376,7 +377,7 @@ def test_segmentation_counts_subjects_and_gestures_by_position(tmp_path: Path) -
     assert segments[1, 1] == {1: range(3)}
     assert segments[2, 5] == {1: range(1, 5), 20: range(99, 250)}
     path.write_text("")
-    with pytest.raises(ValueError, match="subject 0 has 0"):
+    with pytest.raises(UserError, match="subject 0 has 0"):
         read_segmentation(path)
 
 
@@ -434,17 +435,17 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     copy, out = make_mug(tmp_path / "copy"), tmp_path / "set"
     write_published(MUG, copy, out, size=32)
     before = stamps(out)
-    with pytest.raises(ValueError, match="holds clips of MUG at 32x32, not of MUG at 64x64"):
+    with pytest.raises(UserError, match="holds clips of MUG at 32x32, not of MUG at 64x64"):
         write_published(MUG, copy, out, size=64)
-    with pytest.raises(ValueError, match="not of UTD-MHAD at 32x32"):
+    with pytest.raises(UserError, match="not of UTD-MHAD at 32x32"):
         write_published(UTD_MHAD, make_mhad(tmp_path / "mhad"), out, size=32)
     shutil.copytree(out, tmp_path / "other")
     (tmp_path / "other/clips/.corpus").unlink()  # as the other data commands leave one
-    with pytest.raises(ValueError, match="holds another data set"):
+    with pytest.raises(UserError, match="holds another data set"):
         write_published(MUG, copy, tmp_path / "other", size=32)
     (tmp_path / "own").mkdir()
     (tmp_path / "own/thesis.txt").touch()
-    with pytest.raises(ValueError, match="not a data set"):
+    with pytest.raises(UserError, match="not a data set"):
         write_published(MUG, copy, tmp_path / "own")
     assert stamps(out) == before
 
@@ -484,24 +485,24 @@ def test_wrong_trees_are_refused_and_leave_nothing(tmp_path: Path) -> None:
     out = tmp_path / "set"
     with pytest.raises(FileNotFoundError, match="nowhere"):
         write_published(MUG, tmp_path / "nowhere", out)
-    with pytest.raises(ValueError, match=r"no clip of MUG in it; expected <subject>/<expression>/<take>"):
+    with pytest.raises(UserError, match=r"no clip of MUG in it; expected <subject>/<expression>/<take>"):
         write_published(MUG, empty, out)
     with pytest.raises(FileNotFoundError, match=r"RGB: no such folder; expected RGB/a"):
         write_published(UTD_MHAD, empty, out)
     with pytest.raises(FileNotFoundError, match=r"segmentation\.txt: no such file"):
         write_published(NATOPS, empty, out)
-    with pytest.raises(ValueError, match="must not lie"):
+    with pytest.raises(UserError, match="must not lie"):
         write_published(MUG, empty, empty / "set")
-    with pytest.raises(ValueError, match="size must be a whole number from 2 to 2048; got 1"):
+    with pytest.raises(UserError, match="size must be a whole number from 2 to 2048; got 1"):
         write_published(MUG, empty, out, size=1)
-    with pytest.raises(ValueError, match="num_workers must be a whole number from 0 to 1000; got -1"):
+    with pytest.raises(UserError, match="num_workers must be a whole number from 0 to 1000; got -1"):
         write_published(MUG, empty, out, num_workers=-1)
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="file is a file; choose another name"):
+    with pytest.raises(UserError, match="file is a file; choose another name"):
         write_published(MUG, make_mug(tmp_path / "copy"), tmp_path / "file" / "set")
     broken = tmp_path / "broken/008/anger/take000"
     broken.mkdir(parents=True)
     (broken / "1.jpg").write_bytes(b"hello")
-    with pytest.raises(ValueError, match=r"no usable clip; of 1 skipped the last is 008/anger/take000"):
+    with pytest.raises(UserError, match=r"no usable clip; of 1 skipped the last is 008/anger/take000"):
         write_published(MUG, tmp_path / "broken", out)
     assert not out.exists()

@@ -11,6 +11,7 @@ from lfdm.data.puppets.actions import Take, act
 from lfdm.data.puppets.data_set import ACTIONS, PuppetClip, load_truth, render_clip, save_truth, truth_path, write_puppets
 from lfdm.data.puppets.figures import make_subject, place
 from lfdm.data.video import read_video
+from lfdm.errors import UserError
 
 SUBJECTS = range(6)
 LIMBS = ("upper arm", "forearm", "thigh", "shin")
@@ -212,7 +213,7 @@ def test_a_longer_clip_goes_on() -> None:
 )
 def test_impossible_clips_are_refused(change: dict[str, object], named: str) -> None:
     arguments = {"subject": 0, "action": "wave", "take_seed": 0} | change
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises(UserError, match=named):
         render_clip(**arguments)  # pyright: ignore[reportArgumentType]
 
 
@@ -280,7 +281,7 @@ def test_truth_only_where_asked_for(tmp_path: Path, truth: str, expected: int) -
     ],
 )
 def test_impossible_data_sets_are_refused(tmp_path: Path, change: dict[str, object], named: str) -> None:
-    with pytest.raises(ValueError, match=f"{named} must "):
+    with pytest.raises(UserError, match=f"{named} must "):
         write_puppets(tmp_path / "new", **change)  # pyright: ignore[reportArgumentType]
     assert not (tmp_path / "new").exists()
 
@@ -293,19 +294,20 @@ def test_a_damaged_truth_file_is_named(tmp_path: Path, data: bytes) -> None:
     whole = path.read_bytes()
     for damaged in (data, whole[:100], whole[:-30], whole[:40] + bytes(40) + whole[80:]):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"wave\.truth\.npz"):
+        with pytest.raises(UserError, match=r"wave\.truth\.npz"):
             load_truth(path)
 
 
 def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(ValueError, match="is not a data set"):
+    with pytest.raises(UserError, match="is not a data set"):
         write_puppets(tmp_path, num_subjects=1, num_takes=1, size=32, num_frames=2, num_workers=0)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_a_full_disk_leaves_no_data_set(tmp_path: Path, on_full_disk: Callable[[str, int], str]) -> None:
-    code = f"from lfdm.data.puppets.data_set import write_puppets\nwrite_puppets({str(tmp_path / 'set')!r}, num_subjects=2, num_workers=0)"
+    call = f"write_puppets({str(tmp_path / 'set')!r}, num_subjects=2, num_workers=0)"
+    code = f"from lfdm.data.puppets.data_set import write_puppets\n{call}"
     assert "File too large" in on_full_disk(code, 20_000)
     assert list(tmp_path.iterdir()) == []
 
@@ -340,5 +342,5 @@ def test_what_is_no_truth_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"wave\.truth\.npz"):
         load_truth(tmp_path / "wave.truth.npz")
     (tmp_path / "wave.truth.npz").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"wave\.truth\.npz"):
+    with pytest.raises(UserError, match=r"wave\.truth\.npz"):
         load_truth(tmp_path / "wave.truth.npz")

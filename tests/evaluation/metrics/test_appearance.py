@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lfdm.data.clips import open_cache, read_index
+from lfdm.errors import UserError
 from lfdm.evaluation.metrics.appearance import FrameNetwork, cached_frame_network, identity_per_clip, judge_identity
 from lfdm.evaluation.settings import ClassifierTraining
 
@@ -66,5 +67,5 @@ def test_frame_network_tells_unseen_frames_of_its_subjects_apart(puppets_dir: Pa
 
 
 def test_one_subject_is_too_few() -> None:
-    with pytest.raises(ValueError, match="two or more different subjects"):
+    with pytest.raises(UserError, match="two or more different subjects"):
         FrameNetwork(subjects=["a"])

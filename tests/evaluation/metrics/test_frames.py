@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from lfdm.errors import UserError
 from lfdm.evaluation.metrics.frames import MAX_PSNR, l1_per_clip, psnr_per_clip, ssim_per_clip
 
 
@@ -31,5 +32,5 @@ def test_ssim_equals_torchmetrics() -> None:
 
 
 def test_ssim_refuses_frames_smaller_than_its_window() -> None:
-    with pytest.raises(ValueError, match="at least 11x11"):
+    with pytest.raises(UserError, match="at least 11x11"):
         ssim_per_clip(torch.zeros(1, 3, 1, 8, 8), torch.zeros(1, 3, 1, 8, 8))

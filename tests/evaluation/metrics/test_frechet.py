@@ -3,6 +3,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from lfdm.errors import UserError
 from lfdm.evaluation.metrics.frechet import DistanceEstimate, estimate, frechet_distance, grouped, kernel_distance
 
 linalg = pytest.importorskip("scipy.linalg", reason="needs scipy: pip install 'lfdm[eval]'")
@@ -108,7 +109,7 @@ def test_kernel_distance_in_several_blocks_of_rows() -> None:
 )
 def test_refuses_what_are_no_features(real: np.ndarray, generated: np.ndarray, message: str) -> None:
     for distance in (frechet_distance, kernel_distance):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UserError, match=message):
             distance(real, generated)
 
 
@@ -124,9 +125,9 @@ def test_refuses_fewer_samples_than_features_unless_told() -> None:
 
 def test_refuses_values_out_of_range() -> None:
     x = samples(8, 2, 0)
-    with pytest.raises(ValueError, match="at least 4 real samples, two for each half; got 3"):
+    with pytest.raises(UserError, match="at least 4 real samples, two for each half; got 3"):
         estimate(frechet_distance, x[:3], x)
-    with pytest.raises(ValueError, match=r"confidence must be in \(0, 1\)"):
+    with pytest.raises(UserError, match=r"confidence must be in \(0, 1\)"):
         estimate(frechet_distance, x, x, confidence=1)
 
 
@@ -214,10 +215,10 @@ def test_the_interval_of_a_mean_over_groups_is_narrower_than_the_groups_own() ->
 
 def test_groups_refuse_as_their_members_do() -> None:
     x = samples(12, 2, 0)
-    with pytest.raises(ValueError, match="of group 'b', two for each half; got 2"):
+    with pytest.raises(UserError, match="of group 'b', two for each half; got 2"):
         grouped(frechet_distance, x, x, ["a"] * 10 + ["b"] * 2)
-    with pytest.raises(ValueError, match="must be of one length; got 12, 12 and 3"):
+    with pytest.raises(UserError, match="must be of one length; got 12, 12 and 3"):
         grouped(frechet_distance, x, x, ["a"] * 3)
     wide = samples(12, 9, 0)
-    with pytest.raises(ValueError, match="at least 9 samples on either side of group 'a'; got 6 real and 6"):
+    with pytest.raises(UserError, match="at least 9 samples on either side of group 'a'; got 6 real and 6"):
         grouped(frechet_distance, wide, wide, ["a", "b"] * 6)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lfdm.data.puppets.data_set import render_clip, save_truth, truth_path
+from lfdm.errors import UserError
 from lfdm.evaluation.metrics.motion import (
     ExactMotion,
     best_fit,
@@ -143,10 +144,10 @@ def test_truth_that_is_too_short_or_of_other_shapes_is_refused(
         truth = render_clip(0, "wave", 0, size=size, num_frames=4).truth
         assert truth is not None
         paths.append(save_truth(root / f"{i}.truth.npz", truth))
-    with pytest.raises(ValueError, match="holds 4 frames; frame 5"):
+    with pytest.raises(UserError, match="holds 4 frames; frame 5"):
         ExactMotion.read(paths[:1], [INDICES])
-    with pytest.raises(ValueError, match="differ in shape"):
+    with pytest.raises(UserError, match="differ in shape"):
         ExactMotion.read(paths, [INDICES[:2], INDICES[:2]])
     _, exact = clip
-    with pytest.raises(ValueError, match="exact motion is flow"):
+    with pytest.raises(UserError, match="exact motion is flow"):
         replace(exact, visible=exact.visible[:, :2])

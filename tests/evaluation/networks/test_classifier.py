@@ -6,6 +6,7 @@ import torch
 
 from lfdm.data.clips import ClipCache, ClipRecord, open_cache, write_index
 from lfdm.data.video import write_video
+from lfdm.errors import UserError
 from lfdm.evaluation.networks.classifier import (
     ActionClassifier,
     augment,
@@ -88,11 +89,11 @@ def test_augmentation_changes_every_clip_and_is_a_function_of_its_generator() ->
 
 
 def test_bad_values_are_named(trained: ActionClassifier, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="two or more different labels"):
+    with pytest.raises(UserError, match="two or more different labels"):
         ActionClassifier(labels=["wave"])
-    with pytest.raises(ValueError, match=r"\(b, 3, 4, H, W\)"):
+    with pytest.raises(UserError, match=r"\(b, 3, 4, H, W\)"):
         trained(torch.zeros(1, 3, 5, SIZE, SIZE))
-    with pytest.raises(ValueError, match="num_steps must be positive"):
+    with pytest.raises(UserError, match="num_steps must be positive"):
         ClassifierTraining(num_steps=0)
     with pytest.raises(FileNotFoundError):
         ActionClassifier.from_pretrained(tmp_path / "nothing")

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lfdm.errors import UserError
 from lfdm.evaluation.networks import features
 from lfdm.evaluation.networks.classifier import ActionClassifier
 from lfdm.evaluation.networks.features import (
@@ -147,21 +148,21 @@ def test_i3d_reads_files_from_before_batch_norms_counted(i3d_file: Path, tmp_pat
 def test_i3d_refuses_other_files(i3d_file: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no weights .*nowhere\.pt"):
         load_extractor(f"i3d:{tmp_path / 'nowhere.pt'}")
-    with pytest.raises(ValueError, match=f"has another SHA-256 than stated: {sha256(i3d_file)}, not 00"):
+    with pytest.raises(UserError, match=f"has another SHA-256 than stated: {sha256(i3d_file)}, not 00"):
         load_extractor(f"i3d:{i3d_file}", sha256="00")
     state = torch.load(i3d_file, weights_only=True)
     state["logits.conv3d.weight"] = state["logits.conv3d.weight"][:157]
     del state["Mixed_3b.b0.bn.bias"]
     torch.save(state, tmp_path / "charades.pt")
-    with pytest.raises(ValueError, match=r"missing \['Mixed_3b.b0.bn.bias'\].*misshapen \['logits.conv3d.weight \(157, 1024"):
+    with pytest.raises(UserError, match=r"missing \['Mixed_3b.b0.bn.bias'\].*misshapen \['logits.conv3d.weight \(157, 1024"):
         load_extractor(f"i3d:{tmp_path / 'charades.pt'}")
     torch.save({"network": Path}, tmp_path / "code.pt")
-    with pytest.raises(ValueError, match="nothing in a checkpoint is executed"):
+    with pytest.raises(UserError, match="nothing in a checkpoint is executed"):
         load_extractor(f"i3d:{tmp_path / 'code.pt'}")
 
 
 def test_short_clips_are_refused(i3d_file: Path) -> None:
-    with pytest.raises(ValueError, match=r"FVD: video must be .* of at least 10 frames; got \(2, 3, 9, 16, 16\)"):
+    with pytest.raises(UserError, match=r"FVD: video must be .* of at least 10 frames; got \(2, 3, 9, 16, 16\)"):
         I3DFeatures(i3d_file)(clip(9))
 
 
@@ -190,9 +191,9 @@ def write_detector(path: Path, dim: int = 400) -> Path:
 
 def test_a_program_runs_only_at_its_hash_or_when_trusted(tmp_path: Path) -> None:
     path = write_detector(tmp_path / "i3d_torchscript.pt")
-    with pytest.raises(ValueError, match=f"is a program and is not run: its SHA-256 is {sha256(path)}, not bec6519f66ea"):
+    with pytest.raises(UserError, match=f"is a program and is not run: its SHA-256 is {sha256(path)}, not bec6519f66ea"):
         load_extractor(f"i3d-torchscript:{path}")
-    with pytest.raises(ValueError, match="not 00"):
+    with pytest.raises(UserError, match="not 00"):
         load_extractor(f"i3d-torchscript:{path}", sha256="00")
     stated = load_extractor(f"i3d-torchscript:{path}", sha256=sha256(path))
     for extractor in (stated, load_extractor(f"i3d-torchscript:{path}", trust_file=True)):
@@ -215,10 +216,10 @@ def test_the_program_gets_8_bit_frames_and_resizes_itself(tmp_path: Path) -> Non
 
 
 def test_other_programs_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"must give 400 features a video; got \(2, 12\)"):
+    with pytest.raises(UserError, match=r"must give 400 features a video; got \(2, 12\)"):
         TorchScriptI3DFeatures(write_detector(tmp_path / "small.pt", dim=12), trust_file=True)(clip(10))
     (tmp_path / "text.pt").write_text("no program")
-    with pytest.raises(ValueError, match=r"text\.pt is not a TorchScript file"):
+    with pytest.raises(UserError, match=r"text\.pt is not a TorchScript file"):
         TorchScriptI3DFeatures(tmp_path / "text.pt", trust_file=True)
 
 
@@ -263,10 +264,10 @@ def test_videomae_features_are_the_mean_over_its_patches(tmp_path: Path, classif
 
 
 def test_videomae_refuses_other_models(tmp_path: Path, tiny_bert: Path) -> None:
-    with pytest.raises(ValueError, match=r"no VideoMAE can be had .* \(it is a bert\)"):
+    with pytest.raises(UserError, match=r"no VideoMAE can be had .* \(it is a bert\)"):
         VideoMAEFeatures(tiny_bert)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no VideoMAE can be had"):
+    with pytest.raises(UserError, match="no VideoMAE can be had"):
         VideoMAEFeatures(tmp_path / "empty")
 
 
@@ -297,7 +298,7 @@ def test_frame_features_are_vggs_last_layer_averaged(tmp_path: Path, vgg19: Call
 def test_frames_of_other_shapes_are_refused(tmp_path: Path, vgg19: Callable[[Path, tuple[int, ...]], Path]) -> None:
     extractor = load_frame_extractor(f"vgg:{vgg19(tmp_path / 'vgg19.pth', (4, 4, 4, 4, 4))}")
     for shape in ((2, 3, 4, 32, 32), (2, 1, 32, 32), (2, 3, 8, 32)):
-        with pytest.raises(ValueError, match=r"frames must be \(b, 3, H, W\)"):
+        with pytest.raises(UserError, match=r"frames must be \(b, 3, H, W\)"):
             extractor(torch.zeros(shape))
 
 
@@ -306,19 +307,19 @@ def test_frames_of_other_shapes_are_refused(tmp_path: Path, vgg19: Callable[[Pat
 
 @pytest.mark.parametrize("spec", ["i3d", "i3d:", "inception:file.pth", "", "I3D:file.pt", "videomae"])
 def test_unknown_extractors_are_refused(spec: str) -> None:
-    with pytest.raises(ValueError, match="extractor must be classifier, i3d:PATH, i3d-torchscript:PATH or videomae:NAME_OR_DIR"):
+    with pytest.raises(UserError, match="extractor must be classifier, i3d:PATH, i3d-torchscript:PATH or videomae:NAME_OR_DIR"):
         load_extractor(spec)
-    with pytest.raises(ValueError, match="extractor of frames must be vgg:PATH"):
+    with pytest.raises(UserError, match="extractor of frames must be vgg:PATH"):
         load_frame_extractor(spec)
 
 
 def test_options_without_effect_are_refused(classifier: ActionClassifier) -> None:
-    with pytest.raises(ValueError, match="goes with a classifier and a data_name"):
+    with pytest.raises(UserError, match="goes with a classifier and a data_name"):
         load_extractor("classifier", classifier=classifier)
-    with pytest.raises(ValueError, match="others with neither"):
+    with pytest.raises(UserError, match="others with neither"):
         load_extractor("i3d:file.pt", classifier=classifier, data_name="puppets")
-    with pytest.raises(ValueError, match="has no published SHA-256"):
+    with pytest.raises(UserError, match="has no published SHA-256"):
         load_extractor("classifier", classifier=classifier, data_name="puppets", sha256="00")
     for spec, stated in (("i3d:file.pt", None), ("i3d-torchscript:file.pt", "00")):
-        with pytest.raises(ValueError, match="trust_file is for i3d-torchscript without a stated SHA-256"):
+        with pytest.raises(UserError, match="trust_file is for i3d-torchscript without a stated SHA-256"):
             load_extractor(spec, sha256=stated, trust_file=True)

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lfdm.errors import UserError
 from lfdm.evaluation.networks.i3d import I3D, pad_same
 
 
@@ -114,5 +115,5 @@ def test_features_are_logits_averaged_over_time(network: I3D) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 3, 8, 224, 224), (1, 3, 16, 112, 224), (1, 1, 16, 224, 224), (3, 16, 224, 224)])
 def test_refuses_other_shapes(network: I3D, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"video must be \(b, 3, t >= 9, 224, 224\); got"):
+    with pytest.raises(UserError, match=r"video must be \(b, 3, t >= 9, 224, 224\); got"):
         network(torch.zeros(shape))

@@ -57,7 +57,7 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-# The layout: our names -> published ones, written the other way round from `lfdm.published.weights` ------------------------------
+# The layout: our names -> published ones, written the other way round from `lfdm.published.weights`-----------------------------
 
 _AUTOENCODER_NAMES = (
     (r"encoder\.blocks\.", "encoder.down_blocks."),

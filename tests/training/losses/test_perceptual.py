@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lfdm.errors import UserError
 from lfdm.training.losses.perceptual import PerceptualLoss
 
 VGG16_FILE = Path(__file__).parents[3] / ".." / "shared" / "weights" / "vgg16_imagenet_features.safetensors"
@@ -100,11 +101,11 @@ def test_only_the_prediction_learns(vgg19: Path) -> None:
 
 def test_small_images_and_other_shapes_are_refused(vgg19: Path) -> None:
     loss = PerceptualLoss(vgg19, num_scales=4)
-    with pytest.raises(ValueError, match="need 128 pixels; take fewer scales"):
+    with pytest.raises(UserError, match="need 128 pixels; take fewer scales"):
         loss(torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64))
-    with pytest.raises(ValueError, match="must both be"):
+    with pytest.raises(UserError, match="must both be"):
         loss(torch.rand(1, 3, 128, 128), torch.rand(2, 3, 128, 128))
-    with pytest.raises(ValueError, match="num_scales must be at least 1; got 0"):
+    with pytest.raises(UserError, match="num_scales must be at least 1; got 0"):
         PerceptualLoss(vgg19, num_scales=0)
 
 
@@ -116,15 +117,15 @@ def test_files_that_are_no_whole_network_are_refused(tmp_path: Path) -> None:
     state = vgg19_state()
     del state["features.16.bias"]
     torch.save(state, tmp_path / "part.pth")
-    with pytest.raises(ValueError, match=r"part\.pth lacks \['features.16.bias'\]"):
+    with pytest.raises(UserError, match=r"part\.pth lacks \['features.16.bias'\]"):
         PerceptualLoss(tmp_path / "part.pth")
 
     torch.save(vgg19_state() | {"features.5.weight": torch.zeros(4, 5, 3, 3)}, tmp_path / "bent.pth")
-    with pytest.raises(ValueError, match=r"features\.5 must be \(n, 4, 3, 3\)"):
+    with pytest.raises(UserError, match=r"features\.5 must be \(n, 4, 3, 3\)"):
         PerceptualLoss(tmp_path / "bent.pth")
 
     save_file({"first.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match=r"other\.safetensors is not known.*first\.weight"):
+    with pytest.raises(UserError, match=r"other\.safetensors is not known.*first\.weight"):
         PerceptualLoss(tmp_path / "other.safetensors")
 
     for name in ("nowhere.pth", "nowhere.safetensors"):

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from lfdm.autoencoder.convolution import channels_last
 from lfdm.autoencoder.layers import ConvBlock
+from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
 from lfdm.motion.warp import identity_grid, warp
 
@@ -80,9 +81,9 @@ class DenseNetwork(nn.Module):
     ) -> None:
         super().__init__()
         if stride not in (2, 4):
-            raise ValueError(f"the dense motion predictor works at stride 2 or 4; got {stride}")
+            raise UserError(f"the dense motion predictor works at stride 2 or 4; got {stride}")
         if len(channels) <= QUARTER_LEVEL + 1:
-            raise ValueError(f"dense_channels needs at least {QUARTER_LEVEL + 2} widths (strides 1, 2, 4, 8); got {channels}")
+            raise UserError(f"dense_channels needs at least {QUARTER_LEVEL + 2} widths (strides 1, 2, 4, 8); got {channels}")
         self.stride = stride
         self.max_residual = max_residual
         full, half, quarter = channels[: QUARTER_LEVEL + 1]

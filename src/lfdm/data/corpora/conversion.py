@@ -20,6 +20,7 @@ from lfdm.config.settings import Fit
 from lfdm.data.cache import Progress
 from lfdm.data.index import MAX_SIZE, ClipRecord, Split
 from lfdm.data.video import Crop, VideoInfo, natural_key, read_fitted, video_info, write_video
+from lfdm.errors import UserError
 
 MAX_STORED_FRAMES = 1_000_000
 MAX_NAME_BYTES = 250
@@ -51,7 +52,7 @@ class Recording:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipFormat:
-    """What frames become. Raises ValueError for impossible values."""
+    """What frames become. Raises UserError for impossible values."""
 
     size: int
     """Frames are size x size; see `fit_frames`."""
@@ -150,12 +151,12 @@ def summarize(root: Path, records: Sequence[ClipRecord], skipped: Iterable[Skipp
 
 
 def check_trees(source: Path, out: Path) -> None:
-    """Raise FileNotFoundError for a missing `source`, ValueError where one of the two lies in the other."""
+    """Raise FileNotFoundError for a missing `source`, UserError where one of the two lies in the other."""
     if not source.is_dir():
         raise FileNotFoundError(f"{source}: no such folder of clips")
     tree, target = source.resolve(), out.resolve()
     if tree == target or tree in target.parents or target in tree.parents:
-        raise ValueError(f"{out}: the data set must not lie in the tree of clips {source}, nor around it")
+        raise UserError(f"{out}: the data set must not lie in the tree of clips {source}, nor around it")
 
 
 def entries(folder: Path) -> list[Path]:
@@ -187,11 +188,11 @@ def _is_control(character: str) -> bool:
 
 
 def _check_name(path: Path) -> None:
-    """ValueError for a name that the table cannot hold, or that is too long with an ending added."""
+    """UserError for a name that the table cannot hold, or that is too long with an ending added."""
     if any(map(_is_control, str(path))):
-        raise ValueError("a name with control characters, or that is not UTF-8")
+        raise UserError("a name with control characters, or that is not UTF-8")
     if len(path.name.encode()) > MAX_NAME_BYTES:
-        raise ValueError(f"a name of over {MAX_NAME_BYTES} bytes")
+        raise UserError(f"a name of over {MAX_NAME_BYTES} bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +266,7 @@ class _Converter:
 def _usable_info(path: Path) -> VideoInfo:
     info = video_info(path)
     if not 0.1 <= info.fps <= 1000:
-        raise ValueError(f"an impossible rate of {info.fps:g} frames per second")
+        raise UserError(f"an impossible rate of {info.fps:g} frames per second")
     return info
 
 

@@ -26,6 +26,7 @@ from lfdm.data.corpora.conversion import (
 from lfdm.data.images import IMAGE_SUFFIXES
 from lfdm.data.index import ClipRecord, check_data_settings, new_data_set, num_test_subjects, write_index
 from lfdm.data.video import VIDEO_SUFFIXES
+from lfdm.errors import UserError
 
 
 def write_folder(
@@ -47,7 +48,7 @@ def write_folder(
     About `test_fraction` of the subjects, drawn by `seed` evenly from all labels, are the test split. Files that are no
     clips, broken clips and single images are skipped and reported. `out` appears when it is whole.
 
-    Raises FileNotFoundError for a missing tree, and ValueError for impossible settings, a tree without any usable clip,
+    Raises FileNotFoundError for a missing tree, and UserError for impossible settings, a tree without any usable clip,
     and an `out` that holds other things or overlaps the tree.
     """
     source, out = Path(source), Path(out)
@@ -60,7 +61,7 @@ def write_folder(
         made = convert(source, folder, found, form, num_workers=num_workers, progress=progress)
         skipped += made.skipped
         if not made.records:
-            raise ValueError(f"{source}: {_nothing_usable(skipped)}")
+            raise UserError(f"{source}: {_nothing_usable(skipped)}")
         records = _split(made.records, test_fraction, seed)
         write_index(folder, records)
     return summarize(out, records, skipped)

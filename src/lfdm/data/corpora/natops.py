@@ -11,6 +11,7 @@ from pathlib import Path
 from lfdm.data.corpora.conversion import Take
 from lfdm.data.corpora.published import Corpus, Survey
 from lfdm.data.video import Crop
+from lfdm.errors import UserError
 
 LABELS = (
     "I Have Command",
@@ -58,7 +59,7 @@ def read_segmentation(path: str | Path) -> tuple[Segments, list[str]]:
     three numbers `a,b,c`, of which the position is the gesture; in these, lines `take:start,end` (from 1, end
     included). Other comments and empty lines mean nothing.
 
-    Raises FileNotFoundError, and ValueError naming the line for whatever makes it doubtful which gesture is meant.
+    Raises FileNotFoundError, and UserError naming the line for whatever makes it doubtful which gesture is meant.
     """
     path = Path(path)
     if not path.is_file():
@@ -70,7 +71,7 @@ def read_segmentation(path: str | Path) -> tuple[Segments, list[str]]:
             reader.read("".join(text.split()), number)
         reader.check_whole()
     except ValueError as error:
-        raise ValueError(f"{path}, line {number}: {error}; got {text[:60]!r}") from None
+        raise UserError(f"{path}, line {number}: {error}; got {text[:60]!r}") from None
     return reader.segments, reader.unusable
 
 
@@ -82,7 +83,7 @@ class _SegmentationReader:
         self.gesture = len(LABELS)
 
     def read(self, line: str, number: int) -> None:
-        """One line without its spaces. Raises ValueError where the position in the file becomes doubtful."""
+        """One line without its spaces. Raises UserError where the position in the file becomes doubtful."""
         heading = re.match(r"//subject\D*(\d*)", line, re.IGNORECASE)
         if heading:
             self._begin_subject(int(heading[1] or self.subject + 1))
@@ -91,26 +92,26 @@ class _SegmentationReader:
         elif re.fullmatch(r"[^,:]+,[^,:]+,[^,:]+", line):
             self._begin_gesture()
         elif ":" not in line or (self.subject, self.gesture) not in self.segments:
-            raise ValueError("expected '// Subject', below it headings a,b,c and below these lines take:start,end")
+            raise UserError("expected '// Subject', below it headings a,b,c and below these lines take:start,end")
         elif not self._add_take(line):
             self.unusable.append(f"line {number}: expected take:start,end of a new take, got {line[:60]!r}")
 
     def check_whole(self) -> None:
-        """Raise ValueError unless the last subject has all gestures."""
+        """Raise UserError unless the last subject has all gestures."""
         if not self.subject or self.gesture != len(LABELS):
             num = self.gesture if self.subject else 0
-            raise ValueError(f"subject {self.subject} has {num} headings of gestures, expected {len(LABELS)}")
+            raise UserError(f"subject {self.subject} has {num} headings of gestures, expected {len(LABELS)}")
 
     def _begin_subject(self, subject: int) -> None:
         if self.subject:
             self.check_whole()
         if subject not in _SUBJECTS or (subject, 1) in self.segments:
-            raise ValueError(f"expected a subject of 1 to {len(_SUBJECTS)} that was not there before")
+            raise UserError(f"expected a subject of 1 to {len(_SUBJECTS)} that was not there before")
         self.subject, self.gesture = subject, 0
 
     def _begin_gesture(self) -> None:
         if not self.subject or self.gesture == len(LABELS):
-            raise ValueError(f"expected {len(LABELS)} headings of gestures below each '// Subject', no more")
+            raise UserError(f"expected {len(LABELS)} headings of gestures below each '// Subject', no more")
         self.gesture += 1
         self.segments[self.subject, self.gesture] = {}
 

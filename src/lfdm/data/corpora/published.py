@@ -23,6 +23,7 @@ from lfdm.data.corpora.conversion import (
 )
 from lfdm.data.index import CLIPS_DIR, MAX_WORKERS, Split, check_data_set_folder, write_index
 from lfdm.data.video import Crop
+from lfdm.errors import UserError
 from lfdm.folders.files import write_bytes
 
 Key = tuple[str, ...]
@@ -114,7 +115,7 @@ def write_published(
     The same command continues a stopped run and adds what has come to `source` since: clips in `out` that are whole
     are not made again, and clips.csv is written when all are there.
 
-    Raises FileNotFoundError for a missing tree; ValueError for impossible settings, a tree without any usable clip of
+    Raises FileNotFoundError for a missing tree; UserError for impossible settings, a tree without any usable clip of
     the corpus, and an `out` that holds other things, another corpus or another size, or overlaps the tree.
     """
     source, out = Path(source), Path(out)
@@ -125,13 +126,13 @@ def write_published(
     found = Survey(corpus=corpus, source=source)
     corpus.survey(found)
     if not found.recordings:
-        raise ValueError(f"{source}: no clip of {corpus.name} in it; expected {corpus.layout}")
+        raise UserError(f"{source}: no clip of {corpus.name} in it; expected {corpus.layout}")
     _claim(out, corpus, size)
     made = convert(source, out, found.recordings, form, keep_finished=True, num_workers=num_workers, progress=progress)
     skipped = (*found.skipped, *made.skipped)
     if not made.records:
         _give_up(out)
-        raise ValueError(
+        raise UserError(
             f"{source}: no usable clip; of {len(skipped)} skipped the last is {skipped[-1].path} ({skipped[-1].reason})"
         )
     write_index(out, made.records)
@@ -153,9 +154,9 @@ def _claim(out: Path, corpus: Corpus, size: int) -> None:
     if marker.is_file():
         held = marker.read_text()
         if held != wanted:
-            raise ValueError(f"{out}: holds clips of {held}, not of {wanted}; choose another folder")
+            raise UserError(f"{out}: holds clips of {held}, not of {wanted}; choose another folder")
     elif out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out}: holds another data set than {wanted}; choose another folder")
+        raise UserError(f"{out}: holds another data set than {wanted}; choose another folder")
     else:
         marker.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(marker, wanted.encode())

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lfdm.errors import UserError
+
 Curve = np.ndarray
 """One value per frame: (t,) float64."""
 
@@ -212,10 +214,10 @@ ACTIONS: tuple[str, ...] = tuple(_MOVES)
 def act(action: str, take: Take, reach: Reach, time: Curve) -> Pose:
     """The joints of a figure that does `action`, at each of the times (seconds, (t,)).
 
-    Raises ValueError for a label that is not one of ACTIONS.
+    Raises UserError for a label that is not one of ACTIONS.
     """
     if action not in _MOVES:
-        raise ValueError(f"action is {action!r}; allowed are {', '.join(ACTIONS)}")
+        raise UserError(f"action is {action!r}; allowed are {', '.join(ACTIONS)}")
     pose = Pose(len(time), reach)
     _MOVES[action](pose, np.asarray(time, np.float64), take)
     return pose

@@ -33,6 +33,7 @@ from lfdm.data.puppets.actions import ACTIONS, Take, act, ease
 from lfdm.data.puppets.figures import Subject, make_subject, place
 from lfdm.data.puppets.render import Track, Truth, render
 from lfdm.data.video import write_video
+from lfdm.errors import UserError
 from lfdm.folders.files import write_bytes
 
 __all__ = [
@@ -79,7 +80,7 @@ def render_clip(
 
     `subject` is a drawn subject or its seed. Frame k shows the action at k / fps seconds; frame 0 is the subject at
     rest, whatever the action and the take.
-    Raises ValueError for an unknown action, a size below 32, fewer than 2 frames, an impossible fps, a negative seed.
+    Raises UserError for an unknown action, a size below 32, fewer than 2 frames, an impossible fps, a negative seed.
     """
     check_integer("size", size, MIN_SIZE, MAX_SIZE)
     check_integer("num_frames", num_frames, 2, MAX_FRAMES)
@@ -129,7 +130,7 @@ def save_truth(path: Path, truth: Truth) -> Path:
 def load_truth(path: Path) -> Truth:
     """Read a truth file; its flow comes back as float32.
 
-    Raises FileNotFoundError if there is none and ValueError if it is not a truth file.
+    Raises FileNotFoundError if there is none and UserError if it is not a truth file.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no truth file at {path}; render the clips with truth")
@@ -138,7 +139,7 @@ def load_truth(path: Path) -> Truth:
             flow, drift = arrays["flow"].astype(np.float32), arrays["drift"].astype(np.float32)
             return Truth(flow, arrays["visible"], arrays["interior"], arrays["figure"], drift)
     except (LookupError, OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} is not a truth file ({error})") from error
+        raise UserError(f"{path} is not a truth file ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def write_puppets(
     Clips are lossless; `truth` says which of them get a truth file. The same arguments give the same data set.
     `num_workers` processes render (None: one per core; 0 or 1: this one). `progress(done, total)` is called as clips
     are finished.
-    `root` appears when it is whole. Raises ValueError for values that no data set can have and a `root` that holds other
+    `root` appears when it is whole. Raises UserError for values that no data set can have and a `root` that holds other
     things, and FileExistsError if it already holds a data set.
     """
     root = Path(root)

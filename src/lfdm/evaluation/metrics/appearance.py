@@ -21,6 +21,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from lfdm.data.clips import ClipCache
+from lfdm.errors import UserError
 from lfdm.evaluation.loading import file_sha256
 from lfdm.evaluation.networks.fitting import fit_classifier, kept_beside
 from lfdm.evaluation.settings import FRAME_TRAINING, ClassifierTraining
@@ -46,7 +47,7 @@ class FrameNetwork(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
     ) -> None:
         super().__init__()
         if len(set(subjects)) < 2 or len(set(subjects)) != len(subjects):
-            raise ValueError(f"a frame network needs two or more different subjects; got {list(subjects)[:4]}")
+            raise UserError(f"a frame network needs two or more different subjects; got {list(subjects)[:4]}")
         self.input_size = input_size
         layers: list[nn.Module] = []
         for before, after in pairwise((3, *channels)):
@@ -75,7 +76,7 @@ def cached_frame_network(
     """The frame network of these training clips, trained by the first call and kept beside their cache, and its folder.
 
     Raises:
-        ValueError: fewer than two subjects.
+        UserError: fewer than two subjects.
     """
     training = training or FRAME_TRAINING
     subjects = sorted({record.subject for record in cache.records})

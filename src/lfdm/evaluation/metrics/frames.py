@@ -4,6 +4,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from lfdm.errors import UserError
+
 MAX_PSNR = 100.0
 """What equal images score, decibels: the true value is infinite."""
 
@@ -25,10 +27,10 @@ def ssim_per_clip(a: Tensor, b: Tensor) -> Tensor:
     Gaussian window 11x11 with sigma 1.5, K1 = 0.01, K2 = 0.03, only where the window fits.
 
     Raises:
-        ValueError: frames smaller than the window.
+        UserError: frames smaller than the window.
     """
     if min(a.shape[-2:]) < 11:
-        raise ValueError(f"SSIM needs frames of at least 11x11 pixels; got {tuple(a.shape[-2:])}")
+        raise UserError(f"SSIM needs frames of at least 11x11 pixels; got {tuple(a.shape[-2:])}")
     batch = a.shape[0]
     x, y = (rearrange(v.float(), "b c t h w -> (b c t) 1 h w") for v in (a, b))
     mean_x, mean_y = _blur(x), _blur(y)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lfdm.errors import UserError
+
 Distance = Callable[[np.ndarray, np.ndarray], float]
 """Of real features (n, d) and generated ones (m, d)."""
 
@@ -32,7 +34,7 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
     covariances of any rank, and n < d costs less, not more.
 
     Raises:
-        ValueError: other shapes, fewer than two samples on a side, or a feature that is not finite.
+        UserError: other shapes, fewer than two samples on a side, or a feature that is not finite.
     """
     real, generated = _check(real, generated)
     a, b = _root(real), _root(generated)
@@ -48,7 +50,7 @@ def kernel_distance(real: np.ndarray, generated: np.ndarray) -> float:
     are used at once; the average over subsets of 1,000 that KID's code takes estimates the same number less well.
 
     Raises:
-        ValueError: other shapes, fewer than two samples on a side, or a feature that is not finite.
+        UserError: other shapes, fewer than two samples on a side, or a feature that is not finite.
     """
     real, generated = _check(real, generated)
     n, m = len(real), len(generated)
@@ -125,7 +127,7 @@ def estimate(
         allow_small: take fewer samples than features, where a Frechet distance is mostly bias.
 
     Raises:
-        ValueError: features that the distance refuses, fewer than four real samples, a value out of its range, or a Frechet
+        UserError: features that the distance refuses, fewer than four real samples, a value out of its range, or a Frechet
             distance with fewer samples than features unless `allow_small`.
     """
     estimated, _ = _estimate(distance, real, generated, num_bootstrap, confidence, seed, allow_small, "")
@@ -149,10 +151,10 @@ def grouped(
         groups: the class or subject of row i of both sides, (n,).
 
     Raises:
-        ValueError: as `estimate`, naming the group; real, generated and groups of different lengths.
+        UserError: as `estimate`, naming the group; real, generated and groups of different lengths.
     """
     if not len(real) == len(generated) == len(groups) or not len(groups):
-        raise ValueError(f"real, generated and groups must be of one length; got {len(real)}, {len(generated)} and {len(groups)}")
+        raise UserError(f"real, generated and groups must be of one length; got {len(real)}, {len(generated)} and {len(groups)}")
     members = {name: [i for i, group in enumerate(groups) if group == name] for name in sorted(set(groups))}
     pairs = {
         name: _estimate(
@@ -188,14 +190,14 @@ def _estimate(
     real, generated = _check(real, generated)
     (n, dim), m = real.shape, len(generated)
     if n < 4:
-        raise ValueError(f"a floor needs at least 4 real samples{where}, two for each half; got {n}")
+        raise UserError(f"a floor needs at least 4 real samples{where}, two for each half; got {n}")
     if distance is frechet_distance and min(n, m) < dim and not allow_small:
-        raise ValueError(
+        raise UserError(
             f"a Frechet distance of {dim} features needs at least {dim} samples on either side{where}; got {n} real and {m} "
             f"generated. Take more clips, or set allow_small=True: the figure is then mostly bias: read it beside its floor"
         )
     if not 0 < confidence < 1 or num_bootstrap < 0:
-        raise ValueError(f"confidence must be in (0, 1) and num_bootstrap at least 0; got {confidence} and {num_bootstrap}")
+        raise UserError(f"confidence must be in (0, 1) and num_bootstrap at least 0; got {confidence} and {num_bootstrap}")
     value = distance(real, generated)
     rng = np.random.default_rng(seed)
     num_floor = min(n // 2, m)
@@ -250,14 +252,14 @@ def _interval(value: float, draws: np.ndarray, confidence: float) -> tuple[float
 
 
 def _check(real: np.ndarray, generated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both in float64, or ValueError."""
+    """Both in float64, or UserError."""
     if real.ndim != 2 or generated.ndim != 2 or real.shape[1] != generated.shape[1] or min(len(real), len(generated)) < 2:
-        raise ValueError(
+        raise UserError(
             f"real and generated must be (n, d) and (m, d) with n and m at least 2; got {real.shape} and {generated.shape}"
         )
     for name, features in (("real", real), ("generated", generated)):
         if not np.isfinite(features).all():
-            raise ValueError(
+            raise UserError(
                 f"{name} features must be finite; got NaN or infinity in {(~np.isfinite(features)).any(axis=1).sum()} rows"
             )
     return real.astype(np.float64), generated.astype(np.float64)

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lfdm.data.puppets.data_set import load_truth
+from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
 from lfdm.motion.warp import flow_to_grid, identity_grid, warp
 
@@ -46,7 +47,7 @@ class ExactMotion:
         b, channels, *rest = self.flow.shape if self.flow.ndim == 5 else (0, 0)
         shapes = (self.visible.shape, self.figure.shape)
         if channels != 2 or shapes != ((b, *rest), (b, *rest)) or self.drift.shape != (b, 2, rest[0]):
-            raise ValueError(
+            raise UserError(
                 "exact motion is flow (b, 2, t, H, W), visible and figure (b, t, H, W) and drift (b, 2, t); "
                 f"got {[tuple(getattr(self, f.name).shape) for f in fields(self)]}"
             )
@@ -80,11 +81,11 @@ class ExactMotion:
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: a damaged file, too few frames, or clips of different sizes.
+            UserError: a damaged file, too few frames, or clips of different sizes.
         """
         clips = [_read_clip(path, indices) for path, indices in zip(paths, frames, strict=True)]
         if len({clip["flow"].shape for clip in clips}) != 1:
-            raise ValueError(f"truth files of one batch differ in shape: {[clip['flow'].shape for clip in clips]}")
+            raise UserError(f"truth files of one batch differ in shape: {[clip['flow'].shape for clip in clips]}")
         flow, visible, figure, drift = (torch.from_numpy(np.stack([clip[name] for clip in clips])) for name in clips[0])
         return cls(flow.permute(0, 4, 1, 2, 3).contiguous(), visible, figure, drift.transpose(1, 2).contiguous())
 
@@ -92,7 +93,7 @@ class ExactMotion:
 def _read_clip(path: Path, indices: np.ndarray) -> dict[str, np.ndarray]:
     truth = load_truth(path)
     if len(truth.flow) <= int(indices.max()):
-        raise ValueError(f"{path} holds {len(truth.flow)} frames; frame {int(indices.max())} is needed")
+        raise UserError(f"{path} holds {len(truth.flow)} frames; frame {int(indices.max())} is needed")
     return {name: getattr(truth, name)[indices] for name in ("flow", "visible", "figure", "drift")}
 
 

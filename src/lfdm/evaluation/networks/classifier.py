@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from lfdm.data.clips import ClipCache
 from lfdm.data.clips import labels as labels_of
 from lfdm.data.frame_indices import uniform_indices
+from lfdm.errors import UserError
 from lfdm.evaluation.networks.fitting import fit_classifier, kept_beside
 from lfdm.evaluation.settings import ClassifierTraining
 from lfdm.folders.model_folder import StrictLoading
@@ -46,7 +47,7 @@ class ActionClassifier(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
     ) -> None:
         super().__init__()
         if len(set(labels)) < 2 or len(set(labels)) != len(labels):
-            raise ValueError(f"a classifier needs two or more different labels; got {list(labels)}")
+            raise UserError(f"a classifier needs two or more different labels; got {list(labels)}")
         self.labels = tuple(labels)
         self.num_frames = num_frames
         self.input_size = input_size
@@ -59,7 +60,7 @@ class ActionClassifier(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         """Logits (b, n) of a video (b, 3, t, H, W) in [0, 1].
 
         Raises:
-            ValueError: another shape or number of frames.
+            UserError: another shape or number of frames.
         """
         return self.head(self.features(video))
 
@@ -67,10 +68,10 @@ class ActionClassifier(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         """What the logits are computed from, (b, `num_features`): mean and maximum over time of the last block's channels.
 
         Raises:
-            ValueError: another shape or number of frames.
+            UserError: another shape or number of frames.
         """
         if video.ndim != 5 or video.shape[1] != 3 or video.shape[2] != self.num_frames:
-            raise ValueError(f"video must be (b, 3, {self.num_frames}, H, W) in [0, 1]; got {tuple(video.shape)}")
+            raise UserError(f"video must be (b, 3, {self.num_frames}, H, W) in [0, 1]; got {tuple(video.shape)}")
         x = rearrange(_changes(video, self.input_size), "b t c h w -> (b t) c h w")
         for block in self.blocks:
             x = block(x, self.num_frames)
@@ -123,7 +124,7 @@ def train_classifier(
     """Train a classifier on every clip of `cache`, real training clips, frames drawn uniformly.
 
     Raises:
-        ValueError: fewer than two labels.
+        UserError: fewer than two labels.
     """
     labels = labels_of(cache.records)
     numbers = torch.tensor([labels.index(record.label) for record in cache.records])

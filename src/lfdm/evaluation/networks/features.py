@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lfdm.data.frame_indices import uniform_indices
+from lfdm.errors import UserError
 from lfdm.evaluation.networks.classifier import ActionClassifier
 from lfdm.evaluation.networks.i3d import I3D, IMAGE_SIZE, NUM_CLASSES
 from lfdm.folders.model_folder import load_exactly
@@ -57,7 +58,7 @@ class VideoFeatures(Protocol):
         """Features (b, dim) float32, on the extractor's device, of a video (b, 3, t, H, W) in [0, 1].
 
         Raises:
-            ValueError: another shape, or fewer than `min_frames` frames.
+            UserError: another shape, or fewer than `min_frames` frames.
         """
         ...
 
@@ -76,7 +77,7 @@ class FrameFeatures(Protocol):
         """Features (b, dim) float32, on the extractor's device, of frames (b, 3, H, W) in [0, 1].
 
         Raises:
-            ValueError: another shape.
+            UserError: another shape.
         """
         ...
 
@@ -155,7 +156,7 @@ class TorchScriptI3DFeatures:
         content = path.read_bytes()  # hashed and run are the same bytes
         found = hashlib.sha256(content).hexdigest()
         if not trust_file and found != (wanted := sha256 or TORCHSCRIPT_SHA256):
-            raise ValueError(
+            raise UserError(
                 f"{path} is a program and is not run: its SHA-256 is {found}, not {wanted}. "
                 f"If you trust the file, set trust_file (in Python, or state its sha256)"
             )
@@ -165,14 +166,14 @@ class TorchScriptI3DFeatures:
         try:
             self.network = torch.jit.load(io.BytesIO(content), map_location=self.device).eval()
         except RuntimeError as error:
-            raise ValueError(f"{path} is not a TorchScript file ({str(error).splitlines()[0]})") from None
+            raise UserError(f"{path} is not a TorchScript file ({str(error).splitlines()[0]})") from None
 
     @torch.no_grad()
     def __call__(self, video: Tensor) -> Tensor:
         check_video(video, self)
         features = self.network(255 * to_8_bits(video.to(self.device)), rescale=True, resize=True, return_features=True)
         if features.shape != (len(video), self.dim):
-            raise ValueError(f"{self.name}: the file must give {self.dim} features a video; got {tuple(features.shape)}")
+            raise UserError(f"{self.name}: the file must give {self.dim} features a video; got {tuple(features.shape)}")
         return features.float()
 
 
@@ -232,7 +233,7 @@ class VGGFrameFeatures:
     @torch.no_grad()
     def __call__(self, frames: Tensor) -> Tensor:
         if frames.ndim != 4 or frames.shape[1] != 3 or min(frames.shape[-2:]) < 16:
-            raise ValueError(f"frames must be (b, 3, H, W) in [0, 1] of at least 16x16 pixels; got {tuple(frames.shape)}")
+            raise UserError(f"frames must be (b, 3, H, W) in [0, 1] of at least 16x16 pixels; got {tuple(frames.shape)}")
         return self.network.features(to_8_bits(frames.to(self.device)))[-1].mean(dim=(2, 3))
 
 
@@ -255,23 +256,23 @@ def load_extractor(
         trust_file: run a TorchScript file whatever its SHA-256: such a file is a program.
 
     Raises:
-        ValueError: an unknown spec, an argument without effect on it, a file of another network, or of another SHA-256.
+        UserError: an unknown spec, an argument without effect on it, a file of another network, or of another SHA-256.
         FileNotFoundError: no such file.
         ImportError: `videomae` without transformers.
     """
     kind, _, source = spec.partition(":")
     if (spec == "classifier") != (classifier is not None and data_name is not None):
-        raise ValueError(
+        raise UserError(
             f"extractor 'classifier' goes with a classifier and a data_name, others with neither; "
             f"got {spec!r}, {'a' if classifier is not None else 'no'} classifier and data_name {data_name!r}"
         )
     if trust_file and (kind != "i3d-torchscript" or sha256 is not None):
-        raise ValueError(
+        raise UserError(
             f"trust_file is for i3d-torchscript without a stated SHA-256: no other file is executed; got {spec!r} and {sha256}"
         )
     if classifier is not None and data_name is not None:
         if sha256 is not None:
-            raise ValueError(f"extractor 'classifier' is trained here and has no published SHA-256; got {sha256!r}")
+            raise UserError(f"extractor 'classifier' is trained here and has no published SHA-256; got {sha256!r}")
         return ClassifierFeatures(classifier, data_name)
     if source and kind == "i3d":
         return I3DFeatures(source, sha256=sha256, device=device)
@@ -279,7 +280,7 @@ def load_extractor(
         return TorchScriptI3DFeatures(source, sha256=sha256, trust_file=trust_file, device=device)
     if source and kind == "videomae":
         return VideoMAEFeatures(source, sha256=sha256, device=device)
-    raise ValueError(f"extractor must be classifier, i3d:PATH, i3d-torchscript:PATH or videomae:NAME_OR_DIR; got {spec!r}")
+    raise UserError(f"extractor must be classifier, i3d:PATH, i3d-torchscript:PATH or videomae:NAME_OR_DIR; got {spec!r}")
 
 
 def load_frame_extractor(spec: str, *, sha256: str | None = None, device: torch.device | str = "cpu") -> FrameFeatures:
@@ -288,19 +289,19 @@ def load_frame_extractor(spec: str, *, sha256: str | None = None, device: torch.
     Inception-v3, whose distance is plain FID, is not among them: torchmetrics' needs torch-fidelity, and that needs torchvision.
 
     Raises:
-        ValueError: an unknown spec, a file that does not hold a known network, or one of another SHA-256.
+        UserError: an unknown spec, a file that does not hold a known network, or one of another SHA-256.
         FileNotFoundError: no such file.
     """
     kind, _, source = spec.partition(":")
     if kind != "vgg" or not source:
-        raise ValueError(f"extractor of frames must be vgg:PATH; got {spec!r}")
+        raise UserError(f"extractor of frames must be vgg:PATH; got {spec!r}")
     return VGGFrameFeatures(source, sha256=sha256, device=device)
 
 
 def check_video(video: Tensor, extractor: VideoFeatures) -> None:
-    """Raise ValueError where `extractor` does not take `video`."""
+    """Raise UserError where `extractor` does not take `video`."""
     if video.ndim != 5 or video.shape[1] != 3 or video.shape[2] < extractor.min_frames:
-        raise ValueError(
+        raise UserError(
             f"{extractor.name}: video must be (b, 3, t, H, W) in [0, 1] of at least {extractor.min_frames} frames; "
             f"got {tuple(video.shape)}"
         )
@@ -331,7 +332,7 @@ def _find_file(path: str | Path) -> Path:
 def _check_sha256(path: Path, content: bytes, wanted: str | None) -> str:
     found = hashlib.sha256(content).hexdigest()
     if wanted is not None and found != wanted:
-        raise ValueError(f"{path} has another SHA-256 than stated: {found}, not {wanted}")
+        raise UserError(f"{path} has another SHA-256 than stated: {found}, not {wanted}")
     return found
 
 
@@ -345,14 +346,14 @@ def _load_videomae(source: str) -> tuple[Path, Any]:
     try:
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
         if config.model_type != "videomae":
-            raise ValueError(f"it is a {config.model_type}")
+            raise UserError(f"it is a {config.model_type}")
         classifies = "VideoMAEForVideoClassification" in (config.architectures or [])
         kind: Any = transformers.VideoMAEForVideoClassification if classifies else transformers.VideoMAEModel
         model, report = kind.from_pretrained(source, use_safetensors=True, dtype=torch.float32, output_loading_info=True)
         weights = cached_file(source, "model.safetensors")  # in the cache by now
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = " ".join((str(error).strip() or type(error).__name__).split())
-        raise ValueError(f"no VideoMAE can be had from {source!r}; give its folder or its name on the Hub ({reason})") from error
+        raise UserError(f"no VideoMAE can be had from {source!r}; give its folder or its name on the Hub ({reason})") from error
     if weights is None or report["missing_keys"]:
-        raise ValueError(f"the VideoMAE {source!r} is not whole: missing {sorted(report['missing_keys'])}")
+        raise UserError(f"the VideoMAE {source!r} is not whole: missing {sorted(report['missing_keys'])}")
     return Path(weights), model.eval().requires_grad_(False)

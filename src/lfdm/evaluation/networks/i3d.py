@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lfdm.errors import UserError
+
 IMAGE_SIZE = 224
 NUM_CLASSES = 400
 MIN_FRAMES = 9
@@ -65,10 +67,10 @@ class I3D(nn.Sequential):
         """Logits (b, num_classes) of a video (b, 3, t, 224, 224) in [-1, 1].
 
         Raises:
-            ValueError: another shape, or fewer than `MIN_FRAMES` frames.
+            UserError: another shape, or fewer than `MIN_FRAMES` frames.
         """
         if video.ndim != 5 or video.shape[1] != 3 or video.shape[2] < MIN_FRAMES or video.shape[3:] != (IMAGE_SIZE, IMAGE_SIZE):
-            raise ValueError(f"video must be (b, 3, t >= {MIN_FRAMES}, {IMAGE_SIZE}, {IMAGE_SIZE}); got {tuple(video.shape)}")
+            raise UserError(f"video must be (b, 3, t >= {MIN_FRAMES}, {IMAGE_SIZE}, {IMAGE_SIZE}); got {tuple(video.shape)}")
         x = super().forward(video)  # (b, num_classes, t', 1, 1)
         return x.mean(dim=(2, 3, 4))
 

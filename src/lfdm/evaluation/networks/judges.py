@@ -7,6 +7,7 @@ import torch
 
 from lfdm.config.settings import Fit
 from lfdm.data.clips import ClipCache, ClipRecord, labels, open_cache
+from lfdm.errors import UserError
 from lfdm.evaluation.loading import file_sha256
 from lfdm.evaluation.metrics.appearance import FrameNetwork, FrameNetworkFeatures, cached_frame_network
 from lfdm.evaluation.networks.classifier import ActionClassifier, cached_classifier
@@ -36,7 +37,7 @@ def load_from_files(config: EvaluationConfig, device: torch.device) -> Judges:
     """The extractors that are files: before anything is measured, since their errors are the user's.
 
     Raises:
-        ValueError: an unknown extractor, a file that does not hold its network, or two whose figures would bear one name.
+        UserError: an unknown extractor, a file that does not hold its network, or two whose figures would bear one name.
         FileNotFoundError: no such file.
         ImportError: an extractor whose package is not installed.
     """
@@ -51,7 +52,7 @@ def load_from_files(config: EvaluationConfig, device: torch.device) -> Judges:
     for extractors in (judges.extractors, judges.frame_extractors):
         names = [extractor.name for extractor in extractors]
         if len(set(names)) < len(names):
-            raise ValueError(f"the figures of extractors must have different names; got {names}: evaluate by one at a time")
+            raise UserError(f"the figures of extractors must have different names; got {names}: evaluate by one at a time")
     return judges
 
 

@@ -25,7 +25,7 @@ MAX_SAMPLE_NAME = 60
 
 
 def check_report_folder(out: Path) -> None:
-    """ValueError where `out` cannot become a folder of results, before anything is measured for it."""
+    """UserError where `out` cannot become a folder of results, before anything is measured for it."""
     check_parents(out / "results.json")
 
 

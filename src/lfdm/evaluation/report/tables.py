@@ -127,7 +127,7 @@ def summary(results: dict[str, Any]) -> list[tuple[str, Sequence[str], Sequence[
     shown: list[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = []
     if results["stage1"] is not None:
         shown.append(("Stage 1, frames 1 on", *_reconstruction(results["stage1"])))
-        if "score_1" in results["stage1"]:
+        if "flow_epe_ratio" in results["stage1"]:
             shown.append(("Stage 1 against exact motion", SCORE_HEADS, _scores(results["stage1"])))
     if results["generation"] is not None:
         shown.append(("Generation", GENERATION_HEADS, generation_rows(results["generation"])))
@@ -158,7 +158,7 @@ def tiles(results: dict[str, Any]) -> str:
     if stage1 is not None:
         figure = stage1["reconstruction"]["prediction"]
         shown.append(("Reconstruction", f"{number(figure['psnr'], 1)} dB", f"SSIM {number(figure['ssim'])}"))
-        for key, name, better in (("score_1", "Score 1", "lower"), ("score_2", "Score 2", "higher")):
+        for key, name, better in (("flow_epe_ratio", "Score 1", "lower"), ("warp_recovery", "Score 2", "higher")):
             if key in stage1:
                 best = number(stage1[key]["whole_frame_fit"]["value"])
                 shown.append((name, number(stage1[key]["value"]), f"{better} is better; best fit {best}"))
@@ -188,14 +188,17 @@ def distances(figures: dict[str, Any]) -> str:
 
 
 SCORE_HEADS = ("against exact motion", "value", "best fit, whole frame", "best fit, these pixels", "N")
-SCORES = {"score_1": "score 1: flow error (lower is better)", "score_2": "score 2: reconstruction (higher is better)"}
+SCORES = {
+    "flow_epe_ratio": "score 1: flow error (lower is better)",
+    "warp_recovery": "score 2: reconstruction (higher is better)",
+}
 _MEASURES = {"l1": ("L1", 4), "psnr": ("PSNR, dB", 2), "ssim": ("SSIM", 4), "perceptual": ("perceptual", 3)}
 
 
 def stage1(figures: dict[str, Any]) -> str:
     """Reconstruction, scores and visibility."""
     content = _table(*_reconstruction(figures))
-    if "score_1" in figures:
+    if "flow_epe_ratio" in figures:
         content += _table(SCORE_HEADS, _scores(figures))
     if "visibility_f1" in figures:
         visibility = figures["visibility_f1"]

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lfdm.autoencoder.layers import AntiAliasDownsample
+from lfdm.errors import UserError
 from lfdm.folders.model_folder import read_tensors
 from lfdm.published.weights import read_checkpoint
 
@@ -83,7 +84,7 @@ class PerceptualLoss(nn.Module):
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: `num_scales` below 1; a file of neither network, or with missing or misshapen convolutions.
+        UserError: `num_scales` below 1; a file of neither network, or with missing or misshapen convolutions.
     """
 
     mean: Tensor
@@ -92,7 +93,7 @@ class PerceptualLoss(nn.Module):
     def __init__(self, weights: str | Path, *, num_scales: int = 4) -> None:
         super().__init__()
         if num_scales < 1:
-            raise ValueError(f"num_scales must be at least 1; got {num_scales}")
+            raise UserError(f"num_scales must be at least 1; got {num_scales}")
         tensors = _read_weights(Path(weights))
         self.network = _recognise(tensors, weights)
         self.convolutions = _build_convolutions(self.network, tensors, weights)
@@ -105,7 +106,7 @@ class PerceptualLoss(nn.Module):
         """A scalar; the published weight is 10.
 
         Raises:
-            ValueError: shapes that differ, are not (n, 3, H, W), or are too small for the coarsest scale.
+            UserError: shapes that differ, are not (n, 3, H, W), or are too small for the coarsest scale.
         """
         self._check(prediction, target)
         loss = prediction.new_zeros(())
@@ -132,12 +133,12 @@ class PerceptualLoss(nn.Module):
 
     def _check(self, prediction: Tensor, target: Tensor) -> None:
         if prediction.shape != target.shape or prediction.ndim != 4 or prediction.shape[1] != 3:
-            raise ValueError(
+            raise UserError(
                 f"prediction and target must both be (n, 3, H, W); got {tuple(prediction.shape)} and {tuple(target.shape)}"
             )
         smallest = 2 ** (len(self.downsamples) + self.network.taps[-1][0] - 2)
         if min(prediction.shape[-2:]) < smallest:
-            raise ValueError(
+            raise UserError(
                 f"images of {tuple(prediction.shape[-2:])} are too small for {len(self.downsamples)} scales of the "
                 f"perceptual loss, which need {smallest} pixels; take fewer scales"
             )
@@ -151,7 +152,7 @@ def _recognise(tensors: dict[str, Tensor], origin: str | Path) -> _Network:
     for network in (_VGG19, _VGG16):
         if f"{next(network.convolutions())[2]}.weight" in tensors:
             return network
-    raise ValueError(
+    raise UserError(
         f"{origin} is not known: a perceptual network holds features.0.weight (torchvision's VGG-19) or "
         f"conv1_1.weight (VGG-16); got {sorted(tensors)[:4]}..."
     )
@@ -161,13 +162,13 @@ def _build_convolutions(network: _Network, tensors: dict[str, Tensor], origin: s
     names = [name for _, _, name in network.convolutions()]
     missing = [f"{name}.{part}" for name in names for part in ("weight", "bias") if f"{name}.{part}" not in tensors]
     if missing:
-        raise ValueError(f"{origin} lacks {missing}: not the whole network")
+        raise UserError(f"{origin} lacks {missing}: not the whole network")
     convolutions = nn.ModuleList()
     in_channels = 3
     for name in names:
         weight, bias = tensors[f"{name}.weight"].float(), tensors[f"{name}.bias"].float()
         if weight.shape[1:] != (in_channels, 3, 3) or bias.shape != weight.shape[:1]:
-            raise ValueError(
+            raise UserError(
                 f"{origin}: {name} must be (n, {in_channels}, 3, 3) with n biases; "
                 f"got {tuple(weight.shape)} and {tuple(bias.shape)}"
             )
