@@ -72,7 +72,7 @@ class Models:
     def __init__(self, preset: Preset, device: torch.device, folder: Path, *, dtype: torch.dtype, compiled: bool = False) -> None:
         self.preset, self.device, self.folder, self.dtype = preset, device, folder, dtype
         self.label = "None" if preset.diffusion.condition == "text" else "wave"
-        self.pipeline = LatentFlowPipeline.from_preset(preset, None if self.label == "None" else [self.label])
+        self.pipeline = LatentFlowPipeline.from_preset(preset, () if self.label == "None" else [self.label])
         self.pipeline.set_progress_bar_config(disable=True)
         _make_motion_visible(self.pipeline.autoencoder)
         self.pipeline.to(device)
