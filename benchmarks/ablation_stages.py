@@ -34,7 +34,8 @@ from lfdm.diffusion.process import predicted_by
 from lfdm.evaluation.generators import PipelineGenerator
 from lfdm.evaluation.loading import file_sha256
 from lfdm.evaluation.settings import EvaluationConfig
-from lfdm.folders.model_folder import WEIGHTS_NAME, find_checkpoints, find_model, load_exactly, read_json, read_tensors
+from lfdm.folders.model_folder import WEIGHTS_NAME, load_exactly, read_json, read_tensors
+from lfdm.folders.run_folder import find_checkpoints, find_model
 from lfdm.pipeline.folder import INDEX_NAME, find_folder, load_scheduler, resolve_parts
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.checkpoint import TRAINING_NAME

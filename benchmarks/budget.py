@@ -17,7 +17,8 @@ import torch
 
 from lfdm.config.settings import OptimizationConfig
 from lfdm.folders.files import write_bytes
-from lfdm.folders.model_folder import STATE_NAME, find_checkpoints, read_json
+from lfdm.folders.model_folder import read_json
+from lfdm.folders.run_folder import STATE_NAME, find_checkpoints
 from lfdm.training.loop import StepReport, TrainingTask, fit
 
 NEVER = 10**9

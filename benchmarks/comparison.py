@@ -21,7 +21,8 @@ from lfdm.evaluation.generators import PipelineGenerator, VideoGenerator
 from lfdm.evaluation.loading import file_sha256
 from lfdm.evaluation.protocol import evaluate_generator
 from lfdm.evaluation.settings import EvaluationConfig
-from lfdm.folders.model_folder import WEIGHTS_NAME, find_model
+from lfdm.folders.model_folder import WEIGHTS_NAME
+from lfdm.folders.run_folder import find_model
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.stage1 import train_autoencoder
 from lfdm.training.stage2 import train_diffusion

@@ -15,7 +15,8 @@ from lfdm.evaluation.run import EvaluationRun, HeldOutClips
 from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.evaluation.stage1 import SCORES, judge_stage1
 from lfdm.evaluation.store import BatchStore
-from lfdm.folders.model_folder import WEIGHTS_NAME, find_model
+from lfdm.folders.model_folder import WEIGHTS_NAME
+from lfdm.folders.run_folder import find_model
 
 NUM_BOOTSTRAP = 1000
 CONFIDENCE = 0.95

@@ -27,8 +27,8 @@ from lfdm.data.clips import ClipCache, ClipDataset, labels
 from lfdm.data.frame_indices import sample_indices, uniform_indices
 from lfdm.diffusion.process import add_noise, diffusion_loss, sample_timesteps
 from lfdm.evaluation.loading import file_sha256
-from lfdm.folders.model_folder import WEIGHTS_NAME, find_model
-from lfdm.folders.run_folder import check_run, prepare_run
+from lfdm.folders.model_folder import WEIGHTS_NAME
+from lfdm.folders.run_folder import check_run, find_model, prepare_run
 from lfdm.training.loop import StepReport, fit
 
 MODEL_NAME = "denoiser"

@@ -16,8 +16,7 @@ from lfdm.config.settings import Preset, to_json
 from lfdm.data.augmentation import ColorJitter, PairAugmentation
 from lfdm.data.clips import ClipCache, PairDataset, open_cache
 from lfdm.folders.files import temporary_beside
-from lfdm.folders.model_folder import find_model
-from lfdm.folders.run_folder import check_run, prepare_run
+from lfdm.folders.run_folder import check_run, find_model, prepare_run
 from lfdm.training.loop import StepReport, fit, uses_bf16
 from lfdm.training.losses.image import multiscale_l1, ssim_loss
 from lfdm.training.stage1 import training_records

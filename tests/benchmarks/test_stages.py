@@ -7,7 +7,7 @@ import pytest
 
 from budget import TrainingClock, steps_within
 from lfdm.errors import UserError
-from lfdm.folders.model_folder import CHECKPOINTS_DIR, STATE_NAME
+from lfdm.folders.run_folder import CHECKPOINTS_DIR, STATE_NAME
 from lfdm.training.loop import StepReport
 from stages import LeftOutError, Stage, StageFolder
 

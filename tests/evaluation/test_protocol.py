@@ -17,7 +17,7 @@ from lfdm.errors import UserError
 from lfdm.evaluation.loading import file_sha256, select_clips
 from lfdm.evaluation.protocol import evaluate
 from lfdm.evaluation.settings import EvaluationConfig
-from lfdm.folders.model_folder import find_model
+from lfdm.folders.run_folder import find_model
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.stage1 import train_autoencoder
 

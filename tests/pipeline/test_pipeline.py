@@ -20,7 +20,7 @@ from lfdm.config.settings import Preset
 from lfdm.diffusion.process import SCHEDULERS, clamp_prediction, make_scheduler
 from lfdm.diffusion.sampling import Guidance, guided_prediction, set_timesteps, signal_and_noise
 from lfdm.errors import UserError
-from lfdm.folders.model_folder import find_checkpoints
+from lfdm.folders.run_folder import find_checkpoints
 from lfdm.motion.codec import MotionCodec
 from lfdm.motion.motion import Motion
 from lfdm.pipeline import folder as pipeline_folder

@@ -22,7 +22,8 @@ from lfdm.condition.text import encode_text
 from lfdm.config.presets import PRESETS
 from lfdm.config.settings import Preset, to_json
 from lfdm.errors import UserError
-from lfdm.folders.model_folder import find_model, load_exactly
+from lfdm.folders.model_folder import load_exactly
+from lfdm.folders.run_folder import find_model
 from lfdm.published.importing import PUBLISHED_LABELS, add_labels, import_released, parse_labels
 from lfdm.published.weights import convert_autoencoder, convert_unet
 from lfdm.training.stage1 import train_autoencoder

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from lfdm.config.settings import AdaptationConfig, AutoencoderConfig, OptimizationConfig, Preset
 from lfdm.errors import UserError
-from lfdm.folders.model_folder import find_checkpoints
+from lfdm.folders.run_folder import find_checkpoints
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.adaptation import DECODER, adapt
 from lfdm.training.loop import StepReport

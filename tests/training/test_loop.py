@@ -25,7 +25,8 @@ from torch.utils.data import Dataset
 
 from lfdm.config.settings import OptimizationConfig
 from lfdm.errors import UserError
-from lfdm.folders.model_folder import StrictLoading, find_checkpoints
+from lfdm.folders.model_folder import StrictLoading
+from lfdm.folders.run_folder import find_checkpoints
 from lfdm.training.loop import NonFiniteLossError, StepReport, fit, learning_rate, uses_bf16
 
 CONFIG = OptimizationConfig(

@@ -18,7 +18,7 @@ from lfdm.config.presets import get_preset
 from lfdm.config.settings import Preset, UNetConfig
 from lfdm.data.clips import ClipRecord, write_index
 from lfdm.data.video import write_video
-from lfdm.folders.model_folder import find_checkpoints
+from lfdm.folders.run_folder import find_checkpoints
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.stage1 import train_autoencoder
 from lfdm.training.stage2 import train_diffusion

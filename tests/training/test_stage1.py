@@ -20,8 +20,7 @@ from lfdm.config.settings import AutoencoderConfig, AutoencoderTrainingConfig, P
 from lfdm.data.clips import ClipCache, ClipRecord, open_cache, write_index
 from lfdm.data.video import write_video
 from lfdm.errors import UserError
-from lfdm.folders.model_folder import find_checkpoints
-from lfdm.folders.run_folder import prepare_run
+from lfdm.folders.run_folder import find_checkpoints, prepare_run
 from lfdm.training.loop import StepReport, fit
 from lfdm.training.stage1 import AutoencoderTask, train_autoencoder
 

@@ -19,7 +19,8 @@ from lfdm.data.augmentation import ColorJitter
 from lfdm.data.clips import open_cache, read_index, write_index
 from lfdm.data.frame_indices import uniform_indices
 from lfdm.errors import UserError
-from lfdm.folders.model_folder import WEIGHTS_NAME, find_checkpoints, find_model, read_tensors
+from lfdm.folders.model_folder import WEIGHTS_NAME, read_tensors
+from lfdm.folders.run_folder import find_checkpoints, find_model
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.loop import StepReport
 from lfdm.training.stage1 import train_autoencoder

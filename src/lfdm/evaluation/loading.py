@@ -16,7 +16,8 @@ from lfdm.data.clips import ClipRecord, labels
 from lfdm.data.puppets.data_set import truth_path
 from lfdm.errors import UserError
 from lfdm.folders.files import existing_path
-from lfdm.folders.model_folder import CONFIG_NAME, WEIGHTS_NAME, find_model, read_json
+from lfdm.folders.model_folder import CONFIG_NAME, WEIGHTS_NAME, read_json
+from lfdm.folders.run_folder import find_model
 from lfdm.pipeline.folder import find_folder, resolve_parts
 from lfdm.pipeline.pipeline import LatentFlowPipeline, bundled_models
 

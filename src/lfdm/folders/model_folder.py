@@ -19,10 +19,6 @@ ModelT = TypeVar("ModelT")
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
-CHECKPOINTS_DIR = "checkpoints"
-STATE_NAME = "state.json"
-MODEL_DIR = "model"
-"""The folder in a stage-2 run of all that is not trained there: stage 1, conditions, target."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -36,25 +32,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold a JSON object; got {type(value).__name__}")
     return value
-
-
-def find_checkpoints(run: Path) -> list[Path]:
-    """The whole checkpoints of a training run, oldest first."""
-    return sorted(path for path in (run / CHECKPOINTS_DIR).glob("step-*") if (path / STATE_NAME).is_file())
-
-
-def find_model(path: Path, name: str) -> Path:
-    """The model folder that `path` stands for: itself, its part `name` (a pipeline folder, a stage-2 run), or a run's newest.
-
-    Raises:
-        FileNotFoundError: none of these is there.
-    """
-    checkpoints = find_checkpoints(path)
-    candidates = [path, path / name, path / MODEL_DIR / name, *(checkpoint / name for checkpoint in checkpoints[-1:])]
-    for folder in reversed(candidates):
-        if (folder / WEIGHTS_NAME).is_file():
-            return folder
-    raise FileNotFoundError(f"{path} holds no {name}: neither a model folder, a pipeline folder nor a run with a checkpoint")
 
 
 def read_config(folder: Path, cls: type) -> dict[str, Any]:

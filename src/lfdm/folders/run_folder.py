@@ -8,9 +8,14 @@ from typing import Any
 from lfdm.config.settings import Preset, from_json, to_json
 from lfdm.errors import UserError
 from lfdm.folders.files import check_parents, write_bytes
-from lfdm.folders.model_folder import read_json
+from lfdm.folders.model_folder import WEIGHTS_NAME, read_json
 
 CONFIG_NAME = "config.json"
+CHECKPOINTS_DIR = "checkpoints"
+STATE_NAME = "state.json"
+"""Written last into a checkpoint: a folder without it is incomplete."""
+MODEL_DIR = "model"
+"""Folder of a stage-2 run with the components that are not trained there: auto-encoder, condition, codec."""
 FREE_TO_CHANGE = (
     "num_steps",
     "num_workers",
@@ -22,6 +27,29 @@ FREE_TO_CHANGE = (
     "gradient_checkpointing",
 )
 """Settings that change no weight, and that a resumed run may therefore change; `num_steps` lets it go on."""
+
+
+def find_checkpoints(run: Path) -> list[Path]:
+    """List the complete checkpoints of a training run, oldest first."""
+    return sorted(path for path in (run / CHECKPOINTS_DIR).glob("step-*") if (path / STATE_NAME).is_file())
+
+
+def find_model(path: Path, name: str) -> Path:
+    """Return the model folder that `path` refers to.
+
+    That is the newest checkpoint's `name` of a run, the component `name` of a stage-2 run or pipeline folder, or `path` itself.
+
+    Raises:
+        FileNotFoundError: none of these exists.
+    """
+    checkpoints = find_checkpoints(path)
+    candidates = [path, path / name, path / MODEL_DIR / name, *(checkpoint / name for checkpoint in checkpoints[-1:])]
+    for folder in reversed(candidates):
+        if (folder / WEIGHTS_NAME).is_file():
+            return folder
+    raise FileNotFoundError(
+        f"{path} contains no {name}: it is neither a model folder, a pipeline folder nor a run with a checkpoint"
+    )
 
 
 def check_run(out: Path, config: dict[str, Any], *, free: Collection[str] = ()) -> None:

@@ -23,7 +23,8 @@ from lfdm.condition.encoder import ConditionEncoder
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.errors import UserError
 from lfdm.folders.files import check_holds_only, existing_path, replace_folder
-from lfdm.folders.model_folder import CONFIG_NAME, MODEL_DIR, find_checkpoints, read_json
+from lfdm.folders.model_folder import CONFIG_NAME, read_json
+from lfdm.folders.run_folder import MODEL_DIR, find_checkpoints
 from lfdm.motion.codec import MotionCodec
 
 INDEX_NAME = "model_index.json"

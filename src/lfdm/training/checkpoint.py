@@ -11,15 +11,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from lfdm.folders.files import replace_folder
-from lfdm.folders.model_folder import (
-    CHECKPOINTS_DIR,
-    STATE_NAME,
-    WEIGHTS_NAME,
-    find_checkpoints,
-    load_exactly,
-    read_json,
-    read_tensors,
-)
+from lfdm.folders.model_folder import WEIGHTS_NAME, load_exactly, read_json, read_tensors
+from lfdm.folders.run_folder import CHECKPOINTS_DIR, STATE_NAME, find_checkpoints
 
 TRAINING_NAME = "training.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from lfdm.autoencoder.convolution import channels_last_kernels
 from lfdm.config.settings import MixedPrecision, OptimizationConfig
 from lfdm.errors import UserError
-from lfdm.folders.model_folder import CHECKPOINTS_DIR
+from lfdm.folders.run_folder import CHECKPOINTS_DIR
 from lfdm.training.allocator import keep_freed_memory
 from lfdm.training.batches import StepSampler
 from lfdm.training.checkpoint import TrainingState, checkpoint_path, remove_unfinished

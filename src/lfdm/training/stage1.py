@@ -17,8 +17,8 @@ from lfdm.config.settings import AutoencoderTrainingConfig, Preset, to_json
 from lfdm.data.augmentation import ColorJitter, PairAugmentation
 from lfdm.data.clips import ClipCache, ClipRecord, PairDataset, Progress, open_cache, read_index
 from lfdm.errors import UserError
-from lfdm.folders.model_folder import find_checkpoints, find_model, load_exactly
-from lfdm.folders.run_folder import check_run, prepare_run
+from lfdm.folders.model_folder import load_exactly
+from lfdm.folders.run_folder import check_run, find_checkpoints, find_model, prepare_run
 from lfdm.pipeline.folder import find_folder
 from lfdm.training.loop import StepReport, fit, uses_bf16
 from lfdm.training.losses.equivariance import RandomWarp, equivariance_losses

@@ -29,8 +29,7 @@ from lfdm.data.frame_indices import uniform_indices
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion.process import add_noise, diffusion_loss, make_scheduler, predicted_by, sample_timesteps
 from lfdm.errors import UserError
-from lfdm.folders.model_folder import MODEL_DIR, find_checkpoints, find_model
-from lfdm.folders.run_folder import check_run, prepare_run
+from lfdm.folders.run_folder import MODEL_DIR, check_run, find_checkpoints, find_model, prepare_run
 from lfdm.motion.codec import MotionCodec
 from lfdm.pipeline.folder import find_folder, load_scheduler, resolve_parts
 from lfdm.pipeline.pipeline import LatentFlowPipeline
