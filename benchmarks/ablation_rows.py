@@ -5,17 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lfdm.config.settings import (
-    SCHEDULERS,
-    AutoencoderConfig,
-    AutoencoderTrainingConfig,
-    DiffusionTrainingConfig,
-    PredictionType,
-    Preset,
-    SchedulerName,
-    from_json,
-    to_json,
-)
+from lfdm.config.diffusion import SCHEDULERS, PredictionType, SchedulerName
+from lfdm.config.models import AutoencoderConfig
+from lfdm.config.presets import Preset
+from lfdm.config.serialization import from_json, to_json
+from lfdm.config.training import AutoencoderTrainingConfig, DiffusionTrainingConfig
 
 TrainingT = TypeVar("TrainingT", AutoencoderTrainingConfig, DiffusionTrainingConfig)
 

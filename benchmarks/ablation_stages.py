@@ -28,7 +28,8 @@ from ablation_rows import (
 from baselines.frame_autoencoder import training_clips
 from budget import TrainingClock, Trial, measure_steps, steps_within
 from comparison import judge
-from lfdm.config.settings import Preset, to_json
+from lfdm.config.presets import Preset
+from lfdm.config.serialization import to_json
 from lfdm.data.clips import labels, open_cache
 from lfdm.diffusion.process import predicted_by
 from lfdm.evaluation.generators import PipelineGenerator

@@ -15,7 +15,7 @@ from statistics import median
 
 import torch
 
-from lfdm.config.settings import OptimizationConfig
+from lfdm.config.training import OptimizationConfig
 from lfdm.folders.files import write_bytes
 from lfdm.folders.model_folder import read_json
 from lfdm.folders.run_folder import STATE_NAME, find_checkpoints

@@ -16,7 +16,7 @@ from baselines.clip_diffusion import MODEL_NAME, load_denoiser, train_latents, t
 from baselines.frame_autoencoder import train_frame_autoencoder, training_clips
 from baselines.generators import ClipDiffusionGenerator, CopyGenerator, NearestMotionGenerator
 from budget import TrainingClock
-from lfdm.config.settings import Preset
+from lfdm.config.presets import Preset
 from lfdm.evaluation.generators import PipelineGenerator, VideoGenerator
 from lfdm.evaluation.loading import file_sha256
 from lfdm.evaluation.protocol import evaluate_generator

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from baselines.config import BaselinesConfig, DenoiserConfig
 from lfdm.config.checks import check, check_types
-from lfdm.config.settings import Preset, to_json
+from lfdm.config.presets import Preset
+from lfdm.config.serialization import to_json
 from lfdm.evaluation.settings import EvaluationConfig
 
 TRAININGS: dict[str, tuple[str, ...]] = {

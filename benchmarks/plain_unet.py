@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from lfdm.config.settings import FLOW_CHANNELS
+from lfdm.config.models import FLOW_CHANNELS
 from lfdm.denoiser.unet3d import MotionUNet3D
 
 

@@ -8,7 +8,7 @@ import torch
 from accelerate import PartialState
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
-from lfdm.config.settings import Preset
+from lfdm.config.presets import Preset
 from lfdm.data.clips import open_cache, read_index
 from lfdm.evaluation.loading import file_sha256, select_clips
 from lfdm.evaluation.run import EvaluationRun, HeldOutClips

@@ -21,7 +21,7 @@ import tyro
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from lfdm.config.settings import Preset
+from lfdm.config.presets import Preset
 from lfdm.data.cache import ClipCache
 from lfdm.training.loop import TrainingTask, _Trainer
 from lfdm.training.motion_cache import open_motion_cache

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lfdm.config.presets import get_preset
-from lfdm.config.settings import OptimizationConfig, Preset
+from lfdm.config.presets import Preset, get_preset
+from lfdm.config.training import OptimizationConfig
 from lfdm.data.cache import ClipCache, open_cache
 from lfdm.data.index import ClipRecord, write_index
 from lfdm.data.video import write_video

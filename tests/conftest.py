@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lfdm.config.presets import FLOW64, NATOPS128
-from lfdm.config.settings import AutoencoderConfig, AutoencoderTrainingConfig, OptimizationConfig, Preset, UNetConfig
+from lfdm.config.models import AutoencoderConfig, UNetConfig
+from lfdm.config.presets import FLOW64, NATOPS128, Preset
+from lfdm.config.training import AutoencoderTrainingConfig, OptimizationConfig
 from lfdm.data.clips import ClipRecord, read_index, write_index
 from lfdm.data.puppets.data_set import write_puppets
 

@@ -9,7 +9,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from PIL import Image
 
 from lfdm import LatentFlowAutoencoder, LatentFlowPipeline, Motion, MotionUNet3D
-from lfdm.config.settings import Preset
+from lfdm.config.presets import Preset
 from lfdm.errors import UserError
 from lfdm.pipeline.folder import bundled_images
 

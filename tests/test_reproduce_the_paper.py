@@ -17,7 +17,7 @@ from PIL import Image
 import lfdm.cli
 from lfdm.cli.console import run
 from lfdm.config.presets import PRESETS
-from lfdm.config.settings import OptimizationConfig
+from lfdm.config.training import OptimizationConfig
 from lfdm.data.clips import read_index
 from lfdm.data.video import read_video
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lfdm.config.settings import PanelKind
+from lfdm.config.video import PanelKind
 from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
 from lfdm.visualize import (

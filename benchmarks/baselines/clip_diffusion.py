@@ -21,7 +21,9 @@ from baselines.frame_autoencoder import MODEL_NAME as AUTOENCODER_NAME
 from baselines.frame_autoencoder import load_frame_autoencoder, open_latents, training_clips
 from baselines.generators import ClipDiffusionGenerator
 from baselines.space import ChannelStatistics, ClipSpace, LatentSpace, PixelSpace
-from lfdm.config.settings import DiffusionTrainingConfig, OptimizationConfig, Preset, to_json
+from lfdm.config.presets import Preset
+from lfdm.config.serialization import to_json
+from lfdm.config.training import DiffusionTrainingConfig, OptimizationConfig
 from lfdm.data.augmentation import ColorJitter
 from lfdm.data.clips import ClipCache, ClipDataset, labels
 from lfdm.data.frame_indices import sample_indices, uniform_indices

@@ -18,7 +18,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from lfdm.condition.encoder import ConditionEncoder
-from lfdm.config.settings import PredictionType
+from lfdm.config.diffusion import PredictionType
 from lfdm.diffusion.process import clamp_prediction, signal_and_noise_scale
 from lfdm.folders.model_folder import StrictLoading
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from baselines.config import FrameAutoencoderConfig
 from baselines.space import decode_latents, encode_frames
 from lfdm.autoencoder.convolution import channels_last_kernels
-from lfdm.config.settings import Preset, to_json
+from lfdm.config.presets import Preset
+from lfdm.config.serialization import to_json
 from lfdm.data.augmentation import ColorJitter, PairAugmentation
 from lfdm.data.clips import ClipCache, PairDataset, open_cache
 from lfdm.folders.files import temporary_beside

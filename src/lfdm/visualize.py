@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from lfdm.config.settings import PanelKind
+from lfdm.config.video import PanelKind
 from lfdm.errors import UserError
 
 if TYPE_CHECKING:

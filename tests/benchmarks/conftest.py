@@ -7,7 +7,7 @@ import pytest
 
 from baselines.config import BaselinesConfig, DenoiserConfig, FrameAutoencoderConfig
 from baselines.denoiser import ClipDenoiser
-from lfdm.config.settings import Preset
+from lfdm.config.presets import Preset
 from lfdm.evaluation.settings import ClassifierTraining, EvaluationConfig
 from methods import ComparisonSettings
 from planning import missing_package

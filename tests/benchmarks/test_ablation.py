@@ -13,8 +13,8 @@ from ablation_document import compare, render, with_earlier_groups
 from ablation_rows import regions_of_equal_size, sampling_rows, seeded, stage1_rows, stage2_rows, together
 from ablation_stages import Ablation, AblationSettings
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
-from lfdm.config.presets import FLOW64
-from lfdm.config.settings import Preset, to_json
+from lfdm.config.presets import FLOW64, Preset
+from lfdm.config.serialization import to_json
 from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.folders.model_folder import read_json
 from lfdm.training.stage1 import train_autoencoder

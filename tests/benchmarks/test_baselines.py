@@ -13,8 +13,8 @@ from baselines.denoiser import ClipDenoiser
 from baselines.frame_autoencoder import LATENT_CHANNELS, build_frame_autoencoder
 from baselines.generators import ClipDiffusionGenerator, CopyGenerator, NearestMotionGenerator, outline
 from baselines.space import ChannelStatistics, LatentSpace, PixelSpace
-from lfdm.config.presets import get_preset
-from lfdm.config.settings import PredictionType, Preset
+from lfdm.config.diffusion import PredictionType
+from lfdm.config.presets import Preset, get_preset
 from lfdm.data.clips import ClipRecord, open_cache
 from lfdm.diffusion.process import add_noise, target
 from lfdm.errors import UserError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import length
-from lfdm.config.settings import Preset
+from lfdm.config.presets import Preset
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
-from lfdm.config.presets import get_preset
-from lfdm.config.settings import AutoencoderConfig, Preset, to_json
+from lfdm.config.models import AutoencoderConfig
+from lfdm.config.presets import Preset, get_preset
+from lfdm.config.serialization import to_json
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.errors import UserError
 from plain_stage1 import PlainAutoencoder

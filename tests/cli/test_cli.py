@@ -16,7 +16,7 @@ from PIL import Image
 
 from lfdm.cli import COMMANDS
 from lfdm.cli.console import Group, run
-from lfdm.config.settings import Preset
+from lfdm.config.presets import Preset
 from lfdm.data.video import read_video, video_info
 from lfdm.folders.files import replacing_folder
 from lfdm.motion.motion import Motion

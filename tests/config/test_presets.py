@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
-from lfdm.config.presets import PRESETS, get_preset
-from lfdm.config.settings import OptimizationConfig, Preset, to_json
+from lfdm.config.presets import PRESETS, Preset, get_preset
+from lfdm.config.serialization import to_json
+from lfdm.config.training import OptimizationConfig
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion import process as diffusion_process
 from lfdm.errors import UserError

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import importlib
 import inspect
 import json
 import math
@@ -9,44 +10,39 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lfdm import config
+import lfdm.config
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
-from lfdm.config.presets import FLOW64, MUG128, PRESETS
-from lfdm.config.settings import (
-    SCHEDULERS,
-    AutoencoderConfig,
-    AutoencoderTrainingConfig,
-    DiffusionConfig,
-    DiffusionTrainingConfig,
-    OptimizationConfig,
-    Preset,
-    UNetConfig,
-    from_json,
-    to_json,
-)
+from lfdm.config.diffusion import SCHEDULERS, DiffusionConfig
+from lfdm.config.models import AutoencoderConfig, UNetConfig
+from lfdm.config.presets import FLOW64, MUG128, PRESETS, Preset
+from lfdm.config.serialization import from_json, to_json
+from lfdm.config.training import AutoencoderTrainingConfig, DiffusionTrainingConfig, OptimizationConfig
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.errors import UserError
 
 STEPS = OptimizationConfig(num_steps=10, batch_size=2, learning_rate=0.1)
-CLASSES = [cls for _, cls in inspect.getmembers(config, dataclasses.is_dataclass) if isinstance(cls, type)]
+MODULES = [importlib.import_module(f"lfdm.config.{name}") for name in lfdm.config.__all__]
+CLASSES = [
+    cls
+    for module in MODULES
+    for _, cls in inspect.getmembers(module, inspect.isclass)
+    if cls.__module__ == module.__name__ and dataclasses.is_dataclass(cls)
+]
 
 
 def test_neither_settings_nor_presets_import_torch() -> None:
-    code = (
-        "import sys, lfdm.config.settings, lfdm.config.presets; print(sorted({'torch', 'diffusers', 'numpy'} & set(sys.modules)))"
-    )
+    names = ", ".join(module.__name__ for module in MODULES)
+    code = f"import sys, {names}; print(sorted({{'torch', 'diffusers', 'numpy'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_every_field_has_a_line_under_it() -> None:
-    tree = ast.parse(Path(inspect.getfile(config)).read_text())
     found = 0
-    for node in tree.body:
+    for node in (node for module in MODULES for node in ast.parse(inspect.getsource(module)).body):
         if isinstance(node, ast.ClassDef):
             for statement, after in zip(node.body, [*node.body[1:], None], strict=True):
                 if isinstance(statement, ast.AnnAssign):

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lfdm.config.presets import MUG128
-from lfdm.config.settings import Preset, UNetConfig
+from lfdm.config.models import UNetConfig
+from lfdm.config.presets import MUG128, Preset
 from lfdm.pipeline.inputs import sample_generators
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 

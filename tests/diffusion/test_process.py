@@ -8,10 +8,8 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
+from lfdm.config.diffusion import SCHEDULERS, PredictionType, SchedulerName
 from lfdm.diffusion.process import (
-    SCHEDULERS,
-    PredictionType,
-    SchedulerName,
     add_noise,
     alphas_cumprod,
     clamp_prediction,

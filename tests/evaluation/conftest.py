@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lfdm.config.settings import Preset
+from lfdm.config.presets import Preset
 from lfdm.data.puppets.data_set import ACTIONS, write_puppets
 from lfdm.evaluation.settings import ClassifierTraining, EvaluationConfig
 from lfdm.pipeline.pipeline import LatentFlowPipeline

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from lfdm.config.settings import Preset
+from lfdm.config.presets import Preset
 from lfdm.data.clips import read_index, write_index
 from lfdm.data.puppets.data_set import ACTIONS, write_puppets
 from lfdm.errors import UserError

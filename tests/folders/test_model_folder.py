@@ -7,7 +7,8 @@ from safetensors.torch import load_file, save_file
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.condition.encoder import ConditionEncoder
-from lfdm.config.settings import Preset, to_json
+from lfdm.config.presets import Preset
+from lfdm.config.serialization import to_json
 from lfdm.errors import UserError
 from lfdm.folders.model_folder import CONFIG_NAME, WEIGHTS_NAME
 from lfdm.motion.codec import MotionCodec

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lfdm.config.presets import FLOW64
-from lfdm.config.settings import to_json
+from lfdm.config.serialization import to_json
 from lfdm.errors import UserError
 from lfdm.folders.run_folder import prepare_run
 

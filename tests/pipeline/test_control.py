@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lfdm.config.settings import Preset
+from lfdm.config.presets import Preset
 from lfdm.diffusion.windows import plan_windows, predict_in_windows
 from lfdm.errors import UserError
 from lfdm.motion.motion import Motion

@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from lfdm import LatentFlowPipeline, Motion
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
-from lfdm.config.presets import FLOW64
-from lfdm.config.settings import Preset, to_json
+from lfdm.config.presets import FLOW64, Preset
+from lfdm.config.serialization import to_json
 from lfdm.pipeline import decoding as pipeline_decoding
 from lfdm.pipeline.decoding import frames_per_chunk
 from lfdm.pipeline.result import OutputType

@@ -15,9 +15,9 @@ from diffusers.schedulers.scheduling_k_dpm_2_ancestral_discrete import KDPM2Ance
 from PIL import Image
 from torch import Tensor
 
-from lfdm.config.presets import PRESETS
-from lfdm.config.settings import Preset
-from lfdm.diffusion.process import SCHEDULERS, clamp_prediction, make_scheduler
+from lfdm.config.diffusion import SCHEDULERS
+from lfdm.config.presets import PRESETS, Preset
+from lfdm.diffusion.process import clamp_prediction, make_scheduler
 from lfdm.diffusion.sampling import Guidance, guided_prediction, set_timesteps, signal_and_noise
 from lfdm.errors import UserError
 from lfdm.folders.run_folder import find_checkpoints

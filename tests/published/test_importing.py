@@ -19,8 +19,8 @@ from lfdm.cli import COMMANDS
 from lfdm.cli.console import run
 from lfdm.condition.encoder import ConditionEncoder
 from lfdm.condition.text import encode_text
-from lfdm.config.presets import PRESETS
-from lfdm.config.settings import Preset, to_json
+from lfdm.config.presets import PRESETS, Preset
+from lfdm.config.serialization import to_json
 from lfdm.errors import UserError
 from lfdm.folders.model_folder import load_exactly
 from lfdm.folders.run_folder import find_model

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
-from lfdm.config.settings import to_json
+from lfdm.config.serialization import to_json
 from lfdm.errors import UserError
 from lfdm.folders.model_folder import load_exactly
 from lfdm.published.weights import convert_autoencoder, convert_unet, read_checkpoint

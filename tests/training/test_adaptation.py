@@ -8,7 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lfdm.config.settings import AdaptationConfig, AutoencoderConfig, OptimizationConfig, Preset
+from lfdm.config.models import AutoencoderConfig
+from lfdm.config.presets import Preset
+from lfdm.config.training import AdaptationConfig, OptimizationConfig
 from lfdm.errors import UserError
 from lfdm.folders.run_folder import find_checkpoints
 from lfdm.pipeline.pipeline import LatentFlowPipeline

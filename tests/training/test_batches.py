@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lfdm.config.settings import OptimizationConfig
+from lfdm.config.training import OptimizationConfig
 from lfdm.errors import UserError
 from lfdm.training.batches import StepSampler, sample_order, steps_per_epoch
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lfdm.config.settings import OptimizationConfig
+from lfdm.config.training import OptimizationConfig
 from lfdm.errors import UserError
 from lfdm.folders.model_folder import StrictLoading
 from lfdm.folders.run_folder import find_checkpoints

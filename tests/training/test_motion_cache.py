@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
-from lfdm.config.settings import Preset, to_json
+from lfdm.config.presets import Preset
+from lfdm.config.serialization import to_json
 from lfdm.data.augmentation import ColorJitter, mirror_motion
 from lfdm.data.clips import ClipCache, ClipRecord, open_cache
 from lfdm.motion.motion import Motion

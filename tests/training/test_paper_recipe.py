@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from lfdm.config.presets import get_preset
-from lfdm.config.settings import Preset, UNetConfig
+from lfdm.config.models import UNetConfig
+from lfdm.config.presets import Preset, get_preset
 from lfdm.data.clips import ClipRecord, write_index
 from lfdm.data.video import write_video
 from lfdm.folders.run_folder import find_checkpoints

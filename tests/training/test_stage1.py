@@ -16,7 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
-from lfdm.config.settings import AutoencoderConfig, AutoencoderTrainingConfig, Preset, from_json, to_json
+from lfdm.config.models import AutoencoderConfig
+from lfdm.config.presets import Preset
+from lfdm.config.serialization import from_json, to_json
+from lfdm.config.training import AutoencoderTrainingConfig
 from lfdm.data.clips import ClipCache, ClipRecord, open_cache, write_index
 from lfdm.data.video import write_video
 from lfdm.errors import UserError
@@ -70,7 +73,8 @@ def test_five_steps_and_five_more_in_mid_epoch_with_two_workers_equal_ten(
 CHILD = """
 import json, sys, time, torch
 from pathlib import Path
-from lfdm.config.settings import Preset, from_json
+from lfdm.config.serialization import from_json
+from lfdm.config.presets import Preset
 from lfdm.training.stage1 import train_autoencoder
 
 torch.set_num_threads(1)

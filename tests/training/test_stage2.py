@@ -13,8 +13,9 @@ import torch
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.condition import text
 from lfdm.condition.text import encode_text
-from lfdm.config.presets import FLOW64
-from lfdm.config.settings import DiffusionConfig, Preset, to_json
+from lfdm.config.diffusion import DiffusionConfig
+from lfdm.config.presets import FLOW64, Preset
+from lfdm.config.serialization import to_json
 from lfdm.data.augmentation import ColorJitter
 from lfdm.data.clips import open_cache, read_index, write_index
 from lfdm.data.frame_indices import uniform_indices

@@ -22,7 +22,7 @@ from lfdm.autoencoder.layers import DownBlock, ResBlock, SameBlock, UpBlock
 from lfdm.autoencoder.predictors.dense import DenseMotion, DenseMotionPredictor
 from lfdm.autoencoder.predictors.dense_coarse import CoarseDenseMotionPredictor
 from lfdm.autoencoder.predictors.regions import RegionMotion, RegionMotionPredictor, Regions, region_heat
-from lfdm.config.settings import AutoencoderConfig
+from lfdm.config.models import AutoencoderConfig
 from lfdm.errors import UserError
 from lfdm.folders.model_folder import StrictLoading, checked_settings
 from lfdm.motion.motion import Motion
@@ -67,7 +67,7 @@ class Reconstruction:
 
 
 class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[reportIncompatibleMethodOverride]
-    """Encoder, motion predictor and decoder; `lfdm.config.settings.AutoencoderConfig` documents and checks the arguments.
+    """Encoder, motion predictor and decoder; `lfdm.config.models.AutoencoderConfig` documents and checks the arguments.
 
     Raises:
         UserError: an argument is outside of what is allowed.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from lfdm.cli.console import progress_bar
-from lfdm.config.settings import Fit
+from lfdm.config.video import Fit
 
 if TYPE_CHECKING:
     from lfdm.data.corpora.conversion import FolderReport

@@ -9,7 +9,9 @@ from tyro.conf import arg
 
 from lfdm.cli.console import ProgressUpdate, progress_bar
 from lfdm.cli.videos import DEFAULT_MODEL, pick_device
-from lfdm.config.settings import AdaptationConfig, Preset, SchedulerName
+from lfdm.config.diffusion import SchedulerName
+from lfdm.config.presets import Preset
+from lfdm.config.training import AdaptationConfig
 from lfdm.errors import UserError
 from lfdm.evaluation.settings import EvaluationConfig
 

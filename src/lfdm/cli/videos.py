@@ -9,7 +9,7 @@ from tyro.conf import Positional, arg
 
 from lfdm.cli.console import progress_bar
 from lfdm.config.presets import PRESETS
-from lfdm.config.settings import Fit, PanelFormat, PanelKind
+from lfdm.config.video import Fit, PanelFormat, PanelKind
 from lfdm.errors import UserError
 from lfdm.folders.files import as_file_name
 

@@ -1,18 +1,64 @@
-"""Named configurations. Change one with `dataclasses.replace`, or on the command line."""
+"""A preset: both models, how they are trained and sampled; and the named ones. Change one with `dataclasses.replace`."""
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, field, replace
 
-from lfdm.config.settings import (
-    AutoencoderConfig,
-    AutoencoderTrainingConfig,
-    DiffusionConfig,
-    DiffusionTrainingConfig,
-    FrameSampler,
-    OptimizationConfig,
-    Preset,
-    UNetConfig,
-)
+from lfdm.config.checks import check, check_at_most, check_number, check_types
+from lfdm.config.diffusion import DiffusionConfig
+from lfdm.config.models import AutoencoderConfig, UNetConfig
+from lfdm.config.training import AutoencoderTrainingConfig, DiffusionTrainingConfig, FrameSampler, OptimizationConfig
+from lfdm.config.video import MAX_FPS, MIN_FPS, Fit
 from lfdm.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A whole system: both models, how they are trained and how videos are sampled."""
+
+    name: str
+    """What it is called."""
+    image_size: int
+    """Frames are image_size x image_size."""
+    fit: Fit = "pad"
+    """How other shapes are fitted: black borders, or a centre crop."""
+    num_frames: int = 16
+    """Frames of a training clip, and by default of a video."""
+    fps: float = 8.0
+    """Frames per second of written videos."""
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    """Stage-1 model."""
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    """Stage-2 model."""
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    """Targets and sampling."""
+    autoencoder_training: AutoencoderTrainingConfig
+    """Stage-1 training."""
+    diffusion_training: DiffusionTrainingConfig
+    """Stage-2 training."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check(self.num_frames >= 2, "num_frames", self.num_frames, "at least 2")
+        check_at_most(self, 1000, "num_frames")
+        check_at_most(self, 2048, "image_size")
+        check_number("fps", self.fps, low=MIN_FPS, high=MAX_FPS)
+        given, channels = self.unet.latent_channels, self.autoencoder.latent_channels
+        check(given == channels, "unet.latent_channels", given, f"{channels}, as the auto-encoder gives")
+        multiple = math.lcm(self.autoencoder.size_multiple, 2**self.autoencoder.num_downs * self.unet.size_multiple)
+        fits = self.image_size >= 16 and self.image_size % multiple == 0
+        check(fits, "image_size", self.image_size, f"a multiple of {multiple} (for these two models), at least 16")
+        check(self.unet.sample_channels == 3, "unet.sample_channels", self.unet.sample_channels, "3: flow x, flow y, occlusion")
+        map_size = self.image_size // 2**self.autoencoder.num_downs + 2 * self.autoencoder.region_padding - 6
+        usable = self.autoencoder.motion == "dense" or map_size >= 1
+        check(usable, "autoencoder.region_padding", self.autoencoder.region_padding, "3 for images this small")
+        losses = self.autoencoder_training
+        for name, motion in (("match_weight", "dense"), ("equivariance_weight", "regions")):
+            works = self.autoencoder.motion == motion or getattr(losses, name) == 0
+            check(works, f"autoencoder_training.{name}", getattr(losses, name), f"0 unless autoencoder.motion is {motion!r}")
+        self.autoencoder.check_can_follow(
+            "autoencoder_training.tracking_distillation_weight", losses.tracking_distillation_weight
+        )
+
 
 FLOW64 = Preset(
     name="flow64",

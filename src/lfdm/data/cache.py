@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lfdm.config.settings import Fit
+from lfdm.config.video import Fit
 from lfdm.data.index import INDEX_NAME, ClipRecord
 from lfdm.data.video import read_fitted
 from lfdm.errors import UserError

@@ -11,7 +11,8 @@ import torch
 from torch.utils.data import Dataset
 
 from lfdm.config.checks import check_probability
-from lfdm.config.settings import FLOW_CHANNELS, FrameSampler
+from lfdm.config.models import FLOW_CHANNELS
+from lfdm.config.training import FrameSampler
 from lfdm.data.augmentation import ColorJitter, PairAugmentation, augment_pair, mirror_motion, names_a_side
 from lfdm.data.cache import ClipCache, Progress, open_cache
 from lfdm.data.frame_indices import sample_indices

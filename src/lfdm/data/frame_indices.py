@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lfdm.config.settings import FrameSampler
+from lfdm.config.training import FrameSampler
 from lfdm.errors import UserError
 
 

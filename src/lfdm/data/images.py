@@ -16,7 +16,7 @@ import numpy as np
 from av.error import FFmpegError
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from lfdm.config.settings import Fit
+from lfdm.config.video import Fit
 from lfdm.data.gif_blocks import read_gif_size
 from lfdm.errors import UserError
 

@@ -21,7 +21,7 @@ from av.video.stream import VideoStream
 from PIL import Image, ImageSequence
 
 from lfdm.config.checks import check_number
-from lfdm.config.settings import MAX_FPS, MIN_FPS, Fit
+from lfdm.config.video import MAX_FPS, MIN_FPS, Fit
 from lfdm.data.images import (
     IMAGE_SUFFIXES,
     MAX_IMAGE_PIXELS,

@@ -19,7 +19,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
-from lfdm.config.settings import FLOW_CHANNELS, UNetConfig
+from lfdm.config.models import FLOW_CHANNELS, UNetConfig
 from lfdm.denoiser.attention import (
     FrameGeometry,
     RelativePositionBias,
@@ -109,7 +109,7 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
     The defaults are the paper's network (2303.13744, 42.7 M parameters). The cost of a forward pass is nearly
     proportional to frames * positions * dim^2 / (patch_size^2 * frame_patch_size).
 
-    The arguments are documented in `lfdm.config.settings.UNetConfig`, which checks them.
+    The arguments are documented in `lfdm.config.models.UNetConfig`, which checks them.
 
     Raises:
         UserError: an argument is outside of what is allowed.

@@ -21,7 +21,7 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from torch import Tensor
 
-from lfdm.config.settings import SCHEDULERS, PredictionType, SchedulerName
+from lfdm.config.diffusion import SCHEDULERS, PredictionType, SchedulerName
 from lfdm.errors import UserError
 
 NUM_TRAIN_TIMESTEPS = 1000

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from lfdm.config.checks import check_integer, check_number
-from lfdm.config.settings import MAX_GUIDANCE_SCALE
-from lfdm.diffusion.process import SchedulerName, make_scheduler, predicted_by
+from lfdm.config.diffusion import MAX_GUIDANCE_SCALE, SchedulerName
+from lfdm.diffusion.process import make_scheduler, predicted_by
 from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
 from lfdm.pipeline.pipeline import LatentFlowPipeline

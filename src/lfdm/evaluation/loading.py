@@ -11,7 +11,9 @@ import torch
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.condition.encoder import NULL_LABEL
-from lfdm.config.settings import Fit, Preset, from_json
+from lfdm.config.presets import Preset
+from lfdm.config.serialization import from_json
+from lfdm.config.video import Fit
 from lfdm.data.clips import ClipRecord, labels
 from lfdm.data.puppets.data_set import truth_path
 from lfdm.errors import UserError

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from lfdm.config.settings import Fit, SchedulerName
+from lfdm.config.diffusion import SchedulerName
+from lfdm.config.video import Fit
 from lfdm.data.clips import INDEX_NAME, ClipRecord, labels, open_cache, read_index
 from lfdm.errors import UserError
 from lfdm.evaluation.generation import judge_generation

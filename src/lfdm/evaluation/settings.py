@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field, fields
 
-from lfdm.config.checks import check, check_integer, check_positive, check_types, to_json
+from lfdm.config.checks import check, check_integer, check_positive, check_types
+from lfdm.config.serialization import to_json
 
 MAX_CLIPS = 2**31
 EXECUTABLE_EXTRACTOR = "i3d-torchscript:"

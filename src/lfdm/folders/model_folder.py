@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from lfdm.config.checks import SettingsT, check_arguments, from_json
+from lfdm.config.checks import check_arguments
+from lfdm.config.serialization import SettingsT, from_json
 from lfdm.errors import UserError
 from lfdm.folders.files import check_holds_only, replace_folder
 

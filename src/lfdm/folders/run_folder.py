@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from lfdm.config.settings import Preset, from_json, to_json
+from lfdm.config.presets import Preset
+from lfdm.config.serialization import from_json, to_json
 from lfdm.errors import UserError
 from lfdm.folders.files import check_parents, write_bytes
 from lfdm.folders.model_folder import WEIGHTS_NAME, read_json

@@ -16,10 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from lfdm.condition.encoder import Condition
-from lfdm.config.checks import MAX_SEED as MAX_SEED
-from lfdm.config.checks import check_integer as check_integer
-from lfdm.config.checks import check_number as check_number
-from lfdm.config.settings import Fit
+from lfdm.config.checks import MAX_SEED
+from lfdm.config.video import Fit
 from lfdm.data.images import fit_frames, read_gray, read_image
 from lfdm.data.video import iterate_video
 from lfdm.errors import UserError

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lfdm.config.settings import MIN_FPS, PanelFormat, PanelKind
+from lfdm.config.checks import check_integer, check_number
+from lfdm.config.video import MIN_FPS, PanelFormat, PanelKind
 from lfdm.data.video import check_target, max_fps, write_video
 from lfdm.errors import UserError
 from lfdm.motion.motion import Motion, check_motion_path
-from lfdm.pipeline.inputs import SingleImage, check_integer, check_number, prepare_images
+from lfdm.pipeline.inputs import SingleImage, prepare_images
 from lfdm.pipeline.pipeline import LatentFlowOutput, LatentFlowPipeline, frames_to_uint8
 from lfdm.visualize import draw_panel
 

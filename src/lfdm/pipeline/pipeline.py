@@ -17,8 +17,11 @@ from torch import Tensor
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.condition.encoder import Condition, ConditionEncoder
-from lfdm.config.presets import get_preset
-from lfdm.config.settings import MAX_GUIDANCE_SCALE, Fit, Preset, to_json
+from lfdm.config.checks import check_integer, check_number
+from lfdm.config.diffusion import MAX_GUIDANCE_SCALE
+from lfdm.config.presets import Preset, get_preset
+from lfdm.config.serialization import to_json
+from lfdm.config.video import Fit
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion.process import make_scheduler, predicted_by
 from lfdm.diffusion.sampling import Guidance, MotionSampler
@@ -41,8 +44,6 @@ from lfdm.pipeline.inputs import (
     ImageInput,
     MaskInput,
     SeedInput,
-    check_integer,
-    check_number,
     drive,
     prepare_images,
     prepare_mask,

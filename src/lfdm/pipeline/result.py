@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from lfdm.config.checks import check_integer
-from lfdm.config.settings import PanelKind
+from lfdm.config.video import PanelKind
 from lfdm.data.video import MAX_GIF_FPS, encode_video, write_video
 from lfdm.errors import UserError
 from lfdm.motion.motion import Motion

@@ -15,8 +15,8 @@ import torch
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.condition.encoder import ConditionEncoder
 from lfdm.condition.text import encoder_source
-from lfdm.config.presets import PRESETS, get_preset
-from lfdm.config.settings import Preset, to_json
+from lfdm.config.presets import PRESETS, Preset, get_preset
+from lfdm.config.serialization import to_json
 from lfdm.data.corpora import mhad, mug, natops
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.errors import UserError

@@ -12,7 +12,8 @@ from pathlib import Path
 from accelerate import PartialState
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
-from lfdm.config.settings import AdaptationConfig, to_json
+from lfdm.config.serialization import to_json
+from lfdm.config.training import AdaptationConfig
 from lfdm.data.clips import Progress, open_cache
 from lfdm.folders.files import replace_folder, write_bytes
 from lfdm.folders.run_folder import check_run, prepare_run

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lfdm.config.settings import OptimizationConfig
+from lfdm.config.training import OptimizationConfig
 from lfdm.errors import UserError
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lfdm.autoencoder.convolution import channels_last_kernels
-from lfdm.config.settings import MixedPrecision, OptimizationConfig
+from lfdm.config.training import MixedPrecision, OptimizationConfig
 from lfdm.errors import UserError
 from lfdm.folders.run_folder import CHECKPOINTS_DIR
 from lfdm.training.allocator import keep_freed_memory

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
-from lfdm.config.settings import FrameSampler
+from lfdm.config.training import FrameSampler
 from lfdm.data.augmentation import ColorJitter, mirror_motion, names_a_side
 from lfdm.data.clips import ClipCache, Progress
 from lfdm.data.frame_indices import sample_indices

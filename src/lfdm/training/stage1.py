@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder, Reconstruction
 from lfdm.autoencoder.predictors.regions import RegionMotionPredictor
-from lfdm.config.settings import AutoencoderTrainingConfig, Preset, to_json
+from lfdm.config.presets import Preset
+from lfdm.config.serialization import to_json
+from lfdm.config.training import AutoencoderTrainingConfig
 from lfdm.data.augmentation import ColorJitter, PairAugmentation
 from lfdm.data.clips import ClipCache, ClipRecord, PairDataset, Progress, open_cache, read_index
 from lfdm.errors import UserError

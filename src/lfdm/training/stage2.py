@@ -14,15 +14,11 @@ from torch import Tensor, nn
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.condition.encoder import NULL_LABEL, ConditionEncoder
 from lfdm.config.checks import check_integer
-from lfdm.config.settings import (
-    AutoencoderConfig,
-    DiffusionConfig,
-    DiffusionTrainingConfig,
-    PredictionType,
-    Preset,
-    UNetConfig,
-    to_json,
-)
+from lfdm.config.diffusion import DiffusionConfig, PredictionType
+from lfdm.config.models import AutoencoderConfig, UNetConfig
+from lfdm.config.presets import Preset
+from lfdm.config.serialization import to_json
+from lfdm.config.training import DiffusionTrainingConfig
 from lfdm.data.augmentation import ColorJitter
 from lfdm.data.clips import ClipCache, ClipDataset, Progress, labels, open_cache
 from lfdm.data.frame_indices import uniform_indices

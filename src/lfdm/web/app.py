@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from gradio.events import api
 
-from lfdm.config.settings import MAX_GUIDANCE_SCALE
+from lfdm.config.diffusion import MAX_GUIDANCE_SCALE
 from lfdm.pipeline.pipeline import MAX_STRENGTH
 from lfdm.web.calls import Calls, Updates
 from lfdm.web.components import clip_picker, picture_picker, player, player_value

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lfdm.config.checks import MAX_SEED, check_integer, check_number
-from lfdm.config.settings import MAX_GUIDANCE_SCALE
+from lfdm.config.diffusion import MAX_GUIDANCE_SCALE
 from lfdm.data.images import open_image, read_gray
 from lfdm.errors import UserError
 from lfdm.pipeline.pipeline import MAX_STRENGTH

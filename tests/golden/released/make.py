@@ -22,8 +22,9 @@ from torch import Tensor
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.autoencoder.layers import AntiAliasDownsample
-from lfdm.config.presets import MUG128, NATOPS128
-from lfdm.config.settings import AutoencoderConfig, Preset, UNetConfig, to_json
+from lfdm.config.models import AutoencoderConfig, UNetConfig
+from lfdm.config.presets import MUG128, NATOPS128, Preset
+from lfdm.config.serialization import to_json
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.published.importing import import_released

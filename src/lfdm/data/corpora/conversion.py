@@ -16,7 +16,7 @@ from typing import get_args
 import numpy as np
 
 from lfdm.config.checks import check, check_integer
-from lfdm.config.settings import Fit
+from lfdm.config.video import Fit
 from lfdm.data.cache import Progress
 from lfdm.data.index import MAX_SIZE, ClipRecord, Split
 from lfdm.data.video import Crop, VideoInfo, natural_key, read_fitted, video_info, write_video

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lfdm.config.checks import check
-from lfdm.config.settings import Fit
+from lfdm.config.video import Fit
 from lfdm.data.cache import Progress
 from lfdm.data.corpora.conversion import (
     ClipFormat,

@@ -18,7 +18,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from lfdm.config.checks import check, check_integer, check_number
-from lfdm.config.settings import MAX_FPS, MIN_FPS
+from lfdm.config.video import MAX_FPS, MIN_FPS
 from lfdm.data.index import (
     MAX_FRAMES,
     MAX_SIZE,

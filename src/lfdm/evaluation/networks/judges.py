@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from lfdm.config.settings import Fit
+from lfdm.config.video import Fit
 from lfdm.data.clips import ClipCache, ClipRecord, labels, open_cache
 from lfdm.errors import UserError
 from lfdm.evaluation.loading import file_sha256

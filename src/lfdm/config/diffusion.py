@@ -1,0 +1,71 @@
+"""Settings of the diffusion process and of sampling."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lfdm.config.checks import check, check_number, check_positive, check_types
+
+PredictionType = Literal["epsilon", "v_prediction", "velocity"]
+SchedulerName = Literal["ddpm", "ddim", "dpmsolver++", "unipc"]
+
+MAX_GUIDANCE_SCALE = 100.0
+
+TEXT_ENCODER = "bert-base-cased"
+"""The paper's text model."""
+
+SCHEDULERS: dict[PredictionType, tuple[SchedulerName, ...]] = {
+    "epsilon": ("ddpm", "ddim", "dpmsolver++", "unipc"),
+    "v_prediction": ("ddpm", "ddim", "dpmsolver++", "unipc"),
+    "velocity": ("dpmsolver++", "unipc"),
+}
+"""The schedulers offered for each prediction type; more can be set in Python."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionConfig:
+    """What is diffused and how it is sampled."""
+
+    motion_codec: Literal["flow", "grid"] = "flow"
+    """Displacement (our own) or the absolute sampling grid (paper)."""
+    normalize: bool = True
+    """Scale every motion channel to zero mean and unit variance, measured on the training set."""
+    prediction_type: PredictionType = "velocity"
+    """What the U-Net predicts: noise, v (arXiv 2202.00512), or velocity on the straight path (2210.02747; our own)."""
+    scheduler: SchedulerName = "dpmsolver++"
+    """Default sampler."""
+    num_inference_steps: int = 10
+    """Default number of sampling steps."""
+    guidance_scale: float = 1.0
+    """Default classifier-free guidance; 1 = the conditional prediction alone."""
+    dynamic_thresholding: bool = False
+    """Clip x0 by its 0.9 quantile at every step (paper); shrinks normalised motion, so off in our own recipe."""
+    clamp_to_range: bool = True
+    """Clamp x0 per channel to the range seen in training (our own)."""
+    still_first_frame: bool = True
+    """Frame 0 of a video is the image itself: no flow, everything visible (our own)."""
+    condition: Literal["labels", "text"] = "labels"
+    """Fixed label embeddings, or those of a text encoder."""
+    text_encoder: str = TEXT_ENCODER
+    """Hugging Face text model for condition='text': a name of the Hub or a local folder."""
+    text_pooling: Literal["mean", "attention"] = "mean"
+    """How its tokens become one embedding: their mean (paper), or weighted by a learned query (our own)."""
+    learned_null: bool = False
+    """The null condition is a stored vector (natops128) instead of zeros."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_positive(self, "num_inference_steps")
+        check_number("guidance_scale", self.guidance_scale, low=0, high=MAX_GUIDANCE_SCALE)
+        check(self.num_inference_steps <= 1000, "num_inference_steps", self.num_inference_steps, "at most 1000")
+        offered = SCHEDULERS[self.prediction_type]
+        allowed = f"one of {', '.join(offered)} with prediction_type={self.prediction_type!r}"
+        check(self.scheduler in offered, "scheduler", self.scheduler, allowed)
+        pools = self.condition == "text" or self.text_pooling == "mean"
+        check(pools, "text_pooling", self.text_pooling, "'mean' with condition='labels'")
+        embeds = self.condition == "text" or self.text_encoder == TEXT_ENCODER
+        check(embeds, "text_encoder", self.text_encoder, f"{TEXT_ENCODER!r}, its default, with condition='labels'")
+        thresholds = self.dynamic_thresholding
+        check(not (thresholds and self.prediction_type == "velocity"), "dynamic_thresholding", True, "False with velocity")
+        check(not (thresholds and self.clamp_to_range), "clamp_to_range", True, "False with dynamic_thresholding")
+        check(self.motion_codec == "flow" or not self.normalize, "normalize", True, "False with motion_codec='grid'")
+        check(self.normalize or not self.clamp_to_range, "clamp_to_range", True, "False without normalize (no stored range)")

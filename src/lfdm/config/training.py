@@ -1,0 +1,211 @@
+"""Settings of the trainings: optimizer and schedule, and the losses and augmentation of each stage."""
+
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+from lfdm.config.checks import (
+    MAX_SEED,
+    check,
+    check_at_most,
+    check_integer,
+    check_not_negative,
+    check_positive,
+    check_probability,
+    check_types,
+)
+
+FrameSampler = Literal["uniform", "random", "very_random"]
+MixedPrecision = Literal["auto", "no", "bf16"]
+
+MAX_HUE_JITTER = 0.5
+
+
+def _check_hue(color_jitter: tuple[float, ...]) -> None:
+    """UserError where the fourth amount, that of hue, is more than half a turn of the colour circle."""
+    check(color_jitter[3] <= MAX_HUE_JITTER, "color_jitter", color_jitter, "at most 0.5 in its last value, the hue")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizationConfig:
+    """One training run's optimizer, schedule, checkpoints and logs."""
+
+    num_steps: int
+    """Optimizer steps in all."""
+    batch_size: int
+    """Samples per step, over all processes."""
+    learning_rate: float
+    """Adam's learning rate after warm-up."""
+    epoch_repeats: int = 1
+    """How often an epoch visits every clip, all visits shuffled together."""
+    last_batch: Literal["join", "drop", "keep"] = "join"
+    """An epoch's incomplete last batch: filled from the next epoch, dropped, or kept short."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Adam's moment decays."""
+    schedule: Literal["cosine", "milestones"] = "cosine"
+    """Decay to zero by a cosine, or x0.1 at each milestone."""
+    milestones: tuple[int, ...] = ()
+    """Steps of the x0.1 decays (schedule='milestones')."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up."""
+    max_grad_norm: float | None = 1.0
+    """Clip the gradient's norm; None = never."""
+    ema_decay: float = 0.999
+    """Decay of the averaged weights; 0 = no average."""
+    mixed_precision: MixedPrecision = "no"
+    """Autocast type of the forward pass; `auto` = bf16 where the device computes in it natively."""
+    seed: int = 0
+    """Seed of initial weights, sample order, augmentation and noise."""
+    num_workers: int = 0
+    """Loader processes."""
+    checkpoint_steps: int = 1000
+    """Write a checkpoint every so many steps,"""
+    checkpoint_minutes: float = 5.0
+    """and at least every so many minutes."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept."""
+    log_steps: int = 20
+    """Steps between logged scalars."""
+    sample_steps: int = 1000
+    """Steps between sample panels."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_positive(self, "num_steps", "batch_size", "learning_rate", "checkpoint_steps", "checkpoint_minutes")
+        check_positive(self, "epoch_repeats")
+        check_positive(self, "keep_checkpoints", "log_steps", "sample_steps", "milestones")
+        check_at_most(self, 100_000, "batch_size")
+        check_at_most(self, 1000, "num_workers")
+        check_not_negative(self, "warmup_steps", "num_workers")
+        check_integer("seed", self.seed, 0, MAX_SEED)
+        check(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers in [0, 1)")
+        check(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "in [0, 1)")
+        check(self.max_grad_norm is None or self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "positive or None")
+        matched = bool(self.milestones) == (self.schedule == "milestones")
+        check(matched, "milestones", self.milestones, "given with schedule='milestones', and with it alone")
+        check(sorted(self.milestones) == list(self.milestones), "milestones", self.milestones, "in rising order")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderTrainingConfig:
+    """Stage 1: pairs, augmentation and losses. A weight of 0 leaves a loss out."""
+
+    optimization: OptimizationConfig
+    """Optimizer, schedule, checkpoints."""
+    first_frame_probability: float = 0.5
+    """How often the source is the clip's first frame, which is what sampling animates."""
+    distinct_frames: bool = True
+    """Never pair a frame with itself."""
+    pairs_by: Literal["clip", "subject"] = "clip"
+    """Draw both frames from one clip, or the clip from all clips of the subject (mhad128)."""
+    flip_probability: float = 0.5
+    """Mirror both frames, where they are not swapped (never where the label says left or right)."""
+    mirror_sided_labels: bool = False
+    """Mirror those, too, as published: stage 1 never sees labels."""
+    swap_probability: float = 0.5
+    """Swap source and driving frame in time."""
+    color_jitter: tuple[float, float, float, float] = (0.1, 0.1, 0.1, 0.1)
+    """Brightness, contrast, saturation (factors 1 +- x) and hue (shift +- x)."""
+    l1_weight: float = 1.0
+    """Mean absolute error of the prediction at scales 1, 1/2, 1/4."""
+    warped_weight: float = 1.0
+    """The same of the warped image, so that the flow carries the motion rather than the decoder."""
+    inpainted_weight: float = 0.5
+    """The same of the painted image before the last blend, so that the decoder learns to paint where flow fails."""
+    match_weight: float = 1.0
+    """Mean absolute error of the driving frame put together from matched source cells (dense predictor)."""
+    ssim_weight: float = 0.0
+    """1 - SSIM of the prediction."""
+    smoothness_weight: float = 0.02
+    """Edge-aware first differences of the flow."""
+    occlusion_weight: float = 0.0
+    """Mean of 1 - occlusion: what can be warped is not called hidden, which leaves stage 2 a simpler map to draw."""
+    perceptual_weight: float = 0.0
+    """VGG feature distance of the prediction."""
+    perceptual_weights_path: str | None = None
+    """torchvision's VGG-19 state dict or the VGG-16 safetensors file."""
+    perceptual_scales: int = 4
+    """Scales (1, 1/2, ...) of the perceptual loss."""
+    equivariance_weight: float = 0.0
+    """Equivariance of region means and affine frames under random warps (regions predictor)."""
+    tracking_distillation_weight: float = 0.0
+    """Distance, for single frames, to the motion that the starting weights find by following the clip from frame to frame."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_probability(self, "first_frame_probability", "flip_probability", "swap_probability", "color_jitter")
+        _check_hue(self.color_jitter)
+        weights = [f.name for f in fields(self) if f.name.endswith("_weight")]
+        check_not_negative(self, *weights)
+        check(any(getattr(self, name) > 0 for name in weights), "l1_weight", 0.0, "positive, or another weight be")
+        check_positive(self, "perceptual_scales")
+        path = self.perceptual_weights_path
+        given = (self.perceptual_weight > 0) == bool(path)
+        check(given, "perceptual_weights_path", path, "given with perceptual_weight > 0, and with it alone")
+
+
+def _adaptation_steps() -> OptimizationConfig:
+    return OptimizationConfig(num_steps=1000, batch_size=8, learning_rate=2e-5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationConfig:
+    """Decoder adaptation: the losses of stage 1 that reach the decoder, on clips of a new domain."""
+
+    optimization: OptimizationConfig = field(default_factory=_adaptation_steps)
+    """Optimizer, schedule, checkpoints."""
+    first_frame_probability: float = 0.5
+    """How often the source is the clip's first frame, which is what sampling animates."""
+    flip_probability: float = 0.5
+    """Mirror both frames, where they are not swapped."""
+    color_jitter: tuple[float, float, float, float] = (0.1, 0.1, 0.1, 0.1)
+    """Brightness, contrast, saturation (factors 1 +- x) and hue (shift +- x)."""
+    l1_weight: float = 1.0
+    """Mean absolute error of the prediction at scales 1, 1/2, 1/4."""
+    inpainted_weight: float = 0.5
+    """The same of the painted image before the last blend."""
+    ssim_weight: float = 0.0
+    """1 - SSIM of the prediction."""
+    perceptual_weight: float = 0.0
+    """VGG feature distance of the prediction (10 in the paper's stage 1, where it is the only loss)."""
+    perceptual_weights_path: str | None = None
+    """torchvision's VGG-19 state dict or the VGG-16 safetensors file."""
+    perceptual_scales: int = 4
+    """Scales (1, 1/2, ...) of the perceptual loss."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        self.losses()
+
+    def losses(self) -> AutoencoderTrainingConfig:
+        """These as settings of stage 1, without the losses that train motion alone; UserError where they are impossible."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        off = dict.fromkeys(("warped_weight", "match_weight", "smoothness_weight"), 0.0)
+        return AutoencoderTrainingConfig(**given, **off, mirror_sided_labels=True)  # labels play no part
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionTrainingConfig:
+    """Stage 2: targets, losses and augmentation."""
+
+    optimization: OptimizationConfig
+    """Optimizer, schedule, checkpoints."""
+    frame_sampler: FrameSampler = "uniform"
+    """How num_frames are drawn from a clip."""
+    condition_dropout: float = 0.1
+    """How often a sample trains the null condition; 1 = an unconditional model, without labels."""
+    min_snr_gamma: float | None = None
+    """Min-SNR loss weight (arXiv 2303.09556); None = unweighted, which docs/ablation.md found better."""
+    flip_probability: float = 0.5
+    """Mirror image and motion (never where the label says left or right)."""
+    color_jitter: tuple[float, float, float, float] = (0.1, 0.1, 0.1, 0.1)
+    """Jitter of the image that the latent is made from (of the whole clip where motion is not cached); motion stays as it is."""
+    cache_motion: bool = True
+    """Estimate all motion once, before training, instead of at every step."""
+    gradient_checkpointing: bool = False
+    """Compute each block of the U-Net again in the backward pass: a fraction of the memory for a fifth to a third more time."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_probability(self, "condition_dropout", "flip_probability", "color_jitter")
+        _check_hue(self.color_jitter)
+        check(self.min_snr_gamma is None or self.min_snr_gamma > 0, "min_snr_gamma", self.min_snr_gamma, "positive or None")
