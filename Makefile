@@ -1,16 +1,22 @@
-# make demo   sets up .venv and writes demo/*.mp4 with the bundled model
-# make test   sets up .venv and runs everything that CI runs
+# make demo       sets up .venv and writes demo/*.mp4 with the bundled model
+# make test       sets up .venv and runs what every commit must pass: ruff, pyright and the fast tests
+# make test-all   runs everything, as CI does: the slow tests and the demo, too
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint typecheck clean
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n logical
+
+.PHONY: demo test test-all lint typecheck clean
 
 demo: .venv/installed
 	$(BIN)/lfdm demo --out demo
 
 test: .venv/installed-dev lint typecheck
-	$(BIN)/pytest
+	$(PYTEST) -m "not slow"
+
+test-all: .venv/installed-dev lint typecheck
+	$(PYTEST)
 	$(BIN)/lfdm demo --out demo
 
 lint: .venv/installed-dev
