@@ -30,7 +30,8 @@ from budget import TrainingClock, Trial, measure_steps, steps_within
 from comparison import judge
 from lfdm.config.presets import Preset
 from lfdm.config.serialization import to_json
-from lfdm.data.clips import labels, open_cache
+from lfdm.data.cache import open_cache
+from lfdm.data.index import labels
 from lfdm.diffusion.process import predicted_by
 from lfdm.evaluation.generators import PipelineGenerator
 from lfdm.evaluation.loading import file_sha256

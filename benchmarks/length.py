@@ -31,8 +31,8 @@ import numpy as np
 import torch
 
 from lfdm import LatentFlowPipeline, Motion
-from lfdm.data.clips import ClipRecord, read_index
 from lfdm.data.frame_indices import uniform_indices
+from lfdm.data.index import ClipRecord, read_index
 from lfdm.data.video import read_fitted
 from lfdm.diffusion.windows import plan_windows
 from lfdm.folders.files import write_bytes

@@ -17,7 +17,8 @@ from baselines.frame_autoencoder import (
     training_clips,
 )
 from budget import Trial, clock, measure_steps, steps_within
-from lfdm.data.clips import ClipCache, labels, open_cache
+from lfdm.data.cache import ClipCache, open_cache
+from lfdm.data.index import labels
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.loop import uses_bf16
 from lfdm.training.motion_cache import open_motion_cache

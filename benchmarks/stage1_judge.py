@@ -9,7 +9,8 @@ from accelerate import PartialState
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.presets import Preset
-from lfdm.data.clips import open_cache, read_index
+from lfdm.data.cache import open_cache
+from lfdm.data.index import read_index
 from lfdm.evaluation.loading import file_sha256, select_clips
 from lfdm.evaluation.run import EvaluationRun, HeldOutClips
 from lfdm.evaluation.settings import EvaluationConfig

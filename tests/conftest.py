@@ -10,7 +10,7 @@ import torch
 from lfdm.config.models import AutoencoderConfig, UNetConfig
 from lfdm.config.presets import FLOW64, NATOPS128, Preset
 from lfdm.config.training import AutoencoderTrainingConfig, OptimizationConfig
-from lfdm.data.clips import ClipRecord, read_index, write_index
+from lfdm.data.index import ClipRecord, read_index, write_index
 from lfdm.data.puppets.data_set import write_puppets
 
 PUPPET_LABELS = ("jump", "wave")

@@ -18,7 +18,7 @@ import lfdm.cli
 from lfdm.cli.console import run
 from lfdm.config.presets import PRESETS
 from lfdm.config.training import OptimizationConfig
-from lfdm.data.clips import read_index
+from lfdm.data.index import read_index
 from lfdm.data.video import read_video
 
 ROOT = Path(__file__).parent.parent

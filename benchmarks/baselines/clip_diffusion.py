@@ -25,8 +25,10 @@ from lfdm.config.presets import Preset
 from lfdm.config.serialization import to_json
 from lfdm.config.training import DiffusionTrainingConfig, OptimizationConfig
 from lfdm.data.augmentation import ColorJitter
-from lfdm.data.clips import ClipCache, ClipDataset, labels
+from lfdm.data.cache import ClipCache
+from lfdm.data.clips import ClipDataset
 from lfdm.data.frame_indices import sample_indices, uniform_indices
+from lfdm.data.index import labels
 from lfdm.diffusion.process import add_noise, diffusion_loss, sample_timesteps
 from lfdm.evaluation.loading import file_sha256
 from lfdm.folders.model_folder import WEIGHTS_NAME

@@ -15,7 +15,8 @@ from lfdm.autoencoder.convolution import channels_last_kernels
 from lfdm.config.presets import Preset
 from lfdm.config.serialization import to_json
 from lfdm.data.augmentation import ColorJitter, PairAugmentation
-from lfdm.data.clips import ClipCache, PairDataset, open_cache
+from lfdm.data.cache import ClipCache, open_cache
+from lfdm.data.clips import PairDataset
 from lfdm.folders.files import temporary_beside
 from lfdm.folders.run_folder import check_run, find_model, prepare_run
 from lfdm.training.loop import StepReport, fit, uses_bf16

@@ -16,7 +16,7 @@ from torch import Tensor
 from baselines.denoiser import ClipDenoiser
 from baselines.space import ClipSpace
 from lfdm.config.presets import Preset
-from lfdm.data.clips import ClipCache
+from lfdm.data.cache import ClipCache
 from lfdm.data.frame_indices import uniform_indices
 from lfdm.diffusion.process import clamp_prediction, make_scheduler, predicted_by
 from lfdm.diffusion.sampling import set_timesteps, signal_and_noise

@@ -15,7 +15,8 @@ from baselines.generators import ClipDiffusionGenerator, CopyGenerator, NearestM
 from baselines.space import ChannelStatistics, LatentSpace, PixelSpace
 from lfdm.config.diffusion import PredictionType
 from lfdm.config.presets import Preset, get_preset
-from lfdm.data.clips import ClipRecord, open_cache
+from lfdm.data.cache import open_cache
+from lfdm.data.index import ClipRecord
 from lfdm.diffusion.process import add_noise, target
 from lfdm.errors import UserError
 from lfdm.pipeline.pipeline import LatentFlowPipeline

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lfdm.data.clips import labels, read_index
+from lfdm.data.index import labels, read_index
 from lfdm.data.sprites import ACTIONS, CELL, DIRECTIONS, SHEET_SIZE, cell_indices, render_clip, write_lpc
 from lfdm.data.video import read_video
 from lfdm.errors import UserError
@@ -58,10 +58,10 @@ def test_every_action_begins_standing_and_plays_its_own_cells() -> None:
 
 
 def test_the_set_holds_every_action_of_every_character(sheets: Path, tmp_path: Path) -> None:
-    done: list[tuple[int, int]] = []
+    done: list[tuple[str, int, int]] = []
     table = write_lpc(sheets, tmp_path / "set", num_characters=5, num_frames=4, num_workers=1, progress=lambda *n: done.append(n))
     assert table == tmp_path / "set" / "clips.csv"
-    assert done[-1] == (5, 5)
+    assert done[-1] == ("rendering characters", 5, 5)
     records = read_index(tmp_path / "set")
     assert len(records) == 5 * 21
     assert labels(records) == ["hurt", "shoot", "slash", "spellcast", "thrust", "walk"]

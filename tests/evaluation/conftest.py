@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from lfdm.config.presets import Preset
-from lfdm.data.puppets.data_set import ACTIONS, write_puppets
+from lfdm.data.puppets.actions import ACTIONS
+from lfdm.data.puppets.data_set import write_puppets
 from lfdm.evaluation.settings import ClassifierTraining, EvaluationConfig
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from lfdm.data.clips import open_cache, read_index
+from lfdm.data.cache import open_cache
+from lfdm.data.index import read_index
 from lfdm.errors import UserError
 from lfdm.evaluation.generators import GeneratedVideos, PipelineGenerator, VideoGenerator
 from lfdm.evaluation.protocol import evaluate_generator

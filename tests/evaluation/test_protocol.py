@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from lfdm.config.presets import Preset
-from lfdm.data.clips import read_index, write_index
-from lfdm.data.puppets.data_set import ACTIONS, write_puppets
+from lfdm.data.index import read_index, write_index
+from lfdm.data.puppets.actions import ACTIONS
+from lfdm.data.puppets.data_set import write_puppets
 from lfdm.errors import UserError
 from lfdm.evaluation.loading import file_sha256, select_clips
 from lfdm.evaluation.protocol import evaluate

@@ -12,7 +12,8 @@ from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.presets import Preset
 from lfdm.config.serialization import to_json
 from lfdm.data.augmentation import ColorJitter, mirror_motion
-from lfdm.data.clips import ClipCache, ClipRecord, open_cache
+from lfdm.data.cache import ClipCache, open_cache
+from lfdm.data.index import ClipRecord
 from lfdm.motion.motion import Motion
 from lfdm.motion.warp import warp
 from lfdm.training import motion_cache
@@ -40,10 +41,10 @@ def test_cached_motion_is_the_motion_estimated_in_evaluation_mode(
     autoencoder: LatentFlowAutoencoder, clips: ClipCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(motion_cache, "CHUNK_FRAMES", 4)  # clips of 6 frames in two pieces
-    done: list[tuple[int, int]] = []
+    done: list[tuple[str, int, int]] = []
     cache = open_motion_cache(autoencoder, clips, progress=lambda *counts: done.append(counts))
     assert autoencoder.training
-    assert done == [(1, 3), (2, 3), (3, 3)]
+    assert done == [("estimating motion", n, 3) for n in (1, 2, 3)]
     autoencoder.eval()
     for index, motion in enumerate(cache.motions()):
         video = torch.from_numpy(np.array(clips.clip(index))).permute(3, 0, 1, 2)[None].float() / 255
@@ -60,7 +61,7 @@ def test_cached_motion_is_the_motion_estimated_in_evaluation_mode(
 def test_motion_is_estimated_once_and_found_by_the_weights(autoencoder: LatentFlowAutoencoder, clips: ClipCache) -> None:
     def open_again() -> tuple[MotionCache, list[int]]:
         done: list[int] = []
-        return open_motion_cache(autoencoder, clips, progress=lambda count, _: done.append(count)), done
+        return open_motion_cache(autoencoder, clips, progress=lambda _, count, __: done.append(count)), done
 
     first, work = open_again()
     assert work == [1, 2, 3]
@@ -75,7 +76,7 @@ def test_motion_is_estimated_once_and_found_by_the_weights(autoencoder: LatentFl
 
 
 def test_a_stopped_estimation_leaves_nothing(autoencoder: LatentFlowAutoencoder, clips: ClipCache) -> None:
-    def stop(count: int, _: int) -> None:
+    def stop(_: str, count: int, __: int) -> None:
         if count == 2:
             raise KeyboardInterrupt
 
@@ -89,7 +90,7 @@ def test_a_stopped_estimation_leaves_nothing(autoencoder: LatentFlowAutoencoder,
 def test_another_process_may_be_quicker(autoencoder: LatentFlowAutoencoder, clips: ClipCache) -> None:
     opened: list[MotionCache] = []
 
-    def overtake(count: int, _: int) -> None:
+    def overtake(_: str, count: int, __: int) -> None:
         if count == 2 and not opened:
             opened.append(open_motion_cache(autoencoder, clips))
 

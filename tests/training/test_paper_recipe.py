@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from lfdm.config.models import UNetConfig
 from lfdm.config.presets import Preset, get_preset
-from lfdm.data.clips import ClipRecord, write_index
+from lfdm.data.index import ClipRecord, write_index
 from lfdm.data.video import write_video
 from lfdm.folders.run_folder import find_checkpoints
 from lfdm.pipeline.pipeline import LatentFlowPipeline

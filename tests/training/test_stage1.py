@@ -20,7 +20,8 @@ from lfdm.config.models import AutoencoderConfig
 from lfdm.config.presets import Preset
 from lfdm.config.serialization import from_json, to_json
 from lfdm.config.training import AutoencoderTrainingConfig
-from lfdm.data.clips import ClipCache, ClipRecord, open_cache, write_index
+from lfdm.data.cache import ClipCache, open_cache
+from lfdm.data.index import ClipRecord, write_index
 from lfdm.data.video import write_video
 from lfdm.errors import UserError
 from lfdm.folders.run_folder import find_checkpoints, prepare_run

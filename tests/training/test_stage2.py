@@ -17,8 +17,9 @@ from lfdm.config.diffusion import DiffusionConfig
 from lfdm.config.presets import FLOW64, Preset
 from lfdm.config.serialization import to_json
 from lfdm.data.augmentation import ColorJitter
-from lfdm.data.clips import open_cache, read_index, write_index
+from lfdm.data.cache import open_cache
 from lfdm.data.frame_indices import uniform_indices
+from lfdm.data.index import read_index, write_index
 from lfdm.errors import UserError
 from lfdm.folders.model_folder import WEIGHTS_NAME, read_tensors
 from lfdm.folders.run_folder import find_checkpoints, find_model

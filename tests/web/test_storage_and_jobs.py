@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from lfdm.errors import UserError
 from lfdm.web.gate import Gate
-from lfdm.web.jobs import Finished, Jobs, Progress, Report
+from lfdm.web.jobs import Finished, JobProgress, Jobs, Report
 from lfdm.web.limits import ServeLimits
 from lfdm.web.storage import Storage
 
@@ -162,7 +162,7 @@ def test_a_job_reports_and_returns() -> None:
     async def collect() -> list[object]:
         return [update async for update in Jobs(1).run(work)]
 
-    assert asyncio.run(collect()) == [Progress(0, 3), Progress(1, 3), Progress(2, 3), Finished("made")]
+    assert asyncio.run(collect()) == [JobProgress(0, 3), JobProgress(1, 3), JobProgress(2, 3), Finished("made")]
 
 
 def test_an_error_in_a_job_is_that_of_the_caller() -> None:

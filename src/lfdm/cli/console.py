@@ -11,7 +11,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import tyro
 
@@ -150,37 +150,36 @@ def _print_error(message: str) -> None:
     sys.stderr.write(f"{PROGRAM}: {' '.join(message.split())}\n")
 
 
-class ProgressUpdate(Protocol):
-    """Called with what is being done, how much of it is done and how much there is; `note` stands behind the bar."""
+class ProgressBars:
+    """One bar on stderr per kind of work; a `Progress` whose `note` stands to the right of the bar."""
 
-    def __call__(self, what: str, done: int, total: int, *, note: str = "") -> None: ...
+    def __init__(self) -> None:
+        from rich import progress
+        from rich.console import Console
+
+        columns = (
+            progress.TextColumn("{task.description}", markup=False),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.fields[note]}", markup=False),
+        )
+        self._bars = progress.Progress(*columns, console=Console(stderr=True))
+        self._tasks: dict[str, progress.TaskID] = {}
+
+    def __call__(self, work: str, done: int, total: int, *, note: str = "") -> None:
+        if not self._tasks:
+            self._bars.start()  # not earlier: an error before the work begins must stay the only line
+        if work not in self._tasks:
+            self._tasks[work] = self._bars.add_task(work, total=total, note=note)
+        self._bars.update(self._tasks[work], completed=done, total=total, note=note)
+
+    def close(self) -> None:
+        """Stop drawing; what is on the screen stays."""
+        if self._tasks:
+            self._bars.stop()
 
 
-@contextlib.contextmanager
-def progress_bar() -> Iterator[ProgressUpdate]:
-    """One bar on stderr per kind of work."""
-    from rich import progress
-    from rich.console import Console
-
-    columns = (
-        progress.TextColumn("{task.description}", markup=False),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TimeRemainingColumn(),
-        progress.TextColumn("{task.fields[note]}", markup=False),
-    )
-    bars = progress.Progress(*columns, console=Console(stderr=True))
-    tasks: dict[str, progress.TaskID] = {}
-
-    def update(what: str, done: int, total: int, *, note: str = "") -> None:
-        if not tasks:
-            bars.start()  # not before: an error on the way must stay the only line
-        if what not in tasks:
-            tasks[what] = bars.add_task(what, total=total, note=note)
-        bars.update(tasks[what], completed=done, total=total, note=note)
-
-    try:
-        yield update
-    finally:
-        if tasks:
-            bars.stop()
+def progress_bar() -> contextlib.closing[ProgressBars]:
+    """Context manager that gives progress bars and closes them."""
+    return contextlib.closing(ProgressBars())

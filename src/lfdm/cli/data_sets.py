@@ -1,6 +1,5 @@
 """Commands that make clip data sets."""
 
-import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -45,7 +44,7 @@ def data_puppets(
     """
     from lfdm.data.puppets.data_set import write_puppets
 
-    with progress_bar() as update:
+    with progress_bar() as progress:
         index = write_puppets(
             out,
             num_subjects=num_subjects,
@@ -57,7 +56,7 @@ def data_puppets(
             test_fraction=test_fraction,
             truth=truth,
             num_workers=num_workers,
-            progress=functools.partial(update, "rendering"),
+            progress=progress,
         )
     print(index)
 
@@ -87,7 +86,7 @@ def data_lpc(
     """
     from lfdm.data.sprites import write_lpc
 
-    with progress_bar() as update:
+    with progress_bar() as progress:
         index = write_lpc(
             sheets,
             out,
@@ -97,7 +96,7 @@ def data_lpc(
             seed=seed,
             test_fraction=test_fraction,
             num_workers=num_workers,
-            progress=functools.partial(update, "rendering"),
+            progress=progress,
         )
     print(index)
 
@@ -127,7 +126,7 @@ def data_folder(
     """
     from lfdm.data.corpora.folder import write_folder
 
-    with progress_bar() as update:
+    with progress_bar() as progress:
         report = write_folder(
             folder,
             out,
@@ -137,7 +136,7 @@ def data_folder(
             seed=seed,
             max_frames=max_frames,
             num_workers=num_workers,
-            progress=functools.partial(update, "converting"),
+            progress=progress,
         )
     _print_skipped(report)
     _print_clips(report)
@@ -167,8 +166,7 @@ def data_corpus(name: str, layout: str) -> Callable[..., None]:
         from lfdm.data.corpora.published import write_published
 
         corpus = {"mug": MUG, "mhad": UTD_MHAD, "natops": NATOPS}[name]
-        with progress_bar() as update:
-            progress = functools.partial(update, "converting")
+        with progress_bar() as progress:
             report = write_published(corpus, source, out, size=size, num_workers=num_workers, progress=progress)
         _print_skipped(report.clips, most=MAX_LINES)
         _print_clips(report.clips)

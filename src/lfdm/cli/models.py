@@ -1,13 +1,12 @@
 """Commands that train, adapt, import and measure models."""
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
-from lfdm.cli.console import ProgressUpdate, progress_bar
+from lfdm.cli.console import ProgressBars, progress_bar
 from lfdm.cli.videos import DEFAULT_MODEL, pick_device
 from lfdm.config.diffusion import SchedulerName
 from lfdm.config.presets import Preset
@@ -35,8 +34,7 @@ def autoencoder_training(preset: Preset) -> Callable[..., None]:
         from lfdm.training import stage1
 
         with progress_bar() as update:
-            progress = functools.partial(update, "decoding clips")
-            print(stage1.train_autoencoder(config, data, out, init=init, report=_reporter(update), progress=progress))
+            print(stage1.train_autoencoder(config, data, out, init=init, report=_reporter(update), progress=update))
 
     return _naming_preset(train_autoencoder, preset)
 
@@ -64,10 +62,7 @@ def diffusion_training(preset: Preset) -> Callable[..., None]:
         from lfdm.training import stage2
 
         with progress_bar() as update:
-            progress = functools.partial(update, "preparing clips and motion")
-            trained = stage2.train_diffusion(
-                config, data, autoencoder, out, init=init, report=_reporter(update), progress=progress
-            )
+            trained = stage2.train_diffusion(config, data, autoencoder, out, init=init, report=_reporter(update), progress=update)
             print(trained)
 
     return _naming_preset(train_diffusion, preset)
@@ -80,7 +75,7 @@ def _naming_preset(command: Callable[..., None], preset: Preset) -> Callable[...
     return command
 
 
-def _reporter(update: ProgressUpdate) -> Callable[["StepReport"], None]:
+def _reporter(update: ProgressBars) -> Callable[["StepReport"], None]:
     def report(step: "StepReport") -> None:
         loss = step.metrics.get("loss", float("nan"))
         update("training", step.step, step.num_steps, note=f"loss {loss:.4f}, {step.steps_per_second:.2f} steps/s")
@@ -105,8 +100,7 @@ def adapt(
     from lfdm.training import adaptation
 
     with progress_bar() as update:
-        progress = functools.partial(update, "decoding clips")
-        print(adaptation.adapt(model, data, out, config, report=_reporter(update), progress=progress))
+        print(adaptation.adapt(model, data, out, config, report=_reporter(update), progress=update))
 
 
 def evaluate(

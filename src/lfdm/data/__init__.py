@@ -1,0 +1,19 @@
+"""Clip data sets: their table, video and image files, decoded frames and augmentation; data sets rendered or converted.
+
+Shapes: frames are (t, H, W, 3) uint8 RGB in numpy; items for training are uint8 tensors (3, H, W) or (3, t, H, W).
+"""
+
+__all__ = [
+    "augmentation",
+    "cache",
+    "clips",
+    "corpora",
+    "frame_indices",
+    "gif_blocks",
+    "images",
+    "index",
+    "progress",
+    "puppets",
+    "sprites",
+    "video",
+]

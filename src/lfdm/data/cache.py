@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from lfdm.config.video import Fit
-from lfdm.data.index import INDEX_NAME, ClipRecord
+from lfdm.data.index import CLIP_INDEX_NAME, ClipRecord
+from lfdm.data.progress import Progress
 from lfdm.data.video import read_fitted
 from lfdm.errors import UserError
 from lfdm.folders.files import build_once
@@ -23,9 +24,6 @@ from lfdm.folders.files import build_once
 _FRAMES_NAME = "frames.u8"
 _OFFSETS_NAME = "offsets.json"
 _CACHE_VERSION = 1
-
-Progress = Callable[[int, int], None]
-"""Called with (clips done, clips in all)."""
 
 
 class ClipCache:
@@ -122,7 +120,7 @@ def _write_cache(folder: Path, clips: Iterable[np.ndarray], records: Sequence[Cl
         for done, frames in enumerate(clips, start=1):
             file.write(np.ascontiguousarray(frames).data)
             if progress is not None:
-                progress(done, len(records))
+                progress("decoding clips", done, len(records))
     offsets = np.cumsum([0, *(record.frames for record in records)]).tolist()
     (folder / _OFFSETS_NAME).write_text(json.dumps(offsets))
 
@@ -150,5 +148,5 @@ def _decode_clip(root: Path, record: ClipRecord, size: int, fit: Fit) -> np.ndar
     except FileNotFoundError as error:
         raise UserError(f"{path}: the clip is missing") from error
     if len(frames) != record.frames:
-        raise UserError(f"{path}: holds {len(frames)} frames, {INDEX_NAME} says {record.frames}")
+        raise UserError(f"{path}: holds {len(frames)} frames, {CLIP_INDEX_NAME} says {record.frames}")
     return frames

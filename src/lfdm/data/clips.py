@@ -1,4 +1,4 @@
-"""The clip data set: data sets for training over the cached frames, and, by one name, the table and the cache.
+"""Training data sets over the cached frames of a clip data set.
 
 Shapes: a clip is (t, S, S, 3) uint8 in numpy; items for torch are uint8 tensors (3, S, S) or (3, t, S, S).
 """
@@ -14,34 +14,8 @@ from lfdm.config.checks import check_probability
 from lfdm.config.models import FLOW_CHANNELS
 from lfdm.config.training import FrameSampler
 from lfdm.data.augmentation import ColorJitter, PairAugmentation, augment_pair, mirror_motion, names_a_side
-from lfdm.data.cache import ClipCache, Progress, open_cache
+from lfdm.data.cache import ClipCache
 from lfdm.data.frame_indices import sample_indices
-from lfdm.data.index import (
-    INDEX_NAME,
-    ClipRecord,
-    Split,
-    check_data_set_folder,
-    labels,
-    new_data_set,
-    read_index,
-    write_index,
-)
-
-__all__ = [
-    "INDEX_NAME",
-    "ClipCache",
-    "ClipDataset",
-    "ClipRecord",
-    "PairDataset",
-    "Progress",
-    "Split",
-    "check_data_set_folder",
-    "labels",
-    "new_data_set",
-    "open_cache",
-    "read_index",
-    "write_index",
-]
 
 
 class ClipDataset(Dataset[dict[str, Any]]):

@@ -13,7 +13,7 @@ from lfdm.config.checks import MAX_SEED, check, check_integer, check_number
 from lfdm.errors import UserError
 from lfdm.folders.files import check_holds_only, check_parents, replacing_folder, write_bytes
 
-INDEX_NAME = "clips.csv"
+CLIP_INDEX_NAME = "clips.csv"
 MAX_SIZE = 2048
 MAX_FRAMES = 1000
 MAX_CLIP_PIXELS = 50_000_000
@@ -66,7 +66,7 @@ def write_index(root: str | Path, records: Iterable[ClipRecord]) -> Path:
     Raises UserError for no records, a path listed twice, or a subject in both splits.
     """
     records = list(records)
-    path = Path(root) / INDEX_NAME
+    path = Path(root) / CLIP_INDEX_NAME
     _check_records(path, records)
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
@@ -83,11 +83,11 @@ def read_index(root: str | Path) -> list[ClipRecord]:
     column, a value that no clip can have, a path that leaves the folder, a subject in both splits, or an empty table.
     """
     root = Path(root)
-    path = root / INDEX_NAME
+    path = root / CLIP_INDEX_NAME
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such data folder")
     if not path.is_file():
-        raise FileNotFoundError(f"{root}: no {INDEX_NAME} in it; make a data set with 'lfdm data'")
+        raise FileNotFoundError(f"{root}: no {CLIP_INDEX_NAME} in it; make a data set with 'lfdm data'")
     try:
         reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
         missing = [name for name in _COLUMNS if name not in (reader.fieldnames or [])]
@@ -109,8 +109,10 @@ def new_data_set(out: str | Path) -> Iterator[Path]:
     """
     out = Path(out).resolve()
     check_data_set_folder(out)
-    if (out / CLIPS_DIR).exists() and not (out / INDEX_NAME).exists():
-        raise UserError(f"{out}: holds a folder {CLIPS_DIR!r} without {INDEX_NAME}, no whole data set; choose another folder")
+    if (out / CLIPS_DIR).exists() and not (out / CLIP_INDEX_NAME).exists():
+        raise UserError(
+            f"{out}: holds a folder {CLIPS_DIR!r} without {CLIP_INDEX_NAME}, no whole data set; choose another folder"
+        )
     with replacing_folder(out) as temporary:
         yield temporary
 
@@ -118,7 +120,7 @@ def new_data_set(out: str | Path) -> Iterator[Path]:
 def check_data_set_folder(out: Path) -> None:
     """Raise UserError if `out` is a file or below one, or a folder that holds anything else than such a data set does."""
     check_parents(out)
-    check_holds_only(out, (INDEX_NAME, CLIPS_DIR, ".cache"), "a data set made by these commands")
+    check_holds_only(out, (CLIP_INDEX_NAME, CLIPS_DIR, ".cache"), "a data set made by these commands")
 
 
 def check_data_settings(

@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 from lfdm.config.checks import check, check_integer
-from lfdm.data.cache import Progress
 from lfdm.data.images import fit_frames
 from lfdm.data.index import MAX_SUBJECTS, ClipRecord, Split, check_data_settings, new_data_set, num_test_subjects, write_index
+from lfdm.data.progress import Progress
 from lfdm.data.video import write_video
 from lfdm.errors import UserError
 
@@ -103,7 +103,7 @@ def write_lpc(
             for done, clips in enumerate(pool.map(render, range(num_characters)), start=1):
                 records += clips
                 if progress is not None:
-                    progress(done, num_characters)
+                    progress("rendering characters", done, num_characters)
         finally:
             pool.shutdown(cancel_futures=True)
         return Path(out) / write_index(folder, records).name

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lfdm.data.clips import ClipRecord
+from lfdm.data.index import ClipRecord
 from lfdm.errors import UserError
 from lfdm.evaluation.distances import judge_frame_distance, judge_video_distances
 from lfdm.evaluation.generators import VideoGenerator

@@ -14,8 +14,8 @@ from lfdm.condition.encoder import NULL_LABEL
 from lfdm.config.presets import Preset
 from lfdm.config.serialization import from_json
 from lfdm.config.video import Fit
-from lfdm.data.clips import ClipRecord, labels
-from lfdm.data.puppets.data_set import truth_path
+from lfdm.data.index import ClipRecord, labels
+from lfdm.data.puppets.truth import truth_path
 from lfdm.errors import UserError
 from lfdm.folders.files import existing_path
 from lfdm.folders.model_folder import CONFIG_NAME, WEIGHTS_NAME, read_json

@@ -14,7 +14,9 @@ from accelerate import PartialState
 
 from lfdm.config.diffusion import SchedulerName
 from lfdm.config.video import Fit
-from lfdm.data.clips import INDEX_NAME, ClipRecord, labels, open_cache, read_index
+from lfdm.data.cache import open_cache
+from lfdm.data.index import CLIP_INDEX_NAME, ClipRecord, labels, read_index
+from lfdm.data.progress import Progress
 from lfdm.errors import UserError
 from lfdm.evaluation.generation import judge_generation
 from lfdm.evaluation.generators import PipelineGenerator, VideoGenerator
@@ -25,7 +27,7 @@ from lfdm.evaluation.report.shown import Shown, pick_shown
 from lfdm.evaluation.run import EvaluationRun, HeldOutClips
 from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.evaluation.stage1 import PerceptualDistance, judge_stage1
-from lfdm.evaluation.store import BatchStore, Progress, StoredArrays, reporter
+from lfdm.evaluation.store import BatchStore, StoredArrays
 
 CACHE_DIR = "cache"
 """In the folder of results: what was generated and measured, clip by clip. May be deleted once the results are there."""
@@ -204,7 +206,7 @@ def _evaluate(
             setting.held_out,
             subject.image_size,
             subject.fit,
-            progress=reporter(setting.progress, "decoding held-out clips"),
+            progress=setting.progress,
         )
     recorded = _record(setting, subject, perceptual)
     store = BatchStore(
@@ -305,7 +307,7 @@ def _versions() -> dict[str, str]:
 def _describe_data(root: Path, records: Sequence[ClipRecord]) -> dict[str, Any]:
     return {
         "name": root.resolve().name,
-        "index_sha256": file_sha256(root / INDEX_NAME),
+        "index_sha256": file_sha256(root / CLIP_INDEX_NAME),
         "split": "test",
         "num_clips": len(records),
         "num_subjects": len({record.subject for record in records}),

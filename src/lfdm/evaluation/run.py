@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lfdm.data.clips import ClipCache, ClipRecord
+from lfdm.data.cache import ClipCache
 from lfdm.data.frame_indices import uniform_indices
+from lfdm.data.index import ClipRecord
 from lfdm.evaluation.store import Arrays, BatchStore
 
 

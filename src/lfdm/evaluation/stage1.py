@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
-from lfdm.data.puppets.data_set import truth_path
+from lfdm.data.puppets.truth import truth_path
 from lfdm.evaluation.loading import file_sha256
 from lfdm.evaluation.metrics.frames import l1_per_clip, psnr_per_clip, ssim_per_clip
 from lfdm.evaluation.metrics.motion import ExactMotion, PooledRatio, ceilings, displacement_px, flow_score, frame_score

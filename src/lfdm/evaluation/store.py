@@ -13,24 +13,13 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 
+from lfdm.data.progress import Progress
 from lfdm.errors import UserError
 from lfdm.folders.files import write_bytes
 
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, how much of it is done, how much there is)."""
 Arrays = dict[str, np.ndarray]
 
 SETTINGS_NAME = "settings.json"
-
-
-def reporter(progress: Progress | None, what: str) -> Callable[[int, int], None]:
-    """`progress` for one kind of work."""
-
-    def report(done: int, total: int) -> None:
-        if progress is not None:
-            progress(what, done, total)
-
-    return report
 
 
 class StoredArrays:
@@ -125,7 +114,6 @@ class BatchStore:
         work: Callable[[list[int]], Arrays],
         what: str | None,
     ) -> None:
-        report = reporter(self.progress if what else None, what or "")
         paths[0].parent.mkdir(parents=True, exist_ok=True)
         with self.state.split_between_processes(missing) as mine:
             for done, b in enumerate(mine, start=1):
@@ -136,4 +124,5 @@ class BatchStore:
                 buffer = io.BytesIO()
                 np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType] - takes its keywords for a flag
                 write_bytes(paths[b], buffer.getvalue())
-                report(len(batches) - len(mine) + done, len(batches))
+                if self.progress is not None and what is not None:
+                    self.progress(what, len(batches) - len(mine) + done, len(batches))

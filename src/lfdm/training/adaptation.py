@@ -14,7 +14,8 @@ from accelerate import PartialState
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.serialization import to_json
 from lfdm.config.training import AdaptationConfig
-from lfdm.data.clips import Progress, open_cache
+from lfdm.data.cache import open_cache
+from lfdm.data.progress import Progress
 from lfdm.folders.files import replace_folder, write_bytes
 from lfdm.folders.run_folder import check_run, prepare_run
 from lfdm.pipeline.folder import INDEX_NAME, find_folder, resolve_parts

@@ -17,8 +17,9 @@ from torch.utils.data import Dataset
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.training import FrameSampler
 from lfdm.data.augmentation import ColorJitter, mirror_motion, names_a_side
-from lfdm.data.clips import ClipCache, Progress
+from lfdm.data.cache import ClipCache
 from lfdm.data.frame_indices import sample_indices
+from lfdm.data.progress import Progress
 from lfdm.folders.files import build_once
 from lfdm.motion.motion import Motion
 
@@ -104,7 +105,7 @@ def _estimate(autoencoder: LatentFlowAutoencoder, clips: ClipCache, folder: Path
                     file.write(values.data)
                     shape = values.shape[1:]
                 if progress is not None:
-                    progress(index + 1, len(clips))
+                    progress("estimating motion", index + 1, len(clips))
     finally:
         autoencoder.train(was_training)
     (folder / _SHAPE_NAME).write_text(json.dumps([clips.offsets[-1], *shape]))

@@ -17,7 +17,10 @@ from lfdm.config.presets import Preset
 from lfdm.config.serialization import to_json
 from lfdm.config.training import AutoencoderTrainingConfig
 from lfdm.data.augmentation import ColorJitter, PairAugmentation
-from lfdm.data.clips import ClipCache, ClipRecord, PairDataset, Progress, open_cache, read_index
+from lfdm.data.cache import ClipCache, open_cache
+from lfdm.data.clips import PairDataset
+from lfdm.data.index import ClipRecord, read_index
+from lfdm.data.progress import Progress
 from lfdm.errors import UserError
 from lfdm.folders.model_folder import load_exactly
 from lfdm.folders.run_folder import check_run, find_checkpoints, find_model, prepare_run

@@ -20,8 +20,11 @@ from lfdm.config.presets import Preset
 from lfdm.config.serialization import to_json
 from lfdm.config.training import DiffusionTrainingConfig
 from lfdm.data.augmentation import ColorJitter
-from lfdm.data.clips import ClipCache, ClipDataset, Progress, labels, open_cache
+from lfdm.data.cache import ClipCache, open_cache
+from lfdm.data.clips import ClipDataset
 from lfdm.data.frame_indices import uniform_indices
+from lfdm.data.index import labels
+from lfdm.data.progress import Progress
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion.process import add_noise, diffusion_loss, make_scheduler, predicted_by, sample_timesteps
 from lfdm.errors import UserError

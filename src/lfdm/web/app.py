@@ -13,7 +13,7 @@ from lfdm.config.diffusion import MAX_GUIDANCE_SCALE
 from lfdm.pipeline.pipeline import MAX_STRENGTH
 from lfdm.web.calls import Calls, Updates
 from lfdm.web.components import clip_picker, picture_picker, player, player_value
-from lfdm.web.jobs import Progress
+from lfdm.web.jobs import JobProgress
 from lfdm.web.model_page import ModelPage
 from lfdm.web.requests import PAGE_SEED
 from lfdm.web.results import VideoResult
@@ -235,7 +235,7 @@ async def _for_page(start: Callable[[], Updates]) -> AsyncGenerator[tuple[Any, A
     try:
         async with aclosing(start()) as updates:
             async for update in updates:
-                if isinstance(update, Progress):
+                if isinstance(update, JobProgress):
                     yield gr.skip(), _progress_html(update)
                 else:
                     yield player_value(update.result), ""
@@ -250,7 +250,7 @@ async def _for_program(start: Callable[[], Updates]) -> AsyncGenerator[dict[str,
     try:
         async with aclosing(start()) as updates:
             async for update in updates:
-                if isinstance(update, Progress):
+                if isinstance(update, JobProgress):
                     yield {"status": f"{update.done} of {update.total}", "videos": []}
                 else:
                     yield {"status": "done", "videos": [_video_json(result) for result in update.result]}
@@ -270,7 +270,7 @@ def _video_json(result: VideoResult) -> dict[str, Any]:
     }
 
 
-def _progress_html(progress: Progress) -> str:
+def _progress_html(progress: JobProgress) -> str:
     share = 100 * progress.done / max(progress.total, 1)
     return f'Step {progress.done} of {progress.total}<div class="{PROGRESS_BAR}"><i style="width:{share:.0f}%"></i></div>'
 

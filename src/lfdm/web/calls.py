@@ -14,14 +14,14 @@ from torch import Tensor
 from lfdm.folders.files import as_file_name
 from lfdm.motion.motion import Motion
 from lfdm.pipeline.pipeline import MAX_PASS_FACTOR, LatentFlowOutput, LatentFlowPipeline
-from lfdm.web.jobs import Finished, Jobs, Progress, Report
+from lfdm.web.jobs import Finished, JobProgress, Jobs, Report
 from lfdm.web.limits import ServeLimits
 from lfdm.web.requests import Choices, GenerateRequest, RequestReader, TransferRequest
 from lfdm.web.results import CALLS_PER_FRAME, VideoResult, write_result
 from lfdm.web.storage import Storage
 from lfdm.web.uploads import open_clip, read_upload
 
-Updates = AsyncGenerator[Progress | Finished[list[VideoResult]], None]
+Updates = AsyncGenerator[JobProgress | Finished[list[VideoResult]], None]
 
 
 class Calls:

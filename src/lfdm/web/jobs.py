@@ -11,7 +11,7 @@ ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True)
-class Progress:
+class JobProgress:
     """`done` of `total` steps."""
 
     done: int
@@ -39,24 +39,24 @@ class Jobs:
     def __init__(self, num_jobs: int) -> None:
         self._pool = ThreadPoolExecutor(num_jobs, thread_name_prefix="lfdm-job")
 
-    async def run(self, work: Callable[[Report], ResultT]) -> AsyncGenerator[Progress | Finished[ResultT], None]:
+    async def run(self, work: Callable[[Report], ResultT]) -> AsyncGenerator[JobProgress | Finished[ResultT], None]:
         """Progress as it comes, then the result. Closing this iterator cancels the work.
 
         Raises:
             Whatever `work` raises.
         """
         loop = asyncio.get_running_loop()
-        updates: asyncio.Queue[Progress | None] = asyncio.Queue()
+        updates: asyncio.Queue[JobProgress | None] = asyncio.Queue()
         cancelled = threading.Event()
 
-        def tell(update: Progress | None) -> None:
+        def tell(update: JobProgress | None) -> None:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(updates.put_nowait, update)
 
         def report(done: int, total: int) -> None:
             if cancelled.is_set():
                 raise JobCancelled
-            tell(Progress(done, total))
+            tell(JobProgress(done, total))
 
         def end(_: Future[ResultT]) -> None:
             tell(None)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lfdm.data.clips import read_index
 from lfdm.data.corpora.folder import FolderReport, write_folder
 from lfdm.data.images import fit_frames
+from lfdm.data.index import read_index
 from lfdm.data.video import FOLDER_FPS, read_video, write_video
 from lfdm.errors import UserError
 
@@ -72,7 +72,7 @@ SKIPPED = {
 @pytest.mark.parametrize("fit", ["pad", "crop"])
 def test_a_tree_of_all_kinds_becomes_a_data_set(tree: Path, tmp_path: Path, fit: str) -> None:
     out = tmp_path / "set"
-    done: list[tuple[int, int]] = []
+    done: list[tuple[str, int, int]] = []
     report = write_folder(tree, out, size=16, fit=fit, test_fraction=0.4, progress=lambda *n: done.append(n))  # pyright: ignore[reportArgumentType]
     records = read_index(out)
     assert {r.path: (r.label, r.subject, r.frames, round(r.fps, 2)) for r in records} == CLIPS
@@ -95,7 +95,7 @@ def test_a_tree_of_all_kinds_becomes_a_data_set(tree: Path, tmp_path: Path, fit:
         num_subjects=6,
         skipped=report.skipped,
     )
-    assert done == [(n, 12) for n in range(1, 13)]  # the broken ones are clips until they are opened
+    assert done == [("converting recordings", n, 12) for n in range(1, 13)]  # the broken ones are clips until they are opened
 
 
 def test_the_split_is_by_subject_over_all_labels_and_follows_the_seed(tmp_path: Path) -> None:

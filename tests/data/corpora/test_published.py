@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lfdm.data.clips import open_cache, read_index
+from lfdm.data.cache import open_cache
 from lfdm.data.corpora import mhad, mug, natops
 from lfdm.data.corpora.mhad import UTD_MHAD
 from lfdm.data.corpora.mug import MUG
 from lfdm.data.corpora.natops import NATOPS, read_segmentation
 from lfdm.data.corpora.published import Corpus, Survey, absent, write_published
 from lfdm.data.images import fit_frames
+from lfdm.data.index import read_index
 from lfdm.data.video import FOLDER_FPS, read_video, write_video
 from lfdm.errors import UserError
 
@@ -122,7 +123,7 @@ each_corpus = pytest.mark.parametrize("name", list(CORPORA))
 @each_corpus
 def test_a_copy_becomes_a_data_set(name: str, tmp_path: Path) -> None:
     corpus, make = CORPORA[name]
-    done: list[tuple[int, int]] = []
+    done: list[tuple[str, int, int]] = []
     report = write_published(corpus, make(tmp_path / "copy"), tmp_path / "set", progress=lambda *n: done.append(n))
     records = read_index(tmp_path / "set")
     assert {r.path: (r.label, r.subject, r.split, r.frames) for r in records} == EXPECTED[name]
@@ -134,7 +135,7 @@ def test_a_copy_becomes_a_data_set(name: str, tmp_path: Path) -> None:
     assert (report.clips.num_train, report.clips.num_test) == (splits["train"], splits["test"])
     assert report.expected_train == {"mug": 465, "mhad": 431, "natops": 4800}[name]
     assert report.num_kept == 0
-    assert done[-1] == (len(records), len(records))
+    assert done[-1] == ("converting recordings", len(records), len(records))
     assert sorted(entry.name for entry in (tmp_path / "set").iterdir()) == ["clips", "clips.csv"]
 
 
@@ -393,7 +394,7 @@ def test_a_stopped_run_is_continued_without_redoing_its_clips(name: str, tmp_pat
     corpus, make = CORPORA[name]
     copy, out = make(tmp_path / "copy"), tmp_path / "set"
 
-    def stop(done: int, total: int) -> None:
+    def stop(_: str, done: int, total: int) -> None:
         if done >= total // 2:
             raise KeyboardInterrupt
 

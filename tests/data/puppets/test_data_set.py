@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lfdm.data.clips import labels, read_index
-from lfdm.data.puppets.actions import Take, act
-from lfdm.data.puppets.data_set import ACTIONS, PuppetClip, load_truth, render_clip, save_truth, truth_path, write_puppets
+from lfdm.data.index import labels, read_index
+from lfdm.data.progress import Progress
+from lfdm.data.puppets.actions import ACTIONS, Variation, act
+from lfdm.data.puppets.data_set import PuppetClip, render_clip, write_puppets
 from lfdm.data.puppets.figures import make_subject, place
+from lfdm.data.puppets.truth import load_truth, save_truth, truth_path
 from lfdm.data.video import read_video
 from lfdm.errors import UserError
 
@@ -147,7 +149,7 @@ def test_a_hand_or_a_foot_travels(action: str) -> None:
     time = np.arange(16) / 8
     for seed in range(20):
         subject = make_subject(seed)
-        for take in (Take(tempo=0.87, amplitude=0.88, lag=0.1), Take(tempo=1.15, amplitude=1.12, lag=0.0)):
+        for take in (Variation(tempo=0.87, amplitude=0.88, lag=0.1), Variation(tempo=1.15, amplitude=1.12, lag=0.0)):
             joints = place(subject, act(action, take, subject.reach, time))
             ways = [np.linalg.norm(joints[name][0] - joints[name][0][0], axis=1) for name in ENDS]
             assert max(way.max() for way in ways) >= 0.2
@@ -157,7 +159,7 @@ def test_a_hand_or_a_foot_travels(action: str) -> None:
 
 def test_planted_feet_stay_on_the_floor() -> None:
     subject = make_subject(7)
-    joints = place(subject, act("squat", Take(), subject.reach, np.arange(16) / 8))
+    joints = place(subject, act("squat", Variation(), subject.reach, np.arange(16) / 8))
     for name in ("left foot", "right foot"):
         assert np.abs(joints[name][0] - joints[name][0][0]).max() < 1e-9
 
@@ -222,14 +224,14 @@ def files(root: Path) -> dict[str, bytes]:
 
 
 def test_a_data_set_holds_what_was_rendered(tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[str, int, int]] = []
     index = write_puppets(
         tmp_path, num_subjects=3, num_takes=1, size=32, num_frames=4, num_workers=0, progress=lambda *n: seen.append(n)
     )
     records = read_index(tmp_path)
     assert index == tmp_path / "clips.csv"
     assert len(records) == 3 * len(ACTIONS)
-    assert seen[-1] == (len(records), len(records))
+    assert seen[-1] == ("rendering clips", len(records), len(records))
     assert labels(records) == list(ACTIONS)
     by_split = {split: {record.subject for record in records if record.split == split} for split in ("train", "test")}
     assert (len(by_split["train"]), len(by_split["test"])) == (2, 1)
@@ -313,10 +315,10 @@ def test_a_full_disk_leaves_no_data_set(tmp_path: Path, on_full_disk: Callable[[
 
 
 def test_an_interrupted_data_set_leaves_nothing_and_can_be_made_again(tmp_path: Path) -> None:
-    def write(progress: Callable[[int, int], None] | None = None) -> None:
+    def write(progress: Progress | None = None) -> None:
         write_puppets(tmp_path, num_subjects=2, num_takes=1, size=32, num_frames=2, num_workers=0, progress=progress)
 
-    def stop(*_: int) -> None:
+    def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lfdm.data.clips import open_cache, read_index
+from lfdm.data.cache import open_cache
+from lfdm.data.index import read_index
 from lfdm.errors import UserError
 from lfdm.evaluation.metrics.appearance import FrameNetwork, cached_frame_network, identity_per_clip, judge_identity
 from lfdm.evaluation.settings import ClassifierTraining

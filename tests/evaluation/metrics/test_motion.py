@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lfdm.data.puppets.data_set import render_clip, save_truth, truth_path
+from lfdm.data.puppets.data_set import render_clip
+from lfdm.data.puppets.truth import save_truth, truth_path
 from lfdm.errors import UserError
 from lfdm.evaluation.metrics.motion import (
     ExactMotion,

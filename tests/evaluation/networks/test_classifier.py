@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lfdm.data.clips import ClipCache, ClipRecord, open_cache, write_index
+from lfdm.data.cache import ClipCache, open_cache
+from lfdm.data.index import ClipRecord, write_index
 from lfdm.data.video import write_video
 from lfdm.errors import UserError
 from lfdm.evaluation.networks.classifier import (
@@ -69,10 +70,10 @@ def test_cached_classifier_is_trained_once(caches: dict[str, ClipCache]) -> None
     short = ClassifierTraining(num_steps=2, batch_size=4)
     steps: list[int] = []
     first, folder = cached_classifier(
-        caches["train"], num_frames=FRAMES, training=short, progress=lambda done, _: steps.append(done)
+        caches["train"], num_frames=FRAMES, training=short, progress=lambda _, done, __: steps.append(done)
     )
     second, again = cached_classifier(
-        caches["train"], num_frames=FRAMES, training=short, progress=lambda done, _: steps.append(done)
+        caches["train"], num_frames=FRAMES, training=short, progress=lambda _, done, __: steps.append(done)
     )
     assert steps == [1, 2]
     assert folder == again

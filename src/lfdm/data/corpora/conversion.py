@@ -17,8 +17,8 @@ import numpy as np
 
 from lfdm.config.checks import check, check_integer
 from lfdm.config.video import Fit
-from lfdm.data.cache import Progress
 from lfdm.data.index import MAX_SIZE, ClipRecord, Split
+from lfdm.data.progress import Progress
 from lfdm.data.video import Crop, VideoInfo, natural_key, read_fitted, video_info, write_video
 from lfdm.errors import UserError
 
@@ -28,7 +28,7 @@ MAX_NAME_BYTES = 250
 
 
 @dataclass(frozen=True, kw_only=True)
-class Take:
+class Segment:
     """One clip to be made of a recording."""
 
     path: str
@@ -47,7 +47,7 @@ class Recording:
     """A video file or folder of images, and the clips to be made of it: one of all frames, or some of given frames."""
 
     path: Path
-    takes: tuple[Take, ...]
+    takes: tuple[Segment, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,7 @@ def convert(
                 parts.append(part)
                 done += len(recording.takes)
                 if progress is not None:
-                    progress(done, total)
+                    progress("converting recordings", done, total)
         finally:
             pool.shutdown(cancel_futures=True)
     return Conversion(
@@ -223,7 +223,7 @@ class _Converter:
         records = [self._record(take, lengths[take.path], info) for take in recording.takes if take.path in lengths]
         return Conversion(records=tuple(records), skipped=tuple(skipped), num_kept=num_kept)
 
-    def _is_finished(self, take: Take, info: VideoInfo) -> bool:
+    def _is_finished(self, take: Segment, info: VideoInfo) -> bool:
         if not self.keep_finished:
             return False
         try:
@@ -233,12 +233,12 @@ class _Converter:
         size = self.form.size
         return (clip.frames, clip.width, clip.height) == (self._expected_length(take, info), size, size)
 
-    def _expected_length(self, take: Take, info: VideoInfo) -> int:
+    def _expected_length(self, take: Segment, info: VideoInfo) -> int:
         if take.frames is not None:
             return len(take.frames)
         return min(info.frames, self.form.max_frames or info.frames)
 
-    def _read(self, path: Path, takes: Sequence[Take], info: VideoInfo) -> list[np.ndarray]:
+    def _read(self, path: Path, takes: Sequence[Segment], info: VideoInfo) -> list[np.ndarray]:
         """The frames of each take, decoded in one pass; fewer where the recording ends before the take does."""
         form = self.form
         spans = [take.frames for take in takes if take.frames is not None]
@@ -250,7 +250,7 @@ class _Converter:
             return [frames] * len(takes)
         return [frames[bisect_left(only, span.start) :][: len(span)] for span in spans]
 
-    def _record(self, take: Take, length: int, info: VideoInfo) -> ClipRecord:
+    def _record(self, take: Segment, length: int, info: VideoInfo) -> ClipRecord:
         return ClipRecord(
             path=take.path,
             label=take.label,
@@ -270,7 +270,7 @@ def _usable_info(path: Path) -> VideoInfo:
     return info
 
 
-def _fault(take: Take, frames: np.ndarray, info: VideoInfo) -> str | None:
+def _fault(take: Segment, frames: np.ndarray, info: VideoInfo) -> str | None:
     """Why the frames that were read are not the take."""
     prefix = f"{take.name}: " if take.name else ""
     if take.frames is not None and len(frames) < len(take.frames):

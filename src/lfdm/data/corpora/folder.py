@@ -9,13 +9,12 @@ import numpy as np
 
 from lfdm.config.checks import check
 from lfdm.config.video import Fit
-from lfdm.data.cache import Progress
 from lfdm.data.corpora.conversion import (
     ClipFormat,
     FolderReport,
     Recording,
+    Segment,
     SkippedFile,
-    Take,
     check_trees,
     convert,
     entries,
@@ -25,6 +24,7 @@ from lfdm.data.corpora.conversion import (
 )
 from lfdm.data.images import IMAGE_SUFFIXES
 from lfdm.data.index import ClipRecord, check_data_settings, new_data_set, num_test_subjects, write_index
+from lfdm.data.progress import Progress
 from lfdm.data.video import VIDEO_SUFFIXES
 from lfdm.errors import UserError
 
@@ -105,7 +105,7 @@ def _clips_of_subject(source: Path, label: str, subject: Path, skipped: list[Ski
 
 def _whole(source: Path, path: Path, label: str, subject: str) -> Recording:
     name = f"clips/{path.relative_to(source).as_posix()}.avi"
-    return Recording(path=path, takes=(Take(path=name, label=label, subject=subject),))
+    return Recording(path=path, takes=(Segment(path=name, label=label, subject=subject),))
 
 
 def _is_clip(path: Path) -> bool:

@@ -3,7 +3,7 @@
 import re
 from itertools import product
 
-from lfdm.data.corpora.conversion import Take, entries
+from lfdm.data.corpora.conversion import Segment, entries
 from lfdm.data.corpora.published import Corpus, Survey
 from lfdm.data.video import Crop
 
@@ -61,7 +61,7 @@ def _survey(found: Survey) -> None:
         if not (depth / f"{name}_depth.mat").is_file():
             found.skip(path, f"no Depth/{name}_depth.mat; the paper takes only clips that have one")
             continue
-        clip = Take(path=f"clips/{name}.avi", label=LABELS[int(action) - 1], subject=subject, split=split)
+        clip = Segment(path=f"clips/{name}.avi", label=LABELS[int(action) - 1], subject=subject, split=split)
         found.add(path, [(_key(subject, action, take), clip)])
 
 

@@ -4,7 +4,7 @@ import re
 from itertools import product
 from pathlib import Path
 
-from lfdm.data.corpora.conversion import Take, entries
+from lfdm.data.corpora.conversion import Segment, entries
 from lfdm.data.corpora.published import Corpus, Survey
 from lfdm.data.images import IMAGE_SUFFIXES
 
@@ -55,7 +55,7 @@ def _add(found: Survey, take: Path, label: str, subject: str) -> None:
     split = found.corpus.split_of(subject)
     assert split is not None, "subjects in neither list were skipped"
     path = f"clips/{take.relative_to(found.source).as_posix()}.avi"
-    found.add(take, [((f"subject {subject}", label, take.name), Take(path=path, label=label, subject=subject, split=split))])
+    found.add(take, [((f"subject {subject}", label, take.name), Segment(path=path, label=label, subject=subject, split=split))])
 
 
 MUG = Corpus(

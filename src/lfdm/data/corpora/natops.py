@@ -8,7 +8,7 @@ from collections import Counter
 from itertools import product
 from pathlib import Path
 
-from lfdm.data.corpora.conversion import Take
+from lfdm.data.corpora.conversion import Segment
 from lfdm.data.corpora.published import Corpus, Survey
 from lfdm.data.video import Crop
 from lfdm.errors import UserError
@@ -159,7 +159,7 @@ def _add(found: Survey, path: Path, subject: int, gesture: int, takes: dict[int,
         [
             (
                 _key(subject, gesture, take),
-                Take(
+                Segment(
                     path=f"clips/gesture{gesture:02}/{path.stem}-{take:02}.avi",
                     label=LABELS[gesture - 1],
                     subject=str(subject),

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lfdm.config.checks import check_integer
-from lfdm.data.cache import Progress
 from lfdm.data.corpora.conversion import (
     ClipFormat,
     FolderReport,
     Recording,
+    Segment,
     SkippedFile,
-    Take,
     check_trees,
     convert,
     entries_or_skip,
@@ -22,6 +21,7 @@ from lfdm.data.corpora.conversion import (
     summarize,
 )
 from lfdm.data.index import CLIPS_DIR, MAX_WORKERS, Split, check_data_set_folder, write_index
+from lfdm.data.progress import Progress
 from lfdm.data.video import Crop
 from lfdm.errors import UserError
 from lfdm.folders.files import write_bytes
@@ -68,7 +68,7 @@ class Survey:
     """By the clip's path in the data set."""
     skipped: list[SkippedFile] = field(default_factory=list)
 
-    def add(self, recording: Path, takes: Iterable[tuple[Key, Take]]) -> None:
+    def add(self, recording: Path, takes: Iterable[tuple[Key, Segment]]) -> None:
         """A recording and its takes."""
         named = dict(takes)
         self.recordings.append(Recording(path=recording, takes=tuple(named.values())))

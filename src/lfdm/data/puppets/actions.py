@@ -23,7 +23,7 @@ SIDES = (-1, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Take:
+class Variation:
     """What differs between two clips of one subject and one action."""
 
     tempo: float = 1.0
@@ -108,7 +108,7 @@ def pulse(time: Curve, rate: float, floor: float) -> Curve:
     return np.where(time * rate < 0.5, wave, floor + (1 - floor) * wave)
 
 
-def _wave(pose: Pose, time: Curve, take: Take) -> None:
+def _wave(pose: Pose, time: Curve, take: Variation) -> None:
     late = time - take.lag
     swing = np.sin(2 * np.pi * 1.45 * take.tempo * late) * ease(late, 0.5)
     pose.raise_arm(1, ease(time, 0.5 / take.tempo), 118, ease(late, 0.5 / take.tempo), 168)
@@ -117,7 +117,7 @@ def _wave(pose: Pose, time: Curve, take: Take) -> None:
     pose.head = np.radians(5) * swing
 
 
-def _raise_arms(pose: Pose, time: Curve, take: Take) -> None:
+def _raise_arms(pose: Pose, time: Curve, take: Variation) -> None:
     late = time - take.lag
     for side in range(2):
         pose.raise_arm(side, ease(time, 0.62 / take.tempo), 138 + 14 * take.amplitude, ease(late, 0.62 / take.tempo), 174)
@@ -126,7 +126,7 @@ def _raise_arms(pose: Pose, time: Curve, take: Take) -> None:
         pose.forearm[side] = pose.forearm[side] + sway
 
 
-def _clap(pose: Pose, time: Curve, take: Take) -> None:
+def _clap(pose: Pose, time: Curve, take: Variation) -> None:
     closed = two_links(np.array(0.03 - pose.reach.shoulder), np.array(0.45 * pose.reach.arm), pose.reach.arm)
     late = time - take.lag / 2
     beat = (0.5 - 0.5 * np.cos(2 * np.pi * 1.55 * take.tempo * (time - 0.4))) * ease(time - 0.4, 0.2) * min(take.amplitude, 1.15)
@@ -137,7 +137,7 @@ def _clap(pose: Pose, time: Curve, take: Take) -> None:
         pose.forearm[side] = pose.forearm[side] - np.radians(52) * beat
 
 
-def _jump(pose: Pose, time: Curve, take: Take) -> None:
+def _jump(pose: Pose, time: Curve, take: Variation) -> None:
     cycle = 1.1 * take.tempo * time % 1.0
     on_floor = cycle < 0.35
     air = np.where(on_floor, 0, (cycle - 0.35) / 0.65)
@@ -152,7 +152,7 @@ def _jump(pose: Pose, time: Curve, take: Take) -> None:
         pose.foot[side] = -0.5 * flight
 
 
-def _squat(pose: Pose, time: Curve, take: Take) -> None:
+def _squat(pose: Pose, time: Curve, take: Variation) -> None:
     down = pulse(time, 0.8 * take.tempo, 0.3)
     arms = pulse(time - take.lag, 0.8 * take.tempo, 0.3)
     pose.crouch(down * 0.92 * pose.reach.leg * min(take.amplitude, 1.1))
@@ -160,7 +160,7 @@ def _squat(pose: Pose, time: Curve, take: Take) -> None:
         pose.raise_arm(side, arms, 88, arms, 92)
 
 
-def _kick(pose: Pose, time: Curve, take: Take) -> None:
+def _kick(pose: Pose, time: Curve, take: Variation) -> None:
     swing, late = pulse(time, 0.95 * take.tempo, 0.15), pulse(time - take.lag, 0.95 * take.tempo, 0.15)
     turn = np.radians(82) * take.amplitude
     pose.thigh[1] = REST_LEG + turn * swing
@@ -172,7 +172,7 @@ def _kick(pose: Pose, time: Curve, take: Take) -> None:
         pose.raise_arm(side, swing, 50, late, 62)
 
 
-def _walk(pose: Pose, time: Curve, take: Take) -> None:
+def _walk(pose: Pose, time: Curve, take: Variation) -> None:
     phase, start = 2 * np.pi * 1.1 * take.tempo * time, ease(time, 0.4)
     pose.root[:, 0] = 0.15 * take.amplitude * ease(time, 2.2 / take.tempo)
     pose.root[:, 1] = 0.012 * start * (1 - np.cos(2 * phase)) / 2
@@ -187,7 +187,7 @@ def _walk(pose: Pose, time: Curve, take: Take) -> None:
     pose.torso = np.radians(4) * start
 
 
-def _bow(pose: Pose, time: Curve, take: Take) -> None:
+def _bow(pose: Pose, time: Curve, take: Variation) -> None:
     down, late = pulse(time, 0.72 * take.tempo, 0.3), pulse(time - take.lag, 0.72 * take.tempo, 0.3)
     lean = np.radians(58) * min(take.amplitude, 1.1)
     pose.torso = lean * down
@@ -197,7 +197,7 @@ def _bow(pose: Pose, time: Curve, take: Take) -> None:
     pose.raise_arm(0, down, -18, late, -34)
 
 
-_MOVES: dict[str, Callable[[Pose, Curve, Take], None]] = {
+_MOVES: dict[str, Callable[[Pose, Curve, Variation], None]] = {
     "bow": _bow,
     "clap": _clap,
     "jump": _jump,
@@ -211,7 +211,7 @@ ACTIONS: tuple[str, ...] = tuple(_MOVES)
 """The labels, in alphabetical order."""
 
 
-def act(action: str, take: Take, reach: Reach, time: Curve) -> Pose:
+def act(action: str, take: Variation, reach: Reach, time: Curve) -> Pose:
     """The joints of a figure that does `action`, at each of the times (seconds, (t,)).
 
     Raises UserError for a label that is not one of ACTIONS.

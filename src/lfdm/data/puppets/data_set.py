@@ -5,11 +5,8 @@ decides the motion: every clip of a subject has the same first frame. Takes diff
 `puppet_actions` moves the figures, `puppet_figures` makes them of `puppet_parts`, `puppet_render` draws them.
 """
 
-import io
 import os
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,25 +26,12 @@ from lfdm.data.index import (
     num_test_subjects,
     write_index,
 )
-from lfdm.data.puppets.actions import ACTIONS, Take, act, ease
+from lfdm.data.progress import Progress
+from lfdm.data.puppets.actions import ACTIONS, Variation, act, ease
 from lfdm.data.puppets.figures import Subject, make_subject, place
-from lfdm.data.puppets.render import Track, Truth, render
+from lfdm.data.puppets.render import Track, render
+from lfdm.data.puppets.truth import Truth, save_truth, truth_path
 from lfdm.data.video import write_video
-from lfdm.errors import UserError
-from lfdm.folders.files import write_bytes
-
-__all__ = [
-    "ACTIONS",
-    "PuppetClip",
-    "Subject",
-    "Truth",
-    "load_truth",
-    "make_subject",
-    "render_clip",
-    "save_truth",
-    "truth_path",
-    "write_puppets",
-]
 
 TruthChoice = Literal["none", "test", "all"]
 """Which clips get a truth file beside them."""
@@ -91,7 +75,7 @@ def render_clip(
         subject = make_subject(subject)
     rng = np.random.default_rng((take_seed, 2))
     time = np.arange(num_frames) / fps
-    take = Take(tempo=rng.uniform(0.87, 1.15), amplitude=rng.uniform(0.88, 1.12), lag=rng.uniform(0.0, 0.1))
+    take = Variation(tempo=rng.uniform(0.87, 1.15), amplitude=rng.uniform(0.88, 1.12), lag=rng.uniform(0.0, 0.1))
     joints = place(subject, act(action, take, subject.reach, time))
     drift = _camera_drift(rng, time) * size
     tracks = [Track(part, joints[part.name][0] * size - drift, joints[part.name][1]) for part in subject.parts]
@@ -105,41 +89,6 @@ def _camera_drift(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
         [np.cos(direction[0] + rate[0] * 2 * np.pi * time), np.sin(direction[1] + rate[1] * 2 * np.pi * time)], axis=-1
     )
     return 0.65 * rng.uniform(0.3, 1.0) * MAX_DRIFT * circle * ease(time, 1.5)[:, None]
-
-
-def truth_path(clip: Path) -> Path:
-    """Where the truth of a clip lies: beside it, `wave-0.avi` -> `wave-0.truth.npz`."""
-    return clip.with_name(clip.stem + ".truth.npz")
-
-
-def save_truth(path: Path, truth: Truth) -> Path:
-    """Write a truth file (flow as float16), whole or not at all."""
-    arrays = {
-        "flow": truth.flow.astype(np.float16),
-        "visible": truth.visible,
-        "interior": truth.interior,
-        "figure": truth.figure,
-        "drift": truth.drift,
-    }
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    write_bytes(path, buffer.getvalue())
-    return path
-
-
-def load_truth(path: Path) -> Truth:
-    """Read a truth file; its flow comes back as float32.
-
-    Raises FileNotFoundError if there is none and UserError if it is not a truth file.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no truth file at {path}; render the clips with truth")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            flow, drift = arrays["flow"].astype(np.float32), arrays["drift"].astype(np.float32)
-            return Truth(flow, arrays["visible"], arrays["interior"], arrays["figure"], drift)
-    except (LookupError, OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} is not a truth file ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -169,7 +118,7 @@ def write_puppets(
     test_fraction: float = 0.2,
     truth: TruthChoice = "test",
     num_workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Write a clip data set: every subject does every action `num_takes` times. Returns `root`/clips.csv.
 
@@ -203,7 +152,7 @@ def write_puppets(
         for finished in _run(jobs, workers):
             records += finished
             if progress is not None:
-                progress(len(records), num_subjects * len(ACTIONS) * num_takes)
+                progress("rendering clips", len(records), num_subjects * len(ACTIONS) * num_takes)
         index = write_index(folder, sorted(records, key=lambda record: record.path))
     return root / index.name
 

@@ -11,29 +11,13 @@ import numpy as np
 
 from lfdm.data.puppets.figures import Subject
 from lfdm.data.puppets.parts import Part, Shape
+from lfdm.data.puppets.truth import Truth
 
 _BACKGROUND = -1
 _MIXED = -2
 """In frame 0, a pixel into which the soft border of a part in front reaches."""
 _EDGE_SHADE = np.float32(0.2)
 _HORIZON_WIDTH = 0.05
-
-
-@dataclass(frozen=True)
-class Truth:
-    """The exact motion of a clip. Frame k at pixel p shows what frame 0 shows at p + flow."""
-
-    flow: np.ndarray
-    """(t, H, W, 2) float32 in pixels, (x, y); defined everywhere, also for what frame 0 hides or does not contain."""
-    visible: np.ndarray
-    """(t, H, W) bool: the surface point is inside frame 0 and front-most there."""
-    interior: np.ndarray
-    """(t, H, W) bool: visible, and the pixel's 3x3 neighbours in frame k and the four pixels read in frame 0 are the
-    same part (and the soft border of no other lies over those four): where frame 0 warped by the flow is frame k."""
-    figure: np.ndarray
-    """(t, H, W) bool: on the figure, not on the background."""
-    drift: np.ndarray
-    """(t, 2) float32 in pixels: the flow of everything that stands still."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ The whole frame counts, background included: where subjects have backgrounds of 
 Shapes: frames (b, 3, H, W) in [0, 1] · features (b, dim).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from lfdm.data.clips import ClipCache
+from lfdm.data.cache import ClipCache
+from lfdm.data.progress import Progress
 from lfdm.errors import UserError
 from lfdm.evaluation.loading import file_sha256
 from lfdm.evaluation.networks.fitting import fit_classifier, kept_beside
@@ -71,7 +72,7 @@ def cached_frame_network(
     *,
     training: ClassifierTraining | None = None,
     device: torch.device | str = "cpu",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[FrameNetwork, Path]:
     """The frame network of these training clips, trained by the first call and kept beside their cache, and its folder.
 
@@ -90,7 +91,13 @@ def cached_frame_network(
 
     def train() -> FrameNetwork:
         return fit_classifier(
-            lambda: FrameNetwork(subjects=subjects), draw, len(cache), training, device=device, progress=progress
+            lambda: FrameNetwork(subjects=subjects),
+            draw,
+            len(cache),
+            training,
+            work="training the frame network",
+            device=device,
+            progress=progress,
         )
 
     key = [_VERSION, [record.subject for record in cache.records], repr(training)]

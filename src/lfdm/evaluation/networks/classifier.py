@@ -7,7 +7,7 @@ shifts and recolours real clips at random for the same reason.
 Shapes: video (b, 3, t, H, W) in [0, 1] · logits (b, number of labels).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,9 +19,10 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
-from lfdm.data.clips import ClipCache
-from lfdm.data.clips import labels as labels_of
+from lfdm.data.cache import ClipCache
 from lfdm.data.frame_indices import uniform_indices
+from lfdm.data.index import labels as labels_of
+from lfdm.data.progress import Progress
 from lfdm.errors import UserError
 from lfdm.evaluation.networks.fitting import fit_classifier, kept_beside
 from lfdm.evaluation.settings import ClassifierTraining
@@ -119,7 +120,7 @@ def train_classifier(
     num_frames: int = 16,
     training: ClassifierTraining | None = None,
     device: torch.device | str = "cpu",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> ActionClassifier:
     """Train a classifier on every clip of `cache`, real training clips, frames drawn uniformly.
 
@@ -137,6 +138,7 @@ def train_classifier(
         draw,
         len(cache),
         training or ClassifierTraining(),
+        work="training the classifier",
         device=device,
         progress=progress,
     )
@@ -173,7 +175,7 @@ def cached_classifier(
     num_frames: int = 16,
     training: ClassifierTraining | None = None,
     device: torch.device | str = "cpu",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[ActionClassifier, Path]:
     """The classifier of these training clips, trained by the first call and kept beside their cache, and its folder."""
     training = training or ClassifierTraining()

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lfdm.data.clips import ClipCache
+from lfdm.data.cache import ClipCache
+from lfdm.data.progress import Progress
 from lfdm.evaluation.settings import ClassifierTraining
 from lfdm.folders.model_folder import StrictLoading
 
@@ -26,10 +27,14 @@ def fit_classifier(
     num_examples: int,
     training: ClassifierTraining,
     *,
+    work: str,
     device: torch.device | str = "cpu",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> JudgeT:
-    """A network of logits, made and trained by cross-entropy on shuffled examples; in evaluation mode."""
+    """Make a network of logits and train it by cross-entropy on shuffled examples; returns it in evaluation mode.
+
+    `work` names the training in progress reports.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(training.seed)
         model = make()
@@ -50,7 +55,7 @@ def fit_classifier(
         optimizer.step()
         schedule.step()
         if progress is not None:
-            progress(step + 1, training.num_steps)
+            progress(work, step + 1, training.num_steps)
     return model.eval()
 
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 import torch
 
 from lfdm.config.video import Fit
-from lfdm.data.clips import ClipCache, ClipRecord, labels, open_cache
+from lfdm.data.cache import ClipCache, open_cache
+from lfdm.data.index import ClipRecord, labels
+from lfdm.data.progress import Progress
 from lfdm.errors import UserError
 from lfdm.evaluation.loading import file_sha256
 from lfdm.evaluation.metrics.appearance import FrameNetwork, FrameNetworkFeatures, cached_frame_network
@@ -14,7 +16,6 @@ from lfdm.evaluation.networks.classifier import ActionClassifier, cached_classif
 from lfdm.evaluation.networks.features import FrameFeatures, VideoFeatures, load_extractor, load_frame_extractor
 from lfdm.evaluation.run import EvaluationRun
 from lfdm.evaluation.settings import EXECUTABLE_EXTRACTOR, EvaluationConfig
-from lfdm.evaluation.store import Progress, reporter
 from lfdm.folders.model_folder import WEIGHTS_NAME
 
 EMBEDDED_VIDEO, EMBEDDED_FRAMES = "classifier", "frames"
@@ -71,8 +72,7 @@ def train_judges(
     """
     train = [record for record in records if record.split == "train"]
     if train:
-        report = reporter(progress, "decoding training clips")
-        cache = open_cache(run.clips.root, train, run.clips.image_size, fit, progress=report)
+        cache = open_cache(run.clips.root, train, run.clips.image_size, fit, progress=progress)
         _train_classifier(run, cache, judges, config, progress)
         _train_frame_network(run, cache, judges, config, progress)
     else:
@@ -92,7 +92,7 @@ def _train_classifier(
         num_frames=run.clips.num_frames,
         training=config.classifier,
         device=run.device,
-        progress=reporter(progress, "training the classifier"),
+        progress=progress,
     )
     if EMBEDDED_VIDEO in config.extractors:
         name = run.clips.root.resolve().name
@@ -116,7 +116,7 @@ def _train_frame_network(
         cache,
         training=config.frame_network,
         device=run.device,
-        progress=reporter(progress, "training the frame network"),
+        progress=progress,
     )
     judges.frame_network, judges.frame_network_sha256 = network, file_sha256(folder / WEIGHTS_NAME)
     if EMBEDDED_FRAMES in config.frame_extractors:
