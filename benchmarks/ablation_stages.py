@@ -38,7 +38,8 @@ from lfdm.evaluation.loading import file_sha256
 from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.folders.model_folder import WEIGHTS_NAME, load_exactly, read_json, read_tensors
 from lfdm.folders.run_folder import find_checkpoints, find_model
-from lfdm.pipeline.folder import INDEX_NAME, find_folder, load_scheduler, resolve_parts
+from lfdm.folders.sources import INDEX_NAME, find_folder
+from lfdm.pipeline.folder import load_scheduler, resolve_parts
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.checkpoint import TRAINING_NAME
 from lfdm.training.motion_cache import open_motion_cache

@@ -11,7 +11,7 @@ from PIL import Image
 from lfdm import LatentFlowAutoencoder, LatentFlowPipeline, Motion, MotionUNet3D
 from lfdm.config.presets import Preset
 from lfdm.errors import UserError
-from lfdm.pipeline.folder import bundled_images
+from lfdm.folders.sources import bundled_images
 
 STEPS = 2
 

@@ -22,7 +22,8 @@ from lfdm.diffusion.process import clamp_prediction, make_scheduler, predicted_b
 from lfdm.diffusion.sampling import set_timesteps, signal_and_noise
 from lfdm.evaluation.generators import GeneratedVideos
 from lfdm.pipeline.inputs import sample_generators
-from lfdm.pipeline.pipeline import LatentFlowPipeline, frames_to_uint8
+from lfdm.pipeline.pipeline import LatentFlowPipeline
+from lfdm.pipeline.result import frames_to_uint8
 
 OUTLINE_SIZE = 16
 """Side of the maps that first frames are compared by."""

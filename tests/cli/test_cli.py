@@ -18,9 +18,9 @@ from lfdm.cli import COMMANDS
 from lfdm.cli.console import Group, run
 from lfdm.config.presets import Preset
 from lfdm.data.video import read_video, video_info
+from lfdm.folders import sources
 from lfdm.folders.files import replacing_folder
 from lfdm.motion.motion import Motion
-from lfdm.pipeline import folder as pipeline_folder
 from lfdm.pipeline.outputs import OUT_ENDINGS, region_maps
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 
@@ -363,7 +363,7 @@ def test_a_panel_of_the_regions_of_stage_1(lfdm: Lfdm, tiny_paper_preset: Preset
 def test_demo_shows_every_label_of_the_bundled_model(
     lfdm: Lfdm, model: Path, image: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(pipeline_folder, "ASSETS_DIR", tmp_path / "assets")
+    monkeypatch.setattr(sources, "ASSETS_DIR", tmp_path / "assets")
     code, _, err = lfdm("demo")
     assert code == 2
     assert "unknown model 'puppets64'; bundled models: none in this installation" in err

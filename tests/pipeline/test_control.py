@@ -15,7 +15,8 @@ from lfdm.diffusion.windows import plan_windows, predict_in_windows
 from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
 from lfdm.pipeline.inputs import parse_condition, prepare_mask
-from lfdm.pipeline.pipeline import LatentFlowOutput, LatentFlowPipeline
+from lfdm.pipeline.pipeline import LatentFlowPipeline
+from lfdm.pipeline.result import LatentFlowOutput
 
 LABELS = ("jump", "raise arms", "wave")
 SIZE = 32
@@ -295,7 +296,7 @@ def test_a_streamed_driving_clip_gives_what_the_whole_one_gives(
     pipe: LatentFlowPipeline, image: np.ndarray, relative: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driving = np.random.default_rng(1).integers(0, 256, (7, 20, 40, 3), dtype=np.uint8)
-    monkeypatch.setattr("lfdm.pipeline.pipeline.frames_per_chunk", lambda *_: 3)
+    monkeypatch.setattr("lfdm.pipeline.control.frames_per_chunk", lambda *_: 3)
     whole = pipe.transfer(image, driving, relative=relative, output_type="np")
     tensor = torch.from_numpy(driving).permute(3, 0, 1, 2)
     streams: list[Any] = [
@@ -334,7 +335,7 @@ def test_a_driving_clip_is_taken_chunk_by_chunk(
 
         return estimate(self, source, watched())
 
-    monkeypatch.setattr("lfdm.pipeline.pipeline.frames_per_chunk", lambda *_: 6)
+    monkeypatch.setattr("lfdm.pipeline.control.frames_per_chunk", lambda *_: 6)
     monkeypatch.setattr(type(pipe.autoencoder), "estimate_motions", watch)
     pipe.transfer(image, stream())
     assert ahead == [(6, 6), (12, 6), (18, 6), (20, 2)]

@@ -20,12 +20,13 @@ from lfdm.config.presets import PRESETS, Preset
 from lfdm.diffusion.process import clamp_prediction, make_scheduler
 from lfdm.diffusion.sampling import Guidance, guided_prediction, set_timesteps, signal_and_noise
 from lfdm.errors import UserError
+from lfdm.folders import sources
 from lfdm.folders.run_folder import find_checkpoints
 from lfdm.motion.codec import MotionCodec
 from lfdm.motion.motion import Motion
-from lfdm.pipeline import folder as pipeline_folder
 from lfdm.pipeline.inputs import prepare_images
-from lfdm.pipeline.pipeline import LatentFlowPipeline, frames_to_uint8
+from lfdm.pipeline.pipeline import LatentFlowPipeline
+from lfdm.pipeline.result import frames_to_uint8
 
 LABELS = ("jump", "raise arms", "wave")
 SIZE = 32
@@ -564,7 +565,7 @@ def test_a_bundled_name_wins_over_a_folder(
 ) -> None:
     pipe.save_pretrained(tmp_path / "assets" / "puppet")
     build(tiny_preset, seed=1).save_pretrained(tmp_path / "here" / "puppet")
-    monkeypatch.setattr(pipeline_folder, "ASSETS_DIR", tmp_path / "assets")
+    monkeypatch.setattr(sources, "ASSETS_DIR", tmp_path / "assets")
     monkeypatch.chdir(tmp_path / "here")
 
     def first_weight(name: str) -> Tensor:

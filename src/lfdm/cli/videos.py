@@ -36,7 +36,7 @@ def demo(*, out: Path = Path("demo"), seed: int = 0, device: str | None = None, 
         device: cpu, cuda, cuda:1, ...; the GPU if there is one.
         panel: tiles of the panels, as of `lfdm generate`.
     """
-    from lfdm.pipeline.folder import bundled_images
+    from lfdm.folders.sources import bundled_images
     from lfdm.pipeline.outputs import VideoFiles, fitted_source
 
     pipe = open_pipeline(DEFAULT_MODEL, device)
@@ -278,7 +278,7 @@ def info(*, model: str | None = None) -> None:
     import torch
 
     import lfdm
-    from lfdm.pipeline.folder import bundled_models
+    from lfdm.folders.sources import bundled_models
 
     if model is None:
         devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -21,7 +21,9 @@ from lfdm.folders.model_folder import StrictLoading
 
 Pooling = Literal["mean", "attention"]
 Condition = str | Mapping[str, float] | None
-"""A label or text, several mixed by weights, or the null condition."""
+"""A label or text, several of them mixed by weight, or the null condition."""
+ConditionInput = Condition | Sequence[Condition] | Tensor
+"""One condition, a list of them, or embeddings (dim,) or (b, dim)."""
 
 NULL_LABEL = "None"
 """A clip so labelled trains the null condition, as published; it is no label of the model."""
@@ -153,19 +155,23 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         """The embeddings (b, dim) of table rows (b,) int64; -1 = the null condition, to which gradients flow."""
         return torch.cat((self.null[None].to(self.table), self.embeddings()))[rows + 1]
 
-    def encode(self, conditions: Sequence[Condition]) -> Tensor:
-        """The embeddings (b, dim) of conditions; None, or the word "None", = null.
+    def encode(self, condition: ConditionInput) -> Tensor:
+        """Return the embeddings (b, dim) of one condition, a list of them, or embeddings (dim,) or (b, dim) given as they are.
 
-        A condition is a label or, where there is a text model, free text; or a mix of these, whose embeddings are averaged by
-        weights that are divided by their sum.
+        A condition is a label, free text where the model has a text encoder, None or the word "None" (the null condition), or a
+        mix: the embeddings of its keys averaged with its weights, normalised to sum 1.
 
         Raises:
-            UserError: an unknown label (the message lists the labels), a text model that cannot be had, or a mix whose
-                weights are negative, not finite or all 0.
+            UserError: an unknown label (the message lists the labels), a text encoder that is not available, a mix whose weights
+                are negative, not finite or all 0, or a tensor of another shape or with values that are not finite.
             ImportError: free text without transformers.
         """
-        if isinstance(conditions, str | Mapping):
-            raise UserError(f"conditions must be a list of labels or mixes; got the single condition {conditions!r}")
+        if isinstance(condition, Tensor):
+            return self._check_embedding(condition)
+        conditions = [condition] if condition is None or isinstance(condition, str | Mapping) else condition
+        if not isinstance(conditions, Sequence):
+            got = type(condition).__name__
+            raise UserError(f"condition must be a label, a mix, None, a list of these, or a tensor of embeddings; got {got}")
         wrong = next((one for one in conditions if not isinstance(one, str | Mapping | None)), None)
         if wrong is not None:
             raise UserError(f"a condition must be a label, a mix or None; got {wrong!r}")
@@ -176,6 +182,14 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
             return known[[names.index(name) for mix in mixes for name in mix]]
         shares = known.new_tensor([[mix.get(name, 0.0) for name in names] for mix in mixes])
         return shares @ known
+
+    def _check_embedding(self, embedding: Tensor) -> Tensor:
+        rows = embedding.unsqueeze(0) if embedding.ndim == 1 else embedding
+        if rows.ndim != 2 or rows.shape[1] != self.dim:
+            raise UserError(f"a condition tensor must be ({self.dim},) or (b, {self.dim}); got {tuple(embedding.shape)}")
+        if not torch.isfinite(rows).all():
+            raise UserError("the condition tensor holds values that are not finite")
+        return rows.to(self.table)
 
     def _encode_names(self, names: Sequence[str | None]) -> Tensor:
         """The embeddings (n, dim) of labels and texts that differ."""

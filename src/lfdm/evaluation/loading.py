@@ -20,8 +20,9 @@ from lfdm.errors import UserError
 from lfdm.folders.files import existing_path
 from lfdm.folders.model_folder import CONFIG_NAME, WEIGHTS_NAME, read_json
 from lfdm.folders.run_folder import find_model
-from lfdm.pipeline.folder import find_folder, resolve_parts
-from lfdm.pipeline.pipeline import LatentFlowPipeline, bundled_models
+from lfdm.folders.sources import bundled_models, find_folder
+from lfdm.pipeline.folder import resolve_parts
+from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 DEFAULT_FRAMES = 16
 """Frames per clip for a bare auto-encoder folder, which does not say."""

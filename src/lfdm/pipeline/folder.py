@@ -9,7 +9,6 @@ RUN/checkpoints/step-00001000/{unet, condition}/     averaged weights, a learned
 import difflib
 import inspect
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,12 @@ from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.condition.encoder import ConditionEncoder
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.errors import UserError
-from lfdm.folders.files import check_holds_only, existing_path, replace_folder
+from lfdm.folders.files import check_holds_only, replace_folder
 from lfdm.folders.model_folder import CONFIG_NAME, read_json
 from lfdm.folders.run_folder import MODEL_DIR, find_checkpoints
+from lfdm.folders.sources import INDEX_NAME
 from lfdm.motion.codec import MotionCodec
 
-INDEX_NAME = "model_index.json"
-ASSETS_DIR = Path(__file__).parents[1] / "assets"
 SCHEDULER_CONFIG_NAME = "scheduler_config.json"
 
 MODEL_CLASSES: Mapping[str, type[Any]] = {
@@ -41,61 +39,6 @@ MODEL_CLASSES: Mapping[str, type[Any]] = {
 COMPONENTS = (*MODEL_CLASSES, "scheduler")
 FOLDER_ENTRIES = (INDEX_NAME, *COMPONENTS)
 """What a pipeline folder holds."""
-
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-
-
-def bundled_models() -> list[str]:
-    """Names of the models that come with this package."""
-    return sorted(path.parent.name for path in ASSETS_DIR.glob(f"*/{INDEX_NAME}"))
-
-
-def bundled_images(name: str) -> list[Path]:
-    """Example images of a bundled model, in order; FileNotFoundError if there are none."""
-    folder = ASSETS_DIR / name / "images"
-    images = sorted(folder.glob("*.png"))
-    if not images:
-        raise FileNotFoundError(f"no example images in {folder}")
-    return images
-
-
-def find_folder(name: str | Path) -> Path:
-    """The folder of a bundled name, of a local pipeline or run, or of a repository of the Hugging Face Hub (downloaded).
-
-    A bundled name wins over a local folder of that name; `./name` means the folder.
-
-    Raises:
-        UserError: none of these.
-        FileNotFoundError: the path of a folder that does not exist.
-    """
-    text = str(name)
-    if isinstance(name, str) and text in bundled_models():
-        return ASSETS_DIR / text
-    folder = existing_path(name)
-    if folder is not None and folder.is_dir():
-        return folder
-    if isinstance(name, str) and _HUB_NAME.fullmatch(text):
-        return _download(text)
-    if isinstance(name, Path) or any(mark in text for mark in "/\\~"):
-        raise FileNotFoundError(f"no model folder {name}; {_what_is_allowed()}")
-    raise UserError(f"unknown model {text!r}; {_what_is_allowed()}")
-
-
-def _what_is_allowed() -> str:
-    bundled = ", ".join(bundled_models()) or "none in this installation"
-    return f"bundled models: {bundled}; else a pipeline folder, a diffusion run folder, or a Hub repository owner/name"
-
-
-def _download(repository: str) -> Path:
-    """JSON and safetensors of a Hub repository, nothing else; UserError where the Hub does not give them."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors"]))
-    except (OSError, HFValidationError, RuntimeError) as error:  # RuntimeError: httpx without a connection
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"no folder {repository}, nor could it be had from the Hub ({reason}); {_what_is_allowed()}") from error
 
 
 def resolve_parts(folder: Path) -> dict[str, Path]:

@@ -17,7 +17,8 @@ from lfdm.data.video import check_target, max_fps, write_video
 from lfdm.errors import UserError
 from lfdm.motion.motion import Motion, check_motion_path
 from lfdm.pipeline.inputs import SingleImage, prepare_images
-from lfdm.pipeline.pipeline import LatentFlowOutput, LatentFlowPipeline, frames_to_uint8
+from lfdm.pipeline.pipeline import LatentFlowPipeline
+from lfdm.pipeline.result import LatentFlowOutput, frames_to_uint8
 from lfdm.visualize import draw_panel
 
 OUT_ENDINGS = (".mp4", ".webm", ".gif")

@@ -6,8 +6,7 @@ Shapes: image (b, 3, S, S) in [0, 1] · motion sample (b, 3, t, h, w) · video (
 """
 
 import inspect
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -16,7 +15,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
-from lfdm.condition.encoder import Condition, ConditionEncoder
+from lfdm.condition.encoder import ConditionEncoder, ConditionInput
 from lfdm.config.checks import check_integer, check_number
 from lfdm.config.diffusion import MAX_GUIDANCE_SCALE
 from lfdm.config.presets import Preset, get_preset
@@ -27,34 +26,22 @@ from lfdm.diffusion.process import make_scheduler, predicted_by
 from lfdm.diffusion.sampling import Guidance, MotionSampler
 from lfdm.diffusion.windows import plan_windows
 from lfdm.errors import UserError
+from lfdm.folders.sources import find_folder
 from lfdm.motion.codec import MotionCodec
 from lfdm.motion.motion import Motion
-from lfdm.pipeline.decoding import decode_video, frames_per_chunk
-from lfdm.pipeline.folder import (
-    MODEL_CLASSES,
-    bundled_models,
-    find_folder,
-    load_components,
-    read_settings,
-    resolve_parts,
-    save_folder,
-)
+from lfdm.pipeline.control import MotionControl, estimate_driving_motion
+from lfdm.pipeline.decoding import decode_video
+from lfdm.pipeline.folder import MODEL_CLASSES, load_components, read_settings, resolve_parts, save_folder
 from lfdm.pipeline.inputs import (
     DrivingInput,
     ImageInput,
     MaskInput,
     SeedInput,
-    drive,
     prepare_images,
-    prepare_mask,
     sample_generators,
 )
-from lfdm.pipeline.result import LatentFlowOutput, OutputType, check_output_type, frames_to_uint8
+from lfdm.pipeline.result import LatentFlowOutput, OutputType, check_output_type
 
-__all__ = ["LatentFlowOutput", "LatentFlowPipeline", "bundled_models", "frames_to_uint8"]
-
-ConditionInput = Condition | Sequence[Condition] | Tensor
-"""One condition, a list of them, or embeddings (D,) or (b, D)."""
 StepCallback = Callable[["LatentFlowPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 
 MAX_FRAMES = 10_000
@@ -63,8 +50,6 @@ MAX_PASS_FACTOR = 4
 """Up to this many times as long as training clips, the network takes a video at once; a longer one in windows of that length."""
 LOOP_SHARE = 1 / 4
 """Part of a training clip, or of a shorter video, over which a loop's end eases into its start."""
-MAX_STRENGTH = 2.0
-"""The largest `motion_strength`."""
 
 
 class LatentFlowPipeline(DiffusionPipeline):
@@ -264,7 +249,7 @@ class LatentFlowPipeline(DiffusionPipeline):
         scale = config["guidance_scale"] if guidance_scale is None else guidance_scale
         scale = check_number("guidance_scale", scale, low=0, high=MAX_GUIDANCE_SCALE)
         check_output_type(output_type)
-        steer = self._steering(motion_strength, motion_mask)
+        control = self._control(motion_strength, motion_mask)
         if negative_condition is not None and scale <= 1:
             raise UserError(f"negative_condition acts through guidance: guidance_scale must be above 1; got {scale:g}")
         if condition is None and negative_condition is None:
@@ -292,31 +277,12 @@ class LatentFlowPipeline(DiffusionPipeline):
         motion = self.motion_codec.decode(sample)
         if loop:
             motion = motion.closed(max(1, int(LOOP_SHARE * min(num_frames, config["num_frames"]))))
-        return decode_video(self.autoencoder, features, steer(motion), output_type)
+        return decode_video(self.autoencoder, features, control(motion), output_type)
 
     @torch.no_grad()
     def embed_condition(self, condition: ConditionInput) -> Tensor:
-        """The embedding (b, D) of a label, a mix of labels, None (the null condition), a list of these, or embeddings.
-
-        Raises:
-            UserError: an unknown label, impossible weights of a mix, a text model that cannot be had, or a tensor of another
-                shape or with values that are not finite.
-            ImportError: a text that is no stored label, without transformers.
-        """
-        if not isinstance(condition, Tensor):
-            if condition is None or isinstance(condition, str | Mapping):
-                condition = [condition]
-            elif not isinstance(condition, Sequence):
-                got = type(condition).__name__
-                raise UserError(f"condition must be a label, a mix, None, a list of these, or a tensor of embeddings; got {got}")
-            return self.condition.encode(condition)
-        embedding = condition.unsqueeze(0) if condition.ndim == 1 else condition
-        dim = self.condition.dim
-        if embedding.ndim != 2 or embedding.shape[1] != dim:
-            raise UserError(f"a condition tensor must be ({dim},) or (b, {dim}); got {tuple(condition.shape)}")
-        if not torch.isfinite(embedding).all():
-            raise UserError("the condition tensor holds values that are not finite")
-        return embedding.to(self.condition.table)
+        """Return the embeddings (b, D) of a condition in any of its forms; see `ConditionEncoder.encode`."""
+        return self.condition.encode(condition)
 
     @torch.no_grad()
     def animate(
@@ -338,14 +304,14 @@ class LatentFlowPipeline(DiffusionPipeline):
         check_output_type(output_type)
         if not isinstance(motion, Motion):
             raise UserError(f"motion must be a Motion, such as Motion.load gives; got {type(motion).__name__}")
-        steer = self._steering(motion_strength, motion_mask)
+        control = self._control(motion_strength, motion_mask)
         images = self._prepare_images(image)
         if len(images) == 1:
             images = images.expand(len(motion.flow), -1, -1, -1)
         elif len(motion.flow) == 1:
             motion = Motion.concatenate([motion] * len(images), dim=0)
         features = self.autoencoder.encode(images)
-        return decode_video(self.autoencoder, features, steer(motion.to(images.device)), output_type)
+        return decode_video(self.autoencoder, features, control(motion.to(images.device)), output_type)
 
     @torch.no_grad()
     def transfer(
@@ -373,24 +339,13 @@ class LatentFlowPipeline(DiffusionPipeline):
         images = self._prepare_images(image)
         if len(images) != 1:
             raise UserError(f"transfer moves one image; got {len(images)}")
-        steer = self._steering(motion_strength, motion_mask)
-        chunk = frames_per_chunk(self.autoencoder, self.config["image_size"], 1)
-        parts = (part.to(images) for part in drive(driving, chunk, size=self.config["image_size"], fit=self.config["fit"]))
-        first = next(parts)
-        reference = first[:, :, 0] if relative else images
-        motions = list(self.autoencoder.estimate_motions(reference, itertools.chain([first], parts)))
-        motion = Motion.concatenate(motions, dim=2)
-        motion = motion.from_rest() if relative else motion  # a frame against itself: what is estimated there is error
+        control = self._control(motion_strength, motion_mask)
+        motion = estimate_driving_motion(self.autoencoder, images, driving, relative=relative, fit=self.config["fit"])
         features = self.autoencoder.encode(images)
-        return decode_video(self.autoencoder, features, steer(motion), output_type, after_chunk=callback_on_decode)
+        return decode_video(self.autoencoder, features, control(motion), output_type, after_chunk=callback_on_decode)
 
-    def _steering(self, strength: float, mask: MaskInput | None) -> Callable[[Motion], Motion]:
-        """What `motion_strength` and `motion_mask` make of a motion; both are checked at once."""
-        strength = check_number("motion_strength", strength, low=0, high=MAX_STRENGTH)
-        if mask is None:
-            return lambda motion: motion.scaled(strength)
-        prepared = prepare_mask(mask, size=self.config["image_size"], fit=self.config["fit"])
-        return lambda motion: motion.scaled(strength).masked(prepared)
+    def _control(self, strength: float, mask: MaskInput | None) -> MotionControl:
+        return MotionControl(strength, mask, size=self.config["image_size"], fit=self.config["fit"])
 
     def _check_scheduler(self) -> None:
         """UserError where the scheduler takes the unet's prediction for something else."""

@@ -18,7 +18,8 @@ from lfdm.data.cache import open_cache
 from lfdm.data.progress import Progress
 from lfdm.folders.files import replace_folder, write_bytes
 from lfdm.folders.run_folder import check_run, prepare_run
-from lfdm.pipeline.folder import INDEX_NAME, find_folder, resolve_parts
+from lfdm.folders.sources import INDEX_NAME, find_folder
+from lfdm.pipeline.folder import resolve_parts
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.loop import StepReport, fit
 from lfdm.training.stage1 import AutoencoderTask, training_records

@@ -24,7 +24,7 @@ from lfdm.data.progress import Progress
 from lfdm.errors import UserError
 from lfdm.folders.model_folder import load_exactly
 from lfdm.folders.run_folder import check_run, find_checkpoints, find_model, prepare_run
-from lfdm.pipeline.folder import find_folder
+from lfdm.folders.sources import find_folder
 from lfdm.training.loop import StepReport, fit, uses_bf16
 from lfdm.training.losses.equivariance import RandomWarp, equivariance_losses
 from lfdm.training.losses.image import edge_aware_smoothness, multiscale_l1, ssim_loss

@@ -29,8 +29,9 @@ from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion.process import add_noise, diffusion_loss, make_scheduler, predicted_by, sample_timesteps
 from lfdm.errors import UserError
 from lfdm.folders.run_folder import MODEL_DIR, check_run, find_checkpoints, find_model, prepare_run
+from lfdm.folders.sources import find_folder
 from lfdm.motion.codec import MotionCodec
-from lfdm.pipeline.folder import find_folder, load_scheduler, resolve_parts
+from lfdm.pipeline.folder import load_scheduler, resolve_parts
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.loop import StepReport, fit, uses_bf16
 from lfdm.training.motion_cache import MotionCache, MotionDataset, open_motion_cache, to_motion

@@ -10,7 +10,7 @@ import gradio as gr
 from gradio.events import api
 
 from lfdm.config.diffusion import MAX_GUIDANCE_SCALE
-from lfdm.pipeline.pipeline import MAX_STRENGTH
+from lfdm.pipeline.control import MAX_STRENGTH
 from lfdm.web.calls import Calls, Updates
 from lfdm.web.components import clip_picker, picture_picker, player, player_value
 from lfdm.web.jobs import JobProgress

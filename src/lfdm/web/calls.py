@@ -13,7 +13,8 @@ from torch import Tensor
 
 from lfdm.folders.files import as_file_name
 from lfdm.motion.motion import Motion
-from lfdm.pipeline.pipeline import MAX_PASS_FACTOR, LatentFlowOutput, LatentFlowPipeline
+from lfdm.pipeline.pipeline import MAX_PASS_FACTOR, LatentFlowPipeline
+from lfdm.pipeline.result import LatentFlowOutput
 from lfdm.web.jobs import Finished, JobProgress, Jobs, Report
 from lfdm.web.limits import ServeLimits
 from lfdm.web.requests import Choices, GenerateRequest, RequestReader, TransferRequest

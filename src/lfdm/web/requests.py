@@ -15,7 +15,7 @@ from lfdm.config.checks import MAX_SEED, check_integer, check_number
 from lfdm.config.diffusion import MAX_GUIDANCE_SCALE
 from lfdm.data.images import open_image, read_gray
 from lfdm.errors import UserError
-from lfdm.pipeline.pipeline import MAX_STRENGTH
+from lfdm.pipeline.control import MAX_STRENGTH
 from lfdm.web.limits import ServeLimits
 from lfdm.web.storage import Storage
 from lfdm.web.uploads import IMAGE_FORMATS, check_megapixels

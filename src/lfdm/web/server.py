@@ -15,7 +15,8 @@ from fastapi import FastAPI
 from gradio.themes import Base
 from starlette.types import ASGIApp
 
-from lfdm.pipeline.folder import bundled_images, bundled_models, find_folder, resolve_parts
+from lfdm.folders.sources import bundled_images, bundled_models, find_folder
+from lfdm.pipeline.folder import resolve_parts
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.web.app import build_page
 from lfdm.web.calls import Calls, offered

@@ -1,0 +1,67 @@
+"""Find a model by name: one bundled with the package, a local folder, or a repository of the Hugging Face Hub."""
+
+import re
+from pathlib import Path
+
+from lfdm.errors import UserError
+from lfdm.folders.files import existing_path
+
+INDEX_NAME = "model_index.json"
+ASSETS_DIR = Path(__file__).parents[1] / "assets"
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def bundled_models() -> list[str]:
+    """List the names of the models that come with this package."""
+    return sorted(path.parent.name for path in ASSETS_DIR.glob(f"*/{INDEX_NAME}"))
+
+
+def bundled_images(name: str) -> list[Path]:
+    """List the example images of a bundled model, in order; FileNotFoundError if there are none."""
+    folder = ASSETS_DIR / name / "images"
+    images = sorted(folder.glob("*.png"))
+    if not images:
+        raise FileNotFoundError(f"no example images in {folder}")
+    return images
+
+
+def find_folder(name: str | Path) -> Path:
+    """Return the folder of a bundled model, a local folder, or the downloaded copy of a Hub repository.
+
+    A bundled name wins over a local folder of that name; `./name` means the folder.
+
+    Raises:
+        UserError: none of these, or the Hub does not provide the repository.
+        FileNotFoundError: a path that does not exist.
+    """
+    text = str(name)
+    if isinstance(name, str) and text in bundled_models():
+        return ASSETS_DIR / text
+    folder = existing_path(name)
+    if folder is not None and folder.is_dir():
+        return folder
+    if isinstance(name, str) and _HUB_NAME.fullmatch(text):
+        return _download(text)
+    if isinstance(name, Path) or any(mark in text for mark in "/\\~"):
+        raise FileNotFoundError(f"no model folder {name}; {_allowed_names()}")
+    raise UserError(f"unknown model {text!r}; {_allowed_names()}")
+
+
+def _allowed_names() -> str:
+    bundled = ", ".join(bundled_models()) or "none in this installation"
+    return f"bundled models: {bundled}; else a pipeline folder, a diffusion run folder, or a Hub repository owner/name"
+
+
+def _download(repository: str) -> Path:
+    """Download only the JSON and safetensors files of a Hub repository."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors"]))
+    except (OSError, HFValidationError, RuntimeError) as error:  # RuntimeError: httpx without a connection
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"model {repository} not found locally and could not be downloaded from the Hub ({reason}); {_allowed_names()}"
+        ) from error
