@@ -1,6 +1,6 @@
 """Jitter and drift of videos 1, 2, 4 and 8 times as long as training clips, and of loops, against real clips.
 
-    python benchmarks/length.py --data data/puppets
+    python -m benchmarks.length --data data/puppets
 
 Writes benchmarks/results/length.json after every clip, so that a stopped run keeps what it has, and prints the table. Everything
 is measured in segments as long as a training clip, so that real clips, as stage 1 sees them, are measured alike:
@@ -30,6 +30,7 @@ import diffusers
 import numpy as np
 import torch
 
+from benchmarks.experiment.tables import RESULTS_DIR
 from lfdm import LatentFlowPipeline, Motion
 from lfdm.data.frame_indices import uniform_indices
 from lfdm.data.index import ClipRecord, read_index
@@ -41,7 +42,7 @@ from lfdm.pipeline.pipeline import MAX_PASS_FACTOR
 FACTORS = (1, 2, 4, 8)
 LOOP_FACTORS = (1, 2, 4)
 JITTER_ABOVE = 0.25
-RESULTS = Path(__file__).parent / "results" / "length.json"
+RESULTS = RESULTS_DIR / "length.json"
 
 
 def measure_flow(flow: np.ndarray, length: int) -> dict[str, float]:

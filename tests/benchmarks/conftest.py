@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from baselines.config import BaselinesConfig, DenoiserConfig, FrameAutoencoderConfig
-from baselines.denoiser import ClipDenoiser
+from benchmarks.headline.baselines.config import BaselinesConfig, DenoiserConfig, FrameAutoencoderConfig
+from benchmarks.headline.baselines.denoiser import ClipDenoiser
+from benchmarks.headline.methods import ComparisonSettings
+from benchmarks.headline.planning import missing_package
 from lfdm.config.presets import Preset
 from lfdm.evaluation.settings import ClassifierTraining, EvaluationConfig
-from methods import ComparisonSettings
-from planning import missing_package
 
 
 @pytest.fixture(scope="session")

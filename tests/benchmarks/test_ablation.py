@@ -8,17 +8,16 @@ from typing import Any
 
 import pytest
 
-from ablation import ablate
-from ablation_document import compare, render, with_earlier_groups
-from ablation_rows import regions_of_equal_size, sampling_rows, seeded, stage1_rows, stage2_rows, together
-from ablation_stages import Ablation, AblationSettings
+from benchmarks.ablation.ablation import Ablation, AblationSettings, ablate
+from benchmarks.ablation.document import compare, render, with_earlier_groups
+from benchmarks.ablation.rows import regions_of_equal_size, sampling_rows, seeded, stage1_rows, stage2_rows, together
+from benchmarks.experiment.tables import write_results
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.presets import FLOW64, Preset
 from lfdm.config.serialization import to_json
 from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.folders.model_folder import read_json
 from lfdm.training.stage1 import train_autoencoder
-from tables import write_results
 
 
 def _changes(one: Any, other: Any, name: str = "") -> Iterator[str]:
@@ -91,6 +90,7 @@ def test_verdicts(value: float, interval: tuple[float, float], verdict: str) -> 
     assert compare(None, other, more_is_better=True) == "-"
 
 
+@pytest.mark.slow
 def test_some_rows_at_miniature_size(
     quick_preset: Preset, puppets_dir: Path, quick_evaluation: EvaluationConfig, tmp_path: Path
 ) -> None:
@@ -105,9 +105,10 @@ def test_some_rows_at_miniature_size(
     stage2 = ("plan-stage2", "train-base", "evaluate-base", "train-raw", "train-small-batch", "evaluate-raw-weights")
     stage1 = ("plan-stage1", "train-stage1-base", "evaluate-stage1-base", "train-stage1-stride", "evaluate-stage1-stride")
     said: list[str] = []
-    results = ablate(settings, tmp_path / "out", (*stage2, "evaluate-unipc-4", *stage1), say=said.append)
-    found = {group: [row["name"] for row in content["rows"]] for group, content in results["groups"].items()}
-    assert found == {"stage2": ["base", "raw-weights"], "sampling": ["unipc-4"], "stage1": ["base", "stride"]}
+    found = ablate(settings, tmp_path / "out", (*stage2, "evaluate-unipc-4", *stage1), say=said.append)
+    results = {"dataset": "puppets", **found}
+    names = {group: [row["name"] for row in content["rows"]] for group, content in results["groups"].items()}
+    assert names == {"stage2": ["base", "raw-weights"], "sampling": ["unipc-4"], "stage1": ["base", "stride"]}
     by_name = {row["name"]: row for row in results["groups"]["stage2"]["rows"]}
     assert by_name["raw-weights"]["distance"]["value"] != by_name["base"]["distance"]["value"]
     folder = Ablation(settings, tmp_path / "out").folder
@@ -120,7 +121,10 @@ def test_some_rows_at_miniature_size(
     assert unfinished.seed_rows() == unfinished.together_rows() == []  # not all rows are judged
 
     given = replace(settings, sampling_model=str(tmp_path / "out" / "base"))
-    sampled = ablate(given, tmp_path / "given", ("evaluate-as-set", "evaluate-guidance-2"), say=said.append)
+    sampled = {
+        "dataset": "puppets",
+        **ablate(given, tmp_path / "given", ("evaluate-as-set", "evaluate-guidance-2"), say=said.append),
+    }
     assert list(sampled["groups"]) == ["sampling"]
     as_set, guided = sampled["groups"]["sampling"]["rows"]
     assert as_set["distance"] == by_name["base"]["distance"]

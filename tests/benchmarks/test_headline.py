@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-import ablation_document
-import headline
-from comparison import PLAN, Comparison
+from benchmarks.ablation import document as ablation_document
+from benchmarks.experiment.tables import read_results
+from benchmarks.headline import comparison as headline
+from benchmarks.headline.comparison import PLAN, Comparison
+from benchmarks.headline.document import render
+from benchmarks.headline.methods import ComparisonSettings
+from benchmarks.headline.planning import missing_package
 from lfdm.errors import UserError
-from methods import ComparisonSettings
-from planning import missing_package
-from tables import read_results
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,7 +28,7 @@ def results(tiny_settings: ComparisonSettings, tmp_path_factory: pytest.TempPath
         def stop(*_: object, **__: object) -> None:
             raise KeyboardInterrupt
 
-        patch.setattr("comparison.train_diffusion", stop)
+        patch.setattr("benchmarks.headline.comparison.train_diffusion", stop)
         with pytest.raises(KeyboardInterrupt):
             headline.compare(tiny_settings, out)
     trained = {path: path.stat().st_mtime_ns for path in out.glob("*/checkpoints/*/state.json")}
@@ -69,7 +70,7 @@ def test_a_baseline_that_does_not_beat_copying_supports_no_claim(results: dict[s
     changed = copy.deepcopy(results)
     row = changed["rows"]["nearest"]
     changed["rows"] |= {"vdm": row | {"converged": False}, "ldm": row | {"converged": True}}
-    text = headline.render([changed])
+    text = render([{"dataset": "puppets", **changed}])
     lines = {line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")}
     assert "VDM: diffusion of pixels (not converged)" in lines
     assert "LDM: diffusion of frame latents" in lines
@@ -101,7 +102,7 @@ def test_without_the_package_its_methods_are_left_out_with_the_reason(
     tiny_settings: ComparisonSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("planning", "comparison"):
-        monkeypatch.setattr(f"{module}.missing_package", lambda: "no such package")
+        monkeypatch.setattr(f"benchmarks.headline.{module}.missing_package", lambda: "no such package")
     settings = replace(tiny_settings, methods=("ours", "vdm", "copy"))
     comparison = Comparison(settings, tmp_path)
     said: list[str] = []
@@ -128,8 +129,8 @@ def test_wrong_settings_are_named(tiny_settings: ComparisonSettings) -> None:
 
 
 def test_documents_are_what_the_stored_results_say() -> None:
-    for prefix, render in (("headline", headline.render), ("ablation", ablation_document.render)):
+    for prefix, renderer in (("headline", render), ("ablation", ablation_document.render)):
         stored, document = read_results(ROOT / "benchmarks" / "results", f"{prefix}-"), ROOT / "docs" / f"{prefix}.md"
         assert document.exists() == bool(stored)
         if stored:
-            assert document.read_text() == render(stored)
+            assert document.read_text() == renderer(stored)

@@ -1,4 +1,4 @@
-"""What `benchmarks/length.py` measures, on motion whose figures are known."""
+"""What `python -m benchmarks.length` measures, on motion whose figures are known."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import length
+from benchmarks import length
 from lfdm.config.presets import Preset
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.speed.textbook.autoencoder import PlainAutoencoder
+from benchmarks.speed.textbook.unet import PlainUNet
+from benchmarks.speed.workloads import OPERATIONS, Models, TrainingStep, benchmark_preset
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.models import AutoencoderConfig
 from lfdm.config.presets import Preset, get_preset
 from lfdm.config.serialization import to_json
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.errors import UserError
-from plain_stage1 import PlainAutoencoder
-from plain_unet import PlainUNet
-from workloads import OPERATIONS, Models, TrainingStep, benchmark_preset
 
 RELATIVE = 1e-5
 GRADIENTS = 1e-4

@@ -12,15 +12,15 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-import performance_table
-import speed
-import startup
-import throughput
+from benchmarks.speed import operations as speed
+from benchmarks.speed import startup
+from benchmarks.speed import table as performance_table
+from benchmarks.speed import training as throughput
+from benchmarks.speed.measuring import count_gflop, measure_memory, measure_together
+from benchmarks.speed.records import Results, Row, Variant, results_path
+from benchmarks.speed.table import DOCUMENT, END, README, START, between_markers, read_devices, render_full, render_short, updated
+from benchmarks.speed.workloads import OPERATIONS
 from lfdm.errors import UserError
-from measuring import count_gflop, measure_memory, measure_together
-from performance_table import DOCUMENT, END, README, START, between_markers, read_devices, render_full, render_short, updated
-from records import Results, Row, Variant, results_path
-from workloads import OPERATIONS
 
 CPU = torch.device("cpu")
 
@@ -177,7 +177,7 @@ def test_only_what_is_between_the_markers_changes():
 
 
 def test_readme_and_document_show_the_stored_results():
-    command = "python benchmarks/performance_table.py --update"
+    command = "python -m benchmarks.speed tables --update"
     devices = read_devices()
     assert between_markers(README.read_text()) == render_short(devices), f"run: {command}"
     assert DOCUMENT.read_text() == render_full(devices), f"run: {command}"

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from budget import TrainingClock, steps_within
+from benchmarks.experiment.budget import TrainingClock, steps_within
+from benchmarks.experiment.stages import LeftOutError, Stage, StageFolder
 from lfdm.errors import UserError
 from lfdm.folders.run_folder import CHECKPOINTS_DIR, STATE_NAME
 from lfdm.training.loop import StepReport
-from stages import LeftOutError, Stage, StageFolder
 
 
 class Work:

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("gradio", reason="needs gradio: pip install 'lfdm[web]'")
 
-from served import Server, running_server
+from benchmarks.serving.server import Server, running_server
 
 KEEP_SECONDS = 15
 LIMITS = "--queue-size 4 --upload-megabytes 2 --image-megapixels 2 --clip-megapixels 10 --clip-frames 40 --clip-seconds 10"

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.serving.server import Server
 from lfdm.data.video import write_video
-from served import Server
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'lfdm[dev]'")
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)

@@ -13,9 +13,9 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from gradio_client.utils import QueueError
 
+from benchmarks.serving.server import API, GENERATE, Server, call
 from lfdm.data.video import read_video
 from lfdm.pipeline.pipeline import LatentFlowPipeline
-from served import API, GENERATE, Server, call
 
 README = Path(__file__).parents[2] / "README.md"
 SHORT: dict[str, Any] = {"num_inference_steps": 2, "num_frames": 4}

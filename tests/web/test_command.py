@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.serving.server import running_server
 from lfdm.cli import COMMANDS
 from lfdm.cli.console import run
 from lfdm.errors import UserError
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.web.limits import ServeLimits
 from lfdm.web.server import open_app
-from served import running_server
 
 
 def run_serve(*options: str) -> int:

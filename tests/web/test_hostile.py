@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.serving.server import API, GENERATE, TRANSFER, Answer, Server, call, call_raw, upload
 from lfdm.data.video import write_video
-from served import API, GENERATE, TRANSFER, Answer, Server, call, call_raw, upload
 
 INTERNAL = "its log says why"
 LEAKS = ("Traceback", 'File "', "site-packages", ".py", "/tmp/")

@@ -2,12 +2,12 @@
 
 import pytest
 
-import serve_load
+from benchmarks.serving.load import measure
 
 
 @pytest.mark.slow
 def test_thirty_users_for_two_minutes_on_the_bundled_model() -> None:
-    result = serve_load.measure(num_users=30, seconds=120, queue_size=32)
+    result = measure(num_users=30, seconds=120, queue_size=32)
     assert result["errors"] == []
     assert result["videos"] > 30
     assert 0.95 < result["memory_mb"]["ratio"] < 1.05, result["memory_mb"]

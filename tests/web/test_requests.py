@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.serving.server import GENERATE
 from lfdm.errors import UserError
 from lfdm.pipeline.inputs import prepare_mask
 from lfdm.web.limits import ServeLimits
 from lfdm.web.requests import Choices, RequestReader
 from lfdm.web.storage import Storage
-from served import GENERATE
 
 FIELDS: dict[str, Any] = {**GENERATE, "image": "a", "label": None}
 

@@ -1,0 +1,1 @@
+"""Ablation: the value of each choice of our recipe, one change at a time."""

@@ -1,0 +1,50 @@
+"""Preset, training clips and evaluation as every training of a comparison takes them."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from lfdm.config.presets import Preset
+from lfdm.data.cache import ClipCache, open_cache
+from lfdm.evaluation.generators import VideoGenerator
+from lfdm.evaluation.protocol import evaluate_generator
+from lfdm.evaluation.settings import EvaluationConfig
+from lfdm.training.stage1 import training_records
+
+
+def judge(
+    generator: VideoGenerator,
+    preset: Preset,
+    data: Path,
+    out: Path,
+    config: EvaluationConfig,
+    description: dict[str, Any],
+    *,
+    device: str,
+) -> dict[str, Any]:
+    """`evaluate_generator` for videos of the preset's size and length."""
+    return evaluate_generator(
+        generator,
+        data,
+        out,
+        config,
+        image_size=preset.image_size,
+        fit=preset.fit,
+        num_frames=preset.num_frames,
+        fps=preset.fps,
+        description=description,
+        device=device,
+    )
+
+
+def training_clips(preset: Preset, data: Path) -> ClipCache:
+    """The decoded training clips of `data`, those of our own two stages."""
+    return open_cache(data, training_records(data), preset.image_size, preset.fit)
+
+
+def shortened(preset: Preset, training: Literal["autoencoder_training", "diffusion_training"], num_steps: int) -> Preset:
+    """The preset with one training of that length: its cosine ends there, and a tenth of it is warm-up at most."""
+    config = getattr(preset, training)
+    warmup = min(config.optimization.warmup_steps, num_steps // 10)
+    optimization = replace(config.optimization, num_steps=num_steps, warmup_steps=warmup, sample_steps=num_steps)
+    return replace(preset, **{training: replace(config, optimization=optimization)})

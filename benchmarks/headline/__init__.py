@@ -1,0 +1,1 @@
+"""Flow, pixels or frame latents: our method against baselines at equal cost."""

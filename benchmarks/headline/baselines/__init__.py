@@ -1,0 +1,1 @@
+"""Baselines: diffusion of pixels, diffusion of frame latents, copying the image, and the nearest real motion."""

@@ -1,0 +1,150 @@
+"""`ClipDenoiser`: the video U-Net (Video Diffusion Models, arXiv 2204.03458) of the PyPI package `video-diffusion-pytorch`.
+
+Shapes: sample (b, c, t, h, w), noisy pixels or frame latents · first (b, c, h, w), the first frame in the same form.
+"""
+
+import copy
+import importlib
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from lfdm.condition.encoder import ConditionEncoder
+from lfdm.config.diffusion import PredictionType
+from lfdm.diffusion.process import clamp_prediction, signal_and_noise_scale
+from lfdm.errors import UserError
+from lfdm.folders.model_folder import StrictLoading
+
+PACKAGE = "video_diffusion_pytorch"
+LEAST_NOISE = 0.05
+"""The prediction is a difference of sample and x0 over sigma; below this one it would be that of rounding errors."""
+_INSTALL = "pip install --no-deps -r benchmarks/requirements.txt"
+_TORCHVISION = ("torchvision", "torchvision.transforms", "torchvision.utils")
+
+
+def load_unet3d() -> type[nn.Module]:
+    """The package's `Unet3D`.
+
+    Its file imports two names of torchvision for a data loader that is not used here, and torchvision's published wheel does not
+    import beside a CPU build of torch: both names are empty while the package is imported, and only then.
+
+    Raises:
+        ImportError: the package is not installed; the message says how.
+    """
+    try:
+        with _without_torchvision():
+            return importlib.import_module(f"{PACKAGE}.{PACKAGE}").Unet3D
+    except ImportError as error:
+        raise ImportError(f"the VDM and LDM baselines need {PACKAGE.replace('_', '-')} ({error}): {_INSTALL}") from error
+
+
+@contextmanager
+def _without_torchvision() -> Iterator[None]:
+    before = {name: sys.modules.get(name) for name in _TORCHVISION}
+    package, transforms, utils = (ModuleType(name) for name in _TORCHVISION)
+    vars(transforms)["ToTensor"] = object  # called once in the file, as a default argument
+    vars(package).update(transforms=transforms, utils=utils)
+    sys.modules.update(zip(_TORCHVISION, (package, transforms, utils), strict=True))
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
+
+
+class ClipDenoiser(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[reportIncompatibleMethodOverride]
+    """Predicts for a noisy clip what the diffusion objective asks, given its first frame and its label.
+
+    The first frame joins every frame of the clip as further channels. The label's embedding (as our own model's: fixed,
+    orthogonal) goes where the package takes a text's.
+
+    Args:
+        labels: the known labels.
+        sample_channels: channels of the clip, c.
+        patch_size: height and width are folded into channels by this before the network: 1 is the published form, 4 makes a
+            step about ten times cheaper.
+        predicts_clean: the network gives x0 and the prediction is what follows from it, with a sigma of 0.05 or more (JiT,
+            arXiv 2511.13720): where patches are folded, a small network cannot pass on noise, which fills every channel;
+            images fill few.
+        prediction_type: what is predicted.
+        dim, channel_multipliers, num_heads, head_dim: of the package's network.
+        condition_dim: size of a label's embedding.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        *,
+        labels: Sequence[str],
+        sample_channels: int,
+        patch_size: int = 1,
+        predicts_clean: bool = False,
+        prediction_type: PredictionType = "velocity",
+        dim: int = 24,
+        channel_multipliers: Sequence[int] = (1, 2, 4, 8),
+        num_heads: int = 4,
+        head_dim: int = 16,
+        condition_dim: int = 64,
+    ) -> None:
+        super().__init__()
+        self.labels = tuple(labels)
+        self.patch_size = patch_size
+        self.predicts_clean = predicts_clean
+        self.prediction_type: PredictionType = prediction_type
+        self.size_multiple = patch_size * 2 ** (len(channel_multipliers) - 1)
+        channels = sample_channels * patch_size**2
+        self.network: Any = load_unet3d()(
+            dim=dim,
+            cond_dim=condition_dim,
+            channels=2 * channels,
+            out_dim=channels,
+            dim_mults=tuple(channel_multipliers),
+            attn_heads=num_heads,
+            attn_dim_head=head_dim,
+        )
+        for layer in self.network.modules():  # one shared table of fixed frequencies, which a safetensors file cannot hold
+            if hasattr(layer, "rotary_emb"):
+                layer.rotary_emb = copy.deepcopy(layer.rotary_emb)
+        self.register_buffer("table", ConditionEncoder.from_labels(self.labels, condition_dim).table.clone())
+
+    def rows(self, labels: Sequence[str | None]) -> Tensor:
+        """Table rows (b,) of labels; -1 = the null condition. UserError for an unknown label."""
+        unknown = sorted({label for label in labels if label is not None} - set(self.labels))
+        if unknown:
+            raise UserError(f"unknown labels {unknown}; known: {', '.join(self.labels)}")
+        return torch.tensor([-1 if label is None else self.labels.index(label) for label in labels])
+
+    def forward(self, sample: Tensor, timesteps: Tensor, rows: Tensor, first: Tensor) -> Tensor:
+        """The prediction (b, c, t, h, w). timesteps: (b,); rows: (b,) of the label table, -1 = the package's null condition.
+
+        Raises:
+            UserError: height or width does not divide by `size_multiple`.
+        """
+        if any(size % self.size_multiple for size in sample.shape[-2:]):
+            raise UserError(f"height and width must divide by {self.size_multiple}; got {tuple(sample.shape[-2:])}")
+        p = self.patch_size
+        frames = repeat(first, "b c h w -> b c t h w", t=sample.shape[2])
+        folded = [rearrange(part, "b c t (h p) (w q) -> b (c p q) t h w", p=p, q=p) for part in (sample, frames)]
+        embeddings = torch.cat(
+            (self.network.null_cond_emb, self.table)
+        )  # the package would draw whom to give the null one itself
+        output = self.network(torch.cat(folded, dim=1), timesteps, cond=embeddings[rows + 1])
+        output = rearrange(output, "b (c p q) t h w -> b c t (h p) (w q)", p=p, q=p)
+        return self._follows_from(output.float(), sample, timesteps) if self.predicts_clean else output
+
+    def _follows_from(self, clean: Tensor, sample: Tensor, timesteps: Tensor) -> Tensor:
+        """The prediction whose x0 is `clean`."""
+        alpha, sigma = (scale.float().view(-1, 1, 1, 1, 1) for scale in signal_and_noise_scale(timesteps, self.prediction_type))
+        scales = (alpha, sigma.clamp(min=LEAST_NOISE))
+        return clamp_prediction(torch.zeros_like(sample), sample, scales, self.prediction_type, lambda _: clean)

@@ -1,0 +1,171 @@
+"""The baselines as `VideoGenerator`s, for `lfdm.evaluation` to judge.
+
+Shapes: images (S, S, 3) uint8 · frames (b, t, S, S, 3) uint8.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import repeat
+from torch import Tensor
+
+from benchmarks.headline.baselines.denoiser import ClipDenoiser
+from benchmarks.headline.baselines.space import ClipSpace
+from lfdm.config.presets import Preset
+from lfdm.data.cache import ClipCache
+from lfdm.data.frame_indices import uniform_indices
+from lfdm.diffusion.process import clamp_prediction, make_scheduler, predicted_by
+from lfdm.diffusion.sampling import set_timesteps, signal_and_noise
+from lfdm.errors import UserError
+from lfdm.evaluation.generators import GeneratedVideos
+from lfdm.pipeline.inputs import sample_generators
+from lfdm.pipeline.pipeline import LatentFlowPipeline
+from lfdm.pipeline.result import frames_to_uint8
+
+OUTLINE_SIZE = 16
+"""Side of the maps that first frames are compared by."""
+
+
+class ClipDiffusionGenerator:
+    """VDM or LDM: a clip drawn by diffusion from its first frame and its label. Frame 0 is the image itself, as in ours.
+
+    Args:
+        scheduler: a diffusers scheduler for the denoiser's kind of prediction.
+        guidance_scale: as of our pipeline: 1 = the conditional prediction alone.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        denoiser: ClipDenoiser,
+        space: ClipSpace,
+        scheduler: Any,
+        *,
+        num_frames: int,
+        num_inference_steps: int,
+        guidance_scale: float = 1.0,
+    ) -> None:
+        self.name = name
+        self.denoiser, self.space, self.scheduler = denoiser, space, scheduler
+        self.num_frames, self.num_inference_steps, self.guidance_scale = num_frames, num_inference_steps, guidance_scale
+
+    @classmethod
+    def from_preset(cls, name: str, denoiser: ClipDenoiser, space: ClipSpace, preset: Preset) -> Self:
+        """With the scheduler, the steps and the guidance of our own stage 2."""
+        config = preset.diffusion
+        return cls(
+            name,
+            denoiser,
+            space,
+            make_scheduler(config.scheduler, prediction_type=config.prediction_type),
+            num_frames=preset.num_frames,
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=config.guidance_scale,
+        )
+
+    @torch.inference_mode()
+    def __call__(self, images: Sequence[np.ndarray], labels: Sequence[str] | None, seeds: Sequence[int]) -> GeneratedVideos:
+        device = self.denoiser.device
+        stacked = np.stack(list(images))
+        first = self.space.encode(torch.from_numpy(stacked).permute(0, 3, 1, 2)[:, :, None].to(device).float() / 255)
+        rows = self.denoiser.rows([None] * len(stacked) if labels is None else labels).to(device)
+        sample = self._draw(first[:, :, 0], rows, sample_generators(list(seeds), len(seeds)))
+        frames = frames_to_uint8(self.space.decode(sample))
+        frames[:, 0] = stacked
+        return GeneratedVideos(frames, None)
+
+    def _draw(self, first: Tensor, rows: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """A clean sample (b, c, t, h, w), each from its own noise."""
+        scheduler, device = self.scheduler, first.device
+        set_timesteps(scheduler, self.num_inference_steps, device)
+        c, h, w = first.shape[1:]
+        noise = [torch.randn((c, self.num_frames, h, w), generator=one, device=one.device) for one in generators]
+        sample = torch.stack(noise).to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
+        options = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
+        predict = self._guided(first, rows)
+        for index, timestep in enumerate(scheduler.timesteps):
+            times = timestep.expand(len(first)).to(device)
+            scaled = scheduler.scale_model_input(sample, timestep)
+            scales = signal_and_noise(scheduler, index, timestep.to(device))
+            prediction = clamp_prediction(predict(scaled, times), scaled, scales, predicted_by(scheduler), self.space.clamp)
+            sample = scheduler.step(prediction, timestep, sample, **options, return_dict=False)[0]
+        return self.space.clamp(sample)
+
+    def _guided(self, first: Tensor, rows: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """The denoiser as a function of sample and timesteps, guided in one batched pass."""
+        denoiser, scale = self.denoiser, self.guidance_scale
+        null = torch.full_like(rows, -1)
+        if scale in (0, 1):
+            chosen = rows if scale == 1 else null
+            return lambda sample, times: denoiser(sample, times, chosen, first)
+        both, firsts = torch.cat((null, rows)), repeat(first, "b c h w -> (two b) c h w", two=2)
+
+        def predict(sample: Tensor, times: Tensor) -> Tensor:
+            doubled = denoiser(sample.repeat(2, 1, 1, 1, 1), times.repeat(2), both, firsts)
+            without, with_label = doubled.chunk(2)
+            return without + scale * (with_label - without)
+
+        return predict
+
+
+class CopyGenerator:
+    """The image in every frame."""
+
+    name = "copy"
+
+    def __init__(self, num_frames: int) -> None:
+        self.num_frames = num_frames
+
+    def __call__(self, images: Sequence[np.ndarray], labels: Sequence[str] | None, seeds: Sequence[int]) -> GeneratedVideos:
+        del labels, seeds
+        return GeneratedVideos(repeat(np.stack(list(images)), "b h w c -> b t h w c", t=self.num_frames).copy(), None)
+
+
+class NearestMotionGenerator:
+    """The motion of a training clip of the label asked for: the one whose first frame looks most alike.
+
+    First frames are compared by `outline`, the shapes in them and where they are: relative transfer needs a figure in the same
+    pose and place, whatever its colours. The clip's motion against its own first frame is put on the image by our stage 1.
+
+    Args:
+        clips: training clips.
+        num_frames: of the videos; a clip's frames are picked evenly.
+    """
+
+    name = "nearest"
+
+    def __init__(self, pipeline: LatentFlowPipeline, clips: ClipCache, *, num_frames: int) -> None:
+        self.pipeline, self.clips, self.num_frames = pipeline, clips, num_frames
+        self.labels = np.array([record.label for record in clips.records])
+        self.outlines = np.stack([outline(clips.clip(i)[0]) for i in range(len(clips))])
+
+    def nearest(self, image: np.ndarray, label: str | None) -> int:
+        """Which training clip's motion `image` gets; None looks among all labels. UserError for a label without clips."""
+        allowed = np.flatnonzero(self.labels == label) if label is not None else np.arange(len(self.labels))
+        if not len(allowed):
+            raise UserError(f"no training clip of the label {label!r}; there are {sorted(set(self.labels.tolist()))}")
+        distance = np.square(self.outlines[allowed] - outline(image)).sum(axis=(1, 2))
+        return int(allowed[distance.argmin()])
+
+    @torch.inference_mode()
+    def __call__(self, images: Sequence[np.ndarray], labels: Sequence[str] | None, seeds: Sequence[int]) -> GeneratedVideos:
+        del seeds
+        asked = [None] * len(images) if labels is None else labels
+        frames = []
+        for image, label in zip(images, asked, strict=True):
+            index = self.nearest(image, label)
+            driving = np.asarray(self.clips.clip(index)[uniform_indices(self.clips.num_frames(index), self.num_frames)])
+            frames.append(np.asarray(self.pipeline.transfer(image, driving, relative=True, output_type="np").frames)[0])
+        return GeneratedVideos(np.stack(frames), None)
+
+
+def outline(image: np.ndarray) -> np.ndarray:
+    """How strong the edges of an image (S, S, 3) uint8 are, averaged over 16x16 cells, of unit norm: (16, 16) float64."""
+    grey = image.astype(np.float64).mean(axis=2)
+    edges = np.hypot(*np.gradient(grey))
+    values = F.adaptive_avg_pool2d(torch.from_numpy(edges)[None], OUTLINE_SIZE)[0].numpy()
+    return values / max(float(np.linalg.norm(values)), 1e-9)

@@ -1,0 +1,1 @@
+"""Serving: many users at once."""

@@ -1,0 +1,1 @@
+"""Speed: each operation against its textbook form and the device's peaks, training throughput, start-up."""

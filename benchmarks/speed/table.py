@@ -1,0 +1,218 @@
+"""The tables of speed, rendered from the stored results alone: a short one in the README, all rows in docs/performance.md.
+
+python -m benchmarks.speed tables            # print both
+python -m benchmarks.speed tables --update   # write them
+"""
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.experiment.tables import RESULTS_DIR, ROOT, table
+from benchmarks.speed.records import PLAIN, Results, Row, Variant
+from lfdm.errors import UserError
+
+README, DOCUMENT = ROOT / "README.md", ROOT / "docs" / "performance.md"
+START, END = "<!-- performance: rendered by python -m benchmarks.speed tables -->", "<!-- end of performance -->"
+SHORT_BATCH = 1
+PRESETS = ("mug128", "flow64")
+DTYPES = ("float32", "bfloat16")
+FORMS = {
+    ("unet_step", "fast"): "U-Net step",
+    ("guidance_step", "fast"): "guidance step",
+    ("encode", "fast"): "encode the image",
+    ("decode", "fast"): "decode all frames",
+    ("extract", "fast"): "extract all frames' motion",
+    ("generate_4", "fast"): "generate, 4 steps",
+    ("generate_10", "fast"): "generate, 10 steps",
+    ("generate_20", "fast"): "generate, 20 steps",
+    ("stage2_step", "fast"): "stage-2 training step, cached motion",
+    ("stage2_step", "checkpointed"): "the same with activation checkpointing",
+    ("stage2_step", "uncached"): "stage-2 training step, motion estimated",
+    ("stage1_step", "fast"): "stage-1 training step",
+}
+OPERATIONS = tuple(dict.fromkeys(operation for operation, _ in FORMS))
+HEAD = (
+    "what",
+    "type",
+    "time",
+    "plain",
+    "ratio",
+    "to float32 plain",
+    "GFLOP/s",
+    "of the convolution peak",
+    "of the matmul peak",
+    "memory",
+)
+DOCUMENT_HEAD = """# How fast every step is
+
+Rendered from `benchmarks/results/speed-*.json` by `python -m benchmarks.speed tables --update`; what was tried and
+what it gave is in [log.md](log.md).
+
+*Plain* is the textbook form on the same weights, measured in turns with ours in the same run. *Ratio* is its time over ours
+in the same type, *to float32 plain* over the float32 one. GFLOP/s count what our form needs, the peaks are those of the same
+minute. Memory is what a call takes beyond what lies there before: weights, and in training gradients, optimizer and average.
+"""
+
+
+# --------------------------------------------------------------------------------------------------------- the README
+
+
+def render_short(devices: Sequence[Results]) -> str:
+    """The device with the most rows: time, times as fast as the float32 plain form, share of the convolution peak; batch 1."""
+    if not devices:
+        return ""
+    results = max(devices, key=lambda device: len(device.rows))
+    columns = [(preset, dtype) for preset in PRESETS for dtype in DTYPES]
+    rows = []
+    for (operation, form), title in FORMS.items():
+        cells = [_short_cell(results, (operation, preset, SHORT_BATCH, dtype, False), form) for preset, dtype in columns]
+        if any(cells):
+            rows.append((title, *cells))
+    head = ("what", *(f"{preset}, {dtype}" for preset, dtype in columns))
+    return f"**{results.device}** ({_versions(results)}), batch {SHORT_BATCH}:\n\n{table(head, rows)}"
+
+
+def _short_cell(results: Results, key: tuple[str, str, int, str, bool], form: str) -> str:
+    row = results.find(key)
+    variant = None if row is None else row.variants.get(form)
+    if row is None or variant is None or not variant.seconds:
+        return ""
+    parts = (
+        _time(variant),
+        _number(_float32_ratio(row, variant, results), ".1f", "x"),
+        _number(_percent(row.share_of_convolution_peak(form)), ".0f", " %"),
+    )
+    return " · ".join(part for part in parts if part)
+
+
+# -------------------------------------------------------------------------------------------------------- the document
+
+
+def render_full(devices: Sequence[Results]) -> str:
+    """Every stored row of every device, then training and start-up where measured."""
+    return "\n".join([DOCUMENT_HEAD, *(_section(results) for results in devices)])
+
+
+def _section(results: Results) -> str:
+    parts = [f"## {results.device}\n\n{_versions(results)}\n"]
+    for preset, batch in sorted({(row.preset, row.batch) for row in results.rows}):
+        rows = [row for row in results.rows if (row.preset, row.batch) == (preset, batch)]
+        rows.sort(key=lambda row: (row.compiled, DTYPES.index(row.dtype), OPERATIONS.index(row.operation)))
+        cells = [cells for row in rows for cells in _row_cells(row, results)]
+        if cells:
+            parts.append(f"### {preset}, batch {batch}\n\n{table(HEAD, cells)}")
+    return "\n".join([*parts, *_throughput(results), *_startup(results)])
+
+
+def _row_cells(row: Row, results: Results) -> Iterator[Sequence[str]]:
+    plain = row.variants.get(PLAIN)
+    for name, variant in row.variants.items():
+        if name == PLAIN or not variant.seconds:
+            continue
+        yield (
+            FORMS.get((row.operation, name), f"{row.operation}, {name}"),
+            row.dtype + (", compiled" if row.compiled else ""),
+            _time(variant),
+            _time(plain) if plain is not None else "",
+            _number(row.ratio(name), ".1f", "x"),
+            _number(_float32_ratio(row, variant, results), ".1f", "x"),
+            _number(row.rate(name), ".0f"),
+            _number(_percent(row.share_of_convolution_peak(name)), ".0f", " %"),
+            _number(_percent(row.share_of_matmul_peak(name)), ".0f", " %"),
+            _number(None if variant.peak_bytes is None else variant.peak_bytes / 1e6, ".0f", " MB"),
+        )
+
+
+def _throughput(results: Results) -> list[str]:
+    if not results.throughput:
+        return []
+    rows = []
+    for entry in results.throughput:
+        waits = entry["synchronisations_per_step"]
+        rows.append(
+            (
+                f"{entry['stage']}, {entry['preset']}, {entry['image_size']}x{entry['image_size']}"
+                + (", gradient checkpointing" if entry["gradient_checkpointing"] else ""),
+                str(entry["batch"]),
+                f"{entry['steps_per_second']:.3g}",
+                f"{100 * entry['share_waiting_for_loader']:.1f} %",
+                "not applicable" if waits is None else f"{waits:.2f}",
+            )
+        )
+    head = ("stage", "batch", "steps/s", "waiting for the loader", "host synchronisations per step")
+    return [f"### Training\n\n{table(head, rows)}"]
+
+
+def _startup(results: Results) -> list[str]:
+    if not results.startup:
+        return []
+    rows = [(f"`{name}`", f"{statistics.median(runs):.2f} s") for name, runs in results.startup["seconds"].items()]
+    return [f"### Start-up\n\n{table(('command', 'time'), rows)}"]
+
+
+# ------------------------------------------------------------------------------------------------------- parts of both
+
+
+def _versions(results: Results) -> str:
+    return ", ".join(f"{name} {version}" for name, version in results.software.items() if name == "torch")
+
+
+def _float32_ratio(row: Row, variant: Variant, results: Results) -> float | None:
+    """How many times as fast as the plain form in float32, uncompiled."""
+    in_float32 = results.find((row.operation, row.preset, row.batch, "float32", False))
+    plain = None if in_float32 is None else in_float32.variants.get(PLAIN)
+    return plain.median / variant.median if plain is not None and plain.seconds else None
+
+
+def _time(variant: Variant) -> str:
+    if not variant.seconds:
+        return "not run"
+    text = f"{1e3 * variant.median:.3g} ms" if variant.median < 1 else f"{variant.median:.3g} s"
+    return text + (" (1 run)" if len(variant.seconds) == 1 else "")
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return "" if value is None else format(value, form) + unit
+
+
+def read_devices(folder: Path = RESULTS_DIR) -> list[Results]:
+    """The results of all devices, by file name."""
+    return [Results.load(path) for path in sorted(folder.glob("speed-*.json"))]
+
+
+def between_markers(readme: str) -> str:
+    """What stands between the two markers; UserError if they are not there once each, in order."""
+    before, start, rest = readme.partition(START + "\n")
+    middle, end, after = rest.partition(END)
+    if not (start and end) or START in rest or END in before + after:
+        raise UserError(f"the README must hold the lines {START!r} and {END!r} once each, in this order")
+    return middle
+
+
+def updated(readme: str, section: str) -> str:
+    """The README with `section` between its markers."""
+    return readme.replace(f"{START}\n{between_markers(readme)}{END}", f"{START}\n{section}{END}")
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Where the tables go."""
+
+    update: bool = False
+    """Write README.md and docs/performance.md instead of printing."""
+
+
+def run(options: Options) -> None:
+    """Render the tables."""
+    devices = read_devices()
+    if options.update:
+        README.write_text(updated(README.read_text(), render_short(devices)))
+        DOCUMENT.write_text(render_full(devices))
+    else:
+        print(render_short(devices), render_full(devices), sep="\n")

@@ -1,0 +1,96 @@
+"""Stage 1 in its textbook form, with the weights of a `LatentFlowAutoencoder`: one frame at a time.
+
+For every decoded frame the source is encoded again; for every driving frame the source's side of the motion is computed
+again, as in the published system.
+
+Shapes: image (b, 3, H, W) and video (b, 3, t, H, W) in [0, 1] · see `lfdm.motion.motion`.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.speed.textbook.layers import ConvNormReLU, Down, Residual, Up, resize_motion, sample_frame
+from benchmarks.speed.textbook.motion import FrameMotion, PlainDenseMotion, PlainRegionMotion
+from lfdm.autoencoder.autoencoder import Decoded, LatentFlowAutoencoder, Reconstruction
+from lfdm.motion.motion import Motion
+
+
+class PlainAutoencoder(nn.Module):
+    """The same function as `autoencoder`, on copies of its weights.
+
+    Raises:
+        RuntimeError: the two do not have the same parameters, name by name.
+        UserError: a motion predictor that has no textbook form here (the first form of the dense one).
+    """
+
+    def __init__(self, autoencoder: LatentFlowAutoencoder):
+        super().__init__()
+        config: Any = autoencoder.config
+        self.corners, self.padding_mode = config["corners"], config["padding_mode"]
+        widths = [min(config["max_channels"], config["channels"] * 2**i) for i in range(config["num_downs"] + 1)]
+        self.first = ConvNormReLU(3, widths[0], 7)
+        self.downs = nn.ModuleList(Down(a, b) for a, b in pairwise(widths))
+        self.bottleneck = nn.Sequential(*(Residual(widths[-1]) for _ in range(config["num_res_blocks"])))
+        self.ups = nn.ModuleList(Up(a, b) for a, b in pairwise(reversed(widths)))
+        self.final = nn.Conv2d(widths[0], 3, 7, padding=3)
+        predictor = PlainDenseMotion if config["motion"] == "dense" else PlainRegionMotion
+        self.motion_predictor = predictor(config, 2 ** config["num_downs"])
+        self.load_state_dict({name: value.contiguous() for name, value in autoencoder.state_dict().items()})
+        self.to(autoencoder.device, autoencoder.dtype).train(autoencoder.training)
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """Feature maps of every scale, full size first."""
+        scales = [self.first(image)]
+        for down in self.downs:
+            scales.append(down(scales[-1]))
+        return scales
+
+    def estimate_motion(self, source: Tensor, video: Tensor) -> Motion:
+        """Motion of all frames (b, 3, t, H, W) against the source, frame by frame."""
+        predictor: Any = self.motion_predictor
+        follows = isinstance(predictor, PlainDenseMotion)
+        frames = predictor.track(source, video.unbind(2)) if follows else [predictor(source, frame) for frame in video.unbind(2)]
+        return _stack([frame.grid for frame in frames], [frame.occlusion for frame in frames], corners=self.corners)
+
+    def decode(self, image: Tensor, motion: Motion) -> Decoded:
+        """All frames of the image moved by `motion`, frame by frame."""
+        grids, occlusions = motion.grid().unbind(1), motion.occlusion.unbind(2)
+        frames = [self.decode_frame(image, grid, occlusion) for grid, occlusion in zip(grids, occlusions, strict=True)]
+        return Decoded(*(torch.stack(parts, dim=2) for parts in zip(*frames, strict=True)))
+
+    def decode_frame(self, image: Tensor, grid: Tensor, occlusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Prediction, warped and inpainted (b, 3, H, W) for a motion grid (b, h, w, 2) and occlusion (b, 1, h, w)."""
+        scales = self.encode(image)
+        warped, visible = self._warp(scales[-1], grid, occlusion)
+        x = self.bottleneck(warped * visible)
+        x = warped * visible + x * (1 - visible)
+        for up, skip in zip(self.ups, reversed(scales[:-1]), strict=True):
+            x = up(x)
+            warped, visible = self._warp(skip, grid, occlusion)
+            x = warped * visible + x * (1 - visible)
+        inpainted = self.final(x).sigmoid()
+        warped, visible = self._warp(image, grid, occlusion)
+        return warped * visible + inpainted * (1 - visible), warped, inpainted
+
+    def forward(self, source: Tensor, driving: Tensor) -> Reconstruction:
+        """One training pair, (b, 3, H, W) each, as `LatentFlowAutoencoder.forward` gives it to the losses."""
+        found: FrameMotion = self.motion_predictor(source, driving)
+        decoded = self.decode_frame(source, found.grid, found.occlusion)
+        return Reconstruction(
+            Decoded(*(part.unsqueeze(2) for part in decoded)),
+            _stack([found.grid], [found.occlusion], corners=self.corners),
+            matched=found.matched,
+            match_target=found.match_target,
+            driving_regions=found.regions,
+        )
+
+    def _warp(self, x: Tensor, grid: Tensor, occlusion: Tensor) -> tuple[Tensor, Tensor]:
+        grid, occlusion = resize_motion(grid, occlusion, (x.shape[-2], x.shape[-1]), corners=self.corners)
+        return sample_frame(x, grid, self.padding_mode), occlusion.to(x.dtype)
+
+
+def _stack(grids: list[Tensor], occlusions: list[Tensor], *, corners: bool) -> Motion:
+    return Motion.from_grid(torch.stack(grids, dim=1), torch.stack(occlusions, dim=2), corners=corners)

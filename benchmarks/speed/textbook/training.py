@@ -1,0 +1,104 @@
+"""Sampling and training steps in their textbook form: what the published system does, on the plain forms of both stages."""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.speed.textbook.autoencoder import PlainAutoencoder
+from benchmarks.speed.textbook.unet import PlainUNet
+from lfdm.autoencoder.autoencoder import Decoded, Reconstruction
+from lfdm.diffusion.process import add_noise, diffusion_loss, sample_timesteps
+from lfdm.pipeline.pipeline import LatentFlowPipeline
+from lfdm.training.losses.equivariance import RandomWarp, equivariance_losses
+from lfdm.training.stage1 import AutoencoderTask
+from lfdm.training.stage2 import DiffusionTask
+
+
+def plain_guided_prediction(
+    unet: PlainUNet, sample: Tensor, timestep: Tensor, condition: Tensor, null: Tensor, latent: Tensor, scale: float
+) -> Tensor:
+    """Classifier-free guidance (2207.12598) as two calls, each with its own image latent."""
+    with_condition = unet(sample, timestep, condition, latent)
+    without = unet(sample, timestep, null, latent)
+    return without + scale * (with_condition - without)
+
+
+def plain_generation(
+    pipeline: LatentFlowPipeline,
+    unet: PlainUNet,
+    stage1: PlainAutoencoder,
+    image: Tensor,
+    condition: Tensor,
+    noise: Tensor,
+    *,
+    num_inference_steps: int,
+    generators: list[torch.Generator],
+) -> Decoded:
+    """Frames (b, 3, t, H, W) of images (b, 3, H, W) and conditions (b, D) from noise (b, 3, t, h, w), without guidance.
+
+    `pipeline` lends its scheduler and its motion target, which has no range to clamp to.
+    """
+    scheduler: Any = copy.deepcopy(pipeline.scheduler)
+    scheduler.set_timesteps(num_inference_steps, device=image.device)
+    draws = {"generator": generators} if type(scheduler).__name__ in ("DDPMScheduler", "DDIMScheduler") else {}
+    dtype = unet.conv_in.weight.dtype
+    sample, image = noise * scheduler.init_noise_sigma, image.to(dtype)
+    for timestep in scheduler.timesteps:
+        latent = stage1.encode(image)[-1]
+        prediction = unet(scheduler.scale_model_input(sample, timestep).to(dtype), timestep, condition.to(dtype), latent)
+        sample = scheduler.step(prediction.float(), timestep, sample, **draws, return_dict=False)[0]
+    return stage1.decode(image, pipeline.motion_codec.decode(sample))
+
+
+def plain_diffusion_loss(
+    task: DiffusionTask,
+    unet: PlainUNet,
+    stage1: PlainAutoencoder,
+    batch: dict[str, Tensor],
+    generator: torch.Generator,
+) -> Tensor:
+    """Stage 2's loss of `video` (b, 3, t, H, W) uint8 and `index` (b,), with the random draws of `task.loss`.
+
+    As published, stage 1 estimates the motion of every frame again and decodes every frame for pictures.
+    """
+    kind = task.diffusion.prediction_type
+    with torch.no_grad():
+        video = batch["video"].float() / 255
+        image = video[:, :, 0]
+        motion = stage1.estimate_motion(image, video)
+        stage1.decode(image, motion)
+        clean, latent = task.pipeline.motion_codec.encode(motion).float(), stage1.encode(image)[-1]
+        rows = task._draw_rows(batch["index"], generator)
+    timesteps = sample_timesteps(len(clean), kind, generator=generator)
+    noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+    condition = task.pipeline.condition.look_up(rows)
+    prediction = unet(add_noise(clean, noise, timesteps, kind), timesteps, condition, latent)
+    gamma = task.config.min_snr_gamma
+    return diffusion_loss(prediction, clean, noise, timesteps, prediction_type=kind, min_snr_gamma=gamma).mean()
+
+
+def plain_autoencoder_loss(
+    task: AutoencoderTask, stage1: PlainAutoencoder, batch: dict[str, Tensor], generator: torch.Generator
+) -> Tensor:
+    """Stage 1's loss of a batch of pairs, with the losses and random draws of `task.loss`."""
+    seen: list[Reconstruction] = []
+
+    def rebuild(source: Tensor, driving: Tensor) -> Reconstruction:
+        seen.append(stage1(source, driving))
+        return seen[-1]
+
+    others = copy.copy(task)
+    others.config = replace(task.config, equivariance_weight=0.0)  # asks for our own class of predictor
+    module: Any = rebuild
+    loss = others.loss(module, batch, generator)["loss"]
+    regions = seen[-1].driving_regions
+    if task.config.equivariance_weight == 0 or regions is None:
+        return loss
+    driving = batch["driving"].float() / 255
+    random_warp = RandomWarp.sample(len(driving), corners=stage1.corners, generator=generator, device=driving.device)
+    predictor: Any = stage1.motion_predictor
+    moved = equivariance_losses(random_warp, regions, predictor.region_predictor(random_warp.transform(driving)))
+    return loss + task.config.equivariance_weight * (moved.shift + moved.affine)

@@ -1,0 +1,213 @@
+"""How fast both stages train, how long the loop waits for its loader, and how often a step waits for the device.
+
+    python -m benchmarks.speed training                # both stages at 64x64 and 128x128, batches of 16 where memory allows
+    python -m benchmarks.speed training --only diffusion --sizes mug128 --gradient-checkpointing
+
+Trains by `lfdm.training.loop` itself on clips of noise that are made for it, from cached motion, in bfloat16 where the device
+computes in it. Adds its figures to `results/speed-<device>.json`.
+"""
+
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from torch.utils.data import DataLoader
+
+from benchmarks.experiment.tables import RESULTS_DIR
+from benchmarks.speed.measuring import available_bytes, device_name, measure_memory, synchronize
+from benchmarks.speed.records import Results, results_path
+from benchmarks.speed.workloads import Models, benchmark_preset, random_clips, write_random_vgg19
+from lfdm.config.presets import Preset
+from lfdm.data.cache import ClipCache
+from lfdm.training.loop import TrainingTask, _Trainer
+from lfdm.training.motion_cache import open_motion_cache
+from lfdm.training.stage1 import AutoencoderTask
+from lfdm.training.stage2 import DiffusionTask
+
+Stage = Literal["autoencoder", "diffusion"]
+NUM_CLIPS = 32
+MEMORY_SHARE = 0.8
+"""Of what is free: a batch that is expected to take more is halved."""
+
+
+@dataclass(kw_only=True)
+class Options:
+    """What to train, and for how long."""
+
+    only: tuple[Stage, ...] = ("autoencoder", "diffusion")
+    """Stages."""
+    sizes: tuple[str, ...] = ("flow64", "mug128")
+    """Presets; `tiny` is a miniature for tests."""
+    batch: int = 16
+    """Clips or pairs of a step; halved until the step fits into memory."""
+    steps: int = 8
+    """Measured at most, after a first one that is not."""
+    budget_seconds: float = 60.0
+    """Fewer steps are measured where they are expected to take longer, but at least one."""
+    num_workers: int | None = None
+    """Of the loader; the preset's if left out."""
+    gradient_checkpointing: bool = False
+    """Of stage 2, so that the batch fits."""
+    device: Literal["cuda", "cpu"] | None = None
+    out: Path = RESULTS_DIR
+    """Folder of the JSON file."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds between the first measured step and the end, those spent in the loader, and waits for the device."""
+
+    seconds: float
+    waiting: float
+    synchronisations: int | None
+
+
+class _TimedLoader:
+    """A loader, its first batch not measured, that notes how long it is waited for."""
+
+    def __init__(self, loader: Iterable[Any], device: torch.device) -> None:
+        self.loader, self.device, self.waiting, self.start = loader, device, 0.0, 0.0
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = iter(self.loader)
+        yield next(batches)
+        synchronize(self.device)
+        self.start = time.perf_counter()
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self.waiting += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
+
+
+class _MeasuredTrainer(_Trainer):
+    """The training loop as it is, around a loader that is timed; nothing is saved within the measured time."""
+
+    timed: _TimedLoader
+
+    def _loader(self, stop: int) -> DataLoader[Any]:
+        self.timed = _TimedLoader(super()._loader(stop), self.device)
+        return self.timed  # pyright: ignore[reportReturnType] - the loop iterates over it, no more
+
+    def _save(self) -> None:
+        synchronize(self.device)
+        self.end = time.perf_counter()
+
+    def _report(self, log: Any) -> None:
+        """Reading the losses waits for the device, once in `log_steps`: not part of a step."""
+
+
+def measure(task: TrainingTask, preset: Preset, stage: Stage, *, batch: int, steps: int, workers: int | None) -> Measured:
+    """Train `steps` steps (0: for its memory alone) after a first one."""
+    config = _training(preset, stage).optimization
+    num_workers = config.num_workers if workers is None else workers
+    config = replace(
+        config, num_steps=steps + 1, batch_size=batch, last_batch="join", num_workers=num_workers, sample_steps=10**6,
+        checkpoint_steps=10**6, checkpoint_minutes=1e6, mixed_precision="auto",
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as out:
+        trainer = _MeasuredTrainer(task, config, Path(out), None)
+        synchronisations = _count_synchronisations(lambda: trainer.run(steps + 1), trainer.device)
+    return Measured(trainer.end - trainer.timed.start, trainer.timed.waiting, synchronisations)
+
+
+def _training(preset: Preset, stage: Stage) -> Any:
+    return preset.autoencoder_training if stage == "autoencoder" else preset.diffusion_training
+
+
+def _count_synchronisations(call: Callable[[], object], device: torch.device) -> int | None:
+    """How often the host waited for the GPU during `call`, as torch's sync debug mode warns of it; None on a processor."""
+    if device.type != "cuda":
+        call()
+        return None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            call()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(warning.message) for warning in caught)
+
+
+def make_task(preset: Preset, stage: Stage, folder: Path, device: torch.device) -> TrainingTask:
+    """A fresh task on clips of noise; stage 2 with its motion cached."""
+    models = Models(preset, device, folder, dtype=torch.float32)
+    clips: ClipCache = random_clips(folder / "training", preset, num_clips=NUM_CLIPS, label=models.label)
+    if stage == "autoencoder":
+        config = preset.autoencoder_training
+        if config.perceptual_weights_path is not None:
+            config = replace(config, perceptual_weights_path=str(write_random_vgg19(folder / "vgg19.pth")))
+        return AutoencoderTask(models.pipeline.autoencoder.requires_grad_(True), config, clips)
+    motion = open_motion_cache(models.pipeline.autoencoder.requires_grad_(False), clips)
+    return DiffusionTask(models.pipeline, preset, clips, motion)
+
+
+def fitting_batch(task: TrainingTask, preset: Preset, stage: Stage, wanted: int, device: torch.device) -> int:
+    """`wanted`, halved until it is expected to fit, judged by a step of one and a step of two samples."""
+    taken: list[int | None] = []
+    for batch in (1, 2):
+        with measure_memory(device) as memory:
+            measure(task, preset, stage, batch=batch, steps=0, workers=0)
+        taken.append(memory.bytes)
+    available, (one, two) = available_bytes(device), taken
+    if one is None or two is None or available is None:
+        return wanted
+    while wanted > 1 and one + (wanted - 1) * (two - one) > MEMORY_SHARE * available:
+        wanted //= 2
+    return wanted
+
+
+def steps_within(budget: float, task: TrainingTask, preset: Preset, stage: Stage, *, batch: int, most: int) -> int:
+    """How many steps of `batch` fit into `budget` seconds, judged by a step of one sample; 1 to `most`."""
+    one = measure(task, preset, stage, batch=1, steps=1, workers=0)
+    return max(1, min(most, int(budget / (batch * one.seconds))))
+
+
+def run(options: Options) -> Path:
+    """Measure, print and write; the path of the results."""
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    path = results_path(device_name(device), options.out)
+    results = Results.load(path) if path.exists() else Results(device=device_name(device))
+    console = Console()
+    for size in options.sizes:
+        for stage in options.only:
+            with tempfile.TemporaryDirectory() as folder:
+                preset = benchmark_preset(size)
+                training = replace(preset.diffusion_training, gradient_checkpointing=options.gradient_checkpointing)
+                preset = replace(preset, diffusion_training=training)
+                task = make_task(preset, stage, Path(folder), device)
+                batch = fitting_batch(task, preset, stage, options.batch, device)
+                steps = steps_within(options.budget_seconds, task, preset, stage, batch=batch, most=options.steps)
+                found = measure(task, preset, stage, batch=batch, steps=steps, workers=options.num_workers)
+            entry = {
+                "stage": stage,
+                "preset": size,
+                "image_size": preset.image_size,
+                "batch": batch,
+                "gradient_checkpointing": stage == "diffusion" and options.gradient_checkpointing,
+                "steps": steps,
+                "steps_per_second": steps / found.seconds,
+                "share_waiting_for_loader": found.waiting / found.seconds,
+                "synchronisations_per_step": None if found.synchronisations is None else found.synchronisations / (steps + 1),
+            }
+            kept = [old for old in results.throughput if (old["stage"], old["preset"]) != (stage, size)]
+            results.throughput = [*kept, entry]
+            results.save(path)
+            waits = entry["synchronisations_per_step"]
+            console.print(
+                f"{stage} {size} batch {batch}: {entry['steps_per_second']:.3g} steps/s, "
+                f"{entry['share_waiting_for_loader']:.1%} waiting for the loader, host synchronisations per step: "
+                f"{'not applicable' if waits is None else f'{waits:.2f}'}",
+                highlight=False,
+                soft_wrap=True,
+            )
+    return path

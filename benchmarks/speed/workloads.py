@@ -1,0 +1,420 @@
+"""What is timed: every operation of `lfdm`, fast (as the package does it) and plain (its textbook form), on the same weights.
+
+Shapes: image (b, 3, S, S) and video (b, 3, t, S, S) in [0, 1] · motion sample (b, 3, t, h, w).
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.speed.textbook.autoencoder import PlainAutoencoder
+from benchmarks.speed.textbook.training import (
+    plain_autoencoder_loss,
+    plain_diffusion_loss,
+    plain_generation,
+    plain_guided_prediction,
+)
+from benchmarks.speed.textbook.unet import PlainUNet
+from lfdm.config.presets import Preset, get_preset
+from lfdm.config.training import OptimizationConfig
+from lfdm.data.cache import ClipCache, open_cache
+from lfdm.data.index import ClipRecord, write_index
+from lfdm.data.video import write_video
+from lfdm.diffusion.sampling import Guidance, guided_prediction
+from lfdm.motion.motion import Motion
+from lfdm.pipeline.inputs import sample_generators
+from lfdm.pipeline.pipeline import LatentFlowPipeline
+from lfdm.training.loop import lay_out, make_optimizer, set_training, update_average
+from lfdm.training.stage1 import AutoencoderTask
+from lfdm.training.stage2 import ConditionedUNet, DiffusionTask
+
+Calls = dict[str, Callable[[], object]]
+"""By variant; `plain` is what the others are compared with."""
+
+GUIDANCE_SCALE = 2.0
+VGG19_WIDTHS = (64, 128, 256, 512, 512)
+
+
+def benchmark_preset(name: str) -> Preset:
+    """A named preset, or `tiny`: `flow64` in a size that every operation runs in a moment."""
+    if name != "tiny":
+        return get_preset(name)
+    preset = get_preset("flow64")
+    autoencoder = replace(
+        preset.autoencoder, channels=8, max_channels=16, num_res_blocks=1, dense_channels=(8, 8, 16, 16), dense_match_channels=8
+    )
+    unet = replace(
+        preset.unet,
+        latent_channels=16,
+        condition_dim=8,
+        dim=8,
+        channel_multipliers=(1, 2),
+        num_heads=2,
+        head_dim=8,
+        spatial_attention_levels=(True, False),
+        temporal_attention_levels=(True, True),
+    )
+    return replace(preset, name="tiny", image_size=32, num_frames=3, autoencoder=autoencoder, unet=unet)
+
+
+class Models:
+    """A preset's pipeline with random weights, the plain forms of both of its stages, and inputs for them.
+
+    Args:
+        dtype: of weights and inputs; training keeps float32 weights and casts (`autocast`).
+        compiled: whether torch.compile makes the fast forms.
+        folder: for what training reads, clips and VGG-19's weights (random, since only their cost matters).
+    """
+
+    def __init__(self, preset: Preset, device: torch.device, folder: Path, *, dtype: torch.dtype, compiled: bool = False) -> None:
+        self.preset, self.device, self.folder, self.dtype = preset, device, folder, dtype
+        self.label = "None" if preset.diffusion.condition == "text" else "wave"
+        self.pipeline = LatentFlowPipeline.from_preset(preset, () if self.label == "None" else [self.label])
+        self.pipeline.set_progress_bar_config(disable=True)
+        _make_motion_visible(self.pipeline.autoencoder)
+        self.pipeline.to(device)
+        self.random = torch.Generator(device).manual_seed(0)
+        self.compiled = compiled
+
+    def plain_unet(self) -> PlainUNet:
+        return PlainUNet(self.pipeline.unet).eval()
+
+    def plain_stage1(self) -> PlainAutoencoder:
+        return PlainAutoencoder(self.pipeline.autoencoder).eval()
+
+    def for_inference(self, *, cast: bool = True) -> "Models":
+        """These models, in `dtype` if they are to be cast, compiled if that is asked for."""
+        models = copy.copy(self)
+        models.pipeline = copy.deepcopy(self.pipeline)
+        for module in (models.pipeline.autoencoder, models.pipeline.unet, models.pipeline.condition):
+            nn.Module.to(module, self.dtype if cast else torch.float32)  # diffusers' own `to` warns of a cast
+        if self.compiled:
+            autoencoder = models.pipeline.autoencoder
+            models.pipeline.unet.compile()
+            for name in ("encode", "decode", "estimate_motion"):
+                setattr(autoencoder, name, torch.compile(getattr(autoencoder, name)))
+        return models
+
+    def images(self, batch: int) -> Tensor:
+        return self.videos(batch)[:, :, 0]
+
+    def videos(self, batch: int) -> Tensor:
+        size, frames = self.preset.image_size, self.preset.num_frames
+        return torch.rand(batch, 3, frames, size, size, generator=self.random, device=self.device)
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.random, device=self.device)
+
+    def conditions(self, batch: int) -> Tensor:
+        return self.normal(batch, self.preset.unet.condition_dim)
+
+    def samples(self, batch: int) -> Tensor:
+        side = self.preset.image_size // self.pipeline.autoencoder.stride
+        return self.normal(batch, 3, self.preset.num_frames, side, side)
+
+    def motions(self, batch: int) -> Motion:
+        """Smooth enough a motion that warping reads memory as it does for a real one."""
+        coarse = 0.1 * self.normal(batch * self.preset.num_frames, 3, 4, 4)
+        side = self.preset.image_size // self.pipeline.autoencoder.stride
+        fine = nn.functional.interpolate(coarse, size=(side, side), mode="bilinear", align_corners=False)
+        fine = fine.unflatten(0, (batch, -1)).transpose(1, 2)
+        return Motion(fine[:, :2], fine[:, 2:].sigmoid(), self.pipeline.autoencoder.corners)
+
+    @cached_property
+    def clips(self) -> ClipCache:
+        """Two clips of noise."""
+        return random_clips(self.folder / "clips", self.preset, num_clips=2, label=self.label)
+
+    def autocast(self) -> Any:
+        return torch.autocast(self.device.type, self.dtype) if self.dtype != torch.float32 else nullcontext()
+
+
+def _make_motion_visible(autoencoder: nn.Module) -> None:
+    """Heads that start at zero would warp by nothing."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in autoencoder.named_parameters():
+            if "head" in name and parameter.ndim > 1 and not parameter.any():
+                parameter.copy_(0.01 * torch.randn(parameter.shape, generator=generator))
+
+
+def random_clips(folder: Path, preset: Preset, *, num_clips: int, label: str) -> ClipCache:
+    """A data set of lossless noise, decoded; made on the first call."""
+    size, frames = preset.image_size, preset.num_frames
+    rng = np.random.default_rng(0)
+    records = []
+    for index in range(num_clips):
+        path = f"clips/{index}.avi"
+        if not (folder / path).exists():
+            write_video(folder / path, rng.integers(0, 256, (frames, size, size, 3), np.uint8), fps=preset.fps)
+        records.append(
+            ClipRecord(
+                path=path, label=label, subject=str(index), split="train", frames=frames, fps=preset.fps, width=size, height=size
+            )
+        )
+    write_index(folder, records)
+    return open_cache(folder, records, size, preset.fit)
+
+
+def write_random_vgg19(path: Path, widths: tuple[int, ...] = VGG19_WIDTHS) -> Path:
+    """VGG-19's convolutions under torchvision's names, `features.N` (N counts ReLUs and poolings, too)."""
+    generator, state, position, before = torch.Generator().manual_seed(0), {}, 0, 3
+    for width, count in zip(widths, (2, 2, 4, 4, 4), strict=True):
+        for _ in range(count):
+            state[f"features.{position}.weight"] = (
+                torch.randn(width, before, 3, 3, generator=generator) * (2 / (9 * before)) ** 0.5
+            )
+            state[f"features.{position}.bias"] = torch.zeros(width)
+            before, position = width, position + 2
+        position += 1
+    torch.save(state, path)
+    return path
+
+
+# Inference
+
+
+def _quiet(call: Callable[[], object]) -> Callable[[], object]:
+    """`call` without gradients, as the pipeline runs it."""
+    return torch.no_grad()(call)
+
+
+def unet_step(models: Models, batch: int) -> Calls:
+    """One evaluation of the U-Net; the fast form has the image latent's part once per clip, outside of the step."""
+    models = models.for_inference()
+    unet, plain = models.pipeline.unet, models.plain_unet()
+    sample, condition = models.samples(batch).to(models.dtype), models.conditions(batch).to(models.dtype)
+    latent = models.normal(batch, models.preset.unet.latent_channels, *sample.shape[-2:]).to(models.dtype)
+    timestep = torch.full((batch,), 500, device=models.device)
+    with torch.no_grad():
+        embedding = unet.embed_latent(latent)
+    return {
+        "fast": _quiet(lambda: unet(sample, timestep, condition, latent_embedding=embedding)),
+        "plain": _quiet(lambda: plain(sample, timestep, condition, latent)),
+    }
+
+
+def guidance_step(models: Models, batch: int) -> Calls:
+    """One step's prediction under classifier-free guidance."""
+    models = models.for_inference()
+    pipeline, plain = models.pipeline, models.plain_unet()
+    sample, condition = models.samples(batch), models.conditions(batch)
+    latent = models.normal(batch, models.preset.unet.latent_channels, *sample.shape[-2:]).to(models.dtype)
+    timestep = torch.tensor(500, device=models.device)
+    null = pipeline.condition.null.to(condition).expand_as(condition)
+    with torch.no_grad():
+        predict = guided_prediction(
+            pipeline.unet, Guidance(latent=latent, condition=condition, negative=null, scale=GUIDANCE_SCALE)
+        )
+    low = [x.to(models.dtype) for x in (sample, condition, null)]
+    return {
+        "fast": _quiet(lambda: predict(sample, timestep)),
+        "plain": _quiet(lambda: plain_guided_prediction(plain, low[0], timestep, low[1], low[2], latent, GUIDANCE_SCALE)),
+    }
+
+
+def encode(models: Models, batch: int) -> Calls:
+    """The source image's features, once."""
+    models = models.for_inference()
+    images, autoencoder, plain = models.images(batch).to(models.dtype), models.pipeline.autoencoder, models.plain_stage1()
+    return {"fast": _quiet(lambda: autoencoder.encode(images).latent), "plain": _quiet(lambda: plain.encode(images)[-1])}
+
+
+def decode(models: Models, batch: int) -> Calls:
+    """A clip's frames from the source image and given motion, by the pipeline, encoding included."""
+    models = models.for_inference()
+    pipeline, plain = models.pipeline, models.plain_stage1()
+    images, motion = models.images(batch), models.motions(batch)
+    low = images.to(models.dtype)
+    return {
+        "fast": _quiet(lambda: pipeline.animate(images, motion, output_type="pt").frames),
+        "plain": _quiet(lambda: plain.decode(low, motion).prediction),
+    }
+
+
+def extract(models: Models, batch: int) -> Calls:
+    """A clip's motion against its first frame; below float32 by autocast, as the motion cache does it."""
+    models = models.for_inference(cast=False)
+    autoencoder, plain, video = models.pipeline.autoencoder, models.plain_stage1(), models.videos(batch)
+
+    def estimate(estimator: Callable[[Tensor, Tensor], Motion]) -> Tensor:
+        with models.autocast():
+            return estimator(video[:, :, 0], video).flow
+
+    return {
+        "fast": _quiet(lambda: estimate(autoencoder.estimate_motion)),
+        "plain": _quiet(lambda: estimate(plain.estimate_motion)),
+    }
+
+
+def generate(num_inference_steps: int) -> Callable[[Models, int], Calls]:
+    """The whole way from images to frames."""
+
+    def build(models: Models, batch: int) -> Calls:
+        models = models.for_inference()
+        pipeline, plain = models.pipeline, (models.plain_unet(), models.plain_stage1())
+        images, condition = models.images(batch), models.conditions(batch)
+
+        def generators() -> list[torch.Generator]:
+            return [torch.Generator(models.device).manual_seed(seed) for seed in range(batch)]
+
+        def fast() -> Tensor:
+            steps = num_inference_steps
+            result = pipeline(images, condition, num_inference_steps=steps, generator=generators(), output_type="pt")
+            assert isinstance(result.frames, Tensor)
+            return result.frames
+
+        def slow() -> Tensor:
+            draws = sample_generators(generators(), batch)
+            shape = models.samples(1).shape[1:]
+            noise = torch.stack([torch.randn(shape, generator=draw, device=draw.device) for draw in draws])
+            steps = num_inference_steps
+            return plain_generation(
+                pipeline, *plain, images, condition, noise, num_inference_steps=steps, generators=draws
+            ).prediction
+
+        return {"fast": _quiet(fast), "plain": _quiet(slow)}
+
+    return build
+
+
+# Training
+
+
+class TrainingStep:
+    """Forward, backward, Adam and the average of the weights, as `lfdm.training.loop` does them; `plain` with torch's defaults.
+
+    Gradients, the optimizer's moments and the average exist from the start: what a step needs beyond them is its own.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss: Callable[[nn.Module], Tensor],
+        config: OptimizationConfig,
+        models: Models,
+        *,
+        plain: bool = False,
+    ) -> None:
+        self.module, self.loss, self.config, self.models = module.requires_grad_(True), loss, config, models
+        set_training(module)
+        if not plain:
+            lay_out(module, bf16=models.dtype == torch.bfloat16)
+        self.average = copy.deepcopy(module).requires_grad_(False) if config.ema_decay else None
+        if plain:
+            self.optimizer = torch.optim.Adam(module.parameters(), lr=config.learning_rate, betas=config.betas)
+        else:
+            self.optimizer = make_optimizer(module, config)
+        for parameter in module.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        self.optimizer.step()  # without gradient it moves nothing
+
+    def __call__(self) -> Tensor:
+        with self.models.autocast():
+            loss = self.loss(self.module)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.config.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.module.parameters(), self.config.max_grad_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            update_average(self.average, self.module, self.config.ema_decay, 0)
+        return loss.detach()
+
+
+def stage1_step(models: Models, batch: int) -> Calls:
+    """One training step of stage 1 on `batch` pairs."""
+    config = models.preset.autoencoder_training
+    if config.perceptual_weights_path is not None:
+        config = replace(config, perceptual_weights_path=str(models.folder / "vgg19.pth"))
+        write_random_vgg19(models.folder / "vgg19.pth")
+    task = AutoencoderTask(copy.deepcopy(models.pipeline.autoencoder), config, models.clips)
+    plain = PlainAutoencoder(models.pipeline.autoencoder)
+    if models.compiled:
+        task.module.compile()
+    videos = (255 * models.videos(batch)).byte()
+    pairs = {"source": videos[:, :, 0], "driving": videos[:, :, 1]}
+
+    def draws() -> torch.Generator:
+        return torch.Generator(models.device).manual_seed(0)
+
+    return {
+        "fast": TrainingStep(task.module, lambda module: task.loss(module, pairs, draws())["loss"], config.optimization, models),
+        "plain": TrainingStep(
+            plain, lambda _: plain_autoencoder_loss(task, plain, pairs, draws()), config.optimization, models, plain=True
+        ),
+    }
+
+
+def stage2_step(models: Models, batch: int) -> Calls:
+    """One training step of stage 2 on `batch` clips: from cached motion, with activation checkpointing, without a cache.
+
+    Plain is the published step, without a cache.
+    """
+    preset = models.preset
+    config = preset.diffusion_training.optimization
+    videos = (255 * models.videos(batch)).byte()
+    with torch.no_grad():
+        images = videos[:, :, 0].float() / 255
+        motion = models.pipeline.autoencoder.estimate_motion(images, videos.float() / 255)
+    index = torch.zeros(batch, dtype=torch.long, device=models.device)
+    stored = torch.cat((motion.flow, motion.occlusion), dim=1).half()
+    cached = {"image": videos[:, :, 0], "motion": stored, "index": index}
+    fresh = {"video": videos, "index": index}
+
+    def draws() -> torch.Generator:
+        return torch.Generator(models.device).manual_seed(0)
+
+    def fast(batch: dict[str, Tensor], *, checkpointed: bool = False) -> TrainingStep:
+        task = DiffusionTask(models.pipeline, preset, models.clips, None)
+        unet = copy.deepcopy(models.pipeline.unet)
+        task.module = ConditionedUNet(unet, models.pipeline.condition)
+        if checkpointed:
+            unet.enable_gradient_checkpointing()
+        if models.compiled:
+            unet.compile()
+        return TrainingStep(task.module, lambda module: task.loss(module, batch, draws())["loss"], config, models)
+
+    plain, stage1 = models.plain_unet(), models.plain_stage1()
+    task = DiffusionTask(models.pipeline, preset, models.clips, None)
+
+    def plain_loss(_: nn.Module) -> Tensor:
+        return plain_diffusion_loss(task, plain, stage1, fresh, draws())
+
+    return {
+        "fast": fast(cached),
+        "checkpointed": fast(cached, checkpointed=True),
+        "uncached": fast(fresh),
+        "plain": TrainingStep(plain, plain_loss, config, models, plain=True),
+    }
+
+
+@dataclass(frozen=True)
+class Operation:
+    """Builds the calls of one operation for a batch size."""
+
+    build: Callable[[Models, int], Calls]
+    training: bool = False
+
+
+OPERATIONS: Mapping[str, Operation] = {
+    "unet_step": Operation(unet_step),
+    "decode": Operation(decode),
+    "extract": Operation(extract),
+    "stage2_step": Operation(stage2_step, training=True),
+    "guidance_step": Operation(guidance_step),
+    "stage1_step": Operation(stage1_step, training=True),
+    "encode": Operation(encode),
+    "generate_4": Operation(generate(4)),
+    "generate_10": Operation(generate(10)),
+    "generate_20": Operation(generate(20)),
+}
+"""In order of importance."""
