@@ -1,8 +1,12 @@
-"""The error that a user can correct. Everything else that is raised is a fault of ours and keeps its traceback."""
+"""The errors that a user can correct. Any other exception is a bug and keeps its traceback."""
 
 
 class UserError(ValueError):
-    """A value, file or combination that is not allowed; the message names what was got and what is allowed.
+    """A value, file or combination of options that is not allowed; the message says what was given and what is allowed.
 
     The command line shows it as one line, the web page as a message.
     """
+
+
+class MissingExtraError(ImportError):
+    """An optional dependency that is not installed; the message holds the pip command."""

@@ -7,7 +7,7 @@ import torch
 
 from lfdm.condition.encoder import ConditionEncoder
 from lfdm.condition.text import encode_text
-from lfdm.errors import UserError
+from lfdm.errors import MissingExtraError, UserError
 
 LABELS = ("jump", "raise arms", "wave")
 
@@ -158,7 +158,7 @@ def test_free_text_without_its_text_model(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(UserError, match=r"'waev' is not among the stored labels \(did you mean 'wave'.*gone' cannot be had"):
         encoder.encode(["waev"])
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match=r"'waev' is not among the stored labels .* pip install 'lfdm\[text\]'"):
+    with pytest.raises(MissingExtraError, match=r"'waev' is not among the stored labels .* pip install 'lfdm\[text\]'"):
         encoder.encode(["waev"])
 
 

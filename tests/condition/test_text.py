@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lfdm.condition.text import encode_text, encode_tokens
-from lfdm.errors import UserError
+from lfdm.errors import MissingExtraError, UserError
 
 transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'lfdm[text]'")
 
@@ -85,7 +85,7 @@ def test_a_text_model_with_lacking_weights_is_refused(tiny_bert: Path, tmp_path:
 
 def test_without_transformers_the_pip_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match=r"need transformers: pip install 'lfdm\[text\]'"):
+    with pytest.raises(MissingExtraError, match=r"need transformers: pip install 'lfdm\[text\]'"):
         encode_text(["Turn"], tmp_path)
 
 

@@ -21,7 +21,7 @@ from lfdm.condition.encoder import ConditionEncoder
 from lfdm.condition.text import encode_text
 from lfdm.config.presets import PRESETS, Preset
 from lfdm.config.serialization import to_json
-from lfdm.errors import UserError
+from lfdm.errors import MissingExtraError, UserError
 from lfdm.folders.model_folder import load_exactly
 from lfdm.folders.run_folder import find_model
 from lfdm.published.importing import PUBLISHED_LABELS, add_labels, import_released, parse_labels
@@ -264,7 +264,7 @@ def test_an_imported_model_takes_none_and_tensors_without_transformers(
     image = torch.rand(3, 64, 64)
     for condition in (None, torch.randn(16)):
         assert pipe(image, condition, num_inference_steps=1, output_type="pt").motion.num_frames == 4
-    with pytest.raises(ImportError, match=r"'anger' is not among the stored labels .*pip install 'lfdm\[text\]'"):
+    with pytest.raises(MissingExtraError, match=r"'anger' is not among the stored labels .*pip install 'lfdm\[text\]'"):
         pipe.embed_condition("anger")
 
 

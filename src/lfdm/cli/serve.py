@@ -5,6 +5,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from lfdm.cli.videos import DEFAULT_MODEL, open_pipeline
+from lfdm.errors import MissingExtraError
 from lfdm.web.limits import ServeLimits
 
 
@@ -32,7 +33,7 @@ def serve(
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] not in ("gradio", "fastapi", "uvicorn", "starlette"):
             raise
-        raise ImportError("lfdm serve needs gradio: pip install 'lfdm[web]'") from error
+        raise MissingExtraError("lfdm serve needs gradio: pip install 'lfdm[web]'") from error
     with server.listen(host, port) as socket:
         pipe = open_pipeline(model, device)
         print(f"serving {model} at http://{host}:{port}", flush=True)

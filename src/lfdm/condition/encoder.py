@@ -16,7 +16,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from lfdm.condition.text import TokenStates, encode_tokens, encoder_source, mean_of_tokens
-from lfdm.errors import UserError
+from lfdm.errors import MissingExtraError, UserError
 from lfdm.folders.model_folder import StrictLoading
 
 Pooling = Literal["mean", "attention"]
@@ -164,7 +164,7 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         Raises:
             UserError: an unknown label (the message lists the labels), a text encoder that is not available, a mix whose weights
                 are negative, not finite or all 0, or a tensor of another shape or with values that are not finite.
-            ImportError: free text without transformers.
+            MissingExtraError: free text without transformers.
         """
         if isinstance(condition, Tensor):
             return self._check_embedding(condition)
@@ -225,9 +225,9 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         why = f"{texts[0]!r} is not among the stored labels ({self._known_labels(texts[0])}) and must be embedded as text"
         try:
             tokens = encode_tokens(texts, self.text_encoder, device=self.table.device)
-        except ImportError as error:
-            raise ImportError(f"{why}: {error}") from error
-        except ValueError as error:
+        except MissingExtraError as error:
+            raise MissingExtraError(f"{why}: {error}") from error
+        except UserError as error:
             raise UserError(f"{why}: {error}") from error
         if tokens.states.shape[2] != self.dim:
             raise UserError(f"text_encoder {self.text_encoder!r} gives {tokens.states.shape[2]} values; {self.dim} are needed")

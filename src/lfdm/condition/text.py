@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lfdm.errors import UserError
+from lfdm.errors import MissingExtraError, UserError
 from lfdm.folders.files import existing_path
 
 INSTALL = "pip install 'lfdm[text]'"
@@ -41,7 +41,7 @@ def encode_text(texts: Sequence[str], encoder: str | Path, *, device: torch.devi
         encoder: local folder, or a name of the Hugging Face Hub (read from its cache, or downloaded).
 
     Raises:
-        ImportError: transformers is not installed.
+        MissingExtraError: transformers is not installed.
         UserError: the text model cannot be had or is none, or a text is empty or longer than it takes.
     """
     tokens = encode_tokens(texts, encoder, device=device)
@@ -97,7 +97,7 @@ def _load(encoder: str) -> tuple[Any, Any]:
     try:
         import transformers
     except ImportError as error:
-        raise ImportError(f"text conditions need transformers: {INSTALL}") from error
+        raise MissingExtraError(f"text conditions need transformers: {INSTALL}") from error
     if Path(encoder).is_absolute() and not Path(encoder).is_dir():
         raise UserError(f"the text model {encoder!r} cannot be had; there is no such folder")
     options: dict[str, Any] = {"local_files_only": Path(encoder).is_dir(), "trust_remote_code": False}

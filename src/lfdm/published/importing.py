@@ -91,7 +91,7 @@ def add_labels(folder: Path, labels: tuple[str, ...], text_encoder: str | Path |
     Raises:
         FileNotFoundError: the folder holds no stage 2.
         UserError: the model takes no text, or a text model that cannot be had or has another width.
-        ImportError: transformers is not installed.
+        MissingExtraError: transformers is not installed.
     """
     path = folder / "condition"
     if not (path / CONFIG_NAME).is_file():

@@ -180,7 +180,7 @@ def train_diffusion(
         UserError: settings that do not fit the data, the auto-encoder, the run in `out` or each other, or a text encoder
             that cannot be had.
         FileNotFoundError: no such data set or model.
-        ImportError: text conditions without transformers.
+        MissingExtraError: text conditions without transformers.
     """
     records = training_records(data)
     _check_trainable(preset.diffusion, preset.diffusion_training)

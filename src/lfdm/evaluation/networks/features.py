@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lfdm.data.frame_indices import uniform_indices
-from lfdm.errors import UserError
+from lfdm.errors import MissingExtraError, UserError
 from lfdm.evaluation.networks.classifier import ActionClassifier
 from lfdm.evaluation.networks.i3d import I3D, IMAGE_SIZE, NUM_CLASSES
 from lfdm.folders.model_folder import load_exactly
@@ -258,7 +258,7 @@ def load_extractor(
     Raises:
         UserError: an unknown spec, an argument without effect on it, a file of another network, or of another SHA-256.
         FileNotFoundError: no such file.
-        ImportError: `videomae` without transformers.
+        MissingExtraError: `videomae` without transformers.
     """
     kind, _, source = spec.partition(":")
     if (spec == "classifier") != (classifier is not None and data_name is not None):
@@ -342,7 +342,7 @@ def _load_videomae(source: str) -> tuple[Path, Any]:
         import transformers
         from transformers.utils.hub import cached_file
     except ImportError as error:
-        raise ImportError("videomae features need transformers: pip install 'lfdm[text]'") from error
+        raise MissingExtraError("videomae features need transformers: pip install 'lfdm[text]'") from error
     try:
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
         if config.model_type != "videomae":

@@ -40,7 +40,7 @@ def load_from_files(config: EvaluationConfig, device: torch.device) -> Judges:
     Raises:
         UserError: an unknown extractor, a file that does not hold its network, or two whose figures would bear one name.
         FileNotFoundError: no such file.
-        ImportError: an extractor whose package is not installed.
+        MissingExtraError: an extractor whose package is not installed.
     """
     judges = Judges()
     for spec in config.extractors:
