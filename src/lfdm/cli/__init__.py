@@ -1,5 +1,6 @@
 """The command line, `lfdm`. Imports neither torch nor diffusers before a command runs."""
 
+import io
 import sys
 
 from lfdm.cli.console import CommandTree, Group, run
@@ -42,7 +43,14 @@ COMMANDS: CommandTree = {
     "info": info,
 }
 
+DESCRIPTION = (
+    "Animate one image by latent flow diffusion. With --traceback (or LFDM_TRACEBACK=1), every command shows the traceback of an "
+    "error."
+)
+
 
 def main() -> None:
     """Run the command line of this process and exit."""
-    sys.exit(run(COMMANDS, sys.argv[1:], "A video from one image and a condition, by latent flow diffusion."))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name or label that the terminal cannot show is no error
+    sys.exit(run(COMMANDS, sys.argv[1:], DESCRIPTION))

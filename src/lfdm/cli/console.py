@@ -1,13 +1,15 @@
-"""The terminal: parsing by tyro, progress bars, one line per error. Imports neither torch nor diffusers."""
+"""The terminal: parse with tyro, draw progress bars, show one line per error. Imports neither torch nor diffusers."""
 
 import contextlib
 import difflib
 import functools
 import io
+import os
 import re
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,19 +17,22 @@ from typing import Any, TypeAlias
 
 import tyro
 
-from lfdm.errors import UserError
+from lfdm.errors import MissingExtraError, UserError
 
 PROGRAM = "lfdm"
-EXIT_WRONG_VALUE = 2
+EXIT_BUG = 1
+EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 128 + signal.SIGTERM
+TRACEBACK_OPTION = "--traceback"
+TRACEBACK_VARIABLE = "LFDM_TRACEBACK"
 
 Command = Callable[..., None]
 
 
 @dataclass(frozen=True)
 class Group:
-    """Commands below a common word."""
+    """Commands under a common word."""
 
     help: str
     commands: "CommandTree"
@@ -37,35 +42,65 @@ CommandTree: TypeAlias = Mapping[str, "Command | Group"]
 
 
 def run(tree: CommandTree, arguments: Sequence[str], description: str) -> int:
-    """Run one command line; the exit code. What a user got wrong is one line on stderr and code 2."""
+    """Run one command line and return its exit code.
+
+    An error that the user can correct is one line on stderr and exit code 2; `--traceback` anywhere in `arguments` (or
+    LFDM_TRACEBACK=1) adds its traceback. Any other exception is a bug: its traceback, how to report it, and exit code 1.
+    """
+    words = [word for word in arguments if word != TRACEBACK_OPTION]
+    show_traceback = len(words) < len(arguments) or os.environ.get(TRACEBACK_VARIABLE, "0") not in ("", "0")
     try:
-        with warnings.catch_warnings(), _cleaning_up_when_terminated():
-            warnings.filterwarnings("ignore", module=r"PIL\.")  # what is wrong with a picture, an error of ours says in one line
-            _dispatch(tree, list(arguments), PROGRAM, description)
+        with warnings.catch_warnings(), _exiting_on_sigterm():
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # our own error says in one line what is wrong with an image
+            _dispatch(tree, words, PROGRAM, description)
     except KeyboardInterrupt:
         _print_error("interrupted")
         return EXIT_INTERRUPTED
-    except (ValueError, OSError, ImportError) as error:
-        _print_error(str(error) or type(error).__name__)
-        return EXIT_WRONG_VALUE
-    except (MemoryError, RuntimeError) as error:
-        if not _lacks_memory(error):
-            raise
-        _print_error(f"not enough memory for these sizes; use smaller ones ({error or type(error).__name__})")
-        return EXIT_WRONG_VALUE
-    except SystemExit as stop:  # tyro has printed its help or its complaint
-        return stop.code if isinstance(stop.code, int) else EXIT_WRONG_VALUE
+    except SystemExit as stop:  # tyro has printed its help or an error
+        return stop.code if isinstance(stop.code, int) else EXIT_USER_ERROR
+    except Exception as error:
+        return _report_error(error, show_traceback)
     return 0
 
 
+def _report_error(error: Exception, show_traceback: bool) -> int:
+    """Print an error and return the exit code."""
+    message = _user_message(error)
+    if message is None or show_traceback:
+        traceback.print_exception(error)
+    if message is None:
+        _print_error(
+            "unexpected error, most likely a bug in lfdm. Please report it with the traceback above, your command line and the "
+            f"output of `{PROGRAM} info`"
+        )
+        return EXIT_BUG
+    _print_error(message)
+    return EXIT_USER_ERROR
+
+
+def _user_message(error: Exception) -> str | None:
+    """Return the line that tells the user what to change, or None for a bug of ours."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, UserError | MissingExtraError | OSError):
+        return text
+    lacks_memory = isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)  # torch's out-of-memory errors, recognised without importing torch
+        and any(words in text.lower() for words in ("out of memory", "can't allocate memory"))
+    )
+    return f"not enough memory for these sizes; use smaller ones ({text})" if lacks_memory else None
+
+
 @contextlib.contextmanager
-def _cleaning_up_when_terminated() -> Iterator[None]:
-    """Of SIGTERM (batch systems send it) make an exit like any other, which removes what is half written."""
+def _exiting_on_sigterm() -> Iterator[None]:
+    """Turn SIGTERM (sent by batch systems) into SystemExit, so that incomplete files are removed.
+
+    A command may install a handler of its own in the meantime.
+    """
 
     def leave(*_: object) -> None:
         raise SystemExit(EXIT_TERMINATED)
 
-    if threading.current_thread() is not threading.main_thread():  # it alone may say what a signal does
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return
     before = signal.signal(signal.SIGTERM, leave)
@@ -75,33 +110,27 @@ def _cleaning_up_when_terminated() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _lacks_memory(error: BaseException) -> bool:
-    """Also torch's kind, a RuntimeError that is told by its words (torch is not imported here)."""
-    words = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words
-
-
 def _dispatch(tree: CommandTree, arguments: list[str], program: str, description: str) -> None:
-    """Walk down to the command that is named and parse its arguments alone, so that no other parser is built."""
-    chosen = tree.get(arguments[0]) if arguments else None
-    if isinstance(chosen, Group):
-        return _dispatch(chosen.commands, arguments[1:], f"{program} {arguments[0]}", chosen.help)
-    if chosen is not None:
-        with _short_complaints():
-            bound = tyro.cli(_binding(chosen), prog=f"{program} {arguments[0]}", args=arguments[1:])
+    """Find the named command and parse its arguments; parsers of other commands are not built, which takes long."""
+    entry = tree.get(arguments[0]) if arguments else None
+    if isinstance(entry, Group):
+        return _dispatch(entry.commands, arguments[1:], f"{program} {arguments[0]}", entry.help)
+    if entry is not None:
+        with _short_errors():
+            bound = tyro.cli(_binding(entry), prog=f"{program} {arguments[0]}", args=arguments[1:])
         return bound()
     if arguments and not arguments[0].startswith("-"):
         near = difflib.get_close_matches(arguments[0], tree, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UserError(f"unknown {arguments[0]!r} after {program!r}; {hint}allowed: {', '.join(tree)}")
     listed = {name: entry if not isinstance(entry, Group) else _described(entry.help) for name, entry in tree.items()}
-    with _short_complaints():
+    with _short_errors():
         tyro.extras.subcommand_cli_from_dict(listed, prog=program, args=arguments or ["--help"], description=description)
     return None
 
 
 def _binding(command: Command) -> Callable[..., Callable[[], None]]:
-    """`command` with its signature, which when called is bound instead of run: its errors are not tyro's to catch."""
+    """Return a function with the signature of `command` that binds the arguments; run later, outside of tyro's error handling."""
 
     @functools.wraps(command)
     def bind(*args: Any, **kwargs: Any) -> Callable[[], None]:
@@ -118,8 +147,8 @@ def _described(text: str) -> Command:
 
 
 @contextlib.contextmanager
-def _short_complaints() -> Iterator[None]:
-    """tyro's box for a wrong value becomes one line; that for unknown options, with its suggestions, is printed as it is."""
+def _short_errors() -> Iterator[None]:
+    """Shorten tyro's box for an invalid value to one line; keep its box for unknown options, which holds suggestions."""
     buffer = io.StringIO()
     try:
         with contextlib.redirect_stderr(buffer):
@@ -135,15 +164,15 @@ def _short_complaints() -> Iterator[None]:
 
 
 def _first_section(box: str) -> str:
-    """The text of a box up to its first rule or empty line, without title and frame (of dashes where there is no Unicode)."""
-    kept: list[str] = []
+    """Return the text of a box up to its first rule or empty line, without title and frame (dashes without Unicode)."""
+    words: list[str] = []
     for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()[1:]:
         text = line.strip("│ \t")
         if text and not set(text) <= set("─-╭╮╰╯"):
-            kept.append(text)
-        elif kept:
+            words.append(text)
+        elif words:
             break
-    return " ".join(kept) or "wrong arguments; see --help"
+    return " ".join(words) or "wrong arguments; see --help"
 
 
 def _print_error(message: str) -> None:
@@ -151,7 +180,7 @@ def _print_error(message: str) -> None:
 
 
 class ProgressBars:
-    """One bar on stderr per kind of work; a `Progress` whose `note` stands to the right of the bar."""
+    """A `Progress` with one bar on stderr for each named work; `note` is shown after the bar."""
 
     def __init__(self) -> None:
         from rich import progress
@@ -169,17 +198,17 @@ class ProgressBars:
 
     def __call__(self, work: str, done: int, total: int, *, note: str = "") -> None:
         if not self._tasks:
-            self._bars.start()  # not earlier: an error before the work begins must stay the only line
+            self._bars.start()  # no earlier: an error before the first update stays the only line
         if work not in self._tasks:
             self._tasks[work] = self._bars.add_task(work, total=total, note=note)
         self._bars.update(self._tasks[work], completed=done, total=total, note=note)
 
     def close(self) -> None:
-        """Stop drawing; what is on the screen stays."""
+        """Stop drawing; the last state stays on the screen."""
         if self._tasks:
             self._bars.stop()
 
 
 def progress_bar() -> contextlib.closing[ProgressBars]:
-    """Context manager that gives progress bars and closes them."""
+    """Return a context manager around progress bars."""
     return contextlib.closing(ProgressBars())

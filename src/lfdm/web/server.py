@@ -84,13 +84,13 @@ def open_app(name: str, pipe: LatentFlowPipeline, limits: ServeLimits) -> Iterat
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """An open port; OSError where it is taken or the address is not this machine's."""
+    """Return a listening socket; OSError if the port is taken or the address is not one of this machine."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: not a possible host name
         raise OSError(
-            f"cannot listen at {host} port {port}: {error.strerror or error}; choose another --port or --host"
+            f"cannot listen at {host} port {port}: {getattr(error, 'strerror', None) or error}; choose another --port or --host"
         ) from error
 
 

@@ -1,101 +1,22 @@
-import csv
-import json
-import os
-import shlex
-import signal
+"""Commands that make videos."""
+
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from lfdm.cli import COMMANDS
-from lfdm.cli.console import Group, run
 from lfdm.config.presets import Preset
 from lfdm.data.video import read_video, video_info
 from lfdm.folders import sources
-from lfdm.folders.files import replacing_folder
 from lfdm.motion.motion import Motion
 from lfdm.pipeline.outputs import OUT_ENDINGS, region_maps
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 Lfdm = Callable[..., tuple[int, str, str]]
-LABELS = ("raise arms", "wave")
-TINY_NETWORKS = shlex.split(
-    "--image-size 32 --num-frames 4 --autoencoder.channels 4 --autoencoder.max-channels 8 --autoencoder.num-res-blocks 1 "
-    "--autoencoder.dense-channels 8 8 16 16 --autoencoder.dense-match-channels 8 --unet.latent-channels 8 "
-    "--unet.condition-dim 8 --unet.dim 8 --unet.channel-multipliers 1 1 2 --unet.num-heads 2 --unet.head-dim 8"
-)
-
-
-def short_run(stage: str) -> list[str]:
-    values = {"num-steps": "2", "batch-size": "2", "warmup-steps": "0", "mixed-precision": "no"}
-    return [word for name, value in values.items() for word in (f"--{stage}.optimization.{name}", value)]
-
-
-@pytest.fixture
-def lfdm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Lfdm:
-    """Run a command line in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = run(COMMANDS, [str(argument) for argument in arguments], "test")
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture(scope="module")
-def model(tiny_preset: Preset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    LatentFlowPipeline.from_preset(tiny_preset, LABELS).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("images") / "person.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
-    return path
-
-
-def command_paths(tree: object = COMMANDS, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    assert isinstance(tree, dict)
-    paths = [prefix]
-    for name, entry in tree.items():
-        paths += command_paths(entry.commands, (*prefix, name)) if isinstance(entry, Group) else [(*prefix, name)]
-    return paths
-
-
-# ----------------------------------------------------------------------------------------------------------------- help
-
-
-@pytest.mark.parametrize("path", command_paths(), ids=" ".join)
-def test_every_command_has_help(lfdm: Lfdm, path: tuple[str, ...]) -> None:
-    code, out, err = lfdm(*path, "--help")
-    assert code == 0
-    assert err == ""
-    assert out.startswith(" ".join(["usage: lfdm", *path]))
-
-
-def test_help_comes_without_torch_or_diffusers() -> None:
-    code = (
-        "import sys\n"
-        "from lfdm.cli import COMMANDS, run\n"
-        "for line in (['--help'], ['generate', '--help'], ['train', 'autoencoder', 'flow64', '--help']):\n"
-        "    assert run(COMMANDS, line, 'x') == 0\n"
-        "sys.exit(str([name for name in ('torch', 'diffusers', 'numpy', 'av') if name in sys.modules]))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stderr.strip() == "[]"
-    assert "generate" in done.stdout
 
 
 def test_generate_takes_the_words_of_the_design(lfdm: Lfdm) -> None:
@@ -106,9 +27,6 @@ def test_generate_takes_the_words_of_the_design(lfdm: Lfdm) -> None:
     )
     assert all(f"--{word}" in out for word in words.split())
     assert "usage: lfdm generate [-h] [OPTIONS] IMAGE [CONDITION]" in out
-
-
-# ------------------------------------------------------------------------------------------------------------- generate
 
 
 @pytest.mark.parametrize("ending", OUT_ENDINGS)
@@ -218,44 +136,6 @@ def test_a_wrong_value_is_one_line_and_leaves_nothing(
     assert [path.name for path in Path.cwd().iterdir()] == ["notes.txt"]
 
 
-def test_unknown_options_and_commands_are_refused_with_suggestions(lfdm: Lfdm, image: Path) -> None:
-    code, _, err = lfdm("generate", image, "wave", "--num-frame", 3)
-    assert code == 2
-    assert "--num-frames" in err
-    code, _, err = lfdm("generte")
-    assert code == 2
-    assert "generate" in err
-
-
-def test_an_error_that_is_nobodys_fault_is_not_hidden() -> None:
-    def broken() -> None:
-        """Break."""
-        raise RuntimeError("a defect of ours")
-
-    with pytest.raises(RuntimeError, match="a defect of ours"):
-        run({"broken": broken}, ["broken"], "test")
-
-    def interrupted() -> None:
-        """Stop."""
-        raise KeyboardInterrupt
-
-    assert run({"interrupted": interrupted}, ["interrupted"], "test") == 130
-
-
-def test_a_terminated_command_removes_what_is_half_written(tmp_path: Path) -> None:
-    def terminated() -> None:
-        """Write a part."""
-        with replacing_folder(tmp_path / "whole") as folder:
-            (folder / "part").touch()
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(10)
-            (tmp_path / "went on").touch()
-
-    assert run({"terminated": terminated}, ["terminated"], "test") == 143
-    assert not list(tmp_path.iterdir())
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-
-
 def test_a_full_disk_is_one_line(model: Path, image: Path, tmp_path: Path) -> None:
     code = (
         "import resource, sys, lfdm.pipeline.outputs\n"
@@ -269,9 +149,6 @@ def test_a_full_disk_is_one_line(model: Path, image: Path, tmp_path: Path) -> No
     assert "File too large" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
-
-
-# --------------------------------------------------------------------------------------------------- the other commands
 
 
 def test_transfer_follows_the_driving_video(lfdm: Lfdm, model: Path, image: Path, puppets_dir: Path) -> None:
@@ -380,86 +257,6 @@ def test_demo_shows_every_label_of_the_bundled_model(
     assert video_info("demo/wave.mp4").width == 128
 
 
-def test_a_full_disk_stops_a_training_with_one_line_and_the_last_checkpoint(puppets_dir: Path, tmp_path: Path) -> None:
-    def train(num_steps: int, limit: int | None) -> subprocess.CompletedProcess[str]:
-        line = ["train", "autoencoder", "flow64", "--data", str(puppets_dir), "--out", "run", *TINY_NETWORKS]
-        line += [*short_run("autoencoder-training"), "--autoencoder-training.optimization.num-steps", str(num_steps)]
-        code = (
-            "import resource, sys, lfdm.training.stage1\n"
-            "from lfdm.cli import COMMANDS, run\n"
-            f"{'' if limit is None else f'resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))'}\n"
-            f"sys.exit(run(COMMANDS, {line!r}, ''))"
-        )
-        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
-
-    assert train(2, None).returncode == 0
-    checkpoints = tmp_path / "run" / "checkpoints"
-    kept = {path: path.read_bytes() for path in checkpoints.rglob("*") if path.is_file()}
-    full = train(4, max(map(len, kept.values())) - 1)
-    assert full.returncode == 2
-    assert "Traceback" not in full.stderr
-    assert "step-00000004: the checkpoint could not be written" in full.stderr.splitlines()[-1]
-    assert {path: path.read_bytes() for path in checkpoints.rglob("*") if path.is_file()} == kept
-    assert [path for path in tmp_path.rglob("*") if path.name.startswith(".") or path.suffix == ".tmp"] == []
-    assert train(4, None).returncode == 0
-
-
-def test_a_loss_that_is_no_number_is_one_line(lfdm: Lfdm, puppets_dir: Path) -> None:
-    line = ["train", "autoencoder", "flow64", "--data", puppets_dir, "--out", "run", *TINY_NETWORKS]
-    line += [*short_run("autoencoder-training"), "--autoencoder-training.optimization.learning-rate", "1e30"]
-    code, _, err = lfdm(*line)
-    assert code == 2
-    assert "stopped being finite between steps 0 and 2; the last checkpoint" in err.splitlines()[-1]
-    assert "Traceback" not in err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ("puppets --out d --size 100000000", "size must be a whole number from 32 to 2048; got 100000000"),
-        ("puppets --out d --num-frames 1", "num_frames must be a whole number from 2 to 1000; got 1"),
-        ("puppets --out d --fps nan", "fps must be a finite number, 0.01 to 1000; got nan"),
-        ("puppets --out d --num-subjects 1000000000000", "num_subjects must be a whole number from 1 to 100000"),
-        ("puppets --out d --test-fraction inf", "test_fraction must be a finite number, 0 to 1; got inf"),
-        ("puppets --out notes.txt", "notes.txt is a file, not a data set"),
-        ("lpc --sheets . --out d", "no body/female/*.png; is it a folder of Universal LPC sprite sheets?"),
-        ("lpc --sheets . --out d --num-workers -1", "num_workers must be a whole number from 0 to 1000; got -1"),
-        ("folder nowhere --out d", "nowhere: no such folder of clips"),
-        ("folder empty --out d --seed -1", "seed must be a whole number from 0"),
-        ("folder empty --out d", "empty: holds nothing; expected <label>/<subject>/<clip> or <label>/<clip>"),
-        ("folder empty --out empty/d", "the data set must not lie in the tree of clips"),
-        (
-            "puppet --out d",
-            "unknown 'puppet' after 'lfdm data'; did you mean 'puppets'? allowed: puppets, lpc, mug, mhad, natops, folder",
-        ),
-    ],
-)
-def test_a_wrong_value_of_a_data_command_is_one_line_and_leaves_nothing(lfdm: Lfdm, arguments: str, message: str) -> None:
-    Path("notes.txt").write_text("precious")
-    Path("empty").mkdir()
-    code, out, err = lfdm("data", *arguments.split())
-    assert (code, out) == (2, "")
-    assert message in err
-    assert err.count("\n") == 1
-    assert sorted(path.name for path in Path.cwd().rglob("*")) == ["empty", "notes.txt"]
-
-
-def test_too_little_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    def numpy_has_none() -> None:
-        """Ask for too much."""
-        np.empty(2**50)
-
-    def torch_has_none() -> None:
-        """Ask for too much."""
-        torch.empty(2**60)
-
-    for command in (numpy_has_none, torch_has_none):
-        assert run({"command": command}, ["command"], "test") == 2
-        err = capsys.readouterr().err
-        assert err.startswith("lfdm: not enough memory for these sizes")
-        assert err.count("\n") == 1
-
-
 def test_info_names_labels_and_bundled_models(lfdm: Lfdm, model: Path) -> None:
     code, out, _ = lfdm("info", "--model", model)
     assert code == 0
@@ -469,95 +266,3 @@ def test_info_names_labels_and_bundled_models(lfdm: Lfdm, model: Path) -> None:
     assert code == 0
     assert "bundled models" in out
     assert "mug128" in out
-
-
-def test_data_commands_write_clip_data_sets(lfdm: Lfdm) -> None:
-    options = "--num-subjects 2 --num-takes 1 --size 32 --num-frames 3 --truth none --num-workers 1"
-    code, printed, _ = lfdm("data", "puppets", "--out", "puppets", *options.split())
-    assert (code, printed) == (0, "puppets/clips.csv\n")
-    for record in csv.DictReader(Path("puppets/clips.csv").read_text().splitlines()):
-        target = Path("tree", record["label"], record["subject"], Path(record["path"]).name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(Path("puppets", record["path"]).read_bytes())
-    Path("tree/wave/broken.mp4").write_text("not a video")
-    code, printed, _ = lfdm("data", "folder", "tree", "--out", "own", "--size", 32)
-    assert code == 0
-    assert "skipped wave/broken.mp4" in printed
-    assert "8 training and 8 test clips of 2 subjects in own" in printed
-    code, _, err = lfdm("data", "lpc", "--sheets", "nothing", "--out", "lpc")
-    assert code == 2
-    assert err.count("\n") == 1
-    assert "nothing" in err
-
-
-def test_a_published_corpus_becomes_a_data_set_with_a_short_report(lfdm: Lfdm) -> None:
-    for subject in ("008", "001", "999"):
-        take = Path("mug", subject, "fear", "take000")
-        take.mkdir(parents=True)
-        for index in range(3):
-            Image.new("RGB", (16, 16), (40 * index, 0, 0)).save(take / f"{index}.jpg")
-    expected = ["fear: 2 clips", "1 training and 1 test clips of 2 subjects in set", "training clips: 1 of the paper's 465"]
-    code, printed, err = lfdm("data", "mug", "mug", "--out", "set", "--size", 16)
-    assert code == 0, err
-    lines = printed.splitlines()
-    assert lines[:4] == ["skipped 999: a subject in neither of the published lists", *expected]
-    assert lines[4] == "missing subject 008, anger"
-    assert len(lines) == 4 + 20 + 1
-    assert lines[-1] == "... and 11 more lines of 'missing'"  # 6 labels of subject 008, 25 subjects
-    code, printed, _ = lfdm("data", "mug", "mug", "--out", "set", "--size", 16)
-    assert code == 0
-    assert "2 of them were there already" in printed
-    for corpus, message in {"mug": "no clip of MUG", "mhad": "RGB: no such folder", "natops": "segmentation.txt"}.items():
-        code, printed, err = lfdm("data", corpus, "set", "--out", "other")
-        assert (code, printed, err.count("\n")) == (2, "", 1)
-        assert message in err
-        assert not Path("other").exists()
-
-
-def test_training_both_stages_and_sampling_from_the_run(lfdm: Lfdm, puppets_dir: Path, image: Path) -> None:
-    def train(stage: str, *more: object) -> tuple[int, str, str]:
-        return lfdm("train", stage, "flow64", "--data", puppets_dir, *more, *TINY_NETWORKS, *short_run(f"{stage}-training"))
-
-    code, printed, err = train("autoencoder", "--out", "one")
-    assert (code, printed) == (0, "one/checkpoints/step-00000002\n"), err
-    config = json.loads(Path("one/config.json").read_text())["preset"]
-    assert (config["image_size"], config["autoencoder_training"]["optimization"]["num_steps"]) == (32, 2)
-    code, printed, err = train("diffusion", "--autoencoder", "one", "--out", "two")
-    assert (code, printed) == (0, "two/checkpoints/step-00000002\n"), err
-    code, printed, err = lfdm("generate", image, "wave", "--model", "two", "--num-inference-steps", 1)
-    assert (code, printed) == (0, "wave.mp4\n"), err
-    code, _, err = train("autoencoder", "--out", "one", "--autoencoder-training.l1-weight", 2)
-    assert code == 2
-    assert "l1_weight is 1.0 there, 2.0 here" in err
-    short = ["--optimization.num-steps", 1, "--optimization.batch-size", 2, "--l1-weight", 2]
-    code, printed, err = lfdm("adapt", "--model", "two", "--data", puppets_dir, "--out", "adapted", *short)
-    assert (code, printed) == (0, "adapted\n"), err
-    code, printed, err = lfdm("generate", image, "wave", "--model", "adapted", "--num-inference-steps", 1)
-    assert (code, printed) == (0, "wave.mp4\n"), err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["autoencoder", "flow64", "--data", "nothing", "--out", "run"], "nothing: no such data folder"),
-        (["diffusion", "flow64", "--data", "x", "--out", "run"], "--autoencoder"),
-        (["autoencoder", "flow64", "--data", "x", "--out", "run", "--unet.dim", "-1"], "unet: dim must be positive; got -1\n"),
-        (
-            ["autoencoder", "flow64", "--data", "x", "--out", "run", "--num-frames", "1"],
-            "num_frames must be at least 2; got 1",
-        ),
-    ],
-)
-def test_a_wrong_training_setting_is_one_line(lfdm: Lfdm, arguments: list[str], message: str) -> None:
-    code, out, err = lfdm("train", *arguments)
-    assert (code, out) == (2, "")
-    assert message in err
-    assert err.count("\n") == 1
-    assert not Path("run").exists()
-
-
-def test_evaluate_names_a_missing_data_set(lfdm: Lfdm, model: Path) -> None:
-    code, _, err = lfdm("evaluate", "--model", model, "--data", "nothing", "--out", "results")
-    assert (code, err.count("\n")) == (2, 1)
-    assert "nothing: no such data folder" in err
-    assert not Path("results").exists()

@@ -1,0 +1,84 @@
+"""Commands that make data sets."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+Lfdm = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("puppets --out d --size 100000000", "size must be a whole number from 32 to 2048; got 100000000"),
+        ("puppets --out d --num-frames 1", "num_frames must be a whole number from 2 to 1000; got 1"),
+        ("puppets --out d --fps nan", "fps must be a finite number, 0.01 to 1000; got nan"),
+        ("puppets --out d --num-subjects 1000000000000", "num_subjects must be a whole number from 1 to 100000"),
+        ("puppets --out d --test-fraction inf", "test_fraction must be a finite number, 0 to 1; got inf"),
+        ("puppets --out notes.txt", "notes.txt is a file, not a data set"),
+        ("lpc --sheets . --out d", "no body/female/*.png; is it a folder of Universal LPC sprite sheets?"),
+        ("lpc --sheets . --out d --num-workers -1", "num_workers must be a whole number from 0 to 1000; got -1"),
+        ("folder nowhere --out d", "nowhere: no such folder of clips"),
+        ("folder empty --out d --seed -1", "seed must be a whole number from 0"),
+        ("folder empty --out d", "empty: holds nothing; expected <label>/<subject>/<clip> or <label>/<clip>"),
+        ("folder empty --out empty/d", "the data set must not lie in the tree of clips"),
+        (
+            "puppet --out d",
+            "unknown 'puppet' after 'lfdm data'; did you mean 'puppets'? allowed: puppets, lpc, mug, mhad, natops, folder",
+        ),
+    ],
+)
+def test_a_wrong_value_of_a_data_command_is_one_line_and_leaves_nothing(lfdm: Lfdm, arguments: str, message: str) -> None:
+    Path("notes.txt").write_text("precious")
+    Path("empty").mkdir()
+    code, out, err = lfdm("data", *arguments.split())
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert sorted(path.name for path in Path.cwd().rglob("*")) == ["empty", "notes.txt"]
+
+
+def test_data_commands_write_clip_data_sets(lfdm: Lfdm) -> None:
+    options = "--num-subjects 2 --num-takes 1 --size 32 --num-frames 3 --truth none --num-workers 1"
+    code, printed, _ = lfdm("data", "puppets", "--out", "puppets", *options.split())
+    assert (code, printed) == (0, "puppets/clips.csv\n")
+    for record in csv.DictReader(Path("puppets/clips.csv").read_text().splitlines()):
+        target = Path("tree", record["label"], record["subject"], Path(record["path"]).name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(Path("puppets", record["path"]).read_bytes())
+    Path("tree/wave/broken.mp4").write_text("not a video")
+    code, printed, _ = lfdm("data", "folder", "tree", "--out", "own", "--size", 32)
+    assert code == 0
+    assert "skipped wave/broken.mp4" in printed
+    assert "8 training and 8 test clips of 2 subjects in own" in printed
+    code, _, err = lfdm("data", "lpc", "--sheets", "nothing", "--out", "lpc")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "nothing" in err
+
+
+def test_a_published_corpus_becomes_a_data_set_with_a_short_report(lfdm: Lfdm) -> None:
+    for subject in ("008", "001", "999"):
+        take = Path("mug", subject, "fear", "take000")
+        take.mkdir(parents=True)
+        for index in range(3):
+            Image.new("RGB", (16, 16), (40 * index, 0, 0)).save(take / f"{index}.jpg")
+    expected = ["fear: 2 clips", "1 training and 1 test clips of 2 subjects in set", "training clips: 1 of the paper's 465"]
+    code, printed, err = lfdm("data", "mug", "mug", "--out", "set", "--size", 16)
+    assert code == 0, err
+    lines = printed.splitlines()
+    assert lines[:4] == ["skipped 999: a subject in neither of the published lists", *expected]
+    assert lines[4] == "missing subject 008, anger"
+    assert len(lines) == 4 + 20 + 1
+    assert lines[-1] == "... and 11 more lines of 'missing'"  # 6 labels of subject 008, 25 subjects
+    code, printed, _ = lfdm("data", "mug", "mug", "--out", "set", "--size", 16)
+    assert code == 0
+    assert "2 of them were there already" in printed
+    for corpus, message in {"mug": "no clip of MUG", "mhad": "RGB: no such folder", "natops": "segmentation.txt"}.items():
+        code, printed, err = lfdm("data", corpus, "set", "--out", "other")
+        assert (code, printed, err.count("\n")) == (2, "", 1)
+        assert message in err
+        assert not Path("other").exists()

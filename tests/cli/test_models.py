@@ -1,0 +1,104 @@
+"""Commands that train and evaluate models."""
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Lfdm = Callable[..., tuple[int, str, str]]
+TINY_NETWORKS = shlex.split(
+    "--image-size 32 --num-frames 4 --autoencoder.channels 4 --autoencoder.max-channels 8 --autoencoder.num-res-blocks 1 "
+    "--autoencoder.dense-channels 8 8 16 16 --autoencoder.dense-match-channels 8 --unet.latent-channels 8 "
+    "--unet.condition-dim 8 --unet.dim 8 --unet.channel-multipliers 1 1 2 --unet.num-heads 2 --unet.head-dim 8"
+)
+
+
+def short_run(stage: str) -> list[str]:
+    values = {"num-steps": "2", "batch-size": "2", "warmup-steps": "0", "mixed-precision": "no"}
+    return [word for name, value in values.items() for word in (f"--{stage}.optimization.{name}", value)]
+
+
+def test_a_full_disk_stops_a_training_with_one_line_and_the_last_checkpoint(puppets_dir: Path, tmp_path: Path) -> None:
+    def train(num_steps: int, limit: int | None) -> subprocess.CompletedProcess[str]:
+        line = ["train", "autoencoder", "flow64", "--data", str(puppets_dir), "--out", "run", *TINY_NETWORKS]
+        line += [*short_run("autoencoder-training"), "--autoencoder-training.optimization.num-steps", str(num_steps)]
+        code = (
+            "import resource, sys, lfdm.training.stage1\n"
+            "from lfdm.cli import COMMANDS, run\n"
+            f"{'' if limit is None else f'resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))'}\n"
+            f"sys.exit(run(COMMANDS, {line!r}, ''))"
+        )
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    assert train(2, None).returncode == 0
+    checkpoints = tmp_path / "run" / "checkpoints"
+    kept = {path: path.read_bytes() for path in checkpoints.rglob("*") if path.is_file()}
+    full = train(4, max(map(len, kept.values())) - 1)
+    assert full.returncode == 2
+    assert "Traceback" not in full.stderr
+    assert "step-00000004: the checkpoint could not be written" in full.stderr.splitlines()[-1]
+    assert {path: path.read_bytes() for path in checkpoints.rglob("*") if path.is_file()} == kept
+    assert [path for path in tmp_path.rglob("*") if path.name.startswith(".") or path.suffix == ".tmp"] == []
+    assert train(4, None).returncode == 0
+
+
+def test_a_loss_that_is_no_number_is_one_line(lfdm: Lfdm, puppets_dir: Path) -> None:
+    line = ["train", "autoencoder", "flow64", "--data", puppets_dir, "--out", "run", *TINY_NETWORKS]
+    line += [*short_run("autoencoder-training"), "--autoencoder-training.optimization.learning-rate", "1e30"]
+    code, _, err = lfdm(*line)
+    assert code == 2
+    assert "stopped being finite between steps 0 and 2; the last checkpoint" in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+def test_training_both_stages_and_sampling_from_the_run(lfdm: Lfdm, puppets_dir: Path, image: Path) -> None:
+    def train(stage: str, *more: object) -> tuple[int, str, str]:
+        return lfdm("train", stage, "flow64", "--data", puppets_dir, *more, *TINY_NETWORKS, *short_run(f"{stage}-training"))
+
+    code, printed, err = train("autoencoder", "--out", "one")
+    assert (code, printed) == (0, "one/checkpoints/step-00000002\n"), err
+    config = json.loads(Path("one/config.json").read_text())["preset"]
+    assert (config["image_size"], config["autoencoder_training"]["optimization"]["num_steps"]) == (32, 2)
+    code, printed, err = train("diffusion", "--autoencoder", "one", "--out", "two")
+    assert (code, printed) == (0, "two/checkpoints/step-00000002\n"), err
+    code, printed, err = lfdm("generate", image, "wave", "--model", "two", "--num-inference-steps", 1)
+    assert (code, printed) == (0, "wave.mp4\n"), err
+    code, _, err = train("autoencoder", "--out", "one", "--autoencoder-training.l1-weight", 2)
+    assert code == 2
+    assert "l1_weight is 1.0 there, 2.0 here" in err
+    short = ["--optimization.num-steps", 1, "--optimization.batch-size", 2, "--l1-weight", 2]
+    code, printed, err = lfdm("adapt", "--model", "two", "--data", puppets_dir, "--out", "adapted", *short)
+    assert (code, printed) == (0, "adapted\n"), err
+    code, printed, err = lfdm("generate", image, "wave", "--model", "adapted", "--num-inference-steps", 1)
+    assert (code, printed) == (0, "wave.mp4\n"), err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["autoencoder", "flow64", "--data", "nothing", "--out", "run"], "nothing: no such data folder"),
+        (["diffusion", "flow64", "--data", "x", "--out", "run"], "--autoencoder"),
+        (["autoencoder", "flow64", "--data", "x", "--out", "run", "--unet.dim", "-1"], "unet: dim must be positive; got -1\n"),
+        (
+            ["autoencoder", "flow64", "--data", "x", "--out", "run", "--num-frames", "1"],
+            "num_frames must be at least 2; got 1",
+        ),
+    ],
+)
+def test_a_wrong_training_setting_is_one_line(lfdm: Lfdm, arguments: list[str], message: str) -> None:
+    code, out, err = lfdm("train", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not Path("run").exists()
+
+
+def test_evaluate_names_a_missing_data_set(lfdm: Lfdm, model: Path) -> None:
+    code, _, err = lfdm("evaluate", "--model", model, "--data", "nothing", "--out", "results")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "nothing: no such data folder" in err
+    assert not Path("results").exists()
