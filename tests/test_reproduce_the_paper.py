@@ -17,7 +17,7 @@ from PIL import Image
 import lfdm.cli
 from lfdm.cli.console import run
 from lfdm.config.presets import PRESETS
-from lfdm.config.training import OptimizationConfig
+from lfdm.config.training import OptimizationConfig, with_num_steps
 from lfdm.data.index import read_index
 from lfdm.data.video import read_video
 
@@ -39,7 +39,7 @@ def tiny_mug128(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     """`mug128` on the command line is the tiny configuration that the golden checkpoints have, with three sampling steps."""
 
     def short(optimization: OptimizationConfig) -> OptimizationConfig:
-        return replace(optimization, num_steps=2, batch_size=2, num_workers=0, log_steps=1, milestones=(1, 2))
+        return replace(with_num_steps(optimization, 2), batch_size=2, num_workers=0, log_steps=1)
 
     tiny = TINY["PRESETS"]["mug"]
     stage1, stage2 = tiny.autoencoder_training, tiny.diffusion_training

@@ -15,7 +15,7 @@ from statistics import median
 
 import torch
 
-from lfdm.config.training import OptimizationConfig
+from lfdm.config.training import OptimizationConfig, with_num_steps
 from lfdm.errors import UserError
 from lfdm.folders.files import write_bytes
 from lfdm.folders.model_folder import read_json
@@ -55,8 +55,7 @@ def measure_steps(trials: Sequence[Trial], *, num_steps: int = 3, num_rounds: in
 def _time_steps(trial: Trial, num_steps: int) -> list[float]:
     times: list[float] = []
     config = replace(
-        trial.optimization,
-        num_steps=num_steps + 1,
+        with_num_steps(trial.optimization, num_steps + 1),
         log_steps=1,
         checkpoint_steps=NEVER,
         checkpoint_minutes=float(NEVER),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lfdm.config.presets import Preset
+from lfdm.config.training import with_num_steps
 from lfdm.data.cache import ClipCache, open_cache
 from lfdm.evaluation.generators import VideoGenerator
 from lfdm.evaluation.protocol import evaluate_generator
@@ -45,6 +46,5 @@ def training_clips(preset: Preset, data: Path) -> ClipCache:
 def shortened(preset: Preset, training: Literal["autoencoder_training", "diffusion_training"], num_steps: int) -> Preset:
     """The preset with one training of that length: its cosine ends there, and a tenth of it is warm-up at most."""
     config = getattr(preset, training)
-    warmup = min(config.optimization.warmup_steps, num_steps // 10)
-    optimization = replace(config.optimization, num_steps=num_steps, warmup_steps=warmup, sample_steps=num_steps)
+    optimization = replace(with_num_steps(config.optimization, num_steps), sample_steps=num_steps)
     return replace(preset, **{training: replace(config, optimization=optimization)})

@@ -24,6 +24,7 @@ from benchmarks.speed.measuring import available_bytes, device_name, measure_mem
 from benchmarks.speed.records import Results, results_path
 from benchmarks.speed.workloads import Models, benchmark_preset, random_clips, write_random_vgg19
 from lfdm.config.presets import Preset
+from lfdm.config.training import with_num_steps
 from lfdm.data.cache import ClipCache
 from lfdm.training.loop import TrainingTask, _Trainer
 from lfdm.training.motion_cache import open_motion_cache
@@ -110,7 +111,7 @@ def measure(task: TrainingTask, preset: Preset, stage: Stage, *, batch: int, ste
     config = _training(preset, stage).optimization
     num_workers = config.num_workers if workers is None else workers
     config = replace(
-        config, num_steps=steps + 1, batch_size=batch, last_batch="join", num_workers=num_workers, sample_steps=10**6,
+        with_num_steps(config, steps + 1), batch_size=batch, last_batch="join", num_workers=num_workers, sample_steps=10**6,
         checkpoint_steps=10**6, checkpoint_minutes=1e6, mixed_precision="auto",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as out:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
+from lfdm.config.diffusion import NUM_TRAIN_TIMESTEPS
 from lfdm.config.presets import PRESETS, Preset, get_preset
 from lfdm.config.serialization import to_json
 from lfdm.config.training import OptimizationConfig
@@ -160,7 +161,7 @@ def test_the_warps_of_the_equivariance_loss_and_the_noise_schedule() -> None:
         5,
         1e-6,
     )
-    assert (diffusion_process.NUM_TRAIN_TIMESTEPS, diffusion_process.COSINE_OFFSET, diffusion_process.MAX_BETA) == (
+    assert (NUM_TRAIN_TIMESTEPS, diffusion_process.COSINE_OFFSET, diffusion_process.MAX_BETA) == (
         1000,
         0.008,
         0.9999,

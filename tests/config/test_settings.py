@@ -20,7 +20,7 @@ from lfdm.config.diffusion import SCHEDULERS, DiffusionConfig
 from lfdm.config.models import AutoencoderConfig, UNetConfig
 from lfdm.config.presets import FLOW64, MUG128, PRESETS, Preset
 from lfdm.config.serialization import from_json, to_json
-from lfdm.config.training import AutoencoderTrainingConfig, DiffusionTrainingConfig, OptimizationConfig
+from lfdm.config.training import AutoencoderTrainingConfig, DiffusionTrainingConfig, OptimizationConfig, with_num_steps
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.errors import UserError
 
@@ -120,10 +120,20 @@ def test_json_that_does_not_fit_is_refused(cls: type, values: dict[str, Any], me
         (lambda: replace(STEPS, ema_decay=1.0), "ema_decay", "in [0, 1); got 1.0"),
         (lambda: replace(STEPS, max_grad_norm=0.0), "max_grad_norm", "positive or None; got 0.0"),
         (lambda: replace(STEPS, mixed_precision="fp16"), "mixed_precision", "one of 'auto', 'no', 'bf16'; got 'fp16'"),
-        (lambda: replace(STEPS, schedule="milestones"), "milestones", "given with schedule='milestones', and"),
-        (lambda: replace(STEPS, milestones=(5,)), "milestones", "given with schedule='milestones', and with it alone"),
-        (lambda: replace(STEPS, schedule="milestones", milestones=(5, 2)), "milestones", "in rising order; got (5, 2)"),
+        (lambda: replace(STEPS, schedule="milestones"), "milestones", "given with schedule='milestones', and only"),
+        (lambda: replace(STEPS, milestones=(5,)), "milestones", "given with schedule='milestones', and only then"),
+        (
+            lambda: replace(STEPS, schedule="milestones", milestones=(5, 2)),
+            "milestones",
+            "in rising order and below",
+        ),
+        (
+            lambda: replace(STEPS, schedule="milestones", milestones=(5, 10)),
+            "milestones",
+            "in rising order and below",
+        ),
         (lambda: replace(STEPS, num_workers=-1), "num_workers", "zero or more; got -1"),
+        (lambda: replace(STEPS, warmup_steps=11), "warmup_steps", "at most num_steps (10); got 11"),
         (lambda: AutoencoderConfig(motion="sparse"), "motion", "one of 'dense', 'regions'; got 'sparse'"),  # type: ignore[arg-type]
         (lambda: AutoencoderConfig(motion="dense"), "corners", "False with motion='dense'"),
         (lambda: replace(FLOW64.autoencoder, num_downs=3), "num_downs", "1 or 2 with motion='dense'"),
@@ -132,7 +142,7 @@ def test_json_that_does_not_fit_is_refused(cls: type, values: dict[str, Any], me
         (lambda: UNetConfig(dim=60), "dim", "even, at least 4 and a multiple of num_groups (8); got 60"),
         (lambda: UNetConfig(channel_multipliers=()), "channel_multipliers", "at least one; got ()"),
         (lambda: UNetConfig(spatial_attention_levels=(True,)), "spatial_attention_levels", "4 values, one per level"),
-        (lambda: DiffusionConfig(num_inference_steps=2000), "num_inference_steps", "at most 1000"),
+        (lambda: DiffusionConfig(num_inference_steps=2000), "num_inference_steps", "a whole number from 1 to 1000"),
         (lambda: DiffusionConfig(text_pooling="attention"), "text_pooling", "'mean' with condition='labels'; got 'attention'"),
         (lambda: DiffusionConfig(guidance_scale=-1.0), "guidance_scale", "a finite number, 0 to 100; got -1.0"),
         (lambda: UNetConfig(frame_patch_size=0), "frame_patch_size", "positive; got 0"),
@@ -154,12 +164,12 @@ def test_json_that_does_not_fit_is_refused(cls: type, values: dict[str, Any], me
         (
             lambda: AutoencoderTrainingConfig(optimization=STEPS, perceptual_weight=1.0),
             "perceptual_weights_path",
-            "given with perceptual_weight > 0, and with it alone; got None",
+            "given with perceptual_weight > 0, and only then; got None",
         ),
         (
             lambda: AutoencoderTrainingConfig(optimization=STEPS, perceptual_weights_path="a.pth"),
             "perceptual_weights_path",
-            "given with perceptual_weight > 0, and with it alone; got 'a.pth'",
+            "given with perceptual_weight > 0, and only then; got 'a.pth'",
         ),
         (
             lambda: replace(
@@ -167,6 +177,26 @@ def test_json_that_does_not_fit_is_refused(cls: type, values: dict[str, Any], me
             ),
             "l1_weight",
             "positive, or another weight be; got 0.0",
+        ),
+        (
+            lambda: AutoencoderTrainingConfig(optimization=STEPS, perceptual_scales=2),
+            "perceptual_scales",
+            "4, its default, without perceptual_weight; got 2",
+        ),
+        (
+            lambda: AutoencoderTrainingConfig(optimization=STEPS, flip_probability=0.0, mirror_sided_labels=True),
+            "mirror_sided_labels",
+            "False with flip_probability=0",
+        ),
+        (
+            lambda: DiffusionTrainingConfig(optimization=STEPS, panel_inference_steps=0),
+            "panel_inference_steps",
+            "a whole number from 1 to 1000; got 0",
+        ),
+        (
+            lambda: replace(FLOW64, diffusion_training=replace(FLOW64.diffusion_training, cache_motion=False)),
+            "diffusion.normalize",
+            "False without diffusion_training.cache_motion",
         ),
         (lambda: DiffusionTrainingConfig(optimization=STEPS, condition_dropout=1.1), "condition_dropout", "in [0, 1]; got 1.1"),
         (lambda: replace(STEPS, epoch_repeats=0), "epoch_repeats", "positive; got 0"),
@@ -195,3 +225,11 @@ def test_schedulers_are_those_that_can_sample_the_prediction(scheduler: Any, pre
         ValueError, match=r"scheduler must be one of dpmsolver\+\+, unipc with prediction_type='velocity'; got 'dd"
     ):
         DiffusionConfig(scheduler=scheduler, prediction_type=prediction_type)
+
+
+def test_a_shortened_training_keeps_its_schedule_where_it_can() -> None:
+    long = replace(STEPS, num_steps=1000, warmup_steps=50, schedule="milestones", milestones=(100, 900))
+    assert with_num_steps(long, 1000) == long
+    assert with_num_steps(long, 200) == replace(long, num_steps=200, warmup_steps=20, milestones=(100,))
+    assert with_num_steps(long, 100) == replace(long, num_steps=100, warmup_steps=10, schedule="constant", milestones=())
+    assert with_num_steps(STEPS, 3) == replace(STEPS, num_steps=3)

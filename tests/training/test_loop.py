@@ -210,7 +210,7 @@ def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_more_steps_may_be_asked_for_later(tmp_path: Path) -> None:
-    constant = replace(CONFIG, schedule="milestones", milestones=(1000,))
+    constant = replace(CONFIG, schedule="constant")
     whole = fit(Regression(), constant, tmp_path / "whole")
     fit(Regression(), replace(constant, num_steps=6), tmp_path / "parts")
     assert_same_checkpoints(fit(Regression(), constant, tmp_path / "parts"), whole)

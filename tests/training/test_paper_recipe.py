@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from lfdm.config.models import UNetConfig
 from lfdm.config.presets import Preset, get_preset
+from lfdm.config.training import with_num_steps
 from lfdm.data.index import ClipRecord, write_index
 from lfdm.data.video import write_video
 from lfdm.folders.run_folder import find_checkpoints
@@ -51,15 +52,15 @@ def work(tmp_path: Path) -> Iterator[Path]:
 
 def two_steps(preset: Preset, vgg: Path, **diffusion: object) -> Preset:
     """`preset` with two steps of one sample and few frames, everything else as it is."""
-    short = {"num_steps": 2, "batch_size": 1, "num_workers": 0, "log_steps": 1}
+    short = {"batch_size": 1, "num_workers": 0, "log_steps": 1}
     stage1, stage2 = preset.autoencoder_training, preset.diffusion_training
     return replace(
         preset,
         num_frames=4,
         autoencoder_training=replace(
-            stage1, optimization=replace(stage1.optimization, **short), perceptual_weights_path=str(vgg)
+            stage1, optimization=replace(with_num_steps(stage1.optimization, 2), **short), perceptual_weights_path=str(vgg)
         ),
-        diffusion_training=replace(stage2, optimization=replace(stage2.optimization, **short)),
+        diffusion_training=replace(stage2, optimization=replace(with_num_steps(stage2.optimization, 2), **short)),
         diffusion=replace(preset.diffusion, **diffusion),
     )
 

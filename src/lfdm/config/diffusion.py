@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from lfdm.config.checks import check, check_number, check_positive, check_types
+from lfdm.config.checks import check, check_integer, check_number, check_types
 
 PredictionType = Literal["epsilon", "v_prediction", "velocity"]
 SchedulerName = Literal["ddpm", "ddim", "dpmsolver++", "unipc"]
 
 MAX_GUIDANCE_SCALE = 100.0
+NUM_TRAIN_TIMESTEPS = 1000
+"""Noise levels in training, and the most sampling steps."""
 
 TEXT_ENCODER = "bert-base-cased"
 """The paper's text model."""
@@ -54,9 +56,8 @@ class DiffusionConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_positive(self, "num_inference_steps")
+        check_integer("num_inference_steps", self.num_inference_steps, 1, NUM_TRAIN_TIMESTEPS)
         check_number("guidance_scale", self.guidance_scale, low=0, high=MAX_GUIDANCE_SCALE)
-        check(self.num_inference_steps <= 1000, "num_inference_steps", self.num_inference_steps, "at most 1000")
         offered = SCHEDULERS[self.prediction_type]
         allowed = f"one of {', '.join(offered)} with prediction_type={self.prediction_type!r}"
         check(self.scheduler in offered, "scheduler", self.scheduler, allowed)

@@ -55,6 +55,8 @@ class Preset:
         for name, motion in (("match_weight", "dense"), ("equivariance_weight", "regions")):
             works = self.autoencoder.motion == motion or getattr(losses, name) == 0
             check(works, f"autoencoder_training.{name}", getattr(losses, name), f"0 unless autoencoder.motion is {motion!r}")
+        measurable = self.diffusion_training.cache_motion or not self.diffusion.normalize
+        check(measurable, "diffusion.normalize", True, "False without diffusion_training.cache_motion, on which it is measured")
         self.autoencoder.check_can_follow(
             "autoencoder_training.tracking_distillation_weight", losses.tracking_distillation_weight
         )
@@ -175,6 +177,7 @@ def _paper_diffusion_training(
         flip_probability=0.0,
         color_jitter=(64 / 255, 0.25, 0.25, 0.04),
         cache_motion=False,
+        panel_inference_steps=50,  # of the 1,000 of the paper, which take a quarter of the training's time
     )
 
 

@@ -1,6 +1,6 @@
 """Settings of the trainings: optimizer and schedule, and the losses and augmentation of each stage."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from lfdm.config.checks import (
@@ -13,6 +13,7 @@ from lfdm.config.checks import (
     check_probability,
     check_types,
 )
+from lfdm.config.diffusion import NUM_TRAIN_TIMESTEPS
 
 FrameSampler = Literal["uniform", "random", "very_random"]
 MixedPrecision = Literal["auto", "no", "bf16"]
@@ -41,8 +42,8 @@ class OptimizationConfig:
     """An epoch's incomplete last batch: filled from the next epoch, dropped, or kept short."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Adam's moment decays."""
-    schedule: Literal["cosine", "milestones"] = "cosine"
-    """Decay to zero by a cosine, or x0.1 at each milestone."""
+    schedule: Literal["cosine", "milestones", "constant"] = "cosine"
+    """Decay to zero by a cosine, x0.1 at each milestone, or none."""
     milestones: tuple[int, ...] = ()
     """Steps of the x0.1 decays (schedule='milestones')."""
     warmup_steps: int = 0
@@ -80,9 +81,23 @@ class OptimizationConfig:
         check(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers in [0, 1)")
         check(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "in [0, 1)")
         check(self.max_grad_norm is None or self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "positive or None")
-        matched = bool(self.milestones) == (self.schedule == "milestones")
-        check(matched, "milestones", self.milestones, "given with schedule='milestones', and with it alone")
-        check(sorted(self.milestones) == list(self.milestones), "milestones", self.milestones, "in rising order")
+        check(self.warmup_steps <= self.num_steps, "warmup_steps", self.warmup_steps, f"at most num_steps ({self.num_steps})")
+        used = self.schedule == "milestones"
+        check(bool(self.milestones) == used, "milestones", self.milestones, "given with schedule='milestones', and only then")
+        ordered = list(self.milestones) == sorted(self.milestones) and all(step < self.num_steps for step in self.milestones)
+        check(ordered, "milestones", self.milestones, f"in rising order and below num_steps ({self.num_steps})")
+
+
+def with_num_steps(config: OptimizationConfig, num_steps: int) -> OptimizationConfig:
+    """Return `config` with another length: warm-up takes at most a tenth of it, and milestones beyond it are dropped."""
+    milestones = tuple(step for step in config.milestones if step < num_steps)
+    return replace(
+        config,
+        num_steps=num_steps,
+        warmup_steps=min(config.warmup_steps, num_steps // 10),
+        milestones=milestones,
+        schedule="constant" if config.milestones and not milestones else config.schedule,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,9 +153,12 @@ class AutoencoderTrainingConfig:
         check_not_negative(self, *weights)
         check(any(getattr(self, name) > 0 for name in weights), "l1_weight", 0.0, "positive, or another weight be")
         check_positive(self, "perceptual_scales")
-        path = self.perceptual_weights_path
-        given = (self.perceptual_weight > 0) == bool(path)
-        check(given, "perceptual_weights_path", path, "given with perceptual_weight > 0, and with it alone")
+        path, scales, default = self.perceptual_weights_path, self.perceptual_scales, AutoencoderTrainingConfig.perceptual_scales
+        used = self.perceptual_weight > 0
+        check(bool(path) == used, "perceptual_weights_path", path, "given with perceptual_weight > 0, and only then")
+        check(used or scales == default, "perceptual_scales", scales, f"{default}, its default, without perceptual_weight")
+        mirrors = self.flip_probability > 0
+        check(mirrors or not self.mirror_sided_labels, "mirror_sided_labels", True, "False with flip_probability=0")
 
 
 def _adaptation_steps() -> OptimizationConfig:
@@ -180,7 +198,8 @@ class AdaptationConfig:
         """These as settings of stage 1, without the losses that train motion alone; UserError where they are impossible."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         off = dict.fromkeys(("warped_weight", "match_weight", "smoothness_weight"), 0.0)
-        return AutoencoderTrainingConfig(**given, **off, mirror_sided_labels=True)  # labels play no part
+        mirror = self.flip_probability > 0  # also clips whose labels name a side: labels are not used
+        return AutoencoderTrainingConfig(**given, **off, mirror_sided_labels=mirror)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,10 +221,13 @@ class DiffusionTrainingConfig:
     cache_motion: bool = True
     """Estimate all motion once, before training, instead of at every step."""
     gradient_checkpointing: bool = False
-    """Compute each block of the U-Net again in the backward pass: a fraction of the memory for a fifth to a third more time."""
+    """Recompute each block of the U-Net in the backward pass: a fraction of the memory for a fifth to a third more time."""
+    panel_inference_steps: int = 10
+    """Sampling steps of the videos in sample panels."""
 
     def __post_init__(self) -> None:
         check_types(self)
         check_probability(self, "condition_dropout", "flip_probability", "color_jitter")
         _check_hue(self.color_jitter)
+        check_integer("panel_inference_steps", self.panel_inference_steps, 1, NUM_TRAIN_TIMESTEPS)
         check(self.min_snr_gamma is None or self.min_snr_gamma > 0, "min_snr_gamma", self.min_snr_gamma, "positive or None")

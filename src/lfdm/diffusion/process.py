@@ -21,10 +21,9 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from torch import Tensor
 
-from lfdm.config.diffusion import SCHEDULERS, PredictionType, SchedulerName
+from lfdm.config.diffusion import NUM_TRAIN_TIMESTEPS, SCHEDULERS, PredictionType, SchedulerName
 from lfdm.errors import UserError
 
-NUM_TRAIN_TIMESTEPS = 1000
 COSINE_OFFSET = 0.008
 MAX_BETA = 0.9999
 MIN_LOG_SNR = -5.1

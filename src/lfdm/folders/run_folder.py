@@ -25,6 +25,7 @@ FREE_TO_CHANGE = (
     "keep_checkpoints",
     "log_steps",
     "sample_steps",
+    "panel_inference_steps",
     "gradient_checkpointing",
 )
 """Settings that change no weight, and that a resumed run may therefore change; `num_steps` lets it go on."""

@@ -83,12 +83,12 @@ def uses_bf16(choice: MixedPrecision, device: torch.device) -> bool:
 
 
 def learning_rate(config: OptimizationConfig, step: int) -> float:
-    """The rate of one step: linear warm-up, then a cosine to zero or x0.1 at each milestone."""
+    """The rate of one step: linear warm-up, then a cosine to zero, x0.1 at each milestone, or no decay."""
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    if config.schedule == "milestones":
-        decay = 0.1 ** sum(step >= milestone for milestone in config.milestones)
-    else:
+    if config.schedule == "cosine":
         decay = 0.5 * (1 + math.cos(math.pi * step / config.num_steps))
+    else:
+        decay = 0.1 ** sum(step >= milestone for milestone in config.milestones)
     return config.learning_rate * warmup * decay
 
 

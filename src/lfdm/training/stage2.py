@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.condition.encoder import NULL_LABEL, ConditionEncoder
-from lfdm.config.checks import check_integer
 from lfdm.config.diffusion import DiffusionConfig, PredictionType
 from lfdm.config.models import AutoencoderConfig, UNetConfig
 from lfdm.config.presets import Preset
@@ -26,7 +25,7 @@ from lfdm.data.frame_indices import uniform_indices
 from lfdm.data.index import labels
 from lfdm.data.progress import Progress
 from lfdm.denoiser.unet3d import MotionUNet3D
-from lfdm.diffusion.process import add_noise, diffusion_loss, make_scheduler, predicted_by, sample_timesteps
+from lfdm.diffusion.process import add_noise, diffusion_loss, predicted_by, sample_timesteps
 from lfdm.errors import UserError
 from lfdm.folders.run_folder import MODEL_DIR, check_run, find_checkpoints, find_model, prepare_run
 from lfdm.folders.sources import find_folder
@@ -145,6 +144,7 @@ class DiffusionTask:
             result = pipeline(
                 [clips.clip(i)[0] for i in chosen],
                 [self.conditions[i] for i in chosen],
+                num_inference_steps=self.config.panel_inference_steps,
                 generator=[torch.Generator().manual_seed(i) for i in chosen],
                 output_type="np",
             )
@@ -183,7 +183,6 @@ def train_diffusion(
         MissingExtraError: text conditions without transformers.
     """
     records = training_records(data)
-    _check_trainable(preset.diffusion, preset.diffusion_training)
     settings = {
         "stage": DiffusionTask.name,
         "data": str(data),
@@ -218,15 +217,6 @@ def train_diffusion(
     state.wait_for_everyone()
     task = DiffusionTask(pipeline, preset, clips, motion)
     return fit(task, preset.diffusion_training.optimization, out, report=report)
-
-
-def _check_trainable(diffusion: DiffusionConfig, training: DiffusionTrainingConfig) -> None:
-    if diffusion.normalize and not training.cache_motion:
-        raise UserError("normalize=True needs cache_motion=True, whose motion the statistics are measured on; got False")
-    paper = diffusion.dynamic_thresholding
-    scheduler = make_scheduler(diffusion.scheduler, prediction_type=diffusion.prediction_type, paper=paper)
-    most = scheduler.config["num_train_timesteps"]
-    check_integer("diffusion.num_inference_steps", diffusion.num_inference_steps, 1, most)
 
 
 def _asked_for(label: str, training: DiffusionTrainingConfig) -> str | None:
