@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lfdm.data.images import fit_frames, read_image
+from lfdm.data.images import decoding, fit_frames, open_image, read_image
 from lfdm.errors import UserError
 
 MODES: tuple[Literal["pad", "crop"], ...] = ("pad", "crop")
@@ -223,3 +223,11 @@ def test_no_damage_escapes_as_another_error(tmp_path: Path, kind: str) -> None:
             messages.append(str(error))
     assert len(messages) > 10
     assert all(message.startswith(f"{path}: ") and "\n" not in message for message in messages)
+
+
+def test_only_errors_of_the_decoder_are_those_of_the_file(tmp_path: Path) -> None:
+    Image.fromarray(noise(1, 4, 4)[0]).save(tmp_path / "whole.png")
+    with pytest.raises(KeyError, match="ours"), open_image(tmp_path / "whole.png"):
+        raise KeyError("ours")
+    with pytest.raises(UserError, match=r"whole\.png: broken .*damaged"), decoding(tmp_path / "whole.png"):
+        raise ValueError("damaged")

@@ -170,8 +170,8 @@ def data_corpus(name: str, layout: str) -> Callable[..., None]:
             report = write_published(corpus, source, out, size=size, num_workers=num_workers, progress=progress)
         _print_skipped(report.clips, most=MAX_LINES)
         _print_clips(report.clips)
-        if report.num_kept:
-            print(f"{report.num_kept} of them were there already")
+        if report.num_reused:
+            print(f"{report.num_reused} of them were there already")
         print(f"training clips: {report.clips.num_train} of the paper's {report.expected_train}")
         _print_some([f"missing {gap}" for gap in report.missing], MAX_LINES)
 

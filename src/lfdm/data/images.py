@@ -1,4 +1,4 @@
-"""Pictures: read whatever a user has, and fit them to a square.
+"""Image files and objects of any kind, read as RGB and fitted to a square.
 
 Shapes: an image is (H, W, 3) uint8 RGB, frames are (t, H, W, 3) uint8 RGB.
 """
@@ -7,10 +7,10 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from av.error import FFmpegError
@@ -27,11 +27,10 @@ MAX_IMAGE_PIXELS = 50_000_000
 _STRIP = 2**20
 """Numbers that shrinking sums up at a time (8 MB)."""
 
-# What PyAV and Pillow raise on files that are damaged in one way or another.
-_BROKEN = (
+_DECODER_ERRORS = (
     FFmpegError,
-    UserError,
     OSError,
+    ValueError,
     SyntaxError,
     EOFError,
     LookupError,
@@ -40,149 +39,175 @@ _BROKEN = (
     struct.error,
     zlib.error,
 )
+"""What PyAV and Pillow raise on files that are damaged in one way or another."""
+
+ItemT = TypeVar("ItemT")
 
 
 def read_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
-    """An image as (H, W, 3) uint8: from a file, a PIL image or an array, whatever its kind.
+    """Return an image as (H, W, 3) uint8, from a file, a PIL image or an array.
 
-    Alpha is laid over white; greyscale, palette, CMYK and 16-bit images are converted; EXIF rotation is applied.
+    Alpha is composited over white; greyscale, palette, CMYK and 16-bit images are converted; EXIF rotation is applied.
     Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): uint8, uint16, or floating point in [0, 1].
 
     Raises FileNotFoundError, and UserError (naming the path) for what is not an image or has over 50 megapixels.
     """
     if isinstance(source, np.ndarray):
-        return over_white(Image.fromarray(_array_to_8_bits(source)))
+        return over_white(Image.fromarray(_array_to_8_bits(source, "image")))
     if isinstance(source, Image.Image):
-        check_pixels("image", *source.size)
-        return over_white(ImageOps.exif_transpose(source))
-    path = Path(source)
-    check_exists(path)
-    if path.is_dir():
-        raise UserError(f"{path}: a folder, not an image")
-    with open_image(path) as image:
-        return over_white(ImageOps.exif_transpose(image))
+        name = _name(source)
+        return over_white(_decode(source, name), name)
+    with open_image(Path(source)) as image:
+        return read_image(image)
 
 
 def read_gray(source: str | Path | Image.Image) -> np.ndarray:
-    """The luminance of a picture, times its opacity: (H, W) uint8. Raises as `read_image` does."""
+    """Return the luminance of an image times its opacity: (H, W) uint8. Raises as `read_image` does."""
     if not isinstance(source, Image.Image):
-        path = Path(source)
-        check_exists(path)
-        if path.is_dir():
-            raise UserError(f"{path}: a folder, not an image")
-        with open_image(path) as image:
+        with open_image(Path(source)) as image:
             return read_gray(image)
-    check_pixels("image", *source.size)
-    image = ImageOps.exif_transpose(source)
-    if "A" not in image.mode and "transparency" not in image.info:
-        return np.asarray(Image.fromarray(over_white(image)).convert("L"))
-    layer = image.convert("RGBA")
-    return np.asarray(Image.alpha_composite(Image.new("RGBA", layer.size, "black"), layer).convert("L"))
+    name = _name(source)
+    image = _decode(source, name)
+    if not _has_alpha(image):
+        return np.asarray(Image.fromarray(over_white(image, name)).convert("L"))
+    return np.asarray(_over(image, "black").convert("L"))
 
 
 @contextmanager
 def open_image(path: Path, *, data: bytes | None = None, formats: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
-    """A picture file, not decoded yet, of at most 50 megapixels; UserError naming the path for anything else.
+    """Open an image file of at most 50 megapixels without decoding it; UserError naming the path for anything else.
 
-    The limit holds for every frame of a GIF, before Pillow makes room for it.
+    The limit holds for every frame of a GIF, before Pillow allocates it.
 
-    `data`: what is read in place of the file, `path` being its name alone.
-    `formats`: Pillow's names of those that are tried, all by default.
+    Args:
+        data: content to read instead of the file; `path` is then only its name.
+        formats: Pillow's names of the formats to try, all by default.
     """
-    with naming(path), path.open("rb") if data is None else io.BytesIO(data) as file:
+    if data is None:
+        check_exists(path)
+        if path.is_dir():
+            raise UserError(f"{path}: a folder, not an image")
+    with path.open("rb") if data is None else io.BytesIO(data) as file:
         gif = read_gif_size(file)
         if gif is not None:
             check_pixels(path, gif.width, gif.height)
         file.seek(0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused here, in our own words
-            image = _identify(file, formats)
+        with warnings.catch_warnings(), decoding(path):
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below, with our own message
+            try:
+                image = Image.open(file, formats=formats)
+            except UnidentifiedImageError:
+                raise OSError(f"must be one of {', '.join(formats)}" if formats else "in no known format") from None
+        image.filename = str(path)  # named in later errors
         with image:
             check_pixels(path, *image.size)
             yield image
 
 
-def _identify(file: BinaryIO, formats: tuple[str, ...] | None) -> Image.Image:
-    try:
-        return Image.open(file, formats=formats)
-    except UnidentifiedImageError:
-        allowed = f"must be one of {', '.join(formats)}" if formats else "in no known format"
-        raise UserError(allowed) from None
+def _name(image: Image.Image) -> str:
+    return str(getattr(image, "filename", "") or "image")
 
 
-def check_pixels(name: str | Path, width: int, height: int) -> None:
-    """UserError for a picture of over 50 megapixels."""
-    if width * height > MAX_IMAGE_PIXELS:
-        raise UserError(f"{name}: {width}x{height} is over {MAX_IMAGE_PIXELS // 10**6} megapixels; shrink it first")
-
-
-def _array_to_8_bits(array: np.ndarray) -> np.ndarray:
-    if array.ndim == 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4))) or 0 in array.shape:
-        raise UserError(f"an image array must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape}")
-    check_pixels("image", array.shape[1], array.shape[0])
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == np.uint16:
-        return np.rint(array / 257.0).astype(np.uint8)
-    if not np.issubdtype(array.dtype, np.floating):
-        raise UserError(f"an image array must be uint8, uint16 or floating point, got {array.dtype}")
-    if not (array.min() >= 0 and array.max() <= 1):  # also False for NaN
-        raise UserError(f"a floating point image must lie in [0, 1], got {array.min():g}..{array.max():g}")
-    return np.rint(array * 255.0).astype(np.uint8)
-
-
-def over_white(image: Image.Image) -> np.ndarray:
-    """A picture as Pillow decodes it, one frame of a GIF for instance: (H, W, 3) uint8."""
-    if image.mode.startswith("I"):  # 16-bit greyscale, which Pillow would clip instead of scaling
-        deep = np.asarray(image)
-        if deep.min() < 0 or deep.max() > 65535:
-            raise UserError(f"a greyscale image must lie in 0..65535, got {deep.min()}..{deep.max()}")
-        return np.asarray(Image.fromarray(_array_to_8_bits(deep.astype(np.uint16))).convert("RGB"))
-    if image.mode == "F":
-        return np.asarray(Image.fromarray(_array_to_8_bits(np.asarray(image))).convert("RGB"))
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        return np.asarray(Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB"))
-    return np.asarray(image.convert("RGB"))
-
-
-def check_exists(path: Path) -> None:
-    """FileNotFoundError where there is nothing, UserError for a pipe or a device, which could block for ever."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file or folder")
-    if not (path.is_dir() or path.is_file()):
-        raise UserError(f"{path}: neither a file nor a folder")
+def _decode(image: Image.Image, name: str) -> Image.Image:
+    """Return the decoded image, upright as its EXIF orientation says."""
+    check_pixels(name, *image.size)
+    with decoding(name):
+        return ImageOps.exif_transpose(image)
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Turn what PyAV and Pillow raise on a broken file into one UserError that names the path."""
+def decoding(name: str | Path) -> Iterator[None]:
+    """Turn whatever PyAV or Pillow raises on a damaged file into one UserError naming it; for calls of theirs only."""
     try:
         yield
     except Image.DecompressionBombError as error:  # Pillow's own limit is higher than ours
-        raise UserError(f"{path}: over {MAX_IMAGE_PIXELS // 10**6} megapixels; shrink it first ({error})") from error
-    except _BROKEN as error:
-        if str(error).startswith(f"{path}:"):
-            raise
-        raise UserError(f"{path}: broken or not a readable clip or image ({_reason(error)})") from error
+        raise UserError(f"{name}: over {MAX_IMAGE_PIXELS // 10**6} megapixels; shrink it first ({error})") from error
+    except _DECODER_ERRORS as error:
+        raise UserError(f"{name}: broken or not a readable clip or image ({_reason(error)})") from error
+
+
+def guarded(name: str | Path, items: Iterable[ItemT]) -> Iterator[ItemT]:
+    """Yield the items of a decoder's own iterator with its errors handled as by `decoding`."""
+    iterator = iter(items)
+    while True:
+        with decoding(name):
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+        yield item
 
 
 def _reason(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0]
 
 
+def check_exists(path: Path) -> None:
+    """Raise FileNotFoundError where there is nothing, UserError for a pipe or a device, which could block for ever."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    if not (path.is_dir() or path.is_file()):
+        raise UserError(f"{path}: neither a file nor a folder")
+
+
+def check_pixels(name: str | Path, width: int, height: int) -> None:
+    """Raise UserError for an image of over 50 megapixels."""
+    if width * height > MAX_IMAGE_PIXELS:
+        raise UserError(f"{name}: {width}x{height} is over {MAX_IMAGE_PIXELS // 10**6} megapixels; shrink it first")
+
+
+# ------------------------------------------------------------------------------------------------------ conversion
+
+
+def _array_to_8_bits(array: np.ndarray, name: str | Path) -> np.ndarray:
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4))) or 0 in array.shape:
+        raise UserError(f"{name}: an array must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {array.shape}")
+    check_pixels(name, array.shape[1], array.shape[0])
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.uint16:
+        return np.rint(array / 257.0).astype(np.uint8)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise UserError(f"{name}: an array must be uint8, uint16 or floating point, got {array.dtype}")
+    if not (array.min() >= 0 and array.max() <= 1):  # also False for NaN
+        raise UserError(f"{name}: floating point values must lie in [0, 1], got {array.min():g}..{array.max():g}")
+    return np.rint(array * 255.0).astype(np.uint8)
+
+
+def over_white(image: Image.Image, name: str | Path = "image") -> np.ndarray:
+    """Convert a decoded image, such as one frame of a GIF, to (H, W, 3) uint8. Errors name it `name`."""
+    if image.mode.startswith("I"):  # 16-bit greyscale, which Pillow would clip instead of scaling
+        deep = np.asarray(image)
+        if deep.min() < 0 or deep.max() > 65535:
+            raise UserError(f"{name}: a greyscale image must lie in 0..65535, got {deep.min()}..{deep.max()}")
+        image = Image.fromarray(_array_to_8_bits(deep.astype(np.uint16), name))
+    elif image.mode == "F":
+        image = Image.fromarray(_array_to_8_bits(np.asarray(image), name))
+    elif _has_alpha(image):
+        image = _over(image, "white")
+    return np.asarray(image.convert("RGB"))
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+
+
+def _over(image: Image.Image, colour: str) -> Image.Image:
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, colour), layer)
+
+
 # --------------------------------------------------------------------------------------------------------- fitting
 
 
 def fit_frames(frames: np.ndarray, size: int, mode: Fit, *, border: Literal["constant", "edge"] = "constant") -> np.ndarray:
-    """Frames (t, H, W, 3) uint8 fitted to a square: (t, size, size, 3) uint8.
+    """Fit frames (t, H, W, 3) uint8 to a square: (t, size, size, 3) uint8.
 
-    `pad` keeps everything: the long side becomes `size`, the short side is truncated to whole pixels, the rest is
-    black, or with border="edge" as the nearest pixel; centred, an odd pixel at the bottom or right. `crop` keeps the central
-    square. Shrinking averages the exact area under each new pixel, as the published recipe does; enlarging is bilinear; frames
-    of that size are returned as they are.
+    `pad` scales the long side to `size`, truncates the short side to whole pixels and fills the borders with black or, with
+    border="edge", the nearest pixel; an odd pixel goes to the bottom or right. `crop` keeps the central square.
+    Shrinking averages the exact area under each new pixel, as the published recipe does; enlarging is bilinear.
     """
     check_frames(frames)
     if size < 1:
@@ -205,7 +230,7 @@ def fit_frames(frames: np.ndarray, size: int, mode: Fit, *, border: Literal["con
 
 
 def check_frames(frames: np.ndarray) -> None:
-    """UserError for anything but frames (t, H, W, 3) uint8, at least one of at least one pixel."""
+    """Raise UserError for anything but frames (t, H, W, 3) uint8, at least one of at least one pixel."""
     if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
         got = getattr(frames, "dtype", type(frames).__name__)
         raise UserError(f"frames must be a numpy array of uint8, got {got}")
@@ -225,7 +250,7 @@ def _resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _shrink(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    """In strips: sums of a whole picture would take many times its own memory."""
+    """Shrink a frame in strips: sums over a whole image would take many times its own memory."""
     n = len(frame)
 
     def shrunk_columns(left: int, right: int) -> np.ndarray:  # (right - left, height, 3)
@@ -238,9 +263,9 @@ def _shrink(frame: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _area_means(rows: Callable[[int, int], np.ndarray], n: int, num: int, *, step: int) -> np.ndarray:
-    """Means of an array (n, ...) over `num` equal intervals of its first axis, fractional ends weighted: (num, ...).
+    """Average an array (n, ...) over `num` equal intervals of its first axis, fractional ends weighted: (num, ...).
 
-    `rows(a, b)` gives its part from a to b; about `step` rows are asked for at a time.
+    `rows(a, b)` returns its part from a to b and is called for about `step` rows at a time.
     """
     if n % num == 0:  # ten times as fast, and the common case of large frames
         size = n // num

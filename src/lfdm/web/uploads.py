@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ImageOps
 
 from lfdm.data.gif_blocks import read_gif_size
-from lfdm.data.images import open_image, over_white
+from lfdm.data.images import open_image, read_image
 from lfdm.data.video import VIDEO_SUFFIXES, iterate_video, video_info
 from lfdm.errors import UserError
 from lfdm.web.limits import MEGA, ServeLimits
@@ -31,7 +30,7 @@ def read_upload(path: Path, limits: ServeLimits) -> np.ndarray:
         _check_bytes(path, limits)
         with open_image(path, formats=IMAGE_FORMATS) as image:
             check_megapixels(image.width * image.height, limits.image_megapixels, "an image")
-            return over_white(ImageOps.exif_transpose(image))
+            return read_image(image)
 
 
 @dataclass(frozen=True)

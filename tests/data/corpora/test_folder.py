@@ -61,7 +61,7 @@ SKIPPED = {
     "readme.md": "not a label's folder",
     "spin/photo.png": "single image",
     "wave/nobody": "an empty folder",
-    "wave/ann/cut.avi": "broken",
+    "wave/ann/cut.avi": "truncated",
     "wave/ann/still.avi": "single frame",
     "wave/bob/broken.mp4": "broken",
     "wave/bob/deep": "a folder without frames",
@@ -241,3 +241,13 @@ def test_a_full_disk_is_no_fault_of_the_clip(tree: Path, tmp_path: Path, on_full
     code = f"from lfdm.data.corpora.folder import write_folder\nwrite_folder({str(tree)!r}, {str(tmp_path / 'set')!r}, size=64)"
     assert "File too large" in on_full_disk(code, 8000)
     assert [entry.name for entry in tmp_path.iterdir()] == ["tree"]
+
+
+def test_a_fault_of_ours_is_not_a_skipped_clip(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def misfit(*_: object) -> np.ndarray:
+        return np.zeros(2) + np.zeros(3)
+
+    monkeypatch.setattr("lfdm.data.video.fit_frames", misfit)
+    with pytest.raises(ValueError, match="broadcast") as caught:
+        write_folder(tree, tmp_path / "set", size=8)
+    assert not isinstance(caught.value, UserError)

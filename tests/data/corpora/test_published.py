@@ -134,7 +134,7 @@ def test_a_copy_becomes_a_data_set(name: str, tmp_path: Path) -> None:
     splits = Counter(split for _, _, split, _ in EXPECTED[name].values())
     assert (report.clips.num_train, report.clips.num_test) == (splits["train"], splits["test"])
     assert report.expected_train == {"mug": 465, "mhad": 431, "natops": 4800}[name]
-    assert report.num_kept == 0
+    assert report.num_reused == 0
     assert done[-1] == ("converting recordings", len(records), len(records))
     assert sorted(entry.name for entry in (tmp_path / "set").iterdir()) == ["clips", "clips.csv"]
 
@@ -234,7 +234,7 @@ def survey(corpus: Corpus, source: Path) -> Counter[str]:
     corpus.survey(found)
     assert found.skipped == [] or corpus is NATOPS
     assert not absent(corpus.train_keys, list(found.keys.values()))
-    return Counter(take.split for recording in found.recordings for take in recording.takes)
+    return Counter(segment.split for recording in found.recordings for segment in recording.segments)
 
 
 def test_whole_copies_hold_the_papers_number_of_training_clips(tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def test_natops_takes_that_cannot_be_cut_are_reported_by_line_or_take(tmp_path: 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("// Subject 2", "// Subject 1", r"line 53: expected a subject of 1 to 20 that was not there before; got '// Subject 1'"),
+        ("// Subject 2", "// Subject 1", r"line 53: expected a subject of 1 to 20 that has no block yet; got '// Subject 1'"),
         ("// Subject 2", "// Subject 21", "line 53: expected a subject of 1 to 20"),
         ("// Subject 2", "", "line 54: expected 24 headings of gestures below each '// Subject', no more; got '2,1,1'"),
         ("1,24,1\n", "", "line 52: subject 1 has 23 headings of gestures, expected 24"),
@@ -407,7 +407,7 @@ def test_a_stopped_run_is_continued_without_redoing_its_clips(name: str, tmp_pat
     (out / victim).unlink()
     (out / victim).with_name(f".{Path(victim).name}.12345678.tmp").write_bytes(b"half")
     report = write_published(corpus, copy, out)
-    assert report.num_kept == len(before) - 1
+    assert report.num_reused == len(before) - 1
     after = stamps(out)
     assert {path: after[path] for path in before if path != victim} == {p: s for p, s in before.items() if p != victim}
     assert after.keys() == EXPECTED[name].keys()
@@ -426,7 +426,7 @@ def test_a_run_adds_what_came_since_and_remakes_what_changed_length(tmp_path: Pa
     Image.new("RGB", (48, 48)).save(copy / "008/anger/take000/img_0099.jpg")
     (out / "clips/017/surprise/take000.avi").write_bytes(b"damaged")
     report = write_published(MUG, copy, out)
-    assert report.num_kept == len(before) - 2
+    assert report.num_reused == len(before) - 2
     assert {r.path: r.frames for r in read_index(out)}["clips/008/anger/take000.avi"] == 4
     assert "clips/083/fear/take000.avi" in stamps(out)
     assert len(read_video(out / "clips/017/surprise/take000.avi")) == 4

@@ -1,6 +1,6 @@
-"""Recordings (video files and folders of images) -> the lossless clips of a clip data set, in parallel.
+"""Convert recordings (video files and folders of images) to the lossless clips of a data set, in parallel.
 
-What all converters of other people's files share. A recording that cannot be read is skipped and reported.
+All converters of existing files use this. A recording that cannot be read is skipped and reported.
 """
 
 import os
@@ -25,42 +25,45 @@ from lfdm.errors import UserError
 MAX_STORED_FRAMES = 1_000_000
 MAX_NAME_BYTES = 250
 """File systems allow 255, and `.avi` is added."""
+MIN_RECORDED_FPS, MAX_RECORDED_FPS = 0.1, 1000.0
+"""Rates outside this range come from a damaged header."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """One clip to be made of a recording."""
+    """The part of a recording that becomes one clip."""
 
     path: str
-    """Where the clip goes, relative to the data set."""
+    """Path of the clip, relative to the data set."""
     label: str
     subject: str
     split: Split = "train"
     name: str = ""
-    """Tells it from the recording's other takes in messages."""
+    """Name in messages, where a recording has several segments."""
     frames: range | None = None
-    """Which frames of the recording; None for all."""
+    """Frames of the recording; None for all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """A video file or folder of images, and the clips to be made of it: one of all frames, or some of given frames."""
+    """A video file or folder of images and its segments: either one of all frames, or some of given frames."""
 
     path: Path
-    takes: tuple[Segment, ...]
+    segments: tuple[Segment, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipFormat:
-    """What frames become. Raises UserError for impossible values."""
+    """Size and preparation of the frames that are written. Raises UserError for values that are not allowed."""
 
     size: int
-    """Frames are size x size; see `fit_frames`."""
+    """Height and width of the frames, in pixels."""
     fit: Fit = "pad"
+    """How frames become square, see `fit_frames`."""
     crop: Crop | None = None
-    """Cut out before fitting."""
+    """Part of the frames that is used."""
     max_frames: int | None = None
-    """Keep the first so many of a whole recording."""
+    """Most frames read from the start of a recording."""
 
     def __post_init__(self) -> None:
         check_integer("size", self.size, 2, MAX_SIZE)
@@ -71,19 +74,19 @@ class ClipFormat:
 
 @dataclass(frozen=True, kw_only=True)
 class SkippedFile:
-    """Something in the tree that did not become a clip."""
+    """A file or folder of the source tree that did not become a clip."""
 
     path: str
-    """Relative to the tree."""
+    """Path relative to the tree, as one printable line."""
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderReport:
-    """What became of a tree of recordings."""
+    """Counts of a data set made from a tree of recordings."""
 
     root: Path
-    """The clip data set."""
+    """Folder of the clip data set."""
     num_train: int
     num_test: int
     clips_per_label: dict[str, int]
@@ -93,12 +96,12 @@ class FolderReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """The clips made, in the order of the recordings and their takes."""
+    """The clips made, in the order of the recordings and their segments."""
 
     records: tuple[ClipRecord, ...] = ()
     skipped: tuple[SkippedFile, ...] = ()
-    num_kept: int = 0
-    """How many clips were there already."""
+    num_reused: int = 0
+    """Clips that an earlier run had finished."""
 
 
 def convert(
@@ -107,25 +110,25 @@ def convert(
     recordings: Sequence[Recording],
     form: ClipFormat,
     *,
-    keep_finished: bool = False,
+    reuse: bool = False,
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> Conversion:
-    """Write the takes of all `recordings` (of the tree `source`) into the data set `folder`, at their own frame rate.
+    """Write the segments of all `recordings` (of the tree `source`) into the data set `folder`, at their own frame rate.
 
-    `keep_finished` leaves a clip that is there already as it is, provided it has the size and number of frames that it
-    would get. Clips appear whole or not at all, so what a stopped run leaves is finished.
+    `reuse` leaves existing clips of the right size and length as they are. Clips appear whole or not at all, so those of an
+    interrupted run are complete.
 
     Raises OSError where the disk refuses: that is no fault of the recording.
     """
-    converter = _Converter(source=source, folder=folder, form=form, keep_finished=keep_finished)
+    converter = _Converter(source=source, folder=folder, form=form, reuse=reuse)
     parts: list[Conversion] = []
-    done, total = 0, sum(len(recording.takes) for recording in recordings)
+    done, total = 0, sum(len(recording.segments) for recording in recordings)
     with ThreadPoolExecutor(num_workers or os.cpu_count() or 1) as pool:
         try:
             for recording, part in zip(recordings, pool.map(converter.convert, recordings), strict=True):
                 parts.append(part)
-                done += len(recording.takes)
+                done += len(recording.segments)
                 if progress is not None:
                     progress("converting recordings", done, total)
         finally:
@@ -133,12 +136,12 @@ def convert(
     return Conversion(
         records=tuple(record for part in parts for record in part.records),
         skipped=tuple(skipped for part in parts for skipped in part.skipped),
-        num_kept=sum(part.num_kept for part in parts),
+        num_reused=sum(part.num_reused for part in parts),
     )
 
 
 def summarize(root: Path, records: Sequence[ClipRecord], skipped: Iterable[SkippedFile]) -> FolderReport:
-    """The report on the data set `root` of these clips."""
+    """Count the clips of the data set `root`."""
     splits = Counter(record.split for record in records)
     return FolderReport(
         root=root,
@@ -160,12 +163,12 @@ def check_trees(source: Path, out: Path) -> None:
 
 
 def entries(folder: Path) -> list[Path]:
-    """What lies in a folder, in natural order, hidden files left out. Raises OSError where it cannot be read."""
+    """List the entries of a folder in natural order, without hidden ones. Raises OSError for a folder that cannot be read."""
     return sorted((entry for entry in folder.iterdir() if not entry.name.startswith(".")), key=natural_key)
 
 
 def entries_or_skip(source: Path, folder: Path, skipped: list[SkippedFile]) -> list[Path]:
-    """`entries`; a folder of the tree `source` that is empty or cannot be read is added to `skipped`."""
+    """List the entries of a folder of the tree `source`; one that is empty or cannot be read is added to `skipped`."""
     try:
         inside = entries(folder)
     except OSError as error:
@@ -177,22 +180,14 @@ def entries_or_skip(source: Path, folder: Path, skipped: list[SkippedFile]) -> l
 
 
 def skip(source: Path, path: Path, reason: str) -> SkippedFile:
-    """The report that `path` in the tree `source` is skipped, on one line whatever its name."""
+    """Report that `path` in the tree `source` is skipped."""
     name = "".join(f"\\x{ord(c):x}" if _is_control(c) else c for c in path.relative_to(source).as_posix())
     return SkippedFile(path=name, reason=reason)
 
 
 def _is_control(character: str) -> bool:
-    """Whether it cannot be printed in one line: a control character, or part of a name that is not UTF-8."""
+    """Whether a character cannot be printed in one line: a control character, or part of a name that is not UTF-8."""
     return unicodedata.category(character) in ("Cc", "Cs")
-
-
-def _check_name(path: Path) -> None:
-    """UserError for a name that the table cannot hold, or that is too long with an ending added."""
-    if any(map(_is_control, str(path))):
-        raise UserError("a name with control characters, or that is not UTF-8")
-    if len(path.name.encode()) > MAX_NAME_BYTES:
-        raise UserError(f"a name of over {MAX_NAME_BYTES} bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,62 +195,63 @@ class _Converter:
     source: Path
     folder: Path
     form: ClipFormat
-    keep_finished: bool
+    reuse: bool
 
     def convert(self, recording: Recording) -> Conversion:
-        skipped: list[SkippedFile] = []
+        """Write the segments of one recording; one that cannot be read is skipped."""
+        path, lengths = recording.path, {}
         try:
-            _check_name(recording.path.relative_to(self.source))
-            info = _usable_info(recording.path)
-            lengths = {take.path: self._expected_length(take, info) for take in recording.takes if self._is_finished(take, info)}
-            takes = [take for take in recording.takes if take.path not in lengths]
-            pieces = self._read(recording.path, takes, info) if takes else []
-        except (ValueError, OSError, MemoryError) as error:
-            reason = str(error).removeprefix(f"{recording.path}: ") or type(error).__name__
-            return Conversion(skipped=(skip(self.source, recording.path, reason.splitlines()[0]),))
-        num_kept = len(lengths)
-        for take, frames in zip(takes, pieces, strict=True):
-            if (fault := _fault(take, frames, info)) is not None:
-                skipped.append(skip(self.source, recording.path, fault))
+            _check_name(path.relative_to(self.source))
+            info = video_info(path)
+            if not MIN_RECORDED_FPS <= info.fps <= MAX_RECORDED_FPS:
+                raise UserError(f"an impossible rate of {info.fps:g} frames per second")
+            if self.reuse:
+                lengths = {s.path: self._length(s, info) for s in recording.segments if self._is_finished(s, info)}
+            missing = [segment for segment in recording.segments if segment.path not in lengths]
+            pieces = self._read(path, missing, info) if missing else []
+        except (UserError, OSError) as error:
+            reason = str(error).removeprefix(f"{path}: ") or type(error).__name__
+            return Conversion(skipped=(skip(self.source, path, reason.splitlines()[0]),))
+        num_reused, skipped = len(lengths), []
+        for segment, frames in zip(missing, pieces, strict=True):
+            if (fault := _fault(segment, frames, info)) is not None:
+                skipped.append(skip(self.source, path, fault))
                 continue
-            write_video(self.folder / take.path, frames, fps=info.fps)  # what fails here ends the run
-            lengths[take.path] = len(frames)
-        records = [self._record(take, lengths[take.path], info) for take in recording.takes if take.path in lengths]
-        return Conversion(records=tuple(records), skipped=tuple(skipped), num_kept=num_kept)
+            write_video(self.folder / segment.path, frames, fps=info.fps)  # errors here end the run
+            lengths[segment.path] = len(frames)
+        records = [self._record(s, lengths[s.path], info) for s in recording.segments if s.path in lengths]
+        return Conversion(records=tuple(records), skipped=tuple(skipped), num_reused=num_reused)
 
-    def _is_finished(self, take: Segment, info: VideoInfo) -> bool:
-        if not self.keep_finished:
-            return False
+    def _is_finished(self, segment: Segment, info: VideoInfo) -> bool:
         try:
-            clip = video_info(self.folder / take.path)
-        except (ValueError, OSError):
+            clip = video_info(self.folder / segment.path)
+        except (UserError, OSError):
             return False
-        size = self.form.size
-        return (clip.frames, clip.width, clip.height) == (self._expected_length(take, info), size, size)
+        return (clip.frames, clip.width, clip.height) == (self._length(segment, info), self.form.size, self.form.size)
 
-    def _expected_length(self, take: Segment, info: VideoInfo) -> int:
-        if take.frames is not None:
-            return len(take.frames)
+    def _length(self, segment: Segment, info: VideoInfo) -> int:
+        if segment.frames is not None:
+            return len(segment.frames)
         return min(info.frames, self.form.max_frames or info.frames)
 
-    def _read(self, path: Path, takes: Sequence[Segment], info: VideoInfo) -> list[np.ndarray]:
-        """The frames of each take, decoded in one pass; fewer where the recording ends before the take does."""
+    def _read(self, path: Path, segments: Sequence[Segment], info: VideoInfo) -> list[np.ndarray]:
+        """Decode all segments in one pass; the recording may end before a segment does."""
         form = self.form
-        spans = [take.frames for take in takes if take.frames is not None]
+        spans = [segment.frames for segment in segments if segment.frames is not None]
         only = sorted({index for span in spans for index in span}) if spans else None
         if only and only[0] >= info.frames:
-            return [np.empty((0, form.size, form.size, 3), np.uint8)] * len(takes)
+            return [np.empty((0, form.size, form.size, 3), np.uint8)] * len(segments)
         frames = read_fitted(path, form.size, form.fit, max_frames=form.max_frames, crop=form.crop, only=only)
         if only is None:
-            return [frames] * len(takes)
+            return [frames] * len(segments)
         return [frames[bisect_left(only, span.start) :][: len(span)] for span in spans]
 
-    def _record(self, take: Segment, length: int, info: VideoInfo) -> ClipRecord:
+    def _record(self, segment: Segment, length: int, info: VideoInfo) -> ClipRecord:
         return ClipRecord(
-            path=take.path,
-            label=take.label,
-            subject=take.subject,
-            split=take.split,
+            path=segment.path,
+            label=segment.label,
+            subject=segment.subject,
+            split=segment.split,
             frames=length,
             fps=info.fps,
             width=self.form.size,
@@ -263,16 +259,17 @@ class _Converter:
         )
 
 
-def _usable_info(path: Path) -> VideoInfo:
-    info = video_info(path)
-    if not 0.1 <= info.fps <= 1000:
-        raise UserError(f"an impossible rate of {info.fps:g} frames per second")
-    return info
+def _check_name(path: Path) -> None:
+    """Raise UserError for a name that the table cannot hold, or that is too long with an ending added."""
+    if any(map(_is_control, str(path))):
+        raise UserError("a name with control characters, or that is not UTF-8")
+    if len(path.name.encode()) > MAX_NAME_BYTES:
+        raise UserError(f"a name of over {MAX_NAME_BYTES} bytes")
 
 
-def _fault(take: Segment, frames: np.ndarray, info: VideoInfo) -> str | None:
-    """Why the frames that were read are not the take."""
-    prefix = f"{take.name}: " if take.name else ""
-    if take.frames is not None and len(frames) < len(take.frames):
-        return f"{prefix}frames {take.frames.start + 1} to {take.frames.stop} of a recording of {info.frames}"
+def _fault(segment: Segment, frames: np.ndarray, info: VideoInfo) -> str | None:
+    """Say why the decoded frames are not the segment, if they are not."""
+    prefix = f"{segment.name}: " if segment.name else ""
+    if segment.frames is not None and len(frames) < len(segment.frames):
+        return f"{prefix}frames {segment.frames.start + 1} to {segment.frames.stop} of a recording of {info.frames}"
     return f"{prefix}a single frame; motion needs two" if len(frames) < 2 else None

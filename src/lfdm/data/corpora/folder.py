@@ -1,4 +1,4 @@
-"""Any folder of labelled clips -> a clip data set."""
+"""Convert any folder of labelled clips to a clip data set."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -43,18 +43,18 @@ def write_folder(
 ) -> FolderReport:
     """Write the clip data set `out` from a tree `<label>/<subject>/<clip>` or `<label>/<clip>`, and report on it.
 
-    A clip is a video file or a folder of images; without a subject folder it is its own subject. Frames are fitted to
-    `size` (see `fit_frames`) and stored without loss at the clip's own rate; `max_frames` keeps the first so many.
-    About `test_fraction` of the subjects, drawn by `seed` evenly from all labels, are the test split. Files that are no
-    clips, broken clips and single images are skipped and reported. `out` appears when it is whole.
+    A clip is a video file or a folder of images; without a subject folder it is its own subject. The first `max_frames`
+    frames are fitted to `size` (see `fit_frames`) and stored losslessly at the clip's own rate. About `test_fraction` of
+    the subjects, sampled by `seed` evenly over all labels, form the test split. Other files, broken clips and single
+    images are skipped and reported. `out` appears only when it is complete.
 
-    Raises FileNotFoundError for a missing tree, and UserError for impossible settings, a tree without any usable clip,
-    and an `out` that holds other things or overlaps the tree.
+    Raises FileNotFoundError for a missing tree, and UserError for settings that are not allowed, a tree without any usable
+    clip, and an `out` that holds other things or overlaps the tree.
     """
     source, out = Path(source), Path(out)
     check_trees(source, out)
     check_data_settings(size=size, num_frames=None, seed=seed, test_fraction=test_fraction, num_workers=num_workers, least_size=2)
-    check(test_fraction < 1, "test_fraction", test_fraction, "less than 1: somebody must be left to train on")
+    check(test_fraction < 1, "test_fraction", test_fraction, "less than 1: training needs subjects, too")
     form = ClipFormat(size=size, fit=fit, max_frames=max_frames)
     found, skipped = _scan(source)
     with new_data_set(out) as folder:
@@ -78,7 +78,7 @@ def _nothing_usable(skipped: list[SkippedFile]) -> str:
 
 
 def _scan(source: Path) -> tuple[list[Recording], list[SkippedFile]]:
-    """All clips of the tree in natural order, and what else lies in it (hidden files left out)."""
+    """List all clips of the tree in natural order, and everything else in it except hidden files."""
     found: list[Recording] = []
     skipped: list[SkippedFile] = []
     for label in entries_or_skip(source, source, skipped):
@@ -87,29 +87,29 @@ def _scan(source: Path) -> tuple[list[Recording], list[SkippedFile]]:
             continue
         for entry in entries_or_skip(source, label, skipped):
             if _is_clip(entry):
-                found.append(_whole(source, entry, label.name, subject=entry.relative_to(source).as_posix()))
+                found.append(_recording(source, entry, label.name, subject=entry.relative_to(source).as_posix()))
             elif _is_folder(entry):
                 found += _clips_of_subject(source, label.name, entry, skipped)
             else:
-                skipped.append(skip(source, entry, _why_no_clip(entry)))
+                skipped.append(skip(source, entry, _reason_not_a_clip(entry)))
     return found, skipped
 
 
 def _clips_of_subject(source: Path, label: str, subject: Path, skipped: list[SkippedFile]) -> Iterator[Recording]:
     for entry in entries_or_skip(source, subject, skipped):
         if _is_clip(entry):
-            yield _whole(source, entry, label, subject=subject.name)
+            yield _recording(source, entry, label, subject=subject.name)
         else:
-            skipped.append(skip(source, entry, _why_no_clip(entry)))
+            skipped.append(skip(source, entry, _reason_not_a_clip(entry)))
 
 
-def _whole(source: Path, path: Path, label: str, subject: str) -> Recording:
+def _recording(source: Path, path: Path, label: str, subject: str) -> Recording:
     name = f"clips/{path.relative_to(source).as_posix()}.avi"
-    return Recording(path=path, takes=(Segment(path=name, label=label, subject=subject),))
+    return Recording(path=path, segments=(Segment(path=name, label=label, subject=subject),))
 
 
 def _is_clip(path: Path) -> bool:
-    """A video file, or a folder with images and neither videos nor folders in it (that would be a subject)."""
+    """Whether a path is a video file, or a folder of images without videos or folders in it (which would be a subject)."""
     if not _is_folder(path):
         return path.suffix.lower() in VIDEO_SUFFIXES
     try:
@@ -121,14 +121,14 @@ def _is_clip(path: Path) -> bool:
 
 
 def _is_folder(path: Path) -> bool:
-    """False where one may not look; reading it then says why."""
+    """Whether a path is a folder; False without permission to look, since reading it then gives the reason."""
     try:
         return path.is_dir()
     except OSError:
         return False
 
 
-def _why_no_clip(path: Path) -> str:
+def _reason_not_a_clip(path: Path) -> str:
     if _is_folder(path):
         return "a folder without frames; expected <label>/<subject>/<clip> or <label>/<clip>"
     if path.suffix.lower() in IMAGE_SUFFIXES:
@@ -140,7 +140,7 @@ def _why_no_clip(path: Path) -> str:
 
 
 def _split(records: Sequence[ClipRecord], test_fraction: float, seed: int) -> list[ClipRecord]:
-    """Give about `test_fraction` of the subjects to the test split, evenly from all groups with the same labels."""
+    """Move about `test_fraction` of the subjects to the test split, evenly from all groups with the same labels."""
     labels_of: dict[str, set[str]] = defaultdict(set)
     for record in records:
         labels_of[record.subject].add(record.label)

@@ -1,4 +1,4 @@
-"""UTD-MHAD (Chen, Jafari, Kehtarnavaz, ICIP 2015), as the paper uses it."""
+"""UTD-MHAD (Chen, Jafari, Kehtarnavaz, ICIP 2015) as used in the paper."""
 
 import re
 from itertools import product
@@ -36,13 +36,13 @@ LABELS = (
     "forward lunge (left foot forward)",
     "squat",
 )
-"""Of actions 1 to 27."""
+"""Names of actions 1 to 27."""
 
 _TAKES = range(1, 5)
 _TRAIN = ("1", "2", "3", "5")
 _TEST = ("4", "6", "7", "8")
-# Corrupt, and so not in the corpus: two more are of test subjects (a23_s6_t4, a27_s8_t4).
 _NEVER_RELEASED = ("subject 1", "action 8", "take 4")
+"""Corrupt, therefore not in the corpus, like two takes of test subjects (a23_s6_t4, a27_s8_t4)."""
 
 
 def _survey(found: Survey) -> None:
@@ -62,7 +62,7 @@ def _survey(found: Survey) -> None:
             found.skip(path, f"no Depth/{name}_depth.mat; the paper takes only clips that have one")
             continue
         clip = Segment(path=f"clips/{name}.avi", label=LABELS[int(action) - 1], subject=subject, split=split)
-        found.add(path, [(_key(subject, action, take), clip)])
+        found.add(path, {_key(subject, action, take): clip})
 
 
 def _key(subject: object, action: object, take: object) -> tuple[str, str, str]:
@@ -79,4 +79,4 @@ UTD_MHAD = Corpus(
     crop=Crop(top=0, bottom=480, left=156, right=492, width=640, height=480),
     survey=_survey,
 )
-"""Cropped to 480 rows x 336 columns: at 128x128 the picture is 128 rows x 89 columns, black on both sides."""
+"""Cropped to 480 rows x 336 columns: at 128x128 the image is 128 rows x 89 columns, black on both sides."""

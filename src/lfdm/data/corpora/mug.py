@@ -1,4 +1,4 @@
-"""The MUG facial expression database (Aifanti, Papachristou, Delopoulos, WIAMIS 2010), as the paper uses it."""
+"""The MUG facial expression database (Aifanti, Papachristou, Delopoulos, WIAMIS 2010), as used in the paper."""
 
 import re
 from itertools import product
@@ -10,8 +10,8 @@ from lfdm.data.images import IMAGE_SUFFIXES
 
 LABELS = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
 
-# Some subjects have a level of folders more; of these the published code reads the first alone.
 _SESSION = "session0"
+"""The only session that the published code reads of subjects that have session folders."""
 _TRAIN = "008 017 021 028 030 031 034 036 037 038 039 042 043 044 045 055 060 061 062 063 071 075 076 077 083 084"
 _TEST = "001 002 006 007 010 013 014 020 027 032 033 040 046 048 049 052 064 065 066 070 072 073 074 078 079 082"
 
@@ -31,7 +31,7 @@ def _survey_subject(found: Survey, subject: Path) -> None:
     if session in inside and session.is_dir():
         for other in inside:
             if other != session:
-                found.skip(other, f"beside {_SESSION}, which alone is read, as published")
+                found.skip(other, f"only {_SESSION} is read, as published")
         inside = found.entries(session)
     for expression in inside:
         if not expression.is_dir() or expression.name not in LABELS:
@@ -55,7 +55,7 @@ def _add(found: Survey, take: Path, label: str, subject: str) -> None:
     split = found.corpus.split_of(subject)
     assert split is not None, "subjects in neither list were skipped"
     path = f"clips/{take.relative_to(found.source).as_posix()}.avi"
-    found.add(take, [((f"subject {subject}", label, take.name), Segment(path=path, label=label, subject=subject, split=split))])
+    found.add(take, {(f"subject {subject}", label, take.name): Segment(path=path, label=label, subject=subject, split=split)})
 
 
 MUG = Corpus(
@@ -68,4 +68,4 @@ MUG = Corpus(
     crop=None,
     survey=_survey,
 )
-"""Takes are folders of images, which hold no rate: `FOLDER_FPS` is noted."""
+"""Takes are folders of images, which store no frame rate: `FOLDER_FPS` is used."""

@@ -1,6 +1,6 @@
-"""NATOPS aircraft handling signals (Song, Demirdjian, Davis, FG 2011), as the paper uses it.
+"""NATOPS aircraft handling signals (Song, Demirdjian, Davis, FG 2011), as used in the paper.
 
-A video holds all takes of one gesture by one subject; segmentation.txt says where each begins and ends.
+A video holds all takes of one gesture by one subject; segmentation.txt lists where each begins and ends.
 """
 
 import re
@@ -39,7 +39,7 @@ LABELS = (
     "Fire",
     "Cut Engine",
 )
-"""Of gestures 1 to 24."""
+"""Names of gestures 1 to 24."""
 
 SEGMENTATION = "segmentation.txt"
 
@@ -49,28 +49,28 @@ _TRAIN = "3 4 8 9 12 13 15 17 19 20"
 _TEST = "2 5 6 7 10 11 14 16 18"
 
 Segments = dict[tuple[int, int], dict[int, range]]
-"""By (subject, gesture), both from 1: the frames of each take, from 0."""
+"""Frames of each take, counted from 0, by (subject, gesture), both counted from 1."""
 
 
 def read_segmentation(path: str | Path) -> tuple[Segments, list[str]]:
-    """The takes that segmentation.txt lists, and its lines about takes that cannot be used.
+    """Return the takes listed in segmentation.txt, and messages about its unusable lines.
 
-    Blocks of subjects are headed `// Subject`, with or without a number (the first is 1); in each, 24 blocks headed by
-    three numbers `a,b,c`, of which the position is the gesture; in these, lines `take:start,end` (from 1, end
-    included). Other comments and empty lines mean nothing.
+    A subject's block begins with `// Subject` and an optional number (the first is 1). It holds 24 gesture blocks, numbered
+    by their position, that begin with three numbers `a,b,c`; then come lines `take:start,end` (counted from 1, end
+    included). Other comments and empty lines are ignored.
 
-    Raises FileNotFoundError, and UserError naming the line for whatever makes it doubtful which gesture is meant.
+    Raises FileNotFoundError, and UserError naming the line where the current subject or gesture becomes ambiguous.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; it says where each take begins")
+        raise FileNotFoundError(f"{path}: no such file; it lists where each take begins")
     reader = _SegmentationReader()
     number, text = 0, ""
     try:
         for number, text in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
             reader.read("".join(text.split()), number)
         reader.check_whole()
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"{path}, line {number}: {error}; got {text[:60]!r}") from None
     return reader.segments, reader.unusable
 
@@ -83,7 +83,7 @@ class _SegmentationReader:
         self.gesture = len(LABELS)
 
     def read(self, line: str, number: int) -> None:
-        """One line without its spaces. Raises UserError where the position in the file becomes doubtful."""
+        """Read one line without its spaces. Raises UserError where the position in the file becomes ambiguous."""
         heading = re.match(r"//subject\D*(\d*)", line, re.IGNORECASE)
         if heading:
             self._begin_subject(int(heading[1] or self.subject + 1))
@@ -106,7 +106,7 @@ class _SegmentationReader:
         if self.subject:
             self.check_whole()
         if subject not in _SUBJECTS or (subject, 1) in self.segments:
-            raise UserError(f"expected a subject of 1 to {len(_SUBJECTS)} that was not there before")
+            raise UserError(f"expected a subject of 1 to {len(_SUBJECTS)} that has no block yet")
         self.subject, self.gesture = subject, 0
 
     def _begin_gesture(self) -> None:
@@ -154,23 +154,18 @@ def _survey(found: Survey) -> None:
 def _add(found: Survey, path: Path, subject: int, gesture: int, takes: dict[int, range]) -> None:
     split = found.corpus.split_of(str(subject))
     assert split is not None, "subjects in neither list were left out"
-    found.add(
-        path,
-        [
-            (
-                _key(subject, gesture, take),
-                Segment(
-                    path=f"clips/gesture{gesture:02}/{path.stem}-{take:02}.avi",
-                    label=LABELS[gesture - 1],
-                    subject=str(subject),
-                    split=split,
-                    name=f"take {take}",
-                    frames=frames,
-                ),
-            )
-            for take, frames in takes.items()
-        ],
-    )
+    segments = {
+        _key(subject, gesture, take): Segment(
+            path=f"clips/gesture{gesture:02}/{path.stem}-{take:02}.avi",
+            label=LABELS[gesture - 1],
+            subject=str(subject),
+            split=split,
+            name=f"take {take}",
+            frames=frames,
+        )
+        for take, frames in takes.items()
+    }
+    found.add(path, segments)
 
 
 def _key(subject: object, gesture: object, take: object) -> tuple[str, str, str]:
@@ -187,4 +182,4 @@ NATOPS = Corpus(
     crop=Crop(top=10, bottom=239, left=30, right=290, width=320, height=240),
     survey=_survey,
 )
-"""Cropped to 229 rows x 260 columns: at 128x128 the picture is 112 rows x 128 columns, black above and below."""
+"""Cropped to 229 rows x 260 columns: at 128x128 the image is 112 rows x 128 columns, black above and below."""

@@ -1,6 +1,6 @@
-"""The corpora of the paper (Ni et al., CVPR 2023), from their own downloads -> clip data sets with its crops and splits.
+"""Convert the downloads of the paper's corpora (Ni et al., CVPR 2023) to clip data sets with its crops and splits.
 
-Each corpus has a file of its own (mug.py, mhad.py, natops.py): its labels, its subjects and where its clips lie.
+mug.py, mhad.py and natops.py each describe one corpus: its labels, its subjects and the layout of its files.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -27,31 +27,31 @@ from lfdm.errors import UserError
 from lfdm.folders.files import write_bytes
 
 Key = tuple[str, ...]
-"""What a clip is, in words from the general to the particular: ("subject 3", "action 7", "take 1")."""
+"""Identity of a clip, from general to specific: ("subject 3", "action 7", "take 1")."""
 
 _MARKER = ".corpus"
-"""In `clips/`: of which corpus and size they are."""
+"""File in `clips/` that names their corpus and size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """A published corpus: where its clips lie and how the paper divides them."""
+    """A published corpus: the layout of its files and the splits of the paper."""
 
     name: str
     layout: str
-    """What its download looks like, in one line."""
+    """Layout of its download, in one line."""
     train_subjects: tuple[str, ...]
     test_subjects: tuple[str, ...]
     num_train: int
-    """Training clips of the paper."""
+    """Number of training clips in the paper."""
     train_keys: tuple[Key, ...]
-    """Everything there should be a training clip of; where takes are not numbered, of which at least one."""
+    """Keys of all training clips, or, where takes are not numbered, of groups with at least one."""
     crop: Crop | None
     survey: "Callable[[Survey], None]"
-    """Find the recordings."""
+    """Function that finds the recordings."""
 
     def split_of(self, subject: str) -> Split | None:
-        """The split of a subject, None for one in neither list."""
+        """Return the split of a subject, None for one in neither list."""
         if subject in self.train_subjects:
             return "train"
         return "test" if subject in self.test_subjects else None
@@ -59,41 +59,40 @@ class Corpus:
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What was found in a copy of a corpus, collected by `Corpus.survey`."""
+    """The files found in a copy of a corpus, collected by `Corpus.survey`."""
 
     corpus: Corpus
     source: Path
     recordings: list[Recording] = field(default_factory=list)
     keys: dict[str, Key] = field(default_factory=dict)
-    """By the clip's path in the data set."""
+    """Keys by the clip's path in the data set."""
     skipped: list[SkippedFile] = field(default_factory=list)
 
-    def add(self, recording: Path, takes: Iterable[tuple[Key, Segment]]) -> None:
-        """A recording and its takes."""
-        named = dict(takes)
-        self.recordings.append(Recording(path=recording, takes=tuple(named.values())))
-        self.keys.update((take.path, key) for key, take in named.items())
+    def add(self, recording: Path, segments: dict[Key, Segment]) -> None:
+        """Add a recording and its segments."""
+        self.recordings.append(Recording(path=recording, segments=tuple(segments.values())))
+        self.keys.update((segment.path, key) for key, segment in segments.items())
 
     def entries(self, folder: Path) -> list[Path]:
-        """What lies in a folder of the tree, in natural order; one that is empty or cannot be read is skipped."""
+        """List a folder of the tree in natural order; one that is empty or cannot be read is skipped."""
         return entries_or_skip(self.source, folder, self.skipped)
 
     def skip(self, path: Path, reason: str) -> None:
-        """Something in the tree that is no clip of the paper's."""
+        """Report a path in the tree that is not one of the paper's clips."""
         self.skipped.append(skip(self.source, path, reason))
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusReport:
-    """What `write_published` made of a copy of a corpus."""
+    """Result of `write_published`."""
 
     clips: FolderReport
-    num_kept: int
+    num_reused: int
     """Clips that an earlier run had finished."""
     expected_train: int
-    """Training clips of the paper, to be compared with `clips.num_train`."""
+    """Number of training clips in the paper, to compare with `clips.num_train`."""
     missing: tuple[str, ...]
-    """Which training clips are absent, if there are fewer: a whole subject or action in one line."""
+    """Missing training clips, if there are fewer: a whole subject or action in one line."""
 
 
 def write_published(
@@ -107,16 +106,16 @@ def write_published(
 ) -> CorpusReport:
     """Write the clip data set `out` from your copy `source` of a corpus, and report on it.
 
-    A clip is all frames of a take, cropped as published and fitted to `size` with black borders (`fit_frames`), at the
-    recording's own rate, without loss: reading it back at `size` changes nothing. Labels, subjects and splits are the
-    paper's; subjects in neither list are left out and reported, and so are broken recordings. (The paper jitters
-    colours before it resizes; on clips stored at their final size, training jitters after it.)
+    A clip holds all frames of a take, cropped as published and fitted to `size` with black borders (`fit_frames`), stored
+    losslessly at the recording's own rate. Labels, subjects and splits are the paper's; subjects in neither list and
+    broken recordings are skipped and reported. (The paper jitters colours before resizing; on clips stored at their
+    final size, training jitters after it.)
 
-    The same command continues a stopped run and adds what has come to `source` since: clips in `out` that are whole
-    are not made again, and clips.csv is written when all are there.
+    The same call continues an interrupted run and adds clips that are new in `source`: complete clips in `out` are reused,
+    and clips.csv is written last.
 
-    Raises FileNotFoundError for a missing tree; UserError for impossible settings, a tree without any usable clip of
-    the corpus, and an `out` that holds other things, another corpus or another size, or overlaps the tree.
+    Raises FileNotFoundError for a missing tree; UserError for settings that are not allowed, a tree without any usable clip
+    of the corpus, and an `out` that holds other things, another corpus or another size, or overlaps the tree.
     """
     source, out = Path(source), Path(out)
     check_trees(source, out)
@@ -128,7 +127,7 @@ def write_published(
     if not found.recordings:
         raise UserError(f"{source}: no clip of {corpus.name} in it; expected {corpus.layout}")
     _claim(out, corpus, size)
-    made = convert(source, out, found.recordings, form, keep_finished=True, num_workers=num_workers, progress=progress)
+    made = convert(source, out, found.recordings, form, reuse=True, num_workers=num_workers, progress=progress)
     skipped = (*found.skipped, *made.skipped)
     if not made.records:
         _give_up(out)
@@ -140,32 +139,32 @@ def write_published(
     present = [found.keys[record.path] for record in made.records if record.split == "train"]
     return CorpusReport(
         clips=clips,
-        num_kept=made.num_kept,
+        num_reused=made.num_reused,
         expected_train=corpus.num_train,
         missing=tuple(_missing(corpus, present)) if clips.num_train < corpus.num_train else (),
     )
 
 
 def _claim(out: Path, corpus: Corpus, size: int) -> None:
-    """Make the folder and note what it is for, or check that it is for just that; sweep up after a killed run."""
+    """Mark the folder with corpus and size, or check its mark; remove the temporary files of a killed run."""
     check_data_set_folder(out)
     marker = out / CLIPS_DIR / _MARKER
-    wanted = f"{corpus.name} at {size}x{size}"
+    expected = f"{corpus.name} at {size}x{size}"
     if marker.is_file():
         held = marker.read_text()
-        if held != wanted:
-            raise UserError(f"{out}: holds clips of {held}, not of {wanted}; choose another folder")
+        if held != expected:
+            raise UserError(f"{out}: holds clips of {held}, not of {expected}; choose another folder")
     elif out.exists() and any(out.iterdir()):
-        raise UserError(f"{out}: holds another data set than {wanted}; choose another folder")
+        raise UserError(f"{out}: holds another data set than {expected}; choose another folder")
     else:
         marker.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(marker, wanted.encode())
-    for rest in marker.parent.rglob(".*.tmp"):
-        rest.unlink()
+        write_bytes(marker, expected.encode())
+    for temporary in marker.parent.rglob(".*.tmp"):
+        temporary.unlink()
 
 
 def _give_up(out: Path) -> None:
-    """Leave no folder behind in which there is no clip."""
+    """Remove a folder without any clip."""
     clips = out / CLIPS_DIR
     if [entry.name for entry in clips.iterdir()] == [_MARKER] and not (out / ".cache").exists():
         (clips / _MARKER).unlink()
@@ -179,7 +178,7 @@ def _missing(corpus: Corpus, present: Sequence[Key]) -> list[str]:
 
 
 def absent(expected: Iterable[Key], present: Collection[Key]) -> list[str]:
-    """What is not there, as generally as can be said.
+    """List what is missing, as generally as possible.
 
     >>> expected = [(s, f"action {a}") for s in ("subject 1", "subject 2") for a in (1, 2)]
     >>> absent(expected, [("subject 1", "action 2", "take 1")])
