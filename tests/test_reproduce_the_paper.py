@@ -1,4 +1,4 @@
-"""The README's section for researchers, command by command, on a miniature copy of MUG and tiny published checkpoints."""
+"""Run docs/paper.md command by command, on a miniature copy of MUG and tiny published checkpoints."""
 
 import importlib
 import json
@@ -26,17 +26,21 @@ TINY: dict[str, Any] = runpy.run_path(str(ROOT / "tests" / "golden" / "released"
 TAKES = [(subject, label) for subject in ("008", "017", "001", "006") for label in ("happiness", "anger")]
 
 
-def commands() -> list[str]:
-    """The lines of the section's first block."""
-    section = (ROOT / "README.md").read_text().partition("## Reproduce the paper")[2].partition("\n## ")[0]
-    found = re.search(r"```bash\n(.*?)```", section, re.DOTALL)
+def commands(text: str) -> list[str]:
+    """Return the `lfdm` commands of the first bash block in `text`."""
+    found = re.search(r"```bash\n(.*?)```", text, re.DOTALL)
     assert found
     return [line for line in found[1].splitlines() if line.startswith("lfdm ")]
 
 
+def paper_commands() -> list[str]:
+    """Return the commands of docs/paper.md."""
+    return commands((ROOT / "docs" / "paper.md").read_text())
+
+
 @pytest.fixture
 def tiny_mug128(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """`mug128` on the command line is the tiny configuration that the golden checkpoints have, with three sampling steps."""
+    """Replace `mug128` on the command line by the tiny configuration of the golden checkpoints, with three sampling steps."""
 
     def short(optimization: OptimizationConfig) -> OptimizationConfig:
         return replace(with_num_steps(optimization, 2), batch_size=2, num_workers=0, log_steps=1)
@@ -58,8 +62,8 @@ def tiny_mug128(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 
 @pytest.fixture
-def belongings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vgg19: Callable[[Path, tuple[int, ...]], Path]) -> None:
-    """What a researcher brings, under the README's names; the folder is the working directory."""
+def user_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vgg19: Callable[[Path, tuple[int, ...]], Path]) -> None:
+    """Write the files that the commands read, and make their folder the working directory."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     for number, (subject, label) in enumerate(TAKES):
@@ -75,9 +79,17 @@ def belongings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vgg19: Callable[
     assert run(lfdm.cli.COMMANDS, ["data", "folder", "faces", "--out", "data/faces", "--size", "64"], "") == 0
 
 
-@pytest.mark.usefixtures("tiny_mug128", "belongings")
-def test_every_command_of_the_readme_works(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = commands()
+def test_readme_shows_commands_of_the_paper_page() -> None:
+    section = (ROOT / "README.md").read_text().partition("## Reproduce the paper")[2]
+    shown = commands(section)
+    assert len(shown) >= 8
+    assert set(shown) <= set(paper_commands())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tiny_mug128", "user_files")
+def test_every_command_of_the_paper_page_works(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = paper_commands()
     assert {shlex.split(line)[1] for line in lines} == {"data", "import", "generate", "evaluate", "train", "adapt"}
     for line in lines:
         command = shlex.split(line)[1:]

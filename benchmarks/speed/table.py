@@ -15,7 +15,6 @@ from lfdm.errors import UserError
 
 README, DOCUMENT = ROOT / "README.md", ROOT / "docs" / "performance.md"
 START, END = "<!-- performance: rendered by python -m benchmarks.speed tables -->", "<!-- end of performance -->"
-SHORT_BATCH = 1
 PRESETS = ("mug128", "flow64")
 DTYPES = ("float32", "bfloat16")
 FORMS = {
@@ -31,6 +30,13 @@ FORMS = {
     ("stage2_step", "checkpointed"): "the same with activation checkpointing",
     ("stage2_step", "uncached"): "stage-2 training step, motion estimated",
     ("stage1_step", "fast"): "stage-1 training step",
+}
+SHORT_OPERATIONS = {
+    "unet_step": "U-Net step",
+    "decode": "decode all frames",
+    "extract": "estimate the motion of all frames",
+    "generate_10": "generate, 10 steps",
+    "stage2_step": "stage-2 training step, one clip",
 }
 OPERATIONS = tuple(dict.fromkeys(operation for operation, _ in FORMS))
 HEAD = (
@@ -60,31 +66,25 @@ minute. Memory is what a call takes beyond what lies there before: weights, and 
 
 
 def render_short(devices: Sequence[Results]) -> str:
-    """The device with the most rows: time, times as fast as the float32 plain form, share of the convolution peak; batch 1."""
+    """Render the time and the speed-up over the textbook form of the device with the most rows, in float32 at batch 1."""
     if not devices:
         return ""
     results = max(devices, key=lambda device: len(device.rows))
-    columns = [(preset, dtype) for preset in PRESETS for dtype in DTYPES]
     rows = []
-    for (operation, form), title in FORMS.items():
-        cells = [_short_cell(results, (operation, preset, SHORT_BATCH, dtype, False), form) for preset, dtype in columns]
+    for operation, title in SHORT_OPERATIONS.items():
+        cells = [cell for preset in PRESETS for cell in _short_cells(results, (operation, preset, 1, "float32", False))]
         if any(cells):
             rows.append((title, *cells))
-    head = ("what", *(f"{preset}, {dtype}" for preset, dtype in columns))
-    return f"**{results.device}** ({_versions(results)}), batch {SHORT_BATCH}:\n\n{table(head, rows)}"
+    head = ("operation", *(title for preset in PRESETS for title in (preset, "speed-up")))
+    return f"{results.device}, {_versions(results)}, float32, batch 1:\n\n{table(head, rows)}"
 
 
-def _short_cell(results: Results, key: tuple[str, str, int, str, bool], form: str) -> str:
+def _short_cells(results: Results, key: tuple[str, str, int, str, bool]) -> tuple[str, str]:
     row = results.find(key)
-    variant = None if row is None else row.variants.get(form)
+    variant = None if row is None else row.variants.get("fast")
     if row is None or variant is None or not variant.seconds:
-        return ""
-    parts = (
-        _time(variant),
-        _number(_float32_ratio(row, variant, results), ".1f", "x"),
-        _number(_percent(row.share_of_convolution_peak(form)), ".0f", " %"),
-    )
-    return " · ".join(part for part in parts if part)
+        return "", ""
+    return _time(variant), _number(row.ratio("fast"), ".1f", "x")
 
 
 # -------------------------------------------------------------------------------------------------------- the document
