@@ -157,24 +157,7 @@ def test_a_data_set_without_training_clips_is_refused(tiny_preset: Preset, tmp_p
 # -------------------------------------------------------------------------------------------------------------- curve
 
 
-def moving_squares(root: Path) -> Path:
-    """Four clips of a bright square that crosses a grey frame, each its own way."""
-    records = []
-    for i, (dx, dy) in enumerate(((2, 0), (0, 2), (-2, 1), (1, -2))):
-        frames = np.full((6, 32, 32, 3), 90, np.uint8)
-        frames[:, ::4, :, i % 3] += 40
-        for k in range(6):
-            x, y = 12 + dx * k, 12 + dy * k
-            frames[k, y : y + 8, x : x + 8] = (200, 60 * i, 255 - 50 * i)
-        path = f"{i}.avi"
-        write_video(root / path, frames, fps=8)
-        record = ClipRecord(path=path, label="move", subject=str(i), split="train", frames=6, fps=8.0, width=32, height=32)
-        records.append(record)
-    write_index(root, records)
-    return root
-
-
-def test_the_first_steps_follow_the_recorded_curve(tiny_preset: Preset, tmp_path: Path) -> None:
+def test_the_first_steps_follow_the_recorded_curve(tiny_preset: Preset, moving_squares: Path, tmp_path: Path) -> None:
     """Fails where a change moves the numerics: record the new curve (in the message) only if that was meant."""
     golden = json.loads(GOLDEN.read_text())
     preset = replace(
@@ -183,7 +166,7 @@ def test_the_first_steps_follow_the_recorded_curve(tiny_preset: Preset, tmp_path
         autoencoder_training=from_json(AutoencoderTrainingConfig, golden["autoencoder_training"]),
     )
     reports: list[StepReport] = []
-    train_autoencoder(preset, moving_squares(tmp_path / "data"), tmp_path / "run", report=reports.append)
+    train_autoencoder(preset, moving_squares, tmp_path / "run", report=reports.append)
     curve = {name: [report.metrics[name] for report in reports] for name in golden["curve"]}
     for name, expected in golden["curve"].items():
         np.testing.assert_allclose(curve[name], expected, rtol=2e-3, atol=1e-5, err_msg=f"{name}: {json.dumps(curve)}")

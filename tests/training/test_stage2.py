@@ -1,6 +1,7 @@
 """Stage-2 training: from a stage-1 model and clips to a folder that the pipeline loads."""
 
 import itertools
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,10 @@ from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.condition import text
 from lfdm.condition.text import encode_text
 from lfdm.config.diffusion import DiffusionConfig
+from lfdm.config.models import UNetConfig
 from lfdm.config.presets import FLOW64, Preset
-from lfdm.config.serialization import to_json
-from lfdm.config.training import with_num_steps
+from lfdm.config.serialization import from_json, to_json
+from lfdm.config.training import DiffusionTrainingConfig, with_num_steps
 from lfdm.data.augmentation import ColorJitter
 from lfdm.data.cache import open_cache
 from lfdm.data.frame_indices import uniform_indices
@@ -28,6 +30,8 @@ from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.loop import StepReport
 from lfdm.training.stage1 import train_autoencoder
 from lfdm.training.stage2 import DiffusionTask, train_diffusion
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "stage2_curve.json"
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +176,25 @@ def test_settings_that_cannot_be_trained_are_refused(
     with pytest.raises(UserError, match=message):
         train_diffusion(preset, puppets_dir, stage1, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_first_steps_follow_the_recorded_curve(
+    tiny_preset: Preset, moving_squares: Path, stage1: Path, tmp_path: Path
+) -> None:
+    """Fails where a change moves the numerics: record the new curve (in the message) only if that was meant."""
+    golden = json.loads(GOLDEN.read_text())
+    preset = replace(
+        tiny_preset,
+        unet=from_json(UNetConfig, golden["unet"]),
+        diffusion=from_json(DiffusionConfig, golden["diffusion"]),
+        diffusion_training=from_json(DiffusionTrainingConfig, golden["diffusion_training"]),
+    )
+    reports: list[StepReport] = []
+    train_diffusion(preset, moving_squares, stage1, tmp_path / "run", report=reports.append)
+    curve = {name: [report.metrics[name] for report in reports] for name in golden["curve"]}
+    for name, expected in golden["curve"].items():
+        np.testing.assert_allclose(curve[name], expected, rtol=2e-3, atol=1e-5, err_msg=f"{name}: {json.dumps(curve)}")
+    assert np.mean(curve["loss"][-4:]) < np.mean(curve["loss"][:4])
 
 
 # ------------------------------------------------------------------------------------------------------ conditions
