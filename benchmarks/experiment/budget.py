@@ -20,7 +20,8 @@ from lfdm.errors import UserError
 from lfdm.folders.files import write_bytes
 from lfdm.folders.model_folder import read_json
 from lfdm.folders.run_folder import STATE_NAME, find_checkpoints
-from lfdm.training.loop import StepReport, TrainingTask, fit
+from lfdm.training.loop import TrainingTask, train
+from lfdm.training.reports import StepReport
 
 NEVER = 10**9
 """Steps between things that a short trial does without."""
@@ -62,7 +63,7 @@ def _time_steps(trial: Trial, num_steps: int) -> list[float]:
         sample_steps=NEVER,
     )
     with tempfile.TemporaryDirectory() as folder:
-        fit(trial.task, config, Path(folder), report=lambda _: times.append(clock()))
+        train(trial.task, config, Path(folder), report=lambda _: times.append(clock()))
     return [after - before for before, after in pairwise(times)]
 
 
@@ -75,7 +76,7 @@ def steps_within(seconds: float, step_seconds: float, *, what: str) -> int:
 
 
 class TrainingClock:
-    """The time that a training has taken so far, over all its sessions, as a `report` of `fit`.
+    """The time that a training has taken so far, over all its sessions, as a `report` of `train`.
 
     Steps that were lost when a session was stopped, and are done again, count once.
 

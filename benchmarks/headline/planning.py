@@ -21,8 +21,8 @@ from benchmarks.headline.methods import ComparisonSettings, is_first_stage
 from lfdm.data.cache import ClipCache, open_cache
 from lfdm.data.index import labels
 from lfdm.pipeline.pipeline import LatentFlowPipeline
-from lfdm.training.loop import uses_bf16
 from lfdm.training.motion_cache import open_motion_cache
+from lfdm.training.optimization import uses_bf16
 from lfdm.training.stage1 import AutoencoderTask
 from lfdm.training.stage2 import DiffusionTask
 

@@ -38,7 +38,7 @@ from benchmarks.speed.measuring import (
 from benchmarks.speed.records import PLAIN, Results, Row, Variant, results_path
 from benchmarks.speed.workloads import OPERATIONS, Calls, Models, benchmark_preset
 from lfdm.errors import UserError
-from lfdm.training.loop import uses_bf16
+from lfdm.training.optimization import uses_bf16
 
 DType = Literal["float32", "bfloat16"]
 Compilation = Literal["eager", "compiled"]

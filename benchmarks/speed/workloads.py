@@ -32,7 +32,8 @@ from lfdm.diffusion.sampling import Guidance, guided_prediction
 from lfdm.motion.motion import Motion
 from lfdm.pipeline.inputs import sample_generators
 from lfdm.pipeline.pipeline import LatentFlowPipeline
-from lfdm.training.loop import lay_out, make_optimizer, set_training, update_average
+from lfdm.training.batches import BatchRandomness
+from lfdm.training.optimization import lay_out, make_optimizer, set_training, update_average
 from lfdm.training.stage1 import AutoencoderTask
 from lfdm.training.stage2 import ConditionedUNet, DiffusionTask
 
@@ -343,13 +344,15 @@ def stage1_step(models: Models, batch: int) -> Calls:
     videos = (255 * models.videos(batch)).byte()
     pairs = {"source": videos[:, :, 0], "driving": videos[:, :, 1]}
 
-    def draws() -> torch.Generator:
-        return torch.Generator(models.device).manual_seed(0)
+    def randomness() -> BatchRandomness:
+        return BatchRandomness.of_whole_batch(torch.Generator(models.device).manual_seed(0), batch)
 
     return {
-        "fast": TrainingStep(task.module, lambda module: task.loss(module, pairs, draws())["loss"], config.optimization, models),
+        "fast": TrainingStep(
+            task.module, lambda module: task.loss(module, pairs, randomness())["loss"], config.optimization, models
+        ),
         "plain": TrainingStep(
-            plain, lambda _: plain_autoencoder_loss(task, plain, pairs, draws()), config.optimization, models, plain=True
+            plain, lambda _: plain_autoencoder_loss(task, plain, pairs, randomness()), config.optimization, models, plain=True
         ),
     }
 
@@ -370,10 +373,10 @@ def stage2_step(models: Models, batch: int) -> Calls:
     cached = {"image": videos[:, :, 0], "motion": stored, "index": index}
     fresh = {"video": videos, "index": index}
 
-    def draws() -> torch.Generator:
-        return torch.Generator(models.device).manual_seed(0)
+    def randomness() -> BatchRandomness:
+        return BatchRandomness.of_whole_batch(torch.Generator(models.device).manual_seed(0), batch)
 
-    def fast(batch: dict[str, Tensor], *, checkpointed: bool = False) -> TrainingStep:
+    def fast(inputs: dict[str, Tensor], *, checkpointed: bool = False) -> TrainingStep:
         task = DiffusionTask(models.pipeline, preset, models.clips, None)
         unet = copy.deepcopy(models.pipeline.unet)
         task.module = ConditionedUNet(unet, models.pipeline.condition)
@@ -381,13 +384,13 @@ def stage2_step(models: Models, batch: int) -> Calls:
             unet.enable_gradient_checkpointing()
         if models.compiled:
             unet.compile()
-        return TrainingStep(task.module, lambda module: task.loss(module, batch, draws())["loss"], config, models)
+        return TrainingStep(task.module, lambda module: task.loss(module, inputs, randomness())["loss"], config, models)
 
     plain, stage1 = models.plain_unet(), models.plain_stage1()
     task = DiffusionTask(models.pipeline, preset, models.clips, None)
 
     def plain_loss(_: nn.Module) -> Tensor:
-        return plain_diffusion_loss(task, plain, stage1, fresh, draws())
+        return plain_diffusion_loss(task, plain, stage1, fresh, randomness())
 
     return {
         "fast": fast(cached),

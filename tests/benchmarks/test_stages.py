@@ -9,7 +9,7 @@ from benchmarks.experiment.budget import TrainingClock, steps_within
 from benchmarks.experiment.stages import LeftOutError, Stage, StageFolder
 from lfdm.errors import UserError
 from lfdm.folders.run_folder import CHECKPOINTS_DIR, STATE_NAME
-from lfdm.training.loop import StepReport
+from lfdm.training.reports import StepReport
 
 
 class Work:

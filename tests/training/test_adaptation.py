@@ -15,7 +15,7 @@ from lfdm.errors import UserError
 from lfdm.folders.run_folder import find_checkpoints
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.adaptation import DECODER, adapt
-from lfdm.training.loop import StepReport
+from lfdm.training.reports import StepReport
 
 QUICK = AdaptationConfig(
     optimization=OptimizationConfig(num_steps=4, batch_size=2, learning_rate=1e-3, log_steps=1, sample_steps=2)

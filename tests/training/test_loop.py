@@ -5,7 +5,10 @@ import math
 import multiprocessing
 import os
 import resource
+import signal
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,7 +30,11 @@ from lfdm.config.training import OptimizationConfig
 from lfdm.errors import UserError
 from lfdm.folders.model_folder import StrictLoading
 from lfdm.folders.run_folder import find_checkpoints
-from lfdm.training.loop import NonFiniteLossError, StepReport, fit, learning_rate, uses_bf16
+from lfdm.training.batches import BatchRandomness
+from lfdm.training.interruption import SIGNALS, TrainingInterrupted
+from lfdm.training.loop import NonFiniteLossError, train
+from lfdm.training.optimization import learning_rate, uses_bf16
+from lfdm.training.reports import RunSummary, StepReport
 
 CONFIG = OptimizationConfig(
     num_steps=10,
@@ -84,9 +91,9 @@ class Regression:
     def models(self, module: nn.Module) -> dict[str, nn.Module]:
         return {"network": module}
 
-    def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def loss(self, module: nn.Module, batch: dict[str, Tensor], randomness: BatchRandomness) -> dict[str, Tensor]:
         target = batch["x"].sum(1, keepdim=True)
-        target = target + 0.1 * torch.randn(target.shape, generator=generator, device=target.device)
+        target = target + 0.1 * randomness.sample(lambda size, generator: torch.randn(size, 1, generator=generator))
         error = (module(batch["x"]) - target).square().mean()
         return {"loss": error, "error": error}
 
@@ -130,11 +137,11 @@ def file_size_limit(num_bytes: int) -> Iterator[None]:
 def test_a_stopped_run_continues_bit_for_bit(tmp_path: Path, changes: dict[str, Any]) -> None:
     network = {"frozen": changes.pop("frozen")} if "frozen" in changes else {}
     config = replace(CONFIG, **changes)
-    whole = fit(Regression(**network), config, tmp_path / "whole")
-    stopped = fit(Regression(**network), config, tmp_path / "parts", stop_after=3)  # in the middle of the first epoch
+    whole = train(Regression(**network), config, tmp_path / "whole")
+    stopped = train(Regression(**network), config, tmp_path / "parts", stop_after=3)  # in the middle of the first epoch
     assert stopped.name == "step-00000003"
     assert whole.name == "step-00000010"
-    assert_same_checkpoints(fit(Regression(**network), config, tmp_path / "parts"), whole)
+    assert_same_checkpoints(train(Regression(**network), config, tmp_path / "parts"), whole)
 
 
 class TwoModels(Regression):
@@ -147,16 +154,16 @@ class TwoModels(Regression):
     def models(self, module: nn.Module) -> dict[str, nn.Module]:
         return dict(module.items())  # type: ignore[operator]
 
-    def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def loss(self, module: nn.Module, batch: dict[str, Tensor], randomness: BatchRandomness) -> dict[str, Tensor]:
         parts = self.models(module)
-        noise = torch.rand((), generator=generator)
+        noise = randomness.sample(lambda size, generator: torch.rand(size, 1, generator=generator))
         return {"loss": (parts["main"](batch["x"]) + parts["scale"](batch["x"]) - noise).square().mean()}
 
 
 def test_several_models_are_trained_averaged_and_resumed_together(tmp_path: Path) -> None:
-    whole = fit(TwoModels(), CONFIG, tmp_path / "whole")
-    fit(TwoModels(), CONFIG, tmp_path / "parts", stop_after=3)
-    parts = fit(TwoModels(), CONFIG, tmp_path / "parts")
+    whole = train(TwoModels(), CONFIG, tmp_path / "whole")
+    train(TwoModels(), CONFIG, tmp_path / "parts", stop_after=3)
+    parts = train(TwoModels(), CONFIG, tmp_path / "parts")
     files = ("training.safetensors", *(f"{name}/diffusion_pytorch_model.safetensors" for name in ("main", "scale")))
     stored = [
         {f"{file}/{name}": value for file in files for name, value in load_file(run / file).items()} for run in (whole, parts)
@@ -175,7 +182,7 @@ def test_frozen_layers_keep_their_weights_and_statistics(tmp_path: Path, ema_dec
     task.module.norm.requires_grad_(False)
     task.module.first.requires_grad_(False)
     before = {name: value.clone() for name, value in task.module.state_dict().items()}
-    folder = fit(task, replace(CONFIG, sample_steps=4, ema_decay=ema_decay), tmp_path)
+    folder = train(task, replace(CONFIG, sample_steps=4, ema_decay=ema_decay), tmp_path)
     after = tensors(folder)
     same = {name for name, value in before.items() if torch.equal(after[f"average.{name}"], value)}
     assert same == {name for name in before if not name.startswith("last")}
@@ -183,58 +190,58 @@ def test_frozen_layers_keep_their_weights_and_statistics(tmp_path: Path, ema_dec
 
 def test_a_stored_moment_matters(tmp_path: Path) -> None:
     """Guards the tests above: training from the same weights without moments ends elsewhere."""
-    whole = fit(Regression(), CONFIG, tmp_path / "whole")
-    fit(Regression(), CONFIG, tmp_path / "parts", stop_after=5)
+    whole = train(Regression(), CONFIG, tmp_path / "whole")
+    train(Regression(), CONFIG, tmp_path / "parts", stop_after=5)
     state = tmp_path / "parts" / "checkpoints" / "step-00000005" / "training.safetensors"
     from safetensors.torch import save_file
 
     kept = {name: value for name, value in load_file(state).items() if name.startswith("model.")}
     save_file(kept, state)
-    resumed = fit(Regression(), CONFIG, tmp_path / "parts")
+    resumed = train(Regression(), CONFIG, tmp_path / "parts")
     assert not torch.equal(tensors(resumed)["model.first.weight"], tensors(whole)["model.first.weight"])
 
 
 def test_loader_processes_may_change_in_mid_epoch(tmp_path: Path) -> None:
-    whole = fit(Regression(), CONFIG, tmp_path / "whole")
-    fit(Regression(), replace(CONFIG, num_workers=2), tmp_path / "parts", stop_after=4)
-    assert_same_checkpoints(fit(Regression(), replace(CONFIG, num_workers=1), tmp_path / "parts"), whole)
+    whole = train(Regression(), CONFIG, tmp_path / "whole")
+    train(Regression(), replace(CONFIG, num_workers=2), tmp_path / "parts", stop_after=4)
+    assert_same_checkpoints(train(Regression(), replace(CONFIG, num_workers=1), tmp_path / "parts"), whole)
 
 
 def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
-    folder = fit(Regression(), CONFIG, tmp_path)
+    folder = train(Regression(), CONFIG, tmp_path)
     before = {path: path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))}
     task = Regression()
-    assert fit(task, CONFIG, tmp_path, stop_after=2) == folder
+    assert train(task, CONFIG, tmp_path, stop_after=2) == folder
     assert {path: path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))} == before
     torch.testing.assert_close(task.module.first.weight, tensors(folder)["model.first.weight"])
 
 
 def test_more_steps_may_be_asked_for_later(tmp_path: Path) -> None:
     constant = replace(CONFIG, schedule="constant")
-    whole = fit(Regression(), constant, tmp_path / "whole")
-    fit(Regression(), replace(constant, num_steps=6), tmp_path / "parts")
-    assert_same_checkpoints(fit(Regression(), constant, tmp_path / "parts"), whole)
+    whole = train(Regression(), constant, tmp_path / "whole")
+    train(Regression(), replace(constant, num_steps=6), tmp_path / "parts")
+    assert_same_checkpoints(train(Regression(), constant, tmp_path / "parts"), whole)
 
 
 def test_what_a_killed_process_left_is_removed_and_never_taken_for_a_checkpoint(tmp_path: Path) -> None:
-    whole = fit(Regression(), CONFIG, tmp_path / "whole")
-    fit(Regression(), CONFIG, tmp_path / "parts", stop_after=5)
+    whole = train(Regression(), CONFIG, tmp_path / "whole")
+    train(Regression(), CONFIG, tmp_path / "parts", stop_after=5)
     checkpoints = tmp_path / "parts" / "checkpoints"
     for leftover in (".step-00000008-abcd", "step-00000009"):
         (checkpoints / leftover / "network").mkdir(parents=True)
         (checkpoints / leftover / "training.safetensors").write_bytes(b"half")
-    assert_same_checkpoints(fit(Regression(), CONFIG, tmp_path / "parts"), whole)
+    assert_same_checkpoints(train(Regression(), CONFIG, tmp_path / "parts"), whole)
     assert sorted(path.name for path in checkpoints.iterdir()) == ["step-00000005", "step-00000010"]
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
-    fit(Regression(), CONFIG, tmp_path, stop_after=5)
+    train(Regression(), CONFIG, tmp_path, stop_after=5)
     with pytest.raises(UserError, match=r"training\.safetensors does not fit Network: .*first\.weight \(8, 3\), needs \(9, 3\)"):
-        fit(Regression(width=9), CONFIG, tmp_path)
+        train(Regression(width=9), CONFIG, tmp_path)
 
 
 def test_the_model_folder_of_a_checkpoint_holds_the_average(tmp_path: Path) -> None:
-    folder = fit(Regression(), CONFIG, tmp_path)
+    folder = train(Regression(), CONFIG, tmp_path)
     loaded = Network.from_pretrained(folder / "network")
     stored = tensors(folder)
     assert torch.equal(loaded.first.weight, stored["average.first.weight"])
@@ -242,15 +249,15 @@ def test_the_model_folder_of_a_checkpoint_holds_the_average(tmp_path: Path) -> N
 
 
 def test_checkpoints_come_by_steps_and_minutes_and_old_ones_go(tmp_path: Path) -> None:
-    fit(Regression(), replace(CONFIG, checkpoint_steps=2, keep_checkpoints=3), tmp_path / "steps")
+    train(Regression(), replace(CONFIG, checkpoint_steps=2, keep_checkpoints=3), tmp_path / "steps")
     assert [path.name for path in find_checkpoints(tmp_path / "steps")] == [f"step-{i:08d}" for i in (6, 8, 10)]
-    fit(Regression(), replace(CONFIG, checkpoint_minutes=1e-9, keep_checkpoints=100), tmp_path / "minutes")
+    train(Regression(), replace(CONFIG, checkpoint_minutes=1e-9, keep_checkpoints=100), tmp_path / "minutes")
     assert len(find_checkpoints(tmp_path / "minutes")) == 10
 
 
 def test_precision_may_differ_between_trainings_of_one_process(tmp_path: Path) -> None:
-    half = tensors(fit(Regression(), replace(CONFIG, mixed_precision="bf16"), tmp_path / "bf16"))
-    full = tensors(fit(Regression(), CONFIG, tmp_path / "no"))
+    half = tensors(train(Regression(), replace(CONFIG, mixed_precision="bf16"), tmp_path / "bf16"))
+    full = tensors(train(Regression(), CONFIG, tmp_path / "no"))
     assert half["model.first.weight"].dtype == torch.float32
     torch.testing.assert_close(half["model.first.weight"], full["model.first.weight"], atol=0.05, rtol=0)
     assert not torch.equal(half["model.first.weight"], full["model.first.weight"])
@@ -265,6 +272,140 @@ def test_automatic_precision_is_what_the_processor_computes_fast() -> None:
     assert not uses_bf16("no", device)
 
 
+# -------------------------------------------------------------------------------------------------------- interruption
+
+
+class Slow(Points):
+    """Each sample takes a while."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        time.sleep(self.seconds)
+        return super().__getitem__(key)
+
+
+ENDLESS = replace(CONFIG, num_steps=10**6, schedule="constant", checkpoint_steps=10**6, log_steps=1)
+INTERRUPTED, STOPPED = 100, 99
+"""Exit codes of a child process: the first plus the signal's number."""
+
+
+def _train_until_stopped(seconds: float, config: OptimizationConfig, out: Path, ready: Any) -> None:
+    os.setpgrp()  # a terminal sends Ctrl-C to all processes of a group, the loader's included
+    try:
+        train(Regression(dataset=Slow(seconds)), config, out, report=lambda _: ready.set(), summary=lambda _: ready.set())
+    except TrainingInterrupted as interrupted:
+        os._exit(INTERRUPTED + interrupted.signal_number)
+    except KeyboardInterrupt:
+        os._exit(STOPPED)
+
+
+@pytest.mark.parametrize(("number", "num_workers"), [(signal.SIGINT, 0), (signal.SIGINT, 2), (signal.SIGTERM, 0)])
+def test_a_signal_ends_the_step_and_the_run_resumes_bit_for_bit(tmp_path: Path, number: int, num_workers: int) -> None:
+    context = multiprocessing.get_context("fork")  # spares the imports
+    ready = context.Event()
+    config = replace(ENDLESS, num_workers=num_workers)
+    child = context.Process(target=_train_until_stopped, args=(0.002, config, tmp_path / "parts", ready))
+    child.start()
+    assert ready.wait(60)
+    time.sleep(0.1)  # into the steps
+    os.killpg(child.pid or 0, number)
+    child.join(60)
+    assert child.exitcode == INTERRUPTED + number
+    (checkpoint,) = find_checkpoints(tmp_path / "parts")
+    step = int(checkpoint.name.removeprefix("step-"))
+    assert metrics(tmp_path / "parts")[-1]["step"] == step
+    config = replace(config, num_steps=step + 3)
+    assert_same_checkpoints(train(Regression(), config, tmp_path / "parts"), train(Regression(), config, tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, STOPPED), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_second_signal_stops_at_once(tmp_path: Path, number: int, code: int) -> None:
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    child = context.Process(target=_train_until_stopped, args=(1000, ENDLESS, tmp_path, ready))
+    child.start()
+    assert ready.wait(60)
+    while child.is_alive():  # the first may come before the handlers are installed
+        os.kill(child.pid or 0, number)
+        child.join(0.2)
+    assert child.exitcode == code
+    assert find_checkpoints(tmp_path) == []
+
+
+def test_handlers_are_installed_only_during_the_training_and_only_in_the_main_thread(tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    during: list[Any] = []
+    train(Regression(), CONFIG, tmp_path / "a", report=lambda _: during.extend(signal.getsignal(number) for number in SIGNALS))
+    assert not set(during) & set(before)
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+    thread = threading.Thread(target=train, args=(Regression(), CONFIG, tmp_path / "b"))
+    thread.start()
+    thread.join(60)
+    assert_same_checkpoints(*(find_checkpoints(tmp_path / name)[-1] for name in "ab"))
+
+
+# ------------------------------------------------------------------------------------------------------ micro-batches
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 3])
+def test_micro_batches_give_the_gradient_of_the_batch(tmp_path: Path, micro_batch_size: int) -> None:
+    config = replace(CONFIG, num_steps=4, log_steps=1)
+    whole = tensors(train(Regression(batch_norm=False), config, tmp_path / "whole"))
+    divided = replace(config, micro_batch_size=micro_batch_size)
+    parts = tensors(train(Regression(batch_norm=False), divided, tmp_path / "parts"))
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-6)
+    for a, b in zip(metrics(tmp_path / "whole"), metrics(tmp_path / "parts"), strict=True):
+        assert all(b[name] == pytest.approx(a[name], rel=1e-4) for name in ("loss", "error", "grad_norm"))
+
+
+class Small(Regression):
+    """A device that can hold two samples."""
+
+    def loss(self, module: nn.Module, batch: dict[str, Tensor], randomness: BatchRandomness) -> dict[str, Tensor]:
+        if len(batch["x"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().loss(module, batch, randomness)
+
+
+def test_running_out_of_memory_names_the_option_that_helps(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"out of memory on cpu with 4 samples .*micro_batch_size to 2 or less"):
+        train(Small(), CONFIG, tmp_path)
+    train(Small(), replace(CONFIG, micro_batch_size=2), tmp_path)
+
+
+def test_other_errors_of_a_step_are_left_alone(tmp_path: Path) -> None:
+    class Faulty(Regression):
+        def loss(self, *_: Any) -> dict[str, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+            raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        train(Faulty(), CONFIG, tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------------------- summary
+
+
+def test_a_run_is_summarized_at_its_start_and_once_its_speed_is_known(tmp_path: Path) -> None:
+    summaries: list[RunSummary] = []
+    train(Regression(frozen=True), CONFIG, tmp_path, summary=summaries.append, stop_after=2)
+    train(Regression(frozen=True), replace(CONFIG, micro_batch_size=3), tmp_path, summary=summaries.append)
+    first, resumed, estimated = summaries
+    assert (first.start_step, first.seconds_left, first.peak_memory) == (0, None, None)
+    assert (first.parameters, first.trained_parameters) == (59, 57)
+    assert (first.device, first.precision, first.num_processes, first.num_clips) == ("cpu", "float32", 1, 7)
+    assert (first.batch_size, first.micro_batch_size, resumed.micro_batch_size) == (4, 4, 3)
+    assert (resumed.start_step, resumed.num_steps) == (2, 10)
+    assert resumed == replace(estimated, seconds_left=None, peak_memory=None)
+    assert estimated.seconds_left is not None
+    assert estimated.seconds_left > 0
+    assert estimated.peak_memory is not None
+    assert estimated.peak_memory > 10**7
+
+
 # -------------------------------------------------------------------------------------------------------------- errors
 
 
@@ -273,51 +414,51 @@ def test_a_loss_that_is_no_number_stops_with_the_last_checkpoint_intact(tmp_path
     config = replace(CONFIG, log_steps=log_steps)
     broken = Regression(dataset=Points(broken_from=7 * 4))
     with pytest.raises(NonFiniteLossError, match=r"loss, error, grad_norm stopped being finite .*learning_rate$"):
-        fit(broken, config, tmp_path / "run")
+        train(broken, config, tmp_path / "run")
     assert [path.name for path in find_checkpoints(tmp_path / "run")] == ["step-00000005"]
     assert all(math.isfinite(value) for line in metrics(tmp_path / "run") for value in line.values())
-    whole = fit(Regression(), config, tmp_path / "whole")
-    assert_same_checkpoints(fit(Regression(), config, tmp_path / "run"), whole)  # once the cause is gone
+    whole = train(Regression(), config, tmp_path / "whole")
+    assert_same_checkpoints(train(Regression(), config, tmp_path / "run"), whole)  # once the cause is gone
 
 
 def test_a_panel_that_fails_costs_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
-        fit(Regression(picture=None), replace(CONFIG, sample_steps=5), tmp_path)
+        train(Regression(picture=None), replace(CONFIG, sample_steps=5), tmp_path)
     assert [path.name for path in find_checkpoints(tmp_path)] == ["step-00000005"]
 
 
 class BrokenGradient(Regression):
     """A finite loss whose gradient is not: the root of zero."""
 
-    def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        losses = super().loss(module, batch, generator)
+    def loss(self, module: nn.Module, batch: dict[str, Tensor], randomness: BatchRandomness) -> dict[str, Tensor]:
+        losses = super().loss(module, batch, randomness)
         assert isinstance(module, Network)
         return {"loss": losses["loss"] + (0 * module.first.weight).sum().sqrt()}
 
 
 def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLossError, match=r"model\.first\.weight"):
-        fit(BrokenGradient(), replace(CONFIG, checkpoint_steps=1, max_grad_norm=None), tmp_path)
+        train(BrokenGradient(), replace(CONFIG, checkpoint_steps=1, max_grad_norm=None), tmp_path)
     assert find_checkpoints(tmp_path) == []
 
 
 @pytest.mark.parametrize("fraction", [0.5, 1.5])  # of the model's file; the second fails later, in the moments
 def test_a_full_disk_leaves_the_last_checkpoint_and_nothing_half_written(tmp_path: Path, fraction: float) -> None:
     task = Regression(width=2000)
-    first = fit(task, CONFIG, tmp_path, stop_after=5)
+    first = train(task, CONFIG, tmp_path, stop_after=5)
     before = tensors(first)
     size = (first / "network" / "diffusion_pytorch_model.safetensors").stat().st_size
     with file_size_limit(int(fraction * size)), pytest.raises(OSError, match="step-00000010: the checkpoint could not be"):
-        fit(Regression(width=2000), CONFIG, tmp_path)
+        train(Regression(width=2000), CONFIG, tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [first.name]
     after = tensors(first)
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert fit(Regression(width=2000), CONFIG, tmp_path).name == "step-00000010"
+    assert train(Regression(width=2000), CONFIG, tmp_path).name == "step-00000010"
 
 
 def test_impossible_calls_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="stop_after must be at least 1; got 0"):
-        fit(Regression(), CONFIG, tmp_path, stop_after=0)
+        train(Regression(), CONFIG, tmp_path, stop_after=0)
 
 
 # -------------------------------------------------------------------------------------------------------------- logs
@@ -325,8 +466,8 @@ def test_impossible_calls_are_refused(tmp_path: Path) -> None:
 
 def test_metrics_are_averages_since_the_last_line(tmp_path: Path) -> None:
     reports: list[StepReport] = []
-    fit(Regression(), replace(CONFIG, log_steps=1, checkpoint_steps=100), tmp_path / "every", report=reports.append)
-    fit(Regression(), replace(CONFIG, log_steps=4, checkpoint_steps=100), tmp_path / "fourth")
+    train(Regression(), replace(CONFIG, log_steps=1, checkpoint_steps=100), tmp_path / "every", report=reports.append)
+    train(Regression(), replace(CONFIG, log_steps=4, checkpoint_steps=100), tmp_path / "fourth")
     single = metrics(tmp_path / "every")
     assert [line["step"] for line in single] == list(range(1, 11)) == [report.step for report in reports]
     assert [report.metrics["loss"] for report in reports] == [line["loss"] for line in single]
@@ -340,11 +481,11 @@ def test_metrics_are_averages_since_the_last_line(tmp_path: Path) -> None:
 
 def test_a_resumed_run_logs_every_step_once(tmp_path: Path) -> None:
     config = replace(CONFIG, log_steps=2)
-    fit(Regression(), config, tmp_path / "whole")
-    fit(Regression(), config, tmp_path / "parts", stop_after=5)
+    train(Regression(), config, tmp_path / "whole")
+    train(Regression(), config, tmp_path / "parts", stop_after=5)
     with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:  # as left by a kill at step 7
         file.write('{"step": 6, "loss": 1.0}\n{"step": 7, "lo')
-    fit(Regression(), config, tmp_path / "parts")
+    train(Regression(), config, tmp_path / "parts")
     whole, parts = metrics(tmp_path / "whole"), metrics(tmp_path / "parts")
     assert [line["step"] for line in parts] == [2, 4, 5, 6, 8, 10] == [line["step"] for line in whole]
     assert [line["loss"] for line in parts] == [line["loss"] for line in whole]
@@ -354,7 +495,7 @@ def test_a_resumed_run_logs_every_step_once(tmp_path: Path) -> None:
 def test_panels_are_kept_as_pictures_and_in_tensorboard(tmp_path: Path, shape: tuple[int, ...], name: str) -> None:
     loader = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
     picture = np.broadcast_to(np.arange(shape[0], dtype=np.uint8).reshape(-1, *(1,) * (len(shape) - 1)) * 40, shape)
-    fit(Regression(picture=np.ascontiguousarray(picture)), replace(CONFIG, num_steps=5, sample_steps=4), tmp_path)
+    train(Regression(picture=np.ascontiguousarray(picture)), replace(CONFIG, num_steps=5, sample_steps=4), tmp_path)
     assert [path.name for path in (tmp_path / "samples").iterdir()] == [name]
     with Image.open(tmp_path / "samples" / name) as image:
         assert image.size == (8, 6)
@@ -381,7 +522,7 @@ def test_learning_rate_warms_up_and_decays() -> None:
 
 def test_the_average_is_what_its_definition_says(tmp_path: Path) -> None:
     config = replace(CONFIG, checkpoint_steps=1, keep_checkpoints=10)
-    fit(Regression(), config, tmp_path)
+    train(Regression(), config, tmp_path)
     expected = Regression().module.first.weight.detach().clone()
     for step, folder in enumerate(find_checkpoints(tmp_path)):
         stored = tensors(folder)
@@ -408,18 +549,24 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     assert [process.exitcode for process in processes] == [0, 0]
     two = tensors(find_checkpoints(tmp_path / "two")[-1])
     assert [path.name for path in find_checkpoints(tmp_path / "two")] == ["step-00000008", "step-00000010"]  # they agreed
-    one = tensors(fit(WithoutNoise(batch_norm=False), replace(TWO_PROCESSES, checkpoint_minutes=1e6), tmp_path / "one"))
+    one = tensors(
+        train(
+            WithoutNoise(batch_norm=False),
+            replace(TWO_PROCESSES, checkpoint_minutes=1e6, micro_batch_size=None),
+            tmp_path / "one",
+        )
+    )
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
     losses = [[line["loss"] for line in metrics(tmp_path / name)] for name in ("one", "two")]
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
-TWO_PROCESSES = replace(CONFIG, checkpoint_minutes=1e-9, log_steps=2)
+TWO_PROCESSES = replace(CONFIG, checkpoint_minutes=1e-9, log_steps=2, micro_batch_size=1)
 
 
 class WithoutNoise(Regression):
-    def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:  # noqa: ARG002
+    def loss(self, module: nn.Module, batch: dict[str, Tensor], randomness: BatchRandomness) -> dict[str, Tensor]:  # noqa: ARG002
         return {"loss": (module(batch["x"]) - batch["x"].sum(1, keepdim=True)).square().mean()}
 
 
@@ -427,5 +574,5 @@ def _train_as(rank: str, port: str, out: Path) -> None:
     os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ["ACCELERATE_USE_CPU"] = "true"
     AcceleratorState._reset_state(reset_partial_state=True)  # which this process has from the tests before
-    fit(WithoutNoise(batch_norm=False), TWO_PROCESSES, out)
+    train(WithoutNoise(batch_norm=False), TWO_PROCESSES, out)
     torch.distributed.destroy_process_group()

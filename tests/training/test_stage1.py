@@ -25,7 +25,9 @@ from lfdm.data.index import ClipRecord, write_index
 from lfdm.data.video import write_video
 from lfdm.errors import UserError
 from lfdm.folders.run_folder import find_checkpoints, prepare_run
-from lfdm.training.loop import StepReport, fit
+from lfdm.training.batches import BatchRandomness
+from lfdm.training.loop import train
+from lfdm.training.reports import StepReport
 from lfdm.training.stage1 import AutoencoderTask, train_autoencoder
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "autoencoder_curve.json"
@@ -52,6 +54,11 @@ def assert_same_checkpoints(a: Path, b: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ resuming
 
 
+def randomness(seed: int = 0) -> BatchRandomness:
+    """For batches of three samples."""
+    return BatchRandomness.of_whole_batch(torch.Generator().manual_seed(seed), 3)
+
+
 def make_task(preset: Preset, cache: ClipCache) -> AutoencoderTask:
     torch.manual_seed(preset.autoencoder_training.optimization.seed)
     return AutoencoderTask(LatentFlowAutoencoder(**to_json(preset.autoencoder)), preset.autoencoder_training, cache)
@@ -65,10 +72,10 @@ def test_five_steps_and_five_more_in_mid_epoch_with_two_workers_equal_ten(
     assert len(cache) % tiny_preset.autoencoder_training.optimization.batch_size != 0  # step 5 is inside an epoch
     preset = with_optimization(tiny_preset, mixed_precision=precision)
     config = preset.autoencoder_training.optimization
-    whole = fit(make_task(preset, cache), config, tmp_path / "whole")
+    whole = train(make_task(preset, cache), config, tmp_path / "whole")
     with_workers = replace(config, num_workers=2)
-    fit(make_task(preset, cache), with_workers, tmp_path / "parts", stop_after=5)
-    assert_same_checkpoints(fit(make_task(preset, cache), with_workers, tmp_path / "parts"), whole)
+    train(make_task(preset, cache), with_workers, tmp_path / "parts", stop_after=5)
+    assert_same_checkpoints(train(make_task(preset, cache), with_workers, tmp_path / "parts"), whole)
 
 
 CHILD = """
@@ -209,7 +216,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(
     cache = open_cache(puppets_dir, puppet_records, 32, "pad", tmp_path / "cache")
     task = make_task(tiny_preset, cache)
     batch = {name: torch.stack([task.dataset[i, i][name] for i in range(3)]) for name in ("source", "driving")}
-    losses = task.loss(task.module, batch, torch.Generator())
+    losses = task.loss(task.module, batch, randomness())
     config = tiny_preset.autoencoder_training
     parts = {"l1": 1.0, "warped": 1.0, "inpainted": 0.5, "match": 1.0, "ssim": 0.05, "smoothness": 0.02}
     assert {name: getattr(config, f"{name}_weight") for name in parts} == parts
@@ -229,7 +236,7 @@ def test_every_weight_moves_under_the_default_losses(
     cache = open_cache(puppets_dir, puppet_records, 32, "pad", tmp_path / "cache")
     task = make_task(tiny_preset, cache)
     batch = {name: torch.stack([task.dataset[i, i][name] for i in range(3)]) for name in ("source", "driving")}
-    task.loss(task.module, batch, torch.Generator())["loss"].backward()
+    task.loss(task.module, batch, randomness())["loss"].backward()
     assert [name for name, parameter in task.module.named_parameters() if parameter.grad is None] == []
 
 
@@ -267,7 +274,7 @@ def test_equivariance_trains_the_region_predictor_alone_and_draws_from_the_gener
     task = make_task(preset, open_cache(puppets_dir, puppet_records, 32, "pad", tmp_path / "cache"))
     task.module.eval()
     batch = {name: torch.stack([task.dataset[i, i][name] for i in range(3)]) for name in ("source", "driving")}
-    first, again, other = (task.loss(task.module, batch, torch.Generator().manual_seed(seed))["loss"] for seed in (0, 0, 1))
+    first, again, other = (task.loss(task.module, batch, randomness(seed))["loss"] for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     first.backward()

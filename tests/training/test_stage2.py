@@ -27,7 +27,8 @@ from lfdm.errors import UserError
 from lfdm.folders.model_folder import WEIGHTS_NAME, read_tensors
 from lfdm.folders.run_folder import find_checkpoints, find_model
 from lfdm.pipeline.pipeline import LatentFlowPipeline
-from lfdm.training.loop import StepReport
+from lfdm.training.batches import BatchRandomness
+from lfdm.training.reports import StepReport
 from lfdm.training.stage1 import train_autoencoder
 from lfdm.training.stage2 import DiffusionTask, train_diffusion
 
@@ -294,7 +295,8 @@ def test_dropped_conditions_and_the_label_none_train_the_null_condition(
     data = relabelled(puppets_dir, tmp_path / "data", {"jump": "None"})
     task = make_task(with_steps(tiny_preset, 1, condition_dropout=0.1), data, stage1, ["wave"], tmp_path)
     index = torch.arange(len(task.clips)).repeat(500)
-    rows = task._draw_rows(index, torch.Generator().manual_seed(0))
+    randomness = BatchRandomness.of_whole_batch(torch.Generator().manual_seed(0), len(index))
+    rows = task._drop_conditions(index, randomness)
     named_none = torch.tensor([record.label == "None" for record in task.clips.records])[index]
     assert named_none.any()
     assert (rows[named_none] == -1).all()

@@ -34,7 +34,9 @@ from lfdm.diffusion.process import add_noise, diffusion_loss, sample_timesteps
 from lfdm.evaluation.loading import file_sha256
 from lfdm.folders.model_folder import WEIGHTS_NAME
 from lfdm.folders.run_folder import check_run, find_model, prepare_run
-from lfdm.training.loop import StepReport, fit
+from lfdm.training.batches import BatchRandomness
+from lfdm.training.loop import train
+from lfdm.training.reports import StepReport
 
 MODEL_NAME = "denoiser"
 STATISTICS_NAME = "statistics.json"
@@ -68,7 +70,7 @@ class LatentClips(Dataset[dict[str, Any]]):
 
 
 class ClipDiffusionTask:
-    """What `fit` needs to train a `ClipDenoiser`."""
+    """What `train` needs to train a `ClipDenoiser`."""
 
     def __init__(
         self,
@@ -85,19 +87,20 @@ class ClipDiffusionTask:
     def models(self, module: nn.Module) -> dict[str, nn.Module]:
         return {MODEL_NAME: module}
 
-    def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def loss(self, module: nn.Module, batch: dict[str, Tensor], randomness: BatchRandomness) -> dict[str, Tensor]:
         """The weighted denoising loss of one batch, as our stage 2 has it.
 
         Args:
             batch: `index` (b,) of the clips and either `video` (b, 3, t, H, W) uint8 or `latents` (b, c, t, h, w).
         """
-        kind, device = self.preset.diffusion.prediction_type, generator.device
+        kind, device = self.preset.diffusion.prediction_type, randomness.generator.device
         with torch.no_grad():
             clean = self._clean(batch)
-        dropped = torch.rand(len(clean), generator=generator, device=device) < self.config.condition_dropout
-        rows = self.rows.to(device)[batch["index"]].masked_fill(dropped, -1)
-        timesteps = sample_timesteps(len(clean), kind, generator=generator)
-        noise = torch.randn(clean.shape, generator=generator, device=device)
+        chances = randomness.sample(lambda size, generator: torch.rand(size, generator=generator, device=device))
+        rows = self.rows.to(device)[batch["index"]].masked_fill(chances < self.config.condition_dropout, -1)
+        timesteps = randomness.sample(lambda size, generator: sample_timesteps(size, kind, generator=generator))
+        shape = clean.shape[1:]
+        noise = randomness.sample(lambda size, generator: torch.randn(size, *shape, generator=generator, device=device))
         prediction = module(add_noise(clean, noise, timesteps, kind), timesteps, rows, clean[:, :, 0])
         loss = diffusion_loss(prediction, clean, noise, timesteps, kind, min_snr_gamma=self.config.min_snr_gamma)
         return {"loss": loss.mean()}
@@ -216,7 +219,7 @@ def _fit(
 ) -> Path:
     prepare_run(out, settings)
     task.space.statistics.save(out / STATISTICS_NAME)
-    return fit(task, baseline_optimization(config, preset), out, report=report)
+    return train(task, baseline_optimization(config, preset), out, report=report)
 
 
 def load_denoiser(run: Path, autoencoder: Path | None, *, device: str = "cpu") -> tuple[ClipDenoiser, ClipSpace]:

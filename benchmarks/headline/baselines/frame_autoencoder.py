@@ -20,8 +20,11 @@ from lfdm.data.cache import ClipCache
 from lfdm.data.clips import PairDataset
 from lfdm.folders.files import temporary_beside
 from lfdm.folders.run_folder import check_run, find_model, prepare_run
-from lfdm.training.loop import StepReport, fit, uses_bf16
+from lfdm.training.batches import BatchRandomness
+from lfdm.training.loop import train
 from lfdm.training.losses.image import multiscale_l1, ssim_loss
+from lfdm.training.optimization import uses_bf16
+from lfdm.training.reports import StepReport
 
 MODEL_NAME = "autoencoder"
 LATENT_CHANNELS = 4
@@ -42,7 +45,7 @@ class _Frames(nn.Module):
 
 
 class FrameAutoencoderTask:
-    """What `fit` needs to train an `AutoencoderKL` on single frames: both of each of stage 1's pairs."""
+    """What `train` needs to train an `AutoencoderKL` on single frames: both of each of stage 1's pairs."""
 
     def __init__(self, autoencoder: AutoencoderKL, config: FrameAutoencoderConfig, preset: Preset, clips: ClipCache) -> None:
         self.module = _Frames(autoencoder)
@@ -60,11 +63,12 @@ class FrameAutoencoderTask:
         assert isinstance(module, _Frames)
         return {MODEL_NAME: module.autoencoder}
 
-    def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def loss(self, module: nn.Module, batch: dict[str, Tensor], randomness: BatchRandomness) -> dict[str, Tensor]:
         frames = torch.cat((batch["source"], batch["driving"])).float() / 255
         stride = 2 ** (len(self.config.channels) - 1)
-        shape = (len(frames), LATENT_CHANNELS, frames.shape[-2] // stride, frames.shape[-1] // stride)
-        painted, divergence = module(frames, torch.randn(shape, generator=generator, device=generator.device))
+        shape = (2, LATENT_CHANNELS, frames.shape[-2] // stride, frames.shape[-1] // stride)
+        pairs = randomness.sample(lambda size, generator: torch.randn(size, *shape, generator=generator, device=generator.device))
+        painted, divergence = module(frames, pairs.transpose(0, 1).flatten(0, 1))
         l1, ssim = multiscale_l1(painted, frames), ssim_loss(painted, frames)
         return {
             "loss": l1 + self.config.ssim_weight * ssim + self.config.kl_weight * divergence,
@@ -120,7 +124,7 @@ def train_frame_autoencoder(
     check_run(out, settings)
     task = frame_autoencoder_task(config, preset, training_clips(preset, data))
     prepare_run(out, settings)
-    return fit(task, preset.autoencoder_training.optimization, out, report=report)
+    return train(task, preset.autoencoder_training.optimization, out, report=report)
 
 
 def load_frame_autoencoder(run: Path, *, device: str = "cpu") -> AutoencoderKL:

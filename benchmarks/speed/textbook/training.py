@@ -12,6 +12,7 @@ from benchmarks.speed.textbook.unet import PlainUNet
 from lfdm.autoencoder.autoencoder import Decoded, Reconstruction
 from lfdm.diffusion.process import add_noise, diffusion_loss, sample_timesteps
 from lfdm.pipeline.pipeline import LatentFlowPipeline
+from lfdm.training.batches import BatchRandomness
 from lfdm.training.losses.equivariance import RandomWarp, equivariance_losses
 from lfdm.training.stage1 import AutoencoderTask
 from lfdm.training.stage2 import DiffusionTask
@@ -58,20 +59,20 @@ def plain_diffusion_loss(
     unet: PlainUNet,
     stage1: PlainAutoencoder,
     batch: dict[str, Tensor],
-    generator: torch.Generator,
+    randomness: BatchRandomness,
 ) -> Tensor:
     """Stage 2's loss of `video` (b, 3, t, H, W) uint8 and `index` (b,), with the random draws of `task.loss`.
 
     As published, stage 1 estimates the motion of every frame again and decodes every frame for pictures.
     """
-    kind = task.diffusion.prediction_type
+    kind, generator = task.diffusion.prediction_type, randomness.generator
     with torch.no_grad():
         video = batch["video"].float() / 255
         image = video[:, :, 0]
         motion = stage1.estimate_motion(image, video)
         stage1.decode(image, motion)
         clean, latent = task.pipeline.motion_codec.encode(motion).float(), stage1.encode(image)[-1]
-        rows = task._draw_rows(batch["index"], generator)
+        rows = task._drop_conditions(batch["index"], randomness)
     timesteps = sample_timesteps(len(clean), kind, generator=generator)
     noise = torch.randn(clean.shape, generator=generator, device=clean.device)
     condition = task.pipeline.condition.look_up(rows)
@@ -81,7 +82,7 @@ def plain_diffusion_loss(
 
 
 def plain_autoencoder_loss(
-    task: AutoencoderTask, stage1: PlainAutoencoder, batch: dict[str, Tensor], generator: torch.Generator
+    task: AutoencoderTask, stage1: PlainAutoencoder, batch: dict[str, Tensor], randomness: BatchRandomness
 ) -> Tensor:
     """Stage 1's loss of a batch of pairs, with the losses and random draws of `task.loss`."""
     seen: list[Reconstruction] = []
@@ -93,12 +94,12 @@ def plain_autoencoder_loss(
     others = copy.copy(task)
     others.config = replace(task.config, equivariance_weight=0.0)  # asks for our own class of predictor
     module: Any = rebuild
-    loss = others.loss(module, batch, generator)["loss"]
+    loss = others.loss(module, batch, randomness)["loss"]
     regions = seen[-1].driving_regions
     if task.config.equivariance_weight == 0 or regions is None:
         return loss
     driving = batch["driving"].float() / 255
-    random_warp = RandomWarp.sample(len(driving), corners=stage1.corners, generator=generator, device=driving.device)
+    random_warp = RandomWarp.sample(len(driving), corners=stage1.corners, generator=randomness.generator, device=driving.device)
     predictor: Any = stage1.motion_predictor
     moved = equivariance_losses(random_warp, regions, predictor.region_predictor(random_warp.transform(driving)))
     return loss + task.config.equivariance_weight * (moved.shift + moved.affine)

@@ -15,7 +15,7 @@ from lfdm.errors import UserError
 from lfdm.evaluation.settings import EvaluationConfig
 
 if TYPE_CHECKING:
-    from lfdm.training.loop import StepReport
+    from lfdm.training.reports import StepReport
 
 
 def autoencoder_training(preset: Preset) -> Callable[..., None]:

@@ -34,6 +34,9 @@ class OptimizationConfig:
     """Optimizer steps in all."""
     batch_size: int
     """Samples per step, over all processes."""
+    micro_batch_size: int | None = None
+    """Most samples that a process computes at once; None = its whole share. The gradient is the same but for rounding, except
+    that batch norm in stage 1 normalizes each micro-batch by itself."""
     learning_rate: float
     """Adam's learning rate after warm-up."""
     epoch_repeats: int = 1
@@ -75,6 +78,9 @@ class OptimizationConfig:
         check_positive(self, "epoch_repeats")
         check_positive(self, "keep_checkpoints", "log_steps", "sample_steps", "milestones")
         check_at_most(self, 100_000, "batch_size")
+        micro = self.micro_batch_size
+        allowed = f"1 to batch_size ({self.batch_size}), or None"
+        check(micro is None or 1 <= micro <= self.batch_size, "micro_batch_size", micro, allowed)
         check_at_most(self, 1000, "num_workers")
         check_not_negative(self, "warmup_steps", "num_workers")
         check_integer("seed", self.seed, 0, MAX_SEED)

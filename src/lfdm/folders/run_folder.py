@@ -27,8 +27,9 @@ FREE_TO_CHANGE = (
     "sample_steps",
     "panel_inference_steps",
     "gradient_checkpointing",
+    "micro_batch_size",
 )
-"""Settings that change no weight, and that a resumed run may therefore change; `num_steps` lets it go on."""
+"""Settings that change no weight but for rounding, and that a resumed run may therefore change; `num_steps` lets it go on."""
 
 
 def find_checkpoints(run: Path) -> list[Path]:

@@ -21,7 +21,8 @@ from lfdm.folders.run_folder import check_run, prepare_run
 from lfdm.folders.sources import INDEX_NAME, find_folder
 from lfdm.pipeline.folder import resolve_parts
 from lfdm.pipeline.pipeline import LatentFlowPipeline
-from lfdm.training.loop import StepReport, fit
+from lfdm.training.loop import train
+from lfdm.training.reports import RunSummary, StepReport
 from lfdm.training.stage1 import AutoencoderTask, training_records
 
 DECODER = ("bottleneck", "ups", "final")
@@ -29,7 +30,7 @@ DECODER = ("bottleneck", "ups", "final")
 
 
 def freeze_all_but_decoder(autoencoder: LatentFlowAutoencoder) -> None:
-    """Leave gradients to the decoder alone; `fit` then keeps every other layer in evaluation mode."""
+    """Leave gradients to the decoder alone; `train` then keeps every other layer in evaluation mode."""
     autoencoder.requires_grad_(False)
     for name in DECODER:
         autoencoder.get_submodule(name).requires_grad_(True)
@@ -42,6 +43,7 @@ def adapt(
     config: AdaptationConfig,
     *,
     report: Callable[[StepReport], None] | None = None,
+    summary: Callable[[RunSummary], None] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Train the decoder of `model` on the training clips of `data`; the run folder `out` becomes a pipeline folder with it.
@@ -51,6 +53,7 @@ def adapt(
     Args:
         model: bundled name, pipeline folder, diffusion run folder or Hub repository.
         report: called with the metrics every `log_steps`.
+        summary: called before the first step, and again once time and memory can be estimated.
         progress: called while clips are decoded.
 
     Raises:
@@ -70,7 +73,7 @@ def adapt(
     if state.is_main_process:
         prepare_run(out, settings)
     state.wait_for_everyone()
-    checkpoint = fit(task, config.optimization, out, report=report)
+    checkpoint = train(task, config.optimization, out, report=report, summary=summary)
     if state.is_main_process:
         _publish({**parts, AutoencoderTask.name: checkpoint / AutoencoderTask.name}, out)
     state.wait_for_everyone()

@@ -1,16 +1,51 @@
-"""Which samples a step sees: a pure function of seed and step, so that a resumed run needs no state of the loader."""
+"""Which samples a step sees, and their random numbers: functions of seed and step, so that resuming needs no loader state."""
 
 import functools
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from lfdm.config.training import OptimizationConfig
 from lfdm.errors import UserError
 
 
+@dataclass(frozen=True, eq=False)
+class BatchRandomness:
+    """The random numbers of the samples `rows` of a batch.
+
+    They are generated for the whole batch, so that they do not depend on its division into micro-batches.
+    """
+
+    generator: torch.Generator
+    batch_size: int
+    rows: slice
+
+    @classmethod
+    def of_whole_batch(cls, generator: torch.Generator, batch_size: int) -> "BatchRandomness":
+        return cls(generator, batch_size, slice(0, batch_size))
+
+    def sample(self, generate: Callable[[int, torch.Generator], Tensor]) -> Tensor:
+        """Return this micro-batch's rows of `generate(batch_size, generator)`, a tensor (batch_size, ...)."""
+        return generate(self.batch_size, self.generator)[self.rows]
+
+
+def micro_batches(batch_size: int, micro_batch_size: int | None) -> list[slice]:
+    """Divide a batch into the fewest slices of at most `micro_batch_size` samples, all nearly equal; None = one slice.
+
+    >>> micro_batches(5, 3)
+    [slice(0, 2, None), slice(2, 5, None)]
+    """
+    count = -(-batch_size // (micro_batch_size or batch_size))
+    bounds = [batch_size * i // count for i in range(count + 1)]
+    return [slice(*pair) for pair in itertools.pairwise(bounds)]
+
+
 def sample_order(seed: int, start: int, stop: int, num_samples: int) -> Iterator[tuple[int, int]]:
-    """(position, index) of the samples from position `start` on: every epoch visits all in an order of its own.
+    """Yield (position, index) for the positions `start` to `stop` - 1; every epoch visits all samples in its own order.
 
     >>> sorted(index for _, index in sample_order(0, 6, 12, 6))
     [0, 1, 2, 3, 4, 5]
@@ -26,7 +61,7 @@ def _epoch_order(seed: int, epoch: int, num_samples: int) -> np.ndarray:
 
 
 def steps_per_epoch(config: OptimizationConfig, num_clips: int) -> float:
-    """Steps in which an epoch visits every clip `epoch_repeats` times; a whole number unless `last_batch` is `join`."""
+    """Return the steps of an epoch, which visits every clip `epoch_repeats` times; whole unless `last_batch` is `join`."""
     visits = num_clips * config.epoch_repeats
     if config.last_batch == "join":
         return visits / config.batch_size
@@ -34,10 +69,10 @@ def steps_per_epoch(config: OptimizationConfig, num_clips: int) -> float:
 
 
 class StepSampler:
-    """The batches of the steps from `start` to `stop` - 1 as (position, index) pairs: one process's share of each.
+    """One process's share of the batches of steps `start` to `stop` - 1, as lists of (position, index).
 
     Raises:
-        UserError: epochs too short for one batch (`last_batch='drop'`), or a short batch that the processes cannot share.
+        UserError: an epoch is shorter than a batch (`last_batch='drop'`), or the processes cannot share a short batch.
     """
 
     def __init__(self, config: OptimizationConfig, num_samples: int, start: int, stop: int, *, rank: int, world: int) -> None:
@@ -62,7 +97,7 @@ class StepSampler:
         return len(self.steps)
 
     def _positions(self, step: int, visits: int) -> tuple[int, int]:
-        """First position of a step's batch, and the one after its last."""
+        """Return the first position of a step's batch and the one after its last."""
         size = self.config.batch_size
         if self.config.last_batch == "join":
             return step * size, (step + 1) * size

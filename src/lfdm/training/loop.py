@@ -1,19 +1,20 @@
-"""`fit`: one training loop for both stages, resumed exactly by the same command.
+"""`train`: one training loop for both stages, resumed exactly by the same call.
 
-Sample order, augmentation and noise are pure functions of (seed, position), so that a checkpoint needs only the step it was
-written at beside weights, average and optimizer moments. A run folder holds
+Sample order, augmentation and noise are functions of (seed, position) or (seed, step). A checkpoint therefore needs only
+the step next to weights, averaged weights and optimizer moments. A run folder holds
 
     config.json                        the whole configuration
     metrics.jsonl, tensorboard/        logged scalars and panels      samples/   pictures
-    checkpoints/step-00001000/NAME/        averaged weights, a model folder (`from_pretrained` reads it)
+    checkpoints/step-00001000/NAME/        averaged weights, a model folder for `from_pretrained`
     checkpoints/step-00001000/training.safetensors, state.json        what resuming needs
 """
 
+import contextlib
 import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,144 +24,106 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from lfdm.autoencoder.convolution import channels_last_kernels
-from lfdm.config.training import MixedPrecision, OptimizationConfig
+from lfdm.config.training import OptimizationConfig
 from lfdm.errors import UserError
 from lfdm.folders.run_folder import CHECKPOINTS_DIR
-from lfdm.training.allocator import keep_freed_memory
-from lfdm.training.batches import StepSampler
+from lfdm.training.allocator import advise_on_memory, keep_freed_memory, peak_memory
+from lfdm.training.batches import BatchRandomness, StepSampler, micro_batches
 from lfdm.training.checkpoint import TrainingState, checkpoint_path, remove_unfinished
+from lfdm.training.interruption import TrainingInterrupted, catch_interruption, leave_interruption_to_parent
 from lfdm.training.log import RunLog
+from lfdm.training.optimization import lay_out, learning_rate, make_optimizer, set_training, update_average, uses_bf16
+from lfdm.training.reports import RunSummary, StepReport, summarize
+
+ESTIMATE_STEPS = 4
+"""Steps whose time predicts the rest of a run, after a first one, which is slower."""
+MAX_NAMES = 8
+"""Most names of tensors in an error message."""
 
 
 class TrainingTask(Protocol):
-    """What a stage brings to the loop."""
+    """What the loop needs to know about a stage."""
 
     @property
     def module(self) -> nn.Module:
-        """What is trained, but for parameters without gradient. It draws no random numbers of its own."""
+        """The module to train; parameters without gradient stay as they are. It generates no random numbers itself."""
         ...
 
     def models(self, module: nn.Module) -> dict[str, nn.Module]:
-        """The models in `module` (or in a copy of it) that a checkpoint holds, by folder: all that is trained, main one first."""
+        """Return the models in `module` (or in a copy of it) that a checkpoint stores, by folder name, the main one first.
+
+        Every trained parameter belongs to one of them.
+        """
         ...
 
     @property
     def dataset(self) -> Dataset[Any]:
-        """Takes (position, index); its random draws depend on (seed, position) alone."""
+        """Map (position, index) to a sample; augmentation depends only on the seed and the position."""
         ...
 
-    def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """The scalar `loss` and its parts for one batch."""
+    def loss(self, module: nn.Module, batch: dict[str, Tensor], randomness: BatchRandomness) -> dict[str, Tensor]:
+        """Return the scalar `loss`, a mean over the samples of the batch, and its parts."""
         ...
 
     def panel(self, module: nn.Module) -> np.ndarray:
-        """A picture (H, W, 3) or clip (t, H, W, 3), uint8, of what the model does now."""
+        """Return a picture (H, W, 3) or clip (t, H, W, 3), uint8, that shows the current quality."""
         ...
 
 
-@dataclass(frozen=True)
-class StepReport:
-    """Progress of a training: the latest metrics and steps per second since the last report."""
-
-    step: int
-    num_steps: int
-    metrics: dict[str, float]
-    steps_per_second: float
-
-
 class NonFiniteLossError(UserError):
-    """Training met a loss that is not a finite number."""
+    """The loss or the weights are not finite numbers any more."""
 
 
-def uses_bf16(choice: MixedPrecision, device: torch.device) -> bool:
-    """Whether to compute in bfloat16. `auto` asks the device: a processor without the instructions is ten times slower in it."""
-    if choice != "auto":
-        return choice == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-
-
-def learning_rate(config: OptimizationConfig, step: int) -> float:
-    """The rate of one step: linear warm-up, then a cosine to zero, x0.1 at each milestone, or no decay."""
-    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    if config.schedule == "cosine":
-        decay = 0.5 * (1 + math.cos(math.pi * step / config.num_steps))
-    else:
-        decay = 0.1 ** sum(step >= milestone for milestone in config.milestones)
-    return config.learning_rate * warmup * decay
-
-
-def lay_out(module: nn.Module, *, bf16: bool) -> None:
-    """Bring the convolutions' weights into the memory layout that training is fastest in on the device they are on."""
-    on_gpu = any(parameter.is_cuda for parameter in module.parameters())
-    if bf16 or on_gpu:
-        channels_last_kernels(module)  # slower in float32 on a processor
-
-
-def make_optimizer(module: nn.Module, config: OptimizationConfig) -> torch.optim.Adam:
-    """Adam over what is trained of `module`, fused on a processor."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    on_processor = all(parameter.device.type == "cpu" for parameter in parameters)
-    fused = True if on_processor else None  # six times as fast; CUDA's wants step counts on the device
-    return torch.optim.Adam(parameters, lr=config.learning_rate, betas=config.betas, fused=fused)
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, module: nn.Module, decay: float, step: int) -> None:
-    """Move the averaged weights towards the current ones, quickly at first; buffers are copied, frozen weights left alone."""
-    decay = min(decay, (1 + step) / (10 + step))
-    pairs = zip(average.parameters(), module.parameters(), strict=True)
-    means, values = zip(*(pair for pair in pairs if pair[1].requires_grad), strict=True)
-    torch._foreach_lerp_(means, values, 1 - decay)  # type: ignore[attr-defined]
-    for mean, value in zip(average.buffers(), module.buffers(), strict=True):
-        mean.copy_(value)
-
-
-def set_training(module: nn.Module) -> None:
-    """Training mode, but evaluation mode for layers whose weights are all frozen: their batch-norm statistics are, too."""
-    module.train()
-    for layer in module.modules():
-        weights = list(layer.parameters())
-        if weights and not any(weight.requires_grad for weight in weights):
-            layer.eval()
-
-
-def fit(
+def train(
     task: TrainingTask,
     config: OptimizationConfig,
     out: Path,
     *,
     report: Callable[[StepReport], None] | None = None,
+    summary: Callable[[RunSummary], None] | None = None,
     stop_after: int | None = None,
 ) -> Path:
-    """Train `task.module` up to `config.num_steps` and return the folder of the last checkpoint.
+    """Train `task.module` up to step `config.num_steps` and return the folder of the last checkpoint.
 
-    Continues from the newest checkpoint in `out`: the outcome equals that of a run never stopped, bit for bit on the same
-    machine with the same threads in float32 on the CPU (some CUDA kernels add up in any order). `stop_after` ends this call
-    early at that step (with a checkpoint).
+    Continues from the newest checkpoint in `out`. In float32 on the CPU, with the same machine and number of threads, the
+    result equals that of an uninterrupted run bit for bit (some CUDA kernels add in varying order).
+
+    The first Ctrl-C or SIGTERM ends the training after the current step with a checkpoint (several processes: at the next
+    multiple of `log_steps`), a second one at once.
+
+    Args:
+        report: called every `log_steps` on the main process.
+        summary: called before the first step and again after `1 + ESTIMATE_STEPS`, on the main process.
+        stop_after: end this call at that step, with a checkpoint.
 
     Raises:
-        NonFiniteLossError: the loss or the weights stopped being numbers; the last checkpoint is intact.
+        TrainingInterrupted: ended by a signal.
+        NonFiniteLossError: the loss or the weights are not finite any more; the last checkpoint is intact.
         OSError: a checkpoint could not be written; the last one is intact.
-        UserError: no samples, a batch size that does not divide by the processes, a checkpoint of another model.
+        UserError: no samples, a batch size that is not divisible by the number of processes, a checkpoint of another model,
+            or not enough memory.
     """
     stop = config.num_steps if stop_after is None else min(stop_after, config.num_steps)
     if stop < 1:
         raise UserError(f"stop_after must be at least 1; got {stop_after}")
-    return _Trainer(task, config, out, report).run(stop)
+    return _Trainer(task, config, out, report, summary).run(stop)
 
 
 class _Trainer:
-    """The state of one call of `fit`."""
+    """The state of one call of `train`."""
 
     def __init__(
-        self, task: TrainingTask, config: OptimizationConfig, out: Path, report: Callable[[StepReport], None] | None
+        self,
+        task: TrainingTask,
+        config: OptimizationConfig,
+        out: Path,
+        report: Callable[[StepReport], None] | None = None,
+        summary: Callable[[RunSummary], None] | None = None,
     ) -> None:
-        self.task, self.config, self.out, self.report = task, config, out, report
-        self.accelerator = Accelerator(mixed_precision="no")  # its precision is fixed once per process: `_train_step` casts
+        self.task, self.config, self.out = task, config, out
+        self.accelerator = Accelerator(mixed_precision="no")  # its precision is fixed once per process; `_backward` casts
         self.device, self.is_main = self.accelerator.device, self.accelerator.is_main_process
+        self.report, self.summary = (report, summary) if self.is_main else (None, None)
         self.num_samples = len(task.dataset)  # type: ignore[arg-type]
         if self.num_samples < 1:
             raise UserError("the data set has no samples to train on")
@@ -174,9 +137,10 @@ class _Trainer:
             self.average = copy.deepcopy(module).requires_grad_(False).eval()
         self.state = TrainingState(task.models(module), task.models(self.average), make_optimizer(module, config))
         self.step = self.state.load_newest(out)
-        self.module = self.accelerator.prepare_model(module)  # the optimizer stays as it is: accelerate would move its steps
+        self.module = self.accelerator.prepare_model(module)  # not the optimizer: accelerate would move its step counts
         self.totals: dict[str, Tensor] = {}
         self.reported_step, self.reported_at = self.step, time.monotonic()
+        self.saved_at = self.timed_from = self.reported_at
 
     def run(self, stop: int) -> Path:
         if self.step < stop:
@@ -192,22 +156,33 @@ class _Trainer:
 
     def _train(self, stop: int, log: RunLog | None) -> None:
         config = self.config
+        summary = summarize(
+            self.trained, config, self.out, self.accelerator, num_clips=self.num_samples, start_step=self.step, bf16=self.bf16
+        )
+        if self.summary is not None:
+            self.summary(summary)
         set_training(self.module)
         if self.device.type == "cpu":
             keep_freed_memory()
-        saved_at = time.monotonic()
-        for batch in self._loader(stop):
-            for name, value in self._train_step(batch).items():
-                self.totals[name] = self.totals.get(name, 0) + value
-            self.step += 1
-            save = self.step == stop or self._checkpoint_due(saved_at)
-            if save or self.step % config.log_steps == 0:
-                self._report(log)
-            if save:
-                self._save()
-                saved_at = time.monotonic()
-            if log is not None and self.step % config.sample_steps == 0:  # after saving: it may fail for want of memory
-                self._sample(log)
+        self.saved_at = time.monotonic()
+        with catch_interruption() as interruption:
+            for batch in self._loader(stop):
+                with advise_on_memory(self.device, summary.micro_batch_size):
+                    losses = self._train_step(batch)
+                for name, value in losses.items():
+                    self.totals[name] = self.totals.get(name, 0) + value
+                self.step += 1
+                self._estimate(summary, stop)
+                due, interrupted = self._decide(interruption.signal_number is not None)
+                save = due or interrupted or self.step == stop or self.step % config.checkpoint_steps == 0
+                if save or self.step % config.log_steps == 0:
+                    self._report(log)
+                if save:
+                    self._save()
+                if interrupted and self.step < stop:
+                    raise TrainingInterrupted(self.step, config.num_steps, interruption.signal_number)
+                if log is not None and self.step % config.sample_steps == 0:  # after saving: it may run out of memory
+                    self._sample(log)
 
     def _loader(self, stop: int) -> DataLoader[Any]:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
@@ -216,30 +191,58 @@ class _Trainer:
             batch_sampler=StepSampler(self.config, self.num_samples, self.step, stop, rank=rank, world=world),
             num_workers=self.config.num_workers,
             pin_memory=self.device.type == "cuda",
+            worker_init_fn=leave_interruption_to_parent,
         )
 
     def _train_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """One update; the losses (and the gradient's norm) stay on the device, so that nothing waits for it."""
+        """Update the weights once; the losses and the gradient's norm stay on the device, so that nothing waits for it."""
         config, state = self.config, self.state
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(config, self.step)
-        batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            losses = self.task.loss(self.module, batch, self._generator())
         state.optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(losses["loss"])
+        losses = self._backward({name: value.to(self.device, non_blocking=True) for name, value in batch.items()})
         if config.max_grad_norm is not None:
-            losses["grad_norm"] = nn.utils.clip_grad_norm_(self.module.parameters(), config.max_grad_norm)
+            losses["grad_norm"] = nn.utils.clip_grad_norm_(self.module.parameters(), config.max_grad_norm).detach()
         state.optimizer.step()
         if config.ema_decay:
             update_average(self.average, self.trained, config.ema_decay, self.step)
-        return {name: value.detach() for name, value in losses.items()}
+        return losses
+
+    def _backward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Add the gradient of the batch's mean loss, one micro-batch after the other, and return the mean losses."""
+        size = len(next(iter(batch.values())))
+        means: dict[str, Tensor] = {}
+        for rows in micro_batches(size, self.config.micro_batch_size):
+            part = {name: value[rows] for name, value in batch.items()}
+            share = (rows.stop - rows.start) / size
+            # Processes add up their gradients in the last backward pass of a step only.
+            last = rows.stop == size
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.module):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                    losses = self.task.loss(self.module, part, BatchRandomness(self._generator(), size, rows))
+                self.accelerator.backward(share * losses["loss"])
+            for name, value in losses.items():
+                means[name] = means.get(name, 0) + share * value.detach()
+        return means
 
     def _generator(self) -> torch.Generator:
-        """The randomness of this step and process, on the device."""
+        """Return the random generator of this step and process, on the device."""
         entropy = np.random.SeedSequence((self.config.seed, self.step, self.accelerator.process_index))
         seed = int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))
         return torch.Generator(self.device).manual_seed(seed)
+
+    def _estimate(self, summary: RunSummary, stop: int) -> None:
+        """Predict time and memory after a few steps, for which the host waits for the device twice in a run."""
+        done = self.step - summary.start_step
+        if self.summary is None or done not in (1, 1 + ESTIMATE_STEPS):
+            return
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+        if done == 1:
+            self.timed_from = time.monotonic()
+            return
+        seconds = (time.monotonic() - self.timed_from) / ESTIMATE_STEPS * (stop - self.step)
+        self.summary(replace(summary, seconds_left=seconds, peak_memory=peak_memory(self.device)))
 
     def _report(self, log: RunLog | None) -> None:
         """Average the losses since the last report over steps and processes, check and log them."""
@@ -260,10 +263,11 @@ class _Trainer:
     def _check_finite(self, bad: list[str]) -> None:
         if bad:
             hint = " or mixed_precision='no'" if self.bf16 else ""
-            more = f" and {len(bad) - 8} more" if len(bad) > 8 else ""
+            more = f" and {len(bad) - MAX_NAMES} more" if len(bad) > MAX_NAMES else ""
             raise NonFiniteLossError(
-                f"{', '.join(bad[:8])}{more} stopped being finite between steps {self.reported_step} and {self.step}; the last "
-                f"checkpoint in {self.out / CHECKPOINTS_DIR} is intact. Train in another --out with a lower learning_rate{hint}"
+                f"{', '.join(bad[:MAX_NAMES])}{more} stopped being finite between steps {self.reported_step} and {self.step}; "
+                f"the last checkpoint in {self.out / CHECKPOINTS_DIR} is intact. Train in another --out with a lower "
+                f"learning_rate{hint}"
             )
 
     @torch.no_grad()
@@ -273,18 +277,23 @@ class _Trainer:
         if self.average is self.trained:
             set_training(self.module)
 
-    def _checkpoint_due(self, saved_at: float) -> bool:
-        """By steps or minutes; several processes agree on the minutes, which costs a wait, at `log_steps` only."""
-        if self.step % self.config.checkpoint_steps == 0:
-            return True
-        due = time.monotonic() - saved_at > 60 * self.config.checkpoint_minutes
-        if self.accelerator.num_processes == 1 or self.step % self.config.log_steps:
-            return due and self.accelerator.num_processes == 1
-        votes: Tensor = self.accelerator.reduce(torch.tensor(float(due), device=self.device), "sum")  # type: ignore[assignment]
-        return bool(votes > 0)
+    def _decide(self, interrupted: bool) -> tuple[bool, bool]:
+        """Return whether `checkpoint_minutes` have passed and whether to end the training.
+
+        Several processes vote, which makes them wait for each other and is therefore done every `log_steps` only.
+        """
+        minutes = (time.monotonic() - self.saved_at) / 60
+        votes = [minutes > self.config.checkpoint_minutes, interrupted]
+        if self.accelerator.num_processes > 1:
+            if self.step % self.config.log_steps:
+                return False, False
+            counts: Tensor = self.accelerator.reduce(torch.tensor(votes, device=self.device).float(), "sum")  # type: ignore[assignment]
+            votes = [count > 0 for count in counts.tolist()]
+        return votes[0], votes[1]
 
     def _save(self) -> None:
         self._check_finite(self.state.non_finite())
         if self.is_main:
             self.state.save(self.out, self.step, keep=self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()
+        self.saved_at = time.monotonic()

@@ -25,11 +25,14 @@ from lfdm.errors import UserError
 from lfdm.folders.model_folder import load_exactly
 from lfdm.folders.run_folder import check_run, find_checkpoints, find_model, prepare_run
 from lfdm.folders.sources import find_folder
-from lfdm.training.loop import StepReport, fit, uses_bf16
+from lfdm.training.batches import BatchRandomness
+from lfdm.training.loop import train
 from lfdm.training.losses.equivariance import RandomWarp, equivariance_losses
 from lfdm.training.losses.image import edge_aware_smoothness, multiscale_l1, ssim_loss
 from lfdm.training.losses.perceptual import PerceptualLoss
 from lfdm.training.motion_cache import MotionCache, open_motion_cache
+from lfdm.training.optimization import uses_bf16
+from lfdm.training.reports import RunSummary, StepReport
 from lfdm.visualize import flow_to_color
 
 PANEL_PAIRS = 6
@@ -40,7 +43,7 @@ STAGE2_SETTINGS = tuple(f"preset.{name}" for name in ("name", "num_frames", "fps
 
 
 class AutoencoderTask:
-    """What `fit` needs to train a `LatentFlowAutoencoder`."""
+    """What `train` needs to train a `LatentFlowAutoencoder`."""
 
     name = "autoencoder"
 
@@ -73,7 +76,7 @@ class AutoencoderTask:
     def models(self, module: nn.Module) -> dict[str, nn.Module]:
         return {self.name: module}
 
-    def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def loss(self, module: nn.Module, batch: dict[str, Tensor], randomness: BatchRandomness) -> dict[str, Tensor]:
         """The weighted sum `loss` of the configured losses, and each loss without its weight.
 
         Args:
@@ -102,7 +105,7 @@ class AutoencoderTask:
             lambda: edge_aware_smoothness(reconstruction.motion.flow, driving.unsqueeze(2)),
         )
         add("occlusion", config.occlusion_weight, lambda: 1 - reconstruction.motion.occlusion.float().mean())
-        add("equivariance", config.equivariance_weight, lambda: self._equivariance(reconstruction, driving, generator))
+        add("equivariance", config.equivariance_weight, lambda: self._equivariance(reconstruction, driving, randomness))
         add(
             "followed",
             config.tracking_distillation_weight,
@@ -114,11 +117,14 @@ class AutoencoderTask:
         total = torch.stack([weight * value for weight, value in parts.values()]).sum()
         return {"loss": total, **{name: value for name, (_, value) in parts.items()}}
 
-    def _equivariance(self, reconstruction: Reconstruction, driving: Tensor, generator: torch.Generator) -> Tensor:
+    def _equivariance(self, reconstruction: Reconstruction, driving: Tensor, randomness: BatchRandomness) -> Tensor:
         predictor = self.module.motion_predictor
         if not isinstance(predictor, RegionMotionPredictor) or reconstruction.driving_regions is None:
             raise UserError("equivariance_weight needs the region motion predictor (motion='regions'); set it to 0")
-        random_warp = RandomWarp.sample(len(driving), corners=self.module.corners, generator=generator, device=driving.device)
+        whole = RandomWarp.sample(
+            randomness.batch_size, corners=self.module.corners, generator=randomness.generator, device=driving.device
+        )
+        random_warp = replace(whole, theta=whole.theta[randomness.rows], weights=whole.weights[randomness.rows])
         moved = predictor.region_predictor(random_warp.transform(driving))
         losses = equivariance_losses(random_warp, reconstruction.driving_regions, moved)
         return losses.shift + losses.affine
@@ -148,6 +154,7 @@ def train_autoencoder(
     *,
     init: str | Path | None = None,
     report: Callable[[StepReport], None] | None = None,
+    summary: Callable[[RunSummary], None] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Train stage 1 of `preset` on the training clips of `data`; returns the last checkpoint in the run folder `out`.
@@ -155,6 +162,7 @@ def train_autoencoder(
     Args:
         init: bundled name, or model, pipeline or run folder whose weights to start from.
         report: called with the metrics every `log_steps`.
+        summary: called before the first step, and again once time and memory can be estimated.
         progress: called while clips are decoded and, with `tracking_distillation_weight`, their motion is estimated.
 
     Raises:
@@ -187,7 +195,7 @@ def train_autoencoder(
     if state.is_main_process:
         prepare_run(out, settings, free=STAGE2_SETTINGS)
     state.wait_for_everyone()
-    return fit(task, config.optimization, out, report=report)
+    return train(task, config.optimization, out, report=report, summary=summary)
 
 
 def _following(module: LatentFlowAutoencoder, preset: Preset) -> LatentFlowAutoencoder:

@@ -32,8 +32,11 @@ from lfdm.folders.sources import find_folder
 from lfdm.motion.codec import MotionCodec
 from lfdm.pipeline.folder import load_scheduler, resolve_parts
 from lfdm.pipeline.pipeline import LatentFlowPipeline
-from lfdm.training.loop import StepReport, fit, uses_bf16
+from lfdm.training.batches import BatchRandomness
+from lfdm.training.loop import train
 from lfdm.training.motion_cache import MotionCache, MotionDataset, open_motion_cache, to_motion
+from lfdm.training.optimization import uses_bf16
+from lfdm.training.reports import RunSummary, StepReport
 from lfdm.training.stage1 import AutoencoderTask, training_records
 
 PANEL_CLIPS = 4
@@ -54,7 +57,7 @@ class ConditionedUNet(nn.Module):
 
 
 class DiffusionTask:
-    """What `fit` needs to train a `MotionUNet3D`."""
+    """What `train` needs to train a `MotionUNet3D`."""
 
     name = "unet"
 
@@ -99,19 +102,20 @@ class DiffusionTask:
             seed=config.optimization.seed,
         )
 
-    def loss(self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def loss(self, module: nn.Module, batch: dict[str, Tensor], randomness: BatchRandomness) -> dict[str, Tensor]:
         """The weighted denoising loss of one batch.
 
         Args:
             batch: `index` (b,) of the clips and either `image` (b, 3, H, W) uint8 with `motion` (b, 3, t, h, w) float16, or
                 `video` (b, 3, t, H, W) uint8, whose motion is estimated here.
         """
-        kind, device = self.diffusion.prediction_type, generator.device
+        kind, device = self.diffusion.prediction_type, randomness.generator.device
         with torch.no_grad():
             clean, latent = self._observe(batch, device)
-            rows = self._draw_rows(batch["index"], generator)
-        timesteps = sample_timesteps(len(clean), kind, generator=generator)
-        noise = torch.randn(clean.shape, generator=generator, device=device)
+            rows = self._drop_conditions(batch["index"], randomness)
+        timesteps = randomness.sample(lambda size, generator: sample_timesteps(size, kind, generator=generator))
+        shape = clean.shape[1:]
+        noise = randomness.sample(lambda size, generator: torch.randn(size, *shape, generator=generator, device=device))
         prediction = module(add_noise(clean, noise, timesteps, kind), timesteps, rows, latent)
         loss = diffusion_loss(prediction, clean, noise, timesteps, prediction_type=kind, min_snr_gamma=self.config.min_snr_gamma)
         return {"loss": loss.mean()}
@@ -129,10 +133,11 @@ class DiffusionTask:
             motion = autoencoder.estimate_motion(image, video)
         return target.encode(motion).float(), autoencoder.encode(image).latent
 
-    def _draw_rows(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """Rows of the clips' labels (b,), some replaced by -1, the null condition."""
-        dropped = torch.rand(len(index), generator=generator, device=generator.device) < self.config.condition_dropout
-        return self.rows.to(index.device)[index].masked_fill(dropped, -1)
+    def _drop_conditions(self, index: Tensor, randomness: BatchRandomness) -> Tensor:
+        """Return the condition rows (b,) of clips (b,), some of them replaced by -1, the null condition."""
+        self.rows = self.rows.to(index.device)  # in the first step; later it is there
+        chances = randomness.sample(lambda size, generator: torch.rand(size, generator=generator, device=generator.device))
+        return self.rows[index].masked_fill(chances < self.config.condition_dropout, -1)
 
     def panel(self, module: nn.Module) -> np.ndarray:
         """A clip (t, 2 S, n S, 3): real clips above, below them those generated from their first frames and labels."""
@@ -162,6 +167,7 @@ def train_diffusion(
     *,
     init: str | Path | None = None,
     report: Callable[[StepReport], None] | None = None,
+    summary: Callable[[RunSummary], None] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Train stage 2 of `preset` on the training clips of `data`; returns the last checkpoint in the run folder `out`.
@@ -174,6 +180,7 @@ def train_diffusion(
         init: bundled name, or U-Net, pipeline or run folder whose weights to start from; labels that it knows keep their
             embeddings, and a learned null condition or pooling goes on from its.
         report: called with the metrics every `log_steps`.
+        summary: called before the first step, and again once time and memory can be estimated.
         progress: called while clips are decoded and their motion is estimated.
 
     Raises:
@@ -216,7 +223,7 @@ def train_diffusion(
             pipeline.save_pretrained(out / MODEL_DIR, with_unet=False)
     state.wait_for_everyone()
     task = DiffusionTask(pipeline, preset, clips, motion)
-    return fit(task, preset.diffusion_training.optimization, out, report=report)
+    return train(task, preset.diffusion_training.optimization, out, report=report, summary=summary)
 
 
 def _asked_for(label: str, training: DiffusionTrainingConfig) -> str | None:
