@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lfdm.data.clips import ClipRecord, write_index
+from lfdm.data.index import ClipRecord, write_index
 from lfdm.data.video import write_video
 
 

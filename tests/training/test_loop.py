@@ -379,7 +379,7 @@ def test_running_out_of_memory_names_the_option_that_helps(tmp_path: Path) -> No
 
 def test_other_errors_of_a_step_are_left_alone(tmp_path: Path) -> None:
     class Faulty(Regression):
-        def loss(self, *_: Any) -> dict[str, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        def loss(self, module: nn.Module, batch: dict[str, Tensor], randomness: BatchRandomness) -> dict[str, Tensor]:  # noqa: ARG002
             raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):
