@@ -40,9 +40,9 @@ from lfdm.evaluation.generators import PipelineGenerator
 from lfdm.evaluation.loading import file_sha256
 from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.folders.model_folder import WEIGHTS_NAME, load_exactly, read_json, read_tensors
-from lfdm.folders.run_folder import find_checkpoints, find_model, prepare_run
+from lfdm.folders.run_folder import find_checkpoints, find_layout, find_model, prepare_run
 from lfdm.folders.sources import INDEX_NAME, find_folder
-from lfdm.pipeline.folder import load_scheduler, resolve_parts
+from lfdm.pipeline.folder import load_scheduler
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.checkpoint import TRAINING_NAME
 from lfdm.training.motion_cache import open_motion_cache
@@ -188,9 +188,9 @@ class Ablation:
         if self.settings.sampling_model is None:
             config = self.settings.preset.diffusion
             return sampling_rows(config.guidance_scale, config.prediction_type)
-        parts = resolve_parts(self._sampling_folder())
-        own = float(read_json(parts["index"] / INDEX_NAME)["guidance_scale"])
-        rows = sampling_rows(own, predicted_by(load_scheduler(parts["scheduler"])), AS_SET)
+        layout = find_layout(self._sampling_folder())
+        own = float(read_json(layout.index / INDEX_NAME)["guidance_scale"])
+        rows = sampling_rows(own, predicted_by(load_scheduler(layout.component("scheduler"))), AS_SET)
         return [SamplingRow(AS_SET, "as the model is set", AS_SET), *rows]
 
     def _sampling_folder(self) -> Path:

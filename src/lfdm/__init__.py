@@ -1,21 +1,26 @@
-"""A video from one image and a condition, by latent flow diffusion."""
+"""Generate a video from one image and a condition by latent flow diffusion."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
+    from lfdm.condition.encoder import ConditionEncoder
     from lfdm.denoiser.unet3d import MotionUNet3D
+    from lfdm.motion.codec import MotionCodec
     from lfdm.motion.motion import Motion
     from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 __version__ = "0.1.0"
-__all__ = ["LatentFlowAutoencoder", "LatentFlowPipeline", "Motion", "MotionUNet3D"]
+__all__ = ["ConditionEncoder", "LatentFlowAutoencoder", "LatentFlowPipeline", "Motion", "MotionCodec", "MotionUNet3D"]
+"""The public classes; a model folder may name these as components."""
 
 _HOMES = {
+    "ConditionEncoder": "lfdm.condition.encoder",
     "LatentFlowAutoencoder": "lfdm.autoencoder.autoencoder",
     "LatentFlowPipeline": "lfdm.pipeline.pipeline",
     "Motion": "lfdm.motion.motion",
+    "MotionCodec": "lfdm.motion.codec",
     "MotionUNet3D": "lfdm.denoiser.unet3d",
 }
 

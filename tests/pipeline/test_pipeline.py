@@ -1,3 +1,4 @@
+import inspect
 import json
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from diffusers.schedulers.scheduling_k_dpm_2_ancestral_discrete import KDPM2Ance
 from PIL import Image
 from torch import Tensor
 
+import lfdm
+from lfdm.condition.encoder import ConditionEncoder
 from lfdm.config.diffusion import SCHEDULERS
 from lfdm.config.presets import PRESETS, Preset
 from lfdm.diffusion.process import clamp_prediction, make_scheduler
@@ -499,9 +502,9 @@ def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("model_index.json", {"unet": ["os", "system"]}, r"component 'unet' must be \['lfdm', 'MotionUNet3D'\]"),
+        ("model_index.json", {"unet": ["os", "system"]}, r"component 'unet' must be one of: \['lfdm', 'MotionUNet3D'\]; got"),
         ("model_index.json", {"unet": ["lfdm", "LatentFlowAutoencoder"]}, "component 'unet' must be"),
-        ("model_index.json", {"scheduler": ["antigravity", "DDPMScheduler"]}, "must be a scheduler class of diffusers"),
+        ("model_index.json", {"scheduler": ["antigravity", "DDPMScheduler"]}, "scheduler class of diffusers; got .*antigravity"),
         ("model_index.json", {"scheduler": ["diffusers", "DiffusionPipeline"]}, "must be a scheduler class of diffusers"),
         ("model_index.json", {"scheduler": ["diffusers", "EvilScheduler"]}, "must be a scheduler class of diffusers"),
         ("model_index.json", {"num_frame": 3}, "unknown key 'num_frame'; did you mean 'num_frames'"),
@@ -530,6 +533,31 @@ def test_a_missing_component_is_named(pipe: LatentFlowPipeline, tmp_path: Path) 
     edit_json(tmp_path / "model" / "model_index.json", lambda values: values.pop("unet"))
     with pytest.raises(UserError, match=r"misses the components \['unet'\]"):
         LatentFlowPipeline.from_pretrained(tmp_path / "model")
+
+
+class OwnEncoder(ConditionEncoder):
+    """A component class from outside the package."""
+
+
+def test_a_component_of_an_imported_subclass_loads_by_its_name(
+    pipe: LatentFlowPipeline, image: np.ndarray, tmp_path: Path
+) -> None:
+    own = OwnEncoder(**{"labels": LABELS, "dim": pipe.condition.dim})
+    own.table.copy_(pipe.condition.table)
+    LatentFlowPipeline.from_pipe(pipe, condition=own).save_pretrained(tmp_path / "model")
+    loaded = LatentFlowPipeline.from_pretrained(tmp_path / "model")
+    assert type(loaded.condition) is OwnEncoder
+    assert json.loads((tmp_path / "model" / "model_index.json").read_text())["condition"] == [__name__, "OwnEncoder"]
+    assert torch.equal(sample(loaded, image), sample(pipe, image))
+
+
+def test_every_class_named_in_an_index_is_exported(pipe: LatentFlowPipeline, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path / "model")
+    index = json.loads((tmp_path / "model" / "model_index.json").read_text())
+    entries = [value for value in index.values() if isinstance(value, list)]
+    assert len(entries) == 5
+    for library, name in entries:
+        assert inspect.isclass(getattr({"lfdm": lfdm, "diffusers": diffusers}[library], name))
 
 
 def test_pickled_weights_are_not_read(pipe: LatentFlowPipeline, tmp_path: Path) -> None:

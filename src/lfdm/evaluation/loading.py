@@ -19,9 +19,8 @@ from lfdm.data.puppets.truth import truth_path
 from lfdm.errors import UserError
 from lfdm.folders.files import existing_path
 from lfdm.folders.model_folder import CONFIG_NAME, WEIGHTS_NAME, read_json
-from lfdm.folders.run_folder import find_model
+from lfdm.folders.run_folder import find_layout, find_model
 from lfdm.folders.sources import bundled_models, find_folder
-from lfdm.pipeline.folder import resolve_parts
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 DEFAULT_FRAMES = 16
@@ -56,7 +55,7 @@ def load_model(model: str | Path, records: Sequence[ClipRecord], *, device: torc
         config = read_json(local / CONFIG_NAME)
         if "_class_name" in config or config.get("stage") == "autoencoder":
             return _load_stage1(local, config, records, device)
-    parts = resolve_parts(find_folder(model))
+    layout = find_layout(find_folder(model))
     pipe = LatentFlowPipeline.from_pretrained(model, device=device)
     pipe.set_progress_bar_config(disable=True)
     settings = pipe.config
@@ -67,7 +66,7 @@ def load_model(model: str | Path, records: Sequence[ClipRecord], *, device: torc
         settings["fit"],
         settings["num_frames"],
         settings["fps"],
-        _hash_weights(parts),
+        _hash_weights({name: layout.component(name) for name in pipe.components}),
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from lfdm.config.serialization import from_json, to_json
 from lfdm.errors import UserError
 from lfdm.folders.files import check_parents, write_bytes
 from lfdm.folders.model_folder import WEIGHTS_NAME, read_json
+from lfdm.folders.sources import INDEX_NAME
 
 CONFIG_NAME = "config.json"
 CHECKPOINTS_DIR = "checkpoints"
@@ -53,6 +55,43 @@ def find_model(path: Path, name: str) -> Path:
     raise FileNotFoundError(
         f"{path} contains no {name}: it is neither a model folder, a pipeline folder nor a run with a checkpoint"
     )
+
+
+@dataclass(frozen=True)
+class ModelLayout:
+    """Where the parts of a pipeline are: in a pipeline folder, or in a stage-2 run.
+
+    RUN/model/                  a pipeline folder without the network that the run trains
+    RUN/checkpoints/step-00001000/{unet, condition}/     averaged weights, a learned null condition; the newest are used
+    """
+
+    index: Path
+    """The folder of model_index.json."""
+    checkpoint: Path | None = None
+    """The newest checkpoint of a run."""
+
+    def component(self, name: str) -> Path:
+        """Return the folder of a component, which may not exist."""
+        if self.checkpoint is not None and (self.checkpoint / name).is_dir():
+            return self.checkpoint / name
+        return self.index / name
+
+
+def find_layout(folder: Path) -> ModelLayout:
+    """Find the parts of a pipeline in a pipeline folder or a stage-2 run.
+
+    Raises:
+        FileNotFoundError: neither, or a run without a checkpoint.
+    """
+    if (folder / INDEX_NAME).is_file():
+        return ModelLayout(folder)
+    model = folder / MODEL_DIR
+    if not (model / INDEX_NAME).is_file():
+        raise FileNotFoundError(f"{folder} holds no model: neither {INDEX_NAME} nor {MODEL_DIR}/{INDEX_NAME} of a diffusion run")
+    checkpoints = find_checkpoints(folder)
+    if not checkpoints:
+        raise FileNotFoundError(f"{folder} is a diffusion run without a checkpoint yet")
+    return ModelLayout(model, checkpoints[-1])
 
 
 def check_run(out: Path, config: dict[str, Any], *, free: Collection[str] = ()) -> None:

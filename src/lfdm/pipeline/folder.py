@@ -1,165 +1,197 @@
-"""Finding, strictly reading and writing pipeline folders: `model_index.json` and a folder per component, in diffusers' layout.
+"""Read strictly and write whole pipeline folders, in diffusers' layout.
 
 FOLDER/model_index.json     component classes and the pipeline's settings
 FOLDER/{autoencoder, unet, condition, motion_codec, scheduler}/
-RUN/model/                  of a stage-2 run: the same without `unet`
-RUN/checkpoints/step-00001000/{unet, condition}/     averaged weights, a learned null condition; the newest are used
+
+Components are the positional parameters of the pipeline's `__init__`, settings its keyword-only ones.
 """
 
 import difflib
 import inspect
 import json
-from collections.abc import Mapping
+import typing
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import nn
 
-from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
-from lfdm.condition.encoder import ConditionEncoder
-from lfdm.denoiser.unet3d import MotionUNet3D
+import lfdm
 from lfdm.errors import UserError
 from lfdm.folders.files import check_holds_only, replace_folder
 from lfdm.folders.model_folder import CONFIG_NAME, read_json
-from lfdm.folders.run_folder import MODEL_DIR, find_checkpoints
+from lfdm.folders.run_folder import ModelLayout
 from lfdm.folders.sources import INDEX_NAME
-from lfdm.motion.codec import MotionCodec
 
 SCHEDULER_CONFIG_NAME = "scheduler_config.json"
 
-MODEL_CLASSES: Mapping[str, type[Any]] = {
-    "autoencoder": LatentFlowAutoencoder,
-    "unet": MotionUNet3D,
-    "condition": ConditionEncoder,
-    "motion_codec": MotionCodec,
-}
-"""Every component but the scheduler, which is one of diffusers' own."""
-COMPONENTS = (*MODEL_CLASSES, "scheduler")
-FOLDER_ENTRIES = (INDEX_NAME, *COMPONENTS)
-"""What a pipeline folder holds."""
+
+def component_types(pipeline: type) -> dict[str, type]:
+    """Return the annotated class of every component of a pipeline class; one that may be Any is a scheduler."""
+    hints = typing.get_type_hints(pipeline.__init__)
+    parameters = inspect.signature(pipeline.__init__).parameters.values()
+    names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"]
+    return {name: SchedulerMixin if hints[name] is Any else hints[name] for name in names}
 
 
-def resolve_parts(folder: Path) -> dict[str, Path]:
-    """The folder of every component, of a pipeline folder or of a stage-2 run; key `index` is where its index is.
-
-    Raises:
-        FileNotFoundError: neither, or a run without a checkpoint.
-    """
-    if (folder / INDEX_NAME).is_file():
-        return {"index": folder} | {name: folder / name for name in COMPONENTS}
-    model = folder / MODEL_DIR
-    if not (model / INDEX_NAME).is_file():
-        raise FileNotFoundError(f"{folder} holds no model: neither {INDEX_NAME} nor {MODEL_DIR}/{INDEX_NAME} of a diffusion run")
-    checkpoints = find_checkpoints(folder)
-    if not checkpoints:
-        raise FileNotFoundError(f"{folder} is a diffusion run without a checkpoint yet")
-    newest = checkpoints[-1]
-    return {"index": model, **{name: newest / name if (newest / name).is_dir() else model / name for name in COMPONENTS}}
+def setting_names(pipeline: type) -> list[str]:
+    """Return the names of the settings of a pipeline class."""
+    return sorted(p.name for p in inspect.signature(pipeline.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY)
 
 
-def read_settings(folder: Path, allowed: set[str]) -> dict[str, Any]:
-    """The pipeline's settings in model_index.json, after its component classes have been checked by name.
+def folder_entries(pipeline: type) -> tuple[str, ...]:
+    """Return the names of the entries of a pipeline folder."""
+    return (INDEX_NAME, *component_types(pipeline))
+
+
+def read_index(folder: Path, pipeline: type) -> tuple[dict[str, type[Any]], dict[str, Any]]:
+    """Read model_index.json: the classes of the components, and the pipeline's settings.
 
     Raises:
-        UserError: a component class that is not ours or a diffusers scheduler, a missing component, or an unknown key.
+        UserError: a missing component, a component class that is not allowed (see `_loadable_classes`), or an unknown key.
     """
     path = folder / INDEX_NAME
     index = {key: value for key, value in read_json(path).items() if not key.startswith("_")}
-    missing = [name for name in COMPONENTS if name not in index]
+    types = component_types(pipeline)
+    missing = [name for name in types if name not in index]
     if missing:
         raise UserError(f"{path} misses the components {missing}")
-    for name, cls in MODEL_CLASSES.items():
-        expected = ["lfdm", cls.__name__]
-        if index.pop(name) != expected:
-            raise UserError(f"{path}: component {name!r} must be {expected}; nothing else is loaded")
-    _check_scheduler_name(path, index.pop("scheduler"))
+    classes = {name: _find_class(path, name, index.pop(name), base) for name, base in types.items()}
+    allowed = setting_names(pipeline)
     for key in index:
         if key not in allowed:
             near = difflib.get_close_matches(key, allowed, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {sorted(allowed)}"
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {allowed}"
             raise UserError(f"{path}: unknown key {key!r}; {hint}")
-    return index
+    return classes, index
 
 
-def _check_scheduler_name(path: Path, value: object) -> str:
-    """The class name of a diffusers scheduler, judged from names alone: nothing is imported for an unknown one."""
-    library, name = value if isinstance(value, list) and len(value) == 2 else (None, None)
-    if library != "diffusers" or not (isinstance(name, str) and name.endswith("Scheduler") and name in dir(diffusers.schedulers)):
-        raise UserError(f"{path}: the scheduler must be a scheduler class of diffusers; got {value!r}")
-    return name
+def _find_class(path: Path, name: str, entry: object, base: type) -> type[Any]:
+    """Return the class that an index entry `[library, class name]` refers to."""
+    allowed = _loadable_classes(base)
+    key = tuple(entry) if isinstance(entry, list) and all(isinstance(part, str) for part in entry) else ()
+    if key in allowed:
+        return allowed[key]
+    if base is SchedulerMixin and len(key) == 2 and key[0] == "diffusers":
+        return _diffusers_scheduler(path, key[1])
+    known = ", ".join(str(list(known)) for known in allowed if known[0] != "diffusers")
+    known += " or a scheduler class of diffusers" if base is SchedulerMixin else ""
+    raise UserError(f"{path}: component {name!r} must be one of: {known}; got {entry!r}")
 
 
-def load_scheduler(folder: Path) -> SchedulerMixin:
-    """A diffusers scheduler from its folder; UserError for another class or settings it does not take."""
-    path = folder / SCHEDULER_CONFIG_NAME
-    config = read_json(path)
-    name = _check_scheduler_name(path, ["diffusers", config.get("_class_name")])
+def _loadable_classes(base: type) -> dict[tuple[str, ...], type[Any]]:
+    """Return the kinds of `base` that a folder may name: those that `lfdm` exports, and subclasses that are already imported.
+
+    A file never causes an import: a class of your own can be loaded once your program has imported it.
+    """
+    exported = (getattr(lfdm, name) for name in lfdm.__all__)
+    kinds = [cls for cls in exported if inspect.isclass(cls) and issubclass(cls, base)]
+    return {_index_entry(cls): cls for cls in (*kinds, *_subclasses(base)) if not inspect.isabstract(cls)}
+
+
+def _subclasses(base: type) -> Iterator[type]:
+    for cls in base.__subclasses__():
+        yield cls
+        yield from _subclasses(cls)
+
+
+def _index_entry(cls: type) -> tuple[str, str]:
+    if getattr(lfdm, cls.__name__, None) is cls:
+        return "lfdm", cls.__name__
+    return "diffusers" if cls.__module__.startswith("diffusers.") else cls.__module__, cls.__name__
+
+
+def _diffusers_scheduler(path: Path, name: object) -> type[Any]:
+    """Return a scheduler class of diffusers by name; nothing is imported for an unknown one."""
+    if not (isinstance(name, str) and name.endswith("Scheduler") and name in dir(diffusers.schedulers)):
+        raise UserError(f"{path}: the scheduler must be a scheduler class of diffusers; got {name!r}")
     cls = getattr(diffusers.schedulers, name)
     if not (inspect.isclass(cls) and issubclass(cls, SchedulerMixin)):
-        raise UserError(f"{path}: diffusers cannot offer {name} here (is a package that it needs missing?)")
+        raise UserError(f"{path}: diffusers does not provide {name} here; a package that it needs may be missing")
+    return cls
+
+
+def load_scheduler(folder: Path) -> Any:
+    """Load a scheduler from its folder; UserError for a class that is not allowed or settings that it does not take."""
+    path = folder / SCHEDULER_CONFIG_NAME
+    config = read_json(path)
+    name = config.get("_class_name")
+    known = {cls.__name__: cls for cls in _loadable_classes(SchedulerMixin).values()}
+    cls = known.get(name) or _diffusers_scheduler(path, name)
     arguments = {key: value for key, value in config.items() if not key.startswith("_")}
     unknown = sorted(set(arguments) - set(inspect.signature(cls.__init__).parameters))
     if unknown:
         raise UserError(f"{path} has keys that {name} does not take: {unknown}")
     try:
         return cls(**arguments)
-    except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
-        raise UserError(f"{path} describes no {name}: {error}") from error
+    except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:  # diffusers checks little of the values
+        raise UserError(f"{path} has values that {name} does not accept: {error}") from error
 
 
-def _without_foreign_settings(scheduler: Any) -> Any:
-    """The scheduler as its own settings make it: `from_config` of another one leaves that one's in it."""
-    cls = type(scheduler)
-    own = inspect.signature(cls.__init__).parameters
-    return cls(**{name: value for name, value in scheduler.config.items() if name in own})
-
-
-def load_components(parts: Mapping[str, Path], *, dtype: torch.dtype, device: torch.device | str) -> dict[str, Any]:
-    """Every component from its folder, models in evaluation mode.
+def load_components(
+    layout: ModelLayout, classes: Mapping[str, type[Any]], *, dtype: torch.dtype, device: torch.device | str
+) -> dict[str, Any]:
+    """Load every component from its folder, models in evaluation mode.
 
     Raises:
         FileNotFoundError: a missing folder or file.
-        UserError: unknown settings, or weights that do not fit.
+        UserError: unknown settings, or weights that do not match.
     """
-    components: dict[str, Any] = {"scheduler": load_scheduler(parts["scheduler"])}
-    for name, cls in MODEL_CLASSES.items():
-        if not (parts[name] / CONFIG_NAME).is_file():
-            raise FileNotFoundError(f"no component {name}: {parts[name] / CONFIG_NAME} is missing")
-        options = {} if cls is MotionCodec else {"dtype": dtype, "device": device}
-        components[name] = cls.from_pretrained(parts[name], **options)
+    components: dict[str, Any] = {}
+    for name, cls in classes.items():
+        folder = layout.component(name)
+        if issubclass(cls, SchedulerMixin):
+            components[name] = load_scheduler(folder)
+            continue
+        if not (folder / CONFIG_NAME).is_file():
+            raise FileNotFoundError(f"no component {name}: {folder / CONFIG_NAME} is missing")
+        options = {"dtype": dtype, "device": device} if issubclass(cls, nn.Module) else {}
+        components[name] = cls.from_pretrained(folder, **options)
     return components
 
 
-def save_folder(folder: Path, components: Mapping[str, Any], settings: Mapping[str, Any], *, half: bool) -> None:
-    """Write a pipeline folder whole; its index names every component, also one that is left out of `components`.
+def save_folder(folder: Path, pipeline: Any, *, half: bool = False, leave_out: Collection[str] = ()) -> None:
+    """Write a pipeline folder whole; its index names every component, also those that are left out.
 
     Args:
-        half: store both networks in float16 (batch-norm statistics in float32).
+        half: store the networks in float16 (batch-norm statistics in float32).
 
     Raises:
-        UserError: the folder holds something else, also beside a model, or the scheduler is not one of diffusers.
+        UserError: the folder holds something else, or a component has a class that could not be loaded again.
     """
-    check_holds_only(folder, FOLDER_ENTRIES, "a model folder")
+    types = component_types(type(pipeline))
+    check_holds_only(folder, folder_entries(type(pipeline)), "a model folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / INDEX_NAME).exists():
-        raise UserError(f"{folder} exists and is not a whole model folder: {INDEX_NAME} is missing; choose another name")
-    scheduler = type(components["scheduler"])
-    if not scheduler.__module__.startswith("diffusers."):
-        raise UserError(f"only schedulers of diffusers can be saved; got {scheduler.__module__}.{scheduler.__name__}")
+        raise UserError(f"{folder} exists and is not a complete model folder: {INDEX_NAME} is missing; choose another name")
+    components = {name: getattr(pipeline, name) for name in types}
+    for name, component in components.items():
+        entry = _index_entry(type(component))
+        if entry not in _loadable_classes(types[name]):
+            raise UserError(f"component {name!r} has a class that could not be loaded again: {'.'.join(entry)}")
     index = {
         "_class_name": "LatentFlowPipeline",
         "_diffusers_version": diffusers.__version__,
-        **{name: ["lfdm", cls.__name__] for name, cls in MODEL_CLASSES.items()},
-        "scheduler": ["diffusers", scheduler.__name__],
-        **settings,
+        **{name: list(_index_entry(type(component))) for name, component in components.items()},
+        **{name: pipeline.config[name] for name in setting_names(type(pipeline))},
     }
 
     def write(temporary: Path) -> None:
         for name, component in components.items():
-            options = {"half": half} if name in ("autoencoder", "unet") else {}
-            kept = _without_foreign_settings(component) if name == "scheduler" else component
-            kept.save_pretrained(temporary / name, **options)
+            if name in leave_out:
+                continue
+            # the condition stays in float32: it is small, and it is compared with other tables
+            options = {"half": half} if isinstance(component, nn.Module) and name != "condition" else {}
+            stored = _without_foreign_settings(component) if isinstance(component, SchedulerMixin) else component
+            stored.save_pretrained(temporary / name, **options)
         (temporary / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
 
     replace_folder(folder, write)
+
+
+def _without_foreign_settings(scheduler: Any) -> Any:
+    """Return the scheduler without the settings that `from_config` of another class left in its configuration."""
+    own = inspect.signature(type(scheduler).__init__).parameters
+    return type(scheduler)(**{name: value for name, value in scheduler.config.items() if name in own})

@@ -5,7 +5,6 @@ The image is encoded once, its motion is made by diffusion over N steps, and all
 Shapes: image (b, 3, S, S) in [0, 1] · motion sample (b, 3, t, h, w) · video (b, 3, t, S, S) in [0, 1].
 """
 
-import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -26,12 +25,13 @@ from lfdm.diffusion.process import make_scheduler, predicted_by
 from lfdm.diffusion.sampling import Guidance, MotionSampler
 from lfdm.diffusion.windows import plan_windows
 from lfdm.errors import UserError
+from lfdm.folders.run_folder import find_layout
 from lfdm.folders.sources import find_folder
 from lfdm.motion.codec import MotionCodec
 from lfdm.motion.motion import Motion
 from lfdm.pipeline.control import MotionControl, estimate_driving_motion
 from lfdm.pipeline.decoding import decode_video
-from lfdm.pipeline.folder import MODEL_CLASSES, load_components, read_settings, resolve_parts, save_folder
+from lfdm.pipeline.folder import load_components, read_index, save_folder
 from lfdm.pipeline.inputs import (
     DrivingInput,
     ImageInput,
@@ -124,9 +124,9 @@ class LatentFlowPipeline(DiffusionPipeline):
                 ours or a diffusers scheduler, or weights that do not fit.
             FileNotFoundError: no such folder or file.
         """
-        parts = resolve_parts(find_folder(name))
-        settings = read_settings(parts["index"], _setting_names(cls))
-        return cls(**load_components(parts, dtype=dtype, device=device), **settings)
+        layout = find_layout(find_folder(name))
+        classes, settings = read_index(layout.index, cls)
+        return cls(**load_components(layout, classes, dtype=dtype, device=device), **settings)
 
     @classmethod
     def from_preset(cls, preset: str | Preset, labels: Sequence[str] = (), *, seed: int = 0) -> Self:
@@ -190,9 +190,7 @@ class LatentFlowPipeline(DiffusionPipeline):
         Raises:
             UserError: the folder holds something else, or the scheduler is not one of diffusers.
         """
-        settings = {name: self.config[name] for name in sorted(_setting_names(type(self)))}
-        components = {name: getattr(self, name) for name in (*MODEL_CLASSES, "scheduler") if with_unet or name != "unet"}
-        save_folder(Path(folder), components, settings, half=half)
+        save_folder(Path(folder), self, half=half, leave_out=() if with_unet else ("unet",))
 
     # --------------------------------------------------------------------------------------------------- sampling
 
@@ -369,11 +367,6 @@ class LatentFlowPipeline(DiffusionPipeline):
         if len(negative_embedding) not in (1, b):
             raise UserError(f"one negative_condition is needed, or one per video, {b}; got {len(negative_embedding)}")
         return images.expand(b, -1, -1, -1), embedding.expand(b, -1), negative_embedding.expand(b, -1)
-
-
-def _setting_names(cls: type[LatentFlowPipeline]) -> set[str]:
-    parameters = inspect.signature(cls.__init__).parameters.values()
-    return {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
 
 
 def _check_settings(

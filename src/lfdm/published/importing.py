@@ -22,7 +22,7 @@ from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.errors import UserError
 from lfdm.folders.files import check_holds_only, check_parents, existing_path, replace_folder
 from lfdm.folders.model_folder import CONFIG_NAME, load_exactly
-from lfdm.pipeline.folder import FOLDER_ENTRIES
+from lfdm.pipeline.folder import folder_entries
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.published.weights import AUTOENCODER_NETWORKS, DIFFUSION_NETWORKS, convert_autoencoder, convert_unet, read_networks
 
@@ -64,7 +64,7 @@ def import_released(
     if autoencoder is None and diffusion is None:
         raise UserError("give an auto-encoder file, a diffusion file, or both; got neither")
     check_parents(out)
-    check_holds_only(out, FOLDER_ENTRIES, "an imported folder")
+    check_holds_only(out, folder_entries(LatentFlowPipeline), "an imported folder")
     stage1 = _read_autoencoder(autoencoder, preset) if autoencoder else _kept(LatentFlowAutoencoder, out, "autoencoder", preset)
     unet, condition = _read_diffusion(diffusion, preset) if diffusion else (_kept(MotionUNet3D, out, "unet", preset), None)
     if unet is not None and condition is None:

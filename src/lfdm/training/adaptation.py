@@ -17,9 +17,9 @@ from lfdm.config.training import AdaptationConfig
 from lfdm.data.cache import open_cache
 from lfdm.data.progress import Progress
 from lfdm.folders.files import replace_folder, write_bytes
-from lfdm.folders.run_folder import check_run, prepare_run
+from lfdm.folders.run_folder import check_run, find_layout, prepare_run
 from lfdm.folders.sources import INDEX_NAME, find_folder
-from lfdm.pipeline.folder import resolve_parts
+from lfdm.pipeline.folder import component_types
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.loop import train
 from lfdm.training.reports import RunSummary, StepReport
@@ -63,7 +63,7 @@ def adapt(
     records = training_records(data)
     settings = {"stage": "adaptation", "model": str(model), "data": str(data), "adaptation": to_json(config)}
     check_run(out, settings)
-    parts = resolve_parts(find_folder(model))
+    layout = find_layout(find_folder(model))
     pipe = LatentFlowPipeline.from_pretrained(model)
     freeze_all_but_decoder(pipe.autoencoder)
     state = PartialState()
@@ -75,17 +75,17 @@ def adapt(
     state.wait_for_everyone()
     checkpoint = train(task, config.optimization, out, report=report, summary=summary)
     if state.is_main_process:
-        _publish({**parts, AutoencoderTask.name: checkpoint / AutoencoderTask.name}, out)
+        folders = {name: layout.component(name) for name in component_types(LatentFlowPipeline)}
+        _publish(layout.index, {**folders, AutoencoderTask.name: checkpoint / AutoencoderTask.name}, out)
     state.wait_for_everyone()
     return out
 
 
-def _publish(parts: dict[str, Path], out: Path) -> None:
+def _publish(index: Path, components: dict[str, Path], out: Path) -> None:
     """Copy every component's folder into `out`, whole, and the index last, which makes it a pipeline folder."""
-    for name, folder in parts.items():
-        if name != "index":
-            replace_folder(out / name, partial(_copy, folder))
-    write_bytes(out / INDEX_NAME, (parts["index"] / INDEX_NAME).read_bytes())
+    for name, folder in components.items():
+        replace_folder(out / name, partial(_copy, folder))
+    write_bytes(out / INDEX_NAME, (index / INDEX_NAME).read_bytes())
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -27,10 +27,10 @@ from lfdm.data.progress import Progress
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion.process import add_noise, diffusion_loss, predicted_by, sample_timesteps
 from lfdm.errors import UserError
-from lfdm.folders.run_folder import MODEL_DIR, check_run, find_checkpoints, find_model, prepare_run
+from lfdm.folders.run_folder import MODEL_DIR, check_run, find_checkpoints, find_layout, find_model, prepare_run
 from lfdm.folders.sources import find_folder
 from lfdm.motion.codec import MotionCodec
-from lfdm.pipeline.folder import load_scheduler, resolve_parts
+from lfdm.pipeline.folder import load_scheduler
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.batches import BatchRandomness
 from lfdm.training.loop import train
@@ -258,7 +258,7 @@ def _new_condition(preset: Preset, names: list[str], known: ConditionEncoder | N
 def _load_condition(path: Path) -> ConditionEncoder | None:
     """The conditions that a U-Net to start from was trained on; None where there is the U-Net alone."""
     try:
-        return ConditionEncoder.from_pretrained(resolve_parts(path)["condition"])
+        return ConditionEncoder.from_pretrained(find_layout(path).component("condition"))
     except FileNotFoundError:
         return None
 
@@ -283,7 +283,7 @@ def _load_unet(path: Path, preset: Preset) -> MotionUNet3D:
 def _predicted_by_unet(path: Path) -> PredictionType | None:
     """What the U-Net of a pipeline or run was trained to predict; None where there is the U-Net alone."""
     try:
-        return predicted_by(load_scheduler(resolve_parts(path)["scheduler"]))
+        return predicted_by(load_scheduler(find_layout(path).component("scheduler")))
     except FileNotFoundError:
         return None
 

@@ -15,8 +15,8 @@ from fastapi import FastAPI
 from gradio.themes import Base
 from starlette.types import ASGIApp
 
+from lfdm.folders.run_folder import find_layout
 from lfdm.folders.sources import bundled_images, bundled_models, find_folder
-from lfdm.pipeline.folder import resolve_parts
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.web.app import build_page
 from lfdm.web.calls import Calls, offered
@@ -49,7 +49,7 @@ def open_app(name: str, pipe: LatentFlowPipeline, limits: ServeLimits) -> Iterat
     Args:
         name: what the model was loaded by: its examples, card and measurements are looked for there.
     """
-    folder = resolve_parts(find_folder(name))["index"]
+    folder = find_layout(find_folder(name)).index
     choices = offered(pipe, _examples(name))
     with (
         closing(Storage(limits.storage_megabytes)) as storage,
