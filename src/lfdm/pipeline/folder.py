@@ -12,7 +12,7 @@ import json
 import typing
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import diffusers
 import torch
@@ -120,7 +120,7 @@ def load_scheduler(folder: Path) -> Any:
     config = read_json(path)
     name = config.get("_class_name")
     known = {cls.__name__: cls for cls in _loadable_classes(SchedulerMixin).values()}
-    cls = known.get(name) or _diffusers_scheduler(path, name)
+    cls = known.get(str(name)) or _diffusers_scheduler(path, name)
     arguments = {key: value for key, value in config.items() if not key.startswith("_")}
     unknown = sorted(set(arguments) - set(inspect.signature(cls.__init__).parameters))
     if unknown:
@@ -148,8 +148,8 @@ def load_components(
             continue
         if not (folder / CONFIG_NAME).is_file():
             raise FileNotFoundError(f"no component {name}: {folder / CONFIG_NAME} is missing")
-        options = {"dtype": dtype, "device": device} if issubclass(cls, nn.Module) else {}
-        components[name] = cls.from_pretrained(folder, **options)
+        options: dict[str, Any] = {"dtype": dtype, "device": device} if issubclass(cls, nn.Module) else {}
+        components[name] = cast("Any", cls).from_pretrained(folder, **options)
     return components
 
 
@@ -166,7 +166,7 @@ def save_folder(folder: Path, pipeline: Any, *, half: bool = False, leave_out: C
     check_holds_only(folder, folder_entries(type(pipeline)), "a model folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / INDEX_NAME).exists():
         raise UserError(f"{folder} exists and is not a complete model folder: {INDEX_NAME} is missing; choose another name")
-    components = {name: getattr(pipeline, name) for name in types}
+    components: dict[str, Any] = {name: getattr(pipeline, name) for name in types}
     for name, component in components.items():
         entry = _index_entry(type(component))
         if entry not in _loadable_classes(types[name]):
@@ -184,7 +184,7 @@ def save_folder(folder: Path, pipeline: Any, *, half: bool = False, leave_out: C
                 continue
             # the condition stays in float32: it is small, and it is compared with other tables
             options = {"half": half} if isinstance(component, nn.Module) and name != "condition" else {}
-            stored = _without_foreign_settings(component) if isinstance(component, SchedulerMixin) else component
+            stored: Any = _without_foreign_settings(component) if isinstance(component, SchedulerMixin) else component
             stored.save_pretrained(temporary / name, **options)
         (temporary / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
 
