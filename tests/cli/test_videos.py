@@ -74,6 +74,7 @@ def test_unconditional_and_half_precision(lfdm: Lfdm, model: Path, image: Path) 
     options = ["--num-inference-steps", 1, "--dtype", "bfloat16", "--fit", "crop"]
     code, printed, _ = lfdm("generate", image, "--unconditional", "--model", model, *options)
     assert (code, printed) == (0, "unconditional.mp4\n")
+    assert video_info("unconditional.mp4").fps == LatentFlowPipeline.from_pretrained(model).config["fps"]
 
 
 @pytest.mark.parametrize(
@@ -88,14 +89,14 @@ def test_unconditional_and_half_precision(lfdm: Lfdm, model: Path, image: Path) 
         (["person", "wave", "--motion", "wave.npz"], "a motion is written to a .safetensors file; got 'wave.npz'"),
         (["person", "wave", "--guidance-scale", "1", "--negative-condition", "wave"], "guidance_scale must be above 1; got 1"),
         (["person", "--reuse-motion", "nothing.safetensors"], "no motion file nothing.safetensors"),
-        (["person", "--reuse-motion", "notes.txt", "--guidance-scale", "0"], "guidance_scale would have no effect with"),
-        (["person", "wave", "--reuse-motion", "notes.txt"], "CONDITION would have no effect with --reuse-motion"),
-        (["person", "--reuse-motion", "notes.txt", "--loop", "--seed", "3"], "loop, seed would have no effect with"),
+        (["person", "--reuse-motion", "notes.txt", "--guidance-scale", "0"], "guidance_scale: no effect with --reuse-motion"),
+        (["person", "wave", "--reuse-motion", "notes.txt"], "CONDITION: no effect with --reuse-motion"),
+        (["person", "--reuse-motion", "notes.txt", "--loop", "--seed", "3"], "seed, loop: no effect with"),
         (["person", "--reuse-motion", "notes.txt"], "notes.txt holds no motion: "),
         (["person", "wave", "--panel", "regions"], "this model's motion predictor is dense: it has no regions to show"),
         (["person", "wave", "--panel", "flows"], "'flows'"),
         (["person", "wave", "--unconditional"], "got both"),
-        (["person", "--unconditional", "--guidance-scale", "3"], "--guidance-scale would have no effect with --unconditional"),
+        (["person", "--unconditional", "--guidance-scale", "3"], "--guidance-scale has no effect with --unconditional"),
         ([], "IMAGE"),
         (["nothing.png", "wave"], "nothing.png: no such file or folder"),
         (["notes.txt", "wave"], "notes.txt"),

@@ -5,9 +5,10 @@ import sys
 
 from lfdm.cli.console import CommandTree, Group, run
 from lfdm.cli.data_sets import data_corpus, data_folder, data_lpc, data_puppets
+from lfdm.cli.info import info
 from lfdm.cli.models import adapt, autoencoder_training, diffusion_training, evaluate, import_
 from lfdm.cli.serve import serve
-from lfdm.cli.videos import demo, generate, info, transfer
+from lfdm.cli.videos import demo, generate, transfer
 from lfdm.config.presets import PRESETS
 
 COMMANDS: CommandTree = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg
 
 from lfdm.cli.console import ProgressBars, progress_bar
-from lfdm.cli.videos import DEFAULT_MODEL, pick_device
+from lfdm.cli.options import DEFAULT_MODEL, pick_device
 from lfdm.config.diffusion import SchedulerName
 from lfdm.config.presets import Preset
 from lfdm.config.training import AdaptationConfig

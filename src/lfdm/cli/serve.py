@@ -4,7 +4,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from lfdm.cli.videos import DEFAULT_MODEL, open_pipeline
+from lfdm.cli.options import DEFAULT_MODEL, open_pipeline
 from lfdm.errors import MissingExtraError
 from lfdm.web.limits import ServeLimits
 

@@ -59,17 +59,19 @@ def prepare_images(image: ImageInput, *, size: int, fit: Fit) -> Tensor:
 
 
 def _prepare_image(image: SingleImage, size: int, fit: Fit) -> Tensor:
+    if isinstance(image, Tensor) and image.is_floating_point() and image.shape[1:] == (size, size):
+        _check_tensor(image)
+        return image.detach().float().cpu()
+    return torch.from_numpy(np.array(fit_image(image, size=size, fit=fit))).permute(2, 0, 1).float() / 255
+
+
+def fit_image(image: SingleImage, *, size: int, fit: Fit) -> np.ndarray:
+    """Return one image of any kind fitted as the training data was, (size, size, 3) uint8. Raises as `prepare_images` does."""
     if isinstance(image, Tensor):
         _check_tensor(image)
-        if image.is_floating_point() and image.shape[1:] == (size, size):
-            return image.detach().float().cpu()
-        image = rearrange(image.detach().cpu(), "c h w -> h w c").numpy() if not image.is_floating_point() else _to_array(image)
-    frame = fit_frames(read_image(image)[None], size, fit)[0]
-    return torch.from_numpy(np.array(frame)).permute(2, 0, 1).float() / 255
-
-
-def _to_array(image: Tensor) -> np.ndarray:
-    return rearrange(image.detach().float().cpu(), "c h w -> h w c").numpy()
+        image = rearrange(image.detach().cpu(), "c h w -> h w c")
+        image = (image.float() if image.is_floating_point() else image).numpy()
+    return fit_frames(read_image(image)[None], size, fit)[0]
 
 
 def _check_tensor(image: Tensor) -> None:

@@ -9,16 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lfdm.config.checks import check_integer, check_number
 from lfdm.config.video import MIN_FPS, PanelFormat, PanelKind
 from lfdm.data.video import check_target, max_fps, write_video
 from lfdm.errors import UserError
 from lfdm.motion.motion import Motion, check_motion_path
-from lfdm.pipeline.inputs import SingleImage, prepare_images
 from lfdm.pipeline.pipeline import LatentFlowPipeline
-from lfdm.pipeline.result import LatentFlowOutput, frames_to_uint8
+from lfdm.pipeline.result import LatentFlowOutput
 from lfdm.visualize import draw_panel
 
 OUT_ENDINGS = (".mp4", ".webm", ".gif")
@@ -40,8 +38,8 @@ class VideoFiles:
     """Its ending decides the format; none = a folder of exact PNGs."""
     num_videos: int = 1
     """How many there will be in all."""
-    fps: float
-    """Frames per second."""
+    fps: float | None = None
+    """Frames per second; None = the pipeline's."""
     scale: int = 1
     """Whole factor by which the written video is enlarged (nearest neighbour)."""
     panel: Sequence[PanelKind] = ()
@@ -56,13 +54,17 @@ class VideoFiles:
             raise UserError(f"out must end in {', '.join(OUT_ENDINGS)} or nothing (a folder of PNGs); got {str(self.out)!r}")
         check_integer("num_videos", self.num_videos, 1, 100_000)
         check_integer("scale", self.scale, 1, MAX_SCALE)
-        check_number("fps", self.fps, low=MIN_FPS, high=max_fps(self.out))
+        if self.fps is not None:
+            self._check_fps(self.fps)
         if self.motion is not None:
             check_motion_path(self.motion)
         for index in range(self.num_videos):
             check_target(self.video_path(index))
             if self.panel:
                 check_target(self.panel_path(index))
+
+    def _check_fps(self, fps: float) -> float:
+        return check_number("fps", fps, low=MIN_FPS, high=max_fps(self.out))
 
     def video_path(self, index: int) -> Path:
         """Where video `index` goes."""
@@ -82,6 +84,7 @@ class VideoFiles:
         """
         if "regions" in self.panel and pipeline.autoencoder.config["motion"] != "regions":
             raise UserError("panel: this model's motion predictor is dense: it has no regions to show")
+        fps = self._check_fps(pipeline.config["fps"]) if self.fps is None else self.fps
         motions, index = [], 0
         for result in results:
             assert isinstance(result.frames, np.ndarray)
@@ -90,13 +93,13 @@ class VideoFiles:
                 motions.append(result.motion)
             for i, frames in enumerate(result.frames):
                 enlarged = (frame.repeat(self.scale, axis=0).repeat(self.scale, axis=1) for frame in frames)
-                yield write_video(self.video_path(index), enlarged, fps=self.fps)
+                yield write_video(self.video_path(index), enlarged, fps=fps)
                 if self.panel:
                     regions = region_maps(pipeline, frames) if "regions" in self.panel else None
                     motion = result.motion.samples(i, i + 1)
                     panel = draw_panel(source, frames, result.warped[i], motion, kinds=self.panel, regions=regions)
                     path = self.panel_path(index)
-                    yield write_video(path, panel, fps=min(self.fps, max_fps(path)))
+                    yield write_video(path, panel, fps=min(fps, max_fps(path)))
                 index += 1
         if self.motion is not None:
             Motion.concatenate(motions, dim=0).save(self.motion)
@@ -111,9 +114,3 @@ def region_maps(pipeline: LatentFlowPipeline, frames: np.ndarray) -> np.ndarray:
         video = torch.from_numpy(frames[start : start + REGION_FRAMES]).permute(3, 0, 1, 2)[None].float() / 255
         maps.append(pipeline.autoencoder.region_heat(video.to(pipeline.device))[0].float().cpu().numpy())
     return np.concatenate(maps, axis=1).swapaxes(0, 1)
-
-
-def fitted_source(pipeline: LatentFlowPipeline, image: SingleImage) -> np.ndarray:
-    """The image as the pipeline sees it: (H, W, 3) uint8."""
-    fitted: Tensor = prepare_images(image, size=pipeline.config["image_size"], fit=pipeline.config["fit"])
-    return frames_to_uint8(fitted[:, :, None])[0, 0]

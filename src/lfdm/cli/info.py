@@ -1,0 +1,48 @@
+"""`lfdm info`."""
+
+from lfdm.cli.options import open_pipeline
+from lfdm.config.presets import PRESETS
+
+
+def info(*, model: str | None = None) -> None:
+    """Show what this installation can do, or describe a model.
+
+    Args:
+        model: Bundled name, pipeline folder, diffusion run folder or Hub repository.
+    """
+    rows = _describe_installation() if model is None else _describe_model(model)
+    for name, value in rows.items():
+        print(f"{name:<16}{value}")
+
+
+def _describe_installation() -> dict[str, str]:
+    import diffusers
+    import torch
+
+    import lfdm
+    from lfdm.folders.sources import bundled_models
+
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "lfdm": lfdm.__version__,
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "devices": ", ".join(["cpu", *devices]),
+        "bundled models": ", ".join(bundled_models()) or "none",
+        "presets": ", ".join(PRESETS),
+    }
+
+
+def _describe_model(model: str) -> dict[str, str]:
+    pipe = open_pipeline(model, "cpu")
+    networks = {"auto-encoder": pipe.autoencoder, "motion U-Net": pipe.unet}
+    counts = [f"{name} {sum(p.numel() for p in net.parameters()) / 1e6:.1f} M" for name, net in networks.items()]
+    config, sampler = pipe.config, type(pipe.scheduler).__name__
+    return {
+        "model": model,
+        "labels": ", ".join(pipe.condition.labels) or "none (--unconditional, or embedding tensors)",
+        "text encoder": pipe.condition.text_encoder or "none (only labels)",
+        "video": "{num_frames} frames of {image_size}x{image_size}, {fps:g} per second".format(**config),
+        "sampling": f"{sampler}, " + "{num_inference_steps} steps, guidance {guidance_scale:g}".format(**config),
+        "parameters": ", ".join(counts),
+    }

@@ -1,0 +1,126 @@
+"""Options that several commands share; tyro flattens each class into the options of a command."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import arg
+
+from lfdm.config.video import Fit, PanelFormat, PanelKind
+from lfdm.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lfdm.pipeline.outputs import VideoFiles
+    from lfdm.pipeline.pipeline import LatentFlowPipeline
+
+DEFAULT_MODEL = "puppets64"
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Panel = Annotated[tuple[PanelKind, ...] | None, arg(metavar="[KIND ...]")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Model, device and number format."""
+
+    model: str = DEFAULT_MODEL
+    """Bundled name, pipeline folder, diffusion run folder or Hub repository."""
+    device: str | None = None
+    """cpu, cuda, cuda:1, ...; by default the GPU if there is one."""
+    dtype: Dtype = "float32"
+    """Number format of the networks."""
+    fit: Fit | None = None
+    """Black borders (pad) or a centre crop for images that are not square; by default as in training."""
+
+    def open(self) -> "LatentFlowPipeline":
+        """Load the model."""
+        import torch
+
+        pipe = open_pipeline(self.model, self.device, dtype=getattr(torch, self.dtype))
+        if self.fit is not None:
+            pipe.register_to_config(fit=self.fit)
+        return pipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlOptions:
+    """Changes to the motion before it is applied to the image."""
+
+    motion_strength: float = 1.0
+    """Factor of the motion, 0 to 2; 0 = a still image."""
+    motion_mask: Path | None = None
+    """Picture of the image's shape: white moves, black stays still."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """Files to write."""
+
+    out: Path | None = None
+    """mp4, webm or gif file; without an ending, a folder of lossless PNGs. By default an mp4 in the current folder."""
+    fps: float | None = None
+    """Frames per second; by default the model's or the driving video's."""
+    scale: int = 1
+    """Whole factor by which the written video is enlarged."""
+    panel: Panel = None
+    """Also write <out>-panel.gif: source, generated, warped, flow and occlusion, or only the tiles named."""
+    panel_format: PanelFormat | None = None
+    """gif (the default), mp4, or png for a folder of frames."""
+    motion: Path | None = None
+    """Also save the motion to this .safetensors file, for --reuse-motion."""
+
+    def files(self, name: str, *, num_videos: int = 1, fps: float | None = None) -> "VideoFiles":
+        """Check the options. `name` is the file's by default, and `fps` the rate by default (None = the model's)."""
+        from lfdm.folders.files import as_file_name
+        from lfdm.pipeline.outputs import VideoFiles
+
+        return VideoFiles(
+            out=self.out or Path(f"{as_file_name(name)}.mp4"),
+            num_videos=num_videos,
+            fps=fps if self.fps is None else self.fps,
+            scale=self.scale,
+            motion=self.motion,
+            **panel_options(self.panel, self.panel_format),
+        )
+
+
+def panel_options(kinds: tuple[PanelKind, ...] | None, panel_format: PanelFormat | None) -> dict[str, Any]:
+    """Return the panel arguments of `VideoFiles`: no tiles without --panel, the usual ones where it names none."""
+    from lfdm.visualize import PANEL_KINDS
+
+    if kinds is None:
+        if panel_format is not None:
+            raise UserError(f"--panel-format has no effect without --panel; got {panel_format}")
+        return {}
+    return {"panel": kinds or PANEL_KINDS, "panel_format": panel_format or "gif"}
+
+
+def read_source(pipe: "LatentFlowPipeline", image: Path) -> "np.ndarray":
+    """Return the image as the pipeline takes it: (S, S, 3) uint8."""
+    from lfdm.pipeline.inputs import fit_image
+
+    return fit_image(image, size=pipe.config["image_size"], fit=pipe.config["fit"])
+
+
+def open_pipeline(model: str, device: str | None, **options: Any) -> "LatentFlowPipeline":
+    """Load a model; `options` are those of `LatentFlowPipeline.from_pretrained`."""
+    from lfdm.pipeline.pipeline import LatentFlowPipeline
+
+    pipe = LatentFlowPipeline.from_pretrained(model, device=pick_device(device), **options)
+    pipe.set_progress_bar_config(desc="sampling", leave=False, disable=None)  # None: only on a terminal
+    return pipe
+
+
+def pick_device(name: str | None) -> str:
+    """Return the device `name`, by default the GPU if there is one; UserError if it cannot be used."""
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise UserError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try cpu or cuda") from None
+    return name
