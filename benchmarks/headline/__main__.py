@@ -21,13 +21,13 @@ from benchmarks.headline.comparison import compare
 from benchmarks.headline.document import render
 from benchmarks.headline.methods import ComparisonSettings
 from lfdm.config.presets import get_preset
+from lfdm.data.index import CLIP_INDEX_NAME
 from lfdm.data.puppets.data_set import write_puppets
 from lfdm.data.sprites import write_lpc
 from lfdm.errors import UserError
 from lfdm.evaluation.settings import EvaluationConfig
 
 DOCUMENT = Path("docs/headline.md")
-INDEX_NAME = "clips.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def run_headline(command: Headline) -> None:
 def _make_data(command: Headline) -> Path:
     """The data set of the preset, made on the first call."""
     folder = command.out.with_name(f"{command.out.name}-data")
-    if (folder / INDEX_NAME).is_file():
+    if (folder / CLIP_INDEX_NAME).is_file():
         return folder
     _say(f"making {folder}")
     if command.dataset == "puppets":

@@ -1,4 +1,4 @@
-"""Clip-consistent augmentation: one draw for all frames of a sample, every draw from the generator that is passed in.
+"""Clip-consistent augmentation: the same random change for all frames of a sample, from the generator passed in.
 
 Shapes: frames (t, H, W, 3) uint8.
 """
@@ -15,20 +15,20 @@ from lfdm.config.checks import check, check_probability
 
 @dataclass(frozen=True, kw_only=True)
 class ColorJitter:
-    """Random brightness, contrast, saturation and hue, one draw for all frames."""
+    """Random brightness, contrast, saturation and hue, the same for all frames."""
 
     brightness: float = 0.1
-    """Factor drawn from 1 -+ this; 0 leaves brightness alone."""
+    """Largest relative change of brightness."""
     contrast: float = 0.1
-    """Factor drawn from 1 -+ this, about each frame's mean grey."""
+    """Largest relative change of contrast, about each frame's mean grey."""
     saturation: float = 0.1
-    """Factor drawn from 1 -+ this, about each pixel's grey."""
+    """Largest relative change of saturation, about each pixel's grey."""
     hue: float = 0.1
-    """Shift drawn from -+ this, in turns of the colour circle."""
+    """Largest shift of hue, in turns of the colour circle."""
     random_order: bool = True
-    """Apply the four in random order, otherwise in the order above."""
+    """Whether the four changes come in random order instead of the order above."""
     spare_borders: bool = False
-    """Leave out the rows and columns at the edges that are black in every frame, as if padding came afterwards."""
+    """Whether rows and columns at the edges that are black in every frame stay black, as if padding came afterwards."""
 
     def __post_init__(self) -> None:
         check_probability(self, "brightness", "contrast", "saturation")
@@ -38,42 +38,42 @@ class ColorJitter:
     def from_amounts(
         cls, amounts: tuple[float, float, float, float], *, random_order: bool = True, spare_borders: bool = False
     ) -> Self:
-        """From (brightness, contrast, saturation, hue), as configs store them."""
+        """Build from (brightness, contrast, saturation, hue), as configs store them."""
         names = ("brightness", "contrast", "saturation", "hue")
         return cls(**dict(zip(names, amounts, strict=True)), random_order=random_order, spare_borders=spare_borders)
 
     def apply(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Frames (t, H, W, 3) uint8 under one draw: same shape and type. The number of draws never varies."""
+        """Recolour frames (t, H, W, 3) uint8. The number of random values is always the same."""
         order = rng.permutation(4) if self.random_order else range(4)
         amounts = (self.brightness, self.contrast, self.saturation, self.hue)
-        draws = [amount * unit for amount, unit in zip(amounts, rng.uniform(-1.0, 1.0, 4), strict=True)]
-        if not any(draws):
+        changes = [amount * unit for amount, unit in zip(amounts, rng.uniform(-1.0, 1.0, 4), strict=True)]
+        if not any(changes):
             return frames
         if not (self.spare_borders and frames.any()):
-            return _recolour(frames, draws, order)
+            return _recolour(frames, changes, order)
         rows, columns = _inside_borders(frames)
         result = frames.copy()
-        result[:, rows, columns] = _recolour(frames[:, rows, columns], draws, order)
+        result[:, rows, columns] = _recolour(frames[:, rows, columns], changes, order)
         return result
 
 
-def _recolour(frames: np.ndarray, draws: Sequence[float], order: Iterable[int]) -> np.ndarray:
-    """Frames (t, H, W, 3) uint8 with the four changes of amounts `draws`, in that order."""
+def _recolour(frames: np.ndarray, changes: Sequence[float], order: Iterable[int]) -> np.ndarray:
+    """Apply the four `changes` to frames (t, H, W, 3) uint8 in the given order."""
     planes = np.ascontiguousarray(frames.transpose(3, 0, 1, 2).reshape(3, len(frames), -1), np.float32)
     for step in order:
-        if draws[step]:
-            planes = _JITTERS[step](planes, float(draws[step]))
+        if changes[step]:
+            planes = _JITTERS[step](planes, float(changes[step]))
     planes += 0.5  # rounds, as the values are not negative
     return np.ascontiguousarray(planes.astype(np.uint8).reshape(3, *frames.shape[:3]).transpose(1, 2, 3, 0))
 
 
 def _inside_borders(frames: np.ndarray) -> tuple[slice, slice]:
-    """Rows and columns of frames (t, H, W, 3) from the first to the last that is not black throughout."""
+    """Return the rows and columns of frames (t, H, W, 3) from the first to the last that is not all black."""
     rows, columns = (np.flatnonzero(frames.any(axis=axes)) for axes in ((0, 2, 3), (0, 1, 3)))
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
-# Each takes planes (3, t, n) float32 in [0, 255], which it may overwrite, and returns such planes.
+# Each maps planes (3, t, n) float32 in [0, 255] to such planes, and may overwrite its argument.
 
 
 def _brighten(planes: np.ndarray, amount: float) -> np.ndarray:
@@ -96,12 +96,12 @@ def _saturate(planes: np.ndarray, amount: float) -> np.ndarray:
 
 
 def _grey(planes: np.ndarray) -> np.ndarray:
-    """ITU-R BT.601 luma: (t, n)."""
+    """Return the ITU-R BT.601 luma: (t, n)."""
     return np.float32(0.299) * planes[0] + np.float32(0.587) * planes[1] + np.float32(0.114) * planes[2]
 
 
 def _shift_hue(planes: np.ndarray, amount: float) -> np.ndarray:
-    """Hue of the HSV hexcone turned by `amount` of a full turn; value and chroma stay (A. R. Smith, 1978)."""
+    """Turn the hue of the HSV hexcone by `amount` of a full turn; value and chroma stay (A. R. Smith, 1978)."""
     red, green, blue = planes
     value = np.maximum(np.maximum(red, green), blue)
     chroma = value - np.minimum(np.minimum(red, green), blue)
@@ -123,23 +123,23 @@ _JITTERS = (_brighten, _change_contrast, _saturate, _shift_hue)
 
 @dataclass(frozen=True, kw_only=True)
 class PairAugmentation:
-    """Stage 1, as published: the two frames of a pair change places, or else both are mirrored; then colours."""
+    """Augmentation of stage-1 pairs as published: swap the two frames, or else mirror both; then change colours."""
 
     swap_probability: float = 0.5
-    """Probability that source and driving change places (motion runs backwards)."""
+    """Probability that source and driving are swapped (motion runs backwards)."""
     flip_probability: float = 0.5
-    """Probability, where they do not, that both are mirrored left to right."""
+    """Probability that both are mirrored left to right, if they are not swapped."""
     mirror_sided_labels: bool = False
-    """Mirror pairs whose label says left or right, too, as published."""
+    """Whether pairs whose label names left or right are mirrored, too, as published."""
     jitter: ColorJitter = ColorJitter()
-    """One draw for both frames."""
+    """Colour change, the same for both frames."""
 
     def __post_init__(self) -> None:
         check_probability(self, "swap_probability", "flip_probability")
 
 
 def names_a_side(label: str) -> bool:
-    """Whether mirroring would make the label wrong.
+    """Whether a label names left or right, so that mirroring would make it wrong.
 
     >>> names_a_side("Turn Left"), names_a_side("right-hand_wave"), names_a_side("leftHand"), names_a_side("bright")
     (True, True, True, False)
@@ -149,7 +149,7 @@ def names_a_side(label: str) -> bool:
 
 
 def mirror_motion(motion: np.ndarray) -> np.ndarray:
-    """Motion (c, ..., w), flow first, seen in a mirror: columns reversed, flow x negated."""
+    """Mirror motion (c, ..., w), flow first: reverse the columns and negate flow x."""
     mirrored = motion[..., ::-1].copy()
     mirrored[0] *= -1
     return mirrored
@@ -163,7 +163,7 @@ def augment_pair(
     may_swap: bool = True,
     may_mirror: bool = True,
 ) -> tuple[np.ndarray, bool]:
-    """A pair (2, H, W, 3) uint8 swapped, or else mirrored, then coloured; and whether it was mirrored."""
+    """Swap a pair (2, H, W, 3) uint8, or else mirror it, then recolour it; also return whether it was mirrored."""
     swap, flip = rng.random(2)
     swapped = may_swap and swap < augment.swap_probability
     mirrored = not swapped and may_mirror and bool(flip < augment.flip_probability)

@@ -1,4 +1,4 @@
-"""Every frame of a data set, decoded once into a memory map. Imports no torch.
+"""All frames of a data set, decoded once into a memory-mapped file. Imports no torch.
 
 Shapes: a clip is (t, S, S, 3) uint8.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lfdm.config.video import Fit
-from lfdm.data.index import CLIP_INDEX_NAME, ClipRecord
+from lfdm.data.index import CACHE_DIR, CLIP_INDEX_NAME, ClipRecord
 from lfdm.data.progress import Progress
 from lfdm.data.video import read_fitted
 from lfdm.errors import UserError
@@ -27,7 +27,7 @@ _CACHE_VERSION = 1
 
 
 class ClipCache:
-    """Every frame of a list of clips, fitted to one square size, in one memory-mapped file. See `open_cache`."""
+    """All frames of a list of clips, fitted to one square size, in one memory-mapped file. See `open_cache`."""
 
     def __init__(self, folder: Path, records: Sequence[ClipRecord], size: int) -> None:
         self.folder = folder
@@ -44,17 +44,17 @@ class ClipCache:
         return len(self.records)
 
     def num_frames(self, index: int) -> int:
-        """Length of clip `index`."""
+        """Return the length of clip `index`."""
         return self.offsets[index + 1] - self.offsets[index]
 
     def clip(self, index: int) -> np.ndarray:
-        """Clip `index`: a read-only view (t, S, S, 3) uint8 of the file."""
+        """Return clip `index` as a read-only view (t, S, S, 3) uint8 of the file."""
         if not 0 <= index < len(self.records):
             raise IndexError(f"clip index must lie in 0..{len(self.records) - 1}, got {index}")
         return self._frames[self.offsets[index] : self.offsets[index + 1]]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_frames": None}  # a worker process maps the file itself instead of being sent it
+        return {**self.__dict__, "_frames": None}  # a worker process maps the file itself
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -71,14 +71,13 @@ def open_cache(
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> ClipCache:
-    """The decoded frames of `records`, fitted to `size` by `fit` (see `fit_frames`), built on the first call.
+    """Open the decoded frames of `records`, fitted to `size` by `fit` (see `fit_frames`); the first call decodes them.
 
-    The cache lies in `cache_dir` (otherwise in the data folder, `.cache`, or where that may not be written to in
-    `$XDG_CACHE_HOME/lfdm`, `~/.cache/lfdm`) under a name made of the records, the clips'
-    file sizes and times, `size` and `fit`: whatever changes makes a new one. It is built under a temporary name, so a
-    stopped run leaves nothing that could be taken for a cache, and two processes may build it at once.
+    The cache is a folder in `cache_dir` (default: `.cache` in the data folder or, if that is not writable,
+    `$XDG_CACHE_HOME/lfdm` or `~/.cache/lfdm`). Its name is a digest of the records, the clips' file sizes and times,
+    `size` and `fit`. It appears only when it is complete, and several processes may build it at once.
 
-    Raises UserError naming the clip for one that is missing, broken or not as long as the records say, and OSError
+    Raises UserError naming the clip for one that is missing, broken or of another length than its record, and OSError
     where the disk refuses.
     """
     root = Path(root)
@@ -96,8 +95,8 @@ def open_cache(
 
 
 def _default_cache_dir(root: Path) -> Path:
-    """That of the data folder; the user's own where it cannot be written to, since motion and classifiers are kept there, too."""
-    shared = root / ".cache"
+    """Return the data folder's cache; the user's own if that is not writable, since motion and classifiers go there, too."""
+    shared = root / CACHE_DIR
     if os.access(shared if shared.is_dir() else root, os.W_OK | os.X_OK):
         return shared
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lfdm"
@@ -126,7 +125,7 @@ def _write_cache(folder: Path, clips: Iterable[np.ndarray], records: Sequence[Cl
 
 
 def _decoded(root: Path, records: Sequence[ClipRecord], size: int, fit: Fit, num_workers: int) -> Iterator[np.ndarray]:
-    """The clips in order, a few decoded ahead by threads (PyAV lets go of the interpreter's lock)."""
+    """Yield the clips in order, a few decoded ahead by threads (PyAV releases the interpreter's lock)."""
     remaining = iter(records)
     with ThreadPoolExecutor(num_workers) as pool:
         waiting: deque[Future[np.ndarray]] = deque()

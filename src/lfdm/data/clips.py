@@ -21,8 +21,8 @@ from lfdm.data.frame_indices import sample_indices
 class ClipDataset(Dataset[dict[str, Any]]):
     """Clips of a fixed number of frames, requested by (position, index) so that training can be resumed exactly.
 
-    `position` counts the samples drawn since training began, `index` names the clip; every random number is a pure
-    function of (seed, position). Items: `video` (3, num_frames, S, S) uint8, `index` int.
+    `position` counts the samples since training began, `index` is that of the clip; every random number is a pure function
+    of (seed, position). Items: `video` (3, num_frames, S, S) uint8, `index` int.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class ClipDataset(Dataset[dict[str, Any]]):
 
 
 class PairDataset(Dataset[dict[str, torch.Tensor]]):
-    """Stage 1's pairs: two frames of one clip, drawn with replacement, in time order, then augmented.
+    """Training pairs of stage 1: two frames of one clip, sampled with replacement, in time order, then augmented.
 
-    Requested by (position, index) as `ClipDataset`. Items: `source` and `driving`, (3, S, S) uint8; where motion is given, too,
-    `flow` (2, h, w) float32, and `has_flow`: whether it is known, which it is of pairs whose source stays the clip's frame 0.
+    Requested by (position, index) as in `ClipDataset`. Items: `source` and `driving`, (3, S, S) uint8; with `motion` also
+    `flow` (2, h, w) float32 and `has_flow`, which is true for pairs whose source is the clip's frame 0.
     """
 
     def __init__(
@@ -77,11 +77,14 @@ class PairDataset(Dataset[dict[str, torch.Tensor]]):
         by_subject: bool = False,
         motion: Callable[[int], np.ndarray] | None = None,
     ) -> None:
-        """`distinct` draws two different frames (where a clip has two); `augment` None leaves pairs as they are.
+        """Set up the sampling of pairs.
 
-        `first_frame_probability` is how often the source is the clip's frame 0, as it always is in sampling; such
-        a pair is not swapped. `by_subject` draws the clip itself from all clips of the requested one's subject.
-        `motion` gives that of all frames of a clip against its frame 0 by its index, flow first: (t, c, h, w).
+        Args:
+            augment: None leaves pairs as they are.
+            distinct: sample two different frames, where a clip has two.
+            first_frame_probability: how often the source is the clip's frame 0, as in generation; such a pair is not swapped.
+            by_subject: sample the clip from all clips of the requested one's subject.
+            motion: returns the motion of a clip (by index) against its frame 0, flow first: (t, c, h, w).
         """
         self.cache = cache
         self.augment = augment
@@ -106,25 +109,25 @@ class PairDataset(Dataset[dict[str, torch.Tensor]]):
         if self._clips_of_subject is not None:
             index = int(rng.choice(self._clips_of_subject[index]))
         clip = self.cache.clip(index)
-        first, second, keeps_order = self._draw(len(clip), rng)
+        first, second, from_first = self._sample_frames(len(clip), rng)
         pair, mirrored = np.stack([clip[first], clip[second]]), False
         if self.augment is not None:
             may_mirror = self._may_mirror[index]
-            pair, mirrored = augment_pair(pair, self.augment, rng, may_swap=not keeps_order, may_mirror=may_mirror)
+            pair, mirrored = augment_pair(pair, self.augment, rng, may_swap=not from_first, may_mirror=may_mirror)
         planes = torch.from_numpy(np.ascontiguousarray(pair.transpose(0, 3, 1, 2)))
         item = {"source": planes[0], "driving": planes[1]}
         if self.motion is not None:
             flow = self.motion(index)[second, :FLOW_CHANNELS].astype(np.float32)
             flow = torch.from_numpy(mirror_motion(flow) if mirrored else flow)
-            item |= {"flow": flow, "has_flow": torch.tensor(keeps_order)}
+            item |= {"flow": flow, "has_flow": torch.tensor(from_first)}
         return item
 
-    def _draw(self, n: int, rng: np.random.Generator) -> tuple[int, int, bool]:
-        """Two frame indices in time order, and whether the first is to stay the source."""
-        starts_at_first = rng.random() < self.first_frame_probability
+    def _sample_frames(self, n: int, rng: np.random.Generator) -> tuple[int, int, bool]:
+        """Return two frame indices in time order, and whether the source must stay frame 0."""
+        from_first = rng.random() < self.first_frame_probability
         distinct = self.distinct and n > 1
-        first = 0 if starts_at_first else int(rng.integers(n))
+        first = 0 if from_first else int(rng.integers(n))
         second = int(rng.integers(n - 1 if distinct else n))
         if distinct and second >= first:
             second += 1
-        return min(first, second), max(first, second), starts_at_first
+        return min(first, second), max(first, second), from_first

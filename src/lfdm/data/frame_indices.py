@@ -1,4 +1,4 @@
-"""Which frames of a clip are taken: the three samplers of the published system, as pure functions."""
+"""The three frame samplers of the published system, as pure functions."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from lfdm.errors import UserError
 
 
 def uniform_indices(n: int, num: int) -> np.ndarray:
-    """`num` frame indices evenly over a clip of `n` frames, ends included; a shorter clip repeats its last frame.
+    """Spread `num` frame indices evenly over a clip of `n` frames, ends included; a shorter clip repeats its last frame.
 
     >>> uniform_indices(10, 4).tolist(), uniform_indices(3, 5).tolist()
     ([0, 3, 6, 9], [0, 1, 2, 2, 2])
@@ -19,7 +19,7 @@ def uniform_indices(n: int, num: int) -> np.ndarray:
 
 
 def random_indices(n: int, num: int, rng: np.random.Generator) -> np.ndarray:
-    """The uniform indices, each inner one moved by less than the gap to its neighbours, then sorted."""
+    """Move each inner one of the uniform indices by less than the gap to its neighbours, then sort."""
     indices = uniform_indices(n, num)
     gaps = np.maximum(np.diff(indices) - 1, 0)
     indices[1:-1] += rng.integers(-gaps[:-1], gaps[1:], endpoint=True)
@@ -27,7 +27,7 @@ def random_indices(n: int, num: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def very_random_indices(n: int, num: int, rng: np.random.Generator) -> np.ndarray:
-    """`num` sorted draws with replacement from a clip of `n` frames, the first forced to 0."""
+    """Sample `num` sorted indices with replacement from a clip of `n` frames, the first forced to 0."""
     _check_counts(n, num)
     indices = np.sort(rng.integers(0, n, num))
     indices[0] = 0
@@ -35,7 +35,7 @@ def very_random_indices(n: int, num: int, rng: np.random.Generator) -> np.ndarra
 
 
 def sample_indices(name: FrameSampler, n: int, num: int, rng: np.random.Generator) -> np.ndarray:
-    """`num` indices into a clip of `n` frames by the sampler of that name: (num,) int64, sorted."""
+    """Return `num` indices into a clip of `n` frames by the sampler `name`: (num,) int64, sorted."""
     if name == "uniform":
         return uniform_indices(n, num)
     if name == "random":
@@ -47,4 +47,4 @@ def sample_indices(name: FrameSampler, n: int, num: int, rng: np.random.Generato
 
 def _check_counts(n: int, num: int) -> None:
     if n < 1 or num < 1:
-        raise UserError(f"frame counts must be at least 1, got a clip of {n} and {num} to draw")
+        raise UserError(f"frame counts must be at least 1, got a clip of {n} and {num} to sample")

@@ -1,6 +1,6 @@
-"""What a GIF says of itself in the headers of its blocks, read without decoding a frame.
+"""Number and size of a GIF's frames, read from the headers of its blocks without decoding a frame.
 
-Pillow decodes a frame on the way to the next one and makes room for frames that are larger than the screen.
+Pillow decodes each frame to reach the next one, and allocates frames that are larger than the screen.
 """
 
 import struct
@@ -12,7 +12,7 @@ _COMMENT, _APPLICATION = b"\xfe", b"\xff"
 
 @dataclass(frozen=True, kw_only=True)
 class GifSize:
-    """Number of frames, and the smallest picture that holds the screen and all of them."""
+    """Number of frames, and the smallest image that holds the screen and all of them."""
 
     frames: int
     width: int
@@ -20,9 +20,9 @@ class GifSize:
 
 
 def read_gif_size(file: BinaryIO) -> GifSize | None:
-    """The size of a GIF that begins at the start of `file`, None for another format.
+    """Read the size of a GIF from the start of `file`; None for another format.
 
-    Blocks are found as Pillow finds them, its leniency included: what is checked must be what it would decode.
+    Blocks are found exactly as Pillow finds them, with its leniency: what is checked must be what it would decode.
     """
     screen = file.read(13)
     if len(screen) < 13 or not screen.startswith((b"GIF87a", b"GIF89a")):

@@ -1,4 +1,4 @@
-"""The table of a clip data set, `clips.csv`: one row for every clip. Imports no torch."""
+"""The table of a clip data set, `clips.csv`, with one row per clip. Imports no torch."""
 
 import csv
 import io
@@ -7,20 +7,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+import numpy as np
 
 from lfdm.config.checks import MAX_SEED, check, check_integer, check_number
 from lfdm.errors import UserError
 from lfdm.folders.files import check_holds_only, check_parents, replacing_folder, write_bytes
 
 CLIP_INDEX_NAME = "clips.csv"
+CLIPS_DIR = "clips"
+CACHE_DIR = ".cache"
 MAX_SIZE = 2048
 MAX_FRAMES = 1000
 MAX_CLIP_PIXELS = 50_000_000
-"""Frames x height x width of a rendered clip: 16 frames of 1024x1024 fit."""
+"""Most frames x height x width of a rendered clip: 16 frames of 1024x1024 are allowed."""
 MAX_SUBJECTS = 100_000
 MAX_WORKERS = 1000
-CLIPS_DIR = "clips"
 
 Split = Literal["train", "test"]
 
@@ -30,7 +33,7 @@ class ClipRecord:
     """One row of clips.csv. Raises UserError for values that no clip can have."""
 
     path: str
-    """Relative to the data folder, with forward slashes."""
+    """Path relative to the data folder, with forward slashes."""
     label: str
     subject: str
     split: Split
@@ -55,6 +58,12 @@ class ClipRecord:
         if not (math.isfinite(self.fps) and self.fps > 0):
             raise UserError(f"fps must be positive, got {self.fps}")
 
+    @classmethod
+    def describe(cls, video: np.ndarray, *, path: str, label: str, subject: str, split: Split, fps: float) -> Self:
+        """Return the record of frames (t, H, W, 3)."""
+        frames, height, width, _ = video.shape
+        return cls(path=path, label=label, subject=subject, split=split, frames=frames, fps=fps, width=width, height=height)
+
 
 _COLUMNS = tuple(field.name for field in fields(ClipRecord))
 _PARSERS: dict[str, Callable[[str], Any]] = {"frames": int, "width": int, "height": int, "fps": float}
@@ -77,10 +86,10 @@ def write_index(root: str | Path, records: Iterable[ClipRecord]) -> Path:
 
 
 def read_index(root: str | Path) -> list[ClipRecord]:
-    """The clips of a data folder, as its clips.csv lists them.
+    """Read the clips of a data folder.
 
-    Raises FileNotFoundError for a missing folder or table, and UserError (file, line, what is wrong) for a missing
-    column, a value that no clip can have, a path that leaves the folder, a subject in both splits, or an empty table.
+    Raises FileNotFoundError for a missing folder or table, and UserError naming file and line for a missing column, a value
+    that no clip can have, a path that leaves the folder, a subject in both splits, or an empty table.
     """
     root = Path(root)
     path = root / CLIP_INDEX_NAME
@@ -102,31 +111,28 @@ def read_index(root: str | Path) -> list[ClipRecord]:
 
 @contextmanager
 def new_data_set(out: str | Path) -> Iterator[Path]:
-    """A temporary folder beside `out` to write a data set into; renamed to `out` when the block ends without an error.
+    """Yield a temporary folder to write a data set into, which replaces `out` when the block ends without an error.
 
-    Clips belong under `clips/`. An earlier data set of that layout is replaced. Raises UserError if `out` is a file or
-    holds anything else, clips without their table among it.
+    Clips belong in its folder `clips`. Raises UserError if `out` exists and is anything but a complete data set.
     """
     out = Path(out).resolve()
     check_data_set_folder(out)
     if (out / CLIPS_DIR).exists() and not (out / CLIP_INDEX_NAME).exists():
-        raise UserError(
-            f"{out}: holds a folder {CLIPS_DIR!r} without {CLIP_INDEX_NAME}, no whole data set; choose another folder"
-        )
+        raise UserError(f"{out}: holds {CLIPS_DIR!r} without {CLIP_INDEX_NAME}, not a complete data set; choose another folder")
     with replacing_folder(out) as temporary:
         yield temporary
 
 
 def check_data_set_folder(out: Path) -> None:
-    """Raise UserError if `out` is a file or below one, or a folder that holds anything else than such a data set does."""
+    """Raise UserError if `out` is a file or below one, or a folder that holds anything but parts of a data set."""
     check_parents(out)
-    check_holds_only(out, (CLIP_INDEX_NAME, CLIPS_DIR, ".cache"), "a data set made by these commands")
+    check_holds_only(out, (CLIP_INDEX_NAME, CLIPS_DIR, CACHE_DIR), "a data set made by these commands")
 
 
 def check_data_settings(
     *, size: int, num_frames: int | None, seed: int, test_fraction: float, num_workers: int | None, least_size: int
 ) -> None:
-    """What every writer of data sets is asked for; UserError naming the first setting that is impossible."""
+    """Check the settings that all writers of data sets share; UserError naming the first that is not allowed."""
     check_integer("size", size, least_size, MAX_SIZE)
     if num_frames is not None:
         check_integer("num_frames", num_frames, 2, MAX_FRAMES)
@@ -139,14 +145,14 @@ def check_data_settings(
 
 
 def num_test_subjects(num_subjects: int, test_fraction: float) -> int:
-    """About that part of the subjects: where there are two or more, somebody on either side, but for a fraction of 0 or 1."""
+    """Return the size of the test split: with two or more subjects neither split is empty, except for a fraction of 0 or 1."""
     if test_fraction in (0, 1):
         return round(num_subjects * test_fraction)
     return min(max(round(num_subjects * test_fraction), 1), num_subjects - 1)
 
 
 def labels(records: Iterable[ClipRecord]) -> list[str]:
-    """The different labels, sorted."""
+    """Return the distinct labels, sorted."""
     return sorted({record.label for record in records})
 
 
@@ -163,7 +169,7 @@ def _parse_row(path: Path, line: int, row: dict[str, str | None]) -> ClipRecord:
             raise UserError(f"{path}, line {line}: {name} must be {kind}, got {text!r}") from error
     try:
         return ClipRecord(**values)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"{path}, line {line}: {error}") from error
 
 

@@ -1,8 +1,7 @@
 """Labelled clips from Universal LPC sprite sheets (github.com/jrconway3/Universal-LPC-spritesheet).
 
-A sheet is 832x1344, 13 columns x 21 rows of 64x64 cells: rows by action, four directions each; all sheets fit over
-each other, so a character is a stack of them. The artwork is CC-BY-SA 3.0 / GPL 3.0: what is made of it must credit its
-authors.
+A sheet is 832x1344: 13 columns x 21 rows of 64x64 cells, with rows by action and, within it, direction. All sheets are
+aligned, so a character is a stack of them. The artwork is CC-BY-SA 3.0 / GPL 3.0: works made from it must credit its authors.
 """
 
 import os
@@ -11,35 +10,40 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from lfdm.config.checks import check, check_integer
-from lfdm.data.images import fit_frames
-from lfdm.data.index import MAX_SUBJECTS, ClipRecord, Split, check_data_settings, new_data_set, num_test_subjects, write_index
-from lfdm.data.progress import Progress
+from lfdm.data.images import decoding, fit_frames, open_image
+from lfdm.data.index import MAX_SUBJECTS, ClipRecord, check_data_settings, new_data_set, num_test_subjects, write_index
+from lfdm.data.progress import Progress, run_all
 from lfdm.data.video import write_video
 from lfdm.errors import UserError
 
 CELL = 64
 SHEET_SIZE = (832, 1344)
 DIRECTIONS = ("back", "left", "front", "right")
+"""In the order of the rows of an action."""
 FPS = 8.0
+MIN_SIZE = 16
+"""Smallest frames, in pixels: a quarter of a cell."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LpcAction:
-    """Where an action lies in a sheet."""
+    """Cells of an action in a sheet."""
 
     row: int
-    """The first of its rows, one for each direction in the order of `DIRECTIONS`."""
+    """First of its rows, one for each of `DIRECTIONS`."""
     num_cells: int
     first_cell: int = 0
     loops: bool = False
-    """Played again and again at one cell a frame, otherwise stretched once over the clip."""
+    """Repeat the cells at one cell per frame, instead of stretching them once over the clip."""
     only_front: bool = False
+    """The action has a single row, for the front."""
 
 
 ACTIONS = {
@@ -50,10 +54,10 @@ ACTIONS = {
     "shoot": LpcAction(row=16, num_cells=13),
     "hurt": LpcAction(row=20, num_cells=6, only_front=True),
 }
-"""By label. The cell before walk's first is the standing one, with which every clip begins."""
+"""Actions by label. The cell before walk's first shows the character standing; every clip begins with it."""
 
 _PIECES = r"arms|shoulders|spikes|overskirt|vest"
-# (folder, which of its files, how often worn), from the bottom up: a garment first, then pieces worn over one.
+"""Pieces of the torso that are worn over another garment."""
 _LAYERS = (
     ("body/{sex}/eyes", ".", 0.7),
     ("feet", ".", 0.9),
@@ -64,7 +68,9 @@ _LAYERS = (
     ("hair/{sex}", ".", 0.9),
     ("head", ".", 0.25),
 )
-_LEFT_OUT = re.compile(r"no_th-sh|/back/")  # no thrust and shoot; capes and wings, which belong behind the body
+"""(folder, pattern of its files, probability of being worn), from the bottom layer up."""
+_EXCLUDED = re.compile(r"no_th-sh|/back/")
+"""Sheets without thrust and shoot; capes and wings, which belong behind the body."""
 
 
 def write_lpc(
@@ -79,74 +85,67 @@ def write_lpc(
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Render random characters doing every action in every direction; returns the table of the clip data set `out`.
+    """Render random characters doing every action in every direction; returns the path of `out`/clips.csv.
 
-    21 clips of each character (the subject), lossless. All clips of one character and direction begin with the same
-    standing cell on the same background: the label alone decides the motion. The last `test_fraction` of the characters
-    are the test split. The same arguments give the same clips. `out` appears when it is whole.
+    Each character is a subject with 21 lossless clips. All clips of a character and direction begin with the same standing
+    cell on the same background, so that only the label decides the motion. The last `test_fraction` of the characters are
+    the test split. The same arguments give the same clips. `out` appears only when it is complete.
 
-    Raises FileNotFoundError for a missing `sheets`, and UserError for impossible settings, a folder without sheets, a
-    sheet of another layout (naming it), and an `out` that holds other things.
+    Raises FileNotFoundError for a missing `sheets`, and UserError for settings that are not allowed, a folder without
+    sheets, a sheet of another layout, and an `out` that holds other things.
     """
     sheets = Path(sheets)
     check_integer("num_characters", num_characters, 1, MAX_SUBJECTS)
     check_data_settings(
-        size=size, num_frames=num_frames, seed=seed, test_fraction=test_fraction, num_workers=num_workers, least_size=16
+        size=size, num_frames=num_frames, seed=seed, test_fraction=test_fraction, num_workers=num_workers, least_size=MIN_SIZE
     )
-    check(test_fraction < 1, "test_fraction", test_fraction, "less than 1: somebody must be left to train on")
-    wardrobe = _find_layers(sheets)
-    num_test = num_test_subjects(num_characters, test_fraction)
-    records: list[ClipRecord] = []
-    with new_data_set(out) as folder, ThreadPoolExecutor(num_workers or os.cpu_count() or 1) as pool:
-        render = partial(_write_character, wardrobe, folder, size, num_frames, seed, num_characters - num_test)
-        try:
-            for done, clips in enumerate(pool.map(render, range(num_characters)), start=1):
-                records += clips
-                if progress is not None:
-                    progress("rendering characters", done, num_characters)
-        finally:
-            pool.shutdown(cancel_futures=True)
-        return Path(out) / write_index(folder, records).name
+    check(test_fraction < 1, "test_fraction", test_fraction, "less than 1: training needs subjects, too")
+    layers = _find_layers(sheets)
+    num_train = num_characters - num_test_subjects(num_characters, test_fraction)
+    pool = ThreadPoolExecutor(num_workers or os.cpu_count() or 1)
+    with new_data_set(out) as folder:
+        write = partial(_write_character, layers, folder, size, num_frames, seed, num_train)
+        clips = run_all(pool, write, range(num_characters), work="rendering characters", progress=progress)
+        return Path(out) / write_index(folder, chain.from_iterable(clips)).name
 
 
 # --------------------------------------------------------------------------------------------------------- characters
 
-_Wardrobe = dict[str, list[tuple[float, list[list[Path]]]]]
-"""For each sex the layers from the bottom up: how often one is worn, and its files by style (colours of one thing)."""
+_Layers = dict[str, list[tuple[float, list[list[Path]]]]]
+"""For each sex the layers from the bottom up: the probability of being worn, and the files by style, in several colours."""
 
 
-def _find_layers(sheets: Path) -> _Wardrobe:
+def _find_layers(sheets: Path) -> _Layers:
     if not sheets.is_dir():
         raise FileNotFoundError(f"{sheets}: no such folder of sprite sheets")
-    wardrobe: _Wardrobe = {}
+    layers: _Layers = {}
     for sex in ("female", "male"):
         bodies = sorted((sheets / "body" / sex).glob("*.png"))
         if not bodies:
             raise UserError(f"{sheets}: no body/{sex}/*.png; is it a folder of Universal LPC sprite sheets?")
-        wardrobe[sex] = [(1.0, [bodies])]
+        layers[sex] = [(1.0, [bodies])]
         for folder, pattern, probability in _LAYERS:
             styles = _styles(sheets, sheets / folder.format(sex=sex), sex, pattern)
             if styles:
-                wardrobe[sex].append((probability, styles))
-    return wardrobe
+                layers[sex].append((probability, styles))
+    return layers
 
 
 def _styles(sheets: Path, folder: Path, sex: str, pattern: str) -> list[list[Path]]:
-    """The sheets for `sex` below `folder` whose path holds `pattern`, those of one sub-folder together."""
+    """List the sheets for `sex` below `folder` whose path matches `pattern`, grouped by sub-folder."""
     styles: dict[Path, list[Path]] = defaultdict(list)
     for path in sorted(folder.rglob("*.png")):
         name = path.relative_to(sheets).as_posix()
-        fits = re.search(rf"(?<![a-z]){sex}(?![a-z])", name) and re.search(pattern, name)
-        if fits and not _LEFT_OUT.search(name):
+        matches = re.search(rf"(?<![a-z]){sex}(?![a-z])", name) and re.search(pattern, name)
+        if matches and not _EXCLUDED.search(name):
             styles[path.parent].append(path)
     return list(styles.values())
 
 
-def _dress(wardrobe: _Wardrobe, rng: np.random.Generator) -> np.ndarray:
-    """A random character's sheet: (1344, 832, 4) uint8 RGBA."""
-    layers = wardrobe[("female", "male")[rng.integers(2)]]
+def _sample_character(layers: _Layers, rng: np.random.Generator) -> np.ndarray:
+    """Compose the sheet of a random character: (1344, 832, 4) uint8 RGBA."""
     sheet = Image.new("RGBA", SHEET_SIZE)
-    for probability, styles in layers:
+    for probability, styles in layers[("female", "male")[rng.integers(2)]]:
         style = styles[rng.integers(len(styles))]
         path = style[rng.integers(len(style))]
         if rng.random() < probability:
@@ -155,17 +154,15 @@ def _dress(wardrobe: _Wardrobe, rng: np.random.Generator) -> np.ndarray:
 
 
 def _open_sheet(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            if image.size != SHEET_SIZE:
-                raise UserError(f"{path}: a sheet is 832x1344, this is {image.width}x{image.height}")
+    with open_image(path) as image:
+        if image.size != SHEET_SIZE:
+            raise UserError(f"{path}: a sheet is 832x1344, this is {image.width}x{image.height}")
+        with decoding(path):
             return image.convert("RGBA")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: not a readable image") from error
 
 
-def _background(rng: np.random.Generator) -> np.ndarray:
-    """A plain colour, soft blotches or tiles, muted so that the figure stands out: (CELL, CELL, 3) uint8."""
+def _sample_background(rng: np.random.Generator) -> np.ndarray:
+    """Sample a plain colour, soft blotches or tiles, muted so that the figure stands out: (CELL, CELL, 3) uint8."""
     first, second = rng.uniform(60, 200, (2, 3))
     kind = rng.integers(3)
     if kind == 0:
@@ -185,7 +182,7 @@ def _background(rng: np.random.Generator) -> np.ndarray:
 
 
 def cell_indices(action: LpcAction, num_frames: int) -> list[int]:
-    """The columns that an action's clip shows after its standing frame: num_frames - 1 of them.
+    """Return the num_frames - 1 columns of an action that a clip shows after its standing frame.
 
     >>> cell_indices(ACTIONS["slash"], 16), cell_indices(ACTIONS["walk"], 10)
     ([0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 4, 4, 4, 5, 5], [1, 2, 3, 4, 5, 6, 7, 8, 1])
@@ -196,10 +193,10 @@ def cell_indices(action: LpcAction, num_frames: int) -> list[int]:
 
 
 def render_clip(sheet: np.ndarray, background: np.ndarray, label: str, direction: str, num_frames: int) -> np.ndarray:
-    """One clip of a character's sheet (1344, 832, 4) before a background (64, 64, 3): (num_frames, 64, 64, 3) uint8."""
-    action, turn = ACTIONS[label], DIRECTIONS.index(direction)
-    row = action.row + (0 if action.only_front else turn)
-    standing = _cell(sheet, ACTIONS["walk"].row + turn, 0)
+    """Render a clip of a character's sheet (1344, 832, 4) on a background (64, 64, 3): (num_frames, 64, 64, 3) uint8."""
+    action, offset = ACTIONS[label], DIRECTIONS.index(direction)
+    row = action.row + (0 if action.only_front else offset)
+    standing = _cell(sheet, ACTIONS["walk"].row + offset, 0)
     cells = np.stack([standing, *(_cell(sheet, row, column) for column in cell_indices(action, num_frames))])
     alpha = cells[..., 3:].astype(np.float32) / 255
     return np.rint(cells[..., :3] * alpha + background * (1 - alpha)).astype(np.uint8)
@@ -210,34 +207,23 @@ def _cell(sheet: np.ndarray, row: int, column: int) -> np.ndarray:
 
 
 def _write_character(
-    wardrobe: _Wardrobe, folder: Path, size: int, num_frames: int, seed: int, num_train: int, index: int
+    layers: _Layers, folder: Path, size: int, num_frames: int, seed: int, num_train: int, index: int
 ) -> list[ClipRecord]:
     rng = np.random.default_rng((seed, index))
-    sheet, background = _dress(wardrobe, rng), _background(rng)
-    split: Split = "train" if index < num_train else "test"
+    sheet, background = _sample_character(layers, rng), _sample_background(rng)
+    subject, split = f"character-{index:05d}", "train" if index < num_train else "test"
     records = []
     for label, action in ACTIONS.items():
         for direction in ("front",) if action.only_front else DIRECTIONS:
             frames = _scale(render_clip(sheet, background, label, direction, num_frames), size)
             path = f"clips/{index:05d}/{label}-{direction}.avi"
             write_video(folder / path, frames, fps=FPS)
-            records.append(
-                ClipRecord(
-                    path=path,
-                    label=label,
-                    subject=f"character-{index:05d}",
-                    split=split,
-                    frames=num_frames,
-                    fps=FPS,
-                    width=size,
-                    height=size,
-                )
-            )
+            records.append(ClipRecord.describe(frames, path=path, label=label, subject=subject, split=split, fps=FPS))
     return records
 
 
 def _scale(frames: np.ndarray, size: int) -> np.ndarray:
-    """Whole multiples keep their pixels square and sharp."""
+    """Resize clips; whole multiples keep their pixels square and sharp."""
     if size % CELL:
         return fit_frames(frames, size, "pad")
     return frames.repeat(size // CELL, axis=1).repeat(size // CELL, axis=2)

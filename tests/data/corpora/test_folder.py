@@ -129,7 +129,7 @@ def test_clips_without_a_table_are_no_data_set_to_be_replaced(tree: Path, tmp_pa
     own = tmp_path / "project" / "clips" / "holiday.mov"
     own.parent.mkdir(parents=True)
     own.write_text("keep me")
-    with pytest.raises(UserError, match=r"without clips\.csv, no whole data set"):
+    with pytest.raises(UserError, match=r"without clips\.csv, not a complete data set"):
         write_folder(tree, tmp_path / "project", size=8)
     assert own.read_text() == "keep me"
 

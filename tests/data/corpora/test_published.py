@@ -111,7 +111,7 @@ EXPECTED = {
 }
 SKIPPED = {
     "mug": {
-        "002/session1": "beside session0, which alone is read, as published",
+        "002/session1": "only session0 is read, as published",
         "003": "a subject in neither of the published lists",
     },
     "mhad": {"RGB/a2_s2_t1_color.avi": "no Depth/a2_s2_t1_depth.mat; the paper takes only clips that have one"},
@@ -135,7 +135,7 @@ def test_a_copy_becomes_a_data_set(name: str, tmp_path: Path) -> None:
     assert (report.clips.num_train, report.clips.num_test) == (splits["train"], splits["test"])
     assert report.expected_train == {"mug": 465, "mhad": 431, "natops": 4800}[name]
     assert report.num_reused == 0
-    assert done[-1] == ("converting recordings", len(records), len(records))
+    assert done[-1] == ("converting recordings", len(done), len(done))
     assert sorted(entry.name for entry in (tmp_path / "set").iterdir()) == ["clips", "clips.csv"]
 
 

@@ -231,7 +231,7 @@ def test_a_data_set_holds_what_was_rendered(tmp_path: Path) -> None:
     records = read_index(tmp_path)
     assert index == tmp_path / "clips.csv"
     assert len(records) == 3 * len(ACTIONS)
-    assert seen[-1] == ("rendering clips", len(records), len(records))
+    assert seen[-1] == ("rendering puppets", 3, 3)
     assert labels(records) == list(ACTIONS)
     by_split = {split: {record.subject for record in records if record.split == split} for split in ("train", "test")}
     assert (len(by_split["train"]), len(by_split["test"])) == (2, 1)

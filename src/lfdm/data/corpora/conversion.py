@@ -18,7 +18,7 @@ import numpy as np
 from lfdm.config.checks import check, check_integer
 from lfdm.config.video import Fit
 from lfdm.data.index import MAX_SIZE, ClipRecord, Split
-from lfdm.data.progress import Progress
+from lfdm.data.progress import Progress, run_all
 from lfdm.data.video import Crop, VideoInfo, natural_key, read_fitted, video_info, write_video
 from lfdm.errors import UserError
 
@@ -122,17 +122,8 @@ def convert(
     Raises OSError where the disk refuses: that is no fault of the recording.
     """
     converter = _Converter(source=source, folder=folder, form=form, reuse=reuse)
-    parts: list[Conversion] = []
-    done, total = 0, sum(len(recording.segments) for recording in recordings)
-    with ThreadPoolExecutor(num_workers or os.cpu_count() or 1) as pool:
-        try:
-            for recording, part in zip(recordings, pool.map(converter.convert, recordings), strict=True):
-                parts.append(part)
-                done += len(recording.segments)
-                if progress is not None:
-                    progress("converting recordings", done, total)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    pool = ThreadPoolExecutor(num_workers or os.cpu_count() or 1)
+    parts = run_all(pool, converter.convert, recordings, work="converting recordings", progress=progress)
     return Conversion(
         records=tuple(record for part in parts for record in part.records),
         skipped=tuple(skipped for part in parts for skipped in part.skipped),

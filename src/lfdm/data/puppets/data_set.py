@@ -1,14 +1,14 @@
-"""Procedural labelled clips whose flow and visibility are known exactly: the embedded data set.
+"""Procedural labelled clips whose flow and visibility are known exactly.
 
-A clip shows one figure, a puppet of rigid textured capsules, that starts from rest and does one action. The label alone
-decides the motion: every clip of a subject has the same first frame. Takes differ in tempo, amplitude and phase lag.
-`puppet_actions` moves the figures, `puppet_figures` makes them of `puppet_parts`, `puppet_render` draws them.
+A clip shows one figure, a puppet of rigid textured capsules, that starts from rest and does one action. Only the label
+decides the motion: all clips of a subject have the same first frame. Takes vary in tempo, amplitude and lag.
 """
 
 import os
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -17,6 +17,8 @@ import numpy as np
 from lfdm.config.checks import check, check_integer, check_number
 from lfdm.config.video import MAX_FPS, MIN_FPS
 from lfdm.data.index import (
+    CLIP_INDEX_NAME,
+    CLIPS_DIR,
     MAX_FRAMES,
     MAX_SIZE,
     MAX_SUBJECTS,
@@ -26,7 +28,7 @@ from lfdm.data.index import (
     num_test_subjects,
     write_index,
 )
-from lfdm.data.progress import Progress
+from lfdm.data.progress import Progress, run_all
 from lfdm.data.puppets.actions import ACTIONS, Variation, act, ease
 from lfdm.data.puppets.figures import Subject, make_subject, place
 from lfdm.data.puppets.render import Track, render
@@ -34,17 +36,17 @@ from lfdm.data.puppets.truth import Truth, save_truth, truth_path
 from lfdm.data.video import write_video
 
 TruthChoice = Literal["none", "test", "all"]
-"""Which clips get a truth file beside them."""
+"""Clips that get a truth file next to them."""
 
 MIN_SIZE = 32
 MAX_TAKES = 10_000
 MAX_DRIFT = 0.02
-"""Camera drift stays below this, as a fraction of the frame."""
+"""Limit of the camera drift, as a fraction of the frame."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PuppetClip:
-    """A rendered clip: frames (t, size, size, 3) uint8 and, if asked for, its exact motion."""
+    """A rendered clip: frames (t, size, size, 3) uint8 and, if requested, its exact motion."""
 
     frames: np.ndarray
     truth: Truth | None
@@ -60,11 +62,10 @@ def render_clip(
     fps: float = 8.0,
     truth: bool = True,
 ) -> PuppetClip:
-    """Render one clip; the same arguments give the same clip, for ever.
+    """Render one clip; the same arguments always give the same clip.
 
-    `subject` is a drawn subject or its seed. Frame k shows the action at k / fps seconds; frame 0 is the subject at
-    rest, whatever the action and the take.
-    Raises UserError for an unknown action, a size below 32, fewer than 2 frames, an impossible fps, a negative seed.
+    `subject` is a subject or its seed. Frame k shows the action at k / fps seconds; frame 0 is the subject at rest for every
+    action and take. Raises UserError for an unknown action, and for a size, length, rate or seed that is not allowed.
     """
     check_integer("size", size, MIN_SIZE, MAX_SIZE)
     check_integer("num_frames", num_frames, 2, MAX_FRAMES)
@@ -83,27 +84,12 @@ def render_clip(
 
 
 def _camera_drift(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
-    """A slow wander that starts at zero: (t, 2), fractions of the frame."""
+    """Return a slow drift that starts at zero: (t, 2), fractions of the frame."""
     direction, rate = rng.uniform(0, 2 * np.pi, 2), rng.uniform(0.15, 0.4, 2)
     circle = np.stack(
         [np.cos(direction[0] + rate[0] * 2 * np.pi * time), np.sin(direction[1] + rate[1] * 2 * np.pi * time)], axis=-1
     )
     return 0.65 * rng.uniform(0.3, 1.0) * MAX_DRIFT * circle * ease(time, 1.5)[:, None]
-
-
-@dataclass(frozen=True)
-class _Job:
-    """All clips of one subject, rendered by one worker."""
-
-    root: Path
-    subject: int
-    split: Literal["train", "test"]
-    num_takes: int
-    size: int
-    num_frames: int
-    fps: float
-    seed: int
-    truth: bool
 
 
 def write_puppets(
@@ -120,14 +106,14 @@ def write_puppets(
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Write a clip data set: every subject does every action `num_takes` times. Returns `root`/clips.csv.
+    """Write a clip data set in which every subject does every action `num_takes` times. Returns `root`/clips.csv.
 
     The last `test_fraction` of the subjects is the test split (neither split is empty unless the fraction is 0 or 1).
-    Clips are lossless; `truth` says which of them get a truth file. The same arguments give the same data set.
-    `num_workers` processes render (None: one per core; 0 or 1: this one). `progress(done, total)` is called as clips
-    are finished.
-    `root` appears when it is whole. Raises UserError for values that no data set can have and a `root` that holds other
-    things, and FileExistsError if it already holds a data set.
+    Clips are lossless; `truth` selects the split whose clips get a truth file. The same arguments give the same data set.
+    `num_workers` processes render (None: one per core; 0 or 1: this one). `root` appears only when it is complete.
+
+    Raises UserError for values that are not allowed and a `root` that holds other things, and FileExistsError if it already
+    holds a data set.
     """
     root = Path(root)
     check_integer("num_subjects", num_subjects, 1, MAX_SUBJECTS)
@@ -137,64 +123,33 @@ def write_puppets(
     )
     check_number("fps", fps, low=MIN_FPS, high=MAX_FPS)
     check(truth in get_args(TruthChoice), "truth", truth, "none, test or all")
-    if (root / "clips.csv").exists():
+    if (root / CLIP_INDEX_NAME).exists():
         raise FileExistsError(f"{root} already holds a clip data set; remove it or choose another folder")
-
-    first_test = num_subjects - num_test_subjects(num_subjects, test_fraction)
-    records: list[ClipRecord] = []
+    num_train = num_subjects - num_test_subjects(num_subjects, test_fraction)
+    num_workers = min(num_subjects, (os.cpu_count() or 1) if num_workers is None else num_workers)
+    pool = ProcessPoolExecutor(num_workers) if num_workers > 1 else None
     with new_data_set(root) as folder:
-        jobs: list[_Job] = []
-        for subject in range(num_subjects):
-            split = "train" if subject < first_test else "test"
-            with_truth = truth == "all" or truth == split
-            jobs.append(_Job(folder, subject, split, num_takes, size, num_frames, fps, seed, with_truth))
-        workers = min(len(jobs), (os.cpu_count() or 1) if num_workers is None else num_workers)
-        for finished in _run(jobs, workers):
-            records += finished
-            if progress is not None:
-                progress("rendering clips", len(records), num_subjects * len(ACTIONS) * num_takes)
-        index = write_index(folder, sorted(records, key=lambda record: record.path))
-    return root / index.name
+        write = partial(_write_subject, folder, num_train, num_takes, size, num_frames, fps, seed, truth)
+        clips = run_all(pool, write, range(num_subjects), work="rendering puppets", progress=progress)
+        return root / write_index(folder, sorted(chain.from_iterable(clips), key=lambda record: record.path)).name
 
 
-def _run(jobs: list[_Job], workers: int) -> Iterator[list[ClipRecord]]:
-    if workers <= 1:
-        yield from map(_write_subject, jobs)
-        return
-    with ProcessPoolExecutor(workers) as pool:
-        futures: list[Future[list[ClipRecord]]] = [pool.submit(_write_subject, job) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _write_subject(job: _Job) -> list[ClipRecord]:
-    name = f"puppet{job.subject:04d}"
-    subject = make_subject(_derive_seed(job.seed, job.subject))
+def _write_subject(
+    folder: Path, num_train: int, num_takes: int, size: int, num_frames: int, fps: float, seed: int, truth: str, number: int
+) -> list[ClipRecord]:
+    name, split = f"puppet{number:04d}", "train" if number < num_train else "test"
+    subject = make_subject(_derive_seed(seed, number))
+    with_truth = truth in ("all", split)
     records = []
     for index, action in enumerate(ACTIONS):
-        for take in range(job.num_takes):
-            take_seed = _derive_seed(job.seed, job.subject, index, take)
-            clip = render_clip(subject, action, take_seed, size=job.size, num_frames=job.num_frames, fps=job.fps, truth=job.truth)
-            path = f"clips/{name}/{action.replace(' ', '-')}-{take}.avi"
-            write_video(job.root / path, clip.frames, fps=job.fps, lossless=True)
+        for take in range(num_takes):
+            take_seed = _derive_seed(seed, number, index, take)
+            clip = render_clip(subject, action, take_seed, size=size, num_frames=num_frames, fps=fps, truth=with_truth)
+            path = f"{CLIPS_DIR}/{name}/{action.replace(' ', '-')}-{take}.avi"
+            write_video(folder / path, clip.frames, fps=fps)
             if clip.truth is not None:
-                save_truth(truth_path(job.root / path), clip.truth)
-            records.append(
-                ClipRecord(
-                    path=path,
-                    label=action,
-                    subject=name,
-                    split=job.split,
-                    frames=job.num_frames,
-                    fps=job.fps,
-                    width=job.size,
-                    height=job.size,
-                )
-            )
+                save_truth(truth_path(folder / path), clip.truth)
+            records.append(ClipRecord.describe(clip.frames, path=path, label=action, subject=name, split=split, fps=fps))
     return records
 
 
