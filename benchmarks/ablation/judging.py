@@ -14,7 +14,7 @@ from lfdm.data.index import read_index
 from lfdm.evaluation.loading import file_sha256, select_clips
 from lfdm.evaluation.run import EvaluationRun, HeldOutClips
 from lfdm.evaluation.settings import EvaluationConfig
-from lfdm.evaluation.stage1 import SCORES, judge_stage1
+from lfdm.evaluation.stage1 import MOTION_FIGURES, measure_stage1
 from lfdm.evaluation.store import BatchStore
 from lfdm.folders.model_folder import WEIGHTS_NAME
 from lfdm.folders.run_folder import find_model
@@ -27,7 +27,8 @@ PSNR_FIGURES = ("prediction", "warped")
 def judge_autoencoder(
     run_folder: Path, preset: Preset, data: Path, out: Path, config: EvaluationConfig, *, device: str
 ) -> dict[str, Any]:
-    """PSNR of prediction and of the warped image, and scores 1 and 2 where exact truth exists: `value`, `low`, `high` of each.
+    """PSNR of prediction and of the warped image, and flow error ratio and warp recovery where the exact motion is known:
+    `value`, `low`, `high` of each.
 
     Goes on in `out` where it was stopped.
     """
@@ -44,13 +45,13 @@ def judge_autoencoder(
         state=PartialState(cpu=torch.device(device).type == "cpu"),
     )
     run = EvaluationRun(HeldOutClips(data, cache, chosen, preset.num_frames), store, torch.device(device))
-    _, stored = judge_stage1(run, autoencoder, 1, None)
+    _, stored = measure_stage1(run, autoencoder, 1, None)
     figures = {f"{name}_psnr": _interval(stored[f"{name}.psnr"], np.ones(len(chosen))) for name in PSNR_FIGURES}
-    for score in SCORES:
-        if score in stored:
-            sums = stored[score]
+    for figure in MOTION_FIGURES:
+        if figure in stored:
+            sums = stored[figure]
             known = sums[~np.isnan(sums).any(axis=1)]
-            figures[score] = _interval(known[:, 0], known[:, 1])
+            figures[figure] = _interval(known[:, 0], known[:, 1])
     return {"figures": figures, "num_clips": len(chosen)}
 
 

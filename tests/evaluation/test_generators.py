@@ -160,15 +160,15 @@ def test_few_clips_leave_frechet_distances_out_unless_told(
 
 
 def test_videos_of_another_length_are_refused(data: Path, quick: EvaluationConfig, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"frozen must make videos \(8, 3, 32, 32, 3\); got \(8, 4, 32, 32, 3\)"):
+    with pytest.raises(ValueError, match=r"frozen must make videos \(8, 3, 32, 32, 3\); got \(8, 4, 32, 32, 3\)"):
         evaluate_generator(Frozen(), data, tmp_path, quick, image_size=SIZE, fit="pad", num_frames=3, fps=2, description={})
 
 
 def test_videos_and_motion_must_agree() -> None:
     frames = np.zeros((2, 3, 8, 8, 3), np.uint8)
-    with pytest.raises(UserError, match="uint8"):
+    with pytest.raises(ValueError, match="uint8"):
         GeneratedVideos(frames.astype(float), None)
-    with pytest.raises(UserError, match="batch and length"):
+    with pytest.raises(ValueError, match="batch and length"):
         GeneratedVideos(frames, Motion.identity(2, 4, (4, 4), corners=False))
 
 

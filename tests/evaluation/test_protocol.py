@@ -112,7 +112,7 @@ def test_stage_1_alone_from_a_run_or_an_autoencoder_folder(
     train_autoencoder(preset, data, tmp_path / "run", init=model)
     of_run = evaluate(tmp_path / "run", data, tmp_path / "a", EvaluationConfig(num_ceiling_clips=4, perceptual_weights=str(vgg)))
     assert of_run["generation"] is None
-    assert "stage 1 alone" in of_run["left_out"]["generation"]
+    assert "only stage 1" in of_run["left_out"]["generation"]
     assert of_run["stage1"]["flow_epe_ratio"]["ceiling"]["num_clips"] == 4
     assert of_run["settings"]["num_frames"] == 4
     copied, predicted = (of_run["stage1"]["reconstruction"][name]["perceptual"] for name in ("copy", "prediction"))
@@ -123,7 +123,7 @@ def test_stage_1_alone_from_a_run_or_an_autoencoder_folder(
     longer = tmp_path / "longer"
     write_puppets(longer, num_subjects=1, size=32, num_frames=16, test_fraction=1.0, num_workers=1, num_takes=1)
     for options in ({"guidance_scale": 2.0}, {"num_inference_steps": 4}, {"config": EvaluationConfig(unconditional=True)}):
-        with pytest.raises(UserError, match=r"must be left out: .* is stage 1 alone"):
+        with pytest.raises(UserError, match=r"must be left out: .* is only stage 1"):
             evaluate(tmp_path / "run", data, tmp_path / "refused", **options)  # type: ignore[arg-type]
     weights = find_model(tmp_path / "run", "autoencoder")
     of_folder = evaluate(weights, longer, tmp_path / "b", EvaluationConfig(num_ceiling_clips=1))
@@ -154,7 +154,7 @@ def test_what_cannot_be_measured_is_left_out_with_a_reason(
         "generation.distances.classifier",
         "generation.frame_distances.frames",
     }
-    assert "exact truth" in results["left_out"]["stage1.flow_epe_ratio"]
+    assert "exact motion" in results["left_out"]["stage1.flow_epe_ratio"]
     assert "flow_epe_ratio" not in results["stage1"]
     assert results["generation"]["frame_0"]["num_clips"] == 16
 
@@ -168,7 +168,7 @@ def test_unconditional_generation_leaves_out_what_needs_a_label(
     write_index(root, [replace(record, label="juggle") if record.label == "wave" else record for record in records])
     config = replace(quick, unconditional=True)
     results = evaluate(model, root, tmp_path / "out", config, num_inference_steps=2)  # labels that the model does not know
-    assert results["left_out"]["generation.action_accuracy"] == "unconditional: no action is asked for"
+    assert results["left_out"]["generation.action_accuracy"] == "unconditional: no action is requested"
     assert "action_accuracy" not in results["generation"]
     assert results["generation"]["distances"]["FVD[data-classifier]"]["frechet"]["value"] > 0
     assert (results["settings"]["unconditional"], "guidance_scale" in results["settings"]) == (True, False)

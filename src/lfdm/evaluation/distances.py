@@ -1,96 +1,76 @@
-"""Distances between the features of real and generated clips: FVD, cFVD, sFVD, KVD, and of single frames.
+"""Distances between the features of real and generated clips: FVD, cFVD, sFVD, KVD, and Frechet distances of single frames.
 
-The real side is the held-out clips whose first frames the generated ones begin with, at the same frame numbers.
+The real side consists of the held-out clips from whose first frames the videos were generated, at the same frame indices.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import torch
 
-from lfdm.evaluation.metrics.frechet import Distance, estimate, frechet_distance, grouped, kernel_distance
+from lfdm.errors import UserError
+from lfdm.evaluation.metrics.frechet import estimate, estimate_groups, frechet_distance, kernel_distance
 from lfdm.evaluation.networks.features import FrameFeatures, VideoFeatures, kernel_name
 from lfdm.evaluation.run import EvaluationRun
-from lfdm.evaluation.store import Arrays, StoredArrays
+from lfdm.evaluation.store import StoredArrays
 
-GROUPS = ("by_label", "by_subject")
-"""cFVD and sFVD: a distance per class or per subject, and the mean and standard deviation of these."""
+NUM_GROUP_BOOTSTRAP = 50
+"""Half-samples of the interval of every class and subject."""
 
 
-def judge_video_distances(
-    run: EvaluationRun, extractor: VideoFeatures, generated: StoredArrays, allow_small: bool
-) -> dict[str, Any]:
-    """FVD, cFVD, sFVD and KVD with one extractor; what cannot be had is left out with a reason."""
+def video_distances(run: EvaluationRun, extractor: VideoFeatures, generated: StoredArrays, allow_small: bool) -> dict[str, Any]:
+    """Return FVD, cFVD (by label), sFVD (by subject) and KVD with one extractor; those that cannot be measured are left out."""
+    where = f"generation.distances.{extractor.name}"
     if run.clips.num_frames < extractor.min_frames:
-        reason = f"it needs {extractor.min_frames} frames; the clips have {run.clips.num_frames}"
-        run.left_out[f"generation.distances.{extractor.name}"] = reason
+        run.left_out[where] = f"it needs {extractor.min_frames} frames; the clips have {run.clips.num_frames}"
         return {}
-
-    @torch.inference_mode()
-    def measure(chosen: list[int]) -> Arrays:
-        pair = {"real": run.clips.frames(chosen), "generated": generated.rows("frames", chosen)}
-        return {name: extractor(run.video(frames)).float().cpu().numpy() for name, frames in pair.items()}
-
-    features = run.store.compute(
-        _folder_name(extractor.name, extractor.sha256), range(len(run.clips)), measure, what=f"features for {extractor.name}"
+    fake, real = run.apply_network(
+        _folder_name(extractor), generated, lambda frames, _: extractor(run.video(frames)), task=f"features for {extractor.name}"
     )
-    real, made = features["real"], features["generated"]
-    results: dict[str, Any] = _described(extractor)
 
-    def add(figure: str, measured: Callable[[], dict[str, Any]]) -> None:
-        _measure(run, results, f"generation.distances.{extractor.name}", figure, measured)
+    def by_group(groups: list[str]) -> dict[str, Any]:
+        bootstrap = {"num_bootstrap": NUM_GROUP_BOOTSTRAP, "allow_small": allow_small}
+        return asdict(estimate_groups(frechet_distance, real, fake, groups, **bootstrap))
 
-    add("frechet", lambda: asdict(estimate(frechet_distance, real, made, allow_small=allow_small)))
-    keys = ([record.label for record in run.records], [record.subject for record in run.records])
-    for name, key in zip(GROUPS, keys, strict=True):
-        add(f"frechet_{name}", lambda key=key: _grouped(frechet_distance, real, made, key, allow_small))
-    add("kernel", lambda: asdict(estimate(kernel_distance, real, made)))
+    figures = {
+        "frechet": lambda: asdict(estimate(frechet_distance, real, fake, allow_small=allow_small)),
+        "frechet_by_label": lambda: by_group([record.label for record in run.records]),
+        "frechet_by_subject": lambda: by_group([record.subject for record in run.records]),
+        "kernel": lambda: asdict(estimate(kernel_distance, real, fake)),
+    }
+    return _description(extractor) | _measurable(run, where, figures)
+
+
+def frame_distance(run: EvaluationRun, extractor: FrameFeatures, generated: StoredArrays, allow_small: bool) -> dict[str, Any]:
+    """Return the Frechet distance of one frame per clip (never frame 0), so that no two samples come from the same clip."""
+
+    def features(frames: np.ndarray, chosen: list[int]) -> Any:
+        rows, indices = np.arange(len(chosen)), [1 + i % (run.clips.num_frames - 1) for i in chosen]
+        return extractor(run.video(frames[rows, indices][:, None])[:, :, 0])
+
+    task = f"features for {extractor.name}"
+    fake, real = run.apply_network(_folder_name(extractor), generated, features, task=task)
+    figures = {"frechet": lambda: asdict(estimate(frechet_distance, real, fake, allow_small=allow_small))}
+    return _description(extractor) | _measurable(run, f"generation.frame_distances.{extractor.name}", figures)
+
+
+def _measurable(run: EvaluationRun, where: str, figures: dict[str, Callable[[], dict[str, Any]]]) -> dict[str, Any]:
+    """Compute the figures; note for those with too few samples why they are left out."""
+    results = {}
+    for name, compute in figures.items():
+        try:
+            results[name] = compute()
+        except UserError as error:
+            run.left_out[f"{where}.{name}"] = str(error)
     return results
 
 
-def judge_frame_distance(
-    run: EvaluationRun, extractor: FrameFeatures, generated: StoredArrays, allow_small: bool
-) -> dict[str, Any]:
-    """The Frechet distance of one frame per clip, never frame 0, so that no two samples share a clip."""
-    results = _described(extractor)
-    where = f"generation.frame_distances.{extractor.name}"
-
-    @torch.inference_mode()
-    def measure(chosen: list[int]) -> Arrays:
-        rows, when = np.arange(len(chosen)), [1 + i % (run.clips.num_frames - 1) for i in chosen]
-        pair = {"real": run.clips.frames(chosen), "generated": generated.rows("frames", chosen)}
-        pictures = {name: run.video(frames[rows, when][:, None])[:, :, 0] for name, frames in pair.items()}
-        return {name: extractor(frames).float().cpu().numpy() for name, frames in pictures.items()}
-
-    features = run.store.compute(
-        _folder_name(extractor.name, extractor.sha256), range(len(run.clips)), measure, what=f"features for {extractor.name}"
-    )
-    real, made = features["real"], features["generated"]
-    _measure(run, results, where, "frechet", lambda: asdict(estimate(frechet_distance, real, made, allow_small=allow_small)))
-    return results
-
-
-def _measure(
-    run: EvaluationRun, results: dict[str, Any], where: str, figure: str, measured: Callable[[], dict[str, Any]]
-) -> None:
-    """Put a figure into `results`, or the reason that it has none (too few samples) into what is left out."""
-    try:
-        results[figure] = measured()
-    except ValueError as error:
-        run.left_out[f"{where}.{figure}"] = str(error)
-
-
-def _grouped(distance: Distance, real: np.ndarray, made: np.ndarray, keys: Sequence[str], allow_small: bool) -> dict[str, Any]:
-    return asdict(grouped(distance, real, made, keys, num_bootstrap=50, allow_small=allow_small))
-
-
-def _described(extractor: VideoFeatures | FrameFeatures) -> dict[str, Any]:
+def _description(extractor: VideoFeatures | FrameFeatures) -> dict[str, Any]:
     return {"dim": extractor.dim, "sha256": extractor.sha256, "kernel_name": kernel_name(extractor)}
 
 
-def _folder_name(name: str, sha256: str | None) -> str:
-    """What keeps the features of one extractor apart from those of another of the same name."""
-    readable = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name)
-    return f"features-{readable}" + (f"-{sha256[:12]}" if sha256 else "")
+def _folder_name(extractor: VideoFeatures | FrameFeatures) -> str:
+    """Return a folder name that differs between extractors of the same name with different weights."""
+    readable = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in extractor.name)
+    return f"features-{readable}-{extractor.sha256[:12]}"

@@ -1,112 +1,108 @@
-"""Generation judged: videos made from the first frames and labels of held-out clips, against those clips.
+"""Evaluate generation: videos made from the first frames and labels of held-out clips, compared with those clips.
 
-Shapes: frames (n, t, S, S, 3) uint8 · flow (n, 2, t, h, w) in half images, float16 · frame 0 is given: it counts as no
-motion.
+Shapes: frames (n, t, S, S, 3) uint8 · flow (n, 2, t, h, w) float16 in half images. Frame 0 is given and does not count as motion.
 """
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lfdm.data.index import ClipRecord
-from lfdm.errors import UserError
-from lfdm.evaluation.distances import judge_frame_distance, judge_video_distances
+from lfdm.evaluation.distances import frame_distance, video_distances
 from lfdm.evaluation.generators import VideoGenerator
-from lfdm.evaluation.metrics.actions import certainty, judge_actions, named
-from lfdm.evaluation.metrics.appearance import identity_per_clip, judge_identity
-from lfdm.evaluation.metrics.dynamics import judge_energy, judge_smoothness, motion_energy, ratio, temporal_spectrum
+from lfdm.evaluation.metrics.actions import action_accuracy, label_probabilities, predicted_labels
+from lfdm.evaluation.metrics.dynamics import energy_ratio, jitter_ratio, motion_energy, ratio, temporal_spectrum
 from lfdm.evaluation.metrics.frames import psnr_per_clip
-from lfdm.evaluation.networks.judges import Judges
+from lfdm.evaluation.metrics.identity import identity, identity_per_clip
+from lfdm.evaluation.networks.evaluation_networks import EvaluationNetworks
 from lfdm.evaluation.run import EvaluationRun
+from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.evaluation.stage1 import flow_length
 from lfdm.evaluation.store import Arrays, StoredArrays
 
-NO_FLOW = "the generator knows no flow, or no stage 1 is there to estimate that of real clips"
+NO_FLOW = "the generator has no flow, or there is no stage 1 to estimate the flow of real clips"
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What was made and how each clip fared, for the report."""
+@dataclass(frozen=True, eq=False)
+class GeneratedClips:
+    """The generated clips and their individual scores, for the report."""
 
-    generated: StoredArrays
-    named: np.ndarray | None
-    """What the classifier calls each clip, (n,)."""
+    arrays: StoredArrays
+    predicted: np.ndarray | None
+    """The classifier's label of each clip, (n,)."""
     scores: np.ndarray | None
-    """A number per clip, (n,), the higher the better."""
+    """Score of each clip, (n,); higher is better."""
     score_name: str
-    """What the number is."""
     energies: tuple[np.ndarray, np.ndarray]
     """Motion energy of every generated and every real clip, (n,) each."""
 
 
-def judge_generation(
+def measure_generation(
     run: EvaluationRun,
     generator: VideoGenerator,
-    judges: Judges,
+    networks: EvaluationNetworks,
     real: StoredArrays | None,
-    *,
-    seed: int,
-    num_diversity_clips: int,
-    allow_small: bool,
-) -> tuple[dict[str, Any], Judged]:
-    """Every figure of the videos that `generator` makes.
+    config: EvaluationConfig,
+) -> tuple[dict[str, Any], GeneratedClips]:
+    """Generate a video per clip, and return all figures and the clips.
 
     Args:
-        real: the flow that the generator's stage 1 estimates of the real clips (see `judge_stage1`), where it has one.
+        real: arrays of `measure_stage1`: the flow that the generator's stage 1 estimates of the real clips; None without stage 1.
     """
     everything = range(len(run.clips))
-    generated = generate(run, generator, everything, "generated", seed, what="generating")
+    generated = generate_videos(run, generator, everything, "generated", config.seed, task="generating")
     pixels = run.store.compute(
-        "pixels", everything, lambda chosen: _measure_pixels(run, generated, chosen), what="comparing pixels"
+        "pixels", everything, lambda chosen: _measure_pixels(run, generated, chosen), task="comparing pixels"
     )
     energies = pixels["generated_energy"], pixels["real_energy"]
     psnr = pixels["frame_0_psnr"]
     results: dict[str, Any] = {
         "seconds_per_video": float(generated["seconds"].mean()),
         "frame_0": {"psnr": float(psnr.mean()), "lowest_psnr": float(psnr.min()), "num_clips": len(psnr)},
-        "pixel_motion_amount": judge_energy(*energies),
-        "temporal_smoothness": judge_smoothness(pixels["generated_spectrum"], pixels["real_spectrum"], run.clips.num_frames),
+        "pixel_motion_amount": energy_ratio(*energies),
+        "temporal_smoothness": jitter_ratio(pixels["generated_spectrum"], pixels["real_spectrum"], run.clips.num_frames),
     }
     if real is not None and "flow" in generated:
-        lengths = {"generated": generated["flow_length"].mean(), "real": real["flow_length"].mean()}
-        results["motion_amount"] = ratio("px", **{name: float(value) for name, value in lengths.items()})
-        results["motion_amount"]["num_clips"] = len(everything)
+        lengths = {name: float(arrays["flow_length"].mean()) for name, arrays in (("generated", generated), ("real", real))}
+        results["motion_amount"] = ratio("px", **lengths) | {"num_clips": len(everything)}
     else:
         run.left_out["generation.motion_amount"] = NO_FLOW
-    results |= _judge_diversity(run, generator, generated, real, seed + len(everything), num_diversity_clips)
-    actions, logits = _judge_actions(run, judges, generated)
-    appearance, features = _judge_appearance(run, judges, generated)
-    results |= actions | appearance
-    results["distances"] = {
-        extractor.name: found
-        for extractor in judges.extractors
-        if (found := judge_video_distances(run, extractor, generated, allow_small))
-    }
+    results |= _diversity(run, generator, generated, real, config)
+    accuracy, logits = _action_accuracy(run, networks, generated)
+    likeness, features = _identity(run, networks, generated)
+    results |= accuracy | likeness
+    distances = {e.name: video_distances(run, e, generated, config.allow_small) for e in networks.extractors}
+    results["distances"] = {name: figures for name, figures in distances.items() if figures}
     results["frame_distances"] = {
-        extractor.name: judge_frame_distance(run, extractor, generated, allow_small) for extractor in judges.frame_extractors
+        e.name: frame_distance(run, e, generated, config.allow_small) for e in networks.frame_extractors
     }
-    return results, _describe(run, judges, generated, logits, features, energies)
+    return results, _score_clips(run, networks, generated, logits, features, energies)
 
 
-def generate(
-    run: EvaluationRun, generator: VideoGenerator, items: Sequence[int], name: str, seed: int, *, what: str
+def generate_videos(
+    run: EvaluationRun, generator: VideoGenerator, clips: Sequence[int], name: str, seed: int, *, task: str
 ) -> StoredArrays:
-    """A video from the first frame and the label (or none) of each clip; clip i by seed + i."""
+    """Generate a video from the first frame and the label of each clip (no label if unconditional), clip i with seed + i.
 
-    def make(chosen: list[int]) -> Arrays:
+    Raises:
+        ValueError: videos of another shape than the clips.
+    """
+
+    def generate(chosen: list[int]) -> Arrays:
         started = time.monotonic()
         labels = None if run.unconditional else [run.records[i].label for i in chosen]
         videos = generator(list(run.clips.sources(chosen)), labels, [seed + i for i in chosen])
         seconds = (time.monotonic() - started) / len(chosen)
         expected = (len(chosen), run.clips.num_frames, *run.clips.sources(chosen).shape[1:])
         if videos.frames.shape != expected:
-            raise UserError(f"{generator.name} must make videos {expected}; got {videos.frames.shape}")
+            raise ValueError(f"{generator.name} must make videos {expected}; got {videos.frames.shape}")
         arrays: Arrays = {"frames": videos.frames, "seconds": np.full(len(chosen), seconds)}
         if videos.motion is not None:
             arrays |= {
@@ -117,143 +113,147 @@ def generate(
             }
         return arrays
 
-    return run.store.compute(name, items, make, what=what)
+    return run.store.compute(name, clips, generate, task=task)
 
 
 def _measure_pixels(run: EvaluationRun, generated: StoredArrays, chosen: list[int]) -> Arrays:
-    made, real = generated.rows("frames", chosen), run.clips.frames(chosen)
-    first, source = (torch.from_numpy(frames[:, 0]).double() / 255 for frames in (made, real))
+    fake, real = generated.rows("frames", chosen), run.clips.frames(chosen)
+    first, source = (torch.from_numpy(frames[:, 0]).double() / 255 for frames in (fake, real))
     return {
         "frame_0_psnr": psnr_per_clip(first, source).numpy(),
-        "generated_energy": motion_energy(made),
+        "generated_energy": motion_energy(fake),
         "real_energy": motion_energy(real),
-        "generated_spectrum": temporal_spectrum(made),
+        "generated_spectrum": temporal_spectrum(fake),
         "real_spectrum": temporal_spectrum(real),
     }
 
 
-def _judge_diversity(
+def _diversity(
     run: EvaluationRun,
     generator: VideoGenerator,
     generated: StoredArrays,
     real: StoredArrays | None,
-    seed: int,
-    num_clips: int,
+    config: EvaluationConfig,
 ) -> dict[str, Any]:
-    """How far two seeds are apart, over how far two real takes of one subject and label are: in flow, and in pixels."""
-    pairs = _pair_takes(run.records)
+    """Return the difference between two seeds over that between two real takes of one subject and label, in pixels and flow."""
+    takes = _pairs_of_takes(run.records)
     n = len(run.clips)
-    again = np.linspace(0, n - 1, min(num_clips, n)).astype(int).tolist()
-    if not (pairs and again):
-        reason = "no two takes of one subject and label" if again else "num_diversity_clips is 0"
+    clips = np.linspace(0, n - 1, min(config.num_diversity_clips, n)).astype(int).tolist()
+    if not (takes and clips):
+        reason = "no two takes of one subject and label" if clips else "num_diversity_clips is 0"
         run.left_out["generation.diversity"] = run.left_out["generation.pixel_diversity"] = reason
         return {}
-    others = generate(run, generator, again, "generated-again", seed, what="generating by another seed")
-    size = run.store.batch_size
-    seeds, takes, pixel_seeds, pixel_takes = [], [], [], []
-    with_flow = real is not None and "flow" in generated
-    for start in range(0, len(again), size):
-        chosen = again[start : start + size]
-        pixel_seeds.append(_mean_change(generated.rows("frames", chosen), others.rows("frames", chosen)))
-        if with_flow:
-            seeds.append(_mean_length(others.rows("flow", chosen), generated.rows("flow", chosen)))
-    for start in range(0, len(pairs), size):
-        one, other = ([pair[k] for pair in pairs[start : start + size]] for k in range(2))
-        pixel_takes.append(_mean_change(run.clips.frames(one), run.clips.frames(other)))
-        if real is not None and with_flow:
-            takes.append(_mean_length(real.rows("flow", one), real.rows("flow", other)))
-    numbers = {"num_clips": len(again), "num_take_pairs": len(pairs)}
-    levels = {"between_seeds": _mean(pixel_seeds), "between_takes": _mean(pixel_takes)}
-    results = {"pixel_diversity": ratio("l1", **levels) | numbers}
-    if not with_flow:
+    others = generate_videos(run, generator, clips, "generated-again", config.seed + n, task="generating with another seed")
+    seeds = [(i, i) for i in clips]
+    counts = {"num_clips": len(clips), "num_take_pairs": len(takes)}
+    fake, fake_again, size = _rows_of(generated, "frames"), _rows_of(others, "frames"), run.store.batch_size
+    changes = {
+        "between_seeds": _mean_over(seeds, _mean_change, fake, fake_again, size),
+        "between_takes": _mean_over(takes, _mean_change, run.clips.frames, run.clips.frames, size),
+    }
+    results = {"pixel_diversity": ratio("l1", **changes) | counts}
+    if real is None or "flow" not in generated:
         run.left_out["generation.diversity"] = NO_FLOW
         return results
+    flow, flow_again, real_flow = (_rows_of(arrays, "flow") for arrays in (generated, others, real))
     half = run.clips.image_size / 2
-    lengths = {"between_seeds": _mean(seeds) * half, "between_takes": _mean(takes) * half}
-    return results | {"diversity": ratio("px", **lengths) | numbers}
+    lengths = {
+        "between_seeds": _mean_over(seeds, _mean_length, flow, flow_again, size) * half,
+        "between_takes": _mean_over(takes, _mean_length, real_flow, real_flow, size) * half,
+    }
+    return results | {"diversity": ratio("px", **lengths) | counts}
+
+
+Rows = Callable[[list[int]], np.ndarray]
+"""Loads an array of the given clips."""
+
+
+def _rows_of(arrays: StoredArrays, name: str) -> Rows:
+    return lambda clips: arrays.rows(name, clips)
+
+
+def _mean_over(
+    pairs: list[tuple[int, int]],
+    difference: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    first: Rows,
+    second: Rows,
+    batch_size: int,
+) -> float:
+    """Return the mean difference of `first` of clip i and `second` of clip j over all pairs (i, j)."""
+    batches = [pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size)]
+    parts = [difference(first([i for i, _ in batch]), second([j for _, j in batch])) for batch in batches]
+    return float(np.concatenate(parts).mean())
 
 
 def _mean_length(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Mean length of the difference of two flows (n, 2, t, h, w) after frame 0, (n,)."""
+    """Return the mean length of the difference of two flows (n, 2, t, h, w) after frame 0, (n,)."""
     difference = a[:, :, 1:].astype(np.float32) - b[:, :, 1:].astype(np.float32)
     return np.linalg.norm(difference, axis=1).mean(axis=(1, 2, 3), dtype=np.float64)
 
 
 def _mean_change(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Mean absolute difference of two clips' frames after frame 0, in units of the intensity range, (n,)."""
+    """Return the mean absolute difference of frames (n, t, S, S, 3) after frame 0, in units of the intensity range, (n,)."""
     difference = a[:, 1:].astype(np.float32) - b[:, 1:].astype(np.float32)
     return np.abs(difference / 255).mean(axis=(1, 2, 3, 4), dtype=np.float64)
 
 
-def _mean(parts: Sequence[np.ndarray]) -> float:
-    return float(np.concatenate(parts).mean())
-
-
-def _pair_takes(records: Sequence[ClipRecord]) -> list[tuple[int, int]]:
-    """Neighbouring takes of one subject and label, as indices."""
+def _pairs_of_takes(records: Sequence[ClipRecord]) -> list[tuple[int, int]]:
+    """Return the indices of consecutive takes of one subject and label."""
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for i, record in enumerate(records):
         groups[record.subject, record.label].append(i)
     return [pair for takes in groups.values() for pair in pairwise(takes)]
 
 
-def _judge_actions(run: EvaluationRun, judges: Judges, generated: StoredArrays) -> tuple[dict[str, Any], np.ndarray | None]:
-    """Action accuracy, and the logits of the generated clips."""
-    classifier = judges.classifier
+def _action_accuracy(
+    run: EvaluationRun, networks: EvaluationNetworks, generated: StoredArrays
+) -> tuple[dict[str, Any], np.ndarray | None]:
+    """Return the action accuracy, and the logits of the generated clips."""
+    classifier = networks.classifier
     if run.unconditional:
-        run.left_out["generation.action_accuracy"] = "unconditional: no action is asked for"
+        run.left_out["generation.action_accuracy"] = "unconditional: no action is requested"
         return {}, None
-    if classifier is None:  # why is noted where it was to be trained
+    if classifier is None:  # the reason is noted where it would have been trained
         return {}, None
-    asked = [record.label for record in run.records]
-
-    @torch.inference_mode()
-    def measure(chosen: list[int]) -> Arrays:
-        pair = {"real": run.clips.frames(chosen), "generated": generated.rows("frames", chosen)}
-        return {name: classifier(run.video(frames)).cpu().numpy() for name, frames in pair.items()}
-
-    name = f"actions-{judges.classifier_sha256[:12]}"
-    logits = run.store.compute(name, range(len(run.clips)), measure, what="classifying")
-    figure = judge_actions(logits["generated"], logits["real"], asked, classifier.labels)
-    return {"action_accuracy": figure | {"classifier_sha256": judges.classifier_sha256}}, logits["generated"]
+    sha256 = networks.classifier_sha256
+    fake, real = run.apply_network(
+        f"actions-{sha256[:12]}", generated, lambda frames, _: classifier(run.video(frames)), task="classifying"
+    )
+    figure = action_accuracy(fake, real, [record.label for record in run.records], classifier.labels)
+    return {"action_accuracy": figure | {"classifier_sha256": sha256}}, fake
 
 
-def _judge_appearance(run: EvaluationRun, judges: Judges, generated: StoredArrays) -> tuple[dict[str, Any], np.ndarray | None]:
-    """Identity, and the features of the generated clips' frames (n, t, d)."""
-    network = judges.frame_network
+def _identity(
+    run: EvaluationRun, networks: EvaluationNetworks, generated: StoredArrays
+) -> tuple[dict[str, Any], np.ndarray | None]:
+    """Return the identity figures, and the features of the generated clips' frames (n, t, d)."""
+    network = networks.frame_network
     if network is None:
         return {}, None
 
-    @torch.inference_mode()
-    def measure(chosen: list[int]) -> Arrays:
-        pair = {"real": run.clips.frames(chosen), "generated": generated.rows("frames", chosen)}
-        arrays = {}
-        for name, frames in pair.items():
-            flat = run.video(frames).transpose(1, 2).flatten(0, 1)
-            arrays[name] = network.features(flat).cpu().numpy().reshape(*frames.shape[:2], -1)
-        return arrays
+    def features(frames: np.ndarray, _: list[int]) -> Tensor:
+        return network.features(run.video(frames).transpose(1, 2).flatten(0, 1)).unflatten(0, frames.shape[:2])
 
-    name = f"appearance-{judges.frame_network_sha256[:12]}"
-    features = run.store.compute(name, range(len(run.clips)), measure, what="comparing appearance")
-    subjects = [record.subject for record in run.records]
-    figure = judge_identity(features["generated"], features["real"], subjects)
-    return {"identity": figure | {"frame_network_sha256": judges.frame_network_sha256}}, features["generated"]
+    sha256 = networks.frame_network_sha256
+    fake, real = run.apply_network(f"appearance-{sha256[:12]}", generated, features, task="comparing appearance")
+    figure = identity(fake, real, [record.subject for record in run.records])
+    return {"identity": figure | {"frame_network_sha256": sha256}}, fake
 
 
-def _describe(
+def _score_clips(
     run: EvaluationRun,
-    judges: Judges,
+    networks: EvaluationNetworks,
     generated: StoredArrays,
     logits: np.ndarray | None,
     features: np.ndarray | None,
     energies: tuple[np.ndarray, np.ndarray],
-) -> Judged:
-    names, scores, score_name = None, None, ""
-    if logits is not None and judges.classifier is not None:
-        labels = judges.classifier.labels
-        names = named(logits, labels)
-        scores = np.exp(certainty(logits, [record.label for record in run.records], labels))
-        score_name = "probability that the classifier gives to the action asked for"
+) -> GeneratedClips:
+    predicted, scores, score_name = None, None, ""
+    if logits is not None and networks.classifier is not None:
+        classes = networks.classifier.labels
+        predicted = predicted_labels(logits, classes)
+        scores = label_probabilities(logits, [record.label for record in run.records], classes)
+        score_name = "classifier's probability of the requested action"
     elif features is not None:
         scores, score_name = identity_per_clip(features), "likeness of later frames to the first"
-    return Judged(generated, names, scores, score_name, energies)
+    return GeneratedClips(generated, predicted, scores, score_name, energies)

@@ -1,6 +1,6 @@
-"""What is judged on generation: anything that makes videos from first frames. `PipelineGenerator` wraps our own pipeline.
+"""Generators of videos from first frames. `PipelineGenerator` wraps our own pipeline.
 
-Shapes: images (S, S, 3) uint8 · frames (b, t, S, S, 3) uint8, frame 0 the image as the generator shows it.
+Shapes: images (S, S, 3) uint8 · frames (b, t, S, S, 3) uint8, where frame 0 is the generator's rendering of the image.
 """
 
 from collections.abc import Sequence
@@ -10,47 +10,46 @@ from typing import Any, Protocol, get_args
 import numpy as np
 import torch
 
-from lfdm.config.checks import check_integer, check_number
+from lfdm.config.checks import check, check_integer, check_number
 from lfdm.config.diffusion import MAX_GUIDANCE_SCALE, SchedulerName
 from lfdm.diffusion.process import make_scheduler, predicted_by
-from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GeneratedVideos:
-    """A batch of generated clips."""
+    """A batch of generated videos. Raises ValueError for other shapes or types."""
 
     frames: np.ndarray
     """(b, t, S, S, 3) uint8."""
     motion: Motion | None
-    """Of the same b and t; None for a generator that knows none."""
+    """Motion of the same b and t; None for a generator without flow."""
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 5 or self.frames.shape[-1] != 3 or self.frames.dtype != np.uint8:
-            raise UserError(f"frames must be (b, t, S, S, 3) uint8; got {self.frames.shape} {self.frames.dtype}")
+            raise ValueError(f"frames must be (b, t, S, S, 3) uint8; got {self.frames.shape} {self.frames.dtype}")
         if self.motion is not None and self.motion.flow.shape[0:3:2] != self.frames.shape[:2]:
-            raise UserError(
+            raise ValueError(
                 f"motion must have the frames' batch and length {self.frames.shape[:2]}; got {tuple(self.motion.flow.shape)}"
             )
 
 
 class VideoGenerator(Protocol):
-    """Makes one video per image. A video must depend on its image, label and seed alone, not on the rest of the batch."""
+    """Generates one video per image. A video must depend only on its image, label and seed, not on the rest of the batch."""
 
     name: str
 
     def __call__(self, images: Sequence[np.ndarray], labels: Sequence[str] | None, seeds: Sequence[int]) -> GeneratedVideos:
-        """`images` (S, S, 3) uint8, as many `seeds`, and as many `labels` or None: unconditional."""
+        """Generate videos for b images (S, S, 3) uint8, b labels (or None: unconditional) and b seeds."""
         ...
 
 
 class PipelineGenerator:
-    """`LatentFlowPipeline` with its sampling settings.
+    """`LatentFlowPipeline` with fixed sampling settings.
 
     Args:
-        num_frames, num_inference_steps, guidance_scale, scheduler: None = the pipeline's own; a scheduler replaces it.
+        num_inference_steps, guidance_scale, scheduler: None = the pipeline's own; a scheduler replaces it.
         bf16: run the networks under bfloat16 autocast.
 
     Raises:
@@ -62,7 +61,6 @@ class PipelineGenerator:
         pipeline: LatentFlowPipeline,
         *,
         name: str = "lfdm",
-        num_frames: int | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         scheduler: SchedulerName | None = None,
@@ -75,15 +73,14 @@ class PipelineGenerator:
         scale = settings["guidance_scale"] if guidance_scale is None else guidance_scale
         self.name = name
         self.pipeline = pipeline
-        self.num_frames: int = settings["num_frames"] if num_frames is None else num_frames
-        most_steps = pipeline.scheduler.config.num_train_timesteps
-        self.num_inference_steps = check_integer("num_inference_steps", steps, 1, most_steps)
+        max_steps = pipeline.scheduler.config.num_train_timesteps
+        self.num_inference_steps = check_integer("num_inference_steps", steps, 1, max_steps)
         self.guidance_scale = check_number("guidance_scale", scale, low=0, high=MAX_GUIDANCE_SCALE)
         self.bf16 = bf16
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How it samples, for the record."""
+        """Sampling settings, for results.json."""
         return {
             "scheduler": type(self.pipeline.scheduler).__name__,
             "num_inference_steps": self.num_inference_steps,
@@ -92,22 +89,20 @@ class PipelineGenerator:
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[np.ndarray], labels: Sequence[str] | None, seeds: Sequence[int]) -> GeneratedVideos:
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         with torch.autocast(self.pipeline.device.type, torch.bfloat16, enabled=self.bf16):
             output = self.pipeline(
                 list(images),
                 labels,
-                num_frames=self.num_frames,
                 num_inference_steps=self.num_inference_steps,
                 guidance_scale=self.guidance_scale,
-                generator=generators,
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                 output_type="np",
             )
         return GeneratedVideos(np.asarray(output.frames), output.motion)
 
 
 def _other_scheduler(pipeline: LatentFlowPipeline, name: SchedulerName) -> Any:
-    if name not in get_args(SchedulerName):
-        raise UserError(f"scheduler must be one of {', '.join(get_args(SchedulerName))}; got {name!r}")
+    names = get_args(SchedulerName)
+    check(name in names, "scheduler", name, f"one of {', '.join(names)}")
     scheduler = pipeline.scheduler
     return make_scheduler(name, prediction_type=predicted_by(scheduler), paper=bool(scheduler.config.get("thresholding", False)))

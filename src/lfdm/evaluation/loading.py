@@ -1,4 +1,4 @@
-"""What is evaluated: a model of any kind, and the held-out clips it is judged on."""
+"""Load the model to evaluate, and choose the held-out clips."""
 
 import hashlib
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ from lfdm.folders.sources import bundled_models, find_folder
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 DEFAULT_FRAMES = 16
-"""Frames per clip for a bare auto-encoder folder, which does not say."""
+"""Frames per clip for an auto-encoder folder, which does not store this."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EvaluatedModel:
-    """What is judged: a whole pipeline, or stage 1 alone (`pipeline` is None)."""
+    """A pipeline, or an auto-encoder without one (`pipeline` is None)."""
 
     autoencoder: LatentFlowAutoencoder
     pipeline: LatentFlowPipeline | None
@@ -40,11 +40,17 @@ class EvaluatedModel:
     weights_sha256: dict[str, str]
     """SHA-256 of every weight file, by component."""
 
+    @property
+    def num_parameters(self) -> dict[str, int]:
+        """Number of parameters, by network."""
+        networks = {"autoencoder": self.autoencoder} | ({"unet": self.pipeline.unet} if self.pipeline is not None else {})
+        return {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
+
 
 def load_model(model: str | Path, records: Sequence[ClipRecord], *, device: torch.device | str = "cpu") -> EvaluatedModel:
-    """The model to judge, in evaluation mode.
+    """Load a model in evaluation mode.
 
-    An auto-encoder folder says nothing about clips: `records` decide its image size, which they must agree on.
+    An auto-encoder folder does not store an image size: it is taken from `records`, which must all have the same.
 
     Raises:
         UserError: an unknown name, weights that do not fit, or clips of several sizes for an auto-encoder folder.
@@ -58,16 +64,9 @@ def load_model(model: str | Path, records: Sequence[ClipRecord], *, device: torc
     layout = find_layout(find_folder(model))
     pipe = LatentFlowPipeline.from_pretrained(model, device=device)
     pipe.set_progress_bar_config(disable=True)
-    settings = pipe.config
-    return EvaluatedModel(
-        pipe.autoencoder,
-        pipe,
-        settings["image_size"],
-        settings["fit"],
-        settings["num_frames"],
-        settings["fps"],
-        _hash_weights({name: layout.component(name) for name in pipe.components}),
-    )
+    size, fit, num_frames, fps = (pipe.config[name] for name in ("image_size", "fit", "num_frames", "fps"))
+    hashes = _hash_weights({name: layout.component(name) for name in pipe.components})
+    return EvaluatedModel(pipe.autoencoder, pipe, size, fit, num_frames, fps, hashes)
 
 
 def _load_stage1(
@@ -83,19 +82,17 @@ def _load_stage1(
     width, height = min(sizes)
     if len(sizes) > 1 or width != height or width % autoencoder.size_multiple:
         raise UserError(
-            f"{folder} is an auto-encoder alone, which does not say its image size: the clips must then be square, of one size "
-            f"that divides by {autoencoder.size_multiple}; got {sorted(sizes)}"
+            f"{folder} is an auto-encoder, which does not store its image size: the clips must be square and of one size "
+            f"divisible by {autoencoder.size_multiple}; got {sorted(sizes)}"
         )
     return EvaluatedModel(autoencoder, None, width, "pad", DEFAULT_FRAMES, records[0].fps, hashes)
 
 
 def select_clips(records: Sequence[ClipRecord], num_clips: int | None, seed: int, *, where: str) -> list[int]:
-    """Which of the held-out clips to judge on: all, or `num_clips` of subjects drawn in random order, which keeps takes together.
-
-    Indices count the held-out clips alone.
+    """Return indices into the held-out clips: all of them, or `num_clips` of subjects in random order, takes kept together.
 
     Raises:
-        UserError: there are none.
+        UserError: there are no held-out clips.
     """
     held_out = [record for record in records if record.split == "test"]
     if not held_out:
@@ -107,13 +104,13 @@ def select_clips(records: Sequence[ClipRecord], num_clips: int | None, seed: int
     return sorted(sorted(range(len(held_out)), key=lambda i: rank[held_out[i].subject])[:num_clips])
 
 
-def check_fits(model: EvaluatedModel, records: Sequence[ClipRecord], root: Path, *, unconditional: bool = False) -> None:
-    """Raise UserError where exact truth is of another size than the model's, or labels are asked for that it does not know."""
+def check_clips(model: EvaluatedModel, records: Sequence[ClipRecord], root: Path, *, unconditional: bool) -> None:
+    """Raise UserError if a clip with exact motion has another size than the model, or a label that the model does not know."""
     size = model.image_size
     for record in records:
         if (record.width, record.height) != (size, size) and truth_path(root / record.path).is_file():
             raise UserError(
-                f"the model works at {size}x{size} pixels; {root / record.path} and its exact truth are "
+                f"the model works at {size}x{size} pixels; {root / record.path} and its exact motion are "
                 f"{record.width}x{record.height}: render the clips at the model's size"
             )
     if model.pipeline is not None and not unconditional:

@@ -1,9 +1,9 @@
-"""What every part of an evaluation works with: the held-out clips, where results are kept, what was left out and why.
+"""State that all parts of an evaluation share: the held-out clips, the store of results, and the figures that were left out.
 
-Shapes: a clip is (t, S, S, 3) uint8 · video (b, 3, t, S, S) in [0, 1].
+Shapes: frames (b, t, S, S, 3) uint8 · video (b, 3, t, S, S) float32 in [0, 1].
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,18 +16,18 @@ from torch import Tensor
 from lfdm.data.cache import ClipCache
 from lfdm.data.frame_indices import uniform_indices
 from lfdm.data.index import ClipRecord
-from lfdm.evaluation.store import Arrays, BatchStore
+from lfdm.evaluation.store import Arrays, BatchStore, StoredArrays
 
 
 @dataclass(frozen=True)
 class HeldOutClips:
-    """The clips that are judged on, counted from 0, each at the number of frames that is generated."""
+    """The clips of the evaluation, indexed from 0, each resampled to `num_frames` frames."""
 
     root: Path
     cache: ClipCache
-    """Every held-out clip of the data set."""
+    """All held-out clips of the data set."""
     chosen: list[int]
-    """Those that are judged on."""
+    """Indices into `cache` of the clips that are used."""
     num_frames: int
 
     def __len__(self) -> int:
@@ -42,21 +42,21 @@ class HeldOutClips:
         return self.cache.size
 
     def frame_indices(self, clip: int) -> np.ndarray:
-        """Which frames of a clip are used: evenly spread, first and last included."""
+        """Return `num_frames` evenly spaced frame indices of a clip, first and last included."""
         return uniform_indices(self.cache.num_frames(self.chosen[clip]), self.num_frames)
 
     def frames(self, clips: Sequence[int]) -> np.ndarray:
-        """(b, t, S, S, 3) uint8."""
+        """Return frames (b, t, S, S, 3) uint8."""
         return np.stack([self.cache.clip(self.chosen[i])[self.frame_indices(i)] for i in clips])
 
     def sources(self, clips: Sequence[int]) -> np.ndarray:
-        """First frames, (b, S, S, 3) uint8."""
+        """Return first frames (b, S, S, 3) uint8."""
         return np.stack([self.cache.clip(self.chosen[i])[0] for i in clips])
 
 
 @dataclass
 class EvaluationRun:
-    """One evaluation under way."""
+    """An evaluation in progress."""
 
     clips: HeldOutClips
     store: BatchStore
@@ -64,7 +64,7 @@ class EvaluationRun:
     bf16: bool = False
     unconditional: bool = False
     left_out: dict[str, str] = field(default_factory=dict)
-    """What was not measured, and why."""
+    """Reason for each figure that is not measured."""
 
     @property
     def records(self) -> list[ClipRecord]:
@@ -74,10 +74,24 @@ class EvaluationRun:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def video(self, frames: np.ndarray) -> Tensor:
-        """(b, t, S, S, 3) uint8 -> (b, 3, t, S, S) in [0, 1] on the device."""
+        """Convert frames (b, t, S, S, 3) uint8 to a video (b, 3, t, S, S) in [0, 1] on the device."""
         return torch.from_numpy(frames).to(self.device).permute(0, 4, 1, 2, 3).float() / 255
 
+    def apply_network(
+        self, name: str, generated: StoredArrays, network: Callable[[np.ndarray, list[int]], Tensor], *, task: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Apply a network to all generated and all real clips, and return both outputs, (n, ...) each.
 
-def to_numpy(tensors: dict[str, Tensor]) -> Arrays:
-    """Tensors as arrays that can be stored."""
-    return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+        Args:
+            name: folder of the outputs in the store.
+            network: maps frames (b, t, S, S, 3) uint8 and the indices of their clips to outputs (b, ...).
+            task: description for progress reports.
+        """
+
+        @torch.inference_mode()
+        def compute(chosen: list[int]) -> Arrays:
+            frames = {"real": self.clips.frames(chosen), "generated": generated.rows("frames", chosen)}
+            return {side: network(values, chosen).float().cpu().numpy() for side, values in frames.items()}
+
+        outputs = self.store.compute(name, range(len(self.clips)), compute, task=task)
+        return outputs["generated"], outputs["real"]

@@ -1,4 +1,4 @@
-"""What an evaluation measures, on how much, with which networks. Imports no torch."""
+"""Settings of an evaluation. Imports no torch."""
 
 from dataclasses import dataclass, field, fields
 
@@ -6,20 +6,20 @@ from lfdm.config.checks import check, check_integer, check_positive, check_types
 from lfdm.config.serialization import to_json
 
 MAX_CLIPS = 2**31
-EXECUTABLE_EXTRACTOR = "i3d-torchscript:"
-"""How the specification of the one extractor begins whose file is a program."""
+TORCHSCRIPT_PREFIX = "i3d-torchscript:"
+"""Prefix of the only extractor whose file is a program."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierTraining:
-    """How a small network that judges is trained on the data set's real clips."""
+    """Training of a small network on the data set's training clips."""
 
     num_steps: int = 100
     """Optimizer steps."""
     batch_size: int = 32
     """Examples per step."""
     learning_rate: float = 2e-3
-    """Highest rate of the one-cycle schedule."""
+    """Peak learning rate of the one-cycle schedule."""
     seed: int = 0
     """Seed of initial weights, order and augmentation."""
 
@@ -28,44 +28,52 @@ class ClassifierTraining:
         check_positive(self, "num_steps", "batch_size", "learning_rate")
 
 
-_JUDGING = ("extractors", "frame_extractors", "allow_small", "trust_file", "classifier", "frame_network", "perceptual_weights")
-"""Settings that a resumed evaluation may change."""
+_NETWORK_FIELDS = (
+    "extractors",
+    "frame_extractors",
+    "allow_small",
+    "trust_file",
+    "classifier",
+    "frame_network",
+    "perceptual_weights",
+)
+"""Fields that a resumed evaluation may change: results that depend on them are stored under names of their own."""
 
 FRAME_TRAINING = ClassifierTraining(num_steps=300, batch_size=64)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """Settings that do not depend on what is evaluated."""
+    """Settings that do not depend on the evaluated model."""
 
     num_clips: int | None = None
-    """How many held-out clips, subject by subject in an order drawn by `seed`; by default all."""
+    """Number of held-out clips, taken subject by subject in an order shuffled by `seed`; by default all."""
     seed: int = 0
-    """Of the drawn clips and of the videos: clip i gets the noise of seed + i."""
+    """Seed of the choice of clips and of the videos: clip i is generated with seed + i."""
     unconditional: bool = False
-    """Generate without the clips' labels; figures that need them are left out."""
+    """Generate without the clips' labels; figures that need labels are left out."""
     batch_size: int = 8
-    """Clips at a time."""
+    """Clips per batch."""
     bf16: bool = False
-    """Run the evaluated networks in bfloat16; those that judge stay in float32."""
+    """Run the evaluated networks in bfloat16; the measuring networks stay in float32."""
     num_diversity_clips: int = 128
-    """How many clips are generated a second time, by another seed."""
+    """Number of clips that are generated a second time, with another seed."""
     num_ceiling_clips: int = 128
-    """On how many clips it is computed what scores 1 and 2 can reach at the flow's resolution."""
+    """Number of clips on which the best flow at the model's flow resolution is computed."""
     extractors: tuple[str, ...] = ("classifier",)
-    """Features of videos: `classifier` (trained on the data set), i3d:PATH, i3d-torchscript:PATH, videomae:NAME_OR_DIR."""
+    """Video feature extractors: `classifier` (trained on the data set), i3d:PATH, i3d-torchscript:PATH, videomae:NAME_OR_DIR."""
     frame_extractors: tuple[str, ...] = ("frames",)
-    """Features of frames: `frames` (trained on the data set), vgg:PATH."""
+    """Frame feature extractors: `frames` (trained on the data set), vgg:PATH."""
     allow_small: bool = False
-    """Give Frechet distances of fewer clips than features, which are mostly bias, instead of leaving them out."""
+    """Report Frechet distances of fewer clips than features, which are mostly bias, instead of leaving them out."""
     trust_file: bool = False
-    """Run a TorchScript extractor whatever its SHA-256: such a file is a program."""
+    """Run a TorchScript extractor whatever its SHA-256. Such a file is a program."""
     perceptual_weights: str | None = None
     """VGG-19 (torchvision's state dict) or VGG-16 (safetensors) for stage 1's perceptual distance."""
     classifier: ClassifierTraining = field(default_factory=ClassifierTraining)
-    """Training of the action classifier, kept beside the data's cache."""
+    """Training of the action classifier, which is stored next to the data set's cache."""
     frame_network: ClassifierTraining = FRAME_TRAINING
-    """Training of the network that tells subjects apart, kept there too."""
+    """Training of the network that recognises subjects, which is stored there too."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -81,13 +89,13 @@ class EvaluationConfig:
         for name in ("extractors", "frame_extractors"):
             values = getattr(self, name)
             check(len(set(values)) == len(values), name, values, "different from one another")
-        executes = any(spec.startswith(EXECUTABLE_EXTRACTOR) for spec in self.extractors)
-        check(executes or not self.trust_file, "trust_file", self.trust_file, f"left out without an {EXECUTABLE_EXTRACTOR}PATH")
+        has_program = any(spec.startswith(TORCHSCRIPT_PREFIX) for spec in self.extractors)
+        check(has_program or not self.trust_file, "trust_file", self.trust_file, f"left out without an {TORCHSCRIPT_PREFIX}PATH")
 
-    def deciding(self) -> dict[str, object]:
-        """The settings that decide what is made and measured of a clip, without those whose results have names of their own."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _JUDGING}
+    def generation_settings(self) -> dict[str, object]:
+        """Return the settings that determine what is generated and measured of a clip."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NETWORK_FIELDS}
 
-    def judging(self) -> dict[str, object]:
-        """The other settings as JSON values: which networks judge, how those of the data set are trained."""
-        return {name: value for name, value in to_json(self).items() if name in _JUDGING}
+    def network_settings(self) -> dict[str, object]:
+        """Return the settings of the measuring networks as JSON values."""
+        return {name: value for name, value in to_json(self).items() if name in _NETWORK_FIELDS}

@@ -1,7 +1,7 @@
-"""`BatchStore`: arrays computed batch by batch by every process, kept in whole files, so that a stopped run goes on where it was.
+"""Arrays computed batch by batch and stored in files, so that a stopped evaluation resumes and several processes share the work.
 
-Batches are the same however many processes share them, and results are always read back from the files: an interrupted run, a
-second run and a run of several processes give the same figures. Several machines must share the folder.
+Batches do not depend on the number of processes, and results are always read back from the files. An interrupted run, a repeated
+run and a run of several processes therefore give the same figures. Several machines must share the folder.
 """
 
 import io
@@ -23,14 +23,14 @@ SETTINGS_NAME = "settings.json"
 
 
 class StoredArrays:
-    """Arrays of one kind of work over all items, in one file per batch; every array's rows are items."""
+    """Arrays with one row per item, in one file per batch."""
 
     def __init__(self, batches: Sequence[Sequence[int]], paths: Sequence[Path]) -> None:
         self._paths = list(paths)
         self._place = {item: (b, row) for b, batch in enumerate(batches) for row, item in enumerate(batch)}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """Array `name` of all items, in the order that they were given in."""
+        """Return array `name` of all items, in their original order."""
         parts = []
         for path in self._paths:
             with np.load(path) as arrays:
@@ -42,7 +42,7 @@ class StoredArrays:
             return name in arrays
 
     def rows(self, name: str, items: Sequence[int]) -> np.ndarray:
-        """Array `name` of some items; only the files that hold them are read."""
+        """Return the rows of array `name` for `items`, reading only the files that hold them."""
         loaded: dict[int, np.ndarray] = {}
         for b in {self._place[item][0] for item in items}:
             with np.load(self._paths[b]) as arrays:
@@ -51,19 +51,25 @@ class StoredArrays:
 
 
 class BatchStore:
-    """A folder of computed batches and the settings that they were computed with.
+    """A folder of computed batches and the settings they were computed with.
 
     Args:
-        folder: made if it is not there.
-        settings: JSON values that decide the content of every batch.
+        folder: created if it does not exist.
+        settings: JSON values that determine the content of every batch.
         batch_size: items per batch.
 
     Raises:
-        UserError: the folder holds batches of other settings (those that differ are named).
+        UserError: the folder holds batches of other settings; the message names those that differ.
     """
 
     def __init__(
-        self, folder: Path, settings: dict[str, Any], *, batch_size: int, state: PartialState, progress: Progress | None = None
+        self,
+        folder: Path,
+        settings: dict[str, Any],
+        *,
+        batch_size: int,
+        state: PartialState,
+        progress: Progress | None = None,
     ) -> None:
         self.folder = folder
         self.batch_size = batch_size
@@ -88,41 +94,34 @@ class BatchStore:
             write_bytes(path, (json.dumps(settings, indent=2) + "\n").encode())
 
     def compute(
-        self, name: str, items: Sequence[int], work: Callable[[list[int]], Arrays], *, what: str | None = None
+        self, name: str, items: Sequence[int], work: Callable[[list[int]], Arrays], *, task: str | None = None
     ) -> StoredArrays:
-        """`work` of all items, a batch at a time, that of every batch done once; to be called by all processes alike.
+        """Compute `work` for every batch that is not stored yet. All processes must make the same call.
 
         Args:
-            name: names the kind of work in the folder: what is in it must follow from the settings, `items` and this name.
-            work: gives arrays with one row for every item of its batch.
-            what: how the work is called in progress reports; None = not reported.
+            name: folder of this work; its content must follow from the settings, `items` and this name.
+            work: returns arrays with one row per item of its batch.
+            task: description for progress reports; None reports nothing.
         """
         batches = [list(items[start : start + self.batch_size]) for start in range(0, len(items), self.batch_size)]
         paths = [self.folder / name / f"{b:05d}.npz" for b in range(len(batches))]
         missing = [b for b, path in enumerate(paths) if not path.is_file()]
-        self.state.wait_for_everyone()  # all have listed what is missing before anyone adds to it
+        self.state.wait_for_everyone()  # every process has listed the missing batches before one of them adds any
         if missing:
-            self._compute(missing, batches, paths, work, what)
+            paths[0].parent.mkdir(parents=True, exist_ok=True)
+            with self.state.split_between_processes(missing) as mine:
+                for done, b in enumerate(mine, start=1):
+                    _write_batch(paths[b], work(batches[b]), len(batches[b]))
+                    if self.progress is not None and task is not None:
+                        self.progress(task, len(batches) - len(mine) + done, len(batches))
         self.state.wait_for_everyone()
         return StoredArrays(batches, paths)
 
-    def _compute(
-        self,
-        missing: list[int],
-        batches: list[list[int]],
-        paths: list[Path],
-        work: Callable[[list[int]], Arrays],
-        what: str | None,
-    ) -> None:
-        paths[0].parent.mkdir(parents=True, exist_ok=True)
-        with self.state.split_between_processes(missing) as mine:
-            for done, b in enumerate(mine, start=1):
-                arrays = work(batches[b])
-                if any(len(values) != len(batches[b]) for values in arrays.values()):
-                    shapes = {name: values.shape for name, values in arrays.items()}
-                    raise UserError(f"work on {len(batches[b])} items must give as many rows; got {shapes}")
-                buffer = io.BytesIO()
-                np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType] - takes its keywords for a flag
-                write_bytes(paths[b], buffer.getvalue())
-                if self.progress is not None and what is not None:
-                    self.progress(what, len(batches) - len(mine) + done, len(batches))
+
+def _write_batch(path: Path, arrays: Arrays, num_items: int) -> None:
+    if any(len(values) != num_items for values in arrays.values()):
+        shapes = {name: values.shape for name, values in arrays.items()}
+        raise ValueError(f"work on {num_items} items must return as many rows; got {shapes}")
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType] - it takes the names for its flag
+    write_bytes(path, buffer.getvalue())

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lfdm.evaluation.metrics.dynamics import jitter_share, judge_energy, judge_smoothness, motion_energy, temporal_spectrum
+from lfdm.evaluation.metrics.dynamics import energy_ratio, jitter_ratio, jitter_share, motion_energy, temporal_spectrum
 
 T = 16
 
@@ -16,7 +16,7 @@ def test_energy_is_the_mean_change() -> None:
     clip = np.zeros((2, T, 4, 4, 3), np.uint8)
     clip[1, 1::2] = 51
     assert motion_energy(clip).tolist() == pytest.approx([0, 0.2])
-    assert judge_energy(motion_energy(clip[:1]), motion_energy(clip[1:]))["value"] == 0
+    assert energy_ratio(motion_energy(clip[:1]), motion_energy(clip[1:]))["value"] == 0
 
 
 def test_jitter_tells_slow_from_fast() -> None:
@@ -36,7 +36,7 @@ def test_jitter_of_noise_is_its_share_of_the_frequencies() -> None:
 
 def test_jitter_does_not_depend_on_how_much_moves() -> None:
     weak, strong = (wave(1 / 16, a) // 2 + wave(7 / 16, a) // 2 for a in (20, 100))
-    judged = judge_smoothness(temporal_spectrum(weak), temporal_spectrum(strong), T)
+    judged = jitter_ratio(temporal_spectrum(weak), temporal_spectrum(strong), T)
     assert judged["value"] == pytest.approx(1, abs=0.03)
     assert judged["real_share"] == pytest.approx(0.5, abs=0.03)
 

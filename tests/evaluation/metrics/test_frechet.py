@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lfdm.errors import UserError
-from lfdm.evaluation.metrics.frechet import DistanceEstimate, estimate, frechet_distance, grouped, kernel_distance
+from lfdm.evaluation.metrics.frechet import DistanceEstimate, estimate, estimate_groups, frechet_distance, kernel_distance
 
 linalg = pytest.importorskip("scipy.linalg", reason="needs scipy: pip install 'lfdm[eval]'")
 
@@ -115,20 +115,16 @@ def test_refuses_what_are_no_features(real: np.ndarray, generated: np.ndarray, m
 
 def test_refuses_fewer_samples_than_features_unless_told() -> None:
     x, y = samples(30, 20, 0), samples(19, 20, 1)
-    with pytest.raises(
-        ValueError, match="distance of 20 features needs at least 20 samples on either side; got 30 real and 19 gen"
-    ):
+    with pytest.raises(UserError, match="20 samples on either side; got 30 real and 19"):
         estimate(frechet_distance, x, y)
     assert estimate(frechet_distance, x, y, num_bootstrap=5, allow_small=True).value == frechet_distance(x, y)
     assert estimate(kernel_distance, x, y, num_bootstrap=5).value == kernel_distance(x, y)  # has no bias to refuse
 
 
-def test_refuses_values_out_of_range() -> None:
+def test_refuses_fewer_real_samples_than_a_floor_needs() -> None:
     x = samples(8, 2, 0)
-    with pytest.raises(UserError, match="at least 4 real samples, two for each half; got 3"):
+    with pytest.raises(UserError, match="4 real samples; got 3"):
         estimate(frechet_distance, x[:3], x)
-    with pytest.raises(UserError, match=r"confidence must be in \(0, 1\)"):
-        estimate(frechet_distance, x, x, confidence=1)
 
 
 def test_floor_and_value_are_compared_at_the_same_number_of_samples() -> None:
@@ -159,23 +155,21 @@ def test_a_floor_never_pairs_a_clip_with_its_own_video() -> None:
     assert copied.high == pytest.approx(0, abs=1e-9)
 
 
-def test_the_same_seed_gives_the_same_estimate() -> None:
+def test_estimates_are_reproducible() -> None:
     x, y = samples(30, 3, 0), samples(30, 3, 1)
-    first = estimate(frechet_distance, x, y, num_bootstrap=20, seed=3)
-    assert first == estimate(frechet_distance, x, y, num_bootstrap=20, seed=3)
-    assert first != estimate(frechet_distance, x, y, num_bootstrap=20, seed=4)
+    assert estimate(frechet_distance, x, y, num_bootstrap=20) == estimate(frechet_distance, x, y, num_bootstrap=20)
 
 
 def coverage(n: int, d: int, shift: float, *, repetitions: int) -> tuple[float, float]:
-    """How often the interval holds the expected distance at n samples, and how often a percentile bootstrap's does."""
+    """Return how often our interval contains the expected distance at n samples, and how often a percentile bootstrap's does."""
     rng = np.random.default_rng(0)
     draw = lambda: (rng.normal(size=(n, d)), rng.normal(size=(n, d)) + shift)  # noqa: E731
     expected = np.mean([frechet_distance(*draw()) for _ in range(800)])
     assert expected > d * shift**2  # the bias
     ours = percentile = 0
-    for seed in range(repetitions):
+    for _ in range(repetitions):
         x, y = draw()
-        found = estimate(frechet_distance, x, y, num_bootstrap=60, seed=seed)
+        found = estimate(frechet_distance, x, y, num_bootstrap=60)
         ours += found.low <= expected <= found.high
         rows = rng.integers(n, size=(60, n))
         low, high = np.quantile([frechet_distance(x[r], y[r]) for r in rows], (0.025, 0.975))
@@ -193,7 +187,7 @@ def test_groups_have_a_mean_a_deviation_and_their_own_estimates() -> None:
     x = samples(60, 2, 0)
     groups = [("wave", "jump", "walk")[i % 3] for i in range(60)]
     y = x + np.array([{"wave": 1.0, "jump": 2.0, "walk": 4.0}[g] for g in groups])[:, None] * (1, 0)
-    found = grouped(frechet_distance, x, y, groups, num_bootstrap=10)
+    found = estimate_groups(frechet_distance, x, y, groups, num_bootstrap=10)
     assert {name: e.value for name, e in found.groups.items()} == pytest.approx({"jump": 4, "walk": 16, "wave": 1})
     assert found.mean == pytest.approx(7)
     assert found.std == pytest.approx(np.std([1, 4, 16]))
@@ -208,17 +202,15 @@ def test_groups_have_a_mean_a_deviation_and_their_own_estimates() -> None:
 
 def test_the_interval_of_a_mean_over_groups_is_narrower_than_the_groups_own() -> None:
     x, y = samples(160, 2, 0), samples(160, 2, 1, shift=0.5)
-    found = grouped(frechet_distance, x, y, [f"group {i % 4}" for i in range(160)], num_bootstrap=100)
+    found = estimate_groups(frechet_distance, x, y, [f"group {i % 4}" for i in range(160)], num_bootstrap=100)
     widths = [e.high - e.low for e in found.groups.values()]
     assert found.high - found.low == pytest.approx(np.sqrt(np.square(widths).sum()) / 4, rel=0.3)
 
 
 def test_groups_refuse_as_their_members_do() -> None:
     x = samples(12, 2, 0)
-    with pytest.raises(UserError, match="of group 'b', two for each half; got 2"):
-        grouped(frechet_distance, x, x, ["a"] * 10 + ["b"] * 2)
-    with pytest.raises(UserError, match="must be of one length; got 12, 12 and 3"):
-        grouped(frechet_distance, x, x, ["a"] * 3)
+    with pytest.raises(UserError, match="of group 'b'; got 2"):
+        estimate_groups(frechet_distance, x, x, ["a"] * 10 + ["b"] * 2)
     wide = samples(12, 9, 0)
     with pytest.raises(UserError, match="at least 9 samples on either side of group 'a'; got 6 real and 6"):
-        grouped(frechet_distance, wide, wide, ["a", "b"] * 6)
+        estimate_groups(frechet_distance, wide, wide, ["a", "b"] * 6)

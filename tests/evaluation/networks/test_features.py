@@ -9,19 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lfdm.errors import UserError
-from lfdm.evaluation.networks import features
+from lfdm.evaluation.networks import extractors
 from lfdm.evaluation.networks.classifier import ActionClassifier
-from lfdm.evaluation.networks.features import (
-    ClassifierFeatures,
+from lfdm.evaluation.networks.extractors import (
     I3DFeatures,
     TorchScriptI3DFeatures,
     VideoMAEFeatures,
-    kernel_name,
     load_extractor,
     load_frame_extractor,
-    resize_and_crop,
-    to_8_bits,
 )
+from lfdm.evaluation.networks.features import ClassifierFeatures, kernel_name, resize_and_crop, to_8_bits
 from lfdm.evaluation.networks.i3d import I3D
 
 
@@ -77,7 +74,7 @@ def classifier() -> ActionClassifier:
 
 
 def test_classifier_features_are_what_its_logits_come_from(classifier: ActionClassifier) -> None:
-    extractor = load_extractor("classifier", classifier=classifier, data_name="puppets")
+    extractor = ClassifierFeatures(classifier, "ab", "puppets")
     assert (extractor.name, extractor.dim, extractor.min_frames) == ("FVD[puppets-classifier]", 32, 6)
     video = clip(6)
     found = extractor(video)
@@ -86,21 +83,16 @@ def test_classifier_features_are_what_its_logits_come_from(classifier: ActionCla
 
 
 def test_classifier_features_do_not_depend_on_the_batch_and_read_long_clips_uniformly(classifier: ActionClassifier) -> None:
-    extractor = ClassifierFeatures(classifier, "puppets")
+    extractor = ClassifierFeatures(classifier, "ab", "puppets")
     video = clip(11)
     torch.testing.assert_close(extractor(video)[1:], extractor(video[1:]))
     assert torch.equal(extractor(video), extractor(video[:, :, ::2]))
 
 
-def test_classifier_is_known_by_the_hash_of_its_file(classifier: ActionClassifier, tmp_path: Path) -> None:
-    classifier.save_pretrained(tmp_path)
-    assert ClassifierFeatures(classifier, "puppets").sha256 == sha256(tmp_path / "diffusion_pytorch_model.safetensors")
-
-
 def test_a_still_clip_has_the_features_of_every_still_clip(classifier: ActionClassifier) -> None:
     """Who is shown says nothing here: the frame distance is for that."""
     still = clip(1, batch=3).expand(-1, -1, 6, -1, -1)
-    found = ClassifierFeatures(classifier, "puppets")(still)
+    found = ClassifierFeatures(classifier, "ab", "puppets")(still)
     torch.testing.assert_close(found, found[:1].expand(3, -1))
 
 
@@ -117,7 +109,7 @@ def i3d_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_i3d_features_are_its_logits_of_prepared_frames(i3d_file: Path) -> None:
-    extractor = load_extractor(f"i3d:{i3d_file}", sha256=sha256(i3d_file))
+    extractor = load_extractor(f"i3d:{i3d_file}")
     assert (extractor.name, kernel_name(extractor), extractor.dim, extractor.min_frames) == ("FVD", "KVD", 400, 10)
     assert extractor.sha256 == sha256(i3d_file)
     video = clip(10, 24, 30, batch=1)
@@ -132,7 +124,7 @@ def test_i3d_features_are_its_logits_of_prepared_frames(i3d_file: Path) -> None:
 
 def test_pytorch_i3ds_own_weights_have_another_epsilon_and_name(i3d_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {m.eps for m in I3DFeatures(i3d_file).network.modules() if isinstance(m, nn.BatchNorm3d)} == {1e-5}
-    monkeypatch.setattr(features, "RGB_IMAGENET_SHA256", sha256(i3d_file))
+    monkeypatch.setattr(extractors, "RGB_IMAGENET_SHA256", sha256(i3d_file))
     extractor = I3DFeatures(i3d_file)
     assert extractor.name == "FVD[i3d-rgb-imagenet]"
     assert {m.eps for m in extractor.network.modules() if isinstance(m, nn.BatchNorm3d)} == {1e-3}
@@ -148,8 +140,6 @@ def test_i3d_reads_files_from_before_batch_norms_counted(i3d_file: Path, tmp_pat
 def test_i3d_refuses_other_files(i3d_file: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no weights .*nowhere\.pt"):
         load_extractor(f"i3d:{tmp_path / 'nowhere.pt'}")
-    with pytest.raises(UserError, match=f"has another SHA-256 than stated: {sha256(i3d_file)}, not 00"):
-        load_extractor(f"i3d:{i3d_file}", sha256="00")
     state = torch.load(i3d_file, weights_only=True)
     state["logits.conv3d.weight"] = state["logits.conv3d.weight"][:157]
     del state["Mixed_3b.b0.bn.bias"]
@@ -191,19 +181,16 @@ def write_detector(path: Path, dim: int = 400) -> Path:
 
 def test_a_program_runs_only_at_its_hash_or_when_trusted(tmp_path: Path) -> None:
     path = write_detector(tmp_path / "i3d_torchscript.pt")
-    with pytest.raises(UserError, match=f"is a program and is not run: its SHA-256 is {sha256(path)}, not bec6519f66ea"):
+    with pytest.raises(UserError, match=f"{sha256(path)}, not bec6519f66ea"):
         load_extractor(f"i3d-torchscript:{path}")
-    with pytest.raises(UserError, match="not 00"):
-        load_extractor(f"i3d-torchscript:{path}", sha256="00")
-    stated = load_extractor(f"i3d-torchscript:{path}", sha256=sha256(path))
-    for extractor in (stated, load_extractor(f"i3d-torchscript:{path}", trust_file=True)):
-        assert extractor.sha256 == sha256(path)
-        assert extractor.name == "FVD[i3d-torchscript:i3d_torchscript.pt]"  # not the known file, so not plain FVD
+    extractor = load_extractor(f"i3d-torchscript:{path}", trust_file=True)
+    assert extractor.sha256 == sha256(path)
+    assert extractor.name == "FVD[i3d-torchscript:i3d_torchscript.pt]"  # not the known file, so not plain FVD
 
 
 def test_the_known_program_gives_plain_fvd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_detector(tmp_path / "i3d_torchscript.pt")
-    monkeypatch.setattr(features, "TORCHSCRIPT_SHA256", sha256(path))
+    monkeypatch.setattr(extractors, "TORCHSCRIPT_SHA256", sha256(path))
     assert load_extractor(f"i3d-torchscript:{path}").name == "FVD"
 
 
@@ -216,7 +203,7 @@ def test_the_program_gets_8_bit_frames_and_resizes_itself(tmp_path: Path) -> Non
 
 
 def test_other_programs_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"must give 400 features a video; got \(2, 12\)"):
+    with pytest.raises(UserError, match=r"400 features .* got \(2, 12\)"):
         TorchScriptI3DFeatures(write_detector(tmp_path / "small.pt", dim=12), trust_file=True)(clip(10))
     (tmp_path / "text.pt").write_text("no program")
     with pytest.raises(UserError, match=r"text\.pt is not a TorchScript file"):
@@ -264,10 +251,10 @@ def test_videomae_features_are_the_mean_over_its_patches(tmp_path: Path, classif
 
 
 def test_videomae_refuses_other_models(tmp_path: Path, tiny_bert: Path) -> None:
-    with pytest.raises(UserError, match=r"no VideoMAE can be had .* \(it is a bert\)"):
+    with pytest.raises(UserError, match="it is a bert"):
         VideoMAEFeatures(tiny_bert)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no VideoMAE can be had"):
+    with pytest.raises(UserError, match=r"VideoMAE .*empty"):
         VideoMAEFeatures(tmp_path / "empty")
 
 
@@ -307,19 +294,7 @@ def test_frames_of_other_shapes_are_refused(tmp_path: Path, vgg19: Callable[[Pat
 
 @pytest.mark.parametrize("spec", ["i3d", "i3d:", "inception:file.pth", "", "I3D:file.pt", "videomae"])
 def test_unknown_extractors_are_refused(spec: str) -> None:
-    with pytest.raises(UserError, match="extractor must be classifier, i3d:PATH, i3d-torchscript:PATH or videomae:NAME_OR_DIR"):
+    with pytest.raises(UserError, match=f"^extractors must be .*got {spec!r}"):
         load_extractor(spec)
-    with pytest.raises(UserError, match="extractor of frames must be vgg:PATH"):
+    with pytest.raises(UserError, match=f"^frame_extractors must be .*got {spec!r}"):
         load_frame_extractor(spec)
-
-
-def test_options_without_effect_are_refused(classifier: ActionClassifier) -> None:
-    with pytest.raises(UserError, match="goes with a classifier and a data_name"):
-        load_extractor("classifier", classifier=classifier)
-    with pytest.raises(UserError, match="others with neither"):
-        load_extractor("i3d:file.pt", classifier=classifier, data_name="puppets")
-    with pytest.raises(UserError, match="has no published SHA-256"):
-        load_extractor("classifier", classifier=classifier, data_name="puppets", sha256="00")
-    for spec, stated in (("i3d:file.pt", None), ("i3d-torchscript:file.pt", "00")):
-        with pytest.raises(UserError, match="trust_file is for i3d-torchscript without a stated SHA-256"):
-            load_extractor(spec, sha256=stated, trust_file=True)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from lfdm.data.video import read_video
-from lfdm.evaluation.report.files import draw_examples, finite, write_report
-from lfdm.evaluation.report.page import draw_page
-from lfdm.evaluation.report.shown import Example, Shown
+from lfdm.evaluation.report.examples import Example, Examples
+from lfdm.evaluation.report.files import draw_contact_sheet, finite, write_report
+from lfdm.evaluation.report.page import make_page
 from lfdm.motion.motion import Motion
 
 ESTIMATE = {"value": 3.0, "low": 2.0, "high": 4.0, "floor": 1.0, "value_at_floor": 3.5, "num_generated": 8, "dim": 4}
@@ -43,15 +43,15 @@ RESULTS: dict[str, Any] = {
 }
 
 
-def _example(label: str, named: str | None = None) -> Example:
+def _example(label: str, predicted: str | None = None) -> Example:
     real = np.full((3, 32, 32, 3), 50, np.uint8)
     real[1:, :4, :4] = [[[[200]]], [[[0]]]]  # a still clip would be one frame in a GIF
     motion = Motion.identity(1, 3, (8, 8), corners=False)
-    return Example(label=label, real=real, generated=real + 100, named=named, score=0.5, motion=motion)
+    return Example(label=label, real=real, generated=real + 100, predicted=predicted, score=0.5, motion=motion)
 
 
 def test_sheet_shows_real_above_generated_for_every_label() -> None:
-    sheet = draw_examples([_example("wave"), _example("kick", "bow")])
+    sheet = draw_contact_sheet([_example("wave"), _example("kick", "bow")])
     assert sheet.dtype == np.uint8
     height = len(sheet) // 4
     rows = [sheet[i * height : (i + 1) * height] for i in range(4)]
@@ -60,7 +60,7 @@ def test_sheet_shows_real_above_generated_for_every_label() -> None:
 
 def test_report_holds_json_without_nan_and_a_clip_per_label(tmp_path: Path) -> None:
     results = finite({**RESULTS, "a": {"b": [float("nan"), 1.5]}, "c": float("inf")})
-    path = write_report(tmp_path / "out", results, Shown(examples=[_example("raise arms"), _example("raise-arms")]), fps=8)
+    path = write_report(tmp_path / "out", results, Examples(by_label=[_example("raise arms"), _example("raise-arms")]), fps=8)
     written = json.loads(path.read_text())
     assert (written["a"], written["c"]) == ({"b": [None, 1.5]}, None)
     assert read_video(tmp_path / "out" / "samples" / "00-raise-arms.gif").shape == (3, 32, 68, 3)
@@ -71,24 +71,24 @@ def test_labels_may_be_anything(tmp_path: Path) -> None:
     label = "cost $5 and $6 $\\frac$ " + 400 * "ж"
     drawn = {"action_accuracy": {"value": 0.5, "real_held_out": 1.0, "by_label": {label: 0.5}, "num_clips": 8}}
     results = RESULTS | {"generation": RESULTS["generation"] | drawn}
-    path = write_report(tmp_path / "out", results, Shown(examples=[_example(label)]), fps=8)
+    path = write_report(tmp_path / "out", results, Examples(by_label=[_example(label)]), fps=8)
     page = (path.parent / "report.html").read_text()
     assert page.count("cost $5 and $6 $\\frac$") == page.count("cost") > 1
     assert len(list((path.parent / "samples").iterdir())) == 1
 
 
 def test_page_stands_alone_and_escapes_what_it_is_given() -> None:
-    shown = Shown(
-        examples=[_example("<i>wave</i>", "kick")], best=[_example("bow")], worst=[_example("hop", "bow")], score_name="x"
+    examples = Examples(
+        by_label=[_example("<i>wave</i>", "kick")], best=[_example("bow")], worst=[_example("hop", "bow")], score_name="x"
     )
-    page = draw_page(RESULTS, shown, b"png", fps=8)
+    page = make_page(RESULTS, examples, b"png", fps=8)
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
     assert "http" not in re.sub(r"http-equiv|http://www.w3.org/[\w/.#-]+|http://purl.org/[\w/.#-]+", "", page)
     assert "<script" not in page
     assert "<i>wave" not in page
     assert "<b>mine" not in page
     assert "no &lt;two&gt; takes" in page
-    assert "taken for kick" in page
+    assert "classified as kick" in page
     assert page.count("<video") == 1 + 2 + 1  # real and generated, best and worst, flow and occlusion
     assert "FVD[dolls-classifier]" in page
     assert page.count("<svg") == 1
@@ -96,6 +96,6 @@ def test_page_stands_alone_and_escapes_what_it_is_given() -> None:
 
 def test_page_without_matplotlib_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    page = draw_page(RESULTS, Shown(examples=[]), None, fps=8)
+    page = make_page(RESULTS, Examples(by_label=[]), None, fps=8)
     assert "<svg" not in page
     assert "pip install &#x27;lfdm[eval]&#x27;" in page

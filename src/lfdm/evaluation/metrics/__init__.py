@@ -1,0 +1,1 @@
+"""Figures computed from arrays: closed formulas without networks."""

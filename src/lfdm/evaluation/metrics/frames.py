@@ -1,4 +1,4 @@
-"""Distances between frames. All take (..., c, H, W) or (b, c, t, H, W) tensors in [0, 1] of one shape."""
+"""Distances between frames, per clip: videos (b, c, t, H, W) or images (b, c, H, W) in [0, 1] of one shape give (b,)."""
 
 import torch
 from einops import rearrange
@@ -7,22 +7,22 @@ from torch import Tensor
 from lfdm.errors import UserError
 
 MAX_PSNR = 100.0
-"""What equal images score, decibels: the true value is infinite."""
+"""PSNR of equal images in dB; the true value is infinite."""
 
 
 def l1_per_clip(a: Tensor, b: Tensor) -> Tensor:
-    """Mean absolute difference of every item of the batch, (b,)."""
+    """Return the mean absolute difference, (b,)."""
     return (a - b).abs().flatten(1).mean(dim=1)
 
 
 def psnr_per_clip(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of every item of the batch in dB, peak 1, at most `MAX_PSNR`, (b,)."""
+    """Return the peak signal-to-noise ratio in dB (peak 1), at most `MAX_PSNR`, (b,)."""
     error = (a - b).square().flatten(1).mean(dim=1)
     return -10 * torch.log10(error.clamp_min(10 ** (-MAX_PSNR / 10)))
 
 
 def ssim_per_clip(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity (Wang et al. 2004) of videos (b, c, t, H, W), mean over channels and frames, (b,).
+    """Return the structural similarity (Wang et al. 2004) of videos (b, c, t, H, W), averaged over channels and frames, (b,).
 
     Gaussian window 11x11 with sigma 1.5, K1 = 0.01, K2 = 0.03, only where the window fits.
 
@@ -42,13 +42,13 @@ def ssim_per_clip(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _blur(x: Tensor) -> Tensor:
-    """Rows and columns smoothed by two products with band matrices, far quicker than convolutions of one channel."""
+    """Smooth rows and columns by two products with band matrices, far faster than convolutions with one channel."""
     rows, columns = (_window_matrix(n).to(x) for n in x.shape[-2:])
     return rows @ (x @ columns.T)
 
 
 def _window_matrix(n: int) -> Tensor:
-    """(n - 10, n): a normalised Gaussian of sigma 1.5 over 11 samples in every row."""
+    """Return (n - 10, n) with a normalised Gaussian of sigma 1.5 over 11 samples in every row."""
     offset = torch.arange(n) - torch.arange(n - 10)[:, None] - 5.0
     line = torch.exp(-(offset**2) / (2 * 1.5**2)) * (offset.abs() <= 5)
     return line / line.sum(dim=1, keepdim=True)

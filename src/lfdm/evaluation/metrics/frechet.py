@@ -1,9 +1,9 @@
 """Distances between two sets of features, with their floor and their uncertainty.
 
-`frechet_distance` (FID, FVD) depends on how many samples there are: at N samples it lies about c / N above the distance of the
-two distributions (Chong & Forsyth, arXiv 1911.07023). So a figure means something only beside the *floor*: how far two halves of
-the real samples are apart, and how far generated samples are from real ones at that same number of samples. `estimate` gives all
-of these; `kernel_distance` (KID, KVD) has no such bias.
+`frechet_distance` (FID, FVD) is biased: with N samples it lies about c / N above the distance of the two distributions (Chong &
+Forsyth, arXiv 1911.07023). A value is meaningful only next to its *floor*, the distance between two halves of the real samples,
+and to the distance of generated and real samples at that same number. `estimate` returns all of these. `kernel_distance` (KID,
+KVD) is unbiased.
 
 Shapes: features (n, d), one row per video or frame.
 """
@@ -16,22 +16,24 @@ import numpy as np
 from lfdm.errors import UserError
 
 Distance = Callable[[np.ndarray, np.ndarray], float]
-"""Of real features (n, d) and generated ones (m, d)."""
+"""Function of real features (n, d) and generated features (m, d)."""
 
+CONFIDENCE = 0.95
+"""Confidence of the intervals."""
 NUM_SPLITS = 10
 """Random halvings of the real samples over which a floor is averaged."""
-
-_ROWS = 1024
-"""Rows of a kernel matrix that are held at a time."""
+MIN_SAMPLES = 4
+"""Real samples that a floor needs: two for each half."""
+_BLOCK_ROWS = 1024
+"""Rows of a kernel matrix computed at a time."""
 
 
 def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
-    """The squared 2-Wasserstein distance of the two Gaussians with the means and (unbiased) covariances of the samples.
+    """Return the squared 2-Wasserstein distance of two Gaussians with the samples' means and unbiased covariances, in float64.
 
-    |mu_1 - mu_2|^2 + tr C_1 + tr C_2 - 2 tr (C_1 C_2)^(1/2) (Heusel et al., arXiv 1706.08500; of videos: Unterthiner et al.,
-    arXiv 1812.01717), in float64. With C_i = A_i^T A_i the last trace is the sum of the singular values of A_1 A_2^T, whose shape
-    is bounded by the number of samples as well as by d: no complex square root, nothing added to the diagonal, exact for
-    covariances of any rank, and n < d costs less, not more.
+    |mu_1 - mu_2|^2 + tr C_1 + tr C_2 - 2 tr (C_1 C_2)^(1/2) (Heusel et al., arXiv 1706.08500; for videos Unterthiner et al.,
+    arXiv 1812.01717). With C_i = A_i^T A_i the last trace is the sum of the singular values of A_1 A_2^T, a matrix at most as
+    large as the number of samples or d. This needs no complex square root and no added diagonal, and is exact for any rank.
 
     Raises:
         UserError: other shapes, fewer than two samples on a side, or a feature that is not finite.
@@ -44,10 +46,10 @@ def frechet_distance(real: np.ndarray, generated: np.ndarray) -> float:
 
 
 def kernel_distance(real: np.ndarray, generated: np.ndarray) -> float:
-    """Unbiased squared maximum mean discrepancy with the kernel (x . y / d + 1)^3, which may come out negative.
+    """Return the unbiased squared maximum mean discrepancy with kernel (x . y / d + 1)^3, which can be negative.
 
-    KID (Binkowski et al., arXiv 1801.01401) over features of videos: KVD (Unterthiner et al., arXiv 1812.01717). All samples
-    are used at once; the average over subsets of 1,000 that KID's code takes estimates the same number less well.
+    KID (Binkowski et al., arXiv 1801.01401); on features of videos KVD (Unterthiner et al., arXiv 1812.01717). Uses all samples
+    at once, which estimates the same quantity better than KID's average over subsets of 1,000.
 
     Raises:
         UserError: other shapes, fewer than two samples on a side, or a feature that is not finite.
@@ -63,26 +65,26 @@ def kernel_distance(real: np.ndarray, generated: np.ndarray) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class DistanceEstimate:
-    """A distance between real and generated samples, and what it can be compared with."""
+    """A distance between real and generated samples, and the values to compare it with."""
 
     value: float
-    """Of all real samples and all generated ones: the figure that is usually printed."""
+    """Distance of all real and all generated samples: the figure that is usually reported."""
     low: float
-    """Lower end of the interval of `value` at this number of samples."""
+    """Lower end of the confidence interval of `value` at this number of samples."""
     high: float
-    """Its upper end."""
+    """Upper end of that interval."""
     floor: float
-    """Of one half of the real samples and the other: the best that could be reached, at `num_floor` samples a side."""
+    """Distance of one half of the real samples to the other: the best value possible at `num_floor` samples."""
     value_at_floor: float
-    """Of generated and real samples, `num_floor` of each: what to compare with `floor`."""
+    """Distance of `num_floor` generated to `num_floor` real samples: to be compared with `floor`."""
     num_floor: int
-    """Samples on either side of `floor` and of `value_at_floor`."""
+    """Samples on either side of `floor` and `value_at_floor`."""
     num_real: int
     """Real samples of `value`."""
     num_generated: int
     """Generated samples of `value`."""
     dim: int
-    """Numbers per sample."""
+    """Features per sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,81 +92,65 @@ class GroupedEstimate:
     """One distance per class or subject: cFVD or sFVD."""
 
     mean: float
-    """Of the groups' values, every group counting alike."""
+    """Unweighted mean of the groups' values."""
     std: float
-    """Their standard deviation (of these groups: divided by their number)."""
+    """Population standard deviation of the groups' values."""
     low: float
-    """Lower end of the interval of `mean` at these numbers of samples."""
+    """Lower end of the confidence interval of `mean`."""
     high: float
-    """Its upper end."""
+    """Upper end of that interval."""
     floor: float
     """Mean of the groups' floors."""
     value_at_floor: float
     """Mean of the groups' values at the size of their floor."""
     groups: dict[str, DistanceEstimate]
-    """Every group's own figures, by name."""
+    """Estimate of every group, by name."""
 
 
 def estimate(
-    distance: Distance,
-    real: np.ndarray,
-    generated: np.ndarray,
-    *,
-    num_bootstrap: int = 200,
-    confidence: float = 0.95,
-    seed: int = 0,
-    allow_small: bool = False,
+    distance: Distance, real: np.ndarray, generated: np.ndarray, *, num_bootstrap: int = 200, allow_small: bool = False
 ) -> DistanceEstimate:
-    """`distance` of real and generated features, its floor and its interval.
+    """Return `distance` of real and generated features with its floor and its confidence interval.
 
-    Where both sides have as many rows they are resampled together, so that row i of both may belong to the same clip (a generated
-    video and the real one whose first frame it was given). Rows in no order at all are resampled as rightly.
+    If both sides have as many rows they are resampled together: row i of both may then belong to the same clip (a generated video
+    and the real one whose first frame it started from). For rows in arbitrary order that makes no difference.
 
     Args:
-        num_bootstrap: half-samples that the interval is made of; 0 = no interval (both ends are NaN).
-        confidence: of the interval, in (0, 1).
-        seed: of the halves.
-        allow_small: take fewer samples than features, where a Frechet distance is mostly bias.
+        num_bootstrap: half-samples from which the interval is computed; 0 = no interval (both ends are NaN).
+        allow_small: accept fewer samples than features, where a Frechet distance is mostly bias.
 
     Raises:
-        UserError: features that the distance refuses, fewer than four real samples, a value out of its range, or a Frechet
-            distance with fewer samples than features unless `allow_small`.
+        UserError: features that the distance refuses, fewer than four real samples, or a Frechet distance with fewer samples than
+            features unless `allow_small`.
     """
-    estimated, _ = _estimate(distance, real, generated, num_bootstrap, confidence, seed, allow_small, "")
-    return estimated
+    return _estimate(distance, real, generated, num_bootstrap, allow_small, "")[0]
 
 
-def grouped(
+def estimate_groups(
     distance: Distance,
     real: np.ndarray,
     generated: np.ndarray,
     groups: Sequence[str],
     *,
     num_bootstrap: int = 200,
-    confidence: float = 0.95,
-    seed: int = 0,
     allow_small: bool = False,
 ) -> GroupedEstimate:
-    """`estimate` of every group alone, and their mean +- standard deviation.
+    """Return `estimate` of every group, and the mean and standard deviation of their values.
 
     Args:
-        groups: the class or subject of row i of both sides, (n,).
+        groups: class or subject of row i of both sides, (n,).
 
     Raises:
-        UserError: as `estimate`, naming the group; real, generated and groups of different lengths.
+        UserError: as `estimate`, naming the group.
     """
-    if not len(real) == len(generated) == len(groups) or not len(groups):
-        raise UserError(f"real, generated and groups must be of one length; got {len(real)}, {len(generated)} and {len(groups)}")
     members = {name: [i for i, group in enumerate(groups) if group == name] for name in sorted(set(groups))}
     pairs = {
-        name: _estimate(
-            distance, real[rows], generated[rows], num_bootstrap, confidence, seed, allow_small, f" of group {name!r}"
-        )
+        name: _estimate(distance, real[rows], generated[rows], num_bootstrap, allow_small, f" of group {name!r}")
         for name, rows in members.items()
     }
     estimates = {name: estimated for name, (estimated, _) in pairs.items()}
     values = np.array([e.value for e in estimates.values()])
-    low, high = _interval(float(values.mean()), np.mean([draws for _, draws in pairs.values()], axis=0), confidence)
+    low, high = _interval(float(values.mean()), np.mean([distances for _, distances in pairs.values()], axis=0))
     return GroupedEstimate(
         mean=float(values.mean()),
         std=float(values.std()),
@@ -177,39 +163,30 @@ def grouped(
 
 
 def _estimate(
-    distance: Distance,
-    real: np.ndarray,
-    generated: np.ndarray,
-    num_bootstrap: int,
-    confidence: float,
-    seed: int,
-    allow_small: bool,
-    where: str,
+    distance: Distance, real: np.ndarray, generated: np.ndarray, num_bootstrap: int, allow_small: bool, where: str
 ) -> tuple[DistanceEstimate, np.ndarray]:
-    """The estimate, and the distances of the half-samples (num_bootstrap,)."""
+    """Return the estimate and the distances of the half-samples (num_bootstrap,)."""
     real, generated = _check(real, generated)
     (n, dim), m = real.shape, len(generated)
-    if n < 4:
-        raise UserError(f"a floor needs at least 4 real samples{where}, two for each half; got {n}")
+    if n < MIN_SAMPLES:
+        raise UserError(f"a floor needs at least {MIN_SAMPLES} real samples{where}; got {n}")
     if distance is frechet_distance and min(n, m) < dim and not allow_small:
         raise UserError(
             f"a Frechet distance of {dim} features needs at least {dim} samples on either side{where}; got {n} real and {m} "
-            f"generated. Take more clips, or set allow_small=True: the figure is then mostly bias: read it beside its floor"
+            f"generated. Use more clips, or set allow_small=True to report a value that is mostly bias"
         )
-    if not 0 < confidence < 1 or num_bootstrap < 0:
-        raise UserError(f"confidence must be in (0, 1) and num_bootstrap at least 0; got {confidence} and {num_bootstrap}")
     value = distance(real, generated)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     num_floor = min(n // 2, m)
     floors, comparable = [], []
     for _ in range(NUM_SPLITS):
         order = rng.permutation(n)
         first, second = order[:num_floor], order[num_floor : 2 * num_floor]
-        others = second if m == n else rng.permutation(m)[:num_floor]  # of other clips than `first`, as in the floor
+        others = second if m == n else rng.permutation(m)[:num_floor]  # other clips than `first`, as in the floor
         floors.append(distance(real[first], real[second]))
         comparable.append(distance(real[first], generated[others]))
-    draws = _half_samples(distance, real, generated, num_bootstrap, rng)
-    low, high = _interval(value, draws, confidence)
+    distances = _half_samples(distance, real, generated, num_bootstrap, rng)
+    low, high = _interval(value, distances)
     estimated = DistanceEstimate(
         value=value,
         low=low,
@@ -221,38 +198,38 @@ def _estimate(
         num_generated=m,
         dim=dim,
     )
-    return estimated, draws
+    return estimated, distances
 
 
 def _half_samples(distance: Distance, real: np.ndarray, generated: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
-    """The distance of random halves of both sides, drawn without replacement, (num,)."""
+    """Return the distances of `num` random halves of both sides, sampled without replacement, (num,)."""
     n, m = len(real), len(generated)
-    draws = []
+    distances = []
     for _ in range(num):
         rows = rng.permutation(n)[: max(2, n // 2)]
         others = rows if m == n else rng.permutation(m)[: max(2, m // 2)]
-        draws.append(distance(real[rows], generated[others]))
-    return np.array(draws)
+        distances.append(distance(real[rows], generated[others]))
+    return np.array(distances)
 
 
-def _interval(value: float, draws: np.ndarray, confidence: float) -> tuple[float, float]:
-    """The interval of the expected distance at this number of samples, from distances of half-samples.
+def _interval(value: float, distances: np.ndarray) -> tuple[float, float]:
+    """Return the confidence interval of the expected distance at this number of samples, from distances of half-samples.
 
-    The usual bootstrap draws with replacement: its distances lie about as far above `value` as that lies above the truth, since
-    repeated samples add the same bias again, and a percentile interval then need not even hold `value`. Half-samples without
-    replacement repeat nothing, and spread as much around their own mean as `value` does around its own (half of the samples give
-    twice the variance, of which drawing from a finite set leaves half: the delete-half jackknife, Shao & Wu, Annals of Statistics
-    17, 1989). Only that spread is taken, turned around `value` as in the basic bootstrap (Davison & Hinkley 1997, section 5.2).
+    The usual bootstrap samples with replacement. Repeated samples add the same bias again, so its distances lie about as far
+    above `value` as `value` lies above the truth, and a percentile interval need not even contain `value`. Half-samples without
+    replacement repeat nothing, and spread around their mean as `value` does around its own: half of the samples give twice the
+    variance, of which sampling from a finite set leaves half (the delete-half jackknife; Shao & Wu, Annals of Statistics 17,
+    1989). Only that spread is used, reflected around `value` as in the basic bootstrap (Davison & Hinkley 1997, section 5.2).
     """
-    if not len(draws):
+    if not len(distances):
         return float("nan"), float("nan")
-    tail = (1 - confidence) / 2
-    below, above = np.quantile(draws - draws.mean(), (tail, 1 - tail))
+    tail = (1 - CONFIDENCE) / 2
+    below, above = np.quantile(distances - distances.mean(), (tail, 1 - tail))
     return float(value - above), float(value - below)
 
 
 def _check(real: np.ndarray, generated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both in float64, or UserError."""
+    """Return both in float64; raises UserError for other shapes or values that are not finite."""
     if real.ndim != 2 or generated.ndim != 2 or real.shape[1] != generated.shape[1] or min(len(real), len(generated)) < 2:
         raise UserError(
             f"real and generated must be (n, d) and (m, d) with n and m at least 2; got {real.shape} and {generated.shape}"
@@ -266,7 +243,7 @@ def _check(real: np.ndarray, generated: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _root(features: np.ndarray) -> np.ndarray:
-    """A of at most min(n, d) rows with A^T A = the unbiased covariance of `features`."""
+    """Return A with at most min(n, d) rows such that A^T A is the unbiased covariance of `features`."""
     centred = (features - features.mean(axis=0)) / np.sqrt(len(features) - 1)
     return np.asarray(np.linalg.qr(centred, mode="r")) if len(centred) > centred.shape[1] else centred
 
@@ -276,5 +253,5 @@ def _kernel(product: np.ndarray, dim: int) -> np.ndarray:
 
 
 def _kernel_sum(x: np.ndarray, y: np.ndarray) -> float:
-    """The sum of k(x_i, y_j) over all i and j."""
-    return float(sum(_kernel(x[i : i + _ROWS] @ y.T, x.shape[1]).sum() for i in range(0, len(x), _ROWS)))
+    """Return the sum of k(x_i, y_j) over all i and j."""
+    return float(sum(_kernel(x[i : i + _BLOCK_ROWS] @ y.T, x.shape[1]).sum() for i in range(0, len(x), _BLOCK_ROWS)))

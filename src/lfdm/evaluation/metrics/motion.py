@@ -1,13 +1,14 @@
-"""How true the motion of stage 1 is, against data whose motion is known exactly.
+"""Accuracy of a motion where the exact motion is known (rendered puppets).
 
-Score 1: end-point error of the model's flow over *moving* pixels (visible figure pixels whose exact displacement, camera drift
-subtracted, is at least 1 pixel), divided by that of the flow that knows only the true drift. 0 is exact, 1 knows no limb.
-Score 2: with copy = frame 0 itself and L1 over visible figure pixels, (copy - ours) / (copy - frame 0 warped by the exact flow).
-1 is as good as the exact flow, 0 as good as a still image.
-Both pool: sums over all pixels of all clips and frames 1..t-1 are divided once, so that every pixel counts the same. The ceiling
-of a score is what the low-resolution flow reaches that fits the exact one best, in least squares (`ceilings`).
+`flow_epe_ratio`: end-point error of the model's flow over *moving* pixels (visible figure pixels whose exact displacement minus
+the camera's drift is at least 1 pixel), divided by the error of a flow that knows only the drift. 0 is exact; 1 ignores the
+limbs.
+`warp_recovery`: with copy = frame 0 and L1 over visible figure pixels, (copy - ours) / (copy - frame 0 warped by the exact flow).
+1 is as good as the exact flow, 0 as bad as a still image.
+Both divide sums over all pixels of all clips and frames 1..t-1, so every pixel has the same weight. `ceilings` gives the figures
+of the least-squares approximation of the exact flow at the model's flow resolution.
 
-Shapes: video (b, 3, t, H, W) in [0, 1], frame 0 the source · flow (b, 2, t, H, W) in pixels, channel order (x, y) ·
+Shapes: video (b, 3, t, H, W) in [0, 1], frame 0 is the source · flow (b, 2, t, H, W) in pixels, channel order (x, y) ·
 masks (b, t, H, W) bool.
 """
 
@@ -27,30 +28,25 @@ from lfdm.motion.motion import Motion
 from lfdm.motion.warp import flow_to_grid, identity_grid, warp
 
 MIN_DISPLACEMENT = 1.0
-"""Pixels that a figure pixel moves, drift subtracted, before score 1 counts it."""
+"""Displacement in pixels, drift subtracted, from which a figure pixel counts as moving."""
+DAMPING = 1e-5
+"""Added to the diagonal of the normal equations: coarse cells without any masked pixel would make them singular."""
+TINY = 1e-30
+"""Smallest denominator of a conjugate-gradient step; reached only when the residual is zero."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ExactMotion:
-    """The true motion of a batch of clips: frame k at p shows what frame 0 shows at p + flow."""
+    """Exact motion of a batch of clips: frame k at p shows what frame 0 shows at p + flow."""
 
     flow: Tensor
     """(b, 2, t, H, W) in pixels."""
     visible: Tensor
-    """(b, t, H, W) bool: the surface point is inside frame 0 and front-most there."""
+    """(b, t, H, W) bool: the surface point lies inside frame 0 and is not covered there."""
     figure: Tensor
-    """(b, t, H, W) bool: on the figure."""
+    """(b, t, H, W) bool: pixels of the figure."""
     drift: Tensor
-    """(b, 2, t) in pixels: the flow of everything that stands still."""
-
-    def __post_init__(self) -> None:
-        b, channels, *rest = self.flow.shape if self.flow.ndim == 5 else (0, 0)
-        shapes = (self.visible.shape, self.figure.shape)
-        if channels != 2 or shapes != ((b, *rest), (b, *rest)) or self.drift.shape != (b, 2, rest[0]):
-            raise UserError(
-                "exact motion is flow (b, 2, t, H, W), visible and figure (b, t, H, W) and drift (b, 2, t); "
-                f"got {[tuple(getattr(self, f.name).shape) for f in fields(self)]}"
-            )
+    """(b, 2, t) in pixels: flow of the background."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -58,18 +54,18 @@ class ExactMotion:
         return self.flow.shape[-2], self.flow.shape[-1]
 
     def on_figure(self) -> Tensor:
-        """The pixels of score 2: visible figure pixels after frame 0, (b, t, H, W)."""
+        """Return the pixels of `warp_recovery`: visible figure pixels after frame 0, (b, t, H, W)."""
         mask = self.visible & self.figure
         mask[:, 0] = False
         return mask
 
     def moving(self) -> Tensor:
-        """The pixels of score 1, (b, t, H, W)."""
+        """Return the pixels of `flow_epe_ratio`, (b, t, H, W)."""
         displacement = (self.flow - self.drift[..., None, None]).norm(dim=1)
         return self.on_figure() & (displacement >= MIN_DISPLACEMENT)
 
-    def pick(self, clips: Sequence[int]) -> Self:
-        """Some clips of the batch."""
+    def select(self, clips: Sequence[int]) -> Self:
+        """Return the given clips of the batch."""
         return type(self)(*(getattr(self, f.name)[list(clips)] for f in fields(self)))
 
     def to(self, device: torch.device | str) -> Self:
@@ -77,7 +73,7 @@ class ExactMotion:
 
     @classmethod
     def read(cls, paths: Sequence[Path], frames: Sequence[np.ndarray]) -> Self:
-        """The truth files of a batch of clips, at the given frame indices of each clip (index 0 first).
+        """Read the truth files of a batch of clips at the given frame indices of each clip (index 0 first).
 
         Raises:
             FileNotFoundError: no such file.
@@ -97,9 +93,9 @@ def _read_clip(path: Path, indices: np.ndarray) -> dict[str, np.ndarray]:
     return {name: getattr(truth, name)[indices] for name in ("flow", "visible", "figure", "drift")}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PooledRatio:
-    """Sums of every clip, (n,) each: a score is one ratio of their totals."""
+    """A ratio of sums over clips; all fields are per clip, (n,)."""
 
     numerator: Tensor
     denominator: Tensor
@@ -107,7 +103,7 @@ class PooledRatio:
 
     @property
     def value(self) -> float:
-        """The pooled score; NaN where no pixel counts."""
+        """The pooled ratio; NaN if no pixel counts."""
         total = float(self.denominator.sum())
         return float(self.numerator.sum()) / total if total != 0 else float("nan")
 
@@ -117,7 +113,7 @@ class PooledRatio:
 
 
 def displacement_px(motion: Motion, size: tuple[int, int]) -> Tensor:
-    """Where a motion, used at `size` (H, W), reads the source relative to each pixel: (b, 2, t, H, W) in pixels."""
+    """Return where a motion applied at `size` (H, W) reads the source, relative to each pixel: (b, 2, t, H, W) in pixels."""
     resized = motion.resize(size)
     centres = identity_grid(*size, corners=False, device=motion.flow.device)
     height, width = size
@@ -126,22 +122,22 @@ def displacement_px(motion: Motion, size: tuple[int, int]) -> Tensor:
 
 
 def warp_px(image: Tensor, flow: Tensor) -> Tensor:
-    """`image` (b, c, H, W) moved by `flow` (b, 2, t, H, W) in pixels: (b, c, t, H, W); the border is repeated outside."""
+    """Warp `image` (b, c, H, W) by `flow` (b, 2, t, H, W) in pixels with border padding: (b, c, t, H, W)."""
     height, width = flow.shape[-2:]
     scale = flow.new_tensor((2 / width, 2 / height)).view(1, 2, 1, 1, 1)
     return warp(image, flow_to_grid(flow * scale, corners=False), padding_mode="border")
 
 
-def flow_score(flow: Tensor, exact: ExactMotion) -> PooledRatio:
-    """Score 1 of a flow (b, 2, t, H, W) in pixels, clip by clip: summed end-point errors, its own and that of the drift."""
+def flow_epe_ratio(flow: Tensor, exact: ExactMotion) -> PooledRatio:
+    """Return the end-point errors of `flow` (b, 2, t, H, W) in pixels over those of the drift, summed per clip."""
     mask = exact.moving()
     error = (flow - exact.flow).norm(dim=1)
     drift_error = (exact.drift[..., None, None] - exact.flow).norm(dim=1)
     return PooledRatio(_masked_sum(error, mask), _masked_sum(drift_error, mask), mask.sum(dim=(1, 2, 3)))
 
 
-def frame_score(prediction: Tensor, video: Tensor, exact: ExactMotion) -> PooledRatio:
-    """Score 2 of predicted frames (b, 3, t, H, W), clip by clip: summed L1, copy minus ours and copy minus exactly warped."""
+def warp_recovery(prediction: Tensor, video: Tensor, exact: ExactMotion) -> PooledRatio:
+    """Return (copy - ours) over (copy - exactly warped), L1 of frames (b, 3, t, H, W) summed per clip."""
     mask = exact.on_figure()
     source = video[:, :, :1]
     copied, ours, warped = (
@@ -152,54 +148,55 @@ def frame_score(prediction: Tensor, video: Tensor, exact: ExactMotion) -> Pooled
 
 
 def ceilings(video: Tensor, exact: ExactMotion, size: tuple[int, int]) -> dict[str, tuple[PooledRatio, PooledRatio]]:
-    """Scores 1 and 2 of least-squares fits of the exact flow at the model's resolution `size` (h, w), frame 0 only warped.
+    """Return (`flow_epe_ratio`, `warp_recovery`) of least-squares flows at the model's flow resolution `size` (h, w).
 
-    `ceiling` fits the pixels of each score alone; `whole_frame_fit` every pixel of the frame, hidden ones too, and so
-    pays for the edges between figure and background.
+    `ceiling` solves for the pixels that each figure counts; `whole_frame_ceiling` for all pixels of the frame, hidden ones too,
+    and so pays for the edges between figure and background. Frames are frame 0 warped by that flow.
     """
 
-    def score(mask_1: Tensor, mask_2: Tensor) -> tuple[PooledRatio, PooledRatio]:
-        first = upsample(best_fit(exact.flow, mask_1, size), exact.size)
-        second = first if mask_2 is mask_1 else upsample(best_fit(exact.flow, mask_2, size), exact.size)
-        return flow_score(first, exact), frame_score(warp_px(video[:, :, 0], second), video, exact)
+    def measure(moving: Tensor, on_figure: Tensor) -> tuple[PooledRatio, PooledRatio]:
+        first = upsample(least_squares_flow(exact.flow, moving, size), exact.size)
+        second = first if on_figure is moving else upsample(least_squares_flow(exact.flow, on_figure, size), exact.size)
+        return flow_epe_ratio(first, exact), warp_recovery(warp_px(video[:, :, 0], second), video, exact)
 
     everywhere = torch.ones_like(exact.visible)
-    return {"ceiling": score(exact.moving(), exact.on_figure()), "whole_frame_fit": score(everywhere, everywhere)}
+    return {
+        "ceiling": measure(exact.moving(), exact.on_figure()),
+        "whole_frame_ceiling": measure(everywhere, everywhere),
+    }
 
 
-def best_fit(flow: Tensor, mask: Tensor, size: tuple[int, int], *, num_iterations: int = 60) -> Tensor:
-    """The flow at `size` (h, w) whose bilinear upsampling is nearest to `flow` on `mask`, in least squares: (b, 2, t, h, w).
+def least_squares_flow(flow: Tensor, mask: Tensor, size: tuple[int, int], *, num_iterations: int = 60) -> Tensor:
+    """Return the flow at `size` (h, w) whose bilinear upsampling is nearest to `flow` on `mask`: (b, 2, t, h, w).
 
-    Conjugate gradients on the normal equations of every field at once, with a little damping for cells that no pixel of
-    the mask depends on.
+    Solves the damped normal equations of all fields at once by conjugate gradients.
     """
-    damping = 1e-5
     rows, columns = (_interpolation(n, m).to(flow) for n, m in zip(flow.shape[-2:], size, strict=True))
     weight = mask.unsqueeze(1).to(flow.dtype)
 
     def normal(x: Tensor) -> Tensor:
-        return rows.T @ (weight * (rows @ x @ columns.T)) @ columns + damping * x
+        return rows.T @ (weight * (rows @ x @ columns.T)) @ columns + DAMPING * x
 
     residual = rows.T @ (weight * flow) @ columns
     x, direction, power = torch.zeros_like(residual), residual, _dot(residual, residual)
     for _ in range(num_iterations):
         image = normal(direction)
-        step = power / _dot(direction, image).clamp_min(1e-30)
+        step = power / _dot(direction, image).clamp_min(TINY)
         x = x + step * direction
         residual = residual - step * image
         previous, power = power, _dot(residual, residual)
-        direction = residual + power / previous.clamp_min(1e-30) * direction
+        direction = residual + power / previous.clamp_min(TINY) * direction
     return x
 
 
 def upsample(flow: Tensor, size: tuple[int, int]) -> Tensor:
-    """Every frame of (b, 2, t, h, w) bilinearly at `size` (H, W), values unchanged."""
+    """Resize every frame of (b, 2, t, h, w) bilinearly to `size` (H, W); values stay unchanged."""
     rows, columns = (_interpolation(n, m).to(flow) for n, m in zip(size, flow.shape[-2:], strict=True))
     return rows @ flow @ columns.T
 
 
 def _interpolation(large: int, small: int) -> Tensor:
-    """Linear interpolation of `small` samples to `large`, pixel centres, as a matrix (large, small)."""
+    """Return linear interpolation from `small` to `large` samples at pixel centres as a matrix (large, small)."""
     return F.interpolate(torch.eye(small)[None], size=large, mode="linear", align_corners=False)[0].T
 
 
@@ -208,5 +205,5 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _masked_sum(values: Tensor, mask: Tensor) -> Tensor:
-    """Sum of (b, t, H, W) over the mask, float64, (b,)."""
+    """Sum (b, t, H, W) over the mask in float64: (b,)."""
     return (values.double() * mask).sum(dim=(1, 2, 3)).cpu()

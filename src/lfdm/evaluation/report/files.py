@@ -1,4 +1,5 @@
-"""What an evaluation leaves behind: results.json, report.html, contact-sheet.png and samples/*.gif, real beside generated.
+"""The files of an evaluation: results.json, report.html, contact-sheet.png and samples/*.gif with real and generated side by
+side.
 
 Shapes: frames are (t, H, W, 3) uint8.
 """
@@ -14,51 +15,46 @@ import numpy as np
 from PIL import Image
 
 from lfdm.data.video import MAX_GIF_FPS, write_video
-from lfdm.evaluation.report.page import draw_page
-from lfdm.evaluation.report.shown import Example, Shown
+from lfdm.evaluation.report.examples import Example, Examples
+from lfdm.evaluation.report.page import make_page, side_by_side
 from lfdm.folders.files import check_parents, write_bytes
 from lfdm.visualize import contact_sheet
 
-MARGIN = 4
+WHITE = 255
 MAX_SAMPLE_NAME = 60
-"""Letters of a label in a file's name."""
+"""Letters of a label in a file name."""
 
 
 def check_report_folder(out: Path) -> None:
-    """UserError where `out` cannot become a folder of results, before anything is measured for it."""
+    """Raise UserError if `out` cannot become a folder of results, before anything is measured."""
     check_parents(out / "results.json")
 
 
-def write_report(out: Path, results: dict[str, Any], shown: Shown | None, *, fps: float) -> Path:
-    """Write everything into `out`, each file whole; returns the path of results.json, the first of them."""
+def write_report(out: Path, results: dict[str, Any], examples: Examples | None, *, fps: float) -> Path:
+    """Write all files to `out`, each of them whole, and return the path of results.json, which is written first."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "results.json"
     write_bytes(path, (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())
     sheet = None
-    if shown is not None:
-        sheet = _png(draw_examples(shown.examples))
+    if examples is not None:
+        sheet = _png(draw_contact_sheet(examples.by_label))
         write_bytes(out / "contact-sheet.png", sheet)
         (out / "samples").mkdir(exist_ok=True)
-    for i, example in enumerate(shown.examples if shown is not None else []):
-        name = f"{i:02d}-{re.sub(r'[^a-zA-Z0-9_-]+', '-', example.label)[:MAX_SAMPLE_NAME]}"
-        write_video(out / "samples" / f"{name}.gif", side_by_side(example), fps=min(fps, MAX_GIF_FPS))
-    write_bytes(out / "report.html", draw_page(results, shown, sheet, fps=fps).encode())
+        for i, example in enumerate(examples.by_label):
+            name = f"{i:02d}-{re.sub(r'[^a-zA-Z0-9_-]+', '-', example.label)[:MAX_SAMPLE_NAME]}"
+            pair = side_by_side(example.real, example.generated, WHITE)
+            write_video(out / "samples" / f"{name}.gif", pair, fps=min(fps, MAX_GIF_FPS))
+    write_bytes(out / "report.html", make_page(results, examples, sheet, fps=fps).encode())
     return path
 
 
-def side_by_side(example: Example) -> np.ndarray:
-    """Real and generated, (t, H, 2 W + MARGIN, 3)."""
-    return np.concatenate((example.real, np.full_like(example.real[:, :, :MARGIN], 255), example.generated), axis=2)
-
-
-def draw_examples(examples: list[Example]) -> np.ndarray:
-    """Two rows per label, real above generated: (H, W, 3) uint8."""
+def draw_contact_sheet(examples: list[Example]) -> np.ndarray:
+    """Draw two rows per example, real above generated: (H, W, 3) uint8."""
     rows, captions = [], []
     for example in examples:
-        wrong = f", taken for {example.named}" if example.is_wrong else ""
+        mistake = f", classified as {example.predicted}" if example.is_misclassified else ""
         rows += [example.real, example.generated]
-        asked = "unconditional" if example.unconditional else example.label
-        captions += [f"{example.label}: real", f"{asked}: generated{wrong}"]
+        captions += [f"{example.label}: real", f"{example.title}: generated{mistake}"]
     return contact_sheet(rows, captions)
 
 
@@ -69,7 +65,7 @@ def _png(picture: np.ndarray) -> bytes:
 
 
 def finite(value: Any) -> Any:
-    """A JSON value in which numbers that are not finite are None, as JSON cannot hold them."""
+    """Replace numbers that are not finite by None, as JSON cannot hold them."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,6 +1,6 @@
-"""The plots of a report, as SVG to put into a page: ink and text take the page's own colour. Needs matplotlib.
+"""Plots of a report as SVG, in the text colour of the page. Needs matplotlib.
 
-All take parts of results.json (see `lfdm.evaluation.protocol`).
+Their arguments are parts of results.json (see `lfdm.evaluation.protocol`).
 """
 
 import io
@@ -14,15 +14,14 @@ if TYPE_CHECKING:
 
 NO_MATPLOTLIB = "plots are left out: matplotlib is missing (pip install 'lfdm[eval]')"
 GENERATED, REAL, OTHER = "#4f7fd9", "#e08a3c", "#9a9a9a"
-"""Colours that can be read on white and on black."""
+"""Colours that are readable on white and on black."""
 MAX_NAME = 32
-"""Letters of a label beside a plot."""
+"""Letters of a label next to a plot."""
 _INK = "#010203"
-"""Stands for the page's own colour until the SVG is written."""
+"""Placeholder for the page's text colour in matplotlib's SVG."""
 
 
 def has_matplotlib() -> bool:
-    """Whether plots can be drawn."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -31,7 +30,7 @@ def has_matplotlib() -> bool:
 
 
 def plot_by_label(by_label: dict[str, float], overall: float, name: str) -> str:
-    """A bar per label and a line for the whole, all from 0 to 1."""
+    """Plot one bar per label and a line for all clips, from 0 to 1."""
 
     def draw(axes: "Axes") -> None:
         bars = axes.barh(range(len(by_label)), list(by_label.values()), color=GENERATED, height=0.62)
@@ -41,37 +40,37 @@ def plot_by_label(by_label: dict[str, float], overall: float, name: str) -> str:
         axes.set_xlim(0, 1.12)
         axes.set_xlabel(name)
         axes.invert_yaxis()
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, labelcolor=_INK)
+        _legend_above(axes)
 
     return _draw(draw, height=1.1 + 0.32 * len(by_label))
 
 
 def plot_groups(groups: dict[str, dict[str, float]], name: str) -> str:
-    """A distance per class or subject with its interval, and its floor beside it."""
+    """Plot a distance per class or subject with its interval and its floor."""
 
     def draw(axes: "Axes") -> None:
         rows, values = np.arange(len(groups)), [group["value"] for group in groups.values()]
         errors = [[max(0.0, v - g["low"]), max(0.0, g["high"] - v)] for v, g in zip(values, groups.values(), strict=True)]
+        at_floor = [g["value_at_floor"] for g in groups.values()]
         axes.errorbar(values, rows, xerr=np.array(errors).T, fmt="o", color=GENERATED, capsize=3, label="generated")
-        axes.plot(
-            [g["value_at_floor"] for g in groups.values()], rows, "D", color=GENERATED, mfc="none", label="at the floor's N"
-        )
+        axes.plot(at_floor, rows, "D", color=GENERATED, mfc="none", label="generated, floor's N")
         axes.plot([g["floor"] for g in groups.values()], rows, "s", color=REAL, label="floor")
         axes.set_yticks(rows, [_shorten(name) for name in groups])
         axes.set_ylim(len(groups) - 0.5, -0.5)
         axes.set_xlim(left=0)
         axes.set_xlabel(name)
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, labelcolor=_INK)
+        _legend_above(axes)
 
     return _draw(draw, height=1.2 + 0.3 * len(groups))
 
 
-def plot_spectra(generated: Sequence[float], real: Sequence[float], num_frames: int, split: float) -> str:
-    """Temporal spectra; everything right of `split` (cycles per frame) counts as jitter."""
+def plot_spectra(smoothness: dict[str, Any], num_frames: int) -> str:
+    """Plot the temporal spectra; frequencies that count as jitter are shaded."""
+    generated, real = smoothness["generated_spectrum"], smoothness["real_spectrum"]
 
     def draw(axes: "Axes") -> None:
         frequencies = np.arange(len(real)) / num_frames
-        axes.axvspan(split, 0.5, color=OTHER, alpha=0.18, linewidth=0)
+        axes.axvspan(smoothness["above_cycles_per_frame"], 0.5, color=OTHER, alpha=0.18, linewidth=0)
         for power, colour, label in ((real, REAL, "real"), (generated, GENERATED, "generated")):
             values = np.array(power, dtype=float)
             if (values > 0).any():
@@ -87,13 +86,13 @@ def plot_spectra(generated: Sequence[float], real: Sequence[float], num_frames: 
 
 
 def _decades(*spectra: Sequence[float]) -> tuple[float, float]:
-    """Powers of ten around all powers above zero but that of the mean."""
+    """Return the powers of ten that enclose all positive powers except that of the mean."""
     positive = [power for spectrum in spectra for power in spectrum[1:] if power > 0] or [1.0]
     return 10.0 ** np.floor(np.log10(min(positive))), 10.0 ** np.ceil(np.log10(max(positive)) + 1e-9)
 
 
 def plot_energies(generated: np.ndarray, real: np.ndarray) -> str:
-    """How much the single clips move, as two histograms over one range."""
+    """Plot the motion energies of the clips as two histograms over one range."""
 
     def draw(axes: "Axes") -> None:
         top = max(float(generated.max()), float(real.max()), 1e-6)
@@ -109,7 +108,7 @@ def plot_energies(generated: np.ndarray, real: np.ndarray) -> str:
 
 
 def plot_reconstruction(reconstruction: dict[str, dict[str, Any]]) -> str:
-    """Stage 1's mean error of every frame, and that of copying frame 0."""
+    """Plot stage 1's mean error of every frame, and that of copying frame 0."""
 
     def draw(axes: "Axes") -> None:
         for (name, figures), colour in zip(reconstruction.items(), (GENERATED, REAL, OTHER), strict=True):
@@ -123,21 +122,24 @@ def plot_reconstruction(reconstruction: dict[str, dict[str, Any]]) -> str:
     return _draw(draw)
 
 
+def _legend_above(axes: "Axes") -> None:
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, labelcolor=_INK)
+
+
 def _shorten(name: str) -> str:
-    """A name that leaves room for what it names."""
     return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 3]}..."
 
 
 def _draw(draw: Callable[["Axes"], None], *, width: float = 6.4, height: float = 3.2) -> str:
-    """One plot as an `<svg>` element."""
+    """Return one plot as an `<svg>` element."""
     import matplotlib
     from matplotlib.figure import Figure
 
     style: dict[Any, Any] = {
         "svg.fonttype": "none",  # text stays text, in the page's font
-        "svg.hashsalt": draw.__qualname__,  # the same names in every run
+        "svg.hashsalt": draw.__qualname__,  # the same element names in every run
         "font.family": "sans-serif",
-        "text.parse_math": False,  # a label may hold a dollar sign
+        "text.parse_math": False,  # a label may contain a dollar sign
         "font.size": 10,
         **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK),
     }

@@ -1,4 +1,4 @@
-"""The look of report.html: one style sheet, light and dark as the reader's system is."""
+"""Style sheet of report.html, light or dark as the reader's system is."""
 
 STYLE = """
 :root { color-scheme: light dark; --page: #fafaf8; --card: #ffffff; --ink: #1d2129; --soft: #666d78; --line: #e1e2de;

@@ -1,4 +1,4 @@
-"""The tables of report.html, and the rows that the command line prints, out of results.json."""
+"""The tables of report.html, and the rows that the command line prints, from results.json."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -7,22 +7,119 @@ from html import escape
 from typing import Any
 
 MISSING = "-"
-MEANINGS = {
-    "Asked-for action": "clips that the data set's classifier takes for the label asked for",
-    "Motion amount, pixels": "mean change per frame, over that of the real clips; a still video has 0",
-    "Motion amount, flow": "mean length of the flow, over that of the real clips",
-    "Jitter": "share of temporal power above a quarter cycle per frame, over that of the real clips",
-    "Identity": "likeness of later frames to the source; 1 = as in real clips, 0 = as another subject",
-    "Recognised subject": "later frames whose likest held-out subject is their own",
-    "Frame 0": "PSNR against the given image (100 dB = exact)",
-    "Diversity, flow": "difference between two seeds, over that of two real takes",
-    "Diversity, pixels": "difference between two seeds, over that of two real takes",
-    "Time": "per video, generation alone, on one device in batches",
+
+Table = tuple[Sequence[str], list[Sequence[str]]]
+"""Column heads and rows."""
+
+
+@dataclass(frozen=True)
+class _Figure:
+    """A figure of `generation` in results.json: its keys, and its meaning in one sentence."""
+
+    name: str
+    key: str
+    meaning: str
+    value: str = "value"
+    generated: str = ""
+    real: str = ""
+    unit: str = ""
+    digits: int = 3
+
+
+_GENERATION = (
+    _Figure(
+        "Action accuracy",
+        "action_accuracy",
+        "share of generated clips that a classifier trained on the data set assigns to the requested label; higher is better",
+        real="real_held_out",
+    ),
+    _Figure(
+        "Motion amount, pixels",
+        "pixel_motion_amount",
+        "mean change per frame, divided by that of the real clips; 1 is as in real clips, 0 is a still video",
+        generated="generated_energy",
+        real="real_energy",
+        digits=4,
+    ),
+    _Figure(
+        "Motion amount, flow",
+        "motion_amount",
+        "mean length of the flow, divided by that of the real clips; 1 is as in real clips",
+        generated="generated_px",
+        real="real_px",
+        unit=" px",
+    ),
+    _Figure(
+        "Jitter",
+        "temporal_smoothness",
+        "share of temporal power above a quarter cycle per frame, divided by that of the real clips; above 1 is less smooth",
+        generated="generated_share",
+        real="real_share",
+    ),
+    _Figure(
+        "Identity",
+        "identity",
+        "likeness of later frames to the source image; 1 is as in real clips, 0 as in clips of another subject",
+        generated="generated_likeness",
+        real="real_likeness",
+    ),
+    _Figure(
+        "Recognised subject",
+        "identity",
+        "share of later frames whose most similar held-out subject is their own; higher is better",
+        value="generated_recognised",
+        real="real_recognised",
+    ),
+    _Figure(
+        "Diversity, flow",
+        "diversity",
+        "difference in flow between two seeds, divided by that between two real takes; 1 is as varied as real clips",
+        generated="between_seeds_px",
+        real="between_takes_px",
+        unit=" px",
+    ),
+    _Figure(
+        "Diversity, pixels",
+        "pixel_diversity",
+        "difference in pixels between two seeds, divided by that between two real takes; 1 is as varied as real clips",
+        generated="between_seeds_l1",
+        real="between_takes_l1",
+        digits=4,
+    ),
+    _Figure(
+        "Frame 0", "frame_0", "PSNR of the first frame to the given image; 100 dB is exact", value="psnr", unit=" dB", digits=1
+    ),
+)
+_TIME_MEANING = "time to generate one video, on one device in batches"
+_STAGE1_MEANINGS = {
+    "flow_epe_ratio": (
+        "Flow error ratio (lower is better)",
+        "end-point error of the flow on moving pixels, divided by that of a flow that knows only the camera's drift; 0 is exact",
+    ),
+    "warp_recovery": (
+        "Warp recovery (higher is better)",
+        "how far the reconstruction gets from copying frame 0 (value 0) to warping it by the exact flow (value 1)",
+    ),
 }
+_RECONSTRUCTION_NOTE = (
+    "Real frames compared with the decoder's prediction, with warped frame 0 and with a copy of frame 0. L1 is the mean absolute "
+    "difference, lower is better; PSNR and SSIM measure the same in decibels and by local structure, higher is better."
+)
+_VISIBILITY_NOTE = "How well the occlusion map separates visible from hidden pixels: F1 of both classes, 1 is perfect."
+_DISTANCE_NOTE = (
+    "Difference between the feature distributions of real and generated clips; lower is better. A Frechet distance depends on "
+    "its extractor and on the number of clips, so compare it with its floor (one half of the real clips against the other) at "
+    "the same number of clips. Prefixes c and s: mean ± standard deviation over classes and subjects. K: kernel distance, "
+    "which is unbiased. Intervals cover 95 %."
+)
+_MEASURES = {"l1": ("L1", 4), "psnr": ("PSNR, dB", 2), "ssim": ("SSIM", 4), "perceptual": ("perceptual", 3)}
+_GENERATION_HEADS = ("figure", "value", "generated", "real clips", "N")
+_DISTANCE_HEADS = ("distance", "value", "interval", "floor", "value at the floor's N", "N / features")
+_MOTION_HEADS = ("against exact motion", "value", "best possible, whole frame", "best possible, these pixels", "N")
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number for people; `MISSING` for None."""
+    """Format a number; `MISSING` for None."""
     if value is None:
         return MISSING
     if value and (abs(value) < 10.0**-digits or abs(value) >= 1e5):
@@ -31,7 +128,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def headline(results: dict[str, Any]) -> str:
-    """What was judged on, in one line."""
+    """Describe data and sampling in one line of HTML."""
     data, settings = results["data"], results["settings"]
     parts = [
         f"{data['num_clips']} held-out clips of {data['num_subjects']} subjects, data set {escape(str(data['name']))}",
@@ -43,175 +140,145 @@ def headline(results: dict[str, Any]) -> str:
     return " · ".join([*parts, f"seed {settings['seed']}", escape(results["date"][:10])])
 
 
-@dataclass(frozen=True)
-class _Row:
-    """Where a figure of `generation` stands in results.json: its value, and what was measured of both kinds of clips."""
-
-    name: str
-    key: str
-    value: str = "value"
-    generated: str = ""
-    real: str = ""
-    unit: str = ""
-    digits: int = 3
-
-
-_ROWS = (
-    _Row("Asked-for action", "action_accuracy", real="real_held_out"),
-    _Row("Motion amount, pixels", "pixel_motion_amount", generated="generated_energy", real="real_energy", digits=4),
-    _Row("Motion amount, flow", "motion_amount", generated="generated_px", real="real_px", unit=" px"),
-    _Row("Jitter", "temporal_smoothness", generated="generated_share", real="real_share"),
-    _Row("Identity", "identity", generated="generated_likeness", real="real_likeness"),
-    _Row("Recognised subject", "identity", value="generated_recognised", real="real_recognised"),
-    _Row("Diversity, flow", "diversity", generated="between_seeds_px", real="between_takes_px", unit=" px"),
-    _Row("Diversity, pixels", "pixel_diversity", generated="between_seeds_l1", real="between_takes_l1", digits=4),
-    _Row("Frame 0", "frame_0", value="psnr", unit=" dB", digits=1),
-)
-
-
-def generation_rows(generation: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
-    """Figure, its value, what was measured of generated and of real clips, and N, of everything but the distances."""
-    rows = []
-    for row in _ROWS:
-        figure = generation.get(row.key)
-        if figure is not None:
-            value = number(figure[row.value], row.digits if not row.generated else 3)
-            parts = [number(figure[name], row.digits) + row.unit if name else MISSING for name in (row.generated, row.real)]
-            rows.append((row.name, value + (row.unit if not row.generated else ""), *parts, str(figure["num_clips"])))
-    rows.append(("Time", f"{number(generation['seconds_per_video'], 2)} s", MISSING, MISSING, MISSING))
-    return rows
-
-
-def distance_rows(generation: dict[str, Any]) -> list[tuple[str, str, str, str, str, str]]:
-    """Figure, value, interval or spread, floor, value at the floor's size, N and dimension of every distance."""
-    rows = []
-    for name, found in generation["distances"].items():
-        rows += [_distance(name, found["frechet"], found)] if "frechet" in found else []
-        for prefix, key in (("c", "frechet_by_label"), ("s", "frechet_by_subject")):
-            rows += [_spread(f"{prefix}{name}", found[key])] if key in found else []
-        rows += [_distance(found["kernel_name"], found["kernel"], found)] if "kernel" in found else []
-    for name, found in generation["frame_distances"].items():
-        rows += [_distance(name, found["frechet"], found)] if "frechet" in found else []
-    return rows
-
-
-def _distance(name: str, estimate: dict[str, Any], found: dict[str, Any]) -> tuple[str, str, str, str, str, str]:
-    return (
-        name,
-        number(estimate["value"]),
-        f"{number(estimate['low'])} to {number(estimate['high'])}",
-        number(estimate["floor"]),
-        number(estimate["value_at_floor"]),
-        f"{estimate['num_generated']} / {found['dim']}",
-    )
-
-
-def _spread(name: str, grouped: dict[str, Any]) -> tuple[str, str, str, str, str, str]:
-    groups = list(grouped["groups"].values())
-    return (
-        name,
-        f"{number(grouped['mean'])} ± {number(grouped['std'])}",
-        f"{number(grouped['low'])} to {number(grouped['high'])}",
-        number(grouped["floor"]),
-        number(grouped["value_at_floor"]),
-        f"{len(groups)} x {min(g['num_generated'] for g in groups)} / {groups[0]['dim']}",
-    )
-
-
-GENERATION_HEADS = ("figure", "value", "generated", "real clips", "N")
-DISTANCE_HEADS = ("distance", "value", "interval", "floor", "value at the floor's size", "N / features")
-
-
 def summary(results: dict[str, Any]) -> list[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
-    """Title, heads and rows of the tables that a terminal shows."""
-    shown: list[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = []
-    if results["stage1"] is not None:
-        shown.append(("Stage 1, frames 1 on", *_reconstruction(results["stage1"])))
-        if "flow_epe_ratio" in results["stage1"]:
-            shown.append(("Stage 1 against exact motion", SCORE_HEADS, _scores(results["stage1"])))
-    if results["generation"] is not None:
-        shown.append(("Generation", GENERATION_HEADS, generation_rows(results["generation"])))
-        if distances := distance_rows(results["generation"]):
-            shown.append(("Distances", DISTANCE_HEADS, distances))
-    return shown
+    """Return title, heads and rows of the tables for a terminal."""
+    tables: list[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = []
+    stage1, generation = results["stage1"], results["generation"]
+    if stage1 is not None:
+        tables.append(("Stage 1, frames 1 on", *_reconstruction(stage1)))
+        if motion := _motion_rows(stage1):
+            tables.append(("Stage 1 against exact motion", _MOTION_HEADS, motion))
+    if generation is not None:
+        tables.append(("Generation", _GENERATION_HEADS, [row[:-1] for row in _generation_rows(generation)]))
+        if distances := _distance_rows(generation):
+            tables.append(("Distances", _DISTANCE_HEADS, distances))
+    return tables
 
 
 def tiles(results: dict[str, Any]) -> str:
-    """The figures to look at first."""
-    shown: list[tuple[str, str, str]] = []
+    """Return the most important figures as HTML tiles."""
+    tiles: list[tuple[str, str, str]] = []
     generation, stage1 = results["generation"], results["stage1"]
     if generation is not None:
         if "action_accuracy" in generation:
             figure = generation["action_accuracy"]
-            shown.append(("Asked-for action", number(figure["value"]), f"real clips {number(figure['real_held_out'])}"))
+            tiles.append(("Action accuracy", number(figure["value"]), f"real clips {number(figure['real_held_out'])}"))
         for name, found in generation["distances"].items():
             if "frechet" in found:
-                note = (
-                    f"at the floor's size {number(found['frechet']['value_at_floor'])}, floor {number(found['frechet']['floor'])}"
-                )
-                shown.append((name, number(found["frechet"]["value"]), note))
-        if "identity" in generation:
-            shown.append(("Identity", number(generation["identity"]["value"]), "1 = as real clips"))
-        shown.append(("Motion amount", number(generation["pixel_motion_amount"]["value"]), "pixels; 1 = as real clips"))
-        shown.append(("Jitter", number(generation["temporal_smoothness"]["value"]), "1 = as real clips"))
-        shown.append(("Time", f"{number(generation['seconds_per_video'], 2)} s", "per video"))
+                value, at_floor, floor = (number(found["frechet"][key]) for key in ("value", "value_at_floor", "floor"))
+                tiles.append((name, value, f"at the floor's N {at_floor}, floor {floor}"))
+        for key, name, note in (
+            ("identity", "Identity", "1 = as real clips"),
+            ("pixel_motion_amount", "Motion amount", "pixels; 1 = as real clips"),
+            ("temporal_smoothness", "Jitter", "1 = as real clips"),
+        ):
+            if key in generation:
+                tiles.append((name, number(generation[key]["value"]), note))
+        tiles.append(("Time", f"{number(generation['seconds_per_video'], 2)} s", "per video"))
     if stage1 is not None:
         figure = stage1["reconstruction"]["prediction"]
-        shown.append(("Reconstruction", f"{number(figure['psnr'], 1)} dB", f"SSIM {number(figure['ssim'])}"))
-        for key, name, better in (("flow_epe_ratio", "Score 1", "lower"), ("warp_recovery", "Score 2", "higher")):
+        tiles.append(("Reconstruction", f"{number(figure['psnr'], 1)} dB", f"SSIM {number(figure['ssim'])}"))
+        for key, (title, _) in _STAGE1_MEANINGS.items():
             if key in stage1:
-                best = number(stage1[key]["whole_frame_fit"]["value"])
-                shown.append((name, number(stage1[key]["value"]), f"{better} is better; best fit {best}"))
+                name, _, better = title.removesuffix(")").partition(" (")
+                best = number(stage1[key]["whole_frame_ceiling"]["value"])
+                tiles.append((name, number(stage1[key]["value"]), f"{better}; best possible {best}"))
     cells = "".join(
         f'<div class="tile"><span class="name">{escape(name)}</span><b>{value}</b><span class="unit">{escape(note)}</span></div>'
-        for name, value, note in shown
+        for name, value, note in tiles
     )
     return f'<div class="tiles">{cells}</div>'
 
 
 def generation(figures: dict[str, Any]) -> str:
-    """Everything but the distances."""
-    rows = [(*row, MEANINGS[row[0]]) for row in generation_rows(figures)]
-    return _table((*GENERATION_HEADS, "meaning"), rows, long=True)
+    """Return the table of all generation figures except the distances."""
+    return _table(((*_GENERATION_HEADS, "meaning"), _generation_rows(figures)), long=True)
 
 
 def distances(figures: dict[str, Any]) -> str:
-    """Frechet and kernel distances of all extractors."""
-    note = (
-        "A Frechet distance depends on its extractor and on the number of clips: read it beside its floor (one half of the real "
-        "clips against the other) and beside its own value at that size. c and s: mean ± standard deviation over classes and "
-        "subjects. Intervals are of 95 %."
+    """Return the table of Frechet and kernel distances of all extractors."""
+    rows = [(escape(name), *rest) for name, *rest in _distance_rows(figures)]
+    return _note(_DISTANCE_NOTE) + (
+        _table((_DISTANCE_HEADS, rows)) if rows else "<p>None was measured; the reasons are below.</p>"
     )
-    rows = [(escape(name), *rest) for name, *rest in distance_rows(figures)]
-    table = _table(DISTANCE_HEADS, rows) if rows else "<p>None could be measured; see below why.</p>"
-    return f"<p class=soft>{note}</p>{table}"
-
-
-SCORE_HEADS = ("against exact motion", "value", "best fit, whole frame", "best fit, these pixels", "N")
-SCORES = {
-    "flow_epe_ratio": "score 1: flow error (lower is better)",
-    "warp_recovery": "score 2: reconstruction (higher is better)",
-}
-_MEASURES = {"l1": ("L1", 4), "psnr": ("PSNR, dB", 2), "ssim": ("SSIM", 4), "perceptual": ("perceptual", 3)}
 
 
 def stage1(figures: dict[str, Any]) -> str:
-    """Reconstruction, scores and visibility."""
-    content = _table(*_reconstruction(figures))
-    if "flow_epe_ratio" in figures:
-        content += _table(SCORE_HEADS, _scores(figures))
+    """Return the tables of reconstruction, motion and visibility."""
+    content = _note(_RECONSTRUCTION_NOTE) + _table(_reconstruction(figures))
+    if motion := _motion_rows(figures):
+        meanings = [meaning for _, meaning in _STAGE1_MEANINGS.values()]
+        rows = [(*row, meaning) for row, meaning in zip(motion, meanings, strict=True)]
+        content += _table(((*_MOTION_HEADS, "meaning"), rows), long=True)
     if "visibility_f1" in figures:
         visibility = figures["visibility_f1"]
         rows = [
             (title, *(number(visibility[key][name]) for name in ("visible", "visible_if_all", "hidden")))
             for key, title in (("figure", "figure pixels"), ("all_pixels", "all pixels"))
         ]
-        heads = (f"visibility F1 (above {visibility['threshold']:g})", "visible", "if all were called visible", "hidden")
-        content += _table(heads, rows)
+        heads = (f"visibility F1 (threshold {visibility['threshold']:g})", "visible", "visible, if all were", "hidden")
+        content += _note(_VISIBILITY_NOTE) + _table((heads, rows))
     return content
 
 
-def _reconstruction(figures: dict[str, Any]) -> tuple[Sequence[str], list[Sequence[str]]]:
+def record(results: dict[str, Any]) -> str:
+    """Return model, data, settings, extractors and versions."""
+    parts = []
+    for title in ("model", "data", "settings", "versions"):
+        rows = [(escape(key), f"<code>{escape(_text(value))}</code>") for key, value in results[title].items()]
+        parts.append(f"<h3>{title.capitalize()}</h3>{_table(((), rows), long=True)}")
+    found = (results["generation"] or {}).get("distances", {}) | (results["generation"] or {}).get("frame_distances", {})
+    if found:
+        rows = [(escape(name), f"<code>{escape(str(values['sha256']))}</code>") for name, values in found.items()]
+        parts.append(f"<h3>SHA-256 of the extractors</h3>{_table(((), rows), long=True)}")
+    return f"<details><summary>Settings, hashes and versions</summary>{''.join(parts)}</details>"
+
+
+def _generation_rows(generation: dict[str, Any]) -> list[Sequence[str]]:
+    """Return name, value, measurement of generated and of real clips, N and meaning of every figure except the distances."""
+    rows: list[Sequence[str]] = []
+    for row in _GENERATION:
+        figure = generation.get(row.key)
+        if figure is not None:
+            value = number(figure[row.value], row.digits if not row.generated else 3)
+            parts = [number(figure[name], row.digits) + row.unit if name else MISSING for name in (row.generated, row.real)]
+            unit = row.unit if not row.generated else ""
+            rows.append((row.name, value + unit, *parts, str(figure["num_clips"]), row.meaning))
+    time = f"{number(generation['seconds_per_video'], 2)} s"
+    rows.append(("Time", time, MISSING, MISSING, MISSING, _TIME_MEANING))
+    return rows
+
+
+def _distance_rows(generation: dict[str, Any]) -> list[Sequence[str]]:
+    """Return name, value, interval, floor, value at the floor's N, N and dimension of every distance."""
+    rows = []
+    for name, found in generation["distances"].items():
+        rows += [_distance(name, found["frechet"], found)] if "frechet" in found else []
+        for prefix, key in (("c", "frechet_by_label"), ("s", "frechet_by_subject")):
+            rows += [_group_distance(f"{prefix}{name}", found[key])] if key in found else []
+        rows += [_distance(found["kernel_name"], found["kernel"], found)] if "kernel" in found else []
+    for name, found in generation["frame_distances"].items():
+        rows += [_distance(name, found["frechet"], found)] if "frechet" in found else []
+    return rows
+
+
+def _distance(name: str, estimate: dict[str, Any], found: dict[str, Any]) -> Sequence[str]:
+    size = f"{estimate['num_generated']} / {found['dim']}"
+    return name, number(estimate["value"]), *_interval_and_floor(estimate), size
+
+
+def _group_distance(name: str, grouped: dict[str, Any]) -> Sequence[str]:
+    groups = list(grouped["groups"].values())
+    size = f"{len(groups)} x {min(g['num_generated'] for g in groups)} / {groups[0]['dim']}"
+    return name, f"{number(grouped['mean'])} ± {number(grouped['std'])}", *_interval_and_floor(grouped), size
+
+
+def _interval_and_floor(estimate: dict[str, Any]) -> tuple[str, str, str]:
+    interval = f"{number(estimate['low'])} to {number(estimate['high'])}"
+    return interval, number(estimate["floor"]), number(estimate["value_at_floor"])
+
+
+def _reconstruction(figures: dict[str, Any]) -> Table:
     measures = [name for name in _MEASURES if name in figures["reconstruction"]["prediction"]]
     rows: list[Sequence[str]] = [
         (name, *(number(values[measure], _MEASURES[measure][1]) for measure in measures), str(values["num_clips"]))
@@ -220,34 +287,26 @@ def _reconstruction(figures: dict[str, Any]) -> tuple[Sequence[str], list[Sequen
     return ("frames 1 on", *(_MEASURES[measure][0] for measure in measures), "N"), rows
 
 
-def _scores(figures: dict[str, Any]) -> list[Sequence[str]]:
+def _motion_rows(figures: dict[str, Any]) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = []
-    for key, title in SCORES.items():
-        score = figures[key]
-        values = (score["value"], score["whole_frame_fit"]["value"], score["ceiling"]["value"])
-        rows.append((title, *(number(value) for value in values), str(score["num_clips"])))
+    for key, (title, _) in _STAGE1_MEANINGS.items():
+        if key in figures:
+            values = (figures[key]["value"], figures[key]["whole_frame_ceiling"]["value"], figures[key]["ceiling"]["value"])
+            rows.append((title, *(number(value) for value in values), str(figures[key]["num_clips"])))
     return rows
-
-
-def record(results: dict[str, Any]) -> str:
-    """Model, data, settings, extractors and versions."""
-    parts = []
-    for title in ("model", "data", "settings", "versions"):
-        rows = [(escape(key), f"<code>{escape(_text(value))}</code>") for key, value in results[title].items()]
-        parts.append(f"<h3>{title.capitalize()}</h3>{_table((), rows, long=True)}")
-    found = (results["generation"] or {}).get("distances", {}) | (results["generation"] or {}).get("frame_distances", {})
-    if found:
-        rows = [(escape(name), f"<code>{escape(str(values['sha256']))}</code>") for name, values in found.items()]
-        parts.append(f"<h3>SHA-256 of the extractors</h3>{_table((), rows, long=True)}")
-    return f"<details><summary>Settings, hashes and versions</summary>{''.join(parts)}</details>"
 
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, long: bool = False) -> str:
-    """`long`: the last column holds text, which may wrap."""
+def _note(text: str) -> str:
+    return f"<p class=soft>{text}</p>"
+
+
+def _table(table: tuple[Sequence[str], Iterable[Sequence[str]]], *, long: bool = False) -> str:
+    """Return an HTML table; `long`: the last column holds text, which may wrap."""
+    heads, rows = table
     last = ' class="long"' if long else ""
 
     def row(cells: Sequence[str], tag: str) -> str:
