@@ -16,6 +16,7 @@ from lfdm.cli import COMMANDS
 from lfdm.cli.console import CommandTree, Group, run
 from lfdm.errors import MissingExtraError, UserError
 from lfdm.folders.files import replacing_folder
+from lfdm.training.interruption import TrainingInterrupted
 
 Lfdm = Callable[..., tuple[int, str, str]]
 
@@ -126,6 +127,13 @@ def assert_traceback_and(line: str, err: str) -> None:
 def test_an_interrupt_has_its_own_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(raising(KeyboardInterrupt()), ["command"], "test") == 130
     assert capsys.readouterr().err == "lfdm: interrupted\n"
+
+
+def test_an_interrupted_training_says_how_to_continue(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(raising(TrainingInterrupted(3, 10, signal.SIGTERM)), ["command"], "test") == 143
+    err = capsys.readouterr().err
+    assert err.startswith("lfdm: stopped at step 3 of 10")
+    assert err.count("\n") == 1
 
 
 def test_a_command_may_handle_sigterm_itself() -> None:

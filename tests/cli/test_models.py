@@ -5,9 +5,13 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from lfdm.cli.training import _describe
+from lfdm.training.reports import RunSummary
 
 Lfdm = Callable[..., tuple[int, str, str]]
 TINY_NETWORKS = shlex.split(
@@ -22,6 +26,7 @@ def short_run(stage: str) -> list[str]:
     return [word for name, value in values.items() for word in (f"--{stage}.optimization.{name}", value)]
 
 
+@pytest.mark.slow  # starts processes
 def test_a_full_disk_stops_a_training_with_one_line_and_the_last_checkpoint(puppets_dir: Path, tmp_path: Path) -> None:
     def train(num_steps: int, limit: int | None) -> subprocess.CompletedProcess[str]:
         line = ["train", "autoencoder", "flow64", "--data", str(puppets_dir), "--out", "run", *TINY_NETWORKS]
@@ -61,10 +66,14 @@ def test_training_both_stages_and_sampling_from_the_run(lfdm: Lfdm, puppets_dir:
 
     code, printed, err = train("autoencoder", "--out", "one")
     assert (code, printed) == (0, "one/checkpoints/step-00000002\n"), err
+    for line in ("device        cpu, float32", "clips         8", "steps         2 of 2 samples", "run folder    one"):
+        assert line in err.splitlines()
+    assert f"next: lfdm train diffusion flow64 --data {puppets_dir} --autoencoder one --out RUN2  (with the same model" in err
     config = json.loads(Path("one/config.json").read_text())["preset"]
     assert (config["image_size"], config["autoencoder_training"]["optimization"]["num_steps"]) == (32, 2)
     code, printed, err = train("diffusion", "--autoencoder", "one", "--out", "two")
     assert (code, printed) == (0, "two/checkpoints/step-00000002\n"), err
+    assert "next: lfdm generate IMAGE LABEL --model two\n" in err
     code, printed, err = lfdm("generate", image, "wave", "--model", "two", "--num-inference-steps", 1)
     assert (code, printed) == (0, "wave.mp4\n"), err
     code, _, err = train("autoencoder", "--out", "one", "--autoencoder-training.l1-weight", 2)
@@ -102,3 +111,25 @@ def test_evaluate_names_a_missing_data_set(lfdm: Lfdm, model: Path) -> None:
     assert (code, err.count("\n")) == (2, 1)
     assert "nothing: no such data folder" in err
     assert not Path("results").exists()
+
+
+def test_the_summary_tells_what_a_resumed_run_does_and_how_long(tmp_path: Path) -> None:
+    summary = RunSummary(
+        out=tmp_path,
+        device="cuda:0 (NVIDIA H200)",
+        precision="bfloat16",
+        num_processes=2,
+        trained_parameters=1000,
+        parameters=12_345,
+        num_clips=2160,
+        batch_size=100,
+        micro_batch_size=10,
+        num_steps=46_500,
+        start_step=1000,
+    )
+    lines = _describe(summary).splitlines()
+    assert lines[0] == "device        cuda:0 (NVIDIA H200), bfloat16, 2 processes"
+    assert lines[1] == "parameters    1,000 trained of 12,345"
+    assert lines[3] == "steps         46,500 of 100 samples, computed 10 at once; 1,000 done"
+    estimated = replace(summary, seconds_left=3600.0, peak_memory=3 * 2**29)
+    assert _describe(estimated) == "estimate      60 min left, 1.5 GiB of memory"

@@ -137,6 +137,7 @@ def test_a_wrong_value_is_one_line_and_leaves_nothing(
     assert [path.name for path in Path.cwd().iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.slow  # starts processes
 def test_a_full_disk_is_one_line(model: Path, image: Path, tmp_path: Path) -> None:
     code = (
         "import resource, sys, lfdm.pipeline.outputs\n"

@@ -6,8 +6,9 @@ import sys
 from lfdm.cli.console import CommandTree, Group, run
 from lfdm.cli.data_sets import data_corpus, data_folder, data_lpc, data_puppets
 from lfdm.cli.info import info
-from lfdm.cli.models import adapt, autoencoder_training, diffusion_training, evaluate, import_
+from lfdm.cli.models import evaluate, import_
 from lfdm.cli.serve import serve
+from lfdm.cli.training import adapt, autoencoder_training, diffusion_training
 from lfdm.cli.videos import demo, generate, transfer
 from lfdm.config.presets import PRESETS
 
@@ -27,7 +28,7 @@ COMMANDS: CommandTree = {
         },
     ),
     "train": Group(
-        "Train a model: autoencoder, diffusion.",
+        "Train a model: autoencoder (stage 1), then diffusion (stage 2).",
         {
             "autoencoder": Group(
                 "Train stage 1 of a preset.", {name: autoencoder_training(preset) for name, preset in PRESETS.items()}

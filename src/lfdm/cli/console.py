@@ -18,11 +18,11 @@ from typing import Any, TypeAlias
 import tyro
 
 from lfdm.errors import MissingExtraError, UserError
+from lfdm.training.interruption import TrainingInterrupted
 
 PROGRAM = "lfdm"
 EXIT_BUG = 1
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 128 + signal.SIGTERM
 TRACEBACK_OPTION = "--traceback"
 TRACEBACK_VARIABLE = "LFDM_TRACEBACK"
@@ -53,9 +53,9 @@ def run(tree: CommandTree, arguments: Sequence[str], description: str) -> int:
         with warnings.catch_warnings(), _exiting_on_sigterm():
             warnings.filterwarnings("ignore", module=r"PIL\.")  # our own error says in one line what is wrong with an image
             _dispatch(tree, words, PROGRAM, description)
-    except KeyboardInterrupt:
-        _print_error("interrupted")
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as stop:
+        _print_error(str(stop) or "interrupted")
+        return 128 + (stop.signal_number if isinstance(stop, TrainingInterrupted) else signal.SIGINT)
     except SystemExit as stop:  # tyro has printed its help or an error
         return stop.code if isinstance(stop.code, int) else EXIT_USER_ERROR
     except Exception as error:
@@ -202,6 +202,10 @@ class ProgressBars:
         if work not in self._tasks:
             self._tasks[work] = self._bars.add_task(work, total=total, note=note)
         self._bars.update(self._tasks[work], completed=done, total=total, note=note)
+
+    def print(self, text: str) -> None:
+        """Print text on stderr, above bars that are shown."""
+        self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Stop drawing; the last state stays on the screen."""

@@ -1,106 +1,15 @@
-"""Commands that train, adapt, import and measure models."""
+"""Commands that evaluate and import models."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from lfdm.cli.console import ProgressBars, progress_bar
+from lfdm.cli.console import progress_bar
 from lfdm.cli.options import DEFAULT_MODEL, pick_device
 from lfdm.config.diffusion import SchedulerName
-from lfdm.config.presets import Preset
-from lfdm.config.training import AdaptationConfig
 from lfdm.errors import UserError
 from lfdm.evaluation.settings import EvaluationConfig
-
-if TYPE_CHECKING:
-    from lfdm.training.reports import StepReport
-
-
-def autoencoder_training(preset: Preset) -> Callable[..., None]:
-    """The command that trains stage 1 of `preset`."""
-
-    def train_autoencoder(
-        *, data: Path, out: Path, init: str | None = None, config: Annotated[Preset, arg(name="")] = preset
-    ) -> None:
-        """Train stage 1; the same command resumes.
-
-        Args:
-            data: clip data set.
-            out: run folder, for checkpoints and logs.
-            init: bundled name, or model, pipeline or run folder whose weights to start from.
-        """
-        from lfdm.training import stage1
-
-        with progress_bar() as update:
-            print(stage1.train_autoencoder(config, data, out, init=init, report=_reporter(update), progress=update))
-
-    return _naming_preset(train_autoencoder, preset)
-
-
-def diffusion_training(preset: Preset) -> Callable[..., None]:
-    """The command that trains stage 2 of `preset`."""
-
-    def train_diffusion(
-        *,
-        data: Path,
-        autoencoder: str,
-        out: Path,
-        init: str | None = None,
-        config: Annotated[Preset, arg(name="")] = preset,
-    ) -> None:
-        """Train stage 2; the same command resumes.
-
-        Args:
-            data: clip data set.
-            autoencoder: bundled name, or stage-1 run, model or pipeline folder.
-            out: run folder, for checkpoints and logs; can be given to --model.
-            init: bundled name, or U-Net, pipeline or run folder whose weights to start from; labels that it knows keep
-                their embeddings.
-        """
-        from lfdm.training import stage2
-
-        with progress_bar() as update:
-            trained = stage2.train_diffusion(config, data, autoencoder, out, init=init, report=_reporter(update), progress=update)
-            print(trained)
-
-    return _naming_preset(train_diffusion, preset)
-
-
-def _naming_preset(command: Callable[..., None], preset: Preset) -> Callable[..., None]:
-    """`command` with the preset in its help text."""
-    size = f"{preset.image_size}x{preset.image_size}, {preset.num_frames} frames"
-    command.__doc__ = (command.__doc__ or "").replace(";", f" of {preset.name} ({size});", 1)
-    return command
-
-
-def _reporter(update: ProgressBars) -> Callable[["StepReport"], None]:
-    def report(step: "StepReport") -> None:
-        loss = step.metrics.get("loss", float("nan"))
-        update("training", step.step, step.num_steps, note=f"loss {loss:.4f}, {step.steps_per_second:.2f} steps/s")
-
-    return report
-
-
-def adapt(
-    *,
-    data: Path,
-    out: Path,
-    model: str = DEFAULT_MODEL,
-    config: Annotated[AdaptationConfig, arg(name="")] = AdaptationConfig(),  # noqa: B008 - frozen
-) -> None:
-    """Adapt a model's decoder to the images of a new domain, motion kept; the same command resumes.
-
-    Args:
-        data: clip data set of the new domain; labels play no part.
-        out: run folder, and in the end a pipeline folder that can be given to --model.
-        model: bundled name, pipeline folder, diffusion run folder or Hub repository.
-    """
-    from lfdm.training import adaptation
-
-    with progress_bar() as update:
-        print(adaptation.adapt(model, data, out, config, report=_reporter(update), progress=update))
 
 
 def evaluate(

@@ -1,0 +1,156 @@
+"""Commands that train models."""
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import arg
+
+from lfdm.cli.console import ProgressBars, progress_bar
+from lfdm.cli.options import DEFAULT_MODEL
+from lfdm.config.presets import Preset
+from lfdm.config.training import AdaptationConfig
+
+if TYPE_CHECKING:
+    from lfdm.training.reports import RunSummary, StepReport
+
+
+def autoencoder_training(preset: Preset) -> Callable[..., None]:
+    """Return the command that trains stage 1 of `preset`."""
+
+    def train_autoencoder(
+        *, data: Path, out: Path, init: str | None = None, config: Annotated[Preset, arg(name="")] = preset
+    ) -> None:
+        """Train stage 1 of PRESET; the same command resumes.
+
+        Args:
+            data: Clip data set.
+            out: Run folder, for checkpoints and logs.
+            init: Bundled name, or model, pipeline or run folder whose weights to start from.
+        """
+        from lfdm.training import stage1
+
+        with progress_bar() as bars:
+            checkpoint = stage1.train_autoencoder(config, data, out, init=init, **_callbacks(bars))
+        note = "" if config == preset else "  (with the same model options)"
+        stage2 = _command("train diffusion", preset.name, data=data, autoencoder=out, out="RUN2") + note
+        _print_result(checkpoint, stage2, _command("evaluate", model=out, data=data, out="RESULTS"))
+
+    return _naming_preset(train_autoencoder, preset)
+
+
+def diffusion_training(preset: Preset) -> Callable[..., None]:
+    """Return the command that trains stage 2 of `preset`."""
+
+    def train_diffusion(
+        *,
+        data: Path,
+        autoencoder: str,
+        out: Path,
+        init: str | None = None,
+        config: Annotated[Preset, arg(name="")] = preset,
+    ) -> None:
+        """Train stage 2 of PRESET; the same command resumes.
+
+        Args:
+            data: Clip data set.
+            autoencoder: Bundled name, or stage-1 run, model or pipeline folder.
+            out: Run folder, for checkpoints and logs; later a model for --model.
+            init: Bundled name, or U-Net, pipeline or run folder whose weights to start from, and the embeddings of its labels.
+        """
+        from lfdm.training import stage2
+
+        with progress_bar() as bars:
+            checkpoint = stage2.train_diffusion(config, data, autoencoder, out, init=init, **_callbacks(bars))
+        _print_result(checkpoint, *_uses_of(out, data))
+
+    return _naming_preset(train_diffusion, preset)
+
+
+def _naming_preset(command: Callable[..., None], preset: Preset) -> Callable[..., None]:
+    """Return `command` with the preset in its help text."""
+    size = f"{preset.name} ({preset.image_size}x{preset.image_size}, {preset.num_frames} frames)"
+    command.__doc__ = (command.__doc__ or "").replace("PRESET", size)
+    return command
+
+
+def adapt(
+    *,
+    data: Path,
+    out: Path,
+    model: str = DEFAULT_MODEL,
+    config: Annotated[AdaptationConfig, arg(name="")] = AdaptationConfig(),  # noqa: B008 - frozen
+) -> None:
+    """Adapt a model's decoder to images of a new domain, without changing its motion; the same command resumes.
+
+    Args:
+        data: Clip data set of the new domain; labels are not used.
+        out: Run folder, in the end a pipeline folder for --model.
+        model: Bundled name, pipeline folder, diffusion run folder or Hub repository.
+    """
+    from lfdm.training import adaptation
+
+    with progress_bar() as bars:
+        adapted = adaptation.adapt(model, data, out, config, **_callbacks(bars))
+    _print_result(adapted, *_uses_of(out, data))
+
+
+def _callbacks(bars: ProgressBars) -> dict[str, Any]:
+    """Return the callbacks of a training that show it on the terminal."""
+
+    def report(step: "StepReport") -> None:
+        loss = step.metrics.get("loss", float("nan"))
+        bars("training", step.step, step.num_steps, note=f"loss {loss:.4f}, {step.steps_per_second:.2f} steps/s")
+
+    return {"report": report, "summary": lambda summary: bars.print(_describe(summary)), "progress": bars}
+
+
+def _describe(summary: "RunSummary") -> str:
+    """Return what is shown when a training starts or, once a few steps have run, its estimated time and memory."""
+    if summary.seconds_left is not None:
+        memory = "" if summary.peak_memory is None else f", {summary.peak_memory / 2**30:.1f} GiB of memory"
+        return f"estimate      {_duration(summary.seconds_left)} left{memory}"
+    processes = f", {summary.num_processes} processes" if summary.num_processes > 1 else ""
+    share = summary.batch_size // summary.num_processes
+    micro = f", computed {summary.micro_batch_size} at once" if summary.micro_batch_size < share else ""
+    done = f"; {summary.start_step:,} done" if summary.start_step else ""
+    rows = {
+        "device": f"{summary.device}, {summary.precision}{processes}",
+        "parameters": f"{summary.trained_parameters:,} trained of {summary.parameters:,}",
+        "clips": f"{summary.num_clips:,}",
+        "steps": f"{summary.num_steps:,} of {summary.batch_size} samples{micro}{done}",
+        "run folder": str(summary.out),
+    }
+    return "\n".join(f"{name:<14}{value}" for name, value in rows.items())
+
+
+def _duration(seconds: float) -> str:
+    """Return a rounded duration.
+
+    >>> _duration(80), _duration(3000), _duration(40_000)
+    ('80 s', '50 min', '11.1 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _uses_of(model: Path, data: Path) -> tuple[str, ...]:
+    """Return commands that use a trained model."""
+    return _command("generate", "IMAGE", "LABEL", model=model), _command("evaluate", model=model, data=data, out="RESULTS")
+
+
+def _command(name: str, *words: str, **options: str | Path) -> str:
+    given = [word for option, value in options.items() for word in (f"--{option}", shlex.quote(str(value)))]
+    return " ".join(["lfdm", name, *words, *given])
+
+
+def _print_result(path: Path, *next_commands: str) -> None:
+    """Print the result on stdout and what to do with it on stderr, once for all processes."""
+    from accelerate import PartialState
+
+    if PartialState().is_main_process:
+        print(path)
+        sys.stderr.write("".join(f"next: {command}\n" for command in next_commands))
