@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lfdm.config.models import AutoencoderConfig, UNetConfig
+from lfdm.config.predictors import DenseConfig, RegionConfig
 from lfdm.config.presets import FLOW64, NATOPS128, Preset
 from lfdm.config.training import AutoencoderTrainingConfig, OptimizationConfig
 from lfdm.data.index import ClipRecord, read_index, write_index
@@ -61,11 +62,9 @@ def tiny_preset() -> Preset:
             max_channels=16,
             num_downs=1,
             num_res_blocks=1,
-            motion="dense",
+            predictor=DenseConfig(channels=(8, 8, 16, 16), match_channels=8),
             corners=False,
             padding_mode="border",
-            dense_channels=(8, 8, 16, 16),
-            dense_match_channels=8,
         ),
         unet=UNetConfig(
             latent_channels=16, condition_dim=8, dim=8, channel_multipliers=(1, 2), patch_size=2, num_heads=2, head_dim=8
@@ -86,12 +85,7 @@ def tiny_paper_preset() -> Preset:
             channels=4,
             max_channels=8,
             num_res_blocks=1,
-            num_regions=2,
-            region_channels=4,
-            region_flow_channels=4,
-            region_max_channels=8,
-            region_depth=2,
-            region_padding=0,
+            predictor=RegionConfig(num_regions=2, channels=4, flow_channels=4, max_channels=8, depth=2, padding=0),
         ),
         unet=UNetConfig(
             latent_channels=8, condition_dim=6, dim=8, channel_multipliers=(1, 2), num_heads=2, head_dim=8, upsample="nearest"

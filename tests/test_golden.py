@@ -1,4 +1,4 @@
-"""A pipeline folder saved on 2026-11-23 loads for ever, and makes the video that it made then."""
+"""A saved pipeline folder generates its recorded video."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from lfdm import LatentFlowPipeline
 GOLDEN = Path(__file__).parent / "golden"
 
 
-def test_an_early_pipeline_folder_still_makes_its_video() -> None:
+def test_a_saved_pipeline_generates_its_recorded_video() -> None:
     pipe = LatentFlowPipeline.from_pretrained(GOLDEN / "pipeline")
     recorded = load_file(GOLDEN / "pipeline_output.safetensors")
     ramp = np.indices((32, 32)).sum(0)[..., None]

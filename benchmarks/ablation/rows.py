@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from lfdm.config.diffusion import SCHEDULERS, PredictionType, SchedulerName
 from lfdm.config.models import AutoencoderConfig
+from lfdm.config.predictors import RegionConfig
 from lfdm.config.presets import Preset
 from lfdm.config.serialization import from_json, to_json
 from lfdm.config.training import AutoencoderTrainingConfig, DiffusionTrainingConfig
@@ -154,16 +155,8 @@ def stage1_rows(preset: Preset, perceptual_weights: Path | None) -> list[Row]:
 
 def regions_of_equal_size(model: AutoencoderConfig) -> AutoencoderConfig:
     """The dense auto-encoder with the paper's region predictor, narrowed to about as many parameters."""
-    return replace(
-        model,
-        motion="regions",
-        dense_tracking=0.0,
-        region_channels=24,
-        region_flow_channels=32,
-        region_max_channels=192,
-        region_depth=3,
-        num_regions=10,
-    )
+    predictor = RegionConfig(num_regions=10, channels=24, flow_channels=32, max_channels=192, depth=3)
+    return replace(model, predictor=predictor)
 
 
 def _stride(preset: Preset, num_downs: int) -> Preset:

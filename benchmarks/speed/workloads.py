@@ -49,9 +49,8 @@ def benchmark_preset(name: str) -> Preset:
     if name != "tiny":
         return get_preset(name)
     preset = get_preset("flow64")
-    autoencoder = replace(
-        preset.autoencoder, channels=8, max_channels=16, num_res_blocks=1, dense_channels=(8, 8, 16, 16), dense_match_channels=8
-    )
+    predictor = replace(preset.autoencoder.predictor, channels=(8, 8, 16, 16), match_channels=8)
+    autoencoder = replace(preset.autoencoder, channels=8, max_channels=16, num_res_blocks=1, predictor=predictor)
     unet = replace(
         preset.unet,
         latent_channels=16,

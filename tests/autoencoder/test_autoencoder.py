@@ -6,9 +6,17 @@ import torch
 from torch import Tensor
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
+from lfdm.autoencoder.predictors.predictor import LossInputs
+from lfdm.config.models import AutoencoderConfig
 from lfdm.errors import UserError
+from lfdm.folders.model_folder import checked_settings
 from lfdm.motion.motion import Motion
 from lfdm.motion.warp import identity_grid
+
+PREDICTORS: dict[str, dict[str, Any]] = {
+    "dense": {"type": "dense", "channels": (8, 8, 16, 16), "match_channels": 8},
+    "regions": {"type": "regions", "num_regions": 2, "channels": 4, "flow_channels": 4, "max_channels": 8, "depth": 2},
+}
 
 
 def make_autoencoder(kind: Literal["dense", "regions"] = "dense", **overrides: Any) -> LatentFlowAutoencoder:
@@ -18,16 +26,9 @@ def make_autoencoder(kind: Literal["dense", "regions"] = "dense", **overrides: A
         "max_channels": 16,
         "num_downs": 1,
         "num_res_blocks": 1,
-        "motion": kind,
+        "predictor": PREDICTORS[kind],
         "corners": False,
         "padding_mode": "border",
-        "dense_channels": (8, 8, 16, 16),
-        "dense_match_channels": 8,
-        "num_regions": 2,
-        "region_channels": 4,
-        "region_flow_channels": 4,
-        "region_max_channels": 8,
-        "region_depth": 2,
     }
     return LatentFlowAutoencoder(**(arguments | overrides)).eval()
 
@@ -114,12 +115,8 @@ def test_forward_is_estimate_encode_decode_with_what_training_needs(kind: Litera
         decoded = model.decode(model.encode(source), motion)
     assert torch.equal(result.motion.flow, motion.flow)
     assert torch.equal(result.decoded.prediction, decoded.prediction)
-    if kind == "dense":
-        assert result.matched.shape == result.match_target.shape == (2, 12, 8, 8)
-        assert result.driving_regions is None
-    else:
-        assert result.driving_regions.shift.shape == (2, 2, 2)
-        assert result.matched is None
+    config = checked_settings(AutoencoderConfig, model.config)
+    assert tuple(result.losses) == config.predictor.losses != ()
 
 
 @pytest.mark.parametrize("kind", ["dense", "regions"])
@@ -127,8 +124,8 @@ def test_one_step_of_training_moves_every_weight_that_the_loss_reaches(kind: Lit
     model = randomise(make_autoencoder(kind)).train()
     result = model(torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32))
     loss = result.decoded.prediction.mean() + result.motion.flow.square().mean()
-    if result.matched is not None:
-        loss = loss + (result.matched - result.match_target).abs().mean()
+    if kind == "dense":
+        loss = loss + result.losses["match"](LossInputs(torch.empty(0), lambda generate: generate(2, torch.Generator())))
     loss.backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     assert not [name for name, gradient in gradients.items() if gradient is None]
@@ -144,14 +141,14 @@ def test_latent_has_the_stride_and_width_of_the_configuration() -> None:
 def test_the_other_convention_is_refused() -> None:
     model = make_autoencoder()
     features = model.encode(torch.rand(1, 3, 32, 32))
-    with pytest.raises(UserError, match="corners=False; got corners=True"):
+    with pytest.raises(UserError, match=r"motion must have corners=False.*got corners=True"):
         model.decode(features, Motion.identity(1, 1, (16, 16), corners=True))
 
 
 def test_a_motion_of_another_batch_is_refused() -> None:
     model = make_autoencoder()
     features = model.encode(torch.rand(2, 3, 32, 32))
-    with pytest.raises(UserError, match="2 source images"):
+    with pytest.raises(UserError, match="batch size of the source, 2; got 1"):
         model.decode(features, Motion.identity(1, 1, (16, 16), corners=False))
 
 
@@ -208,3 +205,19 @@ def test_bfloat16_autocast_stays_close() -> None:
             rounded = model(source, driving).decoded.prediction
     assert math.isfinite(rounded.float().sum().item())
     assert (exact - rounded.float()).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("encode_under_autocast", [True, False])
+@pytest.mark.parametrize("decode_under_autocast", [True, False])
+def test_encode_and_decode_may_differ_in_autocast(encode_under_autocast: bool, decode_under_autocast: bool) -> None:
+    model = make_autoencoder("dense")
+    image = torch.rand(1, 3, 32, 32)
+    motion = Motion(torch.full((1, 2, 2, 16, 16), 0.1), torch.full((1, 1, 2, 16, 16), 0.5))
+    with torch.no_grad():
+        exact = model.decode(model.encode(image), motion).prediction
+        with torch.autocast("cpu", torch.bfloat16, enabled=encode_under_autocast):
+            features = model.encode(image)
+        with torch.autocast("cpu", torch.bfloat16, enabled=decode_under_autocast):
+            decoded = model.decode(features, motion).prediction
+    assert decoded.dtype == torch.float32
+    assert (exact - decoded).abs().mean() < 0.02

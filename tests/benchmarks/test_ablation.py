@@ -23,7 +23,7 @@ from lfdm.training.stage1 import train_autoencoder
 def _changes(one: Any, other: Any, name: str = "") -> Iterator[str]:
     if isinstance(one, dict) and isinstance(other, dict):
         for key in one:
-            yield from _changes(one[key], other[key], f"{name}.{key}".lstrip("."))
+            yield from _changes(one[key], other.get(key), f"{name}.{key}".lstrip("."))
     elif one != other:
         yield name
 

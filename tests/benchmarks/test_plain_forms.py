@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.speed.textbook.autoencoder import PlainAutoencoder
 from benchmarks.speed.textbook.unet import PlainUNet
 from benchmarks.speed.workloads import OPERATIONS, Models, TrainingStep, benchmark_preset
-from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.models import AutoencoderConfig
+from lfdm.config.predictors import RegionConfig
 from lfdm.config.presets import Preset, get_preset
 from lfdm.config.serialization import to_json
 from lfdm.denoiser.unet3d import MotionUNet3D
@@ -39,11 +38,7 @@ def tiny_paper() -> Preset:
         channels=8,
         max_channels=16,
         num_res_blocks=1,
-        num_regions=3,
-        region_channels=4,
-        region_flow_channels=8,
-        region_max_channels=16,
-        region_depth=3,
+        predictor=RegionConfig(num_regions=3, channels=4, flow_channels=8, max_channels=16, depth=3),
     )
     unet = replace(preset.unet, latent_channels=16, condition_dim=8, dim=8, channel_multipliers=(1, 2), num_heads=2, head_dim=4)
     training = replace(preset.autoencoder_training, perceptual_weights_path=None, perceptual_weight=0.0, l1_weight=1.0)
@@ -54,7 +49,8 @@ def tiny_paper() -> Preset:
 
 def tracking() -> Preset:
     preset = benchmark_preset("tiny")
-    return replace(preset, name="tiny-tracking", autoencoder=replace(preset.autoencoder, dense_tracking=20.0))
+    predictor = replace(preset.autoencoder.predictor, tracking=20.0)
+    return replace(preset, name="tiny-tracking", autoencoder=replace(preset.autoencoder, predictor=predictor))
 
 
 PRESETS: dict[str, Callable[[], Preset]] = {
@@ -128,5 +124,3 @@ def test_stage_1_losses_and_gradients_agree(models: Models):
 def test_plain_form_of_other_architectures_is_refused(tiny_preset: Preset):
     with pytest.raises(UserError, match="frame_patch_size is 2; allowed: 1"):
         PlainUNet(MotionUNet3D(**{**to_json(tiny_preset.unet), "frame_patch_size": 2}))
-    with pytest.raises(UserError, match="dense_match_stride is 4; allowed: 2"):
-        PlainAutoencoder(LatentFlowAutoencoder(**{**to_json(tiny_preset.autoencoder), "dense_match_stride": 4}))

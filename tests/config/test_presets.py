@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
+from lfdm.autoencoder.predictors import equivariance
 from lfdm.config.diffusion import NUM_TRAIN_TIMESTEPS
+from lfdm.config.predictors import RegionConfig
 from lfdm.config.presets import PRESETS, Preset, get_preset
 from lfdm.config.serialization import to_json
 from lfdm.config.training import OptimizationConfig
@@ -14,7 +16,6 @@ from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion import process as diffusion_process
 from lfdm.errors import UserError
 from lfdm.training.batches import steps_per_epoch
-from lfdm.training.losses import equivariance
 
 PUBLISHED = {"mug128": (66_004_557, 42_731_203), "mhad128": (66_004_557, 42_731_203), "natops128": (66_004_557, 42_129_859 - 768)}
 """Parameters of the two published models; natops128 counts its null condition, which is not part of our U-Net."""
@@ -99,9 +100,11 @@ def test_stage_1_of_the_paper(preset: Preset, figures: Figures) -> None:
     assert (preset.image_size, preset.fit) == (128, "pad")
     model = preset.autoencoder
     assert (model.channels, model.max_channels, model.num_downs, model.num_res_blocks) == (64, 256, 2, 6)
-    assert (model.motion, model.corners, model.padding_mode) == ("regions", True, "zeros")
-    assert (model.num_regions, model.region_temperature, model.region_padding) == (10, 0.1, figures.region_padding)
-    assert (model.region_channels, model.region_flow_channels, model.region_max_channels, model.region_depth) == (32, 64, 1024, 5)
+    assert (model.corners, model.padding_mode) == (True, "zeros")
+    predictor = model.predictor
+    assert isinstance(predictor, RegionConfig)
+    assert (predictor.num_regions, predictor.temperature, predictor.padding) == (10, 0.1, figures.region_padding)
+    assert (predictor.channels, predictor.flow_channels, predictor.max_channels, predictor.depth) == (32, 64, 1024, 5)
     assert (optimization.learning_rate, optimization.betas, optimization.batch_size) == (2e-4, (0.5, 0.999), 100)
     assert (optimization.epoch_repeats, optimization.last_batch) == (figures.epoch_repeats, "drop")
     assert steps_per_epoch(optimization, figures.clips) == figures.steps1

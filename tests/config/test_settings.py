@@ -18,6 +18,7 @@ import lfdm.config
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.diffusion import SCHEDULERS, DiffusionConfig
 from lfdm.config.models import AutoencoderConfig, UNetConfig
+from lfdm.config.predictors import DenseConfig, RegionConfig
 from lfdm.config.presets import FLOW64, MUG128, PRESETS, Preset
 from lfdm.config.serialization import from_json, to_json
 from lfdm.config.training import AutoencoderTrainingConfig, DiffusionTrainingConfig, OptimizationConfig, with_num_steps
@@ -97,6 +98,16 @@ def test_what_json_leaves_out_has_its_default() -> None:
             {"channel_multipliers": [1, "2"]},
             "channel_multipliers must be a tuple (any number) of: a whole number; got",
         ),
+        (
+            Preset,
+            {"autoencoder": {"predictor": {"type": "sparse"}}},
+            "autoencoder.predictor.type must be one of",
+        ),
+        (
+            AutoencoderConfig,
+            {"predictor": {"type": "dense", "depth": 3}},
+            "unknown setting 'predictor.depth'; known:",
+        ),
         (UNetConfig, {"upsample": "cubic"}, "upsample must be one of 'transpose', 'nearest'; got 'cubic'"),
     ],
 )
@@ -134,11 +145,13 @@ def test_json_that_does_not_fit_is_refused(cls: type, values: dict[str, Any], me
         ),
         (lambda: replace(STEPS, num_workers=-1), "num_workers", "zero or more; got -1"),
         (lambda: replace(STEPS, warmup_steps=11), "warmup_steps", "at most num_steps (10); got 11"),
-        (lambda: AutoencoderConfig(motion="sparse"), "motion", "one of 'dense', 'regions'; got 'sparse'"),  # type: ignore[arg-type]
-        (lambda: AutoencoderConfig(motion="dense"), "corners", "False with motion='dense'"),
-        (lambda: replace(FLOW64.autoencoder, num_downs=3), "num_downs", "1 or 2 with motion='dense'"),
-        (lambda: replace(FLOW64.autoencoder, dense_channels=(8, 8, 12, 8)), "dense_channels", "four or more multiples of 8"),
-        (lambda: AutoencoderConfig(region_padding=4), "region_padding", "0 to 3; got 4"),
+        (lambda: AutoencoderConfig(predictor="dense"), "predictor", "the settings of PredictorConfig; got 'dense'"),  # type: ignore[arg-type]
+        (lambda: AutoencoderConfig(predictor=DenseConfig()), "corners", "False with the dense predictor"),
+        (lambda: replace(FLOW64.autoencoder, num_downs=3), "num_downs", "1 or 2 with the dense predictor"),
+        (lambda: DenseConfig(channels=(8, 8, 12, 8)), "channels", "four or more multiples of 8"),
+        (lambda: DenseConfig(channels=(8, 8, 8)), "channels", "four or more multiples of 8"),
+        (lambda: RegionConfig(padding=4), "padding", "0 to 3; got 4"),
+        (lambda: RegionConfig(max_channels=32), "max_channels", "at least 64, the first width; got 32"),
         (lambda: UNetConfig(dim=60), "dim", "even, at least 4 and a multiple of num_groups (8); got 60"),
         (lambda: UNetConfig(channel_multipliers=()), "channel_multipliers", "at least one; got ()"),
         (lambda: UNetConfig(spatial_attention_levels=(True,)), "spatial_attention_levels", "4 values, one per level"),
@@ -205,7 +218,7 @@ def test_json_that_does_not_fit_is_refused(cls: type, values: dict[str, Any], me
         (lambda: replace(FLOW64, num_frames=1), "num_frames", "at least 2; got 1"),
         (lambda: replace(FLOW64, fps=0.0), "fps", "a finite number, 0.01 to 1000; got 0.0"),
         (lambda: replace(FLOW64, image_size=72), "image_size", "a multiple of 16 (for these two models), at least 16; got 72"),
-        (lambda: replace(MUG128, image_size=64), "image_size", "a multiple of 128 (for these two models), at least 16; got 64"),
+        (lambda: replace(MUG128, image_size=64), "image_size", "a multiple of 128 (for these two models), at least 128; got 64"),
         (lambda: replace(FLOW64, unet=UNetConfig()), "unet.latent_channels", "48, as the auto-encoder gives; got 256"),
     ],
 )

@@ -26,7 +26,7 @@ def make_pipeline(tiny: Preset) -> LatentFlowPipeline:
         spatial_attention_levels=(False,),
         temporal_attention_levels=(False,),
     )
-    autoencoder = replace(tiny.autoencoder, region_padding=MUG128.autoencoder.region_padding)
+    autoencoder = replace(tiny.autoencoder, predictor=replace(tiny.autoencoder.predictor, padding=3))
     pipe = LatentFlowPipeline.from_preset(replace(MUG128, image_size=16, num_frames=2, autoencoder=autoencoder, unet=unet))
     pipe.set_progress_bar_config(disable=True)
     return pipe

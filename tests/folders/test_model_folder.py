@@ -31,7 +31,7 @@ def folder(model: LatentFlowAutoencoder, tmp_path: Path) -> Path:
 def test_a_saved_model_comes_back_bit_for_bit(model: LatentFlowAutoencoder, folder: Path) -> None:
     loaded = LatentFlowAutoencoder.from_pretrained(folder)
     assert not loaded.training
-    assert tuple(loaded.config["dense_channels"]) == (8, 8, 16, 16)
+    assert loaded.config["predictor"] == model.config["predictor"]
     own, theirs = model.state_dict(), loaded.state_dict()
     assert own.keys() == theirs.keys()
     assert all(torch.equal(own[name], theirs[name]) for name in own)
@@ -81,7 +81,11 @@ def test_an_unknown_configuration_key_is_refused(folder: Path) -> None:
         ({"channels": 1e30}, "channels must be a whole number"),
         ({"channels": -3}, "describes no LatentFlowAutoencoder"),
         ({"num_downs": -3}, "describes no LatentFlowAutoencoder"),
-        ({"dense_channels": [8, "x"]}, "dense_channels must be a list of: a whole number"),
+        ({"predictor": {"type": "dense", "channels": [8, "x"]}}, r"predictor\.channels must be a tuple .* of: a whole number"),
+        ({"predictor": {"type": "dense", "num_regions": 3}}, r"unknown setting 'predictor\.num_regions'"),
+        ({"predictor": {"type": "sparse"}}, r"predictor\.type must be one of 'dense', 'regions'.*; got 'sparse'"),
+        ({"predictor": {}}, r"predictor\.type must be one of 'dense', 'regions'.*; got None"),
+        ({"predictor": 3}, "predictor must be a JSON object; got 3"),
         ({"padding_mode": "mirror"}, "padding_mode must be one of 'zeros', 'border'; got 'mirror'"),
         ({"corners": None}, "corners must be True or False; got None"),
     ],

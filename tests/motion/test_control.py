@@ -31,10 +31,10 @@ def build_autoencoder(*, corners: bool) -> LatentFlowAutoencoder:
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"channels": 4, "max_channels": 8, "num_downs": 1, "num_res_blocks": 1}
     if corners:
-        regions: dict[str, Any] = {"num_regions": 2, "region_channels": 4, "region_flow_channels": 4, "region_depth": 2}
-        return LatentFlowAutoencoder(**sizes, **regions, motion="regions", corners=True).eval()
-    dense: dict[str, Any] = {"dense_channels": (8, 8, 8, 8), "dense_match_channels": 4, "padding_mode": "border"}
-    return LatentFlowAutoencoder(**sizes, **dense, motion="dense", corners=False).eval()
+        regions = {"type": "regions", "num_regions": 2, "channels": 4, "flow_channels": 4, "depth": 2}
+        return LatentFlowAutoencoder(**sizes, predictor=regions, corners=True).eval()
+    dense = {"type": "dense", "channels": (8, 8, 8, 8), "match_channels": 4}
+    return LatentFlowAutoencoder(**sizes, predictor=dense, padding_mode="border", corners=False).eval()
 
 
 @torch.no_grad()

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lfdm import LatentFlowPipeline, Motion
-from lfdm.autoencoder.predictors.regions import RegionMotionPredictor, relative_affine
+from lfdm.autoencoder.predictors.region_geometry import relative_affine
+from lfdm.autoencoder.predictors.regions import RegionMotionPredictor
 from lfdm.diffusion.process import add_noise
 from lfdm.diffusion.sampling import Guidance, guided_prediction
 from lfdm.published.importing import import_released

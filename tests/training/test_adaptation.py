@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from lfdm.config.models import AutoencoderConfig
+from lfdm.config.predictors import RegionConfig
 from lfdm.config.presets import Preset
 from lfdm.config.training import AdaptationConfig, OptimizationConfig
 from lfdm.errors import UserError
@@ -30,11 +31,7 @@ def paper(preset: Preset) -> Preset:
         max_channels=16,
         num_downs=1,
         num_res_blocks=1,
-        num_regions=2,
-        region_channels=4,
-        region_flow_channels=4,
-        region_max_channels=8,
-        region_depth=2,
+        predictor=RegionConfig(num_regions=2, channels=4, flow_channels=4, max_channels=8, depth=2),
     )
     training = replace(preset.autoencoder_training, match_weight=0.0)
     return replace(preset, autoencoder=autoencoder, autoencoder_training=training)

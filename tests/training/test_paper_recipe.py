@@ -102,15 +102,14 @@ def test_mug128_trains_at_full_size(faces: Path, work: Path, wide_bert: Path, vg
 def test_the_others_train_with_narrower_networks(name: str, faces: Path, work: Path, wide_bert: Path, vgg19: WriteVgg19) -> None:
     vgg = vgg19(work / "vgg19.pth", (4, 4, 4, 4, 4))
     preset = two_steps(get_preset(name), vgg, text_encoder=str(wide_bert))
-    narrow = replace(
-        preset.autoencoder, channels=8, max_channels=16, region_channels=4, region_flow_channels=4, region_max_channels=16
-    )
+    predictor = replace(preset.autoencoder.predictor, channels=4, flow_channels=4, max_channels=16)
+    narrow = replace(preset.autoencoder, channels=8, max_channels=16, predictor=predictor)
     unet: UNetConfig = replace(preset.unet, latent_channels=16, dim=8, num_heads=2, head_dim=8)
     pipe = train(replace(preset, autoencoder=narrow, unet=unet), faces, work)
     assert pipe.condition.config["learned_null"] == (name == "natops128")
     checkpoint = find_checkpoints(work / "two")[-1]
     assert (checkpoint / "condition").is_dir() == (name == "natops128")
-    assert json.loads((work / "one" / "config.json").read_text())["preset"]["autoencoder"]["region_padding"] == 0
+    assert json.loads((work / "one" / "config.json").read_text())["preset"]["autoencoder"]["predictor"]["padding"] == 0
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.models import AutoencoderConfig
+from lfdm.config.predictors import RegionConfig
 from lfdm.config.presets import Preset
 from lfdm.config.serialization import from_json, to_json
 from lfdm.config.training import AutoencoderTrainingConfig
@@ -82,6 +83,7 @@ CHILD = """
 import json, sys, time, torch
 from pathlib import Path
 from lfdm.config.serialization import from_json
+from lfdm.config.predictors import RegionConfig
 from lfdm.config.presets import Preset
 from lfdm.training.stage1 import train_autoencoder
 
@@ -200,13 +202,7 @@ def vgg16(tmp_path: Path) -> Path:
 
 def make_regions(preset: Preset) -> AutoencoderConfig:
     return replace(
-        preset.autoencoder,
-        motion="regions",
-        num_regions=2,
-        region_channels=4,
-        region_flow_channels=4,
-        region_max_channels=8,
-        region_depth=2,
+        preset.autoencoder, predictor=RegionConfig(num_regions=2, channels=4, flow_channels=4, max_channels=8, depth=2)
     )
 
 
@@ -286,29 +282,29 @@ def test_equivariance_trains_the_region_predictor_alone_and_draws_from_the_gener
 def test_single_frames_learn_the_motion_of_clips_that_are_followed(
     tiny_preset: Preset, puppets_dir: Path, tmp_path: Path
 ) -> None:
-    model = replace(tiny_preset.autoencoder, dense_match_stride=2)
-    untaught = with_optimization(replace(tiny_preset, autoencoder=model), num_steps=20)
+    untaught = with_optimization(tiny_preset, num_steps=20)
     first = train_autoencoder(untaught, puppets_dir, tmp_path / "first")
     weights = {**ONLY_L1, "l1_weight": 0.0, "tracking_distillation_weight": 1.0}
     training = replace(tiny_preset.autoencoder_training, **weights, first_frame_probability=1.0)
-    preset = replace(tiny_preset, autoencoder=model, autoencoder_training=training)
+    preset = replace(tiny_preset, autoencoder_training=training)
     preset = with_optimization(preset, num_steps=20, log_steps=1, ema_decay=0.0, mixed_precision="no")
     reports: list[StepReport] = []
     train_autoencoder(preset, puppets_dir, tmp_path / "run", init=first, report=reports.append)
-    distances = [report.metrics["followed"] for report in reports]
+    distances = [report.metrics["tracking_distillation"] for report in reports]
     assert distances == [report.metrics["loss"] for report in reports]
     assert np.mean(distances[-5:]) < 0.9 * np.mean(distances[:5])
-    with pytest.raises(UserError, match="tracking_distillation_weight needs a model to start from"):
+    with pytest.raises(UserError, match="tracking_distillation_weight needs init"):
         train_autoencoder(preset, puppets_dir, tmp_path / "alone")
-    with pytest.raises(UserError, match="tracking_distillation_weight must be 0 unless dense motion matches at stride 2"):
-        replace(preset, autoencoder=tiny_preset.autoencoder)
 
 
-@pytest.mark.parametrize(("motion", "weight"), [("regions", "match_weight"), ("dense", "equivariance_weight")])
-def test_a_loss_that_the_model_cannot_have_is_refused(tiny_preset: Preset, motion: str, weight: str) -> None:
-    model = make_regions(tiny_preset) if motion == "regions" else tiny_preset.autoencoder
+@pytest.mark.parametrize(
+    ("kind", "weight"),
+    [("regions", "match_weight"), ("regions", "tracking_distillation_weight"), ("dense", "equivariance_weight")],
+)
+def test_a_loss_that_the_predictor_does_not_have_is_refused(tiny_preset: Preset, kind: str, weight: str) -> None:
+    model = make_regions(tiny_preset) if kind == "regions" else tiny_preset.autoencoder
     training = replace(tiny_preset.autoencoder_training, **{**ONLY_L1, weight: 1.0})
-    with pytest.raises(UserError, match=rf"autoencoder_training\.{weight} must be 0 unless"):
+    with pytest.raises(UserError, match=rf"autoencoder_training\.{weight} must be 0 with the predictor '{kind}'; got 1.0"):
         replace(tiny_preset, autoencoder=model, autoencoder_training=training)
 
 

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from benchmarks.speed.textbook.layers import ConvNormReLU, Down, Residual, Up, resize_motion, sample_frame
 from benchmarks.speed.textbook.motion import FrameMotion, PlainDenseMotion, PlainRegionMotion
 from lfdm.autoencoder.autoencoder import Decoded, LatentFlowAutoencoder, Reconstruction
+from lfdm.config.models import AutoencoderConfig
+from lfdm.config.predictors import DenseConfig, RegionConfig
+from lfdm.folders.model_folder import checked_settings
 from lfdm.motion.motion import Motion
 
 
@@ -23,7 +26,7 @@ class PlainAutoencoder(nn.Module):
 
     Raises:
         RuntimeError: the two do not have the same parameters, name by name.
-        UserError: a motion predictor that has no textbook form here (the first form of the dense one).
+        TypeError: a motion predictor that has no textbook form here.
     """
 
     def __init__(self, autoencoder: LatentFlowAutoencoder):
@@ -36,10 +39,18 @@ class PlainAutoencoder(nn.Module):
         self.bottleneck = nn.Sequential(*(Residual(widths[-1]) for _ in range(config["num_res_blocks"])))
         self.ups = nn.ModuleList(Up(a, b) for a, b in pairwise(reversed(widths)))
         self.final = nn.Conv2d(widths[0], 3, 7, padding=3)
-        predictor = PlainDenseMotion if config["motion"] == "dense" else PlainRegionMotion
-        self.motion_predictor = predictor(config, 2 ** config["num_downs"])
+        self.motion_predictor = self._build_predictor(checked_settings(AutoencoderConfig, config))
         self.load_state_dict({name: value.contiguous() for name, value in autoencoder.state_dict().items()})
         self.to(autoencoder.device, autoencoder.dtype).train(autoencoder.training)
+
+    @staticmethod
+    def _build_predictor(config: AutoencoderConfig) -> PlainDenseMotion | PlainRegionMotion:
+        stride = 2**config.num_downs
+        if isinstance(config.predictor, DenseConfig):
+            return PlainDenseMotion(config.predictor, stride)
+        if isinstance(config.predictor, RegionConfig):
+            return PlainRegionMotion(config.predictor, stride, corners=config.corners, padding_mode=config.padding_mode)
+        raise TypeError(f"no textbook form of {type(config.predictor).__name__}")
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """Feature maps of every scale, full size first."""
@@ -82,9 +93,7 @@ class PlainAutoencoder(nn.Module):
         return Reconstruction(
             Decoded(*(part.unsqueeze(2) for part in decoded)),
             _stack([found.grid], [found.occlusion], corners=self.corners),
-            matched=found.matched,
-            match_target=found.match_target,
-            driving_regions=found.regions,
+            found.losses,
         )
 
     def _warp(self, x: Tensor, grid: Tensor, occlusion: Tensor) -> tuple[Tensor, Tensor]:

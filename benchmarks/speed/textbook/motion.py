@@ -6,10 +6,9 @@ predictor's matching stores the scores of all pairs of cells; the regions' blur 
 Shapes: source and driving (b, 3, H, W) in [0, 1] · result: grid (b, h, w, 2) and occlusion (b, 1, h, w).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,45 +17,52 @@ from torch import Tensor, nn
 
 from benchmarks.speed.textbook.layers import DownPath, Hourglass, blur_and_subsample, sample_frame
 from lfdm.autoencoder.predictors.dense import OCCLUSION_BIAS
-from lfdm.autoencoder.predictors.regions import Regions, principal_axes
-from lfdm.errors import UserError
+from lfdm.autoencoder.predictors.equivariance import RandomWarp, equivariance_losses, warp_noise
+from lfdm.autoencoder.predictors.predictor import AuxiliaryLoss, LossInputs
+from lfdm.autoencoder.predictors.region_geometry import Regions, principal_axes
+from lfdm.config.predictors import DenseConfig, RegionConfig
 from lfdm.motion.warp import identity_grid
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FrameMotion:
-    """Motion of one frame, and what training its predictor needs (see `lfdm.autoencoder.autoencoder.Reconstruction`)."""
+    """Motion of one frame, and the auxiliary losses of its predictor."""
 
     grid: Tensor
     occlusion: Tensor
-    matched: Tensor | None = None
-    match_target: Tensor | None = None
-    regions: Regions | None = None
+    losses: Mapping[str, AuxiliaryLoss] = field(default_factory=dict)
 
 
 class PlainRegionMotion(nn.Module):
-    """The paper's predictor. `config`: the auto-encoder's."""
+    """The paper's predictor."""
 
-    def __init__(self, config: Any, stride: int):
+    def __init__(self, config: RegionConfig, stride: int, *, corners: bool, padding_mode: str):
         super().__init__()
-        self.region_predictor = _RegionPredictor(config, stride)
+        self.corners = corners
+        self.region_predictor = _RegionPredictor(config, stride, corners=corners)
         self.background_predictor = _BackgroundPredictor(config)
-        self.flow_predictor = _RegionFlow(config, stride)
+        self.flow_predictor = _RegionFlow(config, stride, corners=corners, padding_mode=padding_mode)
 
     def forward(self, source: Tensor, driving: Tensor) -> FrameMotion:
         regions = self.region_predictor(driving)
         background = self.background_predictor(source, driving)
         grid, occlusion = self.flow_predictor(source, self.region_predictor(source), regions, background)
-        return FrameMotion(grid, occlusion, regions=regions)
+
+        def equivariance(inputs: LossInputs) -> Tensor:
+            random_warp = RandomWarp.from_noise(inputs.sample(warp_noise).to(inputs.driving.device), corners=self.corners)
+            moved = equivariance_losses(random_warp, regions, self.region_predictor(random_warp.transform(inputs.driving)))
+            return moved.shift + moved.affine
+
+        return FrameMotion(grid, occlusion, {"equivariance": equivariance})
 
 
 class _RegionPredictor(nn.Module):
-    def __init__(self, config: Any, stride: int):
+    def __init__(self, config: RegionConfig, stride: int, *, corners: bool):
         super().__init__()
-        self.stride, self.corners, self.temperature = stride, config["corners"], config["region_temperature"]
-        sizes = {"depth": config["region_depth"], "max_channels": config["region_max_channels"]}
-        self.hourglass = Hourglass(3, channels=config["region_channels"], **sizes)
-        self.head = nn.Conv2d(self.hourglass.out_channels, config["num_regions"], 7, padding=config["region_padding"])
+        self.stride, self.corners, self.temperature = stride, corners, config.temperature
+        sizes = {"depth": config.depth, "max_channels": config.max_channels}
+        self.hourglass = Hourglass(3, channels=config.channels, **sizes)
+        self.head = nn.Conv2d(self.hourglass.out_channels, config.num_regions, 7, padding=config.padding)
 
     def forward(self, image: Tensor) -> Regions:
         logits = self.head(self.hourglass(blur_and_subsample(image, self.stride))).float()
@@ -69,9 +75,9 @@ class _RegionPredictor(nn.Module):
 
 
 class _BackgroundPredictor(nn.Module):
-    def __init__(self, config: Any):
+    def __init__(self, config: RegionConfig):
         super().__init__()
-        channels, depth, most = config["region_channels"], config["region_depth"], config["region_max_channels"]
+        channels, depth, most = config.channels, config.depth, config.max_channels
         self.encoder = DownPath(6, channels=channels, depth=depth, max_channels=most)
         self.head = nn.Linear(min(most, channels * 2**depth), 6)
 
@@ -81,12 +87,12 @@ class _BackgroundPredictor(nn.Module):
 
 
 class _RegionFlow(nn.Module):
-    def __init__(self, config: Any, stride: int):
+    def __init__(self, config: RegionConfig, stride: int, *, corners: bool, padding_mode: str):
         super().__init__()
-        self.stride, self.corners, self.padding_mode = stride, config["corners"], config["padding_mode"]
-        motions = config["num_regions"] + 1
-        sizes = {"depth": config["region_depth"], "max_channels": config["region_max_channels"]}
-        self.hourglass = Hourglass(4 * motions, channels=config["region_flow_channels"], **sizes)
+        self.stride, self.corners, self.padding_mode = stride, corners, padding_mode
+        motions = config.num_regions + 1
+        sizes = {"depth": config.depth, "max_channels": config.max_channels}
+        self.hourglass = Hourglass(4 * motions, channels=config.flow_channels, **sizes)
         self.mask = nn.Conv2d(self.hourglass.out_channels, motions, 7, padding=3)
         self.occlusion = nn.Conv2d(self.hourglass.out_channels, 1, 7, padding=3)
 
@@ -124,15 +130,13 @@ def _heat(regions: Regions, grid: Tensor) -> Tensor:
 
 
 class PlainDenseMotion(nn.Module):
-    """Our own predictor with matching at stride 2. `config`: the auto-encoder's."""
+    """Our own predictor."""
 
-    def __init__(self, config: Any, stride: int):
+    def __init__(self, config: DenseConfig, stride: int):
         super().__init__()
-        if config["dense_match_stride"] != 2:
-            raise UserError(f"dense_match_stride is {config['dense_match_stride']}; allowed: 2")
-        widths = tuple(config["dense_channels"])
+        widths = config.channels
         (full, half, quarter), joint = widths[:3], widths[2:]
-        self.stride, self.max_residual = stride, config["dense_max_residual"]
+        self.stride, self.max_residual = stride, config.max_residual
         self.stem = _ConvNormSiLU(5, full)
         self.encoder = nn.ModuleList(
             (
@@ -148,8 +152,8 @@ class PlainDenseMotion(nn.Module):
             self.to_fine = nn.Conv2d(quarter, full, 1)
             self.refine = nn.Sequential(_ConvNormSiLU(2 * half + full + 8, half), _ConvNormSiLU(half, half))
             self.fine_head = nn.Conv2d(half, 4, 3, padding=1)
-        self.matching = _Matching((half, quarter), config["dense_match_channels"])
-        self.tracking = config["dense_tracking"]
+        self.matching = _Matching((half, quarter), config.match_channels)
+        self.tracking = config.tracking
 
     def forward(self, source: Tensor, driving: Tensor, expected: Tensor | None = None) -> FrameMotion:
         """The flow that is expected of the driving frame is (b, 2, h, w)."""
@@ -172,7 +176,7 @@ class PlainDenseMotion(nn.Module):
             flow = flow + head[:, :1] * (match - detail) + self.max_residual * torch.tanh(head[:, 1:3])
             occlusion = occlusion + head[:, 3:]
         grid = identity_grid(*flow.shape[-2:], corners=False, device=flow.device) + flow.permute(0, 2, 3, 1)
-        return FrameMotion(grid, torch.sigmoid(occlusion + OCCLUSION_BIAS), matched=pixels, match_target=target)
+        return FrameMotion(grid, torch.sigmoid(occlusion + OCCLUSION_BIAS), {"match": lambda _: (pixels - target).abs().mean()})
 
     def track(self, source: Tensor, frames: Sequence[Tensor]) -> list[FrameMotion]:
         """Every frame, from the second on followed from the one before."""

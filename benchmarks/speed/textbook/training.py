@@ -1,7 +1,6 @@
 """Sampling and training steps in their textbook form: what the published system does, on the plain forms of both stages."""
 
 import copy
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,11 +8,10 @@ from torch import Tensor
 
 from benchmarks.speed.textbook.autoencoder import PlainAutoencoder
 from benchmarks.speed.textbook.unet import PlainUNet
-from lfdm.autoencoder.autoencoder import Decoded, Reconstruction
+from lfdm.autoencoder.autoencoder import Decoded
 from lfdm.diffusion.process import add_noise, diffusion_loss, sample_timesteps
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.batches import BatchRandomness
-from lfdm.training.losses.equivariance import RandomWarp, equivariance_losses
 from lfdm.training.stage1 import AutoencoderTask
 from lfdm.training.stage2 import DiffusionTask
 
@@ -85,21 +83,4 @@ def plain_autoencoder_loss(
     task: AutoencoderTask, stage1: PlainAutoencoder, batch: dict[str, Tensor], randomness: BatchRandomness
 ) -> Tensor:
     """Stage 1's loss of a batch of pairs, with the losses and random draws of `task.loss`."""
-    seen: list[Reconstruction] = []
-
-    def rebuild(source: Tensor, driving: Tensor) -> Reconstruction:
-        seen.append(stage1(source, driving))
-        return seen[-1]
-
-    others = copy.copy(task)
-    others.config = replace(task.config, equivariance_weight=0.0)  # asks for our own class of predictor
-    module: Any = rebuild
-    loss = others.loss(module, batch, randomness)["loss"]
-    regions = seen[-1].driving_regions
-    if task.config.equivariance_weight == 0 or regions is None:
-        return loss
-    driving = batch["driving"].float() / 255
-    random_warp = RandomWarp.sample(len(driving), corners=stage1.corners, generator=randomness.generator, device=driving.device)
-    predictor: Any = stage1.motion_predictor
-    moved = equivariance_losses(random_warp, regions, predictor.region_predictor(random_warp.transform(driving)))
-    return loss + task.config.equivariance_weight * (moved.shift + moved.affine)
+    return task.loss(stage1, batch, randomness)["loss"]

@@ -1,13 +1,13 @@
 """Stage 1: the latent flow auto-encoder (LFDM, arXiv 2303.13744, section 3.2).
 
-The encoder describes the source image once; a motion predictor compares it with driving frames; the decoder warps the
-source's features at every scale by that motion, keeps what the occlusion map calls visible and paints the rest.
+The encoder runs once on the source image. A motion predictor compares the image with driving frames. The decoder warps the
+source's features at every scale by that motion, keeps what the occlusion map marks as visible and inpaints the rest.
 
 Shapes: image (b, 3, H, W) and video (b, 3, t, H, W) in [0, 1] · latent (b, C, h, w), h = H / stride · see `lfdm.motion.motion`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -19,58 +19,64 @@ from torch import Tensor, nn
 
 from lfdm.autoencoder.convolution import channels_last, convolve_to_few
 from lfdm.autoencoder.layers import DownBlock, ResBlock, SameBlock, UpBlock
-from lfdm.autoencoder.predictors.dense import DenseMotion, DenseMotionPredictor
-from lfdm.autoencoder.predictors.dense_coarse import CoarseDenseMotionPredictor
-from lfdm.autoencoder.predictors.regions import RegionMotion, RegionMotionPredictor, Regions, region_heat
+from lfdm.autoencoder.predictors.predictor import AuxiliaryLoss, MotionEstimate
+from lfdm.autoencoder.predictors.registry import build_predictor
 from lfdm.config.models import AutoencoderConfig
+from lfdm.config.serialization import to_json
 from lfdm.errors import UserError
 from lfdm.folders.model_folder import StrictLoading, checked_settings
 from lfdm.motion.motion import Motion
-from lfdm.motion.warp import identity_grid, warp
+from lfdm.motion.warp import warp
+
+PAPER_PREDICTOR = to_json(AutoencoderConfig().predictor)
+"""The default predictor."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Features:
-    """What the decoder needs of a source image: the image and the encoder's output at every scale, full size first."""
+    """The decoder's view of a source image."""
 
     image: Tensor
+    """The image (b, 3, H, W)."""
     scales: tuple[Tensor, ...]
+    """The encoder's outputs at every scale, full size first."""
 
     @property
     def latent(self) -> Tensor:
-        """(b, C, h, w), the coarsest scale: z0."""
+        """The coarsest scale z0, (b, C, h, w)."""
         return self.scales[-1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Decoded:
-    """`prediction`, `warped` (the source image warped alone) and `inpainted` (before the last blend), each (b, 3, t, H, W)."""
+    """Decoded frames, each (b, 3, t, H, W) in [0, 1]."""
 
     prediction: Tensor
+    """The blend of the other two by the occlusion map."""
     warped: Tensor
+    """The warped source image, without inpainting."""
     inpainted: Tensor
+    """The decoder's own image."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reconstruction:
-    """One training pass: driving frames rebuilt from the source, the motion used, and what its predictor is trained by.
-
-    The dense predictor gives `matched`, `match_target` and `match_flow`, the regions predictor `driving_regions`.
-    """
+    """One training pass: driving frames rebuilt from the source."""
 
     decoded: Decoded
     motion: Motion
-    matched: Tensor | None = None
-    match_target: Tensor | None = None
-    match_flow: Tensor | None = None
-    driving_regions: Regions | None = None
+    losses: Mapping[str, AuxiliaryLoss] = field(default_factory=dict)
+    """The motion predictor's auxiliary losses by name."""
 
 
 class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[reportIncompatibleMethodOverride]
     """Encoder, motion predictor and decoder; `lfdm.config.models.AutoencoderConfig` documents and checks the arguments.
 
+    Args:
+        predictor: settings of the motion predictor as JSON; `type` names it, and what is missing has its default.
+
     Raises:
-        UserError: an argument is outside of what is allowed.
+        UserError: an argument out of range.
     """
 
     @register_to_config
@@ -81,24 +87,14 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
         max_channels: int = 256,
         num_downs: int = 2,
         num_res_blocks: int = 6,
-        motion: Literal["dense", "regions"] = "regions",
+        predictor: Mapping[str, Any] = PAPER_PREDICTOR,  # noqa: ARG002 - read from the registered configuration
         corners: bool = True,
         padding_mode: Literal["zeros", "border"] = "zeros",
-        dense_channels: Sequence[int] = (32, 64, 96, 128, 128),
-        dense_match_stride: int = 4,
-        dense_match_channels: int = 64,
-        dense_max_residual: float = 0.6,
-        dense_tracking: float = 0.0,
-        num_regions: int = 10,
-        region_temperature: float = 0.1,
-        region_channels: int = 32,
-        region_flow_channels: int = 64,
-        region_max_channels: int = 1024,
-        region_depth: int = 5,
-        region_padding: int = 3,
     ) -> None:
         super().__init__()
-        self.size_multiple = checked_settings(AutoencoderConfig, self.config).size_multiple
+        settings = checked_settings(AutoencoderConfig, self.config)
+        self.register_to_config(predictor=to_json(settings.predictor))  # with its defaults, which may change
+        self.size_multiple = settings.size_multiple
         widths = [min(max_channels, channels * 2**i) for i in range(num_downs + 1)]
         self.stride = 2**num_downs
         self.first = SameBlock(3, widths[0])
@@ -106,38 +102,14 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
         self.bottleneck = nn.Sequential(*(ResBlock(widths[-1]) for _ in range(num_res_blocks)))
         self.ups = nn.ModuleList(UpBlock(a, b) for a, b in pairwise(reversed(widths)))
         self.final = nn.Conv2d(widths[0], 3, 7, padding=3)
-        if motion == "dense":
-            sizes: dict[str, Any] = {
-                "channels": tuple(dense_channels),
-                "stride": self.stride,
-                "match_channels": dense_match_channels,
-                "max_residual": dense_max_residual,
-            }
-            if dense_match_stride == 2:
-                self.motion_predictor: nn.Module = DenseMotionPredictor(**sizes, tracking=dense_tracking)
-            else:
-                self.motion_predictor = CoarseDenseMotionPredictor(**sizes)
-        else:
-            self.motion_predictor = RegionMotionPredictor(
-                num_regions=num_regions,
-                temperature=region_temperature,
-                channels=region_channels,
-                flow_channels=region_flow_channels,
-                max_channels=region_max_channels,
-                depth=region_depth,
-                padding=region_padding,
-                stride=self.stride,
-                corners=corners,
-                padding_mode=padding_mode,
-            )
+        self.motion_predictor = build_predictor(
+            settings.predictor, stride=self.stride, corners=corners, padding_mode=padding_mode
+        )
         self.corners = corners
         self.padding_mode = padding_mode
 
     def encode(self, image: Tensor) -> Features:
-        """Describe a source image once.
-
-        Args:
-            image: (b, 3, H, W) in [0, 1].
+        """Encode a source image (b, 3, H, W) in [0, 1].
 
         Raises:
             UserError: another shape, or H or W not a multiple of `size_multiple`.
@@ -150,21 +122,21 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
         return Features(x, tuple(scales))
 
     def estimate_motion(self, source: Tensor, driving: Tensor) -> Motion:
-        """Motion of driving frames against the source image, at the latent's size.
+        """Estimate the motion of driving frames relative to the source image, at the latent's size.
 
-        Where `dense_tracking` is set, the frames must be successive ones of a video: each is followed from the one before.
+        A predictor that tracks takes the frames for successive frames of a video.
 
         Args:
             source: (b, 3, H, W) in [0, 1].
             driving: (b, 3, H, W), or (b, 3, t, H, W).
 
         Raises:
-            UserError: shapes that are not these or do not agree.
+            UserError: other shapes, or shapes that differ in batch or image size.
         """
         return self._predict_motion(source, driving).motion
 
     def estimate_motions(self, source: Tensor, parts: Iterable[Tensor]) -> Iterator[Motion]:
-        """The motion of a long video that comes in parts (b, 3, t, H, W): that of the whole, part by part.
+        """Estimate the motion of a long video given in parts (b, 3, t, H, W): part by part, the same as of the whole video.
 
         Raises:
             UserError: as `estimate_motion`.
@@ -175,84 +147,68 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
             before = part[:, :, -1], motion.flow[:, :, -1]
             yield motion
 
+    @property
+    def has_regions(self) -> bool:
+        """Whether the motion predictor has regions (`region_heat`)."""
+        return self.motion_predictor.has_regions
+
     def region_heat(self, video: Tensor) -> Tensor:
-        """Where each region of stage 1 is in every frame (b, 3, t, H, W): Gaussians of peak 1, (b, K, t, h, w).
+        """Return the heat maps (b, K, t, h, w), of peak 1, of the K regions in every frame of a video (b, 3, t, H, W).
 
         Raises:
-            UserError: a dense motion predictor, which knows no regions, or another shape.
+            UserError: a motion predictor without regions, or another shape.
         """
-        predictor = self.motion_predictor
-        if not isinstance(predictor, RegionMotionPredictor):
-            raise UserError("this model's motion predictor is dense: it has no regions to show")
         self._check_image(video, "video", ndim=5)
-        regions = predictor.region_predictor(rearrange(video.to(self.dtype), "b c t h w -> (b t) c h w"))
-        h, w = (side // self.stride for side in video.shape[-2:])
-        heat = region_heat(regions, identity_grid(h, w, corners=self.corners, device=video.device))
+        heat = self.motion_predictor.region_heat(rearrange(video.to(self.dtype), "b c t h w -> (b t) c h w"))
         return rearrange(heat, "(b t) k h w -> b k t h w", b=len(video))
 
     def decode(self, features: Features, motion: Motion) -> Decoded:
-        """Frames (b, 3, t, H, W) of the source moved by `motion`, all in one batch.
+        """Decode frames (b, 3, t, H, W): the source moved by `motion`, all in one batch.
 
         Raises:
             UserError: a motion of the other coordinate convention, or of another batch size.
         """
         if motion.corners != self.corners:
             raise UserError(
-                f"this model's motion has corners={self.corners}; got corners={motion.corners}: conventions cannot be mixed"
+                f"motion must have corners={self.corners}, this model's coordinate convention; got corners={motion.corners}"
             )
-        if motion.flow.shape[0] != features.image.shape[0]:
-            raise UserError(f"{features.image.shape[0]} source images need as many motions; got {motion.flow.shape[0]}")
-        sizes = {size_of(x) for x in (features.image, *features.scales)}
+        if len(motion.flow) != len(features.image):
+            raise UserError(f"motion must have the batch size of the source, {len(features.image)}; got {len(motion.flow)}")
+        if not torch.is_autocast_enabled(features.latent.device.type):  # features may come from encoding under autocast
+            features = Features(features.image, tuple(x.to(self.dtype) for x in features.scales))
+        sizes = {_size(x) for x in (features.image, *features.scales)}
         motions = {size: motion.resize(size) for size in sizes}
 
-        def warped(x: Tensor) -> tuple[Tensor, Tensor]:
-            return self._warp_scale(x, motions[size_of(x)])
-
-        latent, occlusion = warped(features.latent)
+        latent, occlusion = self._warp_scale(features.latent, motions)
         x = self.bottleneck(latent * occlusion)
-        x = torch.lerp(x, latent, occlusion)
+        x = _blend(x, latent, occlusion)
         for up, skip in zip(self.ups, reversed(features.scales[:-1]), strict=True):
-            x = torch.lerp(up(x), *warped(skip))
-        image, occlusion = warped(features.image)
+            x = _blend(up(x), *self._warp_scale(skip, motions))
+        image, occlusion = self._warp_scale(features.image, motions)
         inpainted = torch.sigmoid(convolve_to_few(x, self.final)).to(image.dtype)
-        prediction = torch.lerp(inpainted, image, occlusion)
-        b = motion.flow.shape[0]
+        prediction = _blend(inpainted, image, occlusion)
+        b = len(motion.flow)
         return Decoded(*(rearrange(v, "(b t) c h w -> b c t h w", b=b) for v in (prediction, image, inpainted)))
 
     def forward(self, source: Tensor, driving: Tensor) -> Reconstruction:
         """Rebuild driving frames (b, 3, H, W) or (b, 3, t, H, W) from the source (b, 3, H, W)."""
-        predicted = self._predict_motion(source, driving)
-        motion = predicted.motion
-        decoded = self.decode(self.encode(source), motion)
-        if isinstance(predicted, RegionMotion):
-            return Reconstruction(decoded, motion, driving_regions=predicted.driving)
-        return Reconstruction(
-            decoded,
-            motion,
-            matched=predicted.matched,
-            match_target=predicted.match_target,
-            match_flow=predicted.match_flow,
-        )
+        estimate = self._predict_motion(source, driving)
+        return Reconstruction(self.decode(self.encode(source), estimate.motion), estimate.motion, estimate.losses)
 
-    def _predict_motion(
-        self, source: Tensor, driving: Tensor, before: tuple[Tensor, Tensor] | None = None
-    ) -> DenseMotion | RegionMotion:
+    def _predict_motion(self, source: Tensor, driving: Tensor, before: tuple[Tensor, Tensor] | None = None) -> MotionEstimate:
         self._check_image(source, "source", ndim=4)
         if driving.ndim == 4:
             driving = driving.unsqueeze(2)
         self._check_image(driving, "driving", ndim=5)
         if driving.shape[0] != source.shape[0] or driving.shape[-2:] != source.shape[-2:]:
             raise UserError(f"source {tuple(source.shape)} and driving {tuple(driving.shape)} differ in batch or image size")
-        source, driving = source.to(self.dtype), driving.to(self.dtype)
-        if isinstance(self.motion_predictor, RegionMotionPredictor):
-            return self.motion_predictor.match(source, driving)
-        if isinstance(self.motion_predictor, CoarseDenseMotionPredictor) or before is None:
-            return self.motion_predictor(source, driving)
-        frame, flow = before
-        return self.motion_predictor(source, driving, (frame.to(self.dtype), flow))
+        if before is not None:
+            before = before[0].to(self.dtype), before[1]
+        return self.motion_predictor.predict(source.to(self.dtype), driving.to(self.dtype), before)
 
-    def _warp_scale(self, x: Tensor, motion: Motion) -> tuple[Tensor, Tensor]:
-        """`x` (b, c, H, W) warped, and the occlusion of its size: (b * t, c, H, W) and (b * t, 1, H, W)."""
+    def _warp_scale(self, x: Tensor, motions: Mapping[tuple[int, int], Motion]) -> tuple[Tensor, Tensor]:
+        """Warp `x` (b, c, H, W) by the motion of its size: (b * t, c, H, W), and the occlusion (b * t, 1, H, W)."""
+        motion = motions[_size(x)]
         warped = warp(x, motion.grid(), padding_mode=self.padding_mode)
         occlusion = motion.occlusion.to(x.dtype)
         return channels_last(rearrange(warped, "b c t h w -> (b t) c h w")), rearrange(occlusion, "b c t h w -> (b t) c h w")
@@ -266,5 +222,10 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
             raise UserError(f"{name} height and width must be multiples of {multiple}; got {tuple(image.shape[-2:])}")
 
 
-def size_of(x: Tensor) -> tuple[int, int]:
+def _size(x: Tensor) -> tuple[int, int]:
     return x.shape[-2], x.shape[-1]
+
+
+def _blend(inpainted: Tensor, warped: Tensor, occlusion: Tensor) -> Tensor:
+    """Mix by occlusion, 1 = warped. Under autocast the types may differ: the result has that of `warped`."""
+    return torch.lerp(inpainted.to(warped.dtype), warped, occlusion)

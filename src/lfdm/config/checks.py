@@ -4,7 +4,7 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from lfdm.errors import UserError
@@ -94,6 +94,8 @@ def _fits(value: object, hint: Any) -> bool:
         return any(_fits(value, part) for part in parts)
     if origin is Sequence:
         return isinstance(value, list | tuple) and all(_fits(item, parts[0]) for item in value)
+    if origin is Mapping:
+        return isinstance(value, Mapping)
     if origin is tuple:
         if not isinstance(value, tuple):
             return False
@@ -113,6 +115,8 @@ def _describe(hint: Any) -> str:
         return " or ".join(map(_describe, parts))
     if origin is Sequence:
         return f"a list of: {_describe(parts[0])}"
+    if origin is Mapping:
+        return "a JSON object"
     if origin is tuple:
         count = "any number" if parts[-1] is Ellipsis else len(parts)
         return f"a tuple ({count}) of: {_describe(parts[0])}"

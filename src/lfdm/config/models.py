@@ -1,14 +1,13 @@
 """Settings of the two models: the keyword arguments of `LatentFlowAutoencoder` and `MotionUNet3D`, word for word."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from lfdm.config.checks import check, check_at_most, check_not_negative, check_positive, check_types
+from lfdm.config.predictors import MAX_WIDTH, PredictorConfig, RegionConfig
 
 FLOW_CHANNELS = 2
 """The first channels of a motion: flow x and y. The rest is occlusion."""
-MAX_WIDTH = 8192
-"""Most channels of any layer; a larger number is a typing error."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,67 +22,21 @@ class AutoencoderConfig:
     """Halvings between image and latent: flow and latent have stride 2^num_downs."""
     num_res_blocks: int = 6
     """Residual blocks of the decoder at the latent's size."""
-    motion: Literal["dense", "regions"] = "regions"
-    """Motion predictor: `dense` (our own: matching, then refinement) or `regions` (the paper's, MRAA)."""
+    predictor: PredictorConfig = field(default_factory=RegionConfig)
+    """Motion predictor: `DenseConfig` (our own) or `RegionConfig` (the paper's)."""
     corners: bool = True
-    """Coordinate convention: published end-point identity (True) or pixel centres (False), see lfdm.motion.warp."""
+    """Coordinate convention: the paper's end-point identity grid (True) or pixel centres (False)."""
     padding_mode: Literal["zeros", "border"] = "zeros"
-    """What a warp reads outside the image."""
-    dense_channels: tuple[int, ...] = (32, 64, 96, 128, 128)
-    """Widths of the dense predictor at strides 1, 2, 4, 8, 16."""
-    dense_match_stride: int = 4
-    """Stride of the cells that the dense predictor matches: 2 finds limbs a few pixels wide; 4 is that of early models."""
-    dense_match_channels: int = 64
-    """Channels compared in the dense predictor's global matching."""
-    dense_max_residual: float = 0.6
-    """The most one refinement moves, in half images."""
-    dense_tracking: float = 0.0
-    """How many times as strongly as to nearness a match is drawn to where the frame before had it; 0: each frame on its own."""
-    num_regions: int = 10
-    """Regions of the paper's predictor."""
-    region_temperature: float = 0.1
-    """Softmax temperature of the region heat maps."""
-    region_channels: int = 32
-    """First width of the region and background networks."""
-    region_flow_channels: int = 64
-    """First width of the network that combines region motions."""
-    region_max_channels: int = 1024
-    """Most channels of the three region networks."""
-    region_depth: int = 5
-    """Halvings inside each of the three region networks."""
-    region_padding: int = 3
-    """Padding of the 7x7 heat-map convolution: 3 in mug128, 0 in mhad128 and natops128."""
+    """Padding outside the image when warping."""
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_positive(self, "channels", "max_channels", "num_downs", "dense_channels", "dense_match_channels")
-        check_positive(self, "dense_max_residual", "num_regions", "region_temperature", "region_channels")
-        check_positive(self, "region_flow_channels", "region_max_channels", "region_depth")
-        check_not_negative(self, "num_res_blocks", "region_padding", "dense_tracking")
-        check(self.region_padding <= 3, "region_padding", self.region_padding, "0 to 3")
-        check(self.dense_match_stride in (2, 4), "dense_match_stride", self.dense_match_stride, "2 or 4")
-        check_at_most(self, MAX_WIDTH, "channels", "max_channels", "dense_channels", "dense_match_channels", "num_regions")
-        check_at_most(self, MAX_WIDTH, "region_channels", "region_flow_channels", "region_max_channels")
-        check_at_most(self, 10, "num_downs", "region_depth")
+        check_positive(self, "channels", "max_channels", "num_downs")
+        check_not_negative(self, "num_res_blocks")
+        check_at_most(self, MAX_WIDTH, "channels", "max_channels")
+        check_at_most(self, 10, "num_downs")
         check_at_most(self, 100, "num_res_blocks")
-        least = max(self.region_channels, self.region_flow_channels)
-        check(
-            self.region_max_channels >= least,
-            "region_max_channels",
-            self.region_max_channels,
-            f"at least {least}, the first width",
-        )
-        if self.motion == "dense":
-            check(self.num_downs in (1, 2), "num_downs", self.num_downs, "1 or 2 with motion='dense' (stride 2 or 4)")
-            check(not self.corners, "corners", self.corners, "False with motion='dense' (pixel centres)")
-            usable = len(self.dense_channels) >= 4 and all(width % 8 == 0 for width in self.dense_channels)
-            check(usable, "dense_channels", self.dense_channels, "four or more multiples of 8")
-        self.check_can_follow("dense_tracking", self.dense_tracking)
-
-    def check_can_follow(self, name: str, value: float) -> None:
-        """Raise UserError where the setting `name` is not 0 and this model could not follow a video from frame to frame."""
-        follows = self.motion == "dense" and self.dense_match_stride == 2
-        check(follows or value == 0, name, value, "0 unless dense motion matches at stride 2")
+        self.predictor.check_autoencoder(num_downs=self.num_downs, corners=self.corners)
 
     @property
     def latent_channels(self) -> int:
@@ -92,10 +45,13 @@ class AutoencoderConfig:
 
     @property
     def size_multiple(self) -> int:
-        """Height and width of images must be multiples of this."""
-        if self.motion == "regions":
-            return 2 ** (self.region_depth + self.num_downs)
-        return 2 ** (len(self.dense_channels) - 1)
+        """The number that height and width of images must be multiples of."""
+        return self.predictor.size_multiple(self.num_downs)
+
+    @property
+    def min_size(self) -> int:
+        """Smallest height and width of images."""
+        return self.predictor.min_size(self.num_downs)
 
 
 @dataclass(frozen=True, kw_only=True)

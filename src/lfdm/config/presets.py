@@ -6,9 +6,12 @@ from dataclasses import dataclass, field, replace
 from lfdm.config.checks import check, check_at_most, check_number, check_types
 from lfdm.config.diffusion import DiffusionConfig
 from lfdm.config.models import AutoencoderConfig, UNetConfig
+from lfdm.config.predictors import DenseConfig, RegionConfig
 from lfdm.config.training import AutoencoderTrainingConfig, DiffusionTrainingConfig, FrameSampler, OptimizationConfig
 from lfdm.config.video import MAX_FPS, MIN_FPS, Fit
 from lfdm.errors import UserError
+
+MIN_IMAGE_SIZE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,21 +48,16 @@ class Preset:
         given, channels = self.unet.latent_channels, self.autoencoder.latent_channels
         check(given == channels, "unet.latent_channels", given, f"{channels}, as the auto-encoder gives")
         multiple = math.lcm(self.autoencoder.size_multiple, 2**self.autoencoder.num_downs * self.unet.size_multiple)
-        fits = self.image_size >= 16 and self.image_size % multiple == 0
-        check(fits, "image_size", self.image_size, f"a multiple of {multiple} (for these two models), at least 16")
+        least = max(MIN_IMAGE_SIZE, self.autoencoder.min_size)
+        fits = self.image_size >= least and self.image_size % multiple == 0
+        check(fits, "image_size", self.image_size, f"a multiple of {multiple} (for these two models), at least {least}")
         check(self.unet.sample_channels == 3, "unet.sample_channels", self.unet.sample_channels, "3: flow x, flow y, occlusion")
-        map_size = self.image_size // 2**self.autoencoder.num_downs + 2 * self.autoencoder.region_padding - 6
-        usable = self.autoencoder.motion == "dense" or map_size >= 1
-        check(usable, "autoencoder.region_padding", self.autoencoder.region_padding, "3 for images this small")
-        losses = self.autoencoder_training
-        for name, motion in (("match_weight", "dense"), ("equivariance_weight", "regions")):
-            works = self.autoencoder.motion == motion or getattr(losses, name) == 0
-            check(works, f"autoencoder_training.{name}", getattr(losses, name), f"0 unless autoencoder.motion is {motion!r}")
         measurable = self.diffusion_training.cache_motion or not self.diffusion.normalize
         check(measurable, "diffusion.normalize", True, "False without diffusion_training.cache_motion, on which it is measured")
-        self.autoencoder.check_can_follow(
-            "autoencoder_training.tracking_distillation_weight", losses.tracking_distillation_weight
-        )
+        predictor = self.autoencoder.predictor
+        for loss, weight in self.autoencoder_training.auxiliary_weights().items():
+            known = loss in predictor.losses or weight == 0
+            check(known, f"autoencoder_training.{loss}_weight", weight, f"0 with the predictor {predictor.type!r}")
 
 
 FLOW64 = Preset(
@@ -70,11 +68,9 @@ FLOW64 = Preset(
         max_channels=48,
         num_downs=1,
         num_res_blocks=4,
-        motion="dense",
+        predictor=DenseConfig(match_channels=32),
         corners=False,
         padding_mode="border",
-        dense_match_stride=2,
-        dense_match_channels=32,
     ),
     unet=UNetConfig(
         latent_channels=48,
@@ -194,7 +190,7 @@ MUG128 = Preset(
 MHAD128 = replace(
     MUG128,
     name="mhad128",
-    autoencoder=AutoencoderConfig(region_padding=0),
+    autoencoder=AutoencoderConfig(predictor=RegionConfig(padding=0)),
     autoencoder_training=replace(_paper_autoencoder_training(43_100, (25_860, 38_790)), pairs_by="subject"),
     diffusion_training=_paper_diffusion_training(86_400, 6, (57_600, 72_000), "random"),
 )
@@ -202,7 +198,7 @@ MHAD128 = replace(
 NATOPS128 = replace(
     MUG128,
     name="natops128",
-    autoencoder=AutoencoderConfig(region_padding=0),
+    autoencoder=AutoencoderConfig(predictor=RegionConfig(padding=0)),
     unet=replace(_PAPER_UNET, upsample="nearest"),
     diffusion=replace(_PAPER_DIFFUSION, learned_null=True),
     autoencoder_training=_paper_autoencoder_training(24_000, (14_400, 21_600), epoch_repeats=5),

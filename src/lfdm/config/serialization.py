@@ -6,6 +6,7 @@ import typing
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
+from lfdm.config.checks import check
 from lfdm.errors import UserError
 
 SettingsT = TypeVar("SettingsT")
@@ -22,6 +23,7 @@ def from_json(cls: type[SettingsT], values: dict[str, Any], *, where: str = "") 
     Raises:
         UserError: an unknown key (the nearest known one is named), a missing one, or a value that is not allowed.
     """
+    cls = _variant(cls, values, where)
     hints = typing.get_type_hints(cls)
     arguments = {}
     for key, value in values.items():
@@ -37,6 +39,16 @@ def from_json(cls: type[SettingsT], values: dict[str, Any], *, where: str = "") 
         return cls(**arguments)
     except ValueError as error:
         raise UserError(f"{where}{error}") from None
+
+
+def _variant(cls: type[SettingsT], values: dict[str, Any], where: str) -> type[SettingsT]:
+    """Return the subclass of `cls` that the field `type` names, or `cls` itself if it has no subclasses."""
+    variants = {variant.type: variant for variant in cls.__subclasses__()}  # type: ignore[attr-defined]
+    if not variants:
+        return cls
+    kind = values.get("type")
+    check(isinstance(kind, str) and kind in variants, f"{where}type", kind, f"one of {', '.join(map(repr, variants))}")
+    return variants[str(kind)]
 
 
 def _suggest(key: str, names: list[str], where: str) -> str:

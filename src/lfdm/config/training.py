@@ -19,6 +19,8 @@ FrameSampler = Literal["uniform", "random", "very_random"]
 MixedPrecision = Literal["auto", "no", "bf16"]
 
 MAX_HUE_JITTER = 0.5
+AUXILIARY_LOSSES = ("match", "equivariance", "tracking_distillation")
+"""Losses that only some motion predictors have (`PredictorConfig.losses`); the weight of each is `<name>_weight`."""
 
 
 def _check_hue(color_jitter: tuple[float, ...]) -> None:
@@ -133,7 +135,7 @@ class AutoencoderTrainingConfig:
     inpainted_weight: float = 0.5
     """The same of the painted image before the last blend, so that the decoder learns to paint where flow fails."""
     match_weight: float = 1.0
-    """Mean absolute error of the driving frame put together from matched source cells (dense predictor)."""
+    """Mean absolute error of the driving frame assembled from matched source cells (dense predictor)."""
     ssim_weight: float = 0.0
     """1 - SSIM of the prediction."""
     smoothness_weight: float = 0.02
@@ -149,7 +151,7 @@ class AutoencoderTrainingConfig:
     equivariance_weight: float = 0.0
     """Equivariance of region means and affine frames under random warps (regions predictor)."""
     tracking_distillation_weight: float = 0.0
-    """Distance, for single frames, to the motion that the starting weights find by following the clip from frame to frame."""
+    """Distance of the flow of single frames to the flow that the initial weights find by tracking the clip (dense predictor)."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -165,6 +167,10 @@ class AutoencoderTrainingConfig:
         check(used or scales == default, "perceptual_scales", scales, f"{default}, its default, without perceptual_weight")
         mirrors = self.flip_probability > 0
         check(mirrors or not self.mirror_sided_labels, "mirror_sided_labels", True, "False with flip_probability=0")
+
+    def auxiliary_weights(self) -> dict[str, float]:
+        """Return the weight of every auxiliary loss of the motion predictors by its name."""
+        return {name: getattr(self, f"{name}_weight") for name in AUXILIARY_LOSSES}
 
 
 def _adaptation_steps() -> OptimizationConfig:

@@ -82,8 +82,8 @@ class VideoFiles:
         Raises:
             UserError: a tile that this model cannot draw, before the first result is asked for.
         """
-        if "regions" in self.panel and pipeline.autoencoder.config["motion"] != "regions":
-            raise UserError("panel: this model's motion predictor is dense: it has no regions to show")
+        if "regions" in self.panel and not pipeline.autoencoder.has_regions:
+            raise UserError("panel must not contain 'regions' with this model, whose motion predictor has none")
         fps = self._check_fps(pipeline.config["fps"]) if self.fps is None else self.fps
         motions, index = [], 0
         for result in results:

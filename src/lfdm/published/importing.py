@@ -15,6 +15,7 @@ import torch
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.condition.encoder import ConditionEncoder
 from lfdm.condition.text import encoder_source
+from lfdm.config.predictors import RegionConfig
 from lfdm.config.presets import PRESETS, Preset, get_preset
 from lfdm.config.serialization import to_json
 from lfdm.data.corpora import mhad, mug, natops
@@ -138,7 +139,7 @@ def _read_lines(path: Path) -> list[str]:
 
 def _published(preset: str | Preset) -> Preset:
     preset = get_preset(preset) if isinstance(preset, str) else preset
-    if preset.autoencoder.motion != "regions" or preset.diffusion.condition != "text":
+    if not isinstance(preset.autoencoder.predictor, RegionConfig) or preset.diffusion.condition != "text":
         fitting = [name for name in PRESETS if name in PUBLISHED_LABELS]
         raise UserError(f"published checkpoints have the layout of {', '.join(fitting)}; got preset {preset.name!r}")
     return preset

@@ -2,17 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import PartialState
 from einops import rearrange
 from torch import Tensor, nn
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder, Reconstruction
-from lfdm.autoencoder.predictors.regions import RegionMotionPredictor
+from lfdm.autoencoder.predictors.predictor import LossInputs
 from lfdm.config.presets import Preset
 from lfdm.config.serialization import to_json
 from lfdm.config.training import AutoencoderTrainingConfig
@@ -27,7 +27,6 @@ from lfdm.folders.run_folder import check_run, find_checkpoints, find_model, pre
 from lfdm.folders.sources import find_folder
 from lfdm.training.batches import BatchRandomness
 from lfdm.training.loop import train
-from lfdm.training.losses.equivariance import RandomWarp, equivariance_losses
 from lfdm.training.losses.image import edge_aware_smoothness, multiscale_l1, ssim_loss
 from lfdm.training.losses.perceptual import PerceptualLoss
 from lfdm.training.motion_cache import MotionCache, open_motion_cache
@@ -36,14 +35,16 @@ from lfdm.training.reports import RunSummary, StepReport
 from lfdm.visualize import flow_to_color
 
 PANEL_PAIRS = 6
-TEACHER_TRACKING = 100.0
-"""`dense_tracking` of the model that `tracking_distillation_weight` learns from, where it is off."""
 STAGE2_SETTINGS = tuple(f"preset.{name}" for name in ("name", "num_frames", "fps", "unet", "diffusion", "diffusion_training"))
-"""What stage 1 does not depend on, and a resumed run may therefore change."""
+"""Settings that stage 1 does not depend on, and that a resumed run may therefore change."""
 
 
 class AutoencoderTask:
-    """What `train` needs to train a `LatentFlowAutoencoder`."""
+    """The training task of a `LatentFlowAutoencoder`, for `lfdm.training.loop.train`.
+
+    Args:
+        teacher_motion: motion of the clips that `tracking_distillation_weight` needs.
+    """
 
     name = "autoencoder"
 
@@ -52,9 +53,8 @@ class AutoencoderTask:
         module: LatentFlowAutoencoder,
         config: AutoencoderTrainingConfig,
         cache: ClipCache,
-        followed: MotionCache | None = None,
+        teacher_motion: MotionCache | None = None,
     ) -> None:
-        """`followed` is the motion of the clips that `tracking_distillation_weight` needs."""
         self.module = module
         self.config = config
         self.dataset = PairDataset(
@@ -69,68 +69,48 @@ class AutoencoderTask:
             distinct=config.distinct_frames,
             first_frame_probability=config.first_frame_probability,
             by_subject=config.pairs_by == "subject",
-            motion=None if followed is None else followed.clip,
+            motion=None if teacher_motion is None else teacher_motion.clip,
         )
         self.perceptual = _perceptual_loss(config)
 
     def models(self, module: nn.Module) -> dict[str, nn.Module]:
+        """Return the networks to save, by the name of their folder."""
         return {self.name: module}
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], randomness: BatchRandomness) -> dict[str, Tensor]:
-        """The weighted sum `loss` of the configured losses, and each loss without its weight.
+        """Return the weighted sum `loss`, and each loss of a positive weight by its name, unweighted.
 
         Args:
-            batch: `source` and `driving`, (b, 3, H, W) uint8; where motion is learned from clips that are followed, `flow`
-                (b, 2, h, w) in half images and `has_flow` (b,), whether it is known.
+            batch: `source` and `driving`, (b, 3, H, W) uint8; with a teacher also `flow` (b, 2, h, w) in half images and
+                `has_flow` (b,), whether it is known.
         """
-        config = self.config
         source, driving = (batch[key].float() / 255 for key in ("source", "driving"))
         reconstruction: Reconstruction = module(source, driving)
-        decoded = reconstruction.decoded
+        decoded, motion = reconstruction.decoded, reconstruction.motion
         prediction = decoded.prediction[:, :, 0]
+        inputs = LossInputs(driving, randomness.sample, batch.get("flow"), batch.get("has_flow"))
         parts: dict[str, tuple[float, Tensor]] = {}
 
-        def add(name: str, weight: float, value: Callable[[], Tensor]) -> None:
+        def add(name: str, value: Callable[[], Tensor]) -> None:
+            weight = getattr(self.config, f"{name}_weight")
             if weight > 0:
                 parts[name] = weight, value()
 
-        add("l1", config.l1_weight, lambda: multiscale_l1(prediction, driving))
-        add("warped", config.warped_weight, lambda: multiscale_l1(decoded.warped[:, :, 0], driving))
-        add("inpainted", config.inpainted_weight, lambda: multiscale_l1(decoded.inpainted[:, :, 0], driving))
-        add("ssim", config.ssim_weight, lambda: ssim_loss(prediction, driving))
-        add("match", config.match_weight, lambda: _match_loss(reconstruction))
-        add(
-            "smoothness",
-            config.smoothness_weight,
-            lambda: edge_aware_smoothness(reconstruction.motion.flow, driving.unsqueeze(2)),
-        )
-        add("occlusion", config.occlusion_weight, lambda: 1 - reconstruction.motion.occlusion.float().mean())
-        add("equivariance", config.equivariance_weight, lambda: self._equivariance(reconstruction, driving, randomness))
-        add(
-            "followed",
-            config.tracking_distillation_weight,
-            lambda: _followed_loss(reconstruction, batch["flow"], batch["has_flow"]),
-        )
+        add("l1", lambda: multiscale_l1(prediction, driving))
+        add("warped", lambda: multiscale_l1(decoded.warped[:, :, 0], driving))
+        add("inpainted", lambda: multiscale_l1(decoded.inpainted[:, :, 0], driving))
+        add("ssim", lambda: ssim_loss(prediction, driving))
+        for name, auxiliary in reconstruction.losses.items():
+            add(name, partial(auxiliary, inputs))
+        add("smoothness", lambda: edge_aware_smoothness(motion.flow, driving.unsqueeze(2)))
+        add("occlusion", lambda: 1 - motion.occlusion.float().mean())
         if self.perceptual is not None:
-            self.perceptual.to(driving.device)
-            parts["perceptual"] = config.perceptual_weight, self.perceptual(prediction, driving)
+            add("perceptual", partial(self.perceptual.to(driving.device), prediction, driving))
         total = torch.stack([weight * value for weight, value in parts.values()]).sum()
         return {"loss": total, **{name: value for name, (_, value) in parts.items()}}
 
-    def _equivariance(self, reconstruction: Reconstruction, driving: Tensor, randomness: BatchRandomness) -> Tensor:
-        predictor = self.module.motion_predictor
-        if not isinstance(predictor, RegionMotionPredictor) or reconstruction.driving_regions is None:
-            raise UserError("equivariance_weight needs the region motion predictor (motion='regions'); set it to 0")
-        whole = RandomWarp.sample(
-            randomness.batch_size, corners=self.module.corners, generator=randomness.generator, device=driving.device
-        )
-        random_warp = replace(whole, theta=whole.theta[randomness.rows], weights=whole.weights[randomness.rows])
-        moved = predictor.region_predictor(random_warp.transform(driving))
-        losses = equivariance_losses(random_warp, reconstruction.driving_regions, moved)
-        return losses.shift + losses.affine
-
     def panel(self, module: nn.Module) -> np.ndarray:
-        """Rows of source, driving, prediction, warped, flow, occlusion for fixed pairs."""
+        """Draw source, driving, prediction, warped, flow and occlusion of fixed pairs, one row each: (H', W', 3) uint8."""
         assert isinstance(module, LatentFlowAutoencoder)
         device = module.device
         rows = []
@@ -157,7 +137,7 @@ def train_autoencoder(
     summary: Callable[[RunSummary], None] | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Train stage 1 of `preset` on the training clips of `data`; returns the last checkpoint in the run folder `out`.
+    """Train stage 1 of `preset` on the training clips of `data`; return the last checkpoint in the run folder `out`.
 
     Args:
         init: bundled name, or model, pipeline or run folder whose weights to start from.
@@ -170,44 +150,47 @@ def train_autoencoder(
         FileNotFoundError: no such data set, weights or model.
     """
     config = preset.autoencoder_training
-    if config.tracking_distillation_weight > 0 and init is None:
-        raise UserError("tracking_distillation_weight needs a model to start from (init), whose motion is followed")
+    distils = config.tracking_distillation_weight > 0
+    if distils and init is None:
+        raise UserError("tracking_distillation_weight needs init, the model whose tracked motion to learn from; got None")
     records = training_records(data)
     with torch.random.fork_rng():
         torch.manual_seed(config.optimization.seed)
         module = LatentFlowAutoencoder(**to_json(preset.autoencoder))
-    if init is not None and (
-        config.tracking_distillation_weight > 0 or not find_checkpoints(out)
-    ):  # one that goes on has its weights
+    if init is not None and (distils or not find_checkpoints(out)):  # a resumed run has its own weights
         start = LatentFlowAutoencoder.from_pretrained(find_model(find_folder(init), AutoencoderTask.name))
         load_exactly(module, start.state_dict(), str(init))
     settings = {"stage": AutoencoderTask.name, "data": str(data), "init": str(init) if init else None, "preset": to_json(preset)}
     check_run(out, settings, free=STAGE2_SETTINGS)
-    followed, state = None, PartialState()
+    teacher_motion, state = None, PartialState()
     with state.main_process_first():  # the others find the caches that it makes
         cache = open_cache(data, records, preset.image_size, preset.fit, progress=progress)
-        if config.tracking_distillation_weight > 0:
-            teacher = _following(module, preset)
+        if distils:
+            teacher = _tracking_teacher(module, preset)
             nn.Module.to(teacher, state.device)
             bf16 = uses_bf16(config.optimization.mixed_precision, teacher.device)
-            followed = open_motion_cache(teacher, cache, bf16=bf16, progress=progress)
-    task = AutoencoderTask(module, config, cache, followed)
+            teacher_motion = open_motion_cache(teacher, cache, bf16=bf16, progress=progress)
+    task = AutoencoderTask(module, config, cache, teacher_motion)
     if state.is_main_process:
         prepare_run(out, settings, free=STAGE2_SETTINGS)
     state.wait_for_everyone()
     return train(task, config.optimization, out, report=report, summary=summary)
 
 
-def _following(module: LatentFlowAutoencoder, preset: Preset) -> LatentFlowAutoencoder:
-    """The same weights in a model that follows limbs from frame to frame."""
-    settings = replace(preset.autoencoder, dense_tracking=preset.autoencoder.dense_tracking or TEACHER_TRACKING)
+def _tracking_teacher(module: LatentFlowAutoencoder, preset: Preset) -> LatentFlowAutoencoder:
+    """Return a model of the same weights that tracks limbs from frame to frame."""
+    settings = replace(preset.autoencoder, predictor=preset.autoencoder.predictor.tracking_teacher())
     teacher = LatentFlowAutoencoder(**to_json(settings))
     teacher.load_state_dict(module.state_dict())
     return teacher
 
 
 def training_records(data: Path) -> list[ClipRecord]:
-    """The training clips of a data set; UserError if there are none."""
+    """Return the training clips of a data set.
+
+    Raises:
+        UserError: the data set has none.
+    """
     records = [record for record in read_index(data) if record.split == "train"]
     if not records:
         raise UserError(f"{data} has no training clips (split 'train')")
@@ -220,27 +203,7 @@ def _perceptual_loss(config: AutoencoderTrainingConfig) -> PerceptualLoss | None
     return PerceptualLoss(Path(config.perceptual_weights_path), num_scales=config.perceptual_scales)
 
 
-def _match_loss(reconstruction: Reconstruction) -> Tensor:
-    if reconstruction.matched is None or reconstruction.match_target is None:
-        raise UserError("match_weight needs the dense motion predictor (motion='dense'); set it to 0")
-    return (reconstruction.matched.float() - reconstruction.match_target.float()).abs().mean()
-
-
-def _followed_loss(reconstruction: Reconstruction, flow: Tensor, known: Tensor) -> Tensor:
-    """Mean end-point distance in L1, of the flow and of the match it began with, to `flow` (b, 2, h, w) where `known` (b,)."""
-    if reconstruction.match_flow is None:
-        raise UserError("tracking_distillation_weight needs dense motion that matches at stride 2; set it to 0")
-    found = reconstruction.motion.flow[:, :, 0].float()
-    size = reconstruction.match_flow.shape[-2:]
-    finer = F.interpolate(flow, size=size, mode="bilinear", align_corners=False)
-    errors = (
-        (found - flow).abs().sum(1).mean((1, 2)),
-        (reconstruction.match_flow.float() - finer).abs().sum(1).mean((1, 2)),
-    )
-    return (sum(errors) * known).mean()
-
-
 def _to_bytes(image: Tensor) -> np.ndarray:
-    """(3, H, W) in [0, 1] -> (H, W, 3) uint8."""
+    """Convert an image (3, H, W) in [0, 1] to (H, W, 3) uint8."""
     pixels = rearrange(image.float().clamp(0, 1), "c h w -> h w c") * 255
     return pixels.round().byte().cpu().numpy()

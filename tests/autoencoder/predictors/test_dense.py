@@ -1,79 +1,74 @@
-from itertools import product
-from typing import TypeAlias
-
 import pytest
 import torch
 
-from lfdm.autoencoder.predictors.dense import DenseMotionPredictor, Described, follow
-from lfdm.autoencoder.predictors.dense_coarse import CoarseDenseMotionPredictor
-from lfdm.errors import UserError
+from lfdm.autoencoder.predictors.dense import DenseMotionPredictor, compose_flow
+from lfdm.autoencoder.predictors.matching import ImageFeatures
+from lfdm.autoencoder.predictors.predictor import LossInputs, MotionEstimate
+from lfdm.config.predictors import DenseConfig
 from lfdm.motion.warp import identity_grid
 
-Predictor: TypeAlias = DenseMotionPredictor | CoarseDenseMotionPredictor
-KINDS = (DenseMotionPredictor, CoarseDenseMotionPredictor)
-every_predictor = pytest.mark.parametrize(("kind", "stride"), list(product(KINDS, (2, 4))))
+both_strides = pytest.mark.parametrize("stride", [2, 4])
 
 
-def make_predictor(kind: type[Predictor] = DenseMotionPredictor, stride: int = 2) -> Predictor:
+def make_predictor(stride: int = 2, *, tracking: float = 0.0) -> DenseMotionPredictor:
     torch.manual_seed(0)
-    return kind(channels=(8, 8, 16, 16), stride=stride, match_channels=8, max_residual=0.6)
+    return DenseMotionPredictor(DenseConfig(channels=(8, 8, 16, 16), match_channels=8, tracking=tracking), stride=stride)
 
 
-def sharpen(predictor: Predictor) -> None:
-    """Every cell takes its best match; the flow is that match with nothing added."""
-    if isinstance(predictor, DenseMotionPredictor):
-        predictor.matching.log_scale.fill_(12.0)
-    else:
-        predictor.match_log_scale.fill_(12.0)
+def sharpen(predictor: DenseMotionPredictor) -> None:
+    """Let every cell take its best match; the flow is that match with nothing added."""
+    predictor.matching.log_scale.fill_(12.0)
     for name in ("coarse_head.bias", "fine_head.bias"):
         if name in (parameters := dict(predictor.named_parameters())):
-            detail = name == "fine_head.bias" and isinstance(predictor, CoarseDenseMotionPredictor)  # has no share of its own
-            parameters[name][0] = 0.0 if detail else 1.0
+            parameters[name][0] = 1.0
 
 
-@every_predictor
-def test_training_starts_at_the_identity_exactly(kind: type[Predictor], stride: int) -> None:
-    motion = make_predictor(kind, stride)(torch.rand(2, 3, 32, 32), torch.rand(2, 3, 3, 32, 32)).motion
+def match_loss(estimate: MotionEstimate) -> torch.Tensor:
+    return estimate.losses["match"](LossInputs(torch.empty(0), lambda generate: generate(2, torch.Generator())))
+
+
+@both_strides
+def test_training_starts_at_the_identity_exactly(stride: int) -> None:
+    motion = make_predictor(stride).predict(torch.rand(2, 3, 32, 32), torch.rand(2, 3, 3, 32, 32)).motion
     assert not motion.corners
     assert torch.equal(motion.flow, torch.zeros(2, 2, 3, 32 // stride, 32 // stride))
     visible = torch.sigmoid(torch.tensor(3.0))
     assert torch.equal(motion.occlusion, visible.expand(2, 1, 3, 32 // stride, 32 // stride))
 
 
-@every_predictor
-def test_every_parameter_learns_after_the_first_step(kind: type[Predictor], stride: int) -> None:
-    predictor = make_predictor(kind, stride)
+@both_strides
+def test_every_parameter_learns_after_the_first_step(stride: int) -> None:
+    predictor = make_predictor(stride)
     heads = [predictor.coarse_head, *([predictor.fine_head] if stride == 2 else [])]
     with torch.no_grad():
         for head in heads:
             head.weight.normal_(std=0.1)
-    dense = predictor(torch.rand(1, 3, 32, 32), torch.rand(1, 3, 2, 32, 32))
+    dense = predictor.predict(torch.rand(1, 3, 32, 32), torch.rand(1, 3, 2, 32, 32))
     loss = dense.motion.flow.square().sum() + dense.motion.occlusion.sum()
-    loss = loss + (dense.matched - dense.match_target).abs().sum()
-    loss.backward()
+    (loss + match_loss(dense)).backward()
     silent = [name for name, p in predictor.named_parameters() if p.grad is None or not p.grad.any()]
     assert not silent
 
 
-@every_predictor
+@both_strides
 @torch.no_grad()
-def test_sharp_matching_finds_every_cell_of_a_still_clip(kind: type[Predictor], stride: int) -> None:
-    predictor = make_predictor(kind, stride)
+def test_sharp_matching_finds_every_cell_of_a_still_clip(stride: int) -> None:
+    predictor = make_predictor(stride)
     sharpen(predictor)
     source = torch.rand(2, 3, 32, 32)
-    dense = predictor(source, source.unsqueeze(2).expand(-1, -1, 2, -1, -1))
-    torch.testing.assert_close(dense.matched, dense.match_target, atol=1e-3, rtol=0)
+    dense = predictor.predict(source, source.unsqueeze(2).expand(-1, -1, 2, -1, -1))
+    assert match_loss(dense) < 1e-3
     torch.testing.assert_close(dense.motion.flow, torch.zeros_like(dense.motion.flow), atol=1e-3, rtol=0)
 
 
-@every_predictor
+@both_strides
 @torch.no_grad()
-def test_sharp_matching_finds_a_shift(kind: type[Predictor], stride: int) -> None:
+def test_sharp_matching_finds_a_shift(stride: int) -> None:
     """A frame moved right by 4 pixels is found that far to the left, away from the edges."""
-    predictor = make_predictor(kind, stride)
+    predictor = make_predictor(stride)
     sharpen(predictor)
     source = torch.rand(1, 3, 64, 64)
-    flow = predictor(source, source.roll(4, dims=3).unsqueeze(2)).motion.flow[0, :, 0]
+    flow = predictor.predict(source, source.roll(4, dims=3).unsqueeze(2)).motion.flow[0, :, 0]
     edge = 16 // stride
     flow = flow[:, edge:-edge, edge:-edge]
     expected = torch.tensor([-4 * 2 / 64, 0.0])[:, None, None]
@@ -81,15 +76,14 @@ def test_sharp_matching_finds_a_shift(kind: type[Predictor], stride: int) -> Non
     assert found.float().mean() > 0.95  # untrained features depend on the position, too, and confuse a few cells
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_frames_and_samples_do_not_influence_each_other(kind: type[Predictor]) -> None:
-    predictor = make_predictor(kind)
+def test_frames_and_samples_do_not_influence_each_other() -> None:
+    predictor = make_predictor()
     for parameter in predictor.parameters():
         parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     source, driving = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 2, 32, 32)
-    whole = predictor(source, driving).motion
-    alone = predictor(source[1:], driving[1:, :, 1:]).motion
+    whole = predictor.predict(source, driving).motion
+    alone = predictor.predict(source[1:], driving[1:, :, 1:]).motion
     torch.testing.assert_close(whole.flow[1:, :, 1:], alone.flow, atol=1e-4, rtol=0)
     torch.testing.assert_close(whole.occlusion[1:, :, 1:], alone.occlusion, atol=1e-4, rtol=0)
 
@@ -99,10 +93,11 @@ def test_frames_and_samples_do_not_influence_each_other(kind: type[Predictor]) -
 def test_fused_matching_equals_the_matching_it_stands_for(pull: float | None) -> None:
     """Softmax of scaled cosine similarity less weighted squared distance, written out with all n x n scores."""
     predictor = make_predictor()
-    assert isinstance(predictor, DenseMotionPredictor)
     matching = predictor.matching
     matching.distance_weight.fill_(3.0)
-    source, driving = (Described(torch.randn(2, 8, 8, 8), torch.randn(2, 16, 4, 4), torch.rand(2, 12, 8, 8)) for _ in range(2))
+    source, driving = (
+        ImageFeatures(torch.randn(2, 8, 8, 8), torch.randn(2, 16, 4, 4), torch.rand(2, 12, 8, 8)) for _ in range(2)
+    )
     expected = 0.3 * torch.randn(2, 2, 8, 8)
     match = matching(source, driving) if pull is None else matching(source, driving, expected, pull)
 
@@ -122,20 +117,18 @@ def test_fused_matching_equals_the_matching_it_stands_for(pull: float | None) ->
 @pytest.mark.parametrize("stride", [2, 4])
 @torch.no_grad()
 def test_a_tracked_video_in_parts_is_the_whole(stride: int) -> None:
-    torch.manual_seed(0)
-    predictor = DenseMotionPredictor(channels=(8, 8, 16, 16), stride=stride, match_channels=8, max_residual=0.6, tracking=20.0)
+    predictor = make_predictor(stride, tracking=20.0)
     for parameter in predictor.parameters():
         parameter.add_(0.1 * torch.randn(parameter.shape))
     source, driving = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 5, 32, 32)
-    whole = predictor(source, driving)
-    first = predictor(source, driving[:, :, :2]).motion
-    second = predictor(source, driving[:, :, 2:], (driving[:, :, 1], first.flow[:, :, 1])).motion
+    whole = predictor.predict(source, driving)
+    first = predictor.predict(source, driving[:, :, :2]).motion
+    second = predictor.predict(source, driving[:, :, 2:], (driving[:, :, 1], first.flow[:, :, 1])).motion
     torch.testing.assert_close(torch.cat((first.flow, second.flow), dim=2), whole.motion.flow, atol=1e-4, rtol=0)
     torch.testing.assert_close(torch.cat((first.occlusion, second.occlusion), dim=2), whole.motion.occlusion, atol=1e-4, rtol=0)
-    assert whole.matched.shape == whole.match_target.shape == (10, 12, 16, 16)
-    alone = predictor(source, driving[:, :, 4:]).motion
+    alone = predictor.predict(source, driving[:, :, 4:]).motion
     assert (alone.flow - whole.motion.flow[:, :, 4:]).abs().max() > 1e-3  # it does follow
-    one = predictor(source, driving[:, :, :1]).motion
+    one = predictor.predict(source, driving[:, :, :1]).motion
     torch.testing.assert_close(one.flow, whole.motion.flow[:, :, :1], atol=1e-4, rtol=0)
 
 
@@ -143,16 +136,15 @@ def test_a_tracked_video_in_parts_is_the_whole(stride: int) -> None:
 def test_the_expected_flow_tells_apart_what_looks_alike() -> None:
     """Cells 2 and 12 of a row look like cell 9 of the driving image: the nearer one is taken, or the one that is expected."""
     predictor = make_predictor()
-    assert isinstance(predictor, DenseMotionPredictor)
     predictor.matching.distance_weight.fill_(20.0)
     for name, parameter in predictor.matching.named_parameters():
         if name.endswith("bias"):
             parameter.zero_()
 
-    def describe(*columns: int) -> Described:
+    def describe(*columns: int) -> ImageFeatures:
         half = torch.zeros(1, 8, 4, 16)
         half[:, :, 1, list(columns)] = 1.0
-        return Described(half, torch.zeros(1, 16, 2, 8), torch.zeros(1, 12, 4, 16))
+        return ImageFeatures(half, torch.zeros(1, 16, 2, 8), torch.zeros(1, 12, 4, 16))
 
     def shift(expected: torch.Tensor | None) -> float:
         return float(predictor.matching(describe(2, 12), describe(9), expected, 20.0).flow[0, 0, 1, 9]) * 8  # cells
@@ -168,27 +160,19 @@ def test_following_adds_up_what_moves() -> None:
     flow, step = torch.zeros(1, 2, 4, 8), torch.zeros(1, 2, 4, 8)
     flow[:, 0, :, :4] = 0.5  # the left half came from the right
     step[:, 0] = -1.0  # and everything moved right by half of the frame since
-    followed = follow(flow, step)
+    followed = compose_flow(flow, step)
     assert torch.equal(followed[:, 0, :, 4:], torch.full((1, 4, 4), -0.5))
     assert torch.equal(followed[:, 1], torch.zeros(1, 4, 8))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_unbuildable_choice_is_refused(kind: type[Predictor]) -> None:
-    with pytest.raises(UserError, match="stride 2 or 4"):
-        make_predictor(kind, 8)
-    with pytest.raises(UserError, match="at least 4 widths"):
-        kind(channels=(8, 8, 8), stride=4, match_channels=8, max_residual=0.6)
-
-
-@every_predictor
+@both_strides
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_weights_stay_close(kind: type[Predictor], stride: int, dtype: torch.dtype) -> None:
-    predictor = make_predictor(kind, stride).eval()
+def test_half_precision_weights_stay_close(stride: int, dtype: torch.dtype) -> None:
+    predictor = make_predictor(stride).eval()
     source, driving = torch.rand(1, 3, 32, 32), torch.rand(1, 3, 2, 32, 32)
     with torch.no_grad():
         predictor.get_parameter("coarse_head.bias")[0] = 1.0  # the matched flow, as it is
-        exact = predictor(source, driving).motion
-        rounded = predictor.to(dtype)(source.to(dtype), driving.to(dtype)).motion
+        exact = predictor.predict(source, driving).motion
+        rounded = predictor.to(dtype).predict(source.to(dtype), driving.to(dtype)).motion
     assert exact.flow.abs().mean() > 0.05
     assert (rounded.flow - exact.flow).abs().mean() < 0.1 * exact.flow.abs().mean()

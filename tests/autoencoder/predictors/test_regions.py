@@ -3,9 +3,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lfdm.autoencoder.predictors.regions import (
+from lfdm.autoencoder.predictors.region_geometry import (
     MIN_VARIANCE,
-    RegionMotionPredictor,
     Regions,
     heatmap_regions,
     invert_2x2,
@@ -14,6 +13,8 @@ from lfdm.autoencoder.predictors.regions import (
     region_heat,
     relative_affine,
 )
+from lfdm.autoencoder.predictors.regions import RegionMotionPredictor
+from lfdm.config.predictors import RegionConfig
 from lfdm.motion.warp import identity_grid
 
 
@@ -30,18 +31,8 @@ def make_regions(shift: Tensor, covariance: Tensor) -> Regions:
 @pytest.fixture
 def predictor() -> RegionMotionPredictor:
     torch.manual_seed(0)
-    return RegionMotionPredictor(
-        num_regions=3,
-        temperature=0.1,
-        channels=4,
-        flow_channels=4,
-        max_channels=16,
-        depth=2,
-        padding=3,
-        stride=4,
-        corners=True,
-        padding_mode="zeros",
-    ).eval()
+    config = RegionConfig(num_regions=3, channels=4, flow_channels=4, max_channels=16, depth=2)
+    return RegionMotionPredictor(config, stride=4, corners=True, padding_mode="zeros").eval()
 
 
 @pytest.mark.parametrize("corners", [True, False])
@@ -165,32 +156,22 @@ def test_background_starts_as_the_identity(predictor: RegionMotionPredictor) -> 
 def test_frames_and_samples_do_not_influence_each_other(predictor: RegionMotionPredictor) -> None:
     source, driving = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 3, 32, 32)
     with torch.no_grad():
-        whole = predictor(source, driving)
+        whole = predictor.predict(source, driving).motion
         for b in range(2):
             for t in range(3):
-                alone = predictor(source[b : b + 1], driving[b : b + 1, :, t : t + 1])
+                alone = predictor.predict(source[b : b + 1], driving[b : b + 1, :, t : t + 1]).motion
                 torch.testing.assert_close(whole.flow[b, :, t], alone.flow[0, :, 0], atol=1e-5, rtol=0)
                 torch.testing.assert_close(whole.occlusion[b, :, t], alone.occlusion[0, :, 0], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("padding", "size"), [(3, (16, 24)), (0, (10, 18))])
 def test_heatmaps_sum_to_one_whatever_the_padding(padding: int, size: tuple[int, int]) -> None:
-    predictor = RegionMotionPredictor(
-        num_regions=2,
-        temperature=0.1,
-        channels=4,
-        flow_channels=4,
-        max_channels=8,
-        depth=1,
-        padding=padding,
-        stride=2,
-        corners=False,
-        padding_mode="border",
-    )
+    config = RegionConfig(num_regions=2, channels=4, flow_channels=4, max_channels=8, depth=1, padding=padding)
+    predictor = RegionMotionPredictor(config, stride=2, corners=False, padding_mode="border")
     regions = predictor.region_predictor(torch.rand(3, 3, 32, 48))
     assert regions.heatmap.shape == (3, 2, *size)
     torch.testing.assert_close(regions.heatmap.sum((-2, -1)), torch.ones(3, 2))
-    motion = predictor(torch.rand(1, 3, 32, 48), torch.rand(1, 3, 2, 32, 48))
+    motion = predictor.predict(torch.rand(1, 3, 32, 48), torch.rand(1, 3, 2, 32, 48)).motion
     assert (motion.corners, motion.flow.shape, motion.occlusion.shape) == (False, (1, 2, 2, 16, 24), (1, 1, 2, 16, 24))
 
 
@@ -198,7 +179,7 @@ def test_geometry_stays_in_float32_under_autocast(predictor: RegionMotionPredict
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         regions = predictor.region_predictor(torch.rand(2, 3, 32, 32))
         matrix = relative_affine(regions, regions)
-        motion = predictor(torch.rand(2, 3, 32, 32), torch.rand(2, 3, 1, 32, 32))
+        motion = predictor.predict(torch.rand(2, 3, 32, 32), torch.rand(2, 3, 1, 32, 32)).motion
     assert {regions.shift.dtype, regions.covariance.dtype, motion.flow.dtype, motion.occlusion.dtype} == {torch.float32}
     exact = heatmap_regions(regions.heatmap, corners=True)
     assert torch.equal(regions.covariance, exact.covariance)

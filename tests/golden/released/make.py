@@ -23,6 +23,7 @@ from torch import Tensor
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.autoencoder.layers import AntiAliasDownsample
 from lfdm.config.models import AutoencoderConfig, UNetConfig
+from lfdm.config.predictors import RegionConfig
 from lfdm.config.presets import MUG128, NATOPS128, Preset
 from lfdm.config.serialization import to_json
 from lfdm.denoiser.unet3d import MotionUNet3D
@@ -38,11 +39,7 @@ _AUTOENCODER = AutoencoderConfig(
     channels=4,
     max_channels=8,
     num_res_blocks=2,
-    num_regions=2,
-    region_channels=4,
-    region_flow_channels=4,
-    region_max_channels=8,
-    region_depth=2,
+    predictor=RegionConfig(num_regions=2, channels=4, flow_channels=4, max_channels=8, depth=2),
 )
 _UNET = UNetConfig(latent_channels=8, condition_dim=16, dim=8, channel_multipliers=(1, 2), head_dim=4)
 _MUG = replace(MUG128, name="tiny-mug", image_size=64, num_frames=4, autoencoder=_AUTOENCODER, unet=_UNET)
@@ -51,7 +48,7 @@ PRESETS: dict[str, Preset] = {
     "natops": replace(
         _MUG,
         name="tiny-natops",
-        autoencoder=replace(_AUTOENCODER, region_padding=0),
+        autoencoder=replace(_AUTOENCODER, predictor=replace(_AUTOENCODER.predictor, padding=0)),
         unet=replace(_UNET, upsample="nearest"),
         diffusion=NATOPS128.diffusion,
     ),

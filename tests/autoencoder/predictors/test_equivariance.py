@@ -2,13 +2,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from lfdm.autoencoder.predictors.regions import Regions, heatmap_regions, principal_axes
+from lfdm.autoencoder.predictors.equivariance import RandomWarp, equivariance_losses, warp_noise
+from lfdm.autoencoder.predictors.region_geometry import Regions, heatmap_regions, principal_axes
 from lfdm.motion.warp import identity_grid
-from lfdm.training.losses.equivariance import RandomWarp, equivariance_losses
 
 
 def sample(batch: int = 2, *, corners: bool = True, seed: int = 0) -> RandomWarp:
-    return RandomWarp.sample(batch, corners=corners, generator=torch.Generator().manual_seed(seed))
+    return RandomWarp.from_noise(warp_noise(batch, torch.Generator().manual_seed(seed)), corners=corners)
 
 
 def affine_warp(theta: Tensor, *, corners: bool = True) -> RandomWarp:
