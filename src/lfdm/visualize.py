@@ -1,4 +1,4 @@
-"""Pictures of motion: flow colours, arrows, warped grids, occlusion, regions, panels and contact sheets. numpy and PIL alone.
+"""Images of motion: flow colours, arrows, warped grids, occlusion, regions, panels and contact sheets; numpy and PIL only.
 
 Shapes: video (t, H, W, 3) uint8 · picture (H, W, 3) uint8 · flow (..., h, w, 2), last axis (x, y), in half images ·
 occlusion (..., h, w) in [0, 1] · regions (t, K, h, w) in [0, 1].
@@ -17,32 +17,26 @@ if TYPE_CHECKING:
     from lfdm.motion.motion import Motion
 
 GAP = 4
+"""Pixels between tiles."""
 CAPTION_HEIGHT = 16
-PANEL_SIDE = 192
-"""Tiles of a panel are enlarged by a whole factor to at most this side."""
-GRID_LINES = 16
-"""Lines of the warped grid in each direction."""
-SHEET_FRAMES = 8
-LEGEND_SIDE = 48
+"""Pixels above a tile."""
+PANEL_SIDE, SHEET_SIDE = 192, 64
+"""Largest side to which tiles of a panel and of a contact sheet are enlarged, by a whole factor."""
 ARROW_SPACING = 16
 """Pixels between arrows."""
-MIN_ARROW = 2.0
-"""Pixels."""
+MIN_ARROW, HEAD_LENGTH, HEAD_WIDTH = 2.0, 6.0, 3.0
+"""Pixels: shortest motion that gets an arrow; most length and half width of an arrow's head."""
+STILL, TYPICAL = 1 / 20, 0.98
+"""`flow_scale` takes this quantile of the lengths above this part of the longest: one stray pixel does not fade the others."""
 PANEL_KINDS: tuple[PanelKind, ...] = ("source", "generated", "warped", "flow", "occlusion")
-"""The tiles of a panel where nothing else is asked for."""
-_BACKGROUND, _PAPER, _INK = 255, (255, 255, 255), (0, 0, 0)
-_HIDDEN = np.array((255.0, 0.0, 255.0))
+"""Default tiles of a panel."""
+_WHITE, _BLACK, _MAGENTA = (255, 255, 255), (0, 0, 0), np.array((255.0, 0.0, 255.0))
 
 
 def flow_to_color(flow: np.ndarray, *, max_flow: float | None = None) -> np.ndarray:
-    """Direction as hue and length as saturation, white = no motion.
+    """Colour flow (..., 2) with direction as hue and length as saturation: (..., 3) uint8; no motion is white.
 
-    Args:
-        flow: (..., h, w, 2), last axis (x, y).
-        max_flow: the length shown fully saturated; None = the longest there is.
-
-    Returns:
-        (..., h, w, 3) uint8.
+    `max_flow` is the length with full saturation (default: the longest).
     """
     length = np.linalg.norm(flow, axis=-1)
     scale = max(max_flow if max_flow is not None else float(length.max()), 1e-6)
@@ -54,39 +48,27 @@ def flow_to_color(flow: np.ndarray, *, max_flow: float | None = None) -> np.ndar
 
 
 def flow_scale(flow: np.ndarray) -> float:
-    """The length to show fully saturated: what 98 % of all that moves stays below, so that a stray pixel fades nothing.
-
-    Args:
-        flow: (..., 2). What moves less than a twentieth of the longest counts as still. 0 where nothing moves.
-    """
+    """Return a robust largest length of flow (..., 2), for `max_flow` of `flow_to_color`; 0 without motion."""
     length = np.linalg.norm(flow, axis=-1)
-    moving = length[length > length.max() / 20]
-    return float(np.quantile(moving, 0.98)) if moving.size else 0.0
+    moving = length[length > length.max() * STILL]
+    return float(np.quantile(moving, TYPICAL)) if moving.size else 0.0
 
 
-def draw_warped_grid(picture: np.ndarray, flow: np.ndarray, *, num_lines: int = GRID_LINES, opacity: float = 0.6) -> np.ndarray:
-    """A regular grid on the source image, seen where `flow` takes it, drawn in black over a picture.
-
-    Args:
-        picture: (H, W, 3) uint8.
-        flow: (H, W, 2), in half images, of the same size.
-
-    Returns:
-        (H, W, 3) uint8.
-    """
+def draw_warped_grid(picture: np.ndarray, flow: np.ndarray, *, num_lines: int = 16, opacity: float = 0.6) -> np.ndarray:
+    """Draw a regular grid of the source image, warped by `flow` (H, W, 2), in black over a picture (H, W, 3)."""
     coverage = np.zeros(picture.shape[:2])
     for axis, size in ((0, picture.shape[1]), (1, picture.shape[0])):
         centres = np.arange(size) + 0.5
         pixel = centres[None, :] if axis == 0 else centres[:, None]
         spacing = size / num_lines
-        source = pixel + flow[..., axis] * size / 2  # where each pixel looks in the source image
+        source = pixel + flow[..., axis] * size / 2  # the position that each pixel reads in the source image
         distance = np.abs((source / spacing - 0.5) % 1 - 0.5) * spacing
         coverage = np.maximum(coverage, np.clip(1 - distance, 0, 1))
     return np.round(picture * (1 - opacity * coverage[..., None])).astype(np.uint8)
 
 
-def draw_flow_legend(picture: np.ndarray, *, side: int = LEGEND_SIDE) -> np.ndarray:
-    """The colours of all directions as a wheel in the lower right corner; its rim is the length shown fully saturated."""
+def draw_flow_legend(picture: np.ndarray, *, side: int = 48) -> np.ndarray:
+    """Draw a wheel of flow colours in the lower right corner of a picture (H, W, 3); its rim is the length `max_flow`."""
     side = min(side, *picture.shape[:2])
     axis = (2 * np.arange(side) + 1) / side - 1
     flow = np.stack(np.meshgrid(axis, axis), axis=-1)
@@ -98,11 +80,9 @@ def draw_flow_legend(picture: np.ndarray, *, side: int = LEGEND_SIDE) -> np.ndar
 
 
 def draw_arrows(picture: np.ndarray, flow: np.ndarray, *, spacing: int = ARROW_SPACING) -> np.ndarray:
-    """Arrows from where things were in the source image to where they are: against the backward flow.
+    """Draw arrows over a picture (H, W, 3) from positions in the source image to those now, against `flow` (H, W, 2).
 
-    Args:
-        picture: (H, W, 3) uint8.
-        flow: (H, W, 2), in half images, of the same size. What moved by less than `MIN_ARROW` has no arrow.
+    Motion shorter than `MIN_ARROW` gets no arrow.
     """
     height, width = picture.shape[:2]
     image = Image.fromarray(picture)
@@ -110,25 +90,26 @@ def draw_arrows(picture: np.ndarray, flow: np.ndarray, *, spacing: int = ARROW_S
     for y in range(spacing // 2, height, spacing):
         for x in range(spacing // 2, width, spacing):
             head = np.array((x, y), np.float64)
-            shift = flow[y, x] * (width / 2, height / 2)  # from here to where it was
+            shift = flow[y, x] * (width / 2, height / 2)  # from here to the position in the source image
             length = float(np.linalg.norm(shift))
             if length < MIN_ARROW:
                 continue
-            back, aside = shift / length * min(6.0, length), np.array((-shift[1], shift[0])) / length * min(3.0, length / 2)
-            for colour, stroke in ((_PAPER, 3), (_INK, 1)):  # light around dark: seen on every picture
+            along, across = shift / length, np.array((-shift[1], shift[0])) / length
+            back, aside = along * min(HEAD_LENGTH, length), across * min(HEAD_WIDTH, length / 2)
+            for colour, stroke in ((_WHITE, 3), (_BLACK, 1)):  # light around dark: visible on every picture
                 draw.line([tuple(head + shift), tuple(head)], fill=colour, width=stroke)
-                draw.polygon([tuple(head), tuple(head + back + aside), tuple(head + back - aside)], _INK, colour)
+                draw.polygon([tuple(head), tuple(head + back + aside), tuple(head + back - aside)], _BLACK, colour)
     return np.asarray(image)
 
 
 def overlay_occlusion(picture: np.ndarray, occlusion: np.ndarray, *, opacity: float = 0.6) -> np.ndarray:
-    """A picture (H, W, 3) tinted magenta where `occlusion` (H, W) says that it is painted rather than moved."""
+    """Tint a picture (H, W, 3) magenta where `occlusion` (H, W) is low: there it is inpainted rather than warped."""
     hidden = opacity * (1 - np.clip(occlusion, 0, 1))[..., None]
-    return np.round(picture * (1 - hidden) + _HIDDEN * hidden).astype(np.uint8)
+    return np.round(picture * (1 - hidden) + _MAGENTA * hidden).astype(np.uint8)
 
 
 def overlay_regions(picture: np.ndarray, heat: np.ndarray, *, opacity: float = 0.7) -> np.ndarray:
-    """A picture (H, W, 3) under the heat maps (K, H, W) of regions, each in a hue of its own."""
+    """Overlay a picture (H, W, 3) with the heat maps (K, H, W) of regions, each in its own hue."""
     turns = 2 * np.pi * np.arange(len(heat)) / len(heat)
     hues = flow_to_color(np.stack((np.cos(turns), np.sin(turns)), axis=-1), max_flow=1.0).astype(np.float64)  # (K, 3)
     heat = np.clip(heat, 0, 1)
@@ -146,25 +127,22 @@ def draw_panel(
     kinds: Sequence[PanelKind] = PANEL_KINDS,
     regions: np.ndarray | None = None,
 ) -> Iterator[np.ndarray]:
-    """Tiles side by side, captioned, frame after frame.
+    """Draw captioned tiles side by side; returns an iterator over t pictures (H', W', 3) uint8.
 
-    `source`, `generated`, `warped` (the source image warped alone), `flow` (in colours, with legend and warped grid), `grid` and
-    `arrows` (over the generated frame), `occlusion` (white = visible), `overlay` (occlusion over the generated frame, magenta =
-    painted), `regions` (of stage 1, over the generated frame). Flow colours share one scale over the whole video: the
-    legend's rim (`flow_scale`), given in the caption in pixels of the frame.
+    Tiles: `source`, `generated`, `warped` (the source image warped, without inpainting), `flow` (colours with legend and warped
+    grid), `grid` and `arrows` (over the generated frame), `occlusion` (white = visible), `overlay` (occlusion over the generated
+    frame, magenta = inpainted), `regions` (of stage 1, over the generated frame). Flow colours share one scale over the
+    video, the rim of the legend, which the caption gives in pixels of the frame.
 
     Args:
-        source: (H, W, 3) uint8; needed for its tile alone.
+        source: (H, W, 3) uint8; needed only for its tile.
         frames, warped: (t, H, W, 3) uint8.
-        motion: of one sample and the same t.
-        kinds: which tiles, in this order.
-        regions: (t, K, h, w), heat maps of the generated frames; needed for their tile alone.
-
-    Returns:
-        t pictures (H', W', 3) uint8, drawn as they are taken.
+        motion: motion of one sample, with the same t.
+        kinds: the tiles, in order.
+        regions: heat maps (t, K, h, w) of the generated frames; needed only for their tile.
 
     Raises:
-        UserError: at once, for shapes that do not agree, an unknown tile, none, or one whose picture is not there.
+        UserError: shapes that do not agree, no tiles, an unknown tile, or one whose input is missing.
     """
     _check_panel(source, frames, warped, motion, kinds, regions)
     height, width = frames.shape[1:3]
@@ -204,8 +182,8 @@ def _check_panel(
     regions: np.ndarray | None,
 ) -> None:
     t = len(frames)
-    fits = len(motion.flow) == 1 and motion.num_frames == t and warped.shape == frames.shape
-    if not fits or (source is not None and source.shape != frames.shape[1:]):
+    agree = len(motion.flow) == 1 and motion.num_frames == t and warped.shape == frames.shape
+    if not agree or (source is not None and source.shape != frames.shape[1:]):
         raise UserError(
             f"a panel needs one sample's source (H, W, 3), frames and warped (t, H, W, 3) and motion of t frames; got "
             f"{None if source is None else source.shape}, {frames.shape}, {warped.shape} and motion {tuple(motion.flow.shape)}"
@@ -222,28 +200,22 @@ def _check_panel(
 
 
 def occlusion_to_gray(occlusion: np.ndarray) -> np.ndarray:
-    """White = visible in the source, black = painted: (..., h, w) -> (..., h, w, 3) uint8."""
+    """Convert occlusion (..., h, w) to grey (..., h, w, 3) uint8: white = visible in the source, black = inpainted."""
     gray = np.round(255 * np.clip(occlusion, 0, 1)).astype(np.uint8)
     return np.repeat(gray[..., None], 3, axis=-1)
 
 
-def contact_sheet(rows: Sequence[np.ndarray], captions: Sequence[str], *, num_frames: int = SHEET_FRAMES) -> np.ndarray:
-    """Some frames of each video in a row, below its caption: (H, W, 3) uint8.
+def contact_sheet(rows: Sequence[np.ndarray], captions: Sequence[str], *, num_frames: int = 8) -> np.ndarray:
+    """Draw `num_frames` evenly spread frames of each video (t, H, W, 3) in a row, below its caption: (H, W, 3) uint8.
 
-    Args:
-        rows: videos (t, H, W, 3) uint8.
-        captions: one per video.
-        num_frames: frames shown of each, evenly spread, first and last included.
-
-    Raises:
-        UserError: no videos, or not one caption for each.
+    Raises UserError for no videos, or another number of captions.
     """
     if not rows or len(rows) != len(captions):
         raise UserError(f"a contact sheet needs one caption per video; got {len(rows)} videos and {len(captions)} captions")
     strips = []
     for video, caption in zip(rows, captions, strict=True):
         chosen = np.unique(np.linspace(0, len(video) - 1, num_frames).round().astype(int))
-        factor = max(1, 64 // max(video.shape[1:3]))
+        factor = max(1, SHEET_SIDE // max(video.shape[1:3]))
         tiles = [_enlarge(video[k], factor) for k in chosen]
         strips.append(_row(tiles, [caption] + [""] * (len(tiles) - 1)))
     width = max(strip.shape[1] for strip in strips)
@@ -251,19 +223,19 @@ def contact_sheet(rows: Sequence[np.ndarray], captions: Sequence[str], *, num_fr
 
 
 def _row(tiles: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndarray:
-    """Tiles side by side with gaps, captions above them; a caption may run over the next tile's if that is empty."""
+    """Draw tiles side by side with captions above; a caption may extend over the next tile if that has none."""
     padded = [_pad(tile, right=GAP if tile is not tiles[-1] else 0, top=CAPTION_HEIGHT) for tile in tiles]
     image = Image.fromarray(np.concatenate(padded, axis=1))
     draw, font = ImageDraw.Draw(image), ImageFont.load_default()
     left = 0
     for tile, caption in zip(padded, captions, strict=True):
-        draw.text((left + 2, 2), caption, fill=_INK, font=font)
+        draw.text((left + 2, 2), caption, fill=_BLACK, font=font)
         left += tile.shape[1]
     return np.asarray(image)
 
 
 def _pad(picture: np.ndarray, *, top: int = 0, right: int = 0, bottom: int = 0) -> np.ndarray:
-    return np.pad(picture, ((top, bottom), (0, right), (0, 0)), constant_values=_BACKGROUND)
+    return np.pad(picture, ((top, bottom), (0, right), (0, 0)), constant_values=_WHITE[0])
 
 
 def _enlarge(picture: np.ndarray, factor: int) -> np.ndarray:
@@ -271,5 +243,5 @@ def _enlarge(picture: np.ndarray, factor: int) -> np.ndarray:
 
 
 def _resize(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(h, w) floats to (height, width) for `size` = (width, height), bilinear."""
+    """Resize floats (h, w) bilinearly to `size` = (width, height)."""
     return np.asarray(Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))

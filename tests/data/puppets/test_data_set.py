@@ -8,7 +8,7 @@ import pytest
 
 from lfdm.data.index import labels, read_index
 from lfdm.data.progress import Progress
-from lfdm.data.puppets.actions import ACTIONS, Variation, act
+from lfdm.data.puppets.actions import ACTIONS, Style, act
 from lfdm.data.puppets.data_set import PuppetClip, render_clip, write_puppets
 from lfdm.data.puppets.figures import make_subject, place
 from lfdm.data.puppets.truth import load_truth, save_truth, truth_path
@@ -149,7 +149,7 @@ def test_a_hand_or_a_foot_travels(action: str) -> None:
     time = np.arange(16) / 8
     for seed in range(20):
         subject = make_subject(seed)
-        for take in (Variation(tempo=0.87, amplitude=0.88, lag=0.1), Variation(tempo=1.15, amplitude=1.12, lag=0.0)):
+        for take in (Style(tempo=0.87, amplitude=0.88, lag=0.1), Style(tempo=1.15, amplitude=1.12, lag=0.0)):
             joints = place(subject, act(action, take, subject.reach, time))
             ways = [np.linalg.norm(joints[name][0] - joints[name][0][0], axis=1) for name in ENDS]
             assert max(way.max() for way in ways) >= 0.2
@@ -159,7 +159,7 @@ def test_a_hand_or_a_foot_travels(action: str) -> None:
 
 def test_planted_feet_stay_on_the_floor() -> None:
     subject = make_subject(7)
-    joints = place(subject, act("squat", Variation(), subject.reach, np.arange(16) / 8))
+    joints = place(subject, act("squat", Style(), subject.reach, np.arange(16) / 8))
     for name in ("left foot", "right foot"):
         assert np.abs(joints[name][0] - joints[name][0][0]).max() < 1e-9
 

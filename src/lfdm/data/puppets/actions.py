@@ -1,9 +1,9 @@
-"""What the puppets do: joint angles over time, one function per action.
+"""Actions: joint angles over time, one function per action.
 
 Angles are in radians from straight down. Limbs turn *outward*: on either side, pi/2 points away from the body and
 negative angles cross it. Torso and head turn towards the right edge of the image. Lengths are fractions of the frame,
-y points down, time is in seconds. Every action is the rest pose at time 0, exactly, so that the first frame tells
-nothing about the label.
+y points down, time is in seconds. Every action begins exactly at the rest pose, so that the first frame does not reveal
+the label.
 """
 
 from collections.abc import Callable
@@ -18,42 +18,43 @@ Curve = np.ndarray
 
 REST_ARM = 0.2
 REST_LEG = 0.1
+"""Angles of the limbs at rest, slightly outward."""
 SIDES = (-1, 1)
-"""Image left, image right. Both arms of a pose, and both legs, are given in this order."""
+"""Image left and image right: the order of the arms and legs of a pose."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variation:
-    """What differs between two clips of one subject and one action."""
+class Style:
+    """How an action is performed in one clip."""
 
     tempo: float = 1.0
-    """Speed of the action."""
+    """Relative speed of the action."""
     amplitude: float = 1.0
-    """Size of the movement."""
+    """Relative size of the movement."""
     lag: float = 0.05
     """Seconds by which the outer joints (elbows, knees, neck) follow the inner ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reach:
-    """The lengths of a figure that its actions need, as fractions of the frame."""
+    """The lengths of a figure that its actions depend on, as fractions of the frame."""
 
     arm: float
-    """Upper arm; the forearm is as long."""
+    """Length of the upper arm, and of the forearm."""
     leg: float
-    """Thigh; the shin is as long."""
+    """Length of the thigh, and of the shin."""
     shoulder: float
-    """From the middle of the body to a shoulder."""
+    """Distance from the middle of the body to a shoulder."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Pose:
-    """A figure's joints over time; starts at rest in every frame, and an action then sets what it moves."""
+    """A figure's joints over time: at rest in every frame until an action sets the ones that it moves."""
 
     num_frames: int
     reach: Reach
     root: np.ndarray = field(init=False)
-    """(t, 2): displacement of the hips."""
+    """Displacement of the hips, (t, 2)."""
     torso: Curve = field(init=False)
     head: Curve = field(init=False)
     upper_arm: list[Curve] = field(init=False)
@@ -61,7 +62,7 @@ class Pose:
     thigh: list[Curve] = field(init=False)
     shin: list[Curve] = field(init=False)
     foot: list[Curve] = field(init=False)
-    """Turn of the feet from flat on the floor."""
+    """Angles of the feet, 0 when flat on the floor."""
 
     def __post_init__(self) -> None:
         zero = np.zeros(self.num_frames)
@@ -90,61 +91,62 @@ class Pose:
 
 
 def two_links(outward: Curve, down: Curve, length: float) -> tuple[Curve, Curve]:
-    """Angles of two links of equal `length` that reach a point, the joint between them bent outward."""
+    """Return the angles of two links of equal `length` that reach a point, the joint between them bent outward."""
     distance = np.minimum(np.hypot(outward, down), 2 * length)
     direction, bend = np.arctan2(outward, down), np.arccos(distance / (2 * length))
     return direction + bend, direction - bend
 
 
 def ease(time: Curve, duration: float) -> Curve:
-    """0 until time 0, 1 from `duration` on, smooth between (smoothstep)."""
+    """Rise smoothly (smoothstep) from 0 at time 0 to 1 at `duration`, constant outside."""
     x = np.clip(time / duration, 0, 1)
     return x * x * (3 - 2 * x)
 
 
 def pulse(time: Curve, rate: float, floor: float) -> Curve:
-    """Rises from 0 to 1 in half a period, then swings between `floor` and 1: repeated, but never quite back at rest."""
+    """Rise from 0 to 1 in half a period, then swing between `floor` and 1, so that the rest pose never returns."""
     wave = 0.5 - 0.5 * np.cos(2 * np.pi * rate * np.maximum(time, 0))
     return np.where(time * rate < 0.5, wave, floor + (1 - floor) * wave)
 
 
-def _wave(pose: Pose, time: Curve, take: Variation) -> None:
-    late = time - take.lag
-    swing = np.sin(2 * np.pi * 1.45 * take.tempo * late) * ease(late, 0.5)
-    pose.raise_arm(1, ease(time, 0.5 / take.tempo), 118, ease(late, 0.5 / take.tempo), 168)
-    pose.forearm[1] = pose.forearm[1] + np.radians(40) * take.amplitude * swing
+def _wave(pose: Pose, time: Curve, style: Style) -> None:
+    late = time - style.lag
+    swing = np.sin(2 * np.pi * 1.45 * style.tempo * late) * ease(late, 0.5)
+    pose.raise_arm(1, ease(time, 0.5 / style.tempo), 118, ease(late, 0.5 / style.tempo), 168)
+    pose.forearm[1] = pose.forearm[1] + np.radians(40) * style.amplitude * swing
     pose.torso = np.radians(-4) * ease(time, 0.6)
     pose.head = np.radians(5) * swing
 
 
-def _raise_arms(pose: Pose, time: Curve, take: Variation) -> None:
-    late = time - take.lag
+def _raise_arms(pose: Pose, time: Curve, style: Style) -> None:
+    late = time - style.lag
     for side in range(2):
-        pose.raise_arm(side, ease(time, 0.62 / take.tempo), 138 + 14 * take.amplitude, ease(late, 0.62 / take.tempo), 174)
-        sway = np.radians(7) * take.amplitude * np.sin(2 * np.pi * 0.6 * take.tempo * time) * ease(time - 0.4, 0.5)
+        pose.raise_arm(side, ease(time, 0.62 / style.tempo), 138 + 14 * style.amplitude, ease(late, 0.62 / style.tempo), 174)
+        sway = np.radians(7) * style.amplitude * np.sin(2 * np.pi * 0.6 * style.tempo * time) * ease(time - 0.4, 0.5)
         pose.upper_arm[side] = pose.upper_arm[side] + sway
         pose.forearm[side] = pose.forearm[side] + sway
 
 
-def _clap(pose: Pose, time: Curve, take: Variation) -> None:
+def _clap(pose: Pose, time: Curve, style: Style) -> None:
     closed = two_links(np.array(0.03 - pose.reach.shoulder), np.array(0.45 * pose.reach.arm), pose.reach.arm)
-    late = time - take.lag / 2
-    beat = (0.5 - 0.5 * np.cos(2 * np.pi * 1.55 * take.tempo * (time - 0.4))) * ease(time - 0.4, 0.2) * min(take.amplitude, 1.15)
-    raised, bent = ease(time, 0.5 / take.tempo), ease(late, 0.5 / take.tempo)
+    late = time - style.lag / 2
+    swing = 0.5 - 0.5 * np.cos(2 * np.pi * 1.55 * style.tempo * (time - 0.4))
+    beat = swing * ease(time - 0.4, 0.2) * min(style.amplitude, 1.15)
+    raised, bent = ease(time, 0.5 / style.tempo), ease(late, 0.5 / style.tempo)
     for side in range(2):
         pose.raise_arm(side, raised, float(np.degrees(closed[0])), bent, float(np.degrees(closed[1])))
         pose.upper_arm[side] = pose.upper_arm[side] + np.radians(20) * beat
         pose.forearm[side] = pose.forearm[side] - np.radians(52) * beat
 
 
-def _jump(pose: Pose, time: Curve, take: Variation) -> None:
-    cycle = 1.1 * take.tempo * time % 1.0
+def _jump(pose: Pose, time: Curve, style: Style) -> None:
+    cycle = 1.1 * style.tempo * time % 1.0
     on_floor = cycle < 0.35
     air = np.where(on_floor, 0, (cycle - 0.35) / 0.65)
     flight = 4 * air * (1 - air)
     pose.crouch(np.where(on_floor, np.sin(np.pi * cycle / 0.35), 0) * 0.32 * pose.reach.leg)
-    pose.root[:, 1] -= 0.135 * take.amplitude * flight
-    arms = ease(time - take.lag, 0.35) * (0.25 + 0.75 * flight)
+    pose.root[:, 1] -= 0.135 * style.amplitude * flight
+    arms = ease(time - style.lag, 0.35) * (0.25 + 0.75 * flight)
     for side in range(2):
         pose.raise_arm(side, arms, 125, arms, 140)
         pose.thigh[side] = pose.thigh[side] + 0.3 * flight
@@ -152,17 +154,17 @@ def _jump(pose: Pose, time: Curve, take: Variation) -> None:
         pose.foot[side] = -0.5 * flight
 
 
-def _squat(pose: Pose, time: Curve, take: Variation) -> None:
-    down = pulse(time, 0.8 * take.tempo, 0.3)
-    arms = pulse(time - take.lag, 0.8 * take.tempo, 0.3)
-    pose.crouch(down * 0.92 * pose.reach.leg * min(take.amplitude, 1.1))
+def _squat(pose: Pose, time: Curve, style: Style) -> None:
+    down = pulse(time, 0.8 * style.tempo, 0.3)
+    arms = pulse(time - style.lag, 0.8 * style.tempo, 0.3)
+    pose.crouch(down * 0.92 * pose.reach.leg * min(style.amplitude, 1.1))
     for side in range(2):
         pose.raise_arm(side, arms, 88, arms, 92)
 
 
-def _kick(pose: Pose, time: Curve, take: Variation) -> None:
-    swing, late = pulse(time, 0.95 * take.tempo, 0.15), pulse(time - take.lag, 0.95 * take.tempo, 0.15)
-    turn = np.radians(82) * take.amplitude
+def _kick(pose: Pose, time: Curve, style: Style) -> None:
+    swing, late = pulse(time, 0.95 * style.tempo, 0.15), pulse(time - style.lag, 0.95 * style.tempo, 0.15)
+    turn = np.radians(82) * style.amplitude
     pose.thigh[1] = REST_LEG + turn * swing
     pose.shin[1] = REST_LEG + turn * late
     pose.foot[1] = 0.8 * turn * late
@@ -172,13 +174,13 @@ def _kick(pose: Pose, time: Curve, take: Variation) -> None:
         pose.raise_arm(side, swing, 50, late, 62)
 
 
-def _walk(pose: Pose, time: Curve, take: Variation) -> None:
-    phase, start = 2 * np.pi * 1.1 * take.tempo * time, ease(time, 0.4)
-    pose.root[:, 0] = 0.15 * take.amplitude * ease(time, 2.2 / take.tempo)
+def _walk(pose: Pose, time: Curve, style: Style) -> None:
+    phase, start = 2 * np.pi * 1.1 * style.tempo * time, ease(time, 0.4)
+    pose.root[:, 0] = 0.15 * style.amplitude * ease(time, 2.2 / style.tempo)
     pose.root[:, 1] = 0.012 * start * (1 - np.cos(2 * phase)) / 2
     for index, side in enumerate(SIDES):
-        forward = side * np.sin(phase) * start * np.radians(33) * take.amplitude
-        lifted = np.maximum(side * np.cos(phase - 2 * np.pi * 1.1 * take.lag), 0) * start * np.radians(48)
+        forward = side * np.sin(phase) * start * np.radians(33) * style.amplitude
+        lifted = np.maximum(side * np.cos(phase - 2 * np.pi * 1.1 * style.lag), 0) * start * np.radians(48)
         pose.thigh[index] = REST_LEG + side * (forward + 0.35 * lifted)
         pose.shin[index] = REST_LEG + side * (forward - 0.65 * lifted)
         pose.foot[index] = side * (0.6 * forward - 0.5 * lifted)
@@ -187,9 +189,9 @@ def _walk(pose: Pose, time: Curve, take: Variation) -> None:
     pose.torso = np.radians(4) * start
 
 
-def _bow(pose: Pose, time: Curve, take: Variation) -> None:
-    down, late = pulse(time, 0.72 * take.tempo, 0.3), pulse(time - take.lag, 0.72 * take.tempo, 0.3)
-    lean = np.radians(58) * min(take.amplitude, 1.1)
+def _bow(pose: Pose, time: Curve, style: Style) -> None:
+    down, late = pulse(time, 0.72 * style.tempo, 0.3), pulse(time - style.lag, 0.72 * style.tempo, 0.3)
+    lean = np.radians(58) * min(style.amplitude, 1.1)
     pose.torso = lean * down
     pose.head = np.radians(20) * late
     pose.root[:, 0] = -0.02 * down
@@ -197,7 +199,7 @@ def _bow(pose: Pose, time: Curve, take: Variation) -> None:
     pose.raise_arm(0, down, -18, late, -34)
 
 
-_MOVES: dict[str, Callable[[Pose, Curve, Variation], None]] = {
+_MOVES: dict[str, Callable[[Pose, Curve, Style], None]] = {
     "bow": _bow,
     "clap": _clap,
     "jump": _jump,
@@ -211,13 +213,13 @@ ACTIONS: tuple[str, ...] = tuple(_MOVES)
 """The labels, in alphabetical order."""
 
 
-def act(action: str, take: Variation, reach: Reach, time: Curve) -> Pose:
-    """The joints of a figure that does `action`, at each of the times (seconds, (t,)).
+def act(action: str, style: Style, reach: Reach, time: Curve) -> Pose:
+    """Return the joints of a figure that performs `action`, at each of the times (t,) in seconds.
 
     Raises UserError for a label that is not one of ACTIONS.
     """
     if action not in _MOVES:
         raise UserError(f"action is {action!r}; allowed are {', '.join(ACTIONS)}")
     pose = Pose(len(time), reach)
-    _MOVES[action](pose, np.asarray(time, np.float64), take)
+    _MOVES[action](pose, np.asarray(time, np.float64), style)
     return pose

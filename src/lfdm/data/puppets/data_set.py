@@ -29,7 +29,7 @@ from lfdm.data.index import (
     write_index,
 )
 from lfdm.data.progress import Progress, run_all
-from lfdm.data.puppets.actions import ACTIONS, Variation, act, ease
+from lfdm.data.puppets.actions import ACTIONS, Style, act, ease
 from lfdm.data.puppets.figures import Subject, make_subject, place
 from lfdm.data.puppets.render import Track, render
 from lfdm.data.puppets.truth import Truth, save_truth, truth_path
@@ -76,7 +76,7 @@ def render_clip(
         subject = make_subject(subject)
     rng = np.random.default_rng((take_seed, 2))
     time = np.arange(num_frames) / fps
-    take = Variation(tempo=rng.uniform(0.87, 1.15), amplitude=rng.uniform(0.88, 1.12), lag=rng.uniform(0.0, 0.1))
+    take = Style(tempo=rng.uniform(0.87, 1.15), amplitude=rng.uniform(0.88, 1.12), lag=rng.uniform(0.0, 0.1))
     joints = place(subject, act(action, take, subject.reach, time))
     drift = _camera_drift(rng, time) * size
     tracks = [Track(part, joints[part.name][0] * size - drift, joints[part.name][1]) for part in subject.parts]

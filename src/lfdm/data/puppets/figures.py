@@ -1,6 +1,6 @@
-"""What the puppets look like: a subject's proportions, colours and textures, and where its parts are in a given pose.
+"""Figures: a subject's proportions, colours and textures, and the position of its parts in a given pose.
 
-Parts are listed back to front, an order that never changes. Lengths are fractions of the frame, colours 0 to 255.
+Parts are listed back to front in a fixed order. Lengths are fractions of the frame, colours 0 to 255.
 """
 
 import colorsys
@@ -16,16 +16,16 @@ _HAIR = ((40, 30, 28), (78, 48, 30), (140, 84, 40), (214, 166, 84), (178, 66, 36
 _SHOULDER_DROP = 0.035
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Subject:
-    """A figure and the place it stands in; everything about it follows from its seed."""
+    """A figure and its background, both determined by a seed."""
 
     hips: tuple[float, float]
-    """Between the hip joints, at rest."""
+    """Point between the hip joints, at rest."""
     hip: float
-    """From there to a hip joint."""
+    """Distance from there to a hip joint."""
     torso: float
-    """Hips to shoulder line."""
+    """Distance from hips to shoulder line."""
     reach: Reach
     parts: tuple[Part, ...]
     """Back to front."""
@@ -36,11 +36,11 @@ class Subject:
 
 
 def make_subject(seed: int) -> Subject:
-    """Draw a subject. The same seed gives the same subject, for ever."""
+    """Sample a subject. The same seed always gives the same subject."""
     rng = np.random.default_rng((seed, 1))
-    build = _Build.draw(rng)
-    parts = tuple(_draw_parts(rng, build))
-    wall, floor = _draw_background(rng, np.stack([part.texture.colour for part in parts]))
+    build = _Build.sample(rng)
+    parts = tuple(_sample_parts(rng, build))
+    wall, floor = _sample_background(rng, np.stack([part.texture.colour for part in parts]))
     foot_room = 2 * build.leg * float(np.cos(REST_LEG)) + build.foot_radius
     ground = rng.uniform(0.92, 0.95)
     return Subject(
@@ -56,7 +56,7 @@ def make_subject(seed: int) -> Subject:
 
 
 def place(subject: Subject, pose: Pose) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Where the parts are: for each name its joint (t, 2) and the direction of its u axis (t,).
+    """Return for each part's name its joint (t, 2) and the direction of its u axis (t,).
 
     Joints are fractions of the frame, directions radians from straight down towards the right edge of the image.
     """
@@ -89,7 +89,7 @@ def _direction(angle: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class _Build:
-    """Proportions, fractions of the frame."""
+    """Proportions, as fractions of the frame."""
 
     head: float
     torso: float
@@ -103,7 +103,7 @@ class _Build:
     foot_radius: float
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> "_Build":
+    def sample(cls, rng: np.random.Generator) -> "_Build":
         height, bulk = rng.uniform(0.67, 0.74), rng.uniform(-1, 1)
         head = rng.uniform(0.068, 0.078)
         foot = 0.03
@@ -141,7 +141,7 @@ def _hsv(hue: float, saturation: float, value: float) -> Colour:
     return np.array(colorsys.hsv_to_rgb(hue % 1.0, saturation, value), np.float32) * 255
 
 
-def _draw_palette(rng: np.random.Generator) -> _Palette:
+def _sample_palette(rng: np.random.Generator) -> _Palette:
     hue = rng.uniform()
     other = hue + rng.uniform(0.3, 0.7)
     skin = np.array(_SKIN[rng.integers(len(_SKIN))], np.float32)
@@ -173,9 +173,9 @@ def _texture(
     wavelength: tuple[float, float] = (0.17, 0.3),
     even: float = 0.6,
 ) -> Texture:
-    """Waves in random directions around a colour.
+    """Sample waves in random directions around a colour.
 
-    `strength` is their largest change of a channel, `even` how alike the channels change (1: brightness only).
+    `strength` is the largest change of a channel, `even` the similarity of the channels' changes (1: brightness only).
     """
     direction, length = rng.uniform(0, 2 * np.pi, num_waves), rng.uniform(*wavelength, num_waves)
     tint = rng.uniform(even, 1.0, (num_waves, 3)) * rng.choice([-1, 1], (num_waves, 1))
@@ -188,7 +188,7 @@ def _texture(
 
 
 def _stripes(rng: np.random.Generator, colour: Colour, other: Colour) -> Texture:
-    """Soft stripes across a part, from one colour to another."""
+    """Sample soft stripes across a part, between two colours."""
     middle, half = (colour + other) / 2, (other - colour) / 2
     length, tilt = rng.uniform(0.17, 0.2), rng.choice([-0.6, 0.0, 0.6])
     frequency = np.array([[np.cos(tilt), np.sin(tilt)]]) * 2 * np.pi / length
@@ -199,122 +199,82 @@ def _capsule(start: tuple[float, float], end: tuple[float, float], radius: float
     return Shape(start=start, end=end, start_radius=radius, end_radius=radius if end_radius is None else end_radius)
 
 
-def _draw_parts(rng: np.random.Generator, build: _Build) -> list[Part]:
-    colours = _draw_palette(rng)
+def _sample_parts(rng: np.random.Generator, build: _Build) -> list[Part]:
+    colours = _sample_palette(rng)
     holding = rng.uniform() < 0.35
     parts: list[Part] = []
     for side, sign in (("left", -1), ("right", 1)):
-        parts += _draw_leg(rng, build, colours, side, sign)
-    parts += _draw_body(rng, build, colours) + _draw_head(rng, build, colours)
+        parts += _sample_leg(rng, build, colours, side, sign)
+    parts += _sample_body(rng, build, colours) + _sample_head(rng, build, colours)
     for side in ("left", "right"):
-        parts += _draw_arm(rng, build, colours, side, holding and side == "right")
+        parts += _sample_arm(rng, build, colours, side, holding and side == "right")
     return parts
 
 
-def _draw_leg(rng: np.random.Generator, build: _Build, colours: _Palette, side: str, sign: int) -> list[Part]:
+def _sample_leg(rng: np.random.Generator, build: _Build, colours: _Palette, side: str, sign: int) -> list[Part]:
     radius, foot = build.leg_radius, build.foot_radius
+    thigh = _capsule((0, 0), (build.leg, 0), radius, 0.95 * radius)
+    shin = _capsule((0, 0), (build.leg - 0.006, 0), 0.95 * radius, 0.9 * radius)
+    shoe = _capsule((-0.004, 0), (0, 0.045 * sign), foot + 0.004, foot)
     return [
-        Part(
-            name=f"{side} thigh",
-            shape=_capsule((0, 0), (build.leg, 0), radius, 0.95 * radius),
-            texture=_texture(rng, colours.trousers, 34),
-        ),
-        Part(
-            name=f"{side} shin",
-            shape=_capsule((0, 0), (build.leg - 0.006, 0), 0.95 * radius, 0.9 * radius),
-            texture=_texture(rng, colours.shin, 30, even=0.85),
-        ),
-        Part(
-            name=f"{side} foot",
-            shape=_capsule((-0.004, 0), (0, 0.045 * sign), foot + 0.004, foot),
-            texture=_texture(rng, colours.shoe, 20),
-        ),
+        Part(f"{side} thigh", thigh, _texture(rng, colours.trousers, 34)),
+        Part(f"{side} shin", shin, _texture(rng, colours.shin, 30, even=0.85)),
+        Part(f"{side} foot", shoe, _texture(rng, colours.shoe, 20)),
     ]
 
 
-def _draw_body(rng: np.random.Generator, build: _Build, colours: _Palette) -> list[Part]:
+def _sample_body(rng: np.random.Generator, build: _Build, colours: _Palette) -> list[Part]:
     radius = build.chest_radius
     belly = _stripes(rng, colours.shirt, colours.stripe) if rng.uniform() < 0.5 else _texture(rng, colours.shirt, 46)
+    neck = colours.skin * np.float32(0.85)
     return [
-        Part(
-            name="hips",
-            shape=_capsule((0.0, -build.hip), (0.0, build.hip), 0.05, 0.05),
-            texture=_texture(rng, colours.trousers, 26),
-        ),
-        Part(
-            name="head",
-            shape=_capsule((-0.02, 0), (0.03, 0), 0.03),
-            texture=_texture(rng, colours.skin * np.float32(0.85), 8, even=0.9),
-        ),
-        Part(name="torso", shape=_capsule((0.02, 0), (build.torso - 0.06, 0), radius, radius + 0.02), texture=belly),
+        Part("hips", _capsule((0.0, -build.hip), (0.0, build.hip), 0.05, 0.05), _texture(rng, colours.trousers, 26)),
+        Part("head", _capsule((-0.02, 0), (0.03, 0), 0.03), _texture(rng, neck, 8, even=0.9)),
+        Part("torso", _capsule((0.02, 0), (build.torso - 0.06, 0), radius, radius + 0.02), belly),
     ]
 
 
-def _draw_head(rng: np.random.Generator, build: _Build, colours: _Palette) -> list[Part]:
+def _sample_head(rng: np.random.Generator, build: _Build, colours: _Palette) -> list[Part]:
     radius, middle = build.head, 1.12 * build.head
     back = _capsule((middle + 0.1 * radius, 0), (middle + 0.2 * radius, 0), 1.1 * radius)
     face = _capsule((middle - 0.1 * radius, 0), (middle + 0.1 * radius, 0), 0.95 * radius)
-    fringe = _capsule((middle + 0.82 * radius, -0.5 * radius), (middle + 0.82 * radius, 0.5 * radius), 0.46 * radius)
     hair = _texture(rng, colours.hair, 22, even=0.9)
-    parts = [
-        Part(name="head", shape=back, texture=hair),
-        Part(name="head", shape=face, texture=_texture(rng, colours.skin, 14, even=0.9)),
-        Part(name="head", shape=fringe, texture=hair),
-    ]
-    if rng.uniform() < 0.4:
+    parts = [Part("head", back, hair), Part("head", face, _texture(rng, colours.skin, 14, even=0.9))]
+    if rng.uniform() < 0.4:  # a cap
         dome = _capsule((middle + 0.95 * radius, 0), (middle + 1.1 * radius, 0), 0.78 * radius, 0.62 * radius)
         brim = _capsule((middle + 0.75 * radius, -1.0 * radius), (middle + 0.75 * radius, 1.0 * radius), 0.3 * radius)
         cap = _texture(rng, colours.accent, 30)
-        parts[2:] = [
-            Part(name="head", shape=dome, texture=cap),
-            Part(name="head", shape=brim, texture=_texture(rng, colours.accent * np.float32(0.7), 20)),
-        ]
-    return parts
+        return [*parts, Part("head", dome, cap), Part("head", brim, _texture(rng, colours.accent * np.float32(0.7), 20))]
+    fringe = _capsule((middle + 0.82 * radius, -0.5 * radius), (middle + 0.82 * radius, 0.5 * radius), 0.46 * radius)
+    return [*parts, Part("head", fringe, hair)]
 
 
-def _draw_arm(rng: np.random.Generator, build: _Build, colours: _Palette, side: str, holding: bool) -> list[Part]:
-    radius = build.arm_radius
+def _sample_arm(rng: np.random.Generator, build: _Build, colours: _Palette, side: str, holding: bool) -> list[Part]:
+    radius, bone = build.arm_radius, (build.arm, 0)
+    upper, lower = _capsule((0, 0), bone, radius * 1.08, radius), _capsule((0, 0), bone, radius * 0.98, radius * 0.94)
     parts = [
-        Part(
-            name=f"{side} upper arm",
-            shape=_capsule((0, 0), (build.arm, 0), radius * 1.08, radius),
-            texture=_texture(rng, colours.sleeve, 34),
-        ),
-        Part(
-            name=f"{side} forearm",
-            shape=_capsule((0, 0), (build.arm, 0), radius * 0.98, radius * 0.94),
-            texture=_texture(rng, colours.forearm, 26, even=0.85),
-        ),
+        Part(f"{side} upper arm", upper, _texture(rng, colours.sleeve, 34)),
+        Part(f"{side} forearm", lower, _texture(rng, colours.forearm, 26, even=0.85)),
     ]
     if holding:
-        stick = rng.uniform() < 0.5
-        thing = _capsule((0.0, -0.05), (0.03, 0.11), 0.026) if stick else _capsule((0.06, 0), (0.061, 0), 0.055)
-        parts.append(Part(name=f"{side} hand", shape=thing, texture=_texture(rng, colours.accent, 34)))
-    parts.append(
-        Part(
-            name=f"{side} hand",
-            shape=_capsule((0, 0), (0.012, 0), 0.037),
-            texture=_texture(rng, colours.skin, 12, even=0.9),
-        )
-    )
-    return parts
+        is_stick = rng.uniform() < 0.5
+        thing = _capsule((0.0, -0.05), (0.03, 0.11), 0.026) if is_stick else _capsule((0.06, 0), (0.061, 0), 0.055)
+        parts.append(Part(f"{side} hand", thing, _texture(rng, colours.accent, 34)))
+    return [*parts, Part(f"{side} hand", _capsule((0, 0), (0.012, 0), 0.037), _texture(rng, colours.skin, 12, even=0.9))]
 
 
-def _draw_background(rng: np.random.Generator, figure: np.ndarray) -> tuple[Texture, Texture]:
-    """Of several calm backgrounds, wall and floor, the one whose colours are farthest from all of the figure's."""
+def _sample_background(rng: np.random.Generator, figure: np.ndarray) -> tuple[Texture, Texture]:
+    """Sample several calm pairs of wall and floor; return the one whose colours are farthest from all of the figure's."""
 
-    def draw() -> tuple[Colour, Colour]:
-        hue, light = rng.uniform(), rng.uniform() < 0.7
-        wall = (
-            _hsv(hue, rng.uniform(0.08, 0.3), rng.uniform(0.8, 0.95))
-            if light
-            else _hsv(hue, rng.uniform(0.25, 0.5), rng.uniform(0.25, 0.4))
-        )
+    def sample() -> tuple[Colour, Colour]:
+        hue, is_light = rng.uniform(), rng.uniform() < 0.7
+        saturation, value = ((0.08, 0.3), (0.8, 0.95)) if is_light else ((0.25, 0.5), (0.25, 0.4))
+        wall = _hsv(hue, rng.uniform(*saturation), rng.uniform(*value))
         floor = _hsv(hue + rng.uniform(-0.25, 0.25), rng.uniform(0.12, 0.35), wall.max() / 255 * rng.uniform(0.72, 0.9))
         return wall, floor
 
     def clearance(pair: tuple[Colour, Colour]) -> float:
         return min(float(np.linalg.norm(figure - colour, axis=1).min()) for colour in pair)
 
-    wall, floor = max((draw() for _ in range(12)), key=clearance)
+    wall, floor = max((sample() for _ in range(12)), key=clearance)
     return _texture(rng, wall, 22, 3, (0.22, 0.5)), _texture(rng, floor, 22, 3, (0.22, 0.4))

@@ -1,7 +1,7 @@
-"""The pieces a puppet is made of: capsules (two discs and what lies between them) with soft textures.
+"""The rigid parts of a figure: capsules (the hull of two discs) with smooth textures.
 
-A part moves rigidly. Its own coordinates are (u, v): u along the part away from its joint, v across. Lengths are
-fractions of the frame, colours 0 to 255.
+A part's own coordinates are (u, v): u along the part away from its joint, v across. Lengths are fractions of the frame,
+colours 0 to 255.
 """
 
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ Colour = np.ndarray
 """(3,) float32 in 0 to 255."""
 
 _MIN_WAVELENGTH_PX = 12.0
-"""No texture is finer, at any size: half a wave, its finest detail, is then 6 pixels."""
+"""Shortest wavelength of a texture at any frame size, so that its finest detail, half a wave, is 6 pixels."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Texture:
     """A colour plus waves: colour + sum_i amplitude_i sin(frequency_i . position + phase_i), exact at any position."""
 
@@ -28,7 +28,7 @@ class Texture:
     """(n,)"""
 
     def __call__(self, u: np.ndarray, v: np.ndarray, size: int) -> np.ndarray:
-        """The colours (..., 3) float32 at (u, v), for a frame of `size` pixels (in a small one, stretched)."""
+        """Return the colours (..., 3) float32 at (u, v), for a frame of `size` pixels (small ones stretch short waves)."""
         limit = 2 * np.pi * size / _MIN_WAVELENGTH_PX
         colours = np.broadcast_to(self.colour, (*np.broadcast_shapes(u.shape, v.shape), 3)).copy()
         for amplitude, frequency, phase in zip(self.amplitude, self.frequency, self.phase, strict=True):
@@ -47,7 +47,7 @@ class Shape:
     end_radius: float
 
     def distance(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """Distance to the border, negative inside (to first order in the taper)."""
+        """Return the distance to the border, negative inside (to first order in the taper)."""
         du, dv = self.end[0] - self.start[0], self.end[1] - self.start[1]
         u, v = u - np.float32(self.start[0]), v - np.float32(self.start[1])
         along = np.clip((u * np.float32(du) + v * np.float32(dv)) * np.float32(1 / max(du * du + dv * dv, 1e-12)), 0, 1)
@@ -55,11 +55,11 @@ class Shape:
         return np.hypot(u - along * np.float32(du), v - along * np.float32(dv)) - radius
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, eq=False)
 class Part:
     """One rigid piece of a figure."""
 
     name: str
-    """The joint it hangs on, such as "head" or "left hand"."""
+    """Joint that it moves with, such as "head" or "left hand"."""
     shape: Shape
     texture: Texture

@@ -1,7 +1,7 @@
-"""Draws puppets and knows their exact motion.
+"""Render figures together with their exact motion.
 
-Positions are in pixels: the centre of the pixel in column i is i + 0.5. All frames of a clip are drawn together, part
-by part, back to front; each part only inside a window around it. A part's border is a ramp of one pixel, centred on its
+Positions are in pixels: the centre of the pixel in column i is i + 0.5. All frames of a clip are drawn together, part by
+part, back to front, each part only inside a window around it. A part's border is a ramp of one pixel, centred on its
 outline; a pixel belongs to the front-most part whose outline contains its centre.
 """
 
@@ -15,39 +15,41 @@ from lfdm.data.puppets.truth import Truth
 
 _BACKGROUND = -1
 _MIXED = -2
-"""In frame 0, a pixel into which the soft border of a part in front reaches."""
+"""A pixel of frame 0 that is covered by the soft border of a part in front."""
 _EDGE_SHADE = np.float32(0.2)
+"""Darkening of a part towards its border, which makes it look round."""
 _HORIZON_WIDTH = 0.05
+"""Width of the transition from wall to floor, as a fraction of the frame."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Track:
-    """One part in every frame: joint (t, 2) in pixels and direction (t,) of its u axis."""
+    """Motion of one part: joint (t, 2) in pixels and direction (t,) of its u axis."""
 
     part: Part
     origin: np.ndarray
     angle: np.ndarray
 
     def frame(self) -> tuple[np.ndarray, ...]:
-        """Origin x, y and axis sine, cosine, each (t, 1, 1) float32."""
+        """Return origin x, y and axis sine, cosine, each (t, 1, 1) float32."""
         columns = (self.origin[:, 0], self.origin[:, 1], np.sin(self.angle), np.cos(self.angle))
         return tuple(column.astype(np.float32)[:, None, None] for column in columns)
 
     def middle(self, size: int) -> np.ndarray:
-        """Where the middle of the capsule is, in pixels: (t, 2)."""
+        """Return the middle of the capsule in pixels: (t, 2)."""
         u, v = (np.add(self.part.shape.start, self.part.shape.end) * size / 2).tolist()
         sine, cosine = np.sin(self.angle), np.cos(self.angle)
         return self.origin + np.stack([u * sine + v * cosine, u * cosine - v * sine], axis=-1)
 
 
 def extent(shape: Shape, size: int) -> float:
-    """Half the side, in pixels, of a square around the middle of a capsule that holds it, soft border included."""
+    """Return half the side, in pixels, of a square around the middle of a capsule that contains it and its soft border."""
     length = float(np.hypot(shape.end[0] - shape.start[0], shape.end[1] - shape.start[1]))
     return (length / 2 + max(shape.start_radius, shape.end_radius)) * size + 1.0
 
 
 def render(subject: Subject, tracks: list[Track], drift: np.ndarray, size: int, truth: bool) -> tuple[np.ndarray, Truth | None]:
-    """Draw a clip: frames (t, size, size, 3) uint8 and, if asked for, its truth.
+    """Draw a clip: frames (t, size, size, 3) uint8 and, with `truth`, its exact motion.
 
     `tracks` and `drift` (t, 2) are in pixels; the drift is already in the tracks.
     """
@@ -61,7 +63,7 @@ def render(subject: Subject, tracks: list[Track], drift: np.ndarray, size: int, 
 
 
 class _Canvas:
-    """Colour, front-most part and flow of every pixel, with a margin so that windows may hang over the edge."""
+    """Colour, front-most part and flow of every pixel, with a margin so that windows may extend over the edge."""
 
     def __init__(self, background: np.ndarray, drift: np.ndarray, reach: float) -> None:
         num_frames, self.size = background.shape[:2]
@@ -71,16 +73,16 @@ class _Canvas:
         self.crop(self.colour)[:] = background
         self.part = np.full((num_frames, side, side), _BACKGROUND, np.int16)
         self.pure = self.part[:1].copy()
-        """(1, H, W): the parts of frame 0, or _MIXED."""
+        """(1, H, W): the part of each pixel of frame 0, or _MIXED."""
         self.flow = np.empty((num_frames, side, side, 2), np.float32)
         self.flow[:] = drift[:, None, None]
 
     def crop(self, array: np.ndarray) -> np.ndarray:
-        """The frame without its margin, a view."""
+        """Return a view of the frame without its margin."""
         return array[:, self.margin : self.margin + self.size, self.margin : self.margin + self.size]
 
     def paint(self, index: int, track: Track) -> None:
-        """Draw a part over what is there."""
+        """Draw a part over the earlier ones."""
         half = extent(track.part.shape, self.size)
         window = int(np.ceil(2 * half)) + 1
         corner = np.floor(track.middle(self.size) - half).astype(np.int64)
@@ -109,7 +111,7 @@ class _Canvas:
 
 
 def _appearance(part: Part, u: np.ndarray, v: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """At part-local positions in pixels: distance to the border in pixels, and colour, a little darker towards it."""
+    """Return distance to the border in pixels, and colour, at part-local positions in pixels."""
     scale = np.float32(1 / size)
     distance = part.shape.distance(u * scale, v * scale)
     radius = np.float32(max(part.shape.start_radius, part.shape.end_radius))
@@ -119,7 +121,7 @@ def _appearance(part: Part, u: np.ndarray, v: np.ndarray, size: int) -> tuple[np
 
 
 def _background(subject: Subject, drift: np.ndarray, size: int) -> np.ndarray:
-    """Wall and floor, moved by the drift: (t, size, size, 3) float32."""
+    """Draw wall and floor, moved by the drift: (t, size, size, 3) float32."""
     centres = (np.arange(size) + 0.5) / size
     x = (centres + drift[:, :1] / size).astype(np.float32)[:, None, :]
     y = (centres + drift[:, 1:] / size).astype(np.float32)[:, :, None]
@@ -130,12 +132,7 @@ def _background(subject: Subject, drift: np.ndarray, size: int) -> np.ndarray:
 
 
 def _truth(canvas: _Canvas, tracks: list[Track], drift: np.ndarray) -> Truth:
-    size, part, flow, pure = (
-        canvas.size,
-        canvas.crop(canvas.part),
-        canvas.crop(canvas.flow),
-        canvas.crop(canvas.pure)[0],
-    )
+    size, part, flow, pure = canvas.size, canvas.crop(canvas.part), canvas.crop(canvas.flow), canvas.crop(canvas.pure)[0]
     centres = np.arange(size, dtype=np.float32) + np.float32(0.5)
     x, y = flow[..., 0] + centres, flow[..., 1] + centres[:, None]
     inside = (x >= 0) & (x <= size) & (y >= 0) & (y <= size)
@@ -151,7 +148,7 @@ def _truth(canvas: _Canvas, tracks: list[Track], drift: np.ndarray) -> Truth:
 
 
 def _front_part(x: np.ndarray, y: np.ndarray, tracks: list[Track], size: int) -> np.ndarray:
-    """The front-most part of frame 0 at any positions, pixels."""
+    """Return the front-most part of frame 0 at any positions, in pixels."""
     front = np.full(x.shape, _BACKGROUND, np.int16).ravel()
     x, y = x.ravel(), y.ravel()
     for index, track in enumerate(tracks):
@@ -167,7 +164,7 @@ def _front_part(x: np.ndarray, y: np.ndarray, tracks: list[Track], size: int) ->
 
 
 def _same_around(part: np.ndarray) -> np.ndarray:
-    """Pixels whose eight neighbours exist and are the same part."""
+    """Return a mask of the pixels whose eight neighbours exist and are the same part."""
     same = np.zeros(part.shape, bool)
     middle = part[:, 1:-1, 1:-1]
     inner = np.ones(middle.shape, bool)

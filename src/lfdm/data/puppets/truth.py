@@ -12,30 +12,30 @@ from lfdm.errors import UserError
 from lfdm.folders.files import write_bytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Truth:
     """The exact motion of a clip. Frame k at pixel p shows what frame 0 shows at p + flow."""
 
     flow: np.ndarray
-    """(t, H, W, 2) float32 in pixels, (x, y); defined everywhere, also for what frame 0 hides or does not contain."""
+    """(t, H, W, 2) float32 in pixels, (x, y); defined everywhere, also for points that frame 0 hides or does not contain."""
     visible: np.ndarray
-    """(t, H, W) bool: the surface point is inside frame 0 and front-most there."""
+    """(t, H, W) bool: whether the surface point is inside frame 0 and front-most there."""
     interior: np.ndarray
-    """(t, H, W) bool: visible, and the pixel's 3x3 neighbours in frame k and the four pixels read in frame 0 are the
-    same part (and the soft border of no other lies over those four): where frame 0 warped by the flow is frame k."""
+    """(t, H, W) bool: where frame 0 warped by the flow equals frame k. The point is visible, and the pixel's 3x3 neighbours in
+    frame k and the four pixels read in frame 0 show the same part, without the soft border of another over those four."""
     figure: np.ndarray
-    """(t, H, W) bool: on the figure, not on the background."""
+    """(t, H, W) bool: whether the pixel is on the figure."""
     drift: np.ndarray
-    """(t, 2) float32 in pixels: the flow of everything that stands still."""
+    """(t, 2) float32 in pixels: the camera drift, which is the flow of the background."""
 
 
 def truth_path(clip: Path) -> Path:
-    """Where the truth of a clip lies: beside it, `wave-0.avi` -> `wave-0.truth.npz`."""
+    """Return the path of a clip's truth file: `wave-0.avi` -> `wave-0.truth.npz`."""
     return clip.with_name(clip.stem + ".truth.npz")
 
 
 def save_truth(path: Path, truth: Truth) -> Path:
-    """Write a truth file (flow as float16), whole or not at all."""
+    """Write a truth file (flow as float16) in one step."""
     arrays = {
         "flow": truth.flow.astype(np.float16),
         "visible": truth.visible,
@@ -50,7 +50,7 @@ def save_truth(path: Path, truth: Truth) -> Path:
 
 
 def load_truth(path: Path) -> Truth:
-    """Read a truth file; its flow comes back as float32.
+    """Read a truth file; its flow is converted to float32.
 
     Raises FileNotFoundError if there is none and UserError if it is not a truth file.
     """
