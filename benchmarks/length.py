@@ -126,7 +126,7 @@ def main() -> None:
         figures["real"].append(measure_real(pipe, real))
         for name, (factor, loop) in variants.items():
             started = time.monotonic()
-            out = pipe(real[0], record.label, num_frames=factor * length, loop=loop, generator=seed, output_type="np")
+            out = pipe(real[0], record.label, num_frames=factor * length, loop=loop, generator=seed, output_type="uint8")
             seconds = {"seconds": time.monotonic() - started}
             figures[name].append(measure(np.asarray(out.frames)[0], out.motion, real[0], length) | seconds)
         write_results(options.out, options.model, pipe, figures)

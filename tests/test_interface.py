@@ -92,7 +92,7 @@ def test_the_parts_work_alone(pipe: LatentFlowPipeline, picture: Image.Image) ->
 @pytest.mark.parametrize("condition", ["wave", ["wave"], None, "embedding"])
 def test_every_kind_of_condition(pipe: LatentFlowPipeline, picture: Image.Image, condition: object) -> None:
     given = pipe.embed_condition("wave") if condition == "embedding" else condition
-    out = pipe([picture], given, num_frames=2, num_inference_steps=1, output_type="np")  # pyright: ignore[reportArgumentType]
+    out = pipe([picture], given, num_frames=2, num_inference_steps=1, output_type="uint8")  # pyright: ignore[reportArgumentType]
     assert isinstance(out.frames, np.ndarray)
     assert out.frames.shape == (1, 2, 64, 64, 3)
 
@@ -117,7 +117,7 @@ def test_any_number_of_frames_up_to_four_times_the_training_length(
 ) -> None:
     out = pipe(picture, "kick", num_frames=num_frames, num_inference_steps=1, generator=0, output_type="pt")
     assert isinstance(out.frames, torch.Tensor)
-    assert out.frames.shape == (1, 3, num_frames, 64, 64)
+    assert out.frames.shape == (1, num_frames, 3, 64, 64)
     assert out.frames.min() >= 0
     assert out.frames.max() <= 1
 

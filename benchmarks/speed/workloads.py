@@ -235,7 +235,7 @@ def decode(models: Models, batch: int) -> Calls:
     images, motion = models.images(batch), models.motions(batch)
     low = images.to(models.dtype)
     return {
-        "fast": _quiet(lambda: pipeline.animate(images, motion, output_type="pt").frames),
+        "fast": _quiet(lambda: torch.as_tensor(pipeline.animate(images, motion, output_type="pt").frames).transpose(1, 2)),
         "plain": _quiet(lambda: plain.decode(low, motion).prediction),
     }
 
@@ -270,7 +270,7 @@ def generate(num_inference_steps: int) -> Callable[[Models, int], Calls]:
             steps = num_inference_steps
             result = pipeline(images, condition, num_inference_steps=steps, generator=generators(), output_type="pt")
             assert isinstance(result.frames, Tensor)
-            return result.frames
+            return result.frames.transpose(1, 2)
 
         def slow() -> Tensor:
             draws = sample_generators(generators(), batch)

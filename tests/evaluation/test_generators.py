@@ -178,7 +178,7 @@ def test_pipeline_generator_makes_what_the_pipeline_makes(model: Path) -> None:
     images = list(np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8))
     videos = generator(images, ["wave", "kick"], [5, 6])
     assert generator.settings == {"scheduler": "UniPCMultistepScheduler", "num_inference_steps": 2, "guidance_scale": 1.0}
-    alone = pipe(images[1], "kick", num_inference_steps=2, generator=torch.Generator().manual_seed(6), output_type="np")
+    alone = pipe(images[1], "kick", num_inference_steps=2, generator=torch.Generator().manual_seed(6), output_type="uint8")
     assert np.abs(videos.frames[1].astype(int) - np.asarray(alone.frames)[0]).max() <= 1
     assert videos.motion is not None
     torch.testing.assert_close(videos.motion.flow[1], alone.motion.flow[0], atol=1e-4, rtol=1e-4)

@@ -35,7 +35,7 @@ def image() -> np.ndarray:
 
 
 def frames_of(pipe: LatentFlowPipeline, image: Any, condition: Any = "wave", **options: Any) -> np.ndarray:
-    return array(pipe(image, condition, output_type="np", **{"num_inference_steps": 2, "generator": 0, **options}))
+    return array(pipe(image, condition, output_type="uint8", **{"num_inference_steps": 2, "generator": 0, **options}))
 
 
 def array(output: LatentFlowOutput) -> np.ndarray:
@@ -79,14 +79,14 @@ def test_animate_and_transfer_take_strength_and_mask(pipe: LatentFlowPipeline, i
     mask = torch.zeros(SIZE, SIZE)
     mask[:, : SIZE // 2] = 1
     steering: dict[str, Any] = {"motion_strength": 0.7, "motion_mask": mask}
-    assert np.array_equal(array(pipe.animate(image, motion, output_type="np", **steering)), frames_of(pipe, image, **steering))
+    assert np.array_equal(array(pipe.animate(image, motion, output_type="uint8", **steering)), frames_of(pipe, image, **steering))
     driving = np.random.default_rng(1).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
     steered = pipe.transfer(image, driving, **steering).motion
     plain = pipe.transfer(image, driving).motion.scaled(0.7).masked(mask[None, None])
     assert torch.equal(steered.flow, plain.flow)
     assert torch.equal(steered.occlusion, plain.occlusion)
-    several = array(pipe.animate([image, 255 - image], motion, output_type="np"))
-    assert np.array_equal(several[:1], array(pipe.animate(image, motion, output_type="np")))
+    several = array(pipe.animate([image, 255 - image], motion, output_type="uint8"))
+    assert np.array_equal(several[:1], array(pipe.animate(image, motion, output_type="uint8")))
 
 
 def test_every_kind_of_mask_is_the_same_mask(tmp_path: Path) -> None:
@@ -116,10 +116,20 @@ def test_every_kind_of_mask_is_the_same_mask(tmp_path: Path) -> None:
     assert (wide[0, 0], wide[0, -1]) == (0, 1)
 
 
-def test_an_all_white_mask_changes_nothing_whatever_the_picture_s_shape(pipe: LatentFlowPipeline) -> None:
+def test_a_white_mask_changes_nothing_for_an_image_of_any_shape(pipe: LatentFlowPipeline) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (SIZE // 2, SIZE, 3), dtype=np.uint8)
     masked = frames_of(pipe, picture, motion_mask=np.ones(picture.shape[:2]))
     assert np.array_equal(masked, frames_of(pipe, picture))
+
+
+@pytest.mark.parametrize("shape", [(SIZE, SIZE // 2), (SIZE // 2, SIZE // 2), (SIZE, SIZE)])
+def test_a_mask_of_another_size_than_its_image_is_refused(pipe: LatentFlowPipeline, shape: tuple[int, int]) -> None:
+    picture, motion = np.zeros((SIZE // 2, SIZE, 3), np.uint8), Motion.identity(1, 2, (SIZE // 2, SIZE // 2), corners=False)
+    for call in (pipe, lambda image, **options: pipe.animate(image, motion, **options)):
+        with pytest.raises(UserError, match=rf"motion_mask .*{SIZE}x{SIZE // 2}; got {shape[1]}x{shape[0]}"):
+            call([picture, picture], motion_mask=np.ones(shape))
+    with pytest.raises(UserError, match=rf"motion_mask .*{SIZE}x{SIZE // 2}; got {shape[1]}x{shape[0]}"):
+        pipe.transfer(picture, picture[None], motion_mask=np.ones(shape))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +143,7 @@ def test_an_all_white_mask_changes_nothing_whatever_the_picture_s_shape(pipe: La
         (3, "must be a path, PIL image, array or tensor; got int"),
     ],
 )
-def test_what_is_no_mask(mask: Any, message: str) -> None:
+def test_an_impossible_mask_is_refused(mask: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         prepare_mask(mask, size=SIZE, fit="pad")
 
@@ -196,7 +206,7 @@ def test_mixes_on_the_command_line() -> None:
     assert parse_condition("raise arms", LABELS) == "raise arms"
     assert parse_condition("wave=much", LABELS) == "wave=much"  # no mix: an unknown label, or a text
     assert parse_condition(None, LABELS) is None
-    with pytest.raises(UserError, match="names each label once"):
+    with pytest.raises(UserError, match="condition .*once; got .wave=1,wave=2"):
         parse_condition("wave=1,wave=2", LABELS)
 
 
@@ -297,7 +307,7 @@ def test_a_streamed_driving_clip_gives_what_the_whole_one_gives(
 ) -> None:
     driving = np.random.default_rng(1).integers(0, 256, (7, 20, 40, 3), dtype=np.uint8)
     monkeypatch.setattr("lfdm.pipeline.control.frames_per_chunk", lambda *_: 3)
-    whole = pipe.transfer(image, driving, relative=relative, output_type="np")
+    whole = pipe.transfer(image, driving, relative=relative, output_type="uint8")
     tensor = torch.from_numpy(driving).permute(3, 0, 1, 2)
     streams: list[Any] = [
         iter(driving),
@@ -308,7 +318,7 @@ def test_a_streamed_driving_clip_gives_what_the_whole_one_gives(
         iter((driving[0], driving[1:])),
     ]
     for stream in streams:
-        streamed = pipe.transfer(image, stream, relative=relative, output_type="np")
+        streamed = pipe.transfer(image, stream, relative=relative, output_type="uint8")
         assert torch.equal(streamed.motion.flow, whole.motion.flow)
         assert np.array_equal(array(streamed), array(whole))
 
@@ -343,7 +353,7 @@ def test_a_driving_clip_is_taken_chunk_by_chunk(
 
 def test_a_relative_transfer_starts_with_the_image_itself(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
     driving = np.random.default_rng(2).integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8)
-    relative, absolute = (pipe.transfer(image, driving, relative=relative, output_type="np") for relative in (True, False))
+    relative, absolute = (pipe.transfer(image, driving, relative=relative, output_type="uint8") for relative in (True, False))
     assert np.array_equal(array(relative)[0, 0], image)
     assert not np.array_equal(array(absolute)[0, 0], image)
 
@@ -388,12 +398,12 @@ def test_what_is_no_driving_clip(pipe: LatentFlowPipeline, image: np.ndarray, dr
 # ------------------------------------------------------------------------------------------------------------- previews
 
 
-@pytest.mark.parametrize("output_type", ["pil", "np", "pt"])
+@pytest.mark.parametrize("output_type", ["pil", "np", "pt", "uint8"])
 def test_an_output_shows_itself(pipe: LatentFlowPipeline, image: np.ndarray, output_type: Any, tmp_path: Path) -> None:
     out = pipe([image, image], "wave", num_inference_steps=1, generator=[0, 1], output_type=output_type)
     preview = out.show(("generated", "flow", "arrows"), sample=1)
     assert preview.frames.shape == (4, 16 + 192, 3 * 192 + 2 * 4, 3)
-    expected = pipe(image, "wave", num_inference_steps=1, generator=1, output_type="np").frames[0]
+    expected = pipe(image, "wave", num_inference_steps=1, generator=1, output_type="uint8").frames[0]
     assert np.abs(preview.frames[:, 16 : 16 + 192 : 6, :192:6].astype(int) - expected).max() <= 1
     html = preview._repr_html_()
     assert html.startswith('<img alt="4 frames" src="data:image/gif;base64,R0lGOD')

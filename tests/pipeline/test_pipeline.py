@@ -20,6 +20,7 @@ import lfdm
 from lfdm.condition.encoder import ConditionEncoder
 from lfdm.config.diffusion import SCHEDULERS
 from lfdm.config.presets import PRESETS, Preset
+from lfdm.config.video import Fit
 from lfdm.diffusion.process import clamp_prediction, make_scheduler
 from lfdm.diffusion.sampling import Guidance, guided_prediction, set_timesteps, signal_and_noise
 from lfdm.errors import UserError
@@ -27,9 +28,14 @@ from lfdm.folders import sources
 from lfdm.folders.run_folder import find_checkpoints
 from lfdm.motion.codec import MotionCodec
 from lfdm.motion.motion import Motion
-from lfdm.pipeline.inputs import prepare_images
+from lfdm.pipeline.inputs import ImageInput, fit_images, read_images
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.pipeline.result import frames_to_uint8
+
+
+def prepared(image: ImageInput, *, size: int, fit: Fit) -> Tensor:
+    return fit_images(read_images(image), size=size, fit=fit)
+
 
 LABELS = ("jump", "raise arms", "wave")
 SIZE = 32
@@ -75,24 +81,29 @@ def sample(pipe: LatentFlowPipeline, image: Any, condition: Any = "wave", **opti
 
 
 def test_output_forms_agree(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
-    pil, array, tensor = (
+    pil, array, tensor, floats = (
         pipe([image, image], ["wave", "jump"], num_frames=5, num_inference_steps=2, generator=3, output_type=kind)
-        for kind in ("pil", "np", "pt")
+        for kind in ("pil", "uint8", "pt", "np")
     )
     assert isinstance(array.frames, np.ndarray)
     assert isinstance(tensor.frames, Tensor)
     assert array.frames.shape == (2, 5, SIZE, SIZE, 3)
-    assert tensor.frames.shape == (2, 3, 5, SIZE, SIZE)
+    assert array.frames.dtype == np.uint8
+    assert tensor.frames.shape == (2, 5, 3, SIZE, SIZE)
+    assert isinstance(floats.frames, np.ndarray)
+    assert floats.frames.dtype == np.float32
+    assert np.array_equal(floats.frames, tensor.frames.permute(0, 1, 3, 4, 2).numpy())
+    assert 0 <= floats.frames.min() <= floats.frames.max() <= 1
     assert tensor.motion.flow.shape == (2, 2, 5, SIZE // 2, SIZE // 2)
     assert tensor.motion.occlusion.shape == (2, 1, 5, SIZE // 2, SIZE // 2)
     assert np.array_equal(np.array([[np.asarray(frame) for frame in video] for video in pil.frames]), array.frames)
-    assert np.array_equal(frames_to_uint8(tensor.frames), array.frames)
+    assert np.array_equal(frames_to_uint8(tensor.frames.transpose(1, 2)), array.frames)
     assert isinstance(array.warped, np.ndarray)
     assert array.warped.shape == array.frames.shape
 
 
 def test_the_first_frame_is_the_image_exactly(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
-    frames = pipe(image, "wave", num_inference_steps=2, generator=0, output_type="np").frames
+    frames = pipe(image, "wave", num_inference_steps=2, generator=0, output_type="uint8").frames
     assert isinstance(frames, np.ndarray)
     assert np.array_equal(frames[0, 0], image)
     assert not np.array_equal(frames[0, 1], image)
@@ -314,7 +325,7 @@ def test_the_callback_sees_and_may_replace_every_step(pipe: LatentFlowPipeline, 
 
 
 def test_animate_with_no_motion_gives_the_image_back(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
-    out = pipe.animate(image, Motion.identity(1, 3, (16, 16), corners=False), output_type="np")
+    out = pipe.animate(image, Motion.identity(1, 3, (16, 16), corners=False), output_type="uint8")
     assert isinstance(out.frames, np.ndarray)
     assert np.array_equal(out.frames, np.stack([image] * 3)[None])
     with pytest.raises(UserError, match="corners"):
@@ -326,7 +337,7 @@ def test_transfer_takes_the_motion_of_the_driving_clip(pipe: LatentFlowPipeline,
     video = torch.from_numpy(driving).permute(3, 0, 1, 2)[None].float() / 255
     with torch.no_grad():
         relative = pipe.autoencoder.estimate_motion(video[:, :, 0], video)
-        absolute = pipe.autoencoder.estimate_motion(prepare_images(image, size=SIZE, fit="pad"), video)
+        absolute = pipe.autoencoder.estimate_motion(prepared(image, size=SIZE, fit="pad"), video)
     assert torch.equal(pipe.transfer(image, driving).motion.flow, relative.flow)
     assert torch.equal(pipe.transfer(image, video[0], relative=False).motion.flow, absolute.flow)
     assert len(pipe.transfer(image, driving).frames[0]) == 3
@@ -352,17 +363,17 @@ def test_every_kind_of_image_is_the_same_image(tmp_path: Path, image: np.ndarray
         exact[None],
     ]
     for kind in kinds:
-        assert torch.equal(prepare_images(kind, size=SIZE, fit="pad"), exact[None]), type(kind)
+        assert torch.equal(prepared(kind, size=SIZE, fit="pad"), exact[None]), type(kind)
 
 
 @pytest.mark.parametrize("as_tensor", [False, True])
 def test_other_shapes_are_fitted_like_the_training_data(as_tensor: bool) -> None:
     wide = np.full((20, 40, 3), 200, np.uint8)
     given = torch.from_numpy(wide).permute(2, 0, 1).float() / 255 if as_tensor else wide
-    padded = prepare_images(given, size=SIZE, fit="pad")[0]
+    padded = prepared(given, size=SIZE, fit="pad")[0]
     assert padded[:, SIZE // 2].min() == pytest.approx(200 / 255)
     assert padded[:, 0].max() == 0
-    assert prepare_images(given, size=SIZE, fit="crop").min() == pytest.approx(200 / 255)
+    assert prepared(given, size=SIZE, fit="crop").min() == pytest.approx(200 / 255)
 
 
 @pytest.mark.parametrize(
@@ -380,10 +391,10 @@ def test_other_shapes_are_fitted_like_the_training_data(as_tensor: bool) -> None
 )
 def test_what_is_not_an_image(wrong: Any, message: str | None) -> None:
     if message is None:  # a greyscale strip is one
-        assert prepare_images(wrong, size=SIZE, fit="pad").shape == (1, 3, SIZE, SIZE)
+        assert prepared(wrong, size=SIZE, fit="pad").shape == (1, 3, SIZE, SIZE)
         return
     with pytest.raises(UserError, match=message):
-        prepare_images(wrong, size=SIZE, fit="pad")
+        prepared(wrong, size=SIZE, fit="pad")
 
 
 @pytest.mark.parametrize(
@@ -396,7 +407,7 @@ def test_what_is_not_an_image(wrong: Any, message: str | None) -> None:
         ({"num_inference_steps": 1001}, "num_inference_steps"),
         ({"guidance_scale": float("nan")}, "guidance_scale must be a finite number, 0 to 100; got nan"),
         ({"guidance_scale": -1.0}, "guidance_scale"),
-        ({"output_type": "latent"}, "output_type must be one of pil, np, pt"),
+        ({"output_type": "latent"}, "output_type must be one of pil, np, pt, uint8; got 'latent'"),
         ({"condition": "waev"}, "did you mean 'wave'"),
         ({"condition": torch.zeros(1, 5)}, r"must be \(8,\) or \(b, 8\)"),
         ({"condition": torch.full((8,), torch.nan)}, "not finite"),

@@ -176,5 +176,5 @@ def test_the_other_presets_import_and_run(published: dict[str, Any], preset: str
     assert (type(pipe.unet.up[0].resample).__name__ == "NearestUpsample") == learned
     out = pipe(image, torch.ones(768), num_frames=2, num_inference_steps=2, guidance_scale=2.0, generator=0, output_type="pt")
     assert isinstance(out.frames, Tensor)
-    assert out.frames.shape == (1, 3, 2, 128, 128)
+    assert out.frames.shape == (1, 2, 3, 128, 128)
     assert out.frames.isfinite().all()

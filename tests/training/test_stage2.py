@@ -69,7 +69,9 @@ def test_a_run_folder_is_a_pipeline_with_measured_statistics(
     assert pipe.condition.labels == ("jump", "wave")
     assert pipe.motion_codec.std is not None
     assert min(pipe.motion_codec.std) > 0
-    out = pipe(torch.rand(3, 32, 32), "wave", num_inference_steps=2, output_type="np", generator=torch.Generator().manual_seed(0))
+    out = pipe(
+        torch.rand(3, 32, 32), "wave", num_inference_steps=2, output_type="uint8", generator=torch.Generator().manual_seed(0)
+    )
     assert isinstance(out.frames, np.ndarray)
     assert out.frames.shape == (1, 4, 32, 32, 3)
     trained = LatentFlowAutoencoder.from_pretrained(stage1).state_dict()
@@ -313,7 +315,7 @@ def test_an_unconditional_model_has_no_labels(tiny_preset: Preset, puppets_dir: 
     assert list((tmp_path / "run" / "samples").iterdir())
     pipe = LatentFlowPipeline.from_pretrained(tmp_path / "run")
     assert pipe.condition.labels == ()
-    options: dict[str, Any] = {"num_inference_steps": 1, "output_type": "np"}
+    options: dict[str, Any] = {"num_inference_steps": 1, "output_type": "uint8"}
     assert np.asarray(pipe(torch.rand(3, 32, 32), None, **options).frames).shape == (1, 4, 32, 32, 3)
     with pytest.raises(UserError, match="this model has no labels"):
         pipe(torch.rand(3, 32, 32), "wave", **options)

@@ -159,7 +159,7 @@ class NearestMotionGenerator:
         for image, label in zip(images, asked, strict=True):
             index = self.nearest(image, label)
             driving = np.asarray(self.clips.clip(index)[uniform_indices(self.clips.num_frames(index), self.num_frames)])
-            frames.append(np.asarray(self.pipeline.transfer(image, driving, relative=True, output_type="np").frames)[0])
+            frames.append(np.asarray(self.pipeline.transfer(image, driving, relative=True, output_type="uint8").frames)[0])
         return GeneratedVideos(np.stack(frames), None)
 
 

@@ -51,7 +51,7 @@ class ControlOptions:
     motion_strength: float = 1.0
     """Factor of the motion, 0 to 2; 0 = a still image."""
     motion_mask: Path | None = None
-    """Picture of the image's shape: white moves, black stays still."""
+    """Picture of the image's size: white moves, black stays still."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +97,18 @@ def panel_options(kinds: tuple[PanelKind, ...] | None, panel_format: PanelFormat
     return {"panel": kinds or PANEL_KINDS, "panel_format": panel_format or "gif"}
 
 
-def read_source(pipe: "LatentFlowPipeline", image: Path) -> "np.ndarray":
-    """Return the image as the pipeline takes it: (S, S, 3) uint8."""
-    from lfdm.pipeline.inputs import fit_image
+def read_inputs(
+    pipe: "LatentFlowPipeline", image: Path, control: ControlOptions = ControlOptions()
+) -> "tuple[np.ndarray, dict[str, Any]]":
+    """Return the fitted image (S, S, 3) uint8, and the arguments of `control` with the mask fitted in the same way."""
+    from lfdm.data.images import fit_frames, read_image
+    from lfdm.pipeline.inputs import prepare_mask
 
-    return fit_image(image, size=pipe.config["image_size"], fit=pipe.config["fit"])
+    size, fit = pipe.config["image_size"], pipe.config["fit"]
+    picture = read_image(image)
+    mask = control.motion_mask
+    fitted_mask = None if mask is None else prepare_mask(mask, size=size, fit=fit, image_sizes=[picture.shape[:2]])[0]
+    return fit_frames(picture[None], size, fit)[0], {"motion_strength": control.motion_strength, "motion_mask": fitted_mask}
 
 
 def open_pipeline(model: str, device: str | None, **options: Any) -> "LatentFlowPipeline":

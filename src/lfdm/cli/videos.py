@@ -16,7 +16,7 @@ from lfdm.cli.options import (
     Panel,
     open_pipeline,
     panel_options,
-    read_source,
+    read_inputs,
 )
 from lfdm.errors import UserError
 
@@ -52,8 +52,8 @@ def demo(*, out: Path = Path("demo"), seed: int = 0, device: str | None = None, 
     for i, label in enumerate(pipe.condition.labels):
         path = out / f"{as_file_name(label)}.mp4"
         files = VideoFiles(out=path, scale=DEMO_SCALE, **panel_options(panel or (), None))
-        source = read_source(pipe, images[i % len(images)])
-        _write(files, pipe, source, [pipe(source, label, generator=seed, output_type="np")])
+        source, _ = read_inputs(pipe, images[i % len(images)])
+        _write(files, pipe, source, [pipe(source, label, generator=seed, output_type="uint8")])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +112,8 @@ def generate(
         motion = Motion.load(reuse_motion)
         files = output.files(reuse_motion.stem, num_videos=len(motion.flow))
         pipe = model.open()
-        source = read_source(pipe, image)
-        _write(files, pipe, source, _animate(pipe, source, motion, control))
+        source, steering = read_inputs(pipe, image, control)
+        _write(files, pipe, source, _animate(pipe, source, motion, steering))
         return
     if (condition is None) != sampling.unconditional:
         got = "neither" if condition is None else "both"
@@ -121,8 +121,8 @@ def generate(
     sampling.check()
     files = output.files(condition or "unconditional", num_videos=sampling.num_videos)
     pipe = model.open()
-    source = read_source(pipe, image)
-    _write(files, pipe, source, _sample(pipe, source, condition, sampling, control))
+    source, steering = read_inputs(pipe, image, control)
+    _write(files, pipe, source, _sample(pipe, source, condition, sampling, steering))
 
 
 def _check_nothing_sampled(condition: str | None, sampling: SamplingOptions) -> None:
@@ -134,14 +134,14 @@ def _check_nothing_sampled(condition: str | None, sampling: SamplingOptions) -> 
 
 
 def _animate(
-    pipe: "LatentFlowPipeline", source: "np.ndarray", motion: "Motion", control: ControlOptions
+    pipe: "LatentFlowPipeline", source: "np.ndarray", motion: "Motion", steering: dict[str, Any]
 ) -> "Iterable[LatentFlowOutput]":
     for start in range(0, len(motion.flow), VIDEOS_PER_BATCH):
-        yield pipe.animate(source, motion.samples(start, start + VIDEOS_PER_BATCH), **vars(control), output_type="np")
+        yield pipe.animate(source, motion.samples(start, start + VIDEOS_PER_BATCH), **steering, output_type="uint8")
 
 
 def _sample(
-    pipe: "LatentFlowPipeline", source: "np.ndarray", condition: str | None, sampling: SamplingOptions, control: ControlOptions
+    pipe: "LatentFlowPipeline", source: "np.ndarray", condition: str | None, sampling: SamplingOptions, steering: dict[str, Any]
 ) -> "Iterable[LatentFlowOutput]":
     from lfdm.pipeline.inputs import parse_condition
 
@@ -158,8 +158,8 @@ def _sample(
             negative_condition=parse_condition(sampling.negative_condition, labels),
             generator=batch,
             loop=sampling.loop,
-            **vars(control),
-            output_type="np",
+            **steering,
+            output_type="uint8",
         )
 
 
@@ -190,7 +190,7 @@ def transfer(
     out = output.out or Path("transfer.mp4")
     files = output.files("transfer", fps=min(info.fps, max_fps(out)))
     pipe = model.open()
-    source = read_source(pipe, image)
+    source, steering = read_inputs(pipe, image, control)
     total = info.frames if num_frames is None else min(info.frames, num_frames)
     with progress_bar() as update:
 
@@ -203,8 +203,8 @@ def transfer(
             source,
             driving(),
             relative=not absolute,
-            **vars(control),
-            output_type="np",
+            **steering,
+            output_type="uint8",
             callback_on_decode=lambda done: update("decoding", done, total),
         )
     _write(files, pipe, source, [result])

@@ -96,7 +96,7 @@ class PipelineGenerator:
                 num_inference_steps=self.num_inference_steps,
                 guidance_scale=self.guidance_scale,
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-                output_type="np",
+                output_type="uint8",
             )
         return GeneratedVideos(np.asarray(output.frames), output.motion)
 

@@ -4,6 +4,7 @@ Shapes: image (b, 3, S, S) in [0, 1] · mask (1, 1, S, S) in [0, 1].
 """
 
 import itertools
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from lfdm.config.checks import check_number
 from lfdm.config.video import Fit
 from lfdm.motion.motion import Motion
 from lfdm.pipeline.decoding import frames_per_chunk
-from lfdm.pipeline.inputs import DrivingInput, MaskInput, drive, prepare_mask
+from lfdm.pipeline.inputs import DrivingInput, MaskInput, Picture, driving_chunks, picture_size, prepare_mask
 
 MAX_STRENGTH = 2.0
 """Largest `motion_strength`."""
@@ -21,13 +22,17 @@ MAX_STRENGTH = 2.0
 class MotionControl:
     """Apply `motion_strength` and `motion_mask` to a motion.
 
+    Args:
+        pictures: the images that the mask belongs to.
+
     Raises:
-        UserError: a strength outside [0, 2], or not a mask.
+        UserError: a strength outside [0, 2], not a mask, or a mask of another size than its image.
     """
 
-    def __init__(self, strength: float, mask: MaskInput | None, *, size: int, fit: Fit) -> None:
+    def __init__(self, strength: float, mask: MaskInput | None, pictures: Sequence[Picture], *, size: int, fit: Fit) -> None:
         self.strength = check_number("motion_strength", strength, low=0, high=MAX_STRENGTH)
-        self.mask = None if mask is None else prepare_mask(mask, size=size, fit=fit)
+        sizes = {picture_size(picture) for picture in pictures}
+        self.mask = None if mask is None else prepare_mask(mask, size=size, fit=fit, image_sizes=sizes)
 
     def __call__(self, motion: Motion) -> Motion:
         motion = motion.scaled(self.strength)
@@ -43,7 +48,7 @@ def estimate_driving_motion(
     """
     size = image.shape[-1]
     chunk = frames_per_chunk(autoencoder, size, 1)
-    parts = (part.to(image) for part in drive(driving, chunk, size=size, fit=fit))
+    parts = (part.to(image) for part in driving_chunks(driving, chunk, size=size, fit=fit))
     first = next(parts)
     reference = first[:, :, 0] if relative else image
     motions = list(autoencoder.estimate_motions(reference, itertools.chain([first], parts)))

@@ -1,11 +1,11 @@
-"""What a user may give to the pipeline, turned into what its networks take.
+"""Convert what a user gives to the pipeline into what its networks take.
 
 Shapes: image (b, 3, S, S) in [0, 1] · video frames in numpy (t, H, W, 3) uint8.
 """
 
 import numbers
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -28,18 +28,18 @@ _MIX = re.compile(f"{_SHARE}(,{_SHARE})*")
 SingleImage = str | Path | Image.Image | np.ndarray | Tensor
 ImageInput = SingleImage | Sequence[SingleImage]
 """One image, a list of them, or a batch: array (b, H, W, 3), tensor (b, 3, H, W)."""
+Picture = np.ndarray | Tensor
+"""An image that has been read: (H, W, 3) uint8, or a tensor (3, H, W) float32 in [0, 1]."""
 Seed = int | torch.Generator
 SeedInput = Seed | Sequence[Seed] | None
 MaskInput = str | Path | Image.Image | np.ndarray | Tensor
-"""(H, W), also with an axis of 1 for channels."""
+"""(H, W), or with a channel axis of size 1."""
 DrivingPart = Image.Image | np.ndarray | Tensor
 DrivingInput = str | Path | np.ndarray | Tensor | Iterable[DrivingPart]
 
 
-def prepare_images(image: ImageInput, *, size: int, fit: Fit) -> Tensor:
-    """One or more images of any kind, fitted as the training data was: (b, 3, size, size) float32 in [0, 1].
-
-    Float tensors that have this size already are taken as they are; everything else passes through 8 bits.
+def read_images(image: ImageInput) -> list[Picture]:
+    """Read one or more images of any kind, in their own sizes.
 
     Raises:
         UserError: not an image, values outside their range, NaN.
@@ -55,43 +55,54 @@ def prepare_images(image: ImageInput, *, size: int, fit: Fit) -> Tensor:
         raise UserError(f"image must be a path, PIL image, array, tensor or a list of them; got {type(image).__name__}")
     if not images:
         raise UserError("image must hold at least one image; got none")
-    return torch.stack([_prepare_image(one, size, fit) for one in images])
+    return [_read_tensor(one) if isinstance(one, Tensor) else read_image(one) for one in images]
 
 
-def _prepare_image(image: SingleImage, size: int, fit: Fit) -> Tensor:
-    if isinstance(image, Tensor) and image.is_floating_point() and image.shape[1:] == (size, size):
-        _check_tensor(image)
-        return image.detach().float().cpu()
-    return torch.from_numpy(np.array(fit_image(image, size=size, fit=fit))).permute(2, 0, 1).float() / 255
-
-
-def fit_image(image: SingleImage, *, size: int, fit: Fit) -> np.ndarray:
-    """Return one image of any kind fitted as the training data was, (size, size, 3) uint8. Raises as `prepare_images` does."""
-    if isinstance(image, Tensor):
-        _check_tensor(image)
-        image = rearrange(image.detach().cpu(), "c h w -> h w c")
-        image = (image.float() if image.is_floating_point() else image).numpy()
-    return fit_frames(read_image(image)[None], size, fit)[0]
-
-
-def _check_tensor(image: Tensor) -> None:
+def _read_tensor(image: Tensor) -> Picture:
     if image.ndim != 3 or image.shape[0] != 3:
         raise UserError(f"an image tensor must be (3, H, W) or (b, 3, H, W); got {tuple(image.shape)}")
     if image.dtype == torch.uint8:
-        return
+        return rearrange(image.detach().cpu(), "c h w -> h w c").numpy()
     if not image.is_floating_point():
         raise UserError(f"an image tensor must be uint8 or floating point; got {image.dtype}")
     if not (image.numel() and image.min() >= 0 and image.max() <= 1):  # also False for NaN
         raise UserError("a floating point image tensor must lie in [0, 1]; got values outside, NaN or no pixels")
+    return image.detach().float().cpu()
 
 
-def prepare_mask(mask: MaskInput, *, size: int, fit: Fit) -> Tensor:
-    """A mask fitted as the image is, what is padded as the mask's nearest edge: (1, 1, size, size) float32 in [0, 1].
+def picture_size(picture: Picture) -> tuple[int, int]:
+    """Return (height, width)."""
+    height, width = picture.shape[1:] if isinstance(picture, Tensor) else picture.shape[:2]
+    return height, width
 
-    Of a coloured picture its luminance counts, of a transparent one nothing where it is transparent.
+
+def fit_images(pictures: Sequence[Picture], *, size: int, fit: Fit) -> Tensor:
+    """Fit images to the model's size as the training data was: (b, 3, size, size) float32 in [0, 1].
+
+    Float tensors of this size are taken as they are; everything else passes through 8 bits.
+    """
+    return torch.stack([_fit_image(picture, size, fit) for picture in pictures])
+
+
+def _fit_image(picture: Picture, size: int, fit: Fit) -> Tensor:
+    if isinstance(picture, Tensor):
+        if picture.shape[1:] == (size, size):
+            return picture
+        picture = read_image(rearrange(picture, "c h w -> h w c").numpy())
+    frame = fit_frames(picture[None], size, fit)[0]
+    return torch.from_numpy(np.array(frame)).permute(2, 0, 1).float() / 255
+
+
+def prepare_mask(mask: MaskInput, *, size: int, fit: Fit, image_sizes: Collection[tuple[int, int]] = ()) -> Tensor:
+    """Fit a mask as its image is fitted; padding repeats the mask's nearest edge: (1, 1, size, size) float32 in [0, 1].
+
+    A coloured picture counts by its luminance; where it is transparent it counts as black.
+
+    Args:
+        image_sizes: (height, width) of the images that it belongs to, which it must have, too.
 
     Raises:
-        UserError: not a mask, values outside their range, NaN.
+        UserError: not a mask, values outside their range, NaN, or another size than its image.
         FileNotFoundError: no such file.
     """
     if isinstance(mask, Tensor):
@@ -102,6 +113,10 @@ def prepare_mask(mask: MaskInput, *, size: int, fit: Fit) -> Tensor:
         gray = read_gray(mask)
     else:
         raise UserError(f"motion_mask must be a path, PIL image, array or tensor; got {type(mask).__name__}")
+    height, width = gray.shape
+    for image_height, image_width in image_sizes:
+        if (height, width) != (image_height, image_width):
+            raise UserError(f"motion_mask must have its image's size, {image_width}x{image_height}; got {width}x{height}")
     fitted = fit_frames(np.repeat(gray[None, ..., None], 3, axis=-1), size, fit, border="edge")[0, ..., 0]
     return torch.from_numpy(fitted.astype(np.float32) / 255)[None, None]
 
@@ -120,11 +135,11 @@ def _mask_to_8_bits(mask: np.ndarray) -> np.ndarray:
     return np.rint(mask * 255.0).astype(np.uint8)
 
 
-def drive(driving: DrivingInput, num_frames: int, *, size: int, fit: Fit) -> Iterator[Tensor]:
-    """A driving clip, fitted, `num_frames` at a time: (1, 3, n, size, size) float32 in [0, 1]. See `transfer`.
+def driving_chunks(driving: DrivingInput, num_frames: int, *, size: int, fit: Fit) -> Iterator[Tensor]:
+    """Yield a driving clip, fitted, `num_frames` at a time: (1, 3, n, size, size) float32 in [0, 1].
 
     Raises:
-        UserError: what is no frame or chunk of frames, or no frames at all.
+        UserError: not a frame or chunk of frames, or no frames at all.
     """
     if isinstance(driving, str | Path):
         driving = iterate_video(driving)
@@ -135,13 +150,14 @@ def drive(driving: DrivingInput, num_frames: int, *, size: int, fit: Fit) -> Ite
     empty = True
     while chunk := list(islice(frames, num_frames)):
         empty = False
-        yield torch.stack([_prepare_image(frame, size, fit) for frame in chunk], dim=1)[None]
+        pictures = [picture for frame in chunk for picture in read_images(frame)]
+        yield rearrange(fit_images(pictures, size=size, fit=fit), "t c h w -> 1 c t h w")
     if empty:
         raise UserError("the driving clip holds no frames")
 
 
 def _driving_frames(part: DrivingPart) -> Sequence[SingleImage]:
-    """The frames of a chunk, or of a single frame itself."""
+    """Split a chunk into its frames; a single frame is a chunk of one."""
     if isinstance(part, Image.Image):
         return [part]
     if isinstance(part, np.ndarray) and part.ndim in (3, 4) and part.shape[-1] == 3:
@@ -153,29 +169,29 @@ def _driving_frames(part: DrivingPart) -> Sequence[SingleImage]:
 
 
 def parse_condition(text: str | None, labels: Sequence[str]) -> Condition:
-    """A condition as the command line writes it: `wave`, or a mix, `wave=0.7,jump=0.3`. An exact label wins.
+    """Parse a condition as the command line writes it: `wave`, or a mix, `wave=0.7,jump=0.3`. An exact label wins.
 
     >>> parse_condition("wave=0.7, jump=.3", ["wave", "jump"]), parse_condition("wave", ["wave"])
     ({'wave': 0.7, 'jump': 0.3}, 'wave')
 
     Raises:
-        UserError: a mix that names a label twice.
+        UserError: a label that occurs twice in a mix.
     """
     if text is None or text in labels or not _MIX.fullmatch(text):
         return text
     pairs = [(name.strip(), float(weight)) for name, weight in (part.rsplit("=", 1) for part in text.split(","))]
     mix = dict(pairs)
     if len(mix) < len(pairs):
-        raise UserError(f"a mix names each label once; got {text!r}")
+        raise UserError(f"condition must name each label of a mix once; got {text!r}")
     return mix
 
 
 def sample_generators(generator: SeedInput, batch_size: int) -> list[torch.Generator]:
-    """One fresh generator per sample, so that a sample does not depend on the batch it is made in.
+    """Return one new generator per sample, so that a sample does not depend on the batch it is generated in.
 
-    Each is seeded with one draw from the given generator of that sample, or, for a single one, from that in order: a list
-    of generators then gives the samples that each gives alone, and one generator the samples that it gives one after the
-    other. An integer stands for a CPU generator of that seed; None for torch's default one.
+    Each is seeded with one number from that sample's generator; a single generator seeds all samples in order. A list of
+    generators thus gives the same samples as one call each, and a single generator the same as calls one after the other. An
+    integer stands for a CPU generator with that seed, None for torch's default generator.
 
     Raises:
         UserError: not one generator per sample.

@@ -77,7 +77,7 @@ class VideoFiles:
         return video.with_name(f"{video.stem}-panel{'' if self.panel_format == 'png' else f'.{self.panel_format}'}")
 
     def write(self, pipeline: LatentFlowPipeline, source: np.ndarray, results: Iterable[LatentFlowOutput]) -> Iterator[Path]:
-        """Write the videos of all `results` (made with output_type="np") one by one; yields every file's path.
+        """Write the videos of all `results` (made with output_type="uint8") one by one; yields every file's path.
 
         Raises:
             UserError: a tile that this model cannot draw, before the first result is asked for.

@@ -36,8 +36,10 @@ from lfdm.pipeline.inputs import (
     DrivingInput,
     ImageInput,
     MaskInput,
+    Picture,
     SeedInput,
-    prepare_images,
+    fit_images,
+    read_images,
     sample_generators,
 )
 from lfdm.pipeline.result import LatentFlowOutput, OutputType, check_output_type
@@ -247,12 +249,13 @@ class LatentFlowPipeline(DiffusionPipeline):
         scale = config["guidance_scale"] if guidance_scale is None else guidance_scale
         scale = check_number("guidance_scale", scale, low=0, high=MAX_GUIDANCE_SCALE)
         check_output_type(output_type)
-        control = self._control(motion_strength, motion_mask)
+        pictures = read_images(image)
+        control = self._control(motion_strength, motion_mask, pictures)
         if negative_condition is not None and scale <= 1:
             raise UserError(f"negative_condition acts through guidance: guidance_scale must be above 1; got {scale:g}")
         if condition is None and negative_condition is None:
             scale = 1.0
-        images, embedding, negative_embedding = self._match_batches(image, condition, negative_condition)
+        images, embedding, negative_embedding = self._match_batches(pictures, condition, negative_condition)
         generators = sample_generators(generator, len(images))
 
         def after_step(index: int, timestep: Tensor, sample: Tensor) -> Tensor:
@@ -302,8 +305,9 @@ class LatentFlowPipeline(DiffusionPipeline):
         check_output_type(output_type)
         if not isinstance(motion, Motion):
             raise UserError(f"motion must be a Motion, such as Motion.load gives; got {type(motion).__name__}")
-        control = self._control(motion_strength, motion_mask)
-        images = self._prepare_images(image)
+        pictures = read_images(image)
+        control = self._control(motion_strength, motion_mask, pictures)
+        images = self._fit_images(pictures)
         if len(images) == 1:
             images = images.expand(len(motion.flow), -1, -1, -1)
         elif len(motion.flow) == 1:
@@ -334,16 +338,17 @@ class LatentFlowPipeline(DiffusionPipeline):
             callback_on_decode: told how many frames are decoded so far, after every chunk; what it raises ends the work.
         """
         check_output_type(output_type)
-        images = self._prepare_images(image)
-        if len(images) != 1:
-            raise UserError(f"transfer moves one image; got {len(images)}")
-        control = self._control(motion_strength, motion_mask)
+        pictures = read_images(image)
+        if len(pictures) != 1:
+            raise UserError(f"image must be a single one for a transfer; got {len(pictures)}")
+        control = self._control(motion_strength, motion_mask, pictures)
+        images = self._fit_images(pictures)
         motion = estimate_driving_motion(self.autoencoder, images, driving, relative=relative, fit=self.config["fit"])
         features = self.autoencoder.encode(images)
         return decode_video(self.autoencoder, features, control(motion), output_type, after_chunk=callback_on_decode)
 
-    def _control(self, strength: float, mask: MaskInput | None) -> MotionControl:
-        return MotionControl(strength, mask, size=self.config["image_size"], fit=self.config["fit"])
+    def _control(self, strength: float, mask: MaskInput | None, pictures: list[Picture]) -> MotionControl:
+        return MotionControl(strength, mask, pictures, size=self.config["image_size"], fit=self.config["fit"])
 
     def _check_scheduler(self) -> None:
         """UserError where the scheduler takes the unet's prediction for something else."""
@@ -352,14 +357,14 @@ class LatentFlowPipeline(DiffusionPipeline):
             made = f"{name}.from_config(pipe.scheduler.config)"
             raise UserError(f"the unet predicts {self._predicts}, {name} takes it for {kind}; make the scheduler with {made}")
 
-    def _prepare_images(self, image: ImageInput) -> Tensor:
-        return prepare_images(image, size=self.config["image_size"], fit=self.config["fit"]).to(self.device)
+    def _fit_images(self, pictures: list[Picture]) -> Tensor:
+        return fit_images(pictures, size=self.config["image_size"], fit=self.config["fit"]).to(self.device)
 
     def _match_batches(
-        self, image: ImageInput, condition: ConditionInput, negative: ConditionInput
+        self, pictures: list[Picture], condition: ConditionInput, negative: ConditionInput
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Images (b, 3, S, S) and both conditions (b, D)."""
-        images = self._prepare_images(image)
+        images = self._fit_images(pictures)
         embedding, negative_embedding = (self.embed_condition(one).to(self.device) for one in (condition, negative))
         b = max(len(images), len(embedding))
         if len(images) not in (1, b) or len(embedding) not in (1, b) or len(embedding) == 0:

@@ -1,6 +1,6 @@
-"""What a pipeline's call returns, and its forms.
+"""What a pipeline returns, and the forms of its videos.
 
-Shapes: video (b, 3, t, H, W) in [0, 1].
+Shapes: decoded video (b, 3, t, H, W) in [0, 1] · `Frames` as `OutputType` says.
 """
 
 import base64
@@ -22,30 +22,35 @@ from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
 from lfdm.visualize import draw_panel
 
-OutputType = Literal["pil", "np", "pt"]
+OutputType = Literal["pil", "np", "pt", "uint8"]
+"""`pil`: a list per sample of lists of images; `np`: (b, t, H, W, 3) float32 in [0, 1]; `pt`: tensor (b, t, 3, H, W) in [0, 1];
+`uint8`: array (b, t, H, W, 3)."""
 Frames = list[list[Image.Image]] | np.ndarray | Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LatentFlowOutput:
-    """Videos and what they were made with.
-
-    `frames`, and `warped` (the source image warped alone), are as `output_type` says: `pil` a list per sample of lists of
-    images, `np` (b, t, H, W, 3) uint8, `pt` (b, 3, t, H, W) in [0, 1].
-    """
+    """Generated videos and their motion."""
 
     frames: Frames
+    """The videos, in the form of `output_type`."""
     warped: Frames
+    """The source image after warping only, in the same form."""
     motion: Motion
+    """flow (b, 2, t, h, w) and occlusion (b, 1, t, h, w)."""
+
+    def to_tuple(self) -> tuple[Frames, Frames, Motion]:
+        """Return (frames, warped, motion)."""
+        return self.frames, self.warped, self.motion
 
     def show(
         self, kinds: Sequence[PanelKind] = ("generated", "flow", "occlusion"), *, sample: int = 0, fps: float = 8.0
     ) -> "VideoPreview":
-        """One sample and its motion as a moving picture, which a notebook shows and `.save("motion.gif")` writes.
+        """Draw one sample and its motion; a notebook shows the result, `.save("motion.gif")` writes it.
 
         Args:
-            kinds: tiles of `lfdm.visualize.draw_panel` but `source` and `regions`, which an output does not hold.
-            sample: which of the batch.
+            kinds: tiles of `lfdm.visualize.draw_panel`; not `source` and `regions`, which an output does not hold.
+            sample: index in the batch.
             fps: frames per second.
 
         Raises:
@@ -57,15 +62,15 @@ class LatentFlowOutput:
         return VideoPreview(np.stack(list(draw_panel(None, frames, warped, motion, kinds=kinds))), fps)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class VideoPreview:
-    """A video (t, H, W, 3) uint8 that notebooks show by themselves, as a GIF within the page."""
+    """A video (t, H, W, 3) uint8 that notebooks show as an embedded GIF."""
 
     frames: np.ndarray
     fps: float
 
     def save(self, path: str | Path) -> Path:
-        """Write it as `lfdm.data.video.write_video` does: gif, mp4, webm, or a folder of PNGs."""
+        """Write a gif, mp4 or webm file, or a folder of PNGs; see `lfdm.data.video.write_video`."""
         return write_video(path, self.frames, fps=self.fps)
 
     def _repr_html_(self) -> str:
@@ -77,22 +82,62 @@ class VideoPreview:
         return f"<{type(self).__name__}: {t} frames of {width}x{height}; .save(path) writes it>"
 
 
+class VideoBuffer:
+    """Collects decoded chunks into a video in its final form.
+
+    Args:
+        image: images (b, 3, H, W) of the video's size and device.
+        length: number of frames.
+        truncate: see `frames_to_uint8`.
+    """
+
+    video: Frames
+
+    def __init__(self, image: Tensor, length: int, output_type: OutputType, *, truncate: bool) -> None:
+        self.truncate = truncate
+        batch, channels, height, width = image.shape
+        if output_type == "pt":
+            self.video = torch.empty(batch, length, channels, height, width, device=image.device)
+        elif output_type == "pil":
+            self.video = [[] for _ in range(batch)]
+        else:
+            dtype = np.float32 if output_type == "np" else np.uint8
+            self.video = np.empty((batch, length, height, width, channels), dtype)
+
+    def put(self, chunk: Tensor, start: int) -> None:
+        """Store frames (b, 3, n, H, W) from index `start` on."""
+        stop = start + chunk.shape[2]
+        if isinstance(self.video, Tensor):
+            self.video[:, start:stop] = rearrange(chunk.clamp(0, 1), "b c t h w -> b t c h w")
+        elif isinstance(self.video, np.ndarray) and self.video.dtype == np.float32:
+            self.video[:, start:stop] = rearrange(chunk.float().clamp(0, 1), "b c t h w -> b t h w c").cpu().numpy()
+        elif isinstance(self.video, np.ndarray):
+            self.video[:, start:stop] = frames_to_uint8(chunk, truncate=self.truncate)
+        else:
+            for images, sample in zip(self.video, frames_to_uint8(chunk, truncate=self.truncate), strict=True):
+                images += [Image.fromarray(frame) for frame in sample]
+
+
 def _sample_to_uint8(video: Frames, sample: int) -> np.ndarray:
-    if isinstance(video, Tensor):
-        return frames_to_uint8(video[sample : sample + 1])[0]
-    return video[sample] if isinstance(video, np.ndarray) else np.stack([np.asarray(frame) for frame in video[sample]])
+    """Return sample `sample` of a video in any form as (t, H, W, 3) uint8."""
+    frames = video[sample]
+    if isinstance(frames, list):
+        return np.stack([np.asarray(frame) for frame in frames])
+    if isinstance(frames, Tensor):
+        frames = rearrange(frames, "t c h w -> t h w c").float().cpu().numpy()
+    return frames if frames.dtype == np.uint8 else np.rint(frames * 255).astype(np.uint8)
 
 
 def check_output_type(output_type: object) -> None:
-    """UserError for anything but `pil`, `np`, `pt`."""
+    """Raise UserError for anything but an `OutputType`."""
     if output_type not in get_args(OutputType):
         raise UserError(f"output_type must be one of {', '.join(get_args(OutputType))}; got {output_type!r}")
 
 
 def frames_to_uint8(video: Tensor, *, truncate: bool = False) -> np.ndarray:
-    """(b, 3, t, H, W) in [0, 1] -> (b, t, H, W, 3) uint8.
+    """Convert a video (b, 3, t, H, W) in [0, 1] to (b, t, H, W, 3) uint8.
 
-    Rounded; `truncate` is the published behaviour, kept for the paper presets. Both give an 8-bit image back exactly.
+    Values are rounded; `truncate` is the published behaviour, kept for the paper presets. Both give an 8-bit image back exactly.
     """
     scaled = video.float().clamp(0, 1) * 255
     scaled = scaled if truncate else scaled.round()

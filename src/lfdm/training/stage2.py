@@ -151,7 +151,7 @@ class DiffusionTask:
                 [self.conditions[i] for i in chosen],
                 num_inference_steps=self.config.panel_inference_steps,
                 generator=[torch.Generator().manual_seed(i) for i in chosen],
-                output_type="np",
+                output_type="uint8",
             )
         finally:
             pipeline.unet, pipeline.condition = self.module.unet, self.module.condition

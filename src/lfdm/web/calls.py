@@ -91,7 +91,7 @@ class Calls:
                     motion_strength=request.motion_strength,
                     motion_mask=request.mask,
                     loop=request.loop,
-                    output_type="np",
+                    output_type="uint8",
                     callback_on_step_end=after_step,
                 )
                 label = request.label or "unconditional"
@@ -122,7 +122,7 @@ class Calls:
                 relative=request.relative,
                 motion_strength=request.motion_strength,
                 motion_mask=request.mask,
-                output_type="np",
+                output_type="uint8",
                 callback_on_decode=lambda decoded: report(n + decoded, total),
             )
             frames, motion = _only_sample(output)

@@ -216,7 +216,7 @@ def outputs(pipe: LatentFlowPipeline) -> dict[str, Tensor]:
         "unet": pipe.unet(sample, 637, condition, features.latent),
         "unet_null": pipe.unet(sample, 637, pipe.embed_condition(None), features.latent),
         "video_grid": video.motion.grid(),
-        "video_frames": video.frames[..., ::4, ::4],
+        "video_frames": video.frames.transpose(1, 2)[..., ::4, ::4],
     }
 
 
