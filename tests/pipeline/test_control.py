@@ -206,7 +206,7 @@ def test_mixes_on_the_command_line() -> None:
     assert parse_condition("raise arms", LABELS) == "raise arms"
     assert parse_condition("wave=much", LABELS) == "wave=much"  # no mix: an unknown label, or a text
     assert parse_condition(None, LABELS) is None
-    with pytest.raises(UserError, match="condition .*once; got .wave=1,wave=2"):
+    with pytest.raises(UserError, match=r"condition .*once; got .wave=1,wave=2"):
         parse_condition("wave=1,wave=2", LABELS)
 
 
