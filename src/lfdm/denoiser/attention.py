@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lfdm.denoiser.blocks import NORM_EPS
+from lfdm.denoiser.blocks import NORM_EPS, is_transformed
 from lfdm.errors import UserError
 
 RunBlock = Callable[..., Tensor]
@@ -76,8 +77,9 @@ class SpatialLinearAttention(nn.Module):
         y = self.norm(x)
         qk = F.linear(y, to_qk)
         q, k = qk.chunk(2, dim=-1)  # (f, h w, n d)
-        q = q.unflatten(-1, heads).softmax(dim=-1, dtype=torch.float32).to(qk.dtype).flatten(2)
-        k = k.softmax(dim=1, dtype=torch.float32).to(qk.dtype)
+        precision = torch.promote_types(qk.dtype, torch.float32)
+        q = q.unflatten(-1, heads).softmax(dim=-1, dtype=precision).to(qk.dtype).flatten(2)
+        k = k.softmax(dim=1, dtype=precision).to(qk.dtype)
         gathered = (k.transpose(1, 2) @ y).unflatten(1, heads)  # (f, n, d, c)
         mixed = (gathered @ to_v.unflatten(0, heads).transpose(1, 2)) @ to_out  # (f, n, d, c)
         return x + torch.baddbmm(self.to_out.bias, q, mixed.flatten(1, 2))
@@ -100,7 +102,7 @@ class SpatialAttention(_SoftmaxAttention):
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.to_qkv(self.norm(x))
         q, k, v = rearrange(qkv, "b t h w (k n d) -> k (b t) n (h w) d", k=3, n=self.num_heads)
-        y = F.scaled_dot_product_attention(q, k, v)
+        y = _attention(q, k, v)
         return x + self.to_out(rearrange(y, "(b t) n (h w) d -> b t h w (n d)", t=x.shape[1], h=x.shape[2]))
 
 
@@ -118,28 +120,33 @@ class TemporalAttention(_SoftmaxAttention):
         b, _, s, _ = x.shape
         y = self.norm(rearrange(x, "b t s c -> (b s) t c"))
         qkv = self.to_qkv(y).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (3, b s, n, t, d)
-        q, k = _Rotate.apply(qkv[:2], geometry.cosine, geometry.sine)
-        y = _biased_attention(q, k, qkv[2], geometry.bias.to(q.dtype))
+        rotate = _turn if is_transformed() else _Rotate.apply
+        q, k = rotate(qkv[:2], geometry.cosine, geometry.sine)
+        y = _attention(q, k, qkv[2], geometry.bias.to(q.dtype))
         y = self.to_out(y.transpose(1, 2).flatten(2))
         return x + rearrange(y, "(b s) t c -> b t s c", b=b, s=s)
 
 
-def _biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(d) + bias) v; q, k, v: (s, n, t, d); bias: (1, n, t, t)."""
-    if q.device.type != "cpu":
+def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return softmax(q k^T / sqrt(d) + bias) v; q, k, v: (s, n, t, d); bias: (1, n, t, t).
+
+    torch's fused kernels have first derivatives in reverse mode only. On the CPU, plain products have all derivatives and
+    are faster for short clips (0.7 of the time); second derivatives on other devices need
+    `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
+    """
+    on_cpu = q.device.type == "cpu"
+    if not (is_transformed() or (on_cpu and (bias is not None or torch.is_grad_enabled()))):
         return _fused_attention(q, k, v, bias)
-    # Clips are short: two batched products take 0.7 of the time of torch's fused kernel here.
-    scores = torch.baddbmm(
-        bias.expand(len(q), -1, -1, -1).flatten(0, 1),
-        q.flatten(0, 1),
-        k.flatten(0, 1).transpose(1, 2),
-        alpha=q.shape[-1] ** -0.5,
-    )
+    queries, keys, scale = q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), q.shape[-1] ** -0.5
+    if bias is None:
+        scores = scale * (queries @ keys)
+    else:
+        scores = torch.baddbmm(bias.expand(len(q), -1, -1, -1).flatten(0, 1), queries, keys, alpha=scale)
     return (scores.softmax(dim=-1) @ v.flatten(0, 1)).view(q.shape)
 
 
-def _fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, *, largest: int = MAX_FUSED_BATCH) -> Tensor:
-    """torch's kernel on at most `largest` places at a time; shapes as in `_biased_attention`."""
+def _fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *, largest: int = MAX_FUSED_BATCH) -> Tensor:
+    """`_attention` by torch's kernel, on at most `largest` places at a time."""
     if len(q) <= largest:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     parts = zip(*(x.split(largest) for x in (q, k, v)), strict=True)
@@ -147,11 +154,11 @@ def _fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, *, largest: 
 
 
 class _Rotate(torch.autograd.Function):
-    """Rotary position embedding (2104.09864), channel i paired with i + d/2; its gradient is turned back."""
+    """Rotary position embedding (2104.09864), channel i paired with i + d/2; the gradient is rotated back."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        """x: (..., t, d); cosine, sine: (t, d/2)."""
+        """x: (..., t, d) -> the same; cosine, sine: (t, d/2)."""
         ctx.save_for_backward(cosine, sine)
         return _turn(x, cosine, sine)
 
@@ -191,20 +198,21 @@ class RelativePositionBias(nn.Module):
         self.weight = nn.Parameter(torch.randn(num_buckets, num_heads))
 
     def forward(self, num_frames: int) -> Tensor:
-        """(1, n, t, t) float32: row = query frame, column = key frame."""
-        frames = torch.arange(num_frames, device=self.weight.device)
-        buckets = self.buckets(frames[None, :] - frames[:, None])
-        return self.weight.float()[buckets].permute(2, 0, 1)[None].contiguous()
+        """Return the scores (1, n, t, t) float32; row = query frame, column = key frame."""
+        frames = np.arange(num_frames)
+        buckets = torch.from_numpy(self.buckets(frames[None, :] - frames[:, None]))
+        scores = self.weight.float()[buckets.to(self.weight.device, non_blocking=True)]
+        return scores.permute(2, 0, 1)[None].contiguous()
 
-    def buckets(self, offset: Tensor) -> Tensor:
-        """Bucket of each key frame minus query frame, int64."""
+    def buckets(self, offset: np.ndarray) -> np.ndarray:
+        """Return the bucket of each key frame minus query frame, int64; float64 on the CPU, which not all devices have."""
         half = len(self.weight) // 2
         exact = half // 2
-        distance = offset.abs()
-        growth = (distance.clamp(min=1).double() / exact).log() / math.log(self.max_distance / exact)
+        distance = np.abs(offset)
+        growth = np.log(np.maximum(distance, 1) / exact) / math.log(self.max_distance / exact)
         # The epsilon keeps distances on a boundary (16 frames: log 2 / log 4) in the bucket that starts there.
-        far = (exact + (growth * (half - exact) + 1e-9).floor().long()).clamp(max=half - 1)
-        return torch.where(distance < exact, distance, far) + half * (offset > 0)
+        far = np.minimum(exact + np.floor(growth * (half - exact) + 1e-9).astype(np.int64), half - 1)
+        return np.where(distance < exact, distance, far) + half * (offset > 0)
 
 
 def frame_geometry(

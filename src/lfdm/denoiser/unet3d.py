@@ -29,7 +29,7 @@ from lfdm.denoiser.attention import (
     TemporalAttention,
     frame_geometry,
 )
-from lfdm.denoiser.blocks import FrameConv2d, FrameConvTranspose2d, NearestUpsample, ResnetBlock
+from lfdm.denoiser.blocks import FrameConv2d, FrameConvTranspose2d, NearestUpsample, ResnetBlock, is_transformed
 from lfdm.errors import UserError
 from lfdm.folders.model_folder import StrictLoading, checked_settings
 
@@ -296,17 +296,18 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
     def _run(self, operation: Callable[..., Tensor], *inputs: Tensor | FrameGeometry) -> Tensor:
         """The output of a block; with gradient checkpointing, its inside is computed again in the backward pass."""
         checkpoint = self._gradient_checkpointing_func
-        if checkpoint is None or not (self.gradient_checkpointing and torch.is_grad_enabled()):
+        if checkpoint is None or not (self.gradient_checkpointing and torch.is_grad_enabled()) or is_transformed():
             return operation(*inputs)
         return checkpoint(operation, *inputs)
 
     def _embed(self, timestep: Tensor | float, condition: Tensor, *, batch_size: int) -> Tensor:
         """Time, then condition, after the SiLU that comes before every modulation: (b, 4 dim + condition_dim)."""
-        time = torch.as_tensor(timestep, dtype=torch.float32, device=condition.device)
+        precision = torch.promote_types(self.dtype, torch.float32)
+        time = torch.as_tensor(timestep, dtype=precision, device=condition.device)
         if time.ndim > 1 or (time.ndim == 1 and len(time) not in (1, batch_size)):
             raise UserError(f"timestep has shape {tuple(time.shape)}; allowed: () or ({batch_size},)")
         half = self.dim // 2
-        index = torch.arange(half, dtype=torch.float32, device=time.device)
+        index = torch.arange(half, dtype=precision, device=time.device)
         angles = time.reshape(-1, 1) * torch.exp(index * (-math.log(TIMESTEP_PERIOD) / (half - 1)))
         waves = torch.cat((angles.sin(), angles.cos()), dim=-1).expand(batch_size, -1)
         time_embedding = self.time_embedding(waves.to(self.dtype)).repeat(len(condition) // batch_size, 1)
