@@ -98,7 +98,8 @@ def call_raw(client: httpx.Client, name: str, body: bytes) -> Answer:
     """The same with a body as it is."""
     joined = client.post(f"{API}/call/{name}", content=body, headers={"content-type": "application/json"})
     if joined.status_code != 200:
-        return Answer(joined.status_code, "", joined.json().get("detail", joined.text))
+        detail = joined.json().get("detail", joined.text)
+        return Answer(joined.status_code, "", detail if isinstance(detail, str) else detail[0]["message"])
     event = ""
     with client.stream("GET", f"{API}/call/{name}/{joined.json()['event_id']}", timeout=300) as stream:
         for line in stream.iter_lines():

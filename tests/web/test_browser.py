@@ -20,7 +20,10 @@ from lfdm.data.video import write_video
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'lfdm[dev]'")
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
+]
 
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 SCREENSHOTS = Path(os.environ.get("LFDM_SCREENSHOTS", "outputs/web"))
@@ -78,7 +81,7 @@ class Visit:
         self.page.wait_for_timeout(1000)  # and a moment later its next request holds it
 
     def run(self, name: str) -> None:
-        """Press a button and wait for its result to be on the screen."""
+        """Press a button and wait until its result is on the screen."""
         self.page.evaluate("() => document.querySelectorAll('[data-ready]').forEach((e) => delete e.dataset.ready)")
         self.press(name)
         self.page.locator("[data-ready]").first.wait_for()
@@ -134,9 +137,9 @@ def test_generate_play_scrub_and_hold_still(visit: Visit) -> None:
     visit.shoot("3-still")
 
 
-def test_paint_where_it_moves(visit: Visit) -> None:
+def test_only_the_painted_area_moves(visit: Visit) -> None:
     page = visit.page
-    visit.press("Paint where it moves")
+    visit.press("Paint the moving area")
     box = page.locator(".lf-frame canvas").first.bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.2)
     page.mouse.down()
@@ -168,7 +171,7 @@ def test_the_mask_is_where_it_is_painted(visit: Visit, tmp_path: Path, shape: tu
     Image.fromarray(picture).save(tmp_path / "marked.png")
     page.locator(".lf-picker input[type=file]").first.set_input_files(tmp_path / "marked.png")
     page.locator(".lf-frame img[alt='marked.png']").wait_for()
-    visit.press("Paint where it moves")
+    visit.press("Paint the moving area")
     brush = page.get_by_label("Brush").locator("visible=true")
     brush.evaluate("(slider) => { slider.value = slider.min; }")
     page.locator(".lf-stage").first.scroll_into_view_if_needed()
@@ -230,7 +233,7 @@ def test_a_broken_file_gives_a_message(visit: Visit, tmp_path: Path) -> None:
     large = tmp_path / "large.png"
     large.write_bytes(bytes(2_500_000))
     page.locator(".lf-picker input[type=file]").first.set_input_files(large)
-    page.get_by_text("a file may have 2 MB").wait_for()
+    page.get_by_text("a file may have at most 2 MB").wait_for()
 
 
 def test_cancel_and_the_model_page(visit: Visit) -> None:

@@ -66,6 +66,7 @@ def heeding_hangups() -> Iterator[None]:
     signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")
 @pytest.mark.usefixtures("heeding_hangups")
 def test_the_folder_goes_when_the_terminal_is_closed(tmp_path: Path) -> None:

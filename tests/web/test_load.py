@@ -1,4 +1,4 @@
-"""Two minutes of thirty users; by far the longest test: `pytest -m "not slow"` leaves it out."""
+"""Thirty users for two minutes."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def test_thirty_users_for_two_minutes_on_the_bundled_model() -> None:
     one_more = result["one_too_many"]
     assert one_more["waiting"] == 32
     assert one_more["status"] == 503
-    assert one_more["message"] == "busy: 32 requests are waiting already; try again in a minute"
+    assert one_more["message"] == "busy: 32 requests are waiting; try again in a minute"
     assert one_more["after_cancelling"] == "complete"
     files = result["files"]
     assert files["after_load"] > files["start"] == files["end"]

@@ -1,4 +1,4 @@
-"""The only folder requests can name files in; jobs that end when nobody waits for them."""
+"""Files that requests may name, and jobs that stop when nobody waits for them."""
 
 import asyncio
 import os
@@ -149,7 +149,7 @@ def test_an_upload_makes_room_or_is_told_that_the_server_is_busy(storage: Storag
     store(upload(storage), 0.1, 1)
     refused = asyncio.run(send_picture())
     assert refused.status_code == 503
-    assert refused.json()["detail"] == "busy: the server's disk space is used up; try again in some minutes"
+    assert refused.json()["detail"] == "busy: the server's disk space is used up; try again in a few minutes"
     assert new.exists()
 
 
@@ -167,7 +167,7 @@ def test_a_job_reports_and_returns() -> None:
 
 def test_an_error_in_a_job_is_that_of_the_caller() -> None:
     def work(_: Report) -> str:
-        raise ValueError("no such label")
+        raise UserError("no such label")
 
     async def collect() -> list[object]:
         return [update async for update in Jobs(1).run(work)]

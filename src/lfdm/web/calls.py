@@ -1,4 +1,4 @@
-"""What the buttons and the API do: one request in, its progress and result out. Knows nothing of gradio."""
+"""The calls of page and API: each takes one request and yields its progress and its result. Independent of gradio."""
 
 import copy
 import itertools
@@ -6,7 +6,7 @@ import queue
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
@@ -26,14 +26,7 @@ Updates = AsyncGenerator[JobProgress | Finished[list[VideoResult]], None]
 
 
 class Calls:
-    """The pipeline behind requests.
-
-    Args:
-        pipe: a trained pipeline.
-        choices: what requests may ask of it.
-        limits: bounds of a request.
-        storage: where uploads and results lie.
-    """
+    """Answers requests with a trained pipeline."""
 
     def __init__(self, pipe: LatentFlowPipeline, choices: Choices, limits: ServeLimits, storage: Storage) -> None:
         self.choices = choices
@@ -46,25 +39,23 @@ class Calls:
             self._pipes.put(_with_own_scheduler(pipe))
 
     def generate(self, **fields: object) -> Updates:
-        """Videos of one picture and a label; the fields are those of `RequestReader.generate`.
+        """Generate videos of one picture and a label; the fields are those of `RequestReader.generate`.
 
         Raises:
-            UserError: a field or a file that is not allowed.
+            UserError: a field or a file that is not allowed; raised by the first iteration.
         """
-        request = self._reader.generate(**fields)
-        return self._jobs.run(lambda report: self._generate(request, report))
+        return self._jobs.run(lambda report: self._generate(self._reader.generate(**fields), report))
 
     def transfer(self, **fields: object) -> Updates:
-        """A picture that moves as a clip does; the fields are those of `RequestReader.transfer`.
+        """Transfer the motion of a clip to a picture; the fields are those of `RequestReader.transfer`.
 
         Raises:
-            UserError: a field or a file that is not allowed.
+            UserError: a field or a file that is not allowed; raised by the first iteration.
         """
-        request = self._reader.transfer(**fields)
-        return self._jobs.run(lambda report: self._transfer(request, report))
+        return self._jobs.run(lambda report: self._transfer(self._reader.transfer(**fields), report))
 
     def close(self) -> None:
-        """Wait for running work."""
+        """Wait for running jobs."""
         self._jobs.close()
 
     def _generate(self, request: GenerateRequest, report: Report) -> list[VideoResult]:
@@ -75,7 +66,7 @@ class Calls:
         folder = self.storage.new_result()
         results = []
         with self.storage.held(folder), self._borrowed_pipe() as pipe:
-            for k, seed in enumerate(request.seeds):  # one after the other: memory does not grow with their number
+            for k, seed in enumerate(request.seeds):  # one at a time, so that memory does not grow with their number
 
                 def after_step(_: object, index: int, *rest: object, done: int = k * steps) -> dict[str, Tensor]:  # noqa: ARG001
                     report(done + index + 1, total)
@@ -98,19 +89,19 @@ class Calls:
                 frames, motion = _only_sample(output)
                 name = f"{as_file_name(label)}-{seed}"
                 title, fps = f"{label}, seed {seed}", pipe.config["fps"]
-                notice = partial(report, (k + 1) * steps, total)  # says nothing new, but ends the work where nobody waits
+                notice = partial(report, (k + 1) * steps, total)  # no progress, but it stops a cancelled job
                 results.append(write_result(folder, name, title, frames, motion, fps=fps, after_frame=notice))
         return results
 
     def _transfer(self, request: TransferRequest, report: Report) -> list[VideoResult]:
-        """A third of the steps each for following the clip, for decoding and for writing."""
+        """Estimate the clip's motion, decode and write; each counts as a third of the steps."""
         image = read_upload(request.image, self.limits)
         clip = open_clip(request.driving, self.limits)
         folder = self.storage.new_result()
         n, total = clip.num_frames, 3 * clip.num_frames
         written = itertools.count(1)
 
-        def followed() -> Iterator[np.ndarray]:
+        def driving_frames() -> Iterator[np.ndarray]:
             for k, frame in enumerate(clip.frames):
                 report(k, total)
                 yield frame
@@ -118,7 +109,7 @@ class Calls:
         with self.storage.held(folder), self._borrowed_pipe() as pipe:
             output = pipe.transfer(
                 image,
-                followed(),
+                driving_frames(),
                 relative=request.relative,
                 motion_strength=request.motion_strength,
                 motion_mask=request.mask,
@@ -146,8 +137,8 @@ class Calls:
             self._pipes.put(pipe)
 
 
-def offered(pipe: LatentFlowPipeline, examples: tuple[Any, ...]) -> Choices:
-    """What requests may ask of a pipeline."""
+def choices_of(pipe: LatentFlowPipeline, examples: tuple[Path, ...]) -> Choices:
+    """Return the labels, examples, defaults and limits that a pipeline allows."""
     config = pipe.config
     return Choices(
         labels=tuple(pipe.condition.labels),
@@ -161,13 +152,13 @@ def offered(pipe: LatentFlowPipeline, examples: tuple[Any, ...]) -> Choices:
 
 
 def _with_own_scheduler(pipe: LatentFlowPipeline) -> LatentFlowPipeline:
-    """The same networks; a scheduler counts its steps, so that two videos at once need two."""
+    """Return a pipeline with the same networks: a scheduler counts steps, so each job needs one of its own."""
     parts = {name: getattr(pipe, name) for name in ("autoencoder", "unet", "condition", "motion_codec")}
     names = ("image_size", "fit", "num_frames", "fps", "num_inference_steps", "guidance_scale")
     settings = {name: pipe.config[name] for name in names}
-    one = type(pipe)(**parts, scheduler=copy.deepcopy(pipe.scheduler), **settings)
-    one.set_progress_bar_config(disable=True)
-    return one
+    copied = type(pipe)(**parts, scheduler=copy.deepcopy(pipe.scheduler), **settings)
+    copied.set_progress_bar_config(disable=True)
+    return copied
 
 
 def _only_sample(output: LatentFlowOutput) -> tuple[np.ndarray, Motion]:

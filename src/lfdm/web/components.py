@@ -1,4 +1,4 @@
-"""The page's own parts as gradio HTML components: a picker for pictures and clips, and a player.."""
+"""The page's own gradio HTML components: a picker for pictures and clips, and a player."""
 
 import base64
 from collections.abc import Sequence
@@ -15,25 +15,25 @@ FILE_ROUTE = "gradio_api/file="
 
 
 def picture_picker(examples: Sequence[Path], limits: ServeLimits) -> gr.HTML:
-    """Drop, upload or pick a picture, and paint where it moves. Value: `{"image": name | {"path"}, "mask": data URL | None}`."""
-    shown = [{"name": path.stem, "url": _data_url(path)} for path in examples]
+    """Return a picker of a picture with a brush for its mask. Value: `{"image": name | {"path"}, "mask": data URL | None}`."""
+    named = [{"name": path.stem, "url": _data_url(path)} for path in examples]
     hint = f"png, jpg, webp, gif, bmp; up to {limits.upload_megabytes:g} MB"
-    return _picker("image", shown, "Drop a picture here", hint, "image/png,image/jpeg,image/webp,image/gif,image/bmp", limits)
+    return _picker("image", named, "Drop a picture here", hint, "image/png,image/jpeg,image/webp,image/gif,image/bmp", limits)
 
 
 def clip_picker(limits: ServeLimits) -> gr.HTML:
-    """Drop or upload a driving clip. Value: `{"path"}`."""
+    """Return a picker of a driving clip. Value: `{"path"}`."""
     hint = f"mp4, webm, mov, avi, gif; up to {limits.clip_seconds:g} s, {limits.upload_megabytes:g} MB"
     return _picker("clip", [], "Drop a driving clip here", hint, "video/*,image/gif", limits)
 
 
 def player(empty: str) -> gr.HTML:
-    """Videos with their flow and occlusion, driven by one timeline. Value: `player_value`."""
+    """Return a player of videos with their flow and occlusion on one timeline. Value: `player_value`."""
     return gr.HTML(html_template=_static("player.html"), js_on_load=_static("player.js"), apply_default_css=False, empty=empty)
 
 
 def player_value(results: Sequence[VideoResult]) -> dict[str, Any]:
-    """What the player's script reads, see static/player.js."""
+    """Return the value that static/player.js reads."""
     first = results[0]
     videos = [
         {
@@ -50,7 +50,7 @@ def player_value(results: Sequence[VideoResult]) -> dict[str, Any]:
 
 
 def stylesheet() -> str:
-    """The page's CSS, for light and dark."""
+    """Return the page's CSS, for light and dark mode."""
     return _static("page.css")
 
 

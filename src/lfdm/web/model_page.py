@@ -1,7 +1,7 @@
-"""What the page and the API say about the served model: its card, its labels, its measured quality."""
+"""Description of the served model on the page and in the API: its card, its labels and its evaluation."""
 
 import html
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +24,26 @@ class Figure:
     meaning: str
 
     def text(self) -> str:
-        """The number as it is shown."""
+        """Format the number for display."""
         digits = 1 if self.unit == "dB" else 2 if self.unit else 3
         return f"{self.value:.{digits}f}{' ' + self.unit if self.unit else ''}"
 
 
-# Where figures lie in evaluation.json, and what they say to somebody who has not read the method.
+# Name, key in evaluation.json, unit and meaning of every figure, for readers who do not know the method.
 _FIGURES = (
-    ("asked-for action", "generation.action_accuracy.value", "", "share of videos that show the action asked for"),
-    ("reconstruction", "stage1.reconstruction.prediction.psnr", "dB", "a frame rebuilt from the picture and its motion"),
-    ("flow error", "stage1.flow_epe_ratio.value", "", "of moving pixels; 1 = knowing the camera's drift alone"),
-    ("sharpness of motion", "stage1.warp_recovery.value", "", "from copying the picture (0) to warping it exactly (1)"),
-    ("motion amount", "generation.motion_amount.value", "", "of real clips = 1"),
-    ("diversity", "generation.diversity.value", "", "between two seeds; between two real takes = 1"),
-    ("time", "generation.seconds_per_video", "s", "per video, where this was measured"),
+    ("Action accuracy", "generation.action_accuracy.value", "", "share of videos recognised as the requested action"),
+    ("Reconstruction", "stage1.reconstruction.prediction.psnr", "dB", "real frames rebuilt from the picture and their motion"),
+    ("Flow error ratio", "stage1.flow_epe_ratio.value", "", "on moving pixels; 0 is exact, 1 ignores the figure's motion"),
+    ("Warp recovery", "stage1.warp_recovery.value", "", "0 is copying the picture, 1 is warping it by the exact flow"),
+    ("Motion amount", "generation.motion_amount.value", "", "compared with real clips, which have 1"),
+    ("Diversity", "generation.diversity.value", "", "between two seeds; two real takes have 1"),
+    ("Time", "generation.seconds_per_video", "s", "per video, on the machine of the evaluation"),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelPage:
-    """What is known of a model; parts that its folder lacks are empty."""
+    """Description of a model; fields are empty where its folder has no such information."""
 
     name: str
     card: str
@@ -54,49 +54,34 @@ class ModelPage:
     accuracy_by_label: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """For the API."""
-        quality = {
-            f.name: {"value": f.value, "unit": f.unit, "num_clips": f.num_clips, "meaning": f.meaning} for f in self.figures
-        }
-        return {
-            "name": self.name,
-            "labels": list(self.labels),
-            "video": self.video,
-            "sampling": self.sampling,
-            "quality": quality,
-            "accuracy_by_label": self.accuracy_by_label,
-            "card": self.card,
-        }
+        """Return the answer of the API."""
+        fields = asdict(self)
+        figures = {figure.pop("name"): figure for figure in fields.pop("figures")}
+        return fields | {"labels": list(self.labels), "quality": figures}
 
     def to_html(self) -> str:
-        """Labels and figures; the card is shown below it as Markdown."""
-        parts = [f'<div class="lf-chips">{"".join(_chip(text) for text in (self.video, self.sampling))}</div>']
+        """Return labels and figures; the card is shown below them as Markdown."""
+        parts = [f'<div class="lf-chips">{_chip(self.video)}{_chip(self.sampling)}</div>']
         if self.figures:
-            facts = "".join(_fact(figure) for figure in self.figures)
-            parts += ['<div class="lf-section">Measured quality</div>', f'<div class="lf-facts">{facts}</div>']
+            parts.append(_section("Measured quality", "lf-facts", "".join(map(_fact, self.figures))))
         else:
-            parts.append(
-                f'<p class="lf-quiet">Not measured: no {QUALITY_NAME} (the results.json of lfdm evaluate) beside the model.</p>'
-            )
+            note = f"Not measured: the model has no {QUALITY_NAME} (results.json of lfdm evaluate)."
+            parts.append(f'<p class="lf-quiet">{note}</p>')
         if self.accuracy_by_label:
             rows = "".join(_label_row(label, share) for label, share in self.accuracy_by_label.items())
-            parts += [
-                '<div class="lf-section">Labels, and how often the asked-for action is seen</div>',
-                f'<div class="lf-labels">{rows}</div>',
-            ]
+            parts.append(_section("Labels, and how often the requested action is recognised", "lf-labels", rows))
         elif self.labels:
-            chips = "".join(_chip(label) for label in self.labels)
-            parts += ['<div class="lf-section">Labels</div>', f'<div class="lf-chips">{chips}</div>']
+            parts.append(_section("Labels", "lf-chips", "".join(map(_chip, self.labels))))
         return "".join(parts)
 
 
 def read_model_page(name: str, pipe: LatentFlowPipeline, folder: Path) -> ModelPage:
-    """From a loaded model and the folder that holds its index."""
+    """Describe a loaded model, with the card and evaluation of the folder that holds its index."""
     config = pipe.config
     quality = read_json(folder / QUALITY_NAME) if (folder / QUALITY_NAME).is_file() else {}
     card = folder / CARD_NAME
     figures = [_figure(quality, *entry) for entry in _FIGURES]
-    by_label = _at(quality, "generation.action_accuracy.by_label")
+    by_label = _lookup(quality, "generation.action_accuracy.by_label")
     return ModelPage(
         name=Path(name).name,
         card=card.read_text(errors="replace")[:MAX_CARD_BYTES] if card.is_file() else "",
@@ -108,19 +93,17 @@ def read_model_page(name: str, pipe: LatentFlowPipeline, folder: Path) -> ModelP
     )
 
 
-def _figure(quality: dict[str, Any], name: str, where: str, unit: str, meaning: str) -> Figure | None:
-    value = _at(quality, where)
+def _figure(quality: dict[str, Any], name: str, key: str, unit: str, meaning: str) -> Figure | None:
+    value = _lookup(quality, key)
     if not _is_number(value):
         return None
-    parent = _at(quality, where.rpartition(".")[0])
-    num = parent.get("num_clips") if isinstance(parent, dict) else None
-    num = num if num is not None else _at(quality, "settings.num_clips")
+    num = _lookup(quality, f"{key.rpartition('.')[0]}.num_clips") or _lookup(quality, "settings.num_clips")
     return Figure(name=name, value=float(value), unit=unit, num_clips=num if isinstance(num, int) else None, meaning=meaning)
 
 
-def _at(values: object, where: str) -> Any:
-    for key in where.split("."):
-        values = values.get(key) if isinstance(values, dict) else None
+def _lookup(values: object, key: str) -> Any:
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
     return values
 
 
@@ -128,15 +111,19 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _section(title: str, css_class: str, content: str) -> str:
+    return f'<div class="lf-section">{title}</div><div class="{css_class}">{content}</div>'
+
+
 def _chip(text: str) -> str:
     return f'<span class="lf-chip">{html.escape(text)}</span>'
 
 
 def _fact(figure: Figure) -> str:
-    n = f"; {figure.num_clips} clips" if figure.num_clips else ""
+    meaning = figure.meaning + (f"; {figure.num_clips} clips" if figure.num_clips else "")
     return (
         f'<div class="lf-fact"><b>{html.escape(figure.text())}</b><span>{html.escape(figure.name)}</span>'
-        f"<small>{html.escape(figure.meaning + n)}</small></div>"
+        f"<small>{html.escape(meaning)}</small></div>"
     )
 
 

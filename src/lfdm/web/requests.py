@@ -1,11 +1,10 @@
-"""What a request may ask for: every field checked, whatever a client sent.
+"""Check requests: every field, whatever a client sent.
 
 Shapes: mask (H, W) float in [0, 1].
 """
 
 import base64
 import binascii
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,30 +21,33 @@ from lfdm.web.uploads import IMAGE_FORMATS, check_megapixels
 
 MAX_MASK_BYTES = 400_000
 MAX_MASK_MEGAPIXELS = 1.0
+MAX_REPR = 60
+"""Longest value that an error message shows in full, in letters."""
+MAX_EXACT_INTEGER = 2**60
+"""Integers beyond this are not compared with limits, since they may not fit into a float."""
 PAGE_SEED = 2**53 - 1
-"""Largest seed that a browser can write exactly."""
+"""Largest integer that JavaScript represents exactly."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What the served model offers."""
+    """Labels, examples, limits and defaults of the served model."""
 
     labels: tuple[str, ...]
-    """Without labels a request is unconditional."""
+    """Known labels; without any, requests are unconditional."""
     examples: tuple[Path, ...]
-    """Pictures that can be asked for by name instead of uploading one."""
+    """Pictures that a request may name instead of uploading one."""
     max_frames: int
     max_steps: int
-    """Of the model's noise schedule."""
+    """Number of steps of the model's noise schedule."""
     num_frames: int
     num_inference_steps: int
     guidance_scale: float
-    """What is taken where a request leaves them out."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class GenerateRequest:
-    """One picture, a label, and how to sample."""
+    """A picture, a label, and how to sample."""
 
     image: Path
     mask: np.ndarray | None
@@ -58,9 +60,9 @@ class GenerateRequest:
     loop: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TransferRequest:
-    """One picture and a driving clip."""
+    """A picture and a driving clip."""
 
     image: Path
     mask: np.ndarray | None
@@ -70,9 +72,9 @@ class TransferRequest:
 
 
 class RequestReader:
-    """Turns loose JSON values into requests.
+    """Converts JSON values to requests.
 
-    Every method raises UserError naming the field, what was got and what is allowed.
+    Every method raises UserError naming the field, its value and what is allowed.
     """
 
     def __init__(self, choices: Choices, limits: ServeLimits, storage: Storage) -> None:
@@ -94,60 +96,65 @@ class RequestReader:
         num_frames: object,
         loop: object,
     ) -> GenerateRequest:
-        """One picture, a label, and how to sample."""
-        videos = _whole("num_videos", num_videos, 1, self.limits.num_videos)
-        first = _whole("seed", seed, 0, MAX_SEED - videos)
-        most_steps = min(self.limits.num_inference_steps, self.choices.max_steps)
+        """Check the fields of `/generate`; None for steps, guidance or frames means the model's default."""
+        choices = self.choices
+        videos = _integer("num_videos", num_videos, 1, self.limits.num_videos)
+        first = _integer("seed", seed, 0, MAX_SEED - videos)
+        max_steps = min(self.limits.num_inference_steps, choices.max_steps)
+        steps = min(choices.num_inference_steps, max_steps) if num_inference_steps is None else num_inference_steps
+        scale = choices.guidance_scale if guidance_scale is None else guidance_scale
+        frames = choices.num_frames if num_frames is None else num_frames
         return GenerateRequest(
             image=self._image(image),
             mask=self._mask(mask),
             label=self._label(label),
             seeds=tuple(range(first, first + videos)),
-            num_inference_steps=_whole(
-                "num_inference_steps", _or(num_inference_steps, min(self.choices.num_inference_steps, most_steps)), 1, most_steps
-            ),
-            guidance_scale=_number("guidance_scale", _or(guidance_scale, self.choices.guidance_scale), 0, MAX_GUIDANCE_SCALE),
-            motion_strength=_number("motion_strength", motion_strength, 0, MAX_STRENGTH),
-            num_frames=_whole("num_frames", _or(num_frames, self.choices.num_frames), 2, self.choices.max_frames),
-            loop=_flag("loop", loop),
+            num_inference_steps=_integer("num_inference_steps", steps, 1, max_steps),
+            guidance_scale=_number("guidance_scale", scale, MAX_GUIDANCE_SCALE),
+            motion_strength=_number("motion_strength", motion_strength, MAX_STRENGTH),
+            num_frames=_integer("num_frames", frames, 2, choices.max_frames),
+            loop=_boolean("loop", loop),
         )
 
     def transfer(
         self, *, image: object, mask: object, driving: object, relative: object, motion_strength: object
     ) -> TransferRequest:
-        """One picture and a driving clip."""
+        """Check the fields of `/transfer`."""
         return TransferRequest(
             image=self._image(image),
             mask=self._mask(mask),
             driving=self._file("driving", driving, "an uploaded clip"),
-            relative=_flag("relative", relative),
-            motion_strength=_number("motion_strength", motion_strength, 0, MAX_STRENGTH),
+            relative=_boolean("relative", relative),
+            motion_strength=_number("motion_strength", motion_strength, MAX_STRENGTH),
         )
 
     def _image(self, image: object) -> Path:
-        """An uploaded file, or an example by its name."""
+        """Return the path of an uploaded file or of the example of that name."""
         if isinstance(image, str):
             examples = {path.stem: path for path in self.choices.examples}
             if image not in examples:
-                raise UserError(f"image must be an uploaded picture or one of {_listed(examples)}; got {_shown(image)}")
+                raise UserError(f"image must be an uploaded picture or one of {', '.join(examples)}; got {_abbreviate(image)}")
             return examples[image]
         return self._file("image", image, "an uploaded picture or the name of an example")
 
     def _file(self, name: str, value: object, allowed: str) -> Path:
         if not isinstance(value, dict) or not value.get("path"):
             raise UserError(f"{name} is missing: give {allowed}" if value in (None, {}) else f"{name} must be {allowed}")
-        return self.storage.find(value["path"])
+        try:
+            return self.storage.find(value["path"])
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
 
     def _label(self, label: object) -> str | None:
         labels = self.choices.labels
         if label is None and not labels:
             return None
         if not isinstance(label, str) or label not in labels:
-            raise UserError(f"label must be one of {_listed(labels)}; got {_shown(label)}")
+            raise UserError(f"label must be one of {', '.join(labels)}; got {_abbreviate(label)}")
         return label
 
     def _mask(self, mask: object) -> np.ndarray | None:
-        """None, a PNG as a data URL (as the page's brush sends it), or an uploaded picture: white moves, black stays.
+        """Read a mask, white where the picture moves: nothing, a PNG as data URL (from the page's brush) or an uploaded picture.
 
         Pictures are read as the pipeline reads them.
         """
@@ -156,65 +163,56 @@ class RequestReader:
         if isinstance(mask, dict):
             data, formats = self._file("mask", mask, "an uploaded picture").read_bytes(), IMAGE_FORMATS
         elif isinstance(mask, str) and mask.startswith("data:image/png;base64,"):
-            data, formats = _from_base64(mask.partition(",")[2]), ("PNG",)
+            data, formats = _decode_base64(mask.partition(",")[2]), ("PNG",)
         else:
-            raise UserError(f"mask must be left out, an uploaded picture or a PNG as a data URL; got {_shown(mask)}")
+            raise UserError(f"mask must be left out, an uploaded picture or a PNG as a data URL; got {_abbreviate(mask)}")
         if len(data) > MAX_MASK_BYTES:
-            raise UserError(f"mask may have {MAX_MASK_BYTES} bytes; this one has {len(data)}")
+            raise UserError(f"mask may have at most {MAX_MASK_BYTES} bytes; this one has {len(data)}")
         with open_image(Path("mask"), data=data, formats=formats) as picture:
             check_megapixels(picture.width * picture.height, MAX_MASK_MEGAPIXELS, "a mask")
             return read_gray(picture).astype(np.float32) / 255
 
 
-def _from_base64(text: str) -> bytes:
+def _decode_base64(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
+    except (binascii.Error, ValueError) as error:  # ValueError: not ASCII
         raise UserError("mask is not base64") from error
 
 
-def _flag(name: str, value: object) -> bool:
+def _boolean(name: str, value: object) -> bool:
     if not isinstance(value, bool):
-        raise UserError(f"{name} must be true or false; got {_shown(value)}")
+        raise UserError(f"{name} must be true or false; got {_abbreviate(value)}")
     return value
 
 
-def _or(value: object, default: object) -> object:
-    return default if value is None else value
-
-
-def _whole(name: str, value: object, low: int, high: int) -> int:
-    """JavaScript and JSON do not tell 10.0 from 10."""
+def _integer(name: str, value: object, low: int, high: int) -> int:
+    """Check an integer; 10.0 counts as one, since JavaScript and JSON do not distinguish it from 10."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return check_integer(name, _short(value), low, high)
+    return check_integer(name, _with_short_repr(value), low, high)
 
 
-def _number(name: str, value: object, low: float, high: float) -> float:
-    if isinstance(value, int) and abs(value) > 2**60:
-        value = float("inf")  # an integer beyond floats has no float to compare
-    return check_number(name, _short(value), low=low, high=high)
+def _number(name: str, value: object, high: float) -> float:
+    if isinstance(value, int) and abs(value) > MAX_EXACT_INTEGER:
+        value = float("inf")
+    return check_number(name, _with_short_repr(value), low=0, high=high)
 
 
-class _Short:
-    """In place of a value that is no number: its repr fits into a message."""
+class _ShortRepr:
+    """Stands for a value that is not a number, with a repr that fits into an error message."""
 
     def __init__(self, value: object) -> None:
-        self._shown = _shown(value)
+        self._repr = _abbreviate(value)
 
     def __repr__(self) -> str:
-        return self._shown
+        return self._repr
 
 
-def _short(value: object) -> object:
-    """Numbers as they are, anything else as a `_Short`."""
-    return value if isinstance(value, int | float) and abs(value) < 1e300 else _Short(value)
+def _with_short_repr(value: object) -> object:
+    return value if isinstance(value, int | float) and abs(value) < 1e300 else _ShortRepr(value)
 
 
-def _shown(value: object) -> str:
+def _abbreviate(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)
+    return text if len(text) <= MAX_REPR else f"{text[: MAX_REPR - 3]}..."

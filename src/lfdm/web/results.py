@@ -1,4 +1,4 @@
-"""What the page and the API get back: a video file, and sheets of all frames for the players.
+"""Result files of page and API: a video, and sheets of all frames for the players.
 
 Shapes: frames (t, H, W, 3) uint8.
 """
@@ -17,30 +17,30 @@ from lfdm.motion.motion import Motion
 from lfdm.visualize import draw_warped_grid, flow_scale, flow_to_color, occlusion_to_gray
 
 FILE_SIDE = 256
-"""Written videos are enlarged by a whole factor to about this side: players blur small ones."""
+"""Side in pixels to which videos are enlarged by a whole factor, since players blur small ones."""
 CALLS_PER_FRAME = 2
-"""For the video, and for its flow."""
+"""Calls of `after_frame` per frame: one for the video, one for its flow."""
 MAX_SHEET_SIDE = 16_383
-"""Of a WebP picture."""
+"""Largest side of a WebP picture, in pixels."""
 MOTION_SIDE = 192
-"""Flow and occlusion are drawn at about this side, so that the lines of the grid are fine."""
+"""Side in pixels at which flow and occlusion are drawn, large enough for fine grid lines."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoResult:
-    """One video, the pictures of its motion, and what players need to know."""
+    """One video and the pictures of its motion."""
 
     title: str
     file: Path
     """mp4."""
     sheets: dict[str, Path]
-    """`video`, `flow`, `occlusion`: all frames in one picture, row by row."""
+    """Pictures `video`, `flow` and `occlusion` of all frames, row by row."""
     columns: int
-    """Frames in a row of a sheet."""
+    """Frames per row of a sheet."""
     num_frames: int
     fps: float
     max_flow: float
-    """The displacement that is shown fully saturated, in pixels of the video."""
+    """Displacement drawn in full saturation, in pixels of the video."""
 
 
 def write_result(
@@ -53,12 +53,12 @@ def write_result(
     fps: float,
     after_frame: Callable[[], None],
 ) -> VideoResult:
-    """Write the files of one video and its motion (of one sample) into `folder`.
+    """Write the files of one video and its motion (of one sample) to `folder`.
 
-    `after_frame` is called `CALLS_PER_FRAME` times for every frame, as they are drawn; what it raises ends the work.
+    `after_frame` is called `CALLS_PER_FRAME` times per frame as they are drawn; an exception it raises ends the work.
 
     Raises:
-        UserError: more frames than a sheet holds, before anything is written.
+        UserError: more frames than fit into a sheet; raised before anything is written.
     """
     t, height, width = frames.shape[:3]
     factor = max(1, MOTION_SIDE // max(height, width))
@@ -70,18 +70,18 @@ def write_result(
     scale = flow_scale(flow)
     pictures = {
         "video": frames,
-        "flow": np.stack([_draw_flow(one, size, scale) for one in _each(flow, after_frame)]),
-        "occlusion": np.stack([occlusion_to_gray(_resize(one, size)) for one in occlusion]),
+        "flow": np.stack([_draw_flow(frame, size, scale) for frame in _each(flow, after_frame)]),
+        "occlusion": np.stack([occlusion_to_gray(_resize(frame, size)) for frame in occlusion]),
     }
     sheets = {key: _write_sheet(folder / f"{name}-{key}.webp", value, columns) for key, value in pictures.items()}
     return VideoResult(title=title, file=file, sheets=sheets, columns=columns, num_frames=t, fps=fps, max_flow=scale * width / 2)
 
 
 def sheet_columns(num_frames: int, width: int, height: int) -> int:
-    """Frames in a row of a sheet that is about square; UserError where none holds so many of that size."""
+    """Return the frames per row of an almost square sheet; UserError if no sheet can hold this many."""
     columns = max(1, min(math.ceil(math.sqrt(num_frames)), MAX_SHEET_SIDE // width))
     if max(columns * width, math.ceil(num_frames / columns) * height) > MAX_SHEET_SIDE:
-        raise UserError(f"{num_frames} frames of {width}x{height} are too many for the page's players; ask for fewer")
+        raise UserError(f"{num_frames} frames of {width}x{height} are too many for the page's player; choose fewer")
     return columns
 
 

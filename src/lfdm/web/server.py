@@ -1,4 +1,4 @@
-"""Serving a model: storage, page, gate and web server put together."""
+"""Serve a model: storage, page, gate and web server together."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from lfdm.folders.run_folder import find_layout
 from lfdm.folders.sources import bundled_images, bundled_models, find_folder
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.web.app import build_page
-from lfdm.web.calls import Calls, offered
+from lfdm.web.calls import Calls, choices_of
 from lfdm.web.components import stylesheet
 from lfdm.web.gate import Gate
 from lfdm.web.limits import ServeLimits
@@ -28,11 +28,11 @@ from lfdm.web.storage import Storage
 
 MAX_CONNECTIONS = 500
 SESSIONS = 200
-"""Visitors whose last inputs gradio remembers."""
+"""Number of visitors whose last inputs gradio stores."""
 FONTS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 MONO_FONTS = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
-# Read by gradio when it is set up: no reports to its makers, no long record of requests.
+# Read by gradio at start-up: no telemetry, no long history of requests.
 _ENVIRONMENT = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "GRADIO_ANALYTICS_MAX_EVENTS": "100",
@@ -44,13 +44,13 @@ _ENVIRONMENT = {
 
 @contextmanager
 def open_app(name: str, pipe: LatentFlowPipeline, limits: ServeLimits) -> Iterator[ASGIApp]:
-    """The app for a loaded model; its temporary folder goes when the block ends.
+    """Open the app for a loaded model; its temporary folder is removed when the block ends.
 
     Args:
-        name: what the model was loaded by: its examples, card and measurements are looked for there.
+        name: name or folder the model was loaded from, which may hold examples, a model card and an evaluation.
     """
     folder = find_layout(find_folder(name)).index
-    choices = offered(pipe, _examples(name))
+    choices = choices_of(pipe, _examples(name))
     with (
         closing(Storage(limits.storage_megabytes)) as storage,
         closing(Calls(pipe, choices, limits, storage)) as calls,
@@ -95,10 +95,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(name: str, pipe: LatentFlowPipeline, limits: ServeLimits, listening: socket.socket) -> None:
-    """Serve until interrupted or ended."""
-    signal.signal(signal.SIGTERM, _stop)  # uvicorn raises it again after its own end: the folder is to be removed first
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # ignored: started with nohup
-        signal.signal(signal.SIGHUP, _end)  # a closed terminal; uvicorn does not know it
+    """Serve until the process is interrupted or terminated."""
+    signal.signal(signal.SIGTERM, _stop)  # uvicorn raises it again when it has ended; the folder must still be removed
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # it is ignored under nohup
+        signal.signal(signal.SIGHUP, _end)  # the terminal was closed; uvicorn does not handle it
     with open_app(name, pipe, limits) as app:
         config = uvicorn.Config(
             app,
@@ -121,12 +121,12 @@ def _end(*_: object) -> None:
 
 
 def _examples(name: str) -> tuple[Path, ...]:
-    """Pictures to try: those of the bundled model, or of a folder `images` in the model's own."""
+    """Return example pictures: those of the bundled model, or of the folder `images` in the model's folder."""
     if name in bundled_models():
         return tuple(bundled_images(name))
     return tuple(sorted((find_folder(name) / "images").glob("*.png"))[:12])
 
 
 def _theme() -> Base:
-    """System fonts alone: nothing is fetched from elsewhere."""
+    """Return a theme with system fonts only, so that nothing is loaded from elsewhere."""
     return Base(primary_hue="indigo", neutral_hue="slate", font=FONTS, font_mono=MONO_FONTS)

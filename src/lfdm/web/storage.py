@@ -1,6 +1,6 @@
-"""The web app's own temporary folder: the only one that a request can name files in, emptied by age and removed at the end.
+"""The web app's temporary folder: the only one whose files a request can name; old files are removed.
 
-Uploads lie at `<root>/<hash of the content>/<name>` (gradio puts them there), results at `<root>/results/<random>/<name>`.
+Uploads are stored by gradio at `<root>/<hash of the content>/<name>`, results at `<root>/results/<random>/<name>`.
 """
 
 import os
@@ -18,16 +18,16 @@ from lfdm.errors import UserError
 
 RESULTS = "results"
 RESULT_SHARE = 0.1
-"""Share of the space that a new result finds free: how large it will be is not known before."""
+"""Share of the space that is made free for a new result, whose size is not known in advance."""
 SPARED_SECONDS = 60.0
-"""What was used so recently makes no room for anything: a page may be fetching it, or a job reading it."""
+"""Files used within this time are never removed: a page may be fetching them, or a job reading them."""
 
 
 class Storage:
-    """Finds, makes and removes files below one folder.
+    """Finds, creates and removes files below one folder.
 
     Args:
-        max_megabytes: of all files together.
+        max_megabytes: largest size of all files together.
     """
 
     def __init__(self, max_megabytes: float) -> None:
@@ -37,12 +37,12 @@ class Storage:
         self._held: set[Path] = set()
 
     def find(self, path: object) -> Path:
-        """An uploaded or resulting file, by the absolute path that the server gave out; it counts as used now.
+        """Return an upload or a result by the absolute path that the server gave out, and mark it as used now.
 
         Raises:
-            UserError: anything else: another folder, a link, `..`, a name that no file can have, a file removed by age.
+            UserError: anything else: another folder, a link, `..`, an impossible name, a file that has been removed.
         """
-        refused = UserError("that file is not on the server (any more); upload it again")
+        refused = UserError("the file is not on the server: upload it (again); addresses are not fetched, old files are removed")
         if not isinstance(path, str) or len(path) > 1000:
             raise refused
         try:
@@ -52,12 +52,12 @@ class Storage:
             if not known or given.resolve(strict=True) != given or not given.is_file():
                 raise refused
             given.touch()
-        except (ValueError, OSError):  # not below the root; a null byte; too long; not there
+        except (ValueError, OSError):  # outside the root, a null byte, too long, missing
             raise refused from None
         return given
 
     def new_result(self) -> Path:
-        """An empty folder for the files of one result; raises as `make_room` does."""
+        """Create a folder for the files of one result; raises UserError as `make_room` does."""
         self.make_room(RESULT_SHARE * self.max_megabytes)
         folder = self.root / RESULTS / uuid4().hex
         folder.mkdir(parents=True)
@@ -65,7 +65,7 @@ class Storage:
 
     @contextmanager
     def held(self, folder: Path) -> Iterator[None]:
-        """Nothing in `folder` is removed, however long this takes; afterwards its files count as used now."""
+        """Keep all files of `folder` while the block runs; afterwards they count as used now."""
         self._held.add(folder)
         try:
             yield
@@ -75,10 +75,10 @@ class Storage:
             self._held.discard(folder)
 
     def make_room(self, megabytes: float) -> None:
-        """Remove folders of files, the longest unused first, until so much more fits.
+        """Remove the least recently used folders until `megabytes` more fit.
 
         Raises:
-            UserError: it does not fit, for what is left was used in the last minute.
+            UserError: they do not fit, because everything left was used within the last minute.
         """
         folders: dict[Path, list[tuple[Path, os.stat_result]]] = {}
         for file in self._files():
@@ -95,22 +95,22 @@ class Storage:
                     file.unlink(missing_ok=True)
                     total -= stat.st_size
         if total > allowed:
-            raise UserError("busy: the server's disk space is used up; try again in some minutes")
+            raise UserError("busy: the server's disk space is used up; try again in a few minutes")
 
     def remove_old(self, keep_seconds: float) -> None:
-        """Remove files not used for that long, and the folders that this leaves empty."""
+        """Remove files that were not used for `keep_seconds`, and folders that are then empty."""
         oldest = time.time() - keep_seconds
         for file in [file for file in self._files() if file.parent not in self._held]:
-            with suppress(OSError):  # another request may have replaced or removed it
+            with suppress(OSError):  # another request may have removed it
                 if file.lstat().st_mtime < oldest:
                     file.unlink()
         for folder in sorted((entry for entry in self.root.rglob("*") if entry.is_dir()), reverse=True):
-            with suppress(OSError):  # not empty, or it is being filled
+            with suppress(OSError):  # not empty, or being filled
                 if folder.stat().st_mtime < oldest and folder not in self._held:
                     folder.rmdir()
 
     def start_cleaning(self, keep_seconds: float) -> None:
-        """Call `remove_old` from a thread of its own until `close`."""
+        """Call `remove_old` regularly in a thread until `close`."""
 
         def clean() -> None:
             while not self._closed.wait(min(30.0, keep_seconds / 4)):
@@ -119,11 +119,11 @@ class Storage:
         threading.Thread(target=clean, name="lfdm-cleaning", daemon=True).start()
 
     def close(self) -> None:
-        """Remove everything."""
+        """Remove the folder."""
         self._closed.set()
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _files(self) -> Iterator[Path]:
-        for folder, folders, names in os.walk(self.root):  # a folder may go meanwhile
+        for folder, folders, names in os.walk(self.root):  # a folder may disappear meanwhile
             links = (name for name in folders if Path(folder, name).is_symlink())
             yield from (Path(folder, name) for name in (*names, *links))

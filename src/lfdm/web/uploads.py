@@ -1,4 +1,4 @@
-"""Uploaded files: looked at before anything in them is decoded, then read.
+"""Read uploaded files after checking their size from their headers.
 
 Shapes: image, frame (H, W, 3) uint8.
 """
@@ -17,14 +17,14 @@ from lfdm.errors import UserError
 from lfdm.web.limits import MEGA, ServeLimits
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
-"""What browsers show. Pillow knows many more, of which some start other programs (EPS) or are rarely tested."""
+"""Formats that browsers show. Pillow reads more, some of which start other programs (EPS) or are rarely tested."""
 
 
 def read_upload(path: Path, limits: ServeLimits) -> np.ndarray:
-    """An uploaded image, (H, W, 3) uint8: its size is looked at before its pixels are decoded.
+    """Read an uploaded image, (H, W, 3) uint8, after checking its size.
 
     Raises:
-        UserError: too large, broken, or of a format outside `IMAGE_FORMATS`. The file's name is in it, but not its folder.
+        UserError: too large, broken, or not one of `IMAGE_FORMATS`. The message names the file but not its folder.
     """
     with _naming_file(path):
         _check_bytes(path, limits)
@@ -33,9 +33,9 @@ def read_upload(path: Path, limits: ServeLimits) -> np.ndarray:
             return read_image(image)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Clip:
-    """A driving clip whose size was found allowed; its frames (H, W, 3) uint8 are decoded as they are taken."""
+    """A driving clip of an allowed size, whose frames (H, W, 3) uint8 are decoded on iteration."""
 
     frames: Iterator[np.ndarray]
     num_frames: int
@@ -43,11 +43,11 @@ class Clip:
 
 
 def open_clip(path: Path, limits: ServeLimits) -> Clip:
-    """An uploaded driving clip: what its file says of itself is looked at before its frames are decoded.
+    """Open an uploaded driving clip after checking its size.
 
     Raises:
-        UserError: too large, too long, broken, or not a clip; also as the frames are taken, which need not be what the file
-            says. The file's name is in it, but not its folder.
+        UserError: too large, too long, broken, or not a clip; also while iterating over the frames, which need not match the
+            header. The message names the file but not its folder.
     """
     with _naming_file(path):
         _check_bytes(path, limits)
@@ -59,7 +59,7 @@ def open_clip(path: Path, limits: ServeLimits) -> Clip:
         _check_clip(info.frames, info.width * info.height, limits)
         seconds = info.frames / info.fps
         if seconds > limits.clip_seconds:
-            raise UserError(f"a driving clip may have {limits.clip_seconds:g} seconds; this one has {seconds:.1f}")
+            raise UserError(f"a driving clip may have at most {limits.clip_seconds:g} seconds; this one has {seconds:.1f}")
     return Clip(_bounded_frames(path, limits), info.frames, info.fps)
 
 
@@ -73,19 +73,19 @@ def _bounded_frames(path: Path, limits: ServeLimits) -> Iterator[np.ndarray]:
 
 
 def check_megapixels(pixels: int, allowed: float, what: str) -> None:
-    """UserError for more than `allowed` megapixels."""
+    """Raise UserError for more than `allowed` megapixels."""
     if pixels > allowed * MEGA:
-        raise UserError(f"{what} may have {allowed:g} megapixels; this one has {pixels / MEGA:.1f}")
+        raise UserError(f"{what} may have at most {allowed:g} megapixels; this one has {pixels / MEGA:.1f}")
 
 
 def _check_bytes(path: Path, limits: ServeLimits) -> None:
     got = path.stat().st_size
     if got > limits.upload_bytes:
-        raise UserError(f"a file may have {limits.upload_megabytes:g} MB; this one has {got / MEGA:.1f} MB")
+        raise UserError(f"a file may have at most {limits.upload_megabytes:g} MB; this one has {got / MEGA:.1f} MB")
 
 
 def _check_gif(path: Path, limits: ServeLimits) -> None:
-    """Size and number of a GIF's frames from its block headers: `video_info` has to decode it."""
+    """Check size and number of a GIF's frames from its block headers, since `video_info` has to decode it."""
     with path.open("rb") as file:
         size = read_gif_size(file)
     if size is None:
@@ -96,17 +96,17 @@ def _check_gif(path: Path, limits: ServeLimits) -> None:
 
 def _check_clip(frames: int, pixels: int, limits: ServeLimits) -> None:
     if frames > limits.clip_frames:
-        raise UserError(f"a driving clip may have {limits.clip_frames} frames; this one has {frames}")
+        raise UserError(f"a driving clip may have at most {limits.clip_frames} frames; this one has {frames}")
     check_megapixels(frames * pixels, limits.clip_megapixels, "a driving clip, all frames together,")
 
 
 @contextmanager
 def _naming_file(path: Path) -> Iterator[None]:
-    """Errors about a file with its name in place of its path, which says where the server keeps things."""
+    """Replace paths in error messages by the file's name, since they reveal where the server stores files."""
     try:
         yield
     except FileNotFoundError:
-        raise UserError(f"{path.name}: not on the server any more; upload it again") from None
-    except ValueError as error:
+        raise UserError(f"{path.name}: no longer on the server; upload it again") from None
+    except UserError as error:
         message = str(error).replace(f"{path}: ", "").replace(f"{path.parent}/", "")
         raise UserError(f"{path.name}: {message}") from None

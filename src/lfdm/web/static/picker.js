@@ -1,5 +1,6 @@
-// Chooses a picture (with a brush for where it moves) or a driving clip. Runs in gr.HTML: element, props, watch, trigger, upload.
-// props.value: {image: example name or {path}, mask: data URL or null} for a picture, {path} for a clip.
+// Chooses a picture (with a brush for its motion mask) or a driving clip. Runs in gr.HTML, which provides element, props, trigger
+// and upload.
+// props.value: {image: example name or {path}, mask: data URL or null} of a picture, {path} of a clip.
 const isClip = props.kind === "clip";
 const find = (selector) => element.querySelector(selector);
 const stage = find(".lf-stage"), input = find("input[type=file]"), note = find(".lf-note");
@@ -8,7 +9,7 @@ const paintButton = find(".lf-paint"), clearButton = find(".lf-clear");
 const MASK_SIDE = 256;
 let chosen = null, painting = false, last = null, painted = false;
 
-const say = (text) => { note.textContent = text || ""; note.hidden = !text; };
+const showNote = (text) => { note.textContent = text || ""; note.hidden = !text; };
 
 function setValue(mask) {
   props.value = isClip ? chosen : chosen && { image: chosen, mask: mask || null };
@@ -26,41 +27,41 @@ function show(url, name) {
   clearMask();
 }
 
-async function take(file) {
+async function uploadFile(file) {
   if (!file) return;
-  say("Uploading " + file.name + " ...");
+  showNote("Uploading " + file.name + " ...");
   try {
-    if (file.size > props.max_bytes) throw new Error(`a file may have ${props.max_bytes / 1e6} MB; this one has ${(file.size / 1e6).toFixed(1)} MB`);
+    if (file.size > props.max_bytes) throw new Error(`a file may have at most ${props.max_bytes / 1e6} MB; this one has ${(file.size / 1e6).toFixed(1)} MB`);
     const sent = await upload(file);
     chosen = { path: sent.path };
     show(URL.createObjectURL(file), file.name);
-    say("");
+    showNote("");
     setValue();
   } catch (error) {
-    say("Not uploaded: " + (error.message || error));
+    showNote("Upload failed: " + (error.message || error));
   }
 }
 
 picture.onerror = () => {
   if (!chosen) return;
   stage.classList.remove("lf-filled");
-  say("The browser cannot show this file.");
+  showNote("The browser cannot show this file.");
 };
 picture.onload = () => {
-  say("");
+  showNote("");
   stage.classList.toggle("lf-small", picture.naturalWidth <= 256);
   if (!canvas) return;
   const scale = MASK_SIDE / Math.max(picture.naturalWidth, picture.naturalHeight);
   canvas.width = Math.max(1, Math.round(picture.naturalWidth * scale));
   canvas.height = Math.max(1, Math.round(picture.naturalHeight * scale));
 };
-if (clip) clip.onerror = () => { if (chosen && !clip.hidden) say("The browser cannot play this file; the model may still read it."); };
+if (clip) clip.onerror = () => { if (chosen && !clip.hidden) showNote("The browser cannot play this file; the model may still read it."); };
 
-input.onchange = () => { take(input.files[0]); input.value = ""; };
+input.onchange = () => { uploadFile(input.files[0]); input.value = ""; };
 find(".lf-choose").onclick = () => input.click();
 stage.ondragover = (event) => { event.preventDefault(); stage.classList.add("lf-over"); };
 stage.ondragleave = () => stage.classList.remove("lf-over");
-stage.ondrop = (event) => { event.preventDefault(); stage.classList.remove("lf-over"); take(event.dataTransfer.files[0]); };
+stage.ondrop = (event) => { event.preventDefault(); stage.classList.remove("lf-over"); uploadFile(event.dataTransfer.files[0]); };
 stage.onclick = () => { if (!chosen) input.click(); };
 element.querySelectorAll(".lf-example").forEach((button) => {
   button.onclick = () => { chosen = button.dataset.name; show(button.querySelector("img").src, chosen); setValue(); };
@@ -109,7 +110,7 @@ function stroke(event) {
   const y = (event.clientY - box.top - box.height / 2) / scale + canvas.height / 2;
   const context = canvas.getContext("2d");
   context.lineCap = context.lineJoin = "round";
-  context.strokeStyle = "#f97316"; // the mask is its alpha alone
+  context.strokeStyle = "#f97316"; // only its alpha becomes the mask
   context.lineWidth = find(".lf-brush").value * MASK_SIDE;
   context.beginPath();
   context.moveTo(...(last || [x, y]));

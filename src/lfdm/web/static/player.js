@@ -1,9 +1,9 @@
-// Plays videos beside their flow and occlusion; one timeline drives all of them. Runs in gr.HTML: element, props, watch.
+// Plays videos next to their flow and occlusion on one timeline. Runs in gr.HTML, which provides element, props and watch.
 // props.value: null or {num_frames, columns, fps, videos: [{title, path, file, name, max_flow, sheets: {video, flow, occlusion}}]},
-// where a sheet is one picture that holds all frames, row by row.
+// where a sheet is a single picture of all frames, row by row.
 const find = (selector) => element.querySelector(selector);
 const list = find(".lf-videos"), slider = find(".lf-timeline input"), toggle = find(".lf-toggle"), count = find(".lf-count");
-let tracks = [], shown = null, frame = 0, playing = false, clock = 0;
+let tracks = [], current = null, frame = 0, playing = false, clock = 0;
 
 const make = (tag, className, text) => {
   const node = document.createElement(tag);
@@ -14,12 +14,12 @@ const make = (tag, className, text) => {
 
 function draw() {
   for (const { canvas, sheet } of tracks) {
-    const x = (frame % shown.columns) * canvas.width, y = Math.floor(frame / shown.columns) * canvas.height;
+    const x = (frame % current.columns) * canvas.width, y = Math.floor(frame / current.columns) * canvas.height;
     canvas.getContext("2d").drawImage(sheet, x, y, canvas.width, canvas.height, 0, 0, canvas.width, canvas.height);
     canvas.dataset.frame = frame;
   }
   slider.value = frame;
-  count.textContent = `${frame + 1} / ${shown.num_frames}`;
+  count.textContent = `${frame + 1} / ${current.num_frames}`;
 }
 
 function play(on) {
@@ -33,11 +33,11 @@ function play(on) {
 }
 
 function tick(now) {
-  if (!playing || !shown || !element.isConnected) return;
-  const passed = Math.floor(((now - clock) * shown.fps) / 1000);
+  if (!playing || !current || !element.isConnected) return;
+  const passed = Math.floor(((now - clock) * current.fps) / 1000);
   if (passed > 0) {
-    clock += (passed * 1000) / shown.fps;
-    frame = (frame + passed) % shown.num_frames;
+    clock += (passed * 1000) / current.fps;
+    frame = (frame + passed) % current.num_frames;
     draw();
   }
   requestAnimationFrame(tick);
@@ -60,8 +60,8 @@ async function addTrack(row, video, kind, caption) {
   figure.append(canvas, text);
   row.append(figure);
   const sheet = await load(video.sheets[kind]);
-  canvas.width = sheet.naturalWidth / shown.columns;
-  canvas.height = sheet.naturalHeight / Math.ceil(shown.num_frames / shown.columns);
+  canvas.width = sheet.naturalWidth / current.columns;
+  canvas.height = sheet.naturalHeight / Math.ceil(current.num_frames / current.columns);
   canvas.classList.toggle("lf-pixels", kind === "video" && canvas.width <= 128);
   if (kind === "flow") text.prepend(make("span", "lf-wheel"));
   tracks.push({ canvas, sheet });
@@ -70,7 +70,7 @@ async function addTrack(row, video, kind, caption) {
 async function addVideo(video) {
   const head = make("div", "lf-head");
   const link = make("a", "lf-download", "Download mp4");
-  const blob = await (await fetch(video.file)).blob(); // now: the server removes it after some minutes
+  const blob = await (await fetch(video.file)).blob(); // right away: the server removes it after a few minutes
   link.href = URL.createObjectURL(blob);
   link.download = video.name;
   head.append(make("strong", "", video.title), link);
@@ -80,16 +80,16 @@ async function addVideo(video) {
   list.append(box);
   await addTrack(row, video, "video", "Video");
   await addTrack(row, video, "flow", `Flow, up to ${video.max_flow.toFixed(1)} px`);
-  await addTrack(row, video, "occlusion", "Occlusion, black: painted");
+  await addTrack(row, video, "occlusion", "Occlusion, black: inpainted");
 }
 
 async function render() {
   const value = props.value;
-  if (value === shown) return;
+  if (value === current) return;
   play(false);
   list.replaceChildren();
   tracks = [];
-  shown = value;
+  current = value;
   element.classList.toggle("lf-has-result", Boolean(value));
   if (!value) return;
   frame = 0;
@@ -97,7 +97,7 @@ async function render() {
   try {
     for (const video of value.videos) await addVideo(video);
   } catch (error) {
-    list.replaceChildren(make("p", "lf-note", "The result is not on the server any more; make it again."));
+    list.replaceChildren(make("p", "lf-note", "The result is no longer on the server; generate it again."));
     return;
   }
   draw();
