@@ -1,20 +1,20 @@
-"""Jitter and drift of videos 1, 2, 4 and 8 times as long as training clips, and of loops, against real clips.
+"""Measure jitter and drift of videos 1, 2, 4 and 8 times as long as training clips, and of loops, against real clips.
 
     python -m benchmarks.length --data data/puppets
 
-Writes benchmarks/results/length.json after every clip, so that a stopped run keeps what it has, and prints the table. Everything
-is measured in segments as long as a training clip, so that real clips, as stage 1 sees them, are measured alike:
+Prints a table and writes benchmarks/results/length.json after every clip. Everything is measured in segments as long as a
+training clip, so that real clips, with motion estimated by stage 1, are measured in the same way:
 
 amount    mean length of the flow, pixels
-jitter    share of the power of the flow's temporal spectrum above 0.25 cycles per frame (mean taken off, Hann taper)
+jitter    share of the power of the flow's temporal spectrum above 0.25 cycles per frame (mean removed, Hann window)
 step      mean change of the flow from frame to frame, pixels
-start     the step from the first frame to the second over the mean of all; much above a real clip's, the video begins with a jump
-seam      (beyond one pass) the mean step at the ends of windows over the mean of all
-closing   (loops) the step from the last frame to the first over the mean of all
+start     the first step over the mean step; far above that of a real clip, the video begins with a jump
+seam      (beyond one pass) the mean step at the ends of windows over the mean step
+closing   (loops) the step from the last frame to the first over the mean step
 colour    mean distance of a frame's mean colour from the source's, in levels of 8 bits
-likeness  intersection of a frame's colour histogram (8x8x8) with the source's; 1 = the same colours, as much of each
+likeness  intersection of a frame's colour histogram (8x8x8) with the source's; 1 = identical histograms
 
-`last` is the last segment alone, `first` the first: what drifts differs between them.
+`first` and `last` are the first and last segment: drift is the difference between them.
 
 Shapes: flow (2, t, h, w) in pixels · frames (t, H, W, 3) uint8.
 """
@@ -46,7 +46,7 @@ RESULTS = RESULTS_DIR / "length.json"
 
 
 def measure_flow(flow: np.ndarray, length: int) -> dict[str, float]:
-    """Amount, jitter and step of a flow (2, t, h, w) in segments of `length` frames, the mean over them."""
+    """Return amount, jitter and step of a flow (2, t, h, w), averaged over segments of `length` frames."""
     figures = defaultdict(list)
     for start in range(0, flow.shape[1] - length + 1, length):
         part = flow[:, start : start + length]
@@ -59,12 +59,12 @@ def measure_flow(flow: np.ndarray, length: int) -> dict[str, float]:
 
 
 def ratio(part: float, whole: float) -> float:
-    """NaN where nothing moves."""
+    """Divide; NaN if nothing moves."""
     return float(part / whole) if whole else float("nan")
 
 
 def measure_colours(frames: np.ndarray, source: np.ndarray) -> dict[str, float]:
-    """How far the colours of frames (t, H, W, 3) are from the source's (H, W, 3)."""
+    """Return the distance of the colours of frames (t, H, W, 3) from those of the source (H, W, 3)."""
     shift = np.abs(frames.mean(axis=(1, 2)) - source.mean(axis=(0, 1))).mean()
     reference = histogram(source)
     likeness = np.mean([np.minimum(histogram(frame), reference).sum() for frame in frames])
@@ -72,13 +72,13 @@ def measure_colours(frames: np.ndarray, source: np.ndarray) -> dict[str, float]:
 
 
 def histogram(picture: np.ndarray) -> np.ndarray:
-    """Shares of 8x8x8 colours, (512,)."""
+    """Return the normalised histogram of 8x8x8 colours, (512,)."""
     cells = (picture // 32).reshape(-1, 3).astype(np.int64) @ (64, 8, 1)
     return np.bincount(cells, minlength=512) / len(cells)
 
 
 def measure(frames: np.ndarray, motion: Motion, source: np.ndarray, length: int) -> dict[str, float]:
-    """Every figure of one video."""
+    """Return all figures of one video."""
     flow = (motion.flow[0] * source.shape[0] / 2).float().cpu().numpy()
     steps = np.linalg.norm(np.diff(flow, axis=1), axis=0).mean(axis=(1, 2))
     figures = measure_flow(flow, length)
@@ -94,14 +94,14 @@ def measure(frames: np.ndarray, motion: Motion, source: np.ndarray, length: int)
 
 
 def held_out(root: Path, count: int) -> list[ClipRecord]:
-    """The first `count` held-out clips of a fixed shuffle."""
+    """Return the first `count` held-out clips of a fixed shuffle."""
     records = [record for record in read_index(root) if record.split == "test"]
     return [records[i] for i in np.random.default_rng(0).permutation(len(records))[:count]]
 
 
 @torch.no_grad()
 def measure_real(pipe: LatentFlowPipeline, frames: np.ndarray) -> dict[str, float]:
-    """A real clip, its motion as stage 1 sees it."""
+    """Return all figures of a real clip, with the motion estimated by stage 1."""
     video = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 255
     motion = pipe.autoencoder.estimate_motion(video[:, :, 0], video)
     return measure(frames, motion, frames[0], len(frames))
@@ -138,12 +138,12 @@ def main() -> None:
 
 
 def mean_rows(figures: Mapping[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
-    """The mean over clips of every figure of every row."""
+    """Average every figure of every row over clips."""
     return {name: {key: float(np.mean([one[key] for one in each])) for key in each[0]} for name, each in figures.items()}
 
 
 def write_results(path: Path, model: str, pipe: LatentFlowPipeline, figures: Mapping[str, list[dict[str, float]]]) -> None:
-    """The figures of the clips so far, and what they were made with."""
+    """Write the figures so far and the settings."""
     setting = {
         "model": model,
         "num_clips": len(figures["real"]),

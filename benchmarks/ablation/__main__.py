@@ -1,13 +1,12 @@
-"""What each choice of our own recipe is worth: one change at a time, with the evaluation as judge.
+"""Measure the value of each choice of our recipe, one change at a time.
 
     python -m benchmarks.ablation --dataset puppets --data data/puppets --autoencoder runs/stage1 --out runs/ablation
 
-Stage-2 rows share the stage 1 that is given and its cached motion; sampling rows share the base row's model, or the one given
-as `--sampling-model`; stage-1 rows train for the same time each. The same command goes on where it was stopped. `--only` runs
-some stages or groups alone (`stage2`, `together`, `seeds`, `sampling`, `stage1`); where several processes share the rows of a
-group, let one of them finish `--only plan-stage2` (or `plan-stage1`) first. Writes benchmarks/results/ablation-DATASET.json and
-docs/ablation.md with all rows that are finished; a group of which none is finished here stays as an earlier run left it, so
-that groups can be measured apart from each other.
+Stage-2 rows share the given stage 1 and its cached motion, sampling rows share `--sampling-model` (by default the base row's
+model), and stage-1 rows train for equal time. The same command resumes. `--only` selects stages or groups (`stage2`, `together`,
+`seeds`, `sampling`, `stage1`); when several processes share a group, first let one of them finish `--only plan-stage2` (or
+`plan-stage1`). Writes all finished rows to benchmarks/results/ablation-DATASET.json and docs/ablation.md. Groups without a
+finished row here are kept as stored, so that groups can be measured separately.
 """
 
 import sys
@@ -30,7 +29,7 @@ DOCUMENT = Path("docs/ablation.md")
 
 @dataclass(frozen=True, kw_only=True)
 class Ablate:
-    """Train and judge one change at a time; the same command resumes."""
+    """Options of the ablation; the same command resumes."""
 
     dataset: Literal["puppets", "lpc"]
     """Name of the data set, for the results."""
@@ -43,21 +42,21 @@ class Ablate:
     budget_minutes: float = 25.0
     """Training time of every row: processor minutes, or minutes where there is a GPU."""
     perceptual_weights: Path | None = None
-    """VGG-16 (safetensors) or VGG-19 (torchvision) for the row with a perceptual loss, which is left out without."""
+    """VGG-16 (safetensors) or VGG-19 (torchvision) for the row with a perceptual loss; without it the row is skipped."""
     sampling_model: str | None = None
-    """Bundled name, pipeline or run folder that the sampling rows share, fully trained say; by default the base row's model."""
+    """Bundled name, pipeline or run folder for the sampling rows, such as a fully trained model; by default the base row's."""
     num_clips: int | None = 480
-    """Held-out clips that all are judged on."""
+    """Number of held-out clips for every evaluation."""
     only: tuple[str, ...] = ()
     """Stages or groups to run; by default all."""
     threads: int = 1
-    """Threads of torch."""
+    """Number of torch threads."""
     device: str = "cpu"
-    """Of sampling and judging; training takes the GPU if there is one."""
+    """Device for sampling and evaluation; training uses the GPU if there is one."""
     results: Path = RESULTS_DIR
     """Folder of stored results."""
     document: Path = DOCUMENT
-    """The tables of all stored results."""
+    """Markdown file for the tables of all stored results."""
 
 
 def main() -> None:

@@ -1,7 +1,6 @@
-"""The rows of an ablation, trained and judged: the stages of `ablation`.
+"""Train and evaluate the rows of an ablation.
 
-Every training has a run folder OUT/NAME, named as its row, and every evaluation one in OUT/evaluations; both go on where an
-earlier call was stopped.
+Every training has the run folder OUT/ROW and every evaluation a folder in OUT/evaluations; both resume.
 """
 
 import tempfile
@@ -53,12 +52,12 @@ MORE_SEEDS = (1, 2)
 NUM_BEST = 2
 TRIAL_CLIPS = 16
 LATER_GROUPS = ("together", "seeds")
-"""Groups of rows that follow from those of stage 2."""
+"""Groups whose rows depend on the results of stage 2."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AblationSettings:
-    """All that decides the figures."""
+    """Everything that determines the figures."""
 
     preset: Preset
     data: Path
@@ -69,7 +68,7 @@ class AblationSettings:
     sampling_model: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values, for the record."""
+        """Return JSON values for the record of the run."""
         weights = str(self.perceptual_weights) if self.perceptual_weights is not None else None
         return {**to_json(self), "data": str(self.data), "perceptual_weights": weights}
 
@@ -85,7 +84,7 @@ class Ablation:
         self.sampling_rows = self._sampling_rows()
 
     def stages(self) -> list[Stage]:
-        """Every stage that is known now: what is better together, and other seeds, once all stage-2 rows are judged."""
+        """Return the stages known so far; `together` and `seeds` follow when all stage-2 rows are evaluated."""
         stages = [Stage("plan-stage2", self.plan_stage2, group="stage2")]
         stages += [stage for row in self.stage2_rows for stage in self._stage2_stages(row, "stage2")]
         trained = (f"train-{BASE}",)
@@ -112,7 +111,7 @@ class Ablation:
         ]
 
     def together_rows(self) -> list[Row]:
-        """All that made the base row better, in one row; none before all are judged."""
+        """Return one row with every change that beat the base row; none before all rows are evaluated."""
         base, *others = [row for row in self.stage2_rows if row.against == BASE]
         distances = self._distances()
         better = [
@@ -121,14 +120,14 @@ class Ablation:
         return together(base, sorted(better, key=lambda row: distances[row.name]["value"]))
 
     def seed_rows(self) -> list[Row]:
-        """The two best stage-2 rows from other seeds; none before all are judged."""
+        """Return the two best stage-2 rows with other seeds; none before all rows are evaluated."""
         distances = self._distances()
         judged = [row for row in self.stage2_rows if row.name in distances]
         best = sorted(judged, key=lambda row: distances[row.name]["value"])[:NUM_BEST]
         return [seeded(row, seed) for row in best for seed in MORE_SEEDS]
 
     def _distances(self) -> dict[str, dict[str, Any]]:
-        """That of every stage-2 row that has one; empty before all are judged."""
+        """Return the distance of every stage-2 row; empty before all rows are evaluated."""
         if not all(self.folder.done(f"evaluate-{row.name}") for row in self.stage2_rows):
             return {}
         found = {row.name: self.folder.result(f"evaluate-{row.name}")["distance"] for row in self.stage2_rows}
@@ -137,7 +136,7 @@ class Ablation:
     # ---------------------------------------------------------------------------------------------------------- stage 2
 
     def plan_stage2(self) -> dict[str, Any]:
-        """Steps of every stage-2 row: the network is the same in all. Fewer clips per step are as many more steps."""
+        """Plan the steps of the base row; rows with smaller batches take proportionally more steps."""
         preset, data = self.settings.preset, self.settings.data
         clips = training_clips(preset, data)
         with tempfile.TemporaryDirectory(dir=self.out) as scratch:
@@ -148,7 +147,7 @@ class Ablation:
         return {"step_seconds": seconds, "num_steps": steps_within(60 * self.settings.budget_minutes, seconds, what="a row")}
 
     def train_stage2(self, row: Row) -> dict[str, Any]:
-        """One row's training."""
+        """Train one row."""
         settings = self.settings
         num_clips = self.folder.result("plan-stage2")["num_steps"] * settings.preset.diffusion_training.optimization.batch_size
         num_steps = num_clips // row.preset.diffusion_training.optimization.batch_size
@@ -158,12 +157,12 @@ class Ablation:
         return {"seconds": clock.seconds, "num_steps": num_steps}
 
     def evaluate_stage2(self, row: Row) -> dict[str, Any]:
-        """One row judged as its preset samples."""
+        """Evaluate one row with the sampling settings of its preset."""
         run = self.out / row.name
         return self._judge(row.name, PipelineGenerator(self._load(run), name=row.name), run)
 
     def evaluate_raw_weights(self) -> dict[str, Any]:
-        """The base row with the weights of its last step instead of their average."""
+        """Evaluate the base row with its last weights instead of their average."""
         run = self.out / BASE
         pipeline = self._load(run)
         path = find_checkpoints(run)[-1] / TRAINING_NAME
@@ -173,7 +172,7 @@ class Ablation:
         return self._judge(RAW_WEIGHTS, PipelineGenerator(pipeline, name=RAW_WEIGHTS), run, raw_weights=True)
 
     def evaluate_sampling(self, row: SamplingRow) -> dict[str, Any]:
-        """The base row's model, or the one given, sampled in another way."""
+        """Evaluate other sampling settings on the base row's model or the given one."""
         generator = PipelineGenerator(
             self._load(self._sampling_folder()),
             name=row.name,
@@ -184,7 +183,7 @@ class Ablation:
         return self._judge(row.name, generator, self._sampling_folder())
 
     def _sampling_rows(self) -> list[SamplingRow]:
-        """The ways of sampling that differ from the model's own; a model that is given has a row for its own way, too."""
+        """Return the sampling rows; a given model also gets a row with its own settings."""
         if self.settings.sampling_model is None:
             config = self.settings.preset.diffusion
             return sampling_rows(config.guidance_scale, config.prediction_type)
@@ -219,7 +218,7 @@ class Ablation:
     # ---------------------------------------------------------------------------------------------------------- stage 1
 
     def plan_stage1(self) -> dict[str, Any]:
-        """Steps of every stage-1 row in the same time."""
+        """Plan the steps of every stage-1 row for equal time."""
         preset = self.settings.preset
         clips = training_clips(preset, self.settings.data)
         trials = []
@@ -235,7 +234,7 @@ class Ablation:
         }
 
     def train_stage1(self, row: Row) -> dict[str, Any]:
-        """One row's training."""
+        """Train one row."""
         num_steps = self.folder.result("plan-stage1")["num_steps"][row.name]
         preset = shortened(row.preset, "autoencoder_training", num_steps)
         run = self.out / f"stage1-{row.name}"
@@ -244,7 +243,7 @@ class Ablation:
         return {"seconds": clock.seconds, "num_steps": num_steps}
 
     def evaluate_stage1(self, row: Row) -> dict[str, Any]:
-        """One row's figures on held-out clips."""
+        """Evaluate stage 1 of one row on held-out clips."""
         name = f"stage1-{row.name}"
         out = self.out / "evaluations" / name
         settings = self.settings
@@ -253,7 +252,7 @@ class Ablation:
     # ---------------------------------------------------------------------------------------------------------- results
 
     def collect(self) -> dict[str, Any]:
-        """The rows that are finished, by group, each group with all that decided it."""
+        """Return the finished rows by group, each group with its settings."""
         members: dict[str, Sequence[Row | SamplingRow]] = {
             "stage2": self.stage2_rows,
             "together": self.together_rows(),
@@ -276,7 +275,7 @@ class Ablation:
         return {"groups": groups}
 
     def _hash_shared(self, group: str) -> str | None:
-        """Of the weights that the rows of a group share: stage 1, or the U-Net that is sampled; None where each has its own."""
+        """Return the hash of the weights shared by a group (stage 1, or the sampled U-Net); None if every row has its own."""
         if group == "stage1":
             return None
         if group == "sampling":
@@ -298,7 +297,7 @@ def ablate(
     device: str = "cpu",
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Run the stages that are asked for; the results of all rows that are finished."""
+    """Run the selected stages and return the results of all finished rows."""
     prepare_run(out, settings.to_json())
     ablation = Ablation(settings, out, device=device)
     stages = ablation.stages()

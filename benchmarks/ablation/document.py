@@ -1,4 +1,4 @@
-"""docs/ablation.md, rendered from stored results and from nothing else."""
+"""Render docs/ablation.md from the stored results."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,36 +11,36 @@ TIE = "tie"
 FIRST_SEED = 0
 HEAD = """# What each choice is worth
 
-Rendered from benchmarks/results/ablation-*.json by `python -m benchmarks.ablation`. Every row changes one thing of the row named
-beside it. The preset is that of the day; what won has become the default since (docs/log.md). *Against* is better, worse, or a
-tie: one of the two values lies inside the other's interval, which is that of the clips: another seed of training moves
-a row, too, see the table of other seeds. Training is in minutes of the processor; the first row of stage 2 also estimates the
-motion that all share. Rows ran side by side: seconds per video are for orientation alone. A bundled model is the one whose
-weights are named, and may have been replaced since.
+Rendered from benchmarks/results/ablation-*.json by `python -m benchmarks.ablation`. Every row changes one thing in the row that
+the column *against* names. The preset is that of the day of the measurement; changes that won have become the default since
+([log.md](log.md)). A *tie* means that one of the two values lies inside the other's interval. Intervals are over clips; other
+training seeds move a row, too, as the table of seeds shows. Training is in minutes of processor time; the first row of stage 2
+includes estimating the motion that all rows share. Rows ran in parallel, so seconds per video are only indicative. Models are
+identified by the hash of their weights and may have been replaced in the bundle since.
 """
 GROUPS = {
     "stage2": "Stage 2: one stage 1, one motion cache, one number of clips seen",
-    "together": "Stage 2: all that was better than the preset, together",
-    "seeds": "Stage 2: the two best rows from other seeds",
+    "together": "Stage 2: all winning changes together",
+    "seeds": "Stage 2: the two best rows with other seeds",
     "sampling": "Sampling: one model, no training",
     "stage1": "Stage 1: equal training time",
 }
 STAGE1_FIGURES = {
-    "flow_epe_ratio": ("score 1 (lower is better)", 3, False),
-    "warp_recovery": ("score 2", 3, True),
+    "flow_epe_ratio": ("flow_epe_ratio (lower is better)", 3, False),
+    "warp_recovery": ("warp_recovery", 3, True),
     "prediction_psnr": ("prediction, dB", 2, True),
-    "warped_psnr": ("warped alone, dB", 2, True),
+    "warped_psnr": ("warped only, dB", 2, True),
 }
-"""Name: title, digits, whether more is better."""
+"""By name: title, digits, whether more is better."""
 
 
 def render(all_results: Sequence[dict[str, Any]]) -> str:
-    """The document."""
+    """Render the document."""
     return "\n".join([HEAD, *(part for results in all_results for part in _render_one(results))])
 
 
 def with_earlier_groups(results: dict[str, Any], stored: Path) -> dict[str, Any]:
-    """The results, and those groups of the stored ones that are not among them."""
+    """Add the groups of the stored results that are missing in `results`."""
     earlier = read_json(stored)["groups"] if stored.exists() else {}
     groups = {group: results["groups"].get(group, earlier.get(group)) for group in GROUPS}
     return {**results, "groups": {group: content for group, content in groups.items() if content is not None}}
@@ -59,7 +59,7 @@ def _render_one(results: dict[str, Any]) -> list[str]:
 
 
 def _with_first_seed(rows: Sequence[dict[str, Any]], base: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of other seeds, each group of them after the row that it repeats."""
+    """Put the row of the first seed in front of its repetitions with other seeds."""
     repeated = {row["against"]: [other for other in rows if other["against"] == row["against"]] for row in rows}
     return [row for name, others in repeated.items() for row in (*_first_seed(base.get(name)), *others)]
 
@@ -69,7 +69,7 @@ def _first_seed(row: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def _about(dataset: str, group: str, content: dict[str, Any]) -> str:
-    """How many clips and minutes, on what, and the command."""
+    """Render the number of clips, the machine, the training time and the command."""
     settings, evaluation = content["settings"], content["settings"]["evaluation"]
     said = [f"{evaluation['num_clips'] or 'All'} held-out clips, seed {evaluation['seed']}, on {content['machine']}"]
     asked = [f"--dataset {dataset} --data DIR --autoencoder {settings['autoencoder']}"]
@@ -92,7 +92,7 @@ def _about(dataset: str, group: str, content: dict[str, Any]) -> str:
 
 
 def compare(figure: dict[str, Any] | None, other: dict[str, Any] | None, *, more_is_better: bool) -> str:
-    """better, worse, or a tie where one of the two values lies inside the other's interval; a dash where one is missing."""
+    """Return better, worse, or tie (one value lies inside the other's interval); a dash if one is missing."""
     if figure is None or other is None:
         return "-"
     pairs = ((figure, other), (other, figure))

@@ -1,4 +1,4 @@
-"""Stage 1 on held-out clips, each figure with a bootstrap interval over clips."""
+"""Evaluate stage 1 on held-out clips, with bootstrap intervals over clips."""
 
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def judge_autoencoder(
 
 
 def _interval(numerators: np.ndarray, denominators: np.ndarray) -> dict[str, float]:
-    """The ratio of two sums over clips, (n,) each, and the percentile interval of clips drawn with replacement."""
+    """Return the ratio of two sums over clips, (n,) each, and its percentile bootstrap interval."""
     rng = np.random.default_rng(0)
     draws = rng.integers(len(numerators), size=(NUM_BOOTSTRAP, len(numerators)))
     ratios = numerators[draws].sum(axis=1, dtype=np.float64) / denominators[draws].sum(axis=1, dtype=np.float64)

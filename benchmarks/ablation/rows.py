@@ -1,4 +1,4 @@
-"""The rows of the ablation: the preset with one thing changed, and the row that it is compared with. Imports no torch."""
+"""The rows of the ablation: a preset with one change, and the row it is compared with. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,31 +27,31 @@ OCCLUSION_WEIGHTS = (0.0, 0.01)
 
 @dataclass(frozen=True)
 class Row:
-    """One row."""
+    """One trained row."""
 
     name: str
     title: str
     preset: Preset
     against: str = BASE
-    """The row that it differs from in one thing."""
+    """Name of the row it is compared with."""
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class SamplingRow:
-    """One way of sampling from a trained model."""
+    """Sampling settings for a trained model."""
 
     name: str
     title: str
     against: str = BASE
-    """The row that it differs from in one thing."""
+    """Name of the row it is compared with."""
     guidance_scale: float | None = None
     num_inference_steps: int | None = None
     scheduler: SchedulerName | None = None
 
 
 def stage2_rows(preset: Preset) -> list[Row]:
-    """What stage 2 is taught. All share one stage 1 and its motion, one network, one number of clips seen."""
+    """Return the rows of stage 2, which share stage 1, its motion, the network and the number of clips seen."""
     raw = _diffusion(preset, normalize=False, clamp_to_range=False)
     gamma = preset.diffusion_training.min_snr_gamma
     weights = "no min-SNR" if gamma is None else f"min-SNR, gamma {gamma:g}"
@@ -77,7 +77,7 @@ def stage2_rows(preset: Preset) -> list[Row]:
 
 
 def seeded(row: Row, seed: int) -> Row:
-    """The same row from another seed of stage 2."""
+    """Return the row with another seed of stage 2."""
     training = row.preset.diffusion_training
     optimization = replace(training.optimization, seed=seed)
     preset = replace(row.preset, diffusion_training=replace(training, optimization=optimization))
@@ -85,9 +85,9 @@ def seeded(row: Row, seed: int) -> Row:
 
 
 def together(base: Row, better: Sequence[Row]) -> list[Row]:
-    """One row of all changes that made `base` better, given best first, whose value counts where two change one setting.
+    """Combine the rows that beat `base`, given best first, into one; the better one wins where two change one setting.
 
-    No row where there are fewer than two changes.
+    Returns no row if there are fewer than two.
     """
     if len(better) < 2:
         return []
@@ -99,7 +99,7 @@ def together(base: Row, better: Sequence[Row]) -> list[Row]:
 
 
 def _put_changes(settings: dict[str, Any], before: dict[str, Any], after: dict[str, Any]) -> None:
-    """Set what differs between two objects of the same keys."""
+    """Apply the differences between `before` and `after` to `settings`."""
     for name, value in after.items():
         if isinstance(value, dict):
             _put_changes(settings[name], before[name], value)
@@ -108,7 +108,7 @@ def _put_changes(settings: dict[str, Any], before: dict[str, Any], after: dict[s
 
 
 def sampling_rows(guidance_scale: float, predicts: PredictionType, against: str = BASE) -> list[SamplingRow]:
-    """Guidance other than the model's own, and steps of each scheduler that can sample from it, all else as the model is set."""
+    """Return rows for other guidance scales, and for step counts of every scheduler that suits the prediction type."""
     guidance = [
         SamplingRow(f"guidance-{scale:g}", f"guidance {scale:g}", against, guidance_scale=scale)
         for scale in GUIDANCE_SCALES
@@ -124,7 +124,7 @@ def sampling_rows(guidance_scale: float, predicts: PredictionType, against: str 
 
 
 def stage1_rows(preset: Preset, perceptual_weights: Path | None) -> list[Row]:
-    """What stage 1 is and how it is taught. All train for the same time."""
+    """Return the rows of stage 1, which train for equal time."""
     training, model = preset.autoencoder_training, preset.autoencoder
     rows = [Row(BASE, "as in the preset", preset)]
     if perceptual_weights is not None:
@@ -154,7 +154,7 @@ def stage1_rows(preset: Preset, perceptual_weights: Path | None) -> list[Row]:
 
 
 def regions_of_equal_size(model: AutoencoderConfig) -> AutoencoderConfig:
-    """The dense auto-encoder with the paper's region predictor, narrowed to about as many parameters."""
+    """Replace the dense predictor by the paper's region predictor with about as many parameters."""
     predictor = RegionConfig(num_regions=10, channels=24, flow_channels=32, max_channels=192, depth=3)
     return replace(model, predictor=predictor)
 
@@ -165,7 +165,7 @@ def _stride(preset: Preset, num_downs: int) -> Preset:
 
 
 def _half_batch(training: TrainingT) -> TrainingT:
-    """The same training with batches of half the size."""
+    """Halve the batch size."""
     optimization = training.optimization
     return replace(training, optimization=replace(optimization, batch_size=optimization.batch_size // 2))
 

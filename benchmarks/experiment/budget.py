@@ -1,7 +1,6 @@
-"""Equal time for unequal methods: what a training step costs, how many fit into a budget, how long a training really took.
+"""Equal training time: measure steps, fit them into a budget, and record the time a training took.
 
-The clock is processor time where training runs on the CPU, so that other work on the machine takes nothing from anybody, and wall
-time where there is a GPU.
+Time is processor time on a CPU, so that other jobs on the machine do not count, and wall time with a GPU.
 """
 
 import json
@@ -24,17 +23,17 @@ from lfdm.training.loop import TrainingTask, train
 from lfdm.training.reports import StepReport
 
 NEVER = 10**9
-"""Steps between things that a short trial does without."""
+"""Step interval that a short trial never reaches."""
 
 
 def clock() -> float:
-    """Seconds of processor time of this process, or of wall time where there is a GPU."""
+    """Return seconds of processor time of this process, or of wall time with a GPU."""
     return time.monotonic() if torch.cuda.is_available() else time.process_time()
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A training whose steps are to be timed."""
+    """A training to be timed."""
 
     name: str
     task: TrainingTask
@@ -42,7 +41,7 @@ class Trial:
 
 
 def measure_steps(trials: Sequence[Trial], *, num_steps: int = 3, num_rounds: int = 5) -> dict[str, float]:
-    """Seconds of a step of each trial, loading, averaging of weights and all: medians over rounds in which they take turns.
+    """Return the median seconds of a complete training step of each trial; trials take turns.
 
     The first step of every round is not counted.
     """
@@ -68,7 +67,7 @@ def _time_steps(trial: Trial, num_steps: int) -> list[float]:
 
 
 def steps_within(seconds: float, step_seconds: float, *, what: str) -> int:
-    """Whole steps that fit into a budget; UserError where not one does."""
+    """Return the number of steps that fit into `seconds`; UserError if none does."""
     steps = int(seconds // step_seconds)
     if steps < 1:
         raise UserError(f"the budget leaves {seconds:.0f} s to {what}, whose step takes {step_seconds:.1f} s; give more minutes")
@@ -76,12 +75,9 @@ def steps_within(seconds: float, step_seconds: float, *, what: str) -> int:
 
 
 class TrainingClock:
-    """The time that a training has taken so far, over all its sessions, as a `report` of `train`.
+    """A `report` of `train` that records training time over all sessions of a run.
 
-    Steps that were lost when a session was stopped, and are done again, count once.
-
-    Args:
-        run: the run folder, where the clock is kept, too.
+    Steps that were lost and repeated after a stop count once. The record lies next to the run folder `run`.
     """
 
     def __init__(self, run: Path) -> None:
@@ -90,13 +86,13 @@ class TrainingClock:
         step = int(read_json(checkpoints[-1] / STATE_NAME)["step"]) if checkpoints else 0
         stored = json.loads(self.path.read_text()) if self.path.exists() else []
         self.marks: list[tuple[int, float]] = [(int(at), float(seconds)) for at, seconds in stored if at <= step]
-        """Steps and the seconds until then."""
+        """(step, seconds up to that step)."""
         self._before = self.seconds
         self._started = clock()
 
     @property
     def seconds(self) -> float:
-        """Up to the last report."""
+        """Seconds up to the last report."""
         return self.marks[-1][1] if self.marks else 0.0
 
     def __call__(self, report: StepReport) -> None:

@@ -1,4 +1,4 @@
-"""Preset, training clips and evaluation as every training of a comparison takes them."""
+"""Presets, training clips and evaluation, shared by all trainings of a comparison."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ def judge(
     *,
     device: str,
 ) -> dict[str, Any]:
-    """`evaluate_generator` for videos of the preset's size and length."""
+    """Evaluate a generator of videos of the preset's size and length."""
     return evaluate_generator(
         generator,
         data,
@@ -39,12 +39,12 @@ def judge(
 
 
 def training_clips(preset: Preset, data: Path) -> ClipCache:
-    """The decoded training clips of `data`, those of our own two stages."""
+    """Open the cache of the training clips of `data`."""
     return open_cache(data, training_records(data), preset.image_size, preset.fit)
 
 
 def shortened(preset: Preset, training: Literal["autoencoder_training", "diffusion_training"], num_steps: int) -> Preset:
-    """The preset with one training of that length: its cosine ends there, and a tenth of it is warm-up at most."""
+    """Set the number of steps of one training, with warm-up of at most a tenth of it."""
     config = getattr(preset, training)
     optimization = replace(with_num_steps(config.optimization, num_steps), sample_steps=num_steps)
     return replace(preset, **{training: replace(config, optimization=optimization)})

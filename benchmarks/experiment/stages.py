@@ -1,4 +1,4 @@
-"""A list of stages that survives being stopped: each finished one leaves a JSON file, the same command goes on with the next."""
+"""Resumable lists of stages: each finished stage leaves a JSON file."""
 
 import json
 import time
@@ -16,51 +16,51 @@ STAGES_DIR = "stages"
 
 
 class LeftOutError(Exception):
-    """A stage cannot be had here; the message says why. It is tried again the next time."""
+    """Raised by a stage that is not possible here, with the reason; it is tried again next time."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One piece of work with a result worth keeping."""
+    """One piece of work whose result is kept."""
 
     name: str
     run: Callable[[], dict[str, Any]]
-    """Does it, going on where an earlier call was stopped; the JSON values that are kept."""
+    """Do the work, resuming if it was stopped, and return JSON values."""
     needs: tuple[str, ...] = ()
-    """Stages whose results it reads."""
+    """Names of the stages whose results it reads."""
     group: str = ""
-    """Stages that are picked together by this name."""
+    """Name by which stages are selected together."""
 
 
 class StageFolder:
-    """The results of finished stages below a folder."""
+    """The results of finished stages in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / STAGES_DIR
 
     def path(self, name: str) -> Path:
-        """Where a stage's result lies."""
+        """Return the file of a stage's result."""
         return self.folder / f"{name}.json"
 
     def done(self, name: str) -> bool:
-        """Whether the stage is finished."""
+        """Return whether the stage is finished."""
         return self.path(name).exists()
 
     def result(self, name: str) -> dict[str, Any]:
-        """What the stage gave; UserError where it is not finished."""
+        """Return the result of a stage; UserError if it is not finished."""
         if not self.done(name):
             raise UserError(f"stage {name!r} is not finished; run it first")
         return read_json(self.path(name))["result"]
 
     def run(self, stages: Sequence[Stage], only: Sequence[str] = (), *, say: Callable[[str], None]) -> dict[str, str]:
-        """Run the stages that are not finished, in order; those left out and why.
+        """Run unfinished stages in order; return the reasons of those left out, by name.
 
         Args:
-            only: names of stages or groups; empty = all. Others are not run, so theirs that are needed must be finished.
-            say: told what begins and what is skipped.
+            only: names of stages or groups to run; empty = all.
+            say: prints one line of progress.
 
         Raises:
-            UserError: an unknown name, or a stage that needs one that was neither asked for nor finished.
+            UserError: unknown name, or a needed stage that is neither selected nor finished.
         """
         known = {name for stage in stages for name in (stage.name, stage.group) if name}
         unknown = sorted(set(only) - known)

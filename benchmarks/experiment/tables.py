@@ -1,4 +1,4 @@
-"""Tables of Markdown from stored results, and the documents in docs/ that hold nothing else."""
+"""Stored results and Markdown tables."""
 
 import json
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ RESULTS_DIR = ROOT / "benchmarks" / "results"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """Render a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A figure; a dash where there is none."""
+    """Format a figure; a dash for None."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
 def with_interval(figure: dict[str, Any] | None, digits: int = 2) -> str:
-    """`value (low to high)`."""
+    """Format `value (low to high)`; a dash for None."""
     if figure is None:
         return "-"
     ends = (figure.get("low"), figure.get("high"))
@@ -33,25 +33,25 @@ def with_interval(figure: dict[str, Any] | None, digits: int = 2) -> str:
 
 
 def minutes(seconds: float | None) -> str:
-    """Seconds as minutes."""
+    """Format seconds as minutes; a dash for None."""
     return "-" if seconds is None else f"{seconds / 60:.1f} min"
 
 
 def write_results(results: dict[str, Any], path: Path) -> None:
-    """Results as JSON, in one step."""
+    """Write results as JSON, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, (json.dumps(results, indent=2) + "\n").encode())
 
 
 def read_results(folder: Path, prefix: str) -> list[dict[str, Any]]:
-    """The stored results whose file names begin with `prefix`, by name."""
+    """Read the stored results whose file names begin with `prefix`, in order of name."""
     return [read_json(path) for path in sorted(folder.glob(f"{prefix}*.json"))]
 
 
 def summarize(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """What tables say of one evaluation of generation.
+    """Return the figures of an evaluation that tables show.
 
-    `distance` is that of the first extractor of videos, with interval and floor; None where it was left out.
+    `distance` is that of the first video extractor, with interval and floor; None if it was left out.
     """
     generation = evaluation["generation"]
     name, found = next(iter(generation["distances"].items()), ("FVD", {}))

@@ -1,11 +1,11 @@
-"""The paper's claim on data that anybody can have: motion in a latent flow space against pixels and frame latents, at equal cost.
+"""Compare motion in a latent flow space with pixels and frame latents, at equal cost, on data that anybody can make.
 
     python -m benchmarks.headline --dataset puppets --out runs/headline-puppets
     python -m benchmarks.headline --dataset lpc --sheets Universal-LPC-spritesheet --out runs/headline-lpc
 
-Makes the data, plans, trains and judges everything, and writes benchmarks/results/headline-DATASET.json and docs/headline.md. The
-same command goes on where it was stopped. With `--only` it runs some stages alone (a method's name, or `plan`, `speed`), so that
-several cores can share the work: run `--only plan` first.
+Makes the data, plans, trains and evaluates all methods, and writes benchmarks/results/headline-DATASET.json and docs/headline.md.
+The same command resumes. `--only` selects stages (names of methods, `plan`, `speed`), so that several processes can share the
+work: run `--only plan` first.
 """
 
 import sys
@@ -32,38 +32,38 @@ DOCUMENT = Path("docs/headline.md")
 
 @dataclass(frozen=True, kw_only=True)
 class Headline:
-    """Train and judge our method and the baselines; the same command resumes."""
+    """Options of the comparison; the same command resumes."""
 
     dataset: Literal["puppets", "lpc"]
-    """Data."""
+    """Data set to make, and name of the results."""
     out: Path
     """Folder of runs, evaluations and finished stages."""
     data: Path | None = None
-    """Clip data set; by default OUT-data beside OUT, made first: 360 puppets, or 300 LPC characters."""
+    """Clip data set; by default OUT-data, made on the first call: 360 puppets or 300 LPC characters."""
     sheets: Path | None = None
-    """LPC sprite sheets, to make the LPC data from."""
+    """Folder of LPC sprite sheets, needed to make the LPC data."""
     methods: tuple[str, ...] = ("ours", "vdm", "ldm", "copy", "nearest")
-    """What is compared; vdm-folded is one more that can be asked for."""
+    """Methods to compare; `vdm-folded` is also available."""
     equal: Literal["time", "clips"] = "time"
-    """Equal training time, or equally many clips seen by every diffusion network."""
+    """Equal training time, or an equal number of clips seen by every diffusion network."""
     budget_minutes: float = 60.0
     """Training time of each method: processor minutes, or minutes where there is a GPU."""
     first_stage_share: float = 0.4
-    """Part of it for the first of two stages."""
+    """Share of it for the first of two stages."""
     clips_seen: int = 0
-    """With equal='clips'."""
+    """Clips per diffusion network with equal='clips'."""
     num_clips: int | None = 320
-    """Held-out clips that all are judged on."""
+    """Number of held-out clips for every evaluation."""
     only: tuple[str, ...] = ()
     """Methods or stages to run; by default all."""
     threads: int = 1
-    """Threads of torch."""
+    """Number of torch threads."""
     device: str = "cpu"
-    """Of sampling and judging; training takes the GPU if there is one."""
+    """Device for sampling and evaluation; training uses the GPU if there is one."""
     results: Path = RESULTS_DIR
     """Folder of stored results."""
     document: Path = field(default_factory=lambda: DOCUMENT)
-    """The table of all stored results."""
+    """Markdown file for the tables of all stored results."""
 
 
 def main() -> None:
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def run_headline(command: Headline) -> None:
-    """Everything that the command asks for."""
+    """Make the data, run the selected stages and write the results."""
     torch.set_num_threads(command.threads)
     data = command.data if command.data is not None else _make_data(command)
     settings = ComparisonSettings(
@@ -98,7 +98,7 @@ def run_headline(command: Headline) -> None:
 
 
 def _make_data(command: Headline) -> Path:
-    """The data set of the preset, made on the first call."""
+    """Return the data set, made on the first call."""
     folder = command.out.with_name(f"{command.out.name}-data")
     if (folder / CLIP_INDEX_NAME).is_file():
         return folder

@@ -1,7 +1,6 @@
-"""Our method and the baselines, trained on the same clips under one budget and judged alike: the stages of `headline`.
+"""Train our method and the baselines on the same clips under one budget, and evaluate them alike.
 
-Every training has a run folder OUT/NAME, named as its stage, and every evaluation one in OUT/evaluations; both go on where an
-earlier call was stopped.
+Every training has the run folder OUT/STAGE and every evaluation a folder in OUT/evaluations; both resume.
 """
 
 import math
@@ -37,14 +36,14 @@ SPEED_ROUNDS = 3
 
 
 class Comparison:
-    """A comparison in the folder `out`: its stages, and what they share."""
+    """A comparison in the folder `out`."""
 
     def __init__(self, settings: ComparisonSettings, out: Path, *, device: str = "cpu") -> None:
         self.settings, self.out, self.device = settings, out, device
         self.folder = StageFolder(out)
 
     def stages(self) -> list[Stage]:
-        """Plan, trainings, evaluations, speed; every training once, whatever methods share it."""
+        """Return the stages: plan, trainings, evaluations, speed; a training that methods share appears once."""
         methods = self.settings.methods
         stages = [Stage(PLAN, lambda: plan_comparison(self.settings, self.out))]
         for name in self.settings.trainings():
@@ -62,7 +61,7 @@ class Comparison:
     # ------------------------------------------------------------------------------------------------------ training
 
     def train(self, name: str) -> dict[str, Any]:
-        """One training, to its end: seconds, steps, and clips (pairs, in a first stage) seen."""
+        """Run one training; return its seconds, steps, and clips (or pairs, in a first stage) seen."""
         if not name.startswith("ours"):
             _need_package()
         num_steps = self.folder.result(PLAN)["num_steps"][name]
@@ -89,7 +88,7 @@ class Comparison:
     # ---------------------------------------------------------------------------------------------------- generating
 
     def generator(self, method: str) -> VideoGenerator:
-        """The trained method, ready to make videos; LeftOutError where its package is missing."""
+        """Load a trained method as a generator; LeftOutError if its package is missing."""
         preset = self.settings.preset
         if method == "copy":
             return CopyGenerator(preset.num_frames)
@@ -105,7 +104,7 @@ class Comparison:
         return ClipDiffusionGenerator.from_preset(method, denoiser, space, preset)
 
     def evaluate(self, method: str) -> dict[str, Any]:
-        """The whole protocol on one method's videos; what it writes lies in OUT/evaluations/METHOD."""
+        """Evaluate one method in OUT/evaluations/METHOD."""
         settings = self.settings
         sampling = settings.preset.diffusion
         return judge(
@@ -131,21 +130,21 @@ class Comparison:
         return hashes
 
     def measure_speed(self) -> dict[str, Any]:
-        """Wall seconds per video of every method that was evaluated, in batches of 1 and 8: medians of rounds in turn."""
+        """Measure wall seconds per video of every evaluated method, in batches of 1 and 8: medians over rounds in turn."""
         settings = self.settings
         methods = [method for method in settings.methods if self.folder.done(f"evaluate-{method}")]
         generators = {method: self.generator(method) for method in methods}
         clips = training_clips(settings.preset, settings.data)
         images = [clips.clip(i % len(clips))[0] for i in range(max(SPEED_BATCHES))]
-        asked = [clips.records[i % len(clips)].label for i in range(max(SPEED_BATCHES))]
+        names = [clips.records[i % len(clips)].label for i in range(max(SPEED_BATCHES))]
         seconds: dict[str, dict[str, list[float]]] = {method: {str(b): [] for b in SPEED_BATCHES} for method in methods}
         for generator in generators.values():
-            generator(images[:1], asked[:1], [0])  # whatever is done once is done now
+            generator(images[:1], names[:1], [0])  # warm up
         for _ in range(SPEED_ROUNDS):
             for b in SPEED_BATCHES:
                 for method, generator in generators.items():
                     started = time.perf_counter()
-                    generator(images[:b], asked[:b], list(range(b)))
+                    generator(images[:b], names[:b], list(range(b)))
                     seconds[method][str(b)].append((time.perf_counter() - started) / b)
         return {
             "seconds_per_video": {m: {b: median(values) for b, values in rows.items()} for m, rows in seconds.items()},
@@ -168,7 +167,7 @@ def compare(
     device: str = "cpu",
     say: Callable[[str], None] = print,
 ) -> dict[str, Any] | None:
-    """Run the stages that are asked for; the results when every stage is finished, or left out for a reason."""
+    """Run the selected stages; return the results once every stage is finished or left out."""
     prepare_run(out, settings.to_json())
     comparison = Comparison(settings, out, device=device)
     stages = comparison.stages()
@@ -181,7 +180,7 @@ def compare(
 
 
 def collect(comparison: Comparison, left_out: dict[str, str]) -> dict[str, Any]:
-    """The results of a finished comparison."""
+    """Collect the results of a finished comparison."""
     settings, folder = comparison.settings, comparison.folder
     plan, speed = folder.result(PLAN), folder.result(SPEED)
     rows = {m: _row(comparison, m) for m in settings.methods if folder.done(f"evaluate-{m}")}
@@ -205,11 +204,11 @@ def collect(comparison: Comparison, left_out: dict[str, str]) -> dict[str, Any]:
 
 
 def mark_converged(rows: dict[str, dict[str, Any]], num_clips: int, num_labels: int) -> None:
-    """Set `converged` of every row: nearer to real clips than copying, and class accuracy beyond that of guessing.
+    """Set `converged` of every row: closer to real clips than copying, and class accuracy above guessing.
 
-    All still clips look alike to a network that knows actions, so that copying alone is too low a bar. Guessing is an even
-    draw among `num_labels`, or copying's accuracy (one and the same answer; labels are not equally many everywhere) where
-    that is higher. It is beaten where it lies below the 95 % interval (normal) of `num_clips` draws. None where it is not known.
+    Still clips look alike to an action classifier, so that beating the copy is not enough. Guessing scores 1 / `num_labels` or,
+    if higher, the copy's accuracy (always the same answer, with unequal label counts). It is beaten if it lies below the 95 %
+    interval (normal) for `num_clips` clips. None if unknown.
     """
     limit = rows["copy"]["distance"]
     guessing = max(1 / num_labels, rows["copy"]["action_accuracy"] or 0.0)
@@ -225,7 +224,7 @@ def mark_converged(rows: dict[str, dict[str, Any]], num_clips: int, num_labels: 
 
 
 def _row(comparison: Comparison, method: str) -> dict[str, Any]:
-    names = [name for name in TRAININGS[method] if method != "nearest" or is_first_stage(name)]  # it takes nothing of the U-Net
+    names = [name for name in TRAININGS[method] if method != "nearest" or is_first_stage(name)]  # it does not use the U-Net
     trainings = {name: comparison.folder.result(name) for name in names}
     last = next((values for name, values in trainings.items() if not is_first_stage(name)), None)
     return {

@@ -1,4 +1,4 @@
-"""docs/headline.md, rendered from the stored results and nothing else."""
+"""Render docs/headline.md from the stored results."""
 
 from typing import Any
 
@@ -9,19 +9,19 @@ TITLES = {
     "vdm": "VDM: diffusion of pixels",
     "vdm-folded": "VDM, 4x4 pixels folded",
     "ldm": "LDM: diffusion of frame latents",
-    "copy": "copy: the image in every frame",
+    "copy": "the image in every frame",
     "nearest": "nearest real motion",
 }
 NOT_CONVERGED = "not converged"
 
 
 def render(all_results: list[dict[str, Any]]) -> str:
-    """The document of stored results, and of nothing else."""
+    """Render the document."""
     head = (
         "# Flow, pixels or frame latents\n\n"
-        "Rendered from benchmarks/results/headline-*.json by `python -m benchmarks.headline`; what each figure means is said in"
-        " docs/evaluation.md. Preset and baselines are those of the day on which a table was made: a command that is run today"
-        " trains those of today (docs/log.md says what has changed).\n"
+        "Rendered from benchmarks/results/headline-*.json by `python -m benchmarks.headline`. [evaluation.md](evaluation.md)"
+        " defines the figures. Tables show the presets and baselines of their day; the same command today trains today's"
+        " ([log.md](log.md) lists the changes).\n"
     )
     return "\n".join([head, *map(_render_one, all_results)])
 
@@ -38,15 +38,15 @@ def _render_one(results: dict[str, Any]) -> str:
     name = results["dataset"]
     data = " --sheets DIR" if name == "lpc" else ""
     real = results.get("real_action_accuracy")  # not in the oldest results
-    judge = "" if real is None else f" The classifier names {real:.3f} of the real clips right."
+    judge = "" if real is None else f" The classifier recognises {real:.3f} of the real clips."
     threads = results["speed"]["num_threads"]
     gamma = settings["preset"]["diffusion_training"]["min_snr_gamma"]
-    weights = "every timestep weighs the same" if gamma is None else f"min-SNR weights, gamma {gamma:g}"
+    weights = "all timesteps have equal weight" if gamma is None else f"min-SNR weights, gamma {gamma:g}"
     about = (
         f"## {name}: {budget}\n\n"
         f"{evaluation['num_clips']} held-out clips of {results['data']['num_subjects']} subjects, {evaluation['num_frames']}"
         f" frames of {size}x{size}, seed {evaluation['seed']}; {sampling['num_inference_steps']} steps of"
-        f" {sampling['scheduler']}, guidance {sampling['guidance_scale']:g}, for every method. Every diffusion network learned"
+        f" {sampling['scheduler']}, guidance {sampling['guidance_scale']:g}, for every method. Every diffusion network predicts"
         f" {sampling['prediction_type']}; {weights}."
         f" Seconds per video on {results['speed']['device']}, {threads} thread{'s'[: threads != 1]}.{judge}\n\n"
         f"`python -m benchmarks.headline --dataset {name}{data} {asked} --methods {' '.join(settings['methods'])} --out DIR`\n\n"
@@ -66,7 +66,7 @@ def _render_one(results: dict[str, Any]) -> str:
         ],
         [_render_row(method, row) for method, row in rows.items()],
     )
-    lost = f"{NOT_CONVERGED}: does not beat copying the image, or guessing the class, and supports no claim."
+    lost = f"*{NOT_CONVERGED}*: does not beat copying the image or guessing the class, and supports no claim."
     notes = [lost] if _any_lost(rows) else []
     notes += [f"{stage}: left out, {reason}." for stage, reason in results["left_out"].items()]
     return about + body + "".join(f"\n{note}\n" for note in notes)

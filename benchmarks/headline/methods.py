@@ -1,4 +1,4 @@
-"""What is compared: methods, the trainings they are made of, and the settings of a comparison."""
+"""The methods of a comparison, their trainings, and its settings."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,35 +19,35 @@ TRAININGS: dict[str, tuple[str, ...]] = {
     "copy": (),
     "nearest": ("ours-autoencoder", "ours-unet"),
 }
-"""The trainings that each method is made of: a first and a second stage, or one that has the time of both.
+"""Trainings of each method: a first and a second stage, or one with the time of both.
 
-`vdm-folded` is `vdm` with 4x4 pixels folded into channels, so that it works on as few positions as ours: stronger where time is
-scarce.
+`vdm-folded` is `vdm` with 4x4 pixels folded into channels, so that it has as few positions as ours; it is stronger when time is
+short.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonSettings:
-    """All that decides the figures of a comparison."""
+    """Everything that determines the figures of a comparison."""
 
     preset: Preset
-    """Our system; the baselines take its data, frames, objective, optimizer and sampling."""
+    """Our preset; the baselines share its frames, objective, optimizer and sampling."""
     data: Path
     """Clip data set."""
     methods: tuple[str, ...] = ("ours", "vdm", "ldm", "copy", "nearest")
-    """Those of `TRAININGS` that are compared."""
+    """Methods to compare, of those in `TRAININGS`."""
     baselines: BaselinesConfig = field(default_factory=BaselinesConfig)
     """Sizes of the baselines."""
     equal: Literal["time", "clips"] = "time"
     """Every method trains for `budget_minutes`, or every diffusion network sees `clips_seen` clips."""
     budget_minutes: float = 60.0
-    """Training time of a method; see `budget` for whose minutes."""
+    """Training time of a method in minutes; `experiment.budget` says of which clock."""
     first_stage_share: float = 0.4
-    """Part of that time that the first of two stages gets."""
+    """Share of that time for the first of two stages."""
     clips_seen: int = 0
     """Clips per diffusion network with equal='clips'; first stages then take the preset's number of steps."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    """How all are judged."""
+    """Evaluation of every method."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -59,20 +59,20 @@ class ComparisonSettings:
         check(matched, "clips_seen", self.clips_seen, "positive with equal='clips', and 0 otherwise")
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values, for the record."""
+        """Return JSON values for the record of the run."""
         return {**to_json(self), "data": str(self.data)}
 
     def trainings(self) -> list[str]:
-        """Every training that a method needs, once, first stages first."""
+        """Return every training once, first stages first."""
         return list(dict.fromkeys(name for method in self.methods for name in TRAININGS[method]))
 
     def denoiser(self, training: str) -> DenoiserConfig | None:
-        """The denoiser that is trained; None for our own stages and for frame auto-encoders."""
+        """Return the baseline denoiser of a training; None for our stages and for frame auto-encoders."""
         baselines = self.baselines
         return {"vdm": baselines.vdm, "vdm-folded": baselines.vdm_folded, "ldm-unet": baselines.ldm}.get(training)
 
     def batch_size(self, training: str) -> int:
-        """Clips (pairs, in a first stage) per step."""
+        """Return the clips (or pairs, in a first stage) per step."""
         denoiser = self.denoiser(training)
         if denoiser is not None:
             return denoiser.batch_size
@@ -80,10 +80,10 @@ class ComparisonSettings:
         return config.optimization.batch_size
 
     def with_steps(self, training: str, num_steps: int) -> Preset:
-        """The preset with the length of one training; see `shortened`."""
+        """Return the preset with the number of steps of one training."""
         return shortened(self.preset, "autoencoder_training" if is_first_stage(training) else "diffusion_training", num_steps)
 
 
 def is_first_stage(training: str) -> bool:
-    """Whether a training is that of images rather than of diffusion."""
+    """Return whether a training is a first stage (images, no diffusion)."""
     return training.endswith("-autoencoder")

@@ -1,4 +1,4 @@
-"""How many steps every training of a comparison gets, measured before any of them begins."""
+"""Plan the steps of every training of a comparison before any of them begins."""
 
 import tempfile
 from pathlib import Path
@@ -30,15 +30,15 @@ TRIAL_CLIPS = 64
 
 
 def plan_comparison(settings: ComparisonSettings, scratch: Path) -> dict[str, Any]:
-    """Parameters of every method, seconds of every step, and the steps that every training gets.
+    """Measure training steps and return parameters, seconds per step and number of steps.
 
-    What a second stage does before its first step (motion or latents of all clips) is taken from its time.
+    The time that a second stage needs before its first step (motion or latents of all clips) counts.
 
     Args:
-        scratch: an existing folder for what is made on the way.
+        scratch: existing folder for temporary files.
 
     Raises:
-        UserError: parameters that are too unequal, or a budget that is too short for one step.
+        UserError: parameter counts differ too much, or the budget is too short for one step.
     """
     clips = training_clips(settings.preset, settings.data)
     parameters = count_parameters(settings, labels(clips.records))
@@ -58,7 +58,7 @@ def plan_comparison(settings: ComparisonSettings, scratch: Path) -> dict[str, An
 
 
 def missing_package() -> str | None:
-    """Why the package of the VDM and LDM baselines cannot be used; None where it can."""
+    """Return why the package of the VDM and LDM baselines is not usable; None if it is."""
     try:
         load_unet3d()
     except ImportError as error:
@@ -67,7 +67,7 @@ def missing_package() -> str | None:
 
 
 def count_parameters(settings: ComparisonSettings, names: list[str]) -> dict[str, int]:
-    """Parameters of every method that trains something of its own, all of its networks together."""
+    """Return the parameters of all networks of every method that trains networks of its own."""
     preset, baselines = settings.preset, settings.baselines
     pipeline = LatentFlowPipeline.from_preset(preset, names)
     counts = {"ours": _count(pipeline.autoencoder) + _count(pipeline.unet)}
@@ -107,7 +107,7 @@ def _steps_for_time(settings: ComparisonSettings, training: str, step_seconds: f
 def _trials(
     settings: ComparisonSettings, wanted: list[str], clips: ClipCache, scratch: Path
 ) -> tuple[list[Trial], dict[str, float]]:
-    """Trainings as they will be, to be timed; and seconds that a stage takes before its first step."""
+    """Return the trainings to be timed, and the seconds that a stage takes before its first step."""
     preset, baselines = settings.preset, settings.baselines
     few, one = (
         open_cache(settings.data, clips.records[:count], preset.image_size, preset.fit, scratch) for count in (TRIAL_CLIPS, 1)
@@ -115,7 +115,7 @@ def _trials(
     per_clip = len(clips) / len(few)
     pipeline = LatentFlowPipeline.from_preset(preset, labels(clips.records))
     bf16 = uses_bf16(settings.preset.diffusion_training.optimization.mixed_precision, pipeline.autoencoder.device)
-    open_motion_cache(pipeline.autoencoder, one, bf16=bf16)  # whatever is done once is done now
+    open_motion_cache(pipeline.autoencoder, one, bf16=bf16)  # warm up
     started = clock()
     motion = open_motion_cache(pipeline.autoencoder, few, bf16=bf16)
     preparing = {"ours-unet": (clock() - started) * per_clip}

@@ -1,1 +1,1 @@
-"""Serving: many users at once."""
+"""Serving: `lfdm serve` under load from many users."""

@@ -1,8 +1,8 @@
-"""Many users at once at a running `lfdm serve`: errors, waiting times, memory, temporary files.
+"""Put `lfdm serve` under load from many users: errors, waiting times, memory, temporary files.
 
     python -m benchmarks.serving
 
-Users ask again as soon as they have their video. Afterwards the queue is filled up and one more user asks.
+Each user sends the next request as soon as the last video arrives. Afterwards the queue is filled and one more request is sent.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from benchmarks.serving.load import measure
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=30)
     parser.add_argument("--seconds", type=float, default=120)

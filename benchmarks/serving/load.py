@@ -1,4 +1,4 @@
-"""Many users at once of a running `lfdm serve`: errors, waiting times, memory, temporary files."""
+"""Load on a running `lfdm serve`: errors, waiting times, memory, temporary files."""
 
 import platform
 import statistics
@@ -14,35 +14,35 @@ import httpx
 from benchmarks.serving.server import API, GENERATE, Server, call, running_server
 
 KEEP_SECONDS = 8
-"""Of results on the server: short, so that files come and go during the load."""
+"""Lifetime of results on the server in seconds: short, so that files expire during the load."""
 QUIET_SECONDS = 14
-"""After which all of them must be gone."""
+"""Seconds after which all files must be gone."""
 REQUEST = {**GENERATE, "num_inference_steps": 10, "num_frames": 16}
-"""The bundled model's own settings."""
+"""Settings of the bundled model."""
 LABELS = ("bow", "clap", "jump", "kick", "raise arms", "squat", "walk", "wave")
 
 
 @dataclass
 class Record:
-    """What the users saw, and what the server held meanwhile."""
+    """Measurements of the load."""
 
     seconds: list[float] = field(default_factory=list)
-    """Of every finished request, waiting included."""
+    """Seconds of every finished request, including the wait."""
     errors: list[str] = field(default_factory=list)
     memory: list[tuple[float, float]] = field(default_factory=list)
-    """(seconds since the start, MB) about every second."""
+    """(seconds since the start, MB), about every second."""
 
 
 def user(server: Server, number: int, end: float, record: Record) -> None:
-    """One user, until the time is over."""
+    """Send requests of one user until `end`."""
     seed = 1000 * number
     with httpx.Client(base_url=server.url, timeout=300) as client:
         while time.monotonic() < end:
             seed += 1
             started = time.monotonic()
-            asked = {**REQUEST, "image": f"puppet-{seed % 4 + 1}", "label": LABELS[seed % len(LABELS)], "seed": seed}
+            request = {**REQUEST, "image": f"puppet-{seed % 4 + 1}", "label": LABELS[seed % len(LABELS)], "seed": seed}
             try:
-                answer = call(client, "generate", asked)
+                answer = call(client, "generate", request)
             except httpx.HTTPError as error:
                 record.errors.append(repr(error))
                 continue
@@ -53,7 +53,7 @@ def user(server: Server, number: int, end: float, record: Record) -> None:
 
 
 def load(server: Server, num_users: int, seconds: float) -> Record:
-    """All users at once for that long, and until their last answers are there."""
+    """Run all users for `seconds` and wait for their last responses."""
     record = Record()
     began = time.monotonic()
     users = [threading.Thread(target=user, args=(server, k, began + seconds, record)) for k in range(num_users)]
@@ -68,7 +68,7 @@ def load(server: Server, num_users: int, seconds: float) -> Record:
 
 
 def ask_one_too_many(server: Server, queue_size: int) -> dict[str, Any]:
-    """Fill the queue while a long job runs, ask once more, then leave; what the last one was told, and how soon all was quiet."""
+    """Fill the queue behind a long job, send one more request, cancel all; return the response and the time to the next video."""
     slow = {"data": list({**REQUEST, "num_inference_steps": 100}.values())}
     with httpx.Client(base_url=server.url, timeout=60) as client:
         joined: list[str] = []
@@ -80,7 +80,7 @@ def ask_one_too_many(server: Server, queue_size: int) -> dict[str, Any]:
                 break
             joined.append(answer.json()["event_id"])
             if len(joined) == 1:
-                time.sleep(1.0)  # it runs now, and does not wait any more
+                time.sleep(1.0)  # it runs now and has left the queue
         last = client.post(f"{API}/call/generate", json=slow)
         told = {"status": last.status_code, "message": last.json().get("detail"), "waiting": len(joined) - 1}
         for event in joined:
@@ -97,12 +97,12 @@ def _index(client: httpx.Client) -> int:
 
 
 def measure(num_users: int, seconds: float, queue_size: int) -> dict[str, Any]:
-    """Everything, as the JSON that is written."""
+    """Run the whole measurement and return its JSON."""
     with tempfile.TemporaryDirectory() as folder:
         options = ["--queue-size", str(queue_size), "--keep-seconds", str(KEEP_SECONDS)]
         with running_server(Path(folder), options) as server:
             with httpx.Client(base_url=server.url, timeout=120) as client:
-                call(client, "generate", REQUEST)  # what loads on first use is no leak
+                call(client, "generate", REQUEST)  # memory allocated on first use is not a leak
             time.sleep(QUIET_SECONDS)
             files_at_start = server.num_files()
             record = load(server, num_users, seconds)

@@ -1,4 +1,4 @@
-"""A running `lfdm serve`, and calls of it over plain HTTP, as any program could make them. For serve_load.py and the tests."""
+"""Start `lfdm serve` and call it over plain HTTP, for the load benchmark and the tests."""
 
 import json
 import os
@@ -28,7 +28,7 @@ GENERATE: dict[str, Any] = {
     "loop": False,
     "mask": None,
 }
-"""The values of `/generate` in order, for a short video."""
+"""Fields of `/generate` in order, for a short video."""
 TRANSFER: dict[str, Any] = {"image": "puppet-1", "driving": None, "relative": True, "motion_strength": 1.0, "mask": None}
 
 
@@ -38,30 +38,30 @@ class Server:
 
     url: str
     storage: Path
-    """Its temporary folder."""
+    """Temporary folder of the server."""
     pid: int
     log: Path
 
     def num_files(self) -> int:
-        """Files that the server has on disk."""
+        """Return the number of files on the server's disk."""
         return sum(1 for entry in self.storage.rglob("*") if entry.is_file())
 
     def memory_megabytes(self) -> float:
-        """Resident memory of the process (Linux)."""
+        """Return the resident memory of the process in MB (Linux)."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) / 1000
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a call ended with."""
+    """Result of a call."""
 
     status: int
-    """Of the request that joins the queue."""
+    """HTTP status of the request that joins the queue."""
     event: str
-    """`complete` or `error`; empty where the request was refused at the door."""
+    """`complete` or `error`; empty if the request was refused."""
     data: Any
-    """The result, or the message."""
+    """Result, or error message."""
 
     @property
     def message(self) -> str:
@@ -70,10 +70,10 @@ class Answer:
 
 @contextmanager
 def running_server(folder: Path, options: Sequence[str] = ()) -> Iterator[Server]:
-    """`lfdm serve` on a free port, with its temporary folder below `folder`; ended when the block ends.
+    """Run `lfdm serve` on a free port, with its temporary folder in `folder`, for the duration of the block.
 
     Raises:
-        RuntimeError: it does not start; what it wrote is in the message.
+        RuntimeError: the server does not start; the message holds its log.
     """
     port, log = _free_port(), folder / "serve.log"
     command = [sys.executable, "-m", "lfdm", "serve", "--port", str(port), *options]
@@ -90,12 +90,12 @@ def running_server(folder: Path, options: Sequence[str] = ()) -> Iterator[Server
 
 
 def call(client: httpx.Client, name: str, fields: dict[str, Any]) -> Answer:
-    """Join the queue with `fields` in order and wait for the end."""
+    """Join the queue with `fields` in order and wait for the result."""
     return call_raw(client, name, json.dumps({"data": list(fields.values())}).encode())
 
 
 def call_raw(client: httpx.Client, name: str, body: bytes) -> Answer:
-    """The same with a body as it is."""
+    """Join the queue with a raw body and wait for the result."""
     joined = client.post(f"{API}/call/{name}", content=body, headers={"content-type": "application/json"})
     if joined.status_code != 200:
         detail = joined.json().get("detail", joined.text)
@@ -114,7 +114,7 @@ def call_raw(client: httpx.Client, name: str, body: bytes) -> Answer:
 
 
 def upload(client: httpx.Client, name: str, data: bytes) -> dict[str, Any]:
-    """Upload a file; what to give in place of a picture or clip."""
+    """Upload a file; return the value to pass for an image or clip."""
     answer = client.post(f"{API}/upload", files={"files": (name, data)})
     answer.raise_for_status()
     return {"path": answer.json()[0], "meta": {"_type": "gradio.FileData"}}

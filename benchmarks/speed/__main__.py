@@ -1,4 +1,4 @@
-"""How fast each operation, both trainings and the start of a command are.
+"""Measure the speed of operations, training and start-up.
 
     python -m benchmarks.speed operations      # every operation against its textbook form; about 20 minutes on two cores
     python -m benchmarks.speed training        # throughput of both training stages

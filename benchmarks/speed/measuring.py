@@ -1,4 +1,4 @@
-"""How a call is measured: its time beside those it is compared with, its arithmetic, its memory, and what the device can do."""
+"""Measure calls: time in turns, arithmetic, memory, and the peak rates of the device."""
 
 import ctypes
 import functools
@@ -25,7 +25,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 @dataclass(frozen=True)
 class PeakProblems:
-    """What the peaks are measured with: the side of a square matrix product, and the best of some 3x3 convolutions."""
+    """Problems for measuring peak rates: the side of a square matrix product, and 3x3 convolutions."""
 
     side: int
     convolutions: tuple[tuple[int, int, int], ...]
@@ -39,7 +39,7 @@ QUICK_PROBLEMS = PeakProblems(128, ((1, 32, 16),))
 
 @dataclass(frozen=True)
 class Peaks:
-    """What the device reaches just now, in GFLOP/s."""
+    """Peak rates of the device at this moment, in GFLOP/s."""
 
     matmul: float
     convolution: float
@@ -47,7 +47,7 @@ class Peaks:
 
 @dataclass(frozen=True)
 class Timing:
-    """One call: seconds of each run, arithmetic of one, memory above what lay there before it."""
+    """Measurements of a call: seconds of every run, arithmetic of one run, peak memory above the level before it."""
 
     seconds: list[float]
     gflop: float
@@ -59,7 +59,7 @@ class Timing:
 
 
 def device_name(device: torch.device) -> str:
-    """The accelerator's name, or the processor's with the number of threads used."""
+    """Return the name of the GPU, or of the processor with the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     names = re.findall(r"^model name\s*:\s*(.+)$", _read("/proc/cpuinfo"), flags=re.MULTILINE)
@@ -73,10 +73,9 @@ def synchronize(device: torch.device) -> None:
 
 
 class FlopCounter(TorchDispatchMode):
-    """Counts by torch's own formulas (`torch.utils.flop_counter`), with those of a processor's fused attention, which it lacks.
+    """Count operations by torch's formulas (`torch.utils.flop_counter`), plus fused attention on a CPU, which they lack.
 
-    torch's `FlopCounterMode` also keeps account of modules, which takes as long as a small step does; here a first run can
-    be timed and counted at once.
+    torch's `FlopCounterMode` also tracks modules, which takes as long as a small step.
     """
 
     def __init__(self) -> None:
@@ -116,24 +115,21 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
 
 
 def count_gflop(call: Call) -> float:
-    """Floating-point operations of one run in 10^9, a multiplication and an addition counted as two.
-
-    Those of matrix products, convolutions and attention alone.
-    """
+    """Return the GFLOP of one run (a multiply-add is two) in matrix products, convolutions and attention."""
     with FlopCounter() as counter:
         call()
     return counter.flops / 1e9
 
 
 class PeakMemory:
-    """`bytes` is by how much memory grew at most since `measure_memory` began; None where the system does not tell."""
+    """`bytes`: peak memory growth since `measure_memory` began; None if the system does not report it."""
 
     bytes: int | None = None
 
 
 @contextmanager
 def measure_memory(device: torch.device) -> Iterator[PeakMemory]:
-    """On a GPU what torch allocates; on a processor the resident set, whose maximum Linux lets one reset. Not to be timed."""
+    """Measure torch's allocations on a GPU, and the resident set on a CPU (Linux). Slows the call down: do not time it."""
     peak = PeakMemory()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -153,10 +149,10 @@ def measure_memory(device: torch.device) -> Iterator[PeakMemory]:
 
 @contextmanager
 def _freed_memory_returned() -> Iterator[None]:
-    """The system gets every freed megabyte back at once, so that what is resident is what is in use.
+    """Return freed memory to the system at once, so that resident memory is memory in use.
 
-    Otherwise glibc keeps and fragments much of it, which depends on what ran before: a checkpointed training step that needs
-    0.4 GB grew by 0.8 GB alone and by 1.2 GB after another form. It is slower so, by fresh pages.
+    Otherwise glibc keeps and fragments much of it, depending on earlier calls: a checkpointed training step that needs 0.4 GB
+    grew by 0.8 GB in a fresh process and by 1.2 GB after another form.
     """
     libc = _libc()
     if libc is None:
@@ -172,7 +168,7 @@ def _freed_memory_returned() -> Iterator[None]:
 
 
 def _libc() -> ctypes.CDLL | None:
-    """glibc, where it is the C library."""
+    """Return glibc if it is the C library."""
     try:
         libc = ctypes.CDLL("libc.so.6")
     except OSError:
@@ -181,7 +177,7 @@ def _libc() -> ctypes.CDLL | None:
 
 
 def _reset_resident_maximum() -> bool:
-    """False where there is no Linux to ask."""
+    """Return whether Linux could reset the maximum of the resident set."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -198,7 +194,7 @@ def _read(path: str) -> str:
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Memory that is free now; None where the system does not tell."""
+    """Return the free memory; None if the system does not report it."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     found = re.findall(r"^MemAvailable:\s*(\d+) kB", _read("/proc/meminfo"), flags=re.MULTILINE)
@@ -207,7 +203,7 @@ def available_bytes(device: torch.device) -> int | None:
 
 @torch.no_grad()
 def measure_peaks(device: torch.device, dtype: torch.dtype, problems: PeakProblems, *, seconds: float) -> Peaks:
-    """The best rates of a matrix product and of a 3x3 convolution (of several shapes, both memory layouts)."""
+    """Measure the best rates of a matrix product and of 3x3 convolutions (several shapes, both memory layouts)."""
     on = {"device": device, "dtype": dtype}
     side = problems.side
     a, b = torch.randn(side, side, **on), torch.randn(side, side, **on)
@@ -245,11 +241,10 @@ def time_once(call: Call, device: torch.device) -> float:
 def measure_together(
     calls: Mapping[str, Call], device: torch.device, *, repeats: int, budget: float, uncounted: Collection[str] = ()
 ) -> dict[str, Timing]:
-    """Measure calls that are compared, taking turns, so that noise hits all alike.
+    """Measure calls in turns, so that noise affects all of them alike.
 
-    The first run of each warms up, gives the memory, and is counted (but for `uncounted`, whose arithmetic is 0: compiled code
-    falls back to eager under a counter); its time is left out, since all that slows it down. Then come up to `repeats` rounds,
-    as many as fit into `budget` seconds, but at least one.
+    The first run of each is not timed: it warms up and measures memory and arithmetic (0 for `uncounted`, since compiled code
+    falls back to eager under a counter). Up to `repeats` rounds follow, as many as fit into `budget` seconds, but at least one.
     """
     started = time.perf_counter()
     first = {name: _first_run(call, device, counted=name not in uncounted) for name, call in calls.items()}
@@ -262,7 +257,7 @@ def measure_together(
 
 
 def _first_run(call: Call, device: torch.device, *, counted: bool) -> tuple[float, int | None]:
-    """The call's arithmetic in GFLOP (0 if it is not to be counted) and the memory that it takes."""
+    """Return the GFLOP (0 if not `counted`) and the peak memory of a call."""
     gflop = 0.0
     with measure_memory(device) as memory:
         if counted:

@@ -1,18 +1,17 @@
-"""How fast is every step, against its textbook form and against what the device can do?
+"""Measure every operation against its textbook form and against the peak rates of the device.
 
     python -m benchmarks.speed operations             # all rows, the most important first; about 20 minutes on two cores
     python -m benchmarks.speed operations --only unet_step decode --sizes mug128 --batches 1
-    python -m benchmarks.speed operations --resume    # goes on where an earlier call stopped
-    python -m benchmarks.speed operations --profile unet_step --sizes mug128      # what the time goes into
+    python -m benchmarks.speed operations --resume    # continue a stopped run
 
-Each row measures the fast form, the plain one (textbook/, same weights) and the device's peaks in turns, prints a line
-per form and writes `results/speed-<device>.json` whole. What cannot be measured is there with the reason.
+Each row measures the fast form, the plain form (textbook/, same weights) and the peak rates of the device in turns, prints a line
+per form and updates `results/speed-<device>.json`. Skipped forms are stored with the reason.
 """
 
 import gc
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -21,8 +20,6 @@ import diffusers
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
-from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.experiment.tables import RESULTS_DIR
 from benchmarks.speed.measuring import (
@@ -36,7 +33,7 @@ from benchmarks.speed.measuring import (
     measure_together,
 )
 from benchmarks.speed.records import PLAIN, Results, Row, Variant, results_path
-from benchmarks.speed.workloads import OPERATIONS, Calls, Models, benchmark_preset
+from benchmarks.speed.workloads import OPERATIONS, Models, benchmark_preset
 from lfdm.errors import UserError
 from lfdm.training.optimization import uses_bf16
 
@@ -44,72 +41,68 @@ DType = Literal["float32", "bfloat16"]
 Compilation = Literal["eager", "compiled"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 COMPILED_OPERATIONS = ("unet_step", "decode", "extract", "stage2_step", "guidance_step", "stage1_step")
-"""The others are made of these."""
+"""The other operations are made of these."""
 MEMORY_SHARE = 0.6
-"""Of what is free: a call that is expected to use more is not started, as allocators hold half as much again."""
-PROFILE_ROWS = 25
+"""Share of free memory above which a call is not started, since allocators hold half as much again."""
 QUICK_DIR = Path("runs/speed-quick")
 
 
 @dataclass(kw_only=True)
 class Options:
-    """What to measure, and for how long."""
+    """Options of the measurement."""
 
     only: tuple[str, ...] = tuple(OPERATIONS)
-    """Operations."""
+    """Operations to measure."""
     sizes: tuple[str, ...] = ("mug128", "flow64")
     """Presets; `tiny` is a miniature for tests."""
     batches: tuple[int, ...] = (1, 8)
     dtypes: tuple[DType, ...] = ("float32", "bfloat16")
     compilation: tuple[Compilation, ...] = ("eager", "compiled")
     repeats: int = 7
-    """Rounds of a row, in each of which every form runs once."""
+    """Rounds of a row; in each one every form runs once."""
     budget_seconds: float = 30.0
-    """Rounds of a row stop being added here; one is always measured."""
+    """Seconds after which no further round of a row begins; one is always measured."""
     limit_seconds: float = 60.0
-    """A form that is expected to take longer for one run (from the same row at batch 1) is skipped."""
+    """Seconds of one run, estimated from the smallest batch, above which a form is skipped."""
     minutes: float = 25.0
-    """Rows that have not begun by then are left for `--resume`."""
+    """Minutes after which no further row begins; `--resume` continues."""
     peak_seconds: float = 0.4
-    """Spent on either peak before and after every row."""
+    """Seconds for each peak rate before and after every row."""
     threads: int | None = None
-    """Of the processor; torch's choice if left out."""
+    """Processor threads; torch's default if omitted."""
     device: str | None = None
-    """cuda where there is one, otherwise cpu."""
+    """Device; cuda if available, otherwise cpu."""
     out: Path = RESULTS_DIR
     """Folder of the JSON file."""
     resume: bool = False
-    """Measure only what the file lacks; otherwise the rows asked for are measured anew, and others in it stay."""
+    """Measure only missing rows; otherwise the selected rows are measured again. Other rows in the file are kept."""
     quick: bool = False
-    """A miniature of everything in seconds: that the script runs, not how fast anything is. By default into runs/speed-quick."""
-    profile: str | None = None
-    """Instead of measuring, print where one run of this operation spends its time (first of `sizes`, `batches`, `dtypes`)."""
-    profile_variant: str = "fast"
+    """Run everything in miniature within seconds, by default into runs/speed-quick; its figures mean nothing."""
 
 
-def run(options: Options) -> Path | None:
-    """Measure, print and write; the path of the results, None after a profile.
+def run(options: Options) -> Path:
+    """Measure the rows, print them and store them; return the path of the results.
 
     Raises:
         UserError: an unknown operation or preset.
     """
     options = _quick(options) if options.quick else options
-    unknown = [name for name in (*options.only, *([options.profile] if options.profile else [])) if name not in OPERATIONS]
+    unknown = [name for name in options.only if name not in OPERATIONS]
     if unknown:
         raise UserError(f"unknown operation {', '.join(unknown)}; allowed: {', '.join(OPERATIONS)}")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with tempfile.TemporaryDirectory() as folder:
-        if options.profile is not None:
-            return _profile(options, device, Path(folder))
         return _measure_all(options, device, Path(folder))
 
 
 def _quick(options: Options) -> Options:
     dtypes: tuple[DType, ...] = ("float32",)
     compilation: tuple[Compilation, ...] = ("eager",)
-    only = tuple(name for name in options.only if name not in ("generate_10", "generate_20"))  # as `generate_4`, only longer
+    only = tuple(
+        name for name in options.only if name not in ("generate_10", "generate_20")
+    )  # longer than `generate_4`, otherwise the same
     return replace(
         options,
         out=QUICK_DIR if options.out == RESULTS_DIR else options.out,
@@ -125,7 +118,7 @@ def _quick(options: Options) -> Options:
 
 
 def planned_rows(options: Options) -> Iterator[Row]:
-    """Rows without measurements, the most important first: eager float32 at batch 1, then larger batches, then the rest."""
+    """Yield empty rows, the most important first: eager float32 at batch 1, then larger batches, then the rest."""
     for compilation in options.compilation:
         for dtype in options.dtypes:
             for batch in options.batches:
@@ -140,8 +133,8 @@ def _measure_all(options: Options, device: torch.device, folder: Path) -> Path:
     path = results_path(device_name(device), options.out)
     results = Results.load(path) if path.exists() else Results(device=device_name(device))
     if not options.resume:
-        asked_for = {row.key for row in planned_rows(options)}
-        results.rows = [row for row in results.rows if row.key not in asked_for]
+        selected = {row.key for row in planned_rows(options)}
+        results.rows = [row for row in results.rows if row.key not in selected]
     software = {"torch": torch.__version__, "diffusers": diffusers.__version__, "numpy": np.__version__}
     if results.rows and results.software != software:
         raise UserError(f"{path} keeps rows of {results.software}; these would be of {software}: measure all rows, or give --out")
@@ -156,35 +149,34 @@ def _measure_all(options: Options, device: torch.device, folder: Path) -> Path:
         if time.monotonic() > end:
             console.print(f"{options.minutes:g} minutes are over; --resume goes on with {row.name}")
             break
-        reason = _impossible(row, device)
+        reason = _unsupported(row, device)
         if reason:
             row.variants = {"fast": Variant(skipped=reason), PLAIN: Variant(skipped=reason)}
         else:
-            if models is None or not _fits(models, row):
-                models = None  # before the next ones are made
+            if models is None or not _match(models, row):
+                models = None  # free memory before the next ones are built
                 where = folder / row.preset
                 models = Models(benchmark_preset(row.preset), device, where, dtype=DTYPES[row.dtype], compiled=row.compiled)
             _measure(row, models, results, options)
         results.put(row)
         results.save(path)
         _print_row(console, row)
-    console.print(summary_table(results))
     return path
 
 
-def _fits(models: Models, row: Row) -> bool:
+def _match(models: Models, row: Row) -> bool:
     return (models.preset.name, models.dtype, models.compiled) == (row.preset, DTYPES[row.dtype], row.compiled)
 
 
-def _impossible(row: Row, device: torch.device) -> str:
+def _unsupported(row: Row, device: torch.device) -> str:
     if row.dtype == "bfloat16" and not uses_bf16("auto", device):
         return "this device does not compute in bfloat16"
     return ""
 
 
 def _measure(row: Row, models: Models, results: Results, options: Options) -> None:
-    """Fill a row; a form that fails is skipped with its error, one that would take too much with the estimate."""
-    gc.collect()  # the row before
+    """Fill a row; forms that fail or would take too much are skipped with the reason."""
+    gc.collect()  # free the models of the row before
     calls = OPERATIONS[row.operation].build(models, row.batch)
     one = results.smallest(row)
     for name in list(calls):
@@ -224,14 +216,14 @@ def _best(one: Peaks, other: Peaks) -> Peaks:
 
 
 def _count_as_eager(row: Row, eager: Row | None) -> None:
-    """torch's counter does not see into compiled code: its arithmetic is that of the eager form, where that was measured."""
+    """Take the arithmetic of compiled forms from the eager row, since torch cannot count it."""
     for name, variant in row.variants.items():
         if name != PLAIN and variant.seconds:
             variant.gflop = eager.variants[name].gflop if eager is not None and name in eager.variants else None
 
 
 def _too_much(row: Row, name: str, one: Row | None, options: Options, device: torch.device) -> str:
-    """Why a form is not worth starting, judged by the stored row of the smallest batch; empty if it is."""
+    """Return why a form is too expensive, estimated from the row of the smallest batch; empty if it is not."""
     if one is None or name not in one.variants or not one.variants[name].seconds:
         return ""
     factor, measured = row.batch / one.batch, one.variants[name]
@@ -241,33 +233,6 @@ def _too_much(row: Row, name: str, one: Row | None, options: Options, device: to
     if measured.peak_bytes and available and factor * measured.peak_bytes > MEMORY_SHARE * available:
         return f"about {factor * measured.peak_bytes / 1e9:.0f} GB of memory ({factor:g} times batch {one.batch})"
     return ""
-
-
-def _profile(options: Options, device: torch.device, folder: Path) -> None:
-    assert options.profile is not None
-    row = next(planned_rows(replace(options, only=(options.profile,))))
-    models = Models(benchmark_preset(row.preset), device, folder, dtype=DTYPES[row.dtype], compiled=row.compiled)
-    calls: Calls = OPERATIONS[row.operation].build(models, row.batch)
-    if options.profile_variant not in calls:
-        raise UserError(f"unknown variant {options.profile_variant!r} of {row.operation}; allowed: {', '.join(calls)}")
-    call = calls[options.profile_variant]
-    call()
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
-    with profile(activities=activities, record_shapes=True) as profiler:
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-    kind = "cuda" if device.type == "cuda" else "cpu"
-    console = Console()
-    console.print(f"{row.name}, {options.profile_variant}: self time by operator")
-    events = profiler.key_averages()
-    times = {event.key: getattr(event, f"self_{'device' if kind == 'cuda' else 'cpu'}_time_total") for event in events}
-    counts = {event.key: event.count for event in events}
-    total = sum(times.values())
-    table = Table("operator", "share", "ms", "calls")
-    for name in sorted(times, key=lambda name: -times[name])[:PROFILE_ROWS]:
-        table.add_row(name, f"{times[name] / total:.1%}", f"{times[name] / 1e3:.1f}", str(counts[name]))
-    console.print(table)
 
 
 def _print_row(console: Console, row: Row) -> None:
@@ -284,31 +249,3 @@ def _print_row(console: Console, row: Row) -> None:
         if variant.peak_bytes is not None:
             parts.append(f"{variant.peak_bytes / 1e6:.0f} MB")
         console.print(f"{row.name} {name}: {', '.join(parts)}", highlight=False, soft_wrap=True)
-
-
-def summary_table(results: Results) -> Table:
-    """All measured forms: time, arithmetic (useful and done), shares of both peaks, memory, ratio."""
-    table = Table(
-        "row", "form", "runs", "seconds", "GFLOP", "GFLOP/s", "of matmul", "of conv.", "MB", "to plain", title=results.device
-    )
-    for row in results.rows:
-        for name, variant in row.variants.items():
-            if variant.skipped:
-                table.add_row(row.name, name, "", variant.skipped)
-                continue
-            cells: Sequence[str] = (
-                str(len(variant.seconds)),
-                f"{variant.median:.4g}",
-                _shown(variant.gflop, ".1f"),
-                _shown(row.rate(name), ".1f"),
-                _shown(row.share_of_matmul_peak(name), ".0%"),
-                _shown(row.share_of_convolution_peak(name), ".0%"),
-                _shown(None if variant.peak_bytes is None else variant.peak_bytes / 1e6, ".0f"),
-                _shown(row.ratio(name), ".2f"),
-            )
-            table.add_row(row.name, name, *cells)
-    return table
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)

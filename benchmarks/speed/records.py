@@ -1,4 +1,4 @@
-"""What was measured, in one JSON file per device: the only source of the README's performance table.
+"""Stored measurements, one JSON file per device: the source of the performance tables.
 
 Imports no torch, so that rendering is quick.
 """
@@ -18,16 +18,16 @@ PLAIN = "plain"
 
 @dataclass(kw_only=True)
 class Variant:
-    """One way to do an operation: measured, or skipped for a reason."""
+    """One form of an operation: measured, or skipped for a reason."""
 
     seconds: list[float] = field(default_factory=list)
-    """Of every run."""
+    """Seconds of every run."""
     gflop: float | None = None
-    """Arithmetic of one run, 10^9 operations."""
+    """Arithmetic of one run in 10^9 operations."""
     peak_bytes: int | None = None
-    """Memory above what lay there before."""
+    """Peak memory above the level before the run."""
     skipped: str = ""
-    """Why it was not measured."""
+    """Reason for not measuring it."""
 
     @property
     def median(self) -> float:
@@ -37,7 +37,7 @@ class Variant:
 
 @dataclass(kw_only=True)
 class Row:
-    """One operation at one size: its variants, measured in turns, and the device's peaks (GFLOP/s) at that time."""
+    """One operation at one size: its forms, measured in turns, and the peak rates (GFLOP/s) at that time."""
 
     operation: str
     preset: str
@@ -58,12 +58,12 @@ class Row:
 
     @property
     def useful_gflop(self) -> float | None:
-        """What the operation needs: the arithmetic of the fast form."""
+        """Arithmetic of the fast form: what the operation needs."""
         fast = self.variants.get("fast")
         return None if fast is None else fast.gflop
 
     def rate(self, variant: str) -> float | None:
-        """Useful GFLOP/s: arithmetic of the fast form over this variant's time, whatever arithmetic it does itself."""
+        """Return useful GFLOP/s: arithmetic of the fast form over the time of this form."""
         measured = self.variants[variant]
         if not measured.seconds or self.useful_gflop is None:
             return None
@@ -78,7 +78,7 @@ class Row:
         return None if rate is None or not self.matmul_peak else rate / self.matmul_peak
 
     def ratio(self, variant: str) -> float | None:
-        """How many times as fast as the plain form of the same run."""
+        """Return the speed-up over the plain form of the same row."""
         plain, measured = self.variants.get(PLAIN), self.variants[variant]
         if plain is None or not plain.seconds or not measured.seconds:
             return None
@@ -99,7 +99,7 @@ class Results:
         return next((row for row in self.rows if row.key == key), None)
 
     def smallest(self, row: Row) -> Row | None:
-        """The uncompiled row of the same operation, preset and type at the smallest batch below this one's."""
+        """Return the eager row of the same operation, preset and dtype at the smallest batch below that of `row`."""
         kind = (row.operation, row.preset, row.dtype, False)
         smaller = [
             other
@@ -118,7 +118,7 @@ class Results:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """UserError for a file of another kind."""
+        """Read a file; UserError if it has other contents."""
         try:
             content = json.loads(path.read_text())
             rows = [_row(entry) for entry in content.pop("rows")]
@@ -127,36 +127,20 @@ class Results:
             raise UserError(f"{path} holds no results of this benchmark: {error}") from error
 
     def save(self, path: Path) -> None:
-        """Written whole or not at all."""
+        """Write atomically."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = {**asdict(self), "rows": [{**asdict(row), "derived": _derived(row)} for row in self.rows]}
+        content = {**asdict(self), "rows": [asdict(row) for row in self.rows]}
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.write_text(json.dumps(content, indent=1) + "\n")
         temporary.replace(path)
 
 
 def _row(entry: dict[str, Any]) -> Row:
-    entry = {key: value for key, value in entry.items() if key != "derived"}
+    entry = dict(entry)
     variants = {name: Variant(**variant) for name, variant in entry.pop("variants").items()}
     return Row(variants=variants, **entry)
 
 
-def _derived(row: Row) -> dict[str, dict[str, float | None]]:
-    """What a reader of the file would compute from it; not read back."""
-    return {
-        name: {
-            "median_seconds": variant.median,
-            "useful_gflop_per_second": row.rate(name),
-            "done_gflop_per_second": None if variant.gflop is None else variant.gflop / variant.median,
-            "share_of_matmul_peak": row.share_of_matmul_peak(name),
-            "share_of_convolution_peak": row.share_of_convolution_peak(name),
-            "ratio_to_plain": row.ratio(name),
-        }
-        for name, variant in row.variants.items()
-        if variant.seconds
-    }
-
-
 def results_path(device: str, folder: Path = RESULTS_DIR) -> Path:
-    """`speed-<device>.json`."""
+    """Return the path of `speed-<device>.json`."""
     return folder / f"speed-{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}.json"

@@ -1,8 +1,8 @@
-"""How long a user waits before anything happens: commands of `lfdm` against importing diffusers alone.
+"""Measure the time until a command of `lfdm` does something, against importing diffusers.
 
     python -m benchmarks.speed startup
 
-Each command runs in a process of its own, all taking turns. Adds its figures to `results/speed-<device>.json`.
+Commands run in their own processes, in turns. Adds figures to `results/speed-<device>.json`.
 """
 
 import statistics
@@ -28,16 +28,16 @@ IMAGE = Path(lfdm.__file__).parent / "assets/puppets64/images/puppet-1.png"
 
 @dataclass(kw_only=True)
 class Options:
-    """How often to start."""
+    """Options of the measurement."""
 
     repeats: int = 5
-    """Rounds, in each of which every command runs once, after one that is not measured."""
+    """Measured rounds, after one that is not; every command runs once per round."""
     out: Path = RESULTS_DIR
     """Folder of the JSON file."""
 
 
 def commands(folder: Path) -> Mapping[str, Sequence[str]]:
-    """By name: what a user types, with this interpreter."""
+    """Return the commands by name, run with this interpreter."""
     cli = (sys.executable, "-m", "lfdm")
     generate = (
         "generate",
@@ -59,7 +59,7 @@ def commands(folder: Path) -> Mapping[str, Sequence[str]]:
 
 
 def measure(repeats: int, choose: Sequence[str] | None = None) -> dict[str, list[float]]:
-    """Seconds of every run of every command (of those named in `choose`).
+    """Return the seconds of every run by command (all, or those in `choose`).
 
     Raises:
         CalledProcessError: a command failed.
@@ -77,7 +77,7 @@ def measure(repeats: int, choose: Sequence[str] | None = None) -> dict[str, list
 
 
 def run(options: Options) -> Path:
-    """Measure, print and write; the path of the results."""
+    """Measure, print and store; return the path of the results."""
     seconds = measure(options.repeats)
     device = device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     path = results_path(device, options.out)

@@ -1,4 +1,4 @@
-"""The tables of speed, rendered from the stored results alone: a short one in the README, all rows in docs/performance.md.
+"""Render the performance tables from the stored results: a short one in the README, all rows in docs/performance.md.
 
 python -m benchmarks.speed tables            # print both
 python -m benchmarks.speed tables --update   # write them
@@ -51,14 +51,15 @@ HEAD = (
     "of the matmul peak",
     "memory",
 )
-DOCUMENT_HEAD = """# How fast every step is
+DOCUMENT_HEAD = """# Performance
 
-Rendered from `benchmarks/results/speed-*.json` by `python -m benchmarks.speed tables --update`; what was tried and
-what it gave is in [log.md](log.md).
+Rendered from `benchmarks/results/speed-*.json` by `python -m benchmarks.speed tables --update`.
+[log.md](log.md) has the trials behind these figures.
 
-*Plain* is the textbook form on the same weights, measured in turns with ours in the same run. *Ratio* is its time over ours
-in the same type, *to float32 plain* over the float32 one. GFLOP/s count what our form needs, the peaks are those of the same
-minute. Memory is what a call takes beyond what lies there before: weights, and in training gradients, optimizer and average.
+*Plain* is the textbook form with the same weights, measured in turns with ours. *Ratio* is the speed-up over the plain form in
+the same dtype, *to float32 plain* that over the plain form in float32. GFLOP/s count the arithmetic that our form needs; peak
+rates were measured in the same minute. Memory is the peak of a call above weights and, in training, gradients, optimizer state
+and average.
 """
 
 
@@ -91,7 +92,7 @@ def _short_cells(results: Results, key: tuple[str, str, int, str, bool]) -> tupl
 
 
 def render_full(devices: Sequence[Results]) -> str:
-    """Every stored row of every device, then training and start-up where measured."""
+    """Render every stored row of every device, and training and start-up where measured."""
     return "\n".join([DOCUMENT_HEAD, *(_section(results) for results in devices)])
 
 
@@ -160,7 +161,7 @@ def _versions(results: Results) -> str:
 
 
 def _float32_ratio(row: Row, variant: Variant, results: Results) -> float | None:
-    """How many times as fast as the plain form in float32, uncompiled."""
+    """Return the speed-up over the eager plain form in float32."""
     in_float32 = results.find((row.operation, row.preset, row.batch, "float32", False))
     plain = None if in_float32 is None else in_float32.variants.get(PLAIN)
     return plain.median / variant.median if plain is not None and plain.seconds else None
@@ -182,12 +183,12 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
 
 
 def read_devices(folder: Path = RESULTS_DIR) -> list[Results]:
-    """The results of all devices, by file name."""
+    """Read the results of all devices, in order of file name."""
     return [Results.load(path) for path in sorted(folder.glob("speed-*.json"))]
 
 
 def between_markers(readme: str) -> str:
-    """What stands between the two markers; UserError if they are not there once each, in order."""
+    """Return the text between the two markers; UserError unless each appears once, in order."""
     before, start, rest = readme.partition(START + "\n")
     middle, end, after = rest.partition(END)
     if not (start and end) or START in rest or END in before + after:
@@ -196,13 +197,13 @@ def between_markers(readme: str) -> str:
 
 
 def updated(readme: str, section: str) -> str:
-    """The README with `section` between its markers."""
+    """Replace the text between the markers of the README by `section`."""
     return readme.replace(f"{START}\n{between_markers(readme)}{END}", f"{START}\n{section}{END}")
 
 
 @dataclass(kw_only=True)
 class Options:
-    """Where the tables go."""
+    """Options of the tables."""
 
     update: bool = False
     """Write README.md and docs/performance.md instead of printing."""

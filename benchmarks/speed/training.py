@@ -1,10 +1,10 @@
-"""How fast both stages train, how long the loop waits for its loader, and how often a step waits for the device.
+"""Measure the throughput of both training stages, the waiting for the loader, and host synchronisations.
 
     python -m benchmarks.speed training                # both stages at 64x64 and 128x128, batches of 16 where memory allows
     python -m benchmarks.speed training --only diffusion --sizes mug128 --gradient-checkpointing
 
-Trains by `lfdm.training.loop` itself on clips of noise that are made for it, from cached motion, in bfloat16 where the device
-computes in it. Adds its figures to `results/speed-<device>.json`.
+Uses the training loop itself on clips of noise, with cached motion, in bfloat16 if the device supports it. Adds figures to
+`results/speed-<device>.json`.
 """
 
 import tempfile
@@ -34,27 +34,27 @@ from lfdm.training.stage2 import DiffusionTask
 Stage = Literal["autoencoder", "diffusion"]
 NUM_CLIPS = 32
 MEMORY_SHARE = 0.8
-"""Of what is free: a batch that is expected to take more is halved."""
+"""Share of free memory above which a batch is halved."""
 
 
 @dataclass(kw_only=True)
 class Options:
-    """What to train, and for how long."""
+    """Options of the measurement."""
 
     only: tuple[Stage, ...] = ("autoencoder", "diffusion")
-    """Stages."""
+    """Stages to train."""
     sizes: tuple[str, ...] = ("flow64", "mug128")
     """Presets; `tiny` is a miniature for tests."""
     batch: int = 16
-    """Clips or pairs of a step; halved until the step fits into memory."""
+    """Clips or pairs per step; halved until the step fits into memory."""
     steps: int = 8
-    """Measured at most, after a first one that is not."""
+    """Maximum number of measured steps, after one that is not."""
     budget_seconds: float = 60.0
-    """Fewer steps are measured where they are expected to take longer, but at least one."""
+    """Seconds that limit the number of steps, which is at least one."""
     num_workers: int | None = None
-    """Of the loader; the preset's if left out."""
+    """Loader workers; those of the preset if omitted."""
     gradient_checkpointing: bool = False
-    """Of stage 2, so that the batch fits."""
+    """Activation checkpointing in stage 2."""
     device: Literal["cuda", "cpu"] | None = None
     out: Path = RESULTS_DIR
     """Folder of the JSON file."""
@@ -62,7 +62,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds between the first measured step and the end, those spent in the loader, and waits for the device."""
+    """Seconds of the measured steps, seconds spent waiting for the loader, and host synchronisations."""
 
     seconds: float
     waiting: float
@@ -70,7 +70,7 @@ class Measured:
 
 
 class _TimedLoader:
-    """A loader, its first batch not measured, that notes how long it is waited for."""
+    """A loader that records how long it is waited for, after its first batch."""
 
     def __init__(self, loader: Iterable[Any], device: torch.device) -> None:
         self.loader, self.device, self.waiting, self.start = loader, device, 0.0, 0.0
@@ -81,16 +81,16 @@ class _TimedLoader:
         synchronize(self.device)
         self.start = time.perf_counter()
         while True:
-            asked = time.perf_counter()
+            started = time.perf_counter()
             batch = next(batches, None)
-            self.waiting += time.perf_counter() - asked
+            self.waiting += time.perf_counter() - started
             if batch is None:
                 return
             yield batch
 
 
 class _MeasuredTrainer(_Trainer):
-    """The training loop as it is, around a loader that is timed; nothing is saved within the measured time."""
+    """The training loop with a timed loader and without saving."""
 
     timed: _TimedLoader
 
@@ -103,11 +103,11 @@ class _MeasuredTrainer(_Trainer):
         self.end = time.perf_counter()
 
     def _report(self, log: Any) -> None:
-        """Reading the losses waits for the device, once in `log_steps`: not part of a step."""
+        """Skip reading the losses, which waits for the device."""
 
 
 def measure(task: TrainingTask, preset: Preset, stage: Stage, *, batch: int, steps: int, workers: int | None) -> Measured:
-    """Train `steps` steps (0: for its memory alone) after a first one."""
+    """Train `steps` steps after a first one."""
     config = _training(preset, stage).optimization
     num_workers = config.num_workers if workers is None else workers
     config = replace(
@@ -125,7 +125,7 @@ def _training(preset: Preset, stage: Stage) -> Any:
 
 
 def _count_synchronisations(call: Callable[[], object], device: torch.device) -> int | None:
-    """How often the host waited for the GPU during `call`, as torch's sync debug mode warns of it; None on a processor."""
+    """Count host synchronisations during `call` by torch's sync debug mode; None on a CPU."""
     if device.type != "cuda":
         call()
         return None
@@ -140,7 +140,7 @@ def _count_synchronisations(call: Callable[[], object], device: torch.device) ->
 
 
 def make_task(preset: Preset, stage: Stage, folder: Path, device: torch.device) -> TrainingTask:
-    """A fresh task on clips of noise; stage 2 with its motion cached."""
+    """Return a new task on clips of noise; stage 2 has its motion cached."""
     models = Models(preset, device, folder, dtype=torch.float32)
     clips: ClipCache = random_clips(folder / "training", preset, num_clips=NUM_CLIPS, label=models.label)
     if stage == "autoencoder":
@@ -152,29 +152,29 @@ def make_task(preset: Preset, stage: Stage, folder: Path, device: torch.device) 
     return DiffusionTask(models.pipeline, preset, clips, motion)
 
 
-def fitting_batch(task: TrainingTask, preset: Preset, stage: Stage, wanted: int, device: torch.device) -> int:
-    """`wanted`, halved until it is expected to fit, judged by a step of one and a step of two samples."""
-    taken: list[int | None] = []
-    for batch in (1, 2):
+def fitting_batch(task: TrainingTask, preset: Preset, stage: Stage, batch: int, device: torch.device) -> int:
+    """Halve `batch` until it is expected to fit, estimated from steps of one and of two samples."""
+    peaks: list[int | None] = []
+    for samples in (1, 2):
         with measure_memory(device) as memory:
-            measure(task, preset, stage, batch=batch, steps=0, workers=0)
-        taken.append(memory.bytes)
-    available, (one, two) = available_bytes(device), taken
+            measure(task, preset, stage, batch=samples, steps=0, workers=0)
+        peaks.append(memory.bytes)
+    available, (one, two) = available_bytes(device), peaks
     if one is None or two is None or available is None:
-        return wanted
-    while wanted > 1 and one + (wanted - 1) * (two - one) > MEMORY_SHARE * available:
-        wanted //= 2
-    return wanted
+        return batch
+    while batch > 1 and one + (batch - 1) * (two - one) > MEMORY_SHARE * available:
+        batch //= 2
+    return batch
 
 
 def steps_within(budget: float, task: TrainingTask, preset: Preset, stage: Stage, *, batch: int, most: int) -> int:
-    """How many steps of `batch` fit into `budget` seconds, judged by a step of one sample; 1 to `most`."""
+    """Return how many steps fit into `budget` seconds, estimated from a step of one sample; 1 to `most`."""
     one = measure(task, preset, stage, batch=1, steps=1, workers=0)
     return max(1, min(most, int(budget / (batch * one.seconds))))
 
 
 def run(options: Options) -> Path:
-    """Measure, print and write; the path of the results."""
+    """Measure, print and store; return the path of the results."""
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     path = results_path(device_name(device), options.out)
     results = Results.load(path) if path.exists() else Results(device=device_name(device))

@@ -1,4 +1,4 @@
-"""What is timed: every operation of `lfdm`, fast (as the package does it) and plain (its textbook form), on the same weights.
+"""The timed operations: each as a fast form (the package's) and a plain one (textbook), with the same weights.
 
 Shapes: image (b, 3, S, S) and video (b, 3, t, S, S) in [0, 1] · motion sample (b, 3, t, h, w).
 """
@@ -38,14 +38,14 @@ from lfdm.training.stage1 import AutoencoderTask
 from lfdm.training.stage2 import ConditionedUNet, DiffusionTask
 
 Calls = dict[str, Callable[[], object]]
-"""By variant; `plain` is what the others are compared with."""
+"""Calls by form; `plain` is the reference."""
 
 GUIDANCE_SCALE = 2.0
 VGG19_WIDTHS = (64, 128, 256, 512, 512)
 
 
 def benchmark_preset(name: str) -> Preset:
-    """A named preset, or `tiny`: `flow64` in a size that every operation runs in a moment."""
+    """Return a preset by name; `tiny` is a miniature of `flow64`."""
     if name != "tiny":
         return get_preset(name)
     preset = get_preset("flow64")
@@ -66,12 +66,12 @@ def benchmark_preset(name: str) -> Preset:
 
 
 class Models:
-    """A preset's pipeline with random weights, the plain forms of both of its stages, and inputs for them.
+    """A pipeline with random weights, the plain forms of both stages, and their inputs.
 
     Args:
-        dtype: of weights and inputs; training keeps float32 weights and casts (`autocast`).
-        compiled: whether torch.compile makes the fast forms.
-        folder: for what training reads, clips and VGG-19's weights (random, since only their cost matters).
+        dtype: type of weights and inputs; training keeps float32 weights and uses autocast.
+        compiled: whether the fast forms use torch.compile.
+        folder: for clips and VGG-19's weights (random, since only their cost matters).
     """
 
     def __init__(self, preset: Preset, device: torch.device, folder: Path, *, dtype: torch.dtype, compiled: bool = False) -> None:
@@ -91,11 +91,11 @@ class Models:
         return PlainAutoencoder(self.pipeline.autoencoder).eval()
 
     def for_inference(self, *, cast: bool = True) -> "Models":
-        """These models, in `dtype` if they are to be cast, compiled if that is asked for."""
+        """Return a copy of the models, cast to `dtype` (if `cast`) and compiled (if `compiled`)."""
         models = copy.copy(self)
         models.pipeline = copy.deepcopy(self.pipeline)
         for module in (models.pipeline.autoencoder, models.pipeline.unet, models.pipeline.condition):
-            nn.Module.to(module, self.dtype if cast else torch.float32)  # diffusers' own `to` warns of a cast
+            nn.Module.to(module, self.dtype if cast else torch.float32)  # diffusers' `to` warns about casts
         if self.compiled:
             autoencoder = models.pipeline.autoencoder
             models.pipeline.unet.compile()
@@ -121,7 +121,7 @@ class Models:
         return self.normal(batch, 3, self.preset.num_frames, side, side)
 
     def motions(self, batch: int) -> Motion:
-        """Smooth enough a motion that warping reads memory as it does for a real one."""
+        """Return random smooth motion, so that warping reads memory as for a real one."""
         coarse = 0.1 * self.normal(batch * self.preset.num_frames, 3, 4, 4)
         side = self.preset.image_size // self.pipeline.autoencoder.stride
         fine = nn.functional.interpolate(coarse, size=(side, side), mode="bilinear", align_corners=False)
@@ -138,7 +138,7 @@ class Models:
 
 
 def _make_motion_visible(autoencoder: nn.Module) -> None:
-    """Heads that start at zero would warp by nothing."""
+    """Randomise heads that are initialised with zeros, which would predict no motion."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in autoencoder.named_parameters():
@@ -147,7 +147,7 @@ def _make_motion_visible(autoencoder: nn.Module) -> None:
 
 
 def random_clips(folder: Path, preset: Preset, *, num_clips: int, label: str) -> ClipCache:
-    """A data set of lossless noise, decoded; made on the first call."""
+    """Return a decoded data set of lossless noise, made on the first call."""
     size, frames = preset.image_size, preset.num_frames
     rng = np.random.default_rng(0)
     records = []
@@ -165,7 +165,7 @@ def random_clips(folder: Path, preset: Preset, *, num_clips: int, label: str) ->
 
 
 def write_random_vgg19(path: Path, widths: tuple[int, ...] = VGG19_WIDTHS) -> Path:
-    """VGG-19's convolutions under torchvision's names, `features.N` (N counts ReLUs and poolings, too)."""
+    """Write random VGG-19 convolutions under torchvision's names, `features.N` (N counts ReLUs and poolings, too)."""
     generator, state, position, before = torch.Generator().manual_seed(0), {}, 0, 3
     for width, count in zip(widths, (2, 2, 4, 4, 4), strict=True):
         for _ in range(count):
@@ -183,12 +183,12 @@ def write_random_vgg19(path: Path, widths: tuple[int, ...] = VGG19_WIDTHS) -> Pa
 
 
 def _quiet(call: Callable[[], object]) -> Callable[[], object]:
-    """`call` without gradients, as the pipeline runs it."""
+    """Wrap `call` without gradients, as the pipeline runs it."""
     return torch.no_grad()(call)
 
 
 def unet_step(models: Models, batch: int) -> Calls:
-    """One evaluation of the U-Net; the fast form has the image latent's part once per clip, outside of the step."""
+    """Evaluate the U-Net once; the fast form embeds the image latent once per clip, outside the step."""
     models = models.for_inference()
     unet, plain = models.pipeline.unet, models.plain_unet()
     sample, condition = models.samples(batch).to(models.dtype), models.conditions(batch).to(models.dtype)
@@ -203,7 +203,7 @@ def unet_step(models: Models, batch: int) -> Calls:
 
 
 def guidance_step(models: Models, batch: int) -> Calls:
-    """One step's prediction under classifier-free guidance."""
+    """Predict one step under classifier-free guidance."""
     models = models.for_inference()
     pipeline, plain = models.pipeline, models.plain_unet()
     sample, condition = models.samples(batch), models.conditions(batch)
@@ -222,14 +222,14 @@ def guidance_step(models: Models, batch: int) -> Calls:
 
 
 def encode(models: Models, batch: int) -> Calls:
-    """The source image's features, once."""
+    """Encode the source image."""
     models = models.for_inference()
     images, autoencoder, plain = models.images(batch).to(models.dtype), models.pipeline.autoencoder, models.plain_stage1()
     return {"fast": _quiet(lambda: autoencoder.encode(images).latent), "plain": _quiet(lambda: plain.encode(images)[-1])}
 
 
 def decode(models: Models, batch: int) -> Calls:
-    """A clip's frames from the source image and given motion, by the pipeline, encoding included."""
+    """Decode a clip from the source image and a given motion with the pipeline, including encoding."""
     models = models.for_inference()
     pipeline, plain = models.pipeline, models.plain_stage1()
     images, motion = models.images(batch), models.motions(batch)
@@ -241,7 +241,7 @@ def decode(models: Models, batch: int) -> Calls:
 
 
 def extract(models: Models, batch: int) -> Calls:
-    """A clip's motion against its first frame; below float32 by autocast, as the motion cache does it."""
+    """Estimate the motion of a clip; below float32 by autocast, like the motion cache."""
     models = models.for_inference(cast=False)
     autoencoder, plain, video = models.pipeline.autoencoder, models.plain_stage1(), models.videos(batch)
 
@@ -256,7 +256,7 @@ def extract(models: Models, batch: int) -> Calls:
 
 
 def generate(num_inference_steps: int) -> Callable[[Models, int], Calls]:
-    """The whole way from images to frames."""
+    """Generate frames from images."""
 
     def build(models: Models, batch: int) -> Calls:
         models = models.for_inference()
@@ -273,12 +273,12 @@ def generate(num_inference_steps: int) -> Callable[[Models, int], Calls]:
             return result.frames.transpose(1, 2)
 
         def slow() -> Tensor:
-            draws = sample_generators(generators(), batch)
+            each = sample_generators(generators(), batch)
             shape = models.samples(1).shape[1:]
-            noise = torch.stack([torch.randn(shape, generator=draw, device=draw.device) for draw in draws])
+            noise = torch.stack([torch.randn(shape, generator=one, device=one.device) for one in each])
             steps = num_inference_steps
             return plain_generation(
-                pipeline, *plain, images, condition, noise, num_inference_steps=steps, generators=draws
+                pipeline, *plain, images, condition, noise, num_inference_steps=steps, generators=each
             ).prediction
 
         return {"fast": _quiet(fast), "plain": _quiet(slow)}
@@ -290,9 +290,9 @@ def generate(num_inference_steps: int) -> Callable[[Models, int], Calls]:
 
 
 class TrainingStep:
-    """Forward, backward, Adam and the average of the weights, as `lfdm.training.loop` does them; `plain` with torch's defaults.
+    """Forward, backward, Adam and weight averaging as in `lfdm.training.loop`; the plain form uses torch's defaults.
 
-    Gradients, the optimizer's moments and the average exist from the start: what a step needs beyond them is its own.
+    Gradients, optimizer state and average exist from the start and do not count as memory of a step.
     """
 
     def __init__(
@@ -315,7 +315,7 @@ class TrainingStep:
             self.optimizer = make_optimizer(module, config)
         for parameter in module.parameters():
             parameter.grad = torch.zeros_like(parameter)
-        self.optimizer.step()  # without gradient it moves nothing
+        self.optimizer.step()  # creates the optimizer state; zero gradients change nothing
 
     def __call__(self) -> Tensor:
         with self.models.autocast():
@@ -331,7 +331,7 @@ class TrainingStep:
 
 
 def stage1_step(models: Models, batch: int) -> Calls:
-    """One training step of stage 1 on `batch` pairs."""
+    """Train stage 1 for one step on `batch` pairs."""
     config = models.preset.autoencoder_training
     if config.perceptual_weights_path is not None:
         config = replace(config, perceptual_weights_path=str(models.folder / "vgg19.pth"))
@@ -357,9 +357,9 @@ def stage1_step(models: Models, batch: int) -> Calls:
 
 
 def stage2_step(models: Models, batch: int) -> Calls:
-    """One training step of stage 2 on `batch` clips: from cached motion, with activation checkpointing, without a cache.
+    """Train stage 2 for one step on `batch` clips: cached motion, the same with activation checkpointing, and without a cache.
 
-    Plain is the published step, without a cache.
+    The plain form is the published step, without a cache.
     """
     preset = models.preset
     config = preset.diffusion_training.optimization
@@ -401,7 +401,7 @@ def stage2_step(models: Models, batch: int) -> Calls:
 
 @dataclass(frozen=True)
 class Operation:
-    """Builds the calls of one operation for a batch size."""
+    """Builder of the calls of one operation for a batch size."""
 
     build: Callable[[Models, int], Calls]
     training: bool = False

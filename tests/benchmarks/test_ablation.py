@@ -116,7 +116,7 @@ def test_some_rows_at_miniature_size(
     assert folder.result("train-small-batch")["num_steps"] == 3 * folder.result("train-base")["num_steps"]  # of 1 clip, not 3
     text = render([json.loads(json.dumps(results))])
     assert text.count("\n### ") == 3
-    assert "score 1" in text
+    assert "flow_epe_ratio" in text
     unfinished = Ablation(settings, tmp_path / "out")
     assert unfinished.seed_rows() == unfinished.together_rows() == []  # not all rows are judged
 

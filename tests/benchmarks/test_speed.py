@@ -1,6 +1,5 @@
 """The benchmark runs, counts what it says it counts, and the README shows what is stored."""
 
-import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -27,7 +26,6 @@ CPU = torch.device("cpu")
 
 def test_quick_run_measures_every_operation_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = speed.run(speed.Options(quick=True, out=tmp_path))
-    assert path is not None
     rows = Results.load(path).rows
     assert {row.operation for row in rows} == OPERATIONS.keys() - {"generate_10", "generate_20"}
     for row in rows:
@@ -37,7 +35,6 @@ def test_quick_run_measures_every_operation_and_resumes(tmp_path: Path, capsys: 
             assert variant.gflop is not None
             assert variant.gflop > 0
             assert row.ratio(name) is not None
-    assert json.loads(path.read_text())["rows"][0]["derived"]["plain"]["ratio_to_plain"] == 1
     capsys.readouterr()
     speed.run(speed.Options(quick=True, out=tmp_path, resume=True))
     assert "eager fast:" not in capsys.readouterr().out  # nothing was measured again
@@ -50,7 +47,6 @@ def test_what_the_device_cannot_do_is_skipped_with_a_reason(tmp_path: Path, monk
         only=("encode",), sizes=("tiny",), batches=(1,), dtypes=("bfloat16",), compilation=("eager",), out=tmp_path
     )
     path = speed.run(options)
-    assert path is not None
     (row,) = Results.load(path).rows
     speed.run(replace(options, only=("decode",)))  # what is not asked for stays
     assert [other.operation for other in Results.load(path).rows] == ["encode", "decode"]
@@ -73,13 +69,6 @@ def test_forms_that_would_take_too_long_are_skipped(tmp_path: Path):
     assert Results(device="a", rows=[eight, replace(one, dtype="bfloat16")]).smallest(eight) is None
     patient = replace(options, limit_seconds=1e6)
     assert "GB of memory" in speed._too_much(eight, "plain", one, patient, CPU)
-
-
-def test_profile_names_the_operators(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    options = speed.Options(profile="encode", sizes=("tiny",), out=tmp_path)
-    assert speed.run(options) is None
-    assert "convolution" in capsys.readouterr().out
-    assert not list(tmp_path.iterdir())
 
 
 def test_unknown_operations_are_named():

@@ -1,4 +1,4 @@
-"""Training of VDM and LDM: our diffusion objective over the pixels, or the frame latents, of a clip.
+"""Train VDM and LDM: our diffusion objective on the pixels or frame latents of a clip.
 
 Shapes: clean sample (b, c, t, h, w) · first (b, c, h, w).
 """
@@ -46,9 +46,9 @@ _STATISTICS_CLIPS = 512
 
 
 class LatentClips(Dataset[dict[str, Any]]):
-    """Clips as latents of their frames, requested by (position, index) as `ClipDataset`.
+    """Frame latents of clips, indexed by (position, index) like `ClipDataset`.
 
-    Items: `latents` (c, num_frames, h, w) float16, not normalised, and `index`. No colour jitter: the latents are made once.
+    Items: `latents` (c, num_frames, h, w) float16, not normalised, and `index`. There is no colour jitter: latents are made once.
     """
 
     def __init__(self, clips: ClipCache, latents: np.ndarray, config: DiffusionTrainingConfig, num_frames: int) -> None:
@@ -58,7 +58,7 @@ class LatentClips(Dataset[dict[str, Any]]):
         return len(self.clips)
 
     def clip(self, index: int) -> np.ndarray:
-        """Latents (t, c, h, w) of all frames of a clip."""
+        """Return the latents (t, c, h, w) of all frames of a clip."""
         return self.latents[self.clips.offsets[index] : self.clips.offsets[index + 1]]
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class LatentClips(Dataset[dict[str, Any]]):
 
 
 class ClipDiffusionTask:
-    """What `train` needs to train a `ClipDenoiser`."""
+    """The training task of a `ClipDenoiser`."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class ClipDiffusionTask:
         return {MODEL_NAME: module}
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], randomness: BatchRandomness) -> dict[str, Tensor]:
-        """The weighted denoising loss of one batch, as our stage 2 has it.
+        """Return the weighted denoising loss of one batch, as in our stage 2.
 
         Args:
             batch: `index` (b,) of the clips and either `video` (b, 3, t, H, W) uint8 or `latents` (b, c, t, h, w).
@@ -111,7 +111,7 @@ class ClipDiffusionTask:
         return self.space.encode(batch["video"].float() / 255)
 
     def panel(self, module: nn.Module) -> np.ndarray:
-        """A clip (t, 2 S, n S, 3): real clips above, below them those generated from their first frames and labels."""
+        """Render a clip (t, 2 S, n S, 3): real clips above the clips generated from their first frames and labels."""
         assert isinstance(module, ClipDenoiser)
         t = self.preset.num_frames
         chosen = [int(i) for i in np.linspace(0, len(self.clips) - 1, PANEL_CLIPS)]
@@ -122,7 +122,7 @@ class ClipDiffusionTask:
 
 
 def build_denoiser(config: DenoiserConfig, preset: Preset, names: list[str], channels: int) -> ClipDenoiser:
-    """Freshly initialised from stage 2's seed, for clips of `channels` channels and the labels `names`."""
+    """Build a denoiser, initialised from stage 2's seed, for clips of `channels` channels and the labels `names`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(preset.diffusion_training.optimization.seed)
         return ClipDenoiser(
@@ -140,15 +140,15 @@ def build_denoiser(config: DenoiserConfig, preset: Preset, names: list[str], cha
 
 
 def baseline_optimization(config: DenoiserConfig, preset: Preset) -> OptimizationConfig:
-    """Stage 2's optimizer settings with the baseline's own batch size and learning rate."""
+    """Return stage 2's optimizer settings with the baseline's batch size and learning rate."""
     stage2 = to_json(preset.diffusion_training.optimization)
     return OptimizationConfig(**{**stage2, "batch_size": config.batch_size, "learning_rate": config.learning_rate})
 
 
 def pixel_task(config: DenoiserConfig, preset: Preset, clips: ClipCache) -> ClipDiffusionTask:
-    """The training of a fresh denoiser of pixels."""
+    """Return the training task of a new denoiser of pixels."""
     training = preset.diffusion_training
-    parts = (torch.from_numpy(np.array(clips.clip(i))).permute(0, 3, 1, 2) / 255 for i in _measured(clips))
+    parts = (torch.from_numpy(np.array(clips.clip(i))).permute(0, 3, 1, 2) / 255 for i in _statistics_clips(clips))
     statistics = ChannelStatistics.measure(parts)
     whole = ChannelStatistics(statistics.mean, statistics.std, (0.0,) * 3, (1.0,) * 3)
     dataset = ClipDataset(
@@ -166,7 +166,7 @@ def pixel_task(config: DenoiserConfig, preset: Preset, clips: ClipCache) -> Clip
 def latent_task(
     config: DenoiserConfig, preset: Preset, clips: ClipCache, autoencoder: AutoencoderKL, latents_path: Path
 ) -> ClipDiffusionTask:
-    """The training of a fresh denoiser of frame latents, which are made at `latents_path` if they are not there yet."""
+    """Return the training task of a new denoiser of frame latents, which are cached at `latents_path`."""
     latents = open_latents(autoencoder, clips, latents_path)
     dataset = LatentClips(clips, latents, preset.diffusion_training, preset.num_frames)
     statistics = ChannelStatistics.measure(torch.from_numpy(np.array(dataset.clip(i))) for i in range(len(clips)))
@@ -177,11 +177,11 @@ def latent_task(
 def train_pixels(
     config: DenoiserConfig, preset: Preset, data: Path, out: Path, *, report: Callable[[StepReport], None] | None = None
 ) -> Path:
-    """Train VDM; resumes. Steps and schedule are those of stage 2 in `preset`. Returns the last checkpoint in `out`."""
+    """Train VDM with the steps and schedule of stage 2 in `preset`; resumes. Returns the last checkpoint in `out`."""
     settings = {"stage": "pixels", "data": str(data), "model": to_json(config), "preset": to_json(preset)}
     check_run(out, settings)
     task = pixel_task(config, preset, training_clips(preset, data))
-    return _fit(task, config, preset, out, settings, report)
+    return _train(task, config, preset, out, settings, report)
 
 
 def train_latents(
@@ -193,7 +193,7 @@ def train_latents(
     *,
     report: Callable[[StepReport], None] | None = None,
 ) -> Path:
-    """Train LDM's second stage on the latents of the auto-encoder run `autoencoder`; otherwise as `train_pixels`."""
+    """Train LDM's second stage on latents of the auto-encoder run `autoencoder`; otherwise like `train_pixels`."""
     weights = find_model(autoencoder, AUTOENCODER_NAME) / WEIGHTS_NAME
     settings = {
         "stage": "latents",
@@ -202,14 +202,14 @@ def train_latents(
         "model": to_json(config),
         "preset": to_json(preset),
     }
-    prepare_run(out, settings)  # before the latents, which lie in the run folder
+    prepare_run(out, settings)  # before the latents, which are stored in the run folder
     clips = training_clips(preset, data)
     frames = load_frame_autoencoder(autoencoder, device=str(PartialState().device))
     task = latent_task(config, preset, clips, frames, out / LATENTS_NAME)
-    return _fit(task, config, preset, out, settings, report)
+    return _train(task, config, preset, out, settings, report)
 
 
-def _fit(
+def _train(
     task: ClipDiffusionTask,
     config: DenoiserConfig,
     preset: Preset,
@@ -223,7 +223,7 @@ def _fit(
 
 
 def load_denoiser(run: Path, autoencoder: Path | None, *, device: str = "cpu") -> tuple[ClipDenoiser, ClipSpace]:
-    """The newest averaged weights of a run and what they diffuse: pixels, or latents of the auto-encoder run given."""
+    """Load the newest averaged weights of a run and their space: pixels, or latents of the given auto-encoder run."""
     denoiser = ClipDenoiser.from_pretrained(find_model(run, MODEL_NAME), device=device)
     statistics = ChannelStatistics.load(run / STATISTICS_NAME)
     if autoencoder is None:
@@ -231,6 +231,6 @@ def load_denoiser(run: Path, autoencoder: Path | None, *, device: str = "cpu") -
     return denoiser, LatentSpace(statistics, load_frame_autoencoder(autoencoder, device=device))
 
 
-def _measured(clips: ClipCache) -> list[int]:
-    """Clips that statistics of pixels are measured on, evenly spread."""
+def _statistics_clips(clips: ClipCache) -> list[int]:
+    """Return evenly spaced indices of the clips on which pixel statistics are measured."""
     return np.linspace(0, len(clips) - 1, min(len(clips), _STATISTICS_CLIPS)).astype(int).tolist()

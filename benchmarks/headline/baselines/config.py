@@ -1,4 +1,4 @@
-"""Sizes of the baselines, chosen so that each has as many parameters as our whole system, within a fifth. Imports no torch."""
+"""Settings of the baselines, sized to have as many parameters as our system within a fifth. Imports no torch."""
 
 from dataclasses import dataclass, field
 
@@ -12,13 +12,13 @@ class DenoiserConfig:
     """A `ClipDenoiser` and its training."""
 
     dim: int
-    """First width."""
+    """Width of the first level, in channels."""
     channel_multipliers: tuple[int, ...]
-    """Width of every level, times dim."""
+    """Width of every level, in multiples of `dim`."""
     patch_size: int = 1
-    """Height and width are folded into channels by this."""
+    """Side of the patches folded into channels, in pixels."""
     predicts_clean: bool = False
-    """The network gives x0, from which the prediction follows: see `ClipDenoiser`."""
+    """Whether the network outputs x0, which is converted to the prediction; see `ClipDenoiser`."""
     num_heads: int = 4
     """Attention heads."""
     head_dim: int = 16
@@ -26,7 +26,7 @@ class DenoiserConfig:
     batch_size: int = 4
     """Clips per step."""
     learning_rate: float = 2e-3
-    """Adam's; everything else of the optimizer is as for our own stage 2. Both are the best of short trials (docs/log.md)."""
+    """Learning rate of Adam, like the batch size the best of short trials (docs/log.md); the rest is stage 2's."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -38,15 +38,15 @@ class FrameAutoencoderConfig:
     """The `AutoencoderKL` of the LDM baseline and its training."""
 
     channels: tuple[int, ...] = (24, 48, 96)
-    """Width of every level; each but the last halves the size."""
+    """Width of every level, in channels; every level except the last halves the size."""
     layers_per_block: int = 2
     """Residual blocks per level."""
     num_groups: int = 8
     """Groups of the group norms."""
     kl_weight: float = 1e-6
-    """Weight of the divergence from unit normal latents (arXiv 2112.10752, appendix G)."""
+    """Weight of the KL divergence from unit normal latents (arXiv 2112.10752, appendix G)."""
     ssim_weight: float = 0.05
-    """Weight of 1 - SSIM beside the mean absolute error, as in our own stage 1."""
+    """Weight of 1 - SSIM relative to the mean absolute error, as in our stage 1."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -57,23 +57,23 @@ class FrameAutoencoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BaselinesConfig:
-    """All baselines that are trained."""
+    """Settings of all trained baselines."""
 
     vdm: DenoiserConfig = field(default_factory=lambda: DenoiserConfig(dim=24, channel_multipliers=(1, 2, 4, 8)))
-    """Pixels, the published form."""
+    """VDM on pixels, as published."""
     vdm_folded: DenoiserConfig = field(
         default_factory=lambda: DenoiserConfig(dim=48, channel_multipliers=(1, 2, 4), patch_size=4, predicts_clean=True)
     )
-    """Pixels, 4x4 of them folded into channels: 16x16 positions for frames of 64x64, as many as our own network works on."""
+    """VDM on patches of 4x4 pixels: 16x16 positions for frames of 64x64, as many as in our network."""
     ldm: DenoiserConfig = field(default_factory=lambda: DenoiserConfig(dim=40, channel_multipliers=(1, 2, 4)))
-    """Latents of frames at stride 4: as many positions."""
+    """LDM on frame latents at stride 4: as many positions."""
     frames: FrameAutoencoderConfig = field(default_factory=FrameAutoencoderConfig)
-    """What makes these latents."""
+    """Auto-encoder of the frame latents."""
 
 
 def check_parameters(counts: dict[str, int]) -> None:
-    """UserError where a method has not as many parameters as `ours`, within a fifth. `counts` by method."""
+    """Raise UserError for a method whose parameter count differs from that of `ours` by more than a fifth."""
     ours = counts["ours"]
     for method, count in counts.items():
-        fits = ours / MAX_PARAMETER_RATIO <= count <= ours * MAX_PARAMETER_RATIO
-        check(fits, f"parameters of {method}", count, f"{ours} (ours) within a factor of {MAX_PARAMETER_RATIO}")
+        similar = ours / MAX_PARAMETER_RATIO <= count <= ours * MAX_PARAMETER_RATIO
+        check(similar, f"parameters of {method}", count, f"{ours} (ours) within a factor of {MAX_PARAMETER_RATIO}")

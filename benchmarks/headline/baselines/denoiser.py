@@ -25,19 +25,19 @@ from lfdm.folders.model_folder import StrictLoading
 
 PACKAGE = "video_diffusion_pytorch"
 LEAST_NOISE = 0.05
-"""The prediction is a difference of sample and x0 over sigma; below this one it would be that of rounding errors."""
+"""Smallest sigma by which sample - x0 is divided; below it rounding errors dominate."""
 _INSTALL = "pip install --no-deps -r benchmarks/requirements.txt"
 _TORCHVISION = ("torchvision", "torchvision.transforms", "torchvision.utils")
 
 
 def load_unet3d() -> type[nn.Module]:
-    """The package's `Unet3D`.
+    """Import `Unet3D` of the package.
 
-    Its file imports two names of torchvision for a data loader that is not used here, and torchvision's published wheel does not
-    import beside a CPU build of torch: both names are empty while the package is imported, and only then.
+    Its file imports two names of torchvision for a data loader that is not used here; both are stubs during the import only,
+    since torchvision's wheel does not import next to a CPU build of torch.
 
     Raises:
-        ImportError: the package is not installed; the message says how.
+        ImportError: the package is not installed; the message has the pip command.
     """
     try:
         with _without_torchvision():
@@ -50,7 +50,7 @@ def load_unet3d() -> type[nn.Module]:
 def _without_torchvision() -> Iterator[None]:
     before = {name: sys.modules.get(name) for name in _TORCHVISION}
     package, transforms, utils = (ModuleType(name) for name in _TORCHVISION)
-    vars(transforms)["ToTensor"] = object  # called once in the file, as a default argument
+    vars(transforms)["ToTensor"] = object  # used once, as a default argument
     vars(package).update(transforms=transforms, utils=utils)
     sys.modules.update(zip(_TORCHVISION, (package, transforms, utils), strict=True))
     try:
@@ -64,22 +64,19 @@ def _without_torchvision() -> Iterator[None]:
 
 
 class ClipDenoiser(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[reportIncompatibleMethodOverride]
-    """Predicts for a noisy clip what the diffusion objective asks, given its first frame and its label.
+    """Denoise a clip, given its first frame and its label.
 
-    The first frame joins every frame of the clip as further channels. The label's embedding (as our own model's: fixed,
-    orthogonal) goes where the package takes a text's.
+    sample (b, c, t, h, w), first (b, c, h, w) -> prediction (b, c, t, h, w).
+
+    The first frame joins every frame of the clip as further channels. The label embedding (fixed and
+    orthogonal, as in our model) replaces the package's text embedding.
 
     Args:
-        labels: the known labels.
-        sample_channels: channels of the clip, c.
-        patch_size: height and width are folded into channels by this before the network: 1 is the published form, 4 makes a
-            step about ten times cheaper.
-        predicts_clean: the network gives x0 and the prediction is what follows from it, with a sigma of 0.05 or more (JiT,
-            arXiv 2511.13720): where patches are folded, a small network cannot pass on noise, which fills every channel;
-            images fill few.
-        prediction_type: what is predicted.
-        dim, channel_multipliers, num_heads, head_dim: of the package's network.
-        condition_dim: size of a label's embedding.
+        patch_size: side of the patches folded into channels; 1 is the published form, 4 makes a step about ten times cheaper.
+        predicts_clean: the network outputs x0, which is converted to the prediction (JiT, arXiv 2511.13720). With folded
+        patches a
+            narrow network cannot pass on noise, which fills every channel, whereas images fill few.
+        condition_dim: size of a label embedding.
     """
 
     @register_to_config
@@ -119,14 +116,14 @@ class ClipDenoiser(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
         self.register_buffer("table", ConditionEncoder.from_labels(self.labels, condition_dim).table.clone())
 
     def rows(self, labels: Sequence[str | None]) -> Tensor:
-        """Table rows (b,) of labels; -1 = the null condition. UserError for an unknown label."""
+        """Return the table rows (b,) of labels; -1 = the null condition. UserError for an unknown label."""
         unknown = sorted({label for label in labels if label is not None} - set(self.labels))
         if unknown:
             raise UserError(f"unknown labels {unknown}; known: {', '.join(self.labels)}")
         return torch.tensor([-1 if label is None else self.labels.index(label) for label in labels])
 
     def forward(self, sample: Tensor, timesteps: Tensor, rows: Tensor, first: Tensor) -> Tensor:
-        """The prediction (b, c, t, h, w). timesteps: (b,); rows: (b,) of the label table, -1 = the package's null condition.
+        """Return the prediction (b, c, t, h, w) for timesteps (b,) and rows (b,) of the label table; -1 = the null condition.
 
         Raises:
             UserError: height or width does not divide by `size_multiple`.
@@ -136,15 +133,13 @@ class ClipDenoiser(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
         p = self.patch_size
         frames = repeat(first, "b c h w -> b c t h w", t=sample.shape[2])
         folded = [rearrange(part, "b c t (h p) (w q) -> b (c p q) t h w", p=p, q=p) for part in (sample, frames)]
-        embeddings = torch.cat(
-            (self.network.null_cond_emb, self.table)
-        )  # the package would draw whom to give the null one itself
+        embeddings = torch.cat((self.network.null_cond_emb, self.table))  # the package itself would drop conditions at random
         output = self.network(torch.cat(folded, dim=1), timesteps, cond=embeddings[rows + 1])
         output = rearrange(output, "b (c p q) t h w -> b c t (h p) (w q)", p=p, q=p)
-        return self._follows_from(output.float(), sample, timesteps) if self.predicts_clean else output
+        return self._to_prediction(output.float(), sample, timesteps) if self.predicts_clean else output
 
-    def _follows_from(self, clean: Tensor, sample: Tensor, timesteps: Tensor) -> Tensor:
-        """The prediction whose x0 is `clean`."""
+    def _to_prediction(self, clean: Tensor, sample: Tensor, timesteps: Tensor) -> Tensor:
+        """Convert x0 to the prediction."""
         alpha, sigma = (scale.float().view(-1, 1, 1, 1, 1) for scale in signal_and_noise_scale(timesteps, self.prediction_type))
         scales = (alpha, sigma.clamp(min=LEAST_NOISE))
         return clamp_prediction(torch.zeros_like(sample), sample, scales, self.prediction_type, lambda _: clean)

@@ -1,4 +1,4 @@
-"""LDM's first stage: an `AutoencoderKL` of single frames, trained on the frames of stage 1's pairs, and the latents it gives."""
+"""First stage of LDM: an `AutoencoderKL` of single frames, trained on the frames of stage 1's pairs, and its latents."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +33,7 @@ _CHUNK_FRAMES = 64
 
 
 class _Frames(nn.Module):
-    """The auto-encoder as one call, frames to (frames, divergence of the latents)."""
+    """frames (n, 3, H, W), noise (n, c, h, w) -> (reconstruction (n, 3, H, W), KL divergence ())."""
 
     def __init__(self, autoencoder: AutoencoderKL) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class _Frames(nn.Module):
 
 
 class FrameAutoencoderTask:
-    """What `train` needs to train an `AutoencoderKL` on single frames: both of each of stage 1's pairs."""
+    """The training task of an `AutoencoderKL` on both frames of stage 1's pairs."""
 
     def __init__(self, autoencoder: AutoencoderKL, config: FrameAutoencoderConfig, preset: Preset, clips: ClipCache) -> None:
         self.module = _Frames(autoencoder)
@@ -68,8 +68,8 @@ class FrameAutoencoderTask:
         stride = 2 ** (len(self.config.channels) - 1)
         shape = (2, LATENT_CHANNELS, frames.shape[-2] // stride, frames.shape[-1] // stride)
         pairs = randomness.sample(lambda size, generator: torch.randn(size, *shape, generator=generator, device=generator.device))
-        painted, divergence = module(frames, pairs.transpose(0, 1).flatten(0, 1))
-        l1, ssim = multiscale_l1(painted, frames), ssim_loss(painted, frames)
+        restored, divergence = module(frames, pairs.transpose(0, 1).flatten(0, 1))
+        l1, ssim = multiscale_l1(restored, frames), ssim_loss(restored, frames)
         return {
             "loss": l1 + self.config.ssim_weight * ssim + self.config.kl_weight * divergence,
             "l1": l1,
@@ -78,19 +78,19 @@ class FrameAutoencoderTask:
         }
 
     def panel(self, module: nn.Module) -> np.ndarray:
-        """Frames above, below them what comes back: (2 S, n S, 3)."""
+        """Render an image (2 S, n S, 3): frames above their reconstructions."""
         assert isinstance(module, _Frames)
         clips = self.dataset.cache
         chosen = np.linspace(0, len(clips) - 1, PANEL_FRAMES).astype(int)
         real = np.stack([clips.clip(int(i))[0] for i in chosen])
         frames = torch.from_numpy(real).permute(0, 3, 1, 2).to(module.autoencoder.device).float() / 255
-        back = decode_latents(module.autoencoder, encode_frames(module.autoencoder, frames)).clamp(0, 1)
-        painted = rearrange((back * 255).round().byte().cpu().numpy(), "n c h w -> n h w c")
-        return rearrange(np.stack((real, painted)), "row n h w c -> (row h) (n w) c")
+        decoded = decode_latents(module.autoencoder, encode_frames(module.autoencoder, frames)).clamp(0, 1)
+        restored = rearrange((decoded * 255).round().byte().cpu().numpy(), "n c h w -> n h w c")
+        return rearrange(np.stack((real, restored)), "row n h w c -> (row h) (n w) c")
 
 
 def build_frame_autoencoder(config: FrameAutoencoderConfig, *, seed: int) -> AutoencoderKL:
-    """Freshly initialised from `seed`; without attention, as the largest map it would look over is small."""
+    """Build an auto-encoder without attention, initialised from `seed`."""
     levels = len(config.channels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -106,7 +106,7 @@ def build_frame_autoencoder(config: FrameAutoencoderConfig, *, seed: int) -> Aut
 
 
 def frame_autoencoder_task(config: FrameAutoencoderConfig, preset: Preset, clips: ClipCache) -> FrameAutoencoderTask:
-    """The training of a fresh auto-encoder."""
+    """Return the training task of a new auto-encoder."""
     autoencoder = build_frame_autoencoder(config, seed=preset.autoencoder_training.optimization.seed)
     return FrameAutoencoderTask(autoencoder, config, preset, clips)
 
@@ -119,7 +119,7 @@ def train_frame_autoencoder(
     *,
     report: Callable[[StepReport], None] | None = None,
 ) -> Path:
-    """Train with stage 1's optimizer settings of `preset`; resumes. Returns the last checkpoint in the run folder `out`."""
+    """Train with stage 1's optimizer settings in `preset`; resumes. Returns the last checkpoint in `out`."""
     settings = {"stage": "frame autoencoder", "data": str(data), "model": to_json(config), "preset": to_json(preset)}
     check_run(out, settings)
     task = frame_autoencoder_task(config, preset, training_clips(preset, data))
@@ -128,7 +128,7 @@ def train_frame_autoencoder(
 
 
 def load_frame_autoencoder(run: Path, *, device: str = "cpu") -> AutoencoderKL:
-    """The newest averaged weights of a run, frozen, in evaluation mode."""
+    """Load the newest averaged weights of a run, frozen, in evaluation mode."""
     autoencoder = AutoencoderKL.from_pretrained(find_model(run, MODEL_NAME)).eval().requires_grad_(False)
     nn.Module.to(autoencoder, device)
     return autoencoder
@@ -136,7 +136,7 @@ def load_frame_autoencoder(run: Path, *, device: str = "cpu") -> AutoencoderKL:
 
 @torch.inference_mode()
 def open_latents(autoencoder: AutoencoderKL, clips: ClipCache, path: Path) -> np.ndarray:
-    """Latents of every frame of `clips`, in their order: a read-only map (n, c, h, w) float16, made at `path` once."""
+    """Open the latents of all frames of `clips`: a read-only memory map (n, c, h, w) float16, cached at `path`."""
     if not path.exists():
         bf16 = uses_bf16("auto", autoencoder.device)
         if bf16:

@@ -1,4 +1,4 @@
-"""The baselines as `VideoGenerator`s, for `lfdm.evaluation` to judge.
+"""The baselines as `VideoGenerator`s.
 
 Shapes: images (S, S, 3) uint8 · frames (b, t, S, S, 3) uint8.
 """
@@ -27,15 +27,13 @@ from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.pipeline.result import frames_to_uint8
 
 OUTLINE_SIZE = 16
-"""Side of the maps that first frames are compared by."""
+"""Side of the edge maps by which first frames are compared, in cells."""
 
 
 class ClipDiffusionGenerator:
-    """VDM or LDM: a clip drawn by diffusion from its first frame and its label. Frame 0 is the image itself, as in ours.
+    """VDM or LDM: sample a clip from its first frame and its label. Frame 0 is the image itself, as in ours.
 
-    Args:
-        scheduler: a diffusers scheduler for the denoiser's kind of prediction.
-        guidance_scale: as of our pipeline: 1 = the conditional prediction alone.
+    `scheduler` is a diffusers scheduler for the denoiser's prediction type; guidance_scale 1 is the conditional prediction.
     """
 
     def __init__(
@@ -55,7 +53,7 @@ class ClipDiffusionGenerator:
 
     @classmethod
     def from_preset(cls, name: str, denoiser: ClipDenoiser, space: ClipSpace, preset: Preset) -> Self:
-        """With the scheduler, the steps and the guidance of our own stage 2."""
+        """Use the scheduler, steps and guidance of our stage 2."""
         config = preset.diffusion
         return cls(
             name,
@@ -73,13 +71,13 @@ class ClipDiffusionGenerator:
         stacked = np.stack(list(images))
         first = self.space.encode(torch.from_numpy(stacked).permute(0, 3, 1, 2)[:, :, None].to(device).float() / 255)
         rows = self.denoiser.rows([None] * len(stacked) if labels is None else labels).to(device)
-        sample = self._draw(first[:, :, 0], rows, sample_generators(list(seeds), len(seeds)))
+        sample = self._sample(first[:, :, 0], rows, sample_generators(list(seeds), len(seeds)))
         frames = frames_to_uint8(self.space.decode(sample))
         frames[:, 0] = stacked
         return GeneratedVideos(frames, None)
 
-    def _draw(self, first: Tensor, rows: Tensor, generators: list[torch.Generator]) -> Tensor:
-        """A clean sample (b, c, t, h, w), each from its own noise."""
+    def _sample(self, first: Tensor, rows: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """Sample (b, c, t, h, w), each from its own noise."""
         scheduler, device = self.scheduler, first.device
         set_timesteps(scheduler, self.num_inference_steps, device)
         c, h, w = first.shape[1:]
@@ -96,7 +94,7 @@ class ClipDiffusionGenerator:
         return self.space.clamp(sample)
 
     def _guided(self, first: Tensor, rows: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        """The denoiser as a function of sample and timesteps, guided in one batched pass."""
+        """Return the guided denoiser as a function of sample and timesteps, in one batched pass."""
         denoiser, scale = self.denoiser, self.guidance_scale
         null = torch.full_like(rows, -1)
         if scale in (0, 1):
@@ -113,7 +111,7 @@ class ClipDiffusionGenerator:
 
 
 class CopyGenerator:
-    """The image in every frame."""
+    """Repeat the image in every frame."""
 
     name = "copy"
 
@@ -126,14 +124,10 @@ class CopyGenerator:
 
 
 class NearestMotionGenerator:
-    """The motion of a training clip of the label asked for: the one whose first frame looks most alike.
+    """Transfer the motion of the training clip of the requested label whose first frame looks most alike.
 
-    First frames are compared by `outline`, the shapes in them and where they are: relative transfer needs a figure in the same
-    pose and place, whatever its colours. The clip's motion against its own first frame is put on the image by our stage 1.
-
-    Args:
-        clips: training clips.
-        num_frames: of the videos; a clip's frames are picked evenly.
+    First frames are compared by `outline`, which ignores colours: relative transfer needs a figure in the same pose and place.
+    Our stage 1 applies the clip's motion to the image.
     """
 
     name = "nearest"
@@ -144,7 +138,7 @@ class NearestMotionGenerator:
         self.outlines = np.stack([outline(clips.clip(i)[0]) for i in range(len(clips))])
 
     def nearest(self, image: np.ndarray, label: str | None) -> int:
-        """Which training clip's motion `image` gets; None looks among all labels. UserError for a label without clips."""
+        """Return the index of the closest training clip of `label` (None: any label). UserError for a label without clips."""
         allowed = np.flatnonzero(self.labels == label) if label is not None else np.arange(len(self.labels))
         if not len(allowed):
             raise UserError(f"no training clip of the label {label!r}; there are {sorted(set(self.labels.tolist()))}")
@@ -154,9 +148,9 @@ class NearestMotionGenerator:
     @torch.inference_mode()
     def __call__(self, images: Sequence[np.ndarray], labels: Sequence[str] | None, seeds: Sequence[int]) -> GeneratedVideos:
         del seeds
-        asked = [None] * len(images) if labels is None else labels
+        requested = [None] * len(images) if labels is None else labels
         frames = []
-        for image, label in zip(images, asked, strict=True):
+        for image, label in zip(images, requested, strict=True):
             index = self.nearest(image, label)
             driving = np.asarray(self.clips.clip(index)[uniform_indices(self.clips.num_frames(index), self.num_frames)])
             frames.append(np.asarray(self.pipeline.transfer(image, driving, relative=True, output_type="uint8").frames)[0])
@@ -164,7 +158,7 @@ class NearestMotionGenerator:
 
 
 def outline(image: np.ndarray) -> np.ndarray:
-    """How strong the edges of an image (S, S, 3) uint8 are, averaged over 16x16 cells, of unit norm: (16, 16) float64."""
+    """Return the edge strength of an image (S, S, 3) uint8 in 16x16 cells, with unit norm: (16, 16) float64."""
     grey = image.astype(np.float64).mean(axis=2)
     edges = np.hypot(*np.gradient(grey))
     values = F.adaptive_avg_pool2d(torch.from_numpy(edges)[None], OUTLINE_SIZE)[0].numpy()

@@ -1,4 +1,4 @@
-"""What is diffused: a clip's pixels, or the latents of its frames, either normalised as our own motion is.
+"""What the baselines diffuse: pixels or frame latents of a clip, normalised like our motion.
 
 Shapes: video (b, 3, t, H, W) in [0, 1] · sample (b, c, t, h, w).
 """
@@ -22,23 +22,23 @@ LEAST_STD = 1e-4
 
 
 class ClipSpace(Protocol):
-    """How videos become diffusion samples and back."""
+    """Conversion between videos and diffusion samples."""
 
     @property
     def num_channels(self) -> int:
-        """c."""
+        """Channels of a sample, c."""
         ...
 
     def encode(self, video: Tensor) -> Tensor:
-        """The clean sample of a video."""
+        """Return the clean sample of a video."""
         ...
 
     def decode(self, sample: Tensor) -> Tensor:
-        """The video of a sample."""
+        """Return the video of a sample."""
         ...
 
     def clamp(self, sample: Tensor) -> Tensor:
-        """A predicted clean sample, each channel clamped to the range of the training set."""
+        """Clamp each channel of a clean sample to the range of the training set."""
         ...
 
 
@@ -53,7 +53,7 @@ class ChannelStatistics:
 
     @classmethod
     def measure(cls, parts: Iterable[Tensor]) -> Self:
-        """Of tensors (n, c, ...), one at a time; UserError where there are none."""
+        """Measure tensors (n, c, ...), one at a time; UserError if there are none."""
         count, sums = 0, []
         for part in parts:
             values = part.double().transpose(0, 1).flatten(1)
@@ -68,26 +68,26 @@ class ChannelStatistics:
         return cls(*(tuple(column.tolist()) for column in columns))
 
     def normalize(self, values: Tensor) -> Tensor:
-        """Values (b, c, ...) with zero mean and unit variance per channel."""
+        """Normalise values (b, c, ...) to zero mean and unit variance per channel."""
         return (values - _like(self.mean, values)) / _like(self.std, values)
 
     def restore(self, sample: Tensor) -> Tensor:
-        """The inverse of `normalize`."""
+        """Invert `normalize`."""
         return sample * _like(self.std, sample) + _like(self.mean, sample)
 
     def clamp(self, sample: Tensor) -> Tensor:
-        """A normalised sample, each channel clamped to its range."""
+        """Clamp each channel of a normalised sample to its range."""
         limits = (self.normalize(_like(edge, sample)) for edge in (self.low, self.high))
         low, high = limits
         return torch.minimum(torch.maximum(sample, low), high)
 
     def save(self, path: Path) -> None:
-        """As JSON, in one step."""
+        """Write as JSON, atomically."""
         write_bytes(path, (json.dumps(asdict(self), indent=2) + "\n").encode())
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """What `save` wrote."""
+        """Read what `save` wrote."""
         return cls(**{name: tuple(values) for name, values in read_json(path).items()})
 
 
@@ -97,7 +97,7 @@ def _like(values: tuple[float, ...], sample: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PixelSpace:
-    """Pixels, normalised per colour."""
+    """Pixels, normalised per colour channel."""
 
     statistics: ChannelStatistics
     num_channels: int = 3
@@ -114,7 +114,7 @@ class PixelSpace:
 
 @dataclass(frozen=True)
 class LatentSpace:
-    """The frames' latents by an `AutoencoderKL` (arXiv 2112.10752), each on its own, normalised per channel."""
+    """Latents of single frames by an `AutoencoderKL` (arXiv 2112.10752), normalised per channel."""
 
     statistics: ChannelStatistics
     autoencoder: AutoencoderKL
@@ -138,11 +138,11 @@ class LatentSpace:
 
 
 def encode_frames(autoencoder: AutoencoderKL, frames: Tensor) -> Tensor:
-    """The most likely latents (n, c, h, w) of frames (n, 3, H, W) in [0, 1]; not normalised."""
+    """Return the mode of the latents (n, c, h, w) of frames (n, 3, H, W) in [0, 1], not normalised."""
     return autoencoder.encode(2 * frames - 1).latent_dist.mode()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def decode_latents(autoencoder: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Frames (n, 3, H, W), about in [0, 1], of latents (n, c, h, w)."""
+    """Decode latents (n, c, h, w) to frames (n, 3, H, W), roughly in [0, 1]."""
     decoded = autoencoder.decode(latents)  # pyright: ignore[reportArgumentType]
     return (decoded.sample + 1) / 2  # pyright: ignore[reportAttributeAccessIssue]

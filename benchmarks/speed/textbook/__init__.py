@@ -1,1 +1,1 @@
-"""The networks in their textbook form, loading the same weights: the reference for speed and for parity."""
+"""The networks in their textbook form, with the same weights: the reference for speed and parity."""

@@ -1,7 +1,6 @@
 """Stage 1 in its textbook form, with the weights of a `LatentFlowAutoencoder`: one frame at a time.
 
-For every decoded frame the source is encoded again; for every driving frame the source's side of the motion is computed
-again, as in the published system.
+As in the published system, the source is encoded again for every decoded frame and for every driving frame.
 
 Shapes: image (b, 3, H, W) and video (b, 3, t, H, W) in [0, 1] · see `lfdm.motion.motion`.
 """
@@ -25,7 +24,7 @@ class PlainAutoencoder(nn.Module):
     """The same function as `autoencoder`, on copies of its weights.
 
     Raises:
-        RuntimeError: the two do not have the same parameters, name by name.
+        RuntimeError: parameter names or shapes differ.
         TypeError: a motion predictor that has no textbook form here.
     """
 
@@ -53,27 +52,27 @@ class PlainAutoencoder(nn.Module):
         raise TypeError(f"no textbook form of {type(config.predictor).__name__}")
 
     def encode(self, image: Tensor) -> list[Tensor]:
-        """Feature maps of every scale, full size first."""
+        """Return the feature maps of every scale, full size first."""
         scales = [self.first(image)]
         for down in self.downs:
             scales.append(down(scales[-1]))
         return scales
 
     def estimate_motion(self, source: Tensor, video: Tensor) -> Motion:
-        """Motion of all frames (b, 3, t, H, W) against the source, frame by frame."""
+        """Estimate the motion of all frames (b, 3, t, H, W) relative to the source, frame by frame."""
         predictor: Any = self.motion_predictor
         follows = isinstance(predictor, PlainDenseMotion)
         frames = predictor.track(source, video.unbind(2)) if follows else [predictor(source, frame) for frame in video.unbind(2)]
         return _stack([frame.grid for frame in frames], [frame.occlusion for frame in frames], corners=self.corners)
 
     def decode(self, image: Tensor, motion: Motion) -> Decoded:
-        """All frames of the image moved by `motion`, frame by frame."""
+        """Decode all frames of `image` moved by `motion`, frame by frame."""
         grids, occlusions = motion.grid().unbind(1), motion.occlusion.unbind(2)
         frames = [self.decode_frame(image, grid, occlusion) for grid, occlusion in zip(grids, occlusions, strict=True)]
         return Decoded(*(torch.stack(parts, dim=2) for parts in zip(*frames, strict=True)))
 
     def decode_frame(self, image: Tensor, grid: Tensor, occlusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Prediction, warped and inpainted (b, 3, H, W) for a motion grid (b, h, w, 2) and occlusion (b, 1, h, w)."""
+        """Return prediction, warped and inpainted image (b, 3, H, W) for a grid (b, h, w, 2) and occlusion (b, 1, h, w)."""
         scales = self.encode(image)
         warped, visible = self._warp(scales[-1], grid, occlusion)
         x = self.bottleneck(warped * visible)
@@ -87,7 +86,7 @@ class PlainAutoencoder(nn.Module):
         return warped * visible + inpainted * (1 - visible), warped, inpainted
 
     def forward(self, source: Tensor, driving: Tensor) -> Reconstruction:
-        """One training pair, (b, 3, H, W) each, as `LatentFlowAutoencoder.forward` gives it to the losses."""
+        """Reconstruct training pairs, source and driving (b, 3, H, W), as `LatentFlowAutoencoder.forward`."""
         found: FrameMotion = self.motion_predictor(source, driving)
         decoded = self.decode_frame(source, found.grid, found.occlusion)
         return Reconstruction(

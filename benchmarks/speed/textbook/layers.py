@@ -44,7 +44,7 @@ class Residual(nn.Module):
 
 
 class DownPath(nn.Module):
-    """Outputs of every resolution, the input first."""
+    """x (n, c, h, w) -> list of the outputs at every resolution, the input first."""
 
     def __init__(self, in_channels: int, *, channels: int, depth: int, max_channels: int):
         super().__init__()
@@ -77,7 +77,7 @@ class Hourglass(nn.Module):
 
 
 def blur_and_subsample(image: Tensor, factor: int) -> Tensor:
-    """Gaussian blur of the whole image (sigma = (factor - 1) / 2), then every `factor`-th pixel."""
+    """Blur the whole image (Gaussian, sigma = (factor - 1) / 2) and keep every `factor`-th pixel."""
     if factor == 1:
         return image
     sigma = (factor - 1) / 2
@@ -91,14 +91,14 @@ def blur_and_subsample(image: Tensor, factor: int) -> Tensor:
 
 
 def sample_frame(x: Tensor, grid: Tensor, padding_mode: str) -> Tensor:
-    """x (n, c, H, W) at grid (n, h, w, 2), in float32: (n, c, h, w)."""
+    """Sample x (n, c, H, W) at grid (n, h, w, 2) in float32: (n, c, h, w)."""
     with torch.autocast(x.device.type, enabled=False):
         sampled = F.grid_sample(x.float(), grid.float(), mode="bilinear", padding_mode=padding_mode, align_corners=False)
     return sampled.to(x.dtype)
 
 
 def resize_motion(grid: Tensor, occlusion: Tensor, size: tuple[int, int], *, corners: bool) -> tuple[Tensor, Tensor]:
-    """A frame's motion at another size: the grid is resized with end-point identities, the displacement with pixel centres."""
+    """Resize the motion of a frame: as a grid with end-point identities, as a displacement with pixel centres."""
     if tuple(grid.shape[1:3]) == size:
         return grid, occlusion
     if not corners:

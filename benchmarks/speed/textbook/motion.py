@@ -1,7 +1,7 @@
 """Both motion predictors in their textbook form: one source image and one driving frame at a time.
 
-Nothing is kept from frame to frame: the source's features, regions and blurred image are made anew for each. The dense
-predictor's matching stores the scores of all pairs of cells; the regions' blur runs at full size.
+Features, regions and the blurred image of the source are computed again for each frame. The matching of the dense predictor
+stores the scores of all pairs of cells; the blur of the region predictor runs at full size.
 
 Shapes: source and driving (b, 3, H, W) in [0, 1] · result: grid (b, h, w, 2) and occlusion (b, 1, h, w).
 """
@@ -179,7 +179,7 @@ class PlainDenseMotion(nn.Module):
         return FrameMotion(grid, torch.sigmoid(occlusion + OCCLUSION_BIAS), {"match": lambda _: (pixels - target).abs().mean()})
 
     def track(self, source: Tensor, frames: Sequence[Tensor]) -> list[FrameMotion]:
-        """Every frame, from the second on followed from the one before."""
+        """Estimate the motion of every frame, tracked from the frame before."""
         found = [self(source, frames[0])]
         for last, frame in pairwise(frames):
             expected = None

@@ -1,4 +1,4 @@
-"""Sampling and training steps in their textbook form: what the published system does, on the plain forms of both stages."""
+"""Sampling and training steps as in the published system, on the textbook forms of both stages."""
 
 import copy
 from typing import Any
@@ -19,7 +19,7 @@ from lfdm.training.stage2 import DiffusionTask
 def plain_guided_prediction(
     unet: PlainUNet, sample: Tensor, timestep: Tensor, condition: Tensor, null: Tensor, latent: Tensor, scale: float
 ) -> Tensor:
-    """Classifier-free guidance (2207.12598) as two calls, each with its own image latent."""
+    """Apply classifier-free guidance (2207.12598) with two calls, each with its own image latent."""
     with_condition = unet(sample, timestep, condition, latent)
     without = unet(sample, timestep, null, latent)
     return without + scale * (with_condition - without)
@@ -36,9 +36,9 @@ def plain_generation(
     num_inference_steps: int,
     generators: list[torch.Generator],
 ) -> Decoded:
-    """Frames (b, 3, t, H, W) of images (b, 3, H, W) and conditions (b, D) from noise (b, 3, t, h, w), without guidance.
+    """Sample frames (b, 3, t, H, W) for images (b, 3, H, W) and conditions (b, D) from noise (b, 3, t, h, w), without guidance.
 
-    `pipeline` lends its scheduler and its motion target, which has no range to clamp to.
+    Uses the scheduler and the motion codec of `pipeline`, without clamping.
     """
     scheduler: Any = copy.deepcopy(pipeline.scheduler)
     scheduler.set_timesteps(num_inference_steps, device=image.device)
@@ -59,9 +59,9 @@ def plain_diffusion_loss(
     batch: dict[str, Tensor],
     randomness: BatchRandomness,
 ) -> Tensor:
-    """Stage 2's loss of `video` (b, 3, t, H, W) uint8 and `index` (b,), with the random draws of `task.loss`.
+    """Return stage 2's loss of `video` (b, 3, t, H, W) uint8 and `index` (b,), with the random numbers of `task.loss`.
 
-    As published, stage 1 estimates the motion of every frame again and decodes every frame for pictures.
+    As published, stage 1 estimates and decodes every frame again.
     """
     kind, generator = task.diffusion.prediction_type, randomness.generator
     with torch.no_grad():
@@ -82,5 +82,5 @@ def plain_diffusion_loss(
 def plain_autoencoder_loss(
     task: AutoencoderTask, stage1: PlainAutoencoder, batch: dict[str, Tensor], randomness: BatchRandomness
 ) -> Tensor:
-    """Stage 1's loss of a batch of pairs, with the losses and random draws of `task.loss`."""
+    """Return stage 1's loss of a batch of pairs, with the losses and random numbers of `task.loss`."""
     return task.loss(stage1, batch, randomness)["loss"]

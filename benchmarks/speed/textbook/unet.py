@@ -1,6 +1,6 @@
-"""The motion U-Net in its textbook form, with the weights of a `MotionUNet3D`: what the fast form is measured against.
+"""The motion U-Net in its textbook form, with the weights of a `MotionUNet3D`.
 
-As one writes it from Video Diffusion Models (2204.03458): clips are ``(b, c, t, h, w)``, every convolution is a `Conv3d`,
+As in Video Diffusion Models (2204.03458): clips are ``(b, c, t, h, w)``, every convolution is a `Conv3d`,
 attention is two einsums around a softmax of stored scores, and the image latent is repeated over frames and concatenated at
 every step.
 
@@ -25,8 +25,8 @@ class PlainUNet(nn.Module):
     """The same function as `unet`, on copies of its weights.
 
     Raises:
-        RuntimeError: the two do not have the same parameters, name by name.
-        UserError: frames are folded (`frame_patch_size`), which has no textbook form.
+        RuntimeError: parameter names or shapes differ.
+        UserError: `frame_patch_size` is not 1.
     """
 
     def __init__(self, unet: MotionUNet3D):
@@ -63,7 +63,7 @@ class PlainUNet(nn.Module):
         self.to(unet.device, unet.dtype)
 
     def forward(self, sample: Tensor, timestep: Tensor, condition: Tensor, latent: Tensor) -> Tensor:
-        """The prediction for noisy motion (b, 3, t, h, w), timestep () or (b,), condition (b, d), latent (b, c, h, w)."""
+        """Predict (b, 3, t, h, w) from sample (b, 3, t, h, w), timestep () or (b,), condition (b, d) and latent (b, c, h, w)."""
         frames = sample.shape[2]
         latent = repeat(latent, "b c h w -> b c t h w", t=frames)
         x = torch.cat((self._to_patches(sample), self._to_patches(latent)), dim=1)
@@ -98,7 +98,7 @@ class PlainUNet(nn.Module):
         return self.time_embedding(waves.to(self.relative_position_bias.weight.dtype))
 
     def _position_bias(self, frames: int) -> Tensor:
-        """(n, t, t): one score per head and bucketed distance (T5, 1910.10683), row = query, column = key."""
+        """Return (n, t, t): one score per head and bucketed distance (T5, 1910.10683), row = query, column = key."""
         position = torch.arange(frames, device=self.relative_position_bias.weight.device)
         offset = position[None, :] - position[:, None]
         half = self.relative_position_bias.num_embeddings // 2
@@ -244,7 +244,7 @@ class _TemporalAttention(_Attention):
 
 
 def _rotate(x: Tensor) -> Tensor:
-    """Rotary positions (2104.09864) of (..., t, d), channel i paired with i + d/2 as our weights are stored."""
+    """Apply rotary positions (2104.09864) to (..., t, d); channel i is paired with i + d/2, as our weights are stored."""
     t, d = x.shape[-2:]
     frequencies = 10_000 ** (-torch.arange(0, d, 2, device=x.device, dtype=torch.float32) / d)
     angles = torch.arange(t, device=x.device)[:, None] * frequencies
@@ -274,7 +274,7 @@ class _NearestUpsample(nn.Module):
 
 
 def _textbook_weights(unet: MotionUNet3D, shapes: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of `unet` by name in the textbook's shapes: kernels gain axes of length 1, the stem is one kernel."""
+    """Return the weights of `unet` in the textbook's shapes: kernels gain axes of length 1, the stem is one kernel."""
     weights = {name: value.detach().contiguous() for name, value in unet.state_dict().items()}
     motion, latent = weights.pop("motion_in.weight"), weights.pop("latent_in.weight")
     weights["conv_in.weight"] = torch.cat((motion, latent), dim=1)
