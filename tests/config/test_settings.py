@@ -16,6 +16,7 @@ import pytest
 
 import lfdm.config
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
+from lfdm.config.checks import check_number
 from lfdm.config.diffusion import SCHEDULERS, DiffusionConfig
 from lfdm.config.models import AutoencoderConfig, UNetConfig
 from lfdm.config.predictors import DenseConfig, RegionConfig
@@ -85,7 +86,7 @@ def test_what_json_leaves_out_has_its_default() -> None:
     ("cls", "values", "message"),
     [
         (UNetConfig, {"dims": 3}, "unknown setting 'dims'; did you mean 'dim'?"),
-        (OptimizationConfig, {"xyz": 3}, "unknown setting 'xyz'; known: num_steps, batch_size, learning_rate,"),
+        (OptimizationConfig, {"xyz": 3}, "unknown setting 'xyz'; known: num_steps, batch_size,"),
         (Preset, {"unet": {"head_dims": 3}}, "unknown setting 'unet.head_dims'; did you mean 'unet.head_dim'?"),
         (Preset, {"unet": {"dim": 0}}, "unet.dim must be positive; got 0"),
         (Preset, {"unet": 3}, "missing settings: name, image_size, autoencoder_training, diffusion_training"),
@@ -246,3 +247,9 @@ def test_a_shortened_training_keeps_its_schedule_where_it_can() -> None:
     assert with_num_steps(long, 200) == replace(long, num_steps=200, warmup_steps=20, milestones=(100,))
     assert with_num_steps(long, 100) == replace(long, num_steps=100, warmup_steps=10, schedule="constant", milestones=())
     assert with_num_steps(STEPS, 3) == replace(STEPS, num_steps=3)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400, -1, True, "1", None])
+def test_numbers_outside_the_range_are_refused(value: object) -> None:
+    with pytest.raises(UserError, match=r"^fps must be a finite number, 0 or more; got"):
+        check_number("fps", value, low=0)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lfdm.errors import UserError
-from lfdm.folders.files import build_once, check_parents, replace_folder, replacing_folder, temporary_beside, write_bytes
+from lfdm.folders.files import build_once, check_parents, replace_folder, replacing_folder, temporary_path, write_bytes
 
 
 def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["clip.avi", "x" * 255, "é" * 127, "😀" * 63])
 def test_a_temporary_name_is_hidden_free_and_never_too_long(tmp_path: Path, name: str) -> None:
-    first, second = (temporary_beside(tmp_path / name) for _ in range(2))
+    first, second = (temporary_path(tmp_path / name) for _ in range(2))
     assert first.parent == tmp_path
     assert first.name.startswith(".")
     assert first != second
@@ -99,5 +99,5 @@ def test_a_cache_is_built_once_and_a_failed_one_leaves_nothing(tmp_path: Path) -
 def test_a_file_in_the_way_of_a_path_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     check_parents(tmp_path / "new" / "folder" / "clip.mp4")
-    with pytest.raises(UserError, match=r"clip\.mp4 cannot be made: .*file is a file"):
+    with pytest.raises(UserError, match=r"clip\.mp4 cannot be created: .*file is a file"):
         check_parents(tmp_path / "file" / "folder" / "clip.mp4")

@@ -49,7 +49,7 @@ def test_saving_again_replaces_the_folder_and_leaves_nothing_beside(model: Laten
 def test_saving_over_anything_else_is_refused(model: LatentFlowAutoencoder, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("keep me")
     for saved in (model, ConditionEncoder(labels=("wave",), dim=4), MotionCodec()):
-        with pytest.raises(UserError, match=r"alone: it holds thesis\.txt; choose another name"):
+        with pytest.raises(UserError, match=r"it also holds thesis\.txt; choose another name"):
             saved.save_pretrained(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "keep me"
 

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from lfdm.config.presets import FLOW64
-from lfdm.config.serialization import to_json
 from lfdm.errors import UserError
 from lfdm.folders.run_folder import prepare_run
 
@@ -30,22 +28,10 @@ def test_workers_steps_and_logs_may_change_and_land_in_the_file(tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
-def test_a_run_older_than_a_setting_is_resumed_with_its_default(tmp_path: Path) -> None:
-    settings = to_json(FLOW64)
-    prepare_run(tmp_path, {"preset": settings})
-    stored = json.loads((tmp_path / "config.json").read_text())
-    del stored["preset"]["diffusion_training"]["optimization"]["epoch_repeats"]
-    (tmp_path / "config.json").write_text(json.dumps(stored))
-    prepare_run(tmp_path, {"preset": settings})
-    settings["diffusion_training"]["optimization"]["epoch_repeats"] = 5
-    with pytest.raises(UserError, match=r"preset\.diffusion_training\.optimization\.epoch_repeats is 1 there, 5 here"):
-        prepare_run(tmp_path, {"preset": settings})
-
-
 def test_prepare_run_leaves_other_folders_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(UserError, match="is not empty and holds no run of ours"):
+    with pytest.raises(UserError, match="is not empty and is not a run folder"):
         prepare_run(tmp_path, {})
-    with pytest.raises(UserError, match="is not empty and holds no run of ours"):
+    with pytest.raises(UserError, match="is not empty and is not a run folder"):
         prepare_run(tmp_path / "thesis.tex", {})
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]

@@ -488,7 +488,7 @@ def test_a_folder_of_something_else_is_not_replaced(pipe: LatentFlowPipeline, tm
     pipe.save_pretrained(tmp_path / "model")
     pipe.save_pretrained(tmp_path / "model")  # its own folder is
     (tmp_path / "model" / "notes.txt").write_text("precious")
-    with pytest.raises(UserError, match=r"is not a model folder alone: it holds notes\.txt"):
+    with pytest.raises(UserError, match=r"is not only a model folder: it also holds notes\.txt"):
         pipe.save_pretrained(tmp_path / "model")
 
 

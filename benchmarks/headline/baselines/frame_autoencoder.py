@@ -18,7 +18,7 @@ from lfdm.config.serialization import to_json
 from lfdm.data.augmentation import ColorJitter, PairAugmentation
 from lfdm.data.cache import ClipCache
 from lfdm.data.clips import PairDataset
-from lfdm.folders.files import temporary_beside
+from lfdm.folders.files import temporary_path
 from lfdm.folders.run_folder import check_run, find_model, prepare_run
 from lfdm.training.batches import BatchRandomness
 from lfdm.training.loop import train
@@ -143,7 +143,7 @@ def open_latents(autoencoder: AutoencoderKL, clips: ClipCache, path: Path) -> np
             channels_last_kernels(autoencoder)
         stride = 2 ** (len(autoencoder.config["block_out_channels"]) - 1)
         size = clips.size // stride
-        temporary = temporary_beside(path)
+        temporary = temporary_path(path)
         try:
             shape = (clips.offsets[-1], autoencoder.config["latent_channels"], size, size)
             latents = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)

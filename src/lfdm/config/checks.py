@@ -1,5 +1,6 @@
 """Type and range checks whose errors name the field."""
 
+import contextlib
 import math
 import numbers
 import types
@@ -21,7 +22,7 @@ _NOUNS: dict[object, str] = {
 
 
 def check(valid: bool, name: str, got: object, allowed: str) -> None:
-    """Raise UserError("`name` must be `allowed`; got `got`") where `valid` is False."""
+    """Raise UserError("`name` must be `allowed`; got `got`") unless `valid`."""
     if not valid:
         raise UserError(f"{name} must be {allowed}; got {got!r}")
 
@@ -45,13 +46,13 @@ def check_not_negative(settings: object, *names: str) -> None:
 
 
 def check_probability(settings: object, *names: str) -> None:
-    """Raise UserError naming the first of the fields `names` that holds a number outside of [0, 1]."""
+    """Raise UserError naming the first of the fields `names` that holds a number outside [0, 1]."""
     for name in names:
         check(all(0 <= value <= 1 for value in _numbers(settings, name)), name, getattr(settings, name), "in [0, 1]")
 
 
 def check_integer(name: str, value: object, low: int, high: int) -> int:
-    """`value` as an integer from `low` to `high`; UserError otherwise."""
+    """Return `value` as an integer from `low` to `high`; raise UserError naming `name` otherwise."""
     number = int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else None
     if number is None or not low <= number <= high:
         raise UserError(f"{name} must be a whole number from {low} to {high}; got {value!r}")
@@ -59,8 +60,11 @@ def check_integer(name: str, value: object, low: int, high: int) -> int:
 
 
 def check_number(name: str, value: object, *, low: float, high: float = math.inf) -> float:
-    """`value` as a finite number from `low` to `high`; UserError otherwise."""
-    number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+    """Return `value` as a finite number from `low` to `high`; raise UserError naming `name` otherwise."""
+    number = math.nan
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):  # an integer beyond the range of float
+            number = float(value)
     if not (math.isfinite(number) and low <= number <= high):
         allowed = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
         raise UserError(f"{name} must be a finite number, {allowed}; got {value!r}")
@@ -73,34 +77,34 @@ def _numbers(settings: object, name: str) -> tuple[float, ...]:
 
 
 def check_types(settings: object) -> None:
-    """Raise UserError naming the first field of a dataclass whose value its annotation does not allow."""
+    """Raise UserError naming the first field of a dataclass whose value does not have the annotated type."""
     for name, hint in typing.get_type_hints(type(settings)).items():
-        check(_fits(getattr(settings, name), hint), name, getattr(settings, name), _describe(hint))
+        check(_has_type(getattr(settings, name), hint), name, getattr(settings, name), _describe(hint))
 
 
 def check_arguments(cls: type, arguments: dict[str, Any]) -> None:
-    """Raise UserError naming the first of the JSON-typed `arguments` of `cls` that its constructor does not allow."""
+    """Raise UserError naming the first of `arguments` that does not have the type annotated in the constructor of `cls`."""
     hints = typing.get_type_hints(cls.__init__)
     for name, value in arguments.items():
         if name in hints:
-            check(_fits(value, hints[name]), name, value, _describe(hints[name]))
+            check(_has_type(value, hints[name]), name, value, _describe(hints[name]))
 
 
-def _fits(value: object, hint: Any) -> bool:
+def _has_type(value: object, hint: Any) -> bool:
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return any(value == part and type(value) is type(part) for part in parts)
     if origin in (types.UnionType, typing.Union):
-        return any(_fits(value, part) for part in parts)
+        return any(_has_type(value, part) for part in parts)
     if origin is Sequence:
-        return isinstance(value, list | tuple) and all(_fits(item, parts[0]) for item in value)
+        return isinstance(value, list | tuple) and all(_has_type(item, parts[0]) for item in value)
     if origin is Mapping:
         return isinstance(value, Mapping)
     if origin is tuple:
         if not isinstance(value, tuple):
             return False
         expected = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
-        return len(value) == len(expected) and all(map(_fits, value, expected))
+        return len(value) == len(expected) and all(map(_has_type, value, expected))
     if hint in (int, float):
         numbers = int if hint is int else (int, float)
         return isinstance(value, numbers) and not isinstance(value, bool) and -math.inf < value < math.inf

@@ -13,15 +13,15 @@ SettingsT = TypeVar("SettingsT")
 
 
 def to_json(settings: object) -> dict[str, Any]:
-    """Settings as a dict that `json` can write; `from_json` gives them back."""
+    """Return settings as a JSON-typed dict, the inverse of `from_json`."""
     return dataclasses.asdict(settings)  # type: ignore[call-overload]
 
 
 def from_json(cls: type[SettingsT], values: dict[str, Any], *, where: str = "") -> SettingsT:
-    """The settings of type `cls` from a JSON object; what is left out has its default. `where` goes before names in errors.
+    """Return settings of type `cls` from a JSON object; missing fields have their defaults. `where` precedes names in errors.
 
     Raises:
-        UserError: an unknown key (the nearest known one is named), a missing one, or a value that is not allowed.
+        UserError: an unknown key (the message suggests a similar one), a missing one, or a value that is not allowed.
     """
     cls = _variant(cls, values, where)
     hints = typing.get_type_hints(cls)
@@ -37,7 +37,7 @@ def from_json(cls: type[SettingsT], values: dict[str, Any], *, where: str = "") 
         raise UserError(f"missing settings: {', '.join(missing)}")
     try:
         return cls(**arguments)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"{where}{error}") from None
 
 

@@ -24,51 +24,50 @@ AUXILIARY_LOSSES = ("match", "equivariance", "tracking_distillation")
 
 
 def _check_hue(color_jitter: tuple[float, ...]) -> None:
-    """UserError where the fourth amount, that of hue, is more than half a turn of the colour circle."""
+    """Raise UserError if the hue shift, the fourth amount, is more than half a turn of the colour circle."""
     check(color_jitter[3] <= MAX_HUE_JITTER, "color_jitter", color_jitter, "at most 0.5 in its last value, the hue")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizationConfig:
-    """One training run's optimizer, schedule, checkpoints and logs."""
+    """Optimizer, schedule, checkpoints and logs of one training."""
 
     num_steps: int
-    """Optimizer steps in all."""
+    """Total number of optimizer steps."""
     batch_size: int
     """Samples per step, over all processes."""
     micro_batch_size: int | None = None
-    """Most samples that a process computes at once; None = its whole share. The gradient is the same but for rounding, except
-    that batch norm in stage 1 normalizes each micro-batch by itself."""
+    """Most samples that a process computes at once, None = all; same gradient, but batch norm sees one micro-batch at a time."""
     learning_rate: float
     """Adam's learning rate after warm-up."""
     epoch_repeats: int = 1
-    """How often an epoch visits every clip, all visits shuffled together."""
+    """Visits of every clip in one epoch, all shuffled together."""
     last_batch: Literal["join", "drop", "keep"] = "join"
     """An epoch's incomplete last batch: filled from the next epoch, dropped, or kept short."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Adam's moment decays."""
     schedule: Literal["cosine", "milestones", "constant"] = "cosine"
-    """Decay to zero by a cosine, x0.1 at each milestone, or none."""
+    """Learning rate after warm-up: cosine decay to zero, x0.1 at each milestone, or constant."""
     milestones: tuple[int, ...] = ()
     """Steps of the x0.1 decays (schedule='milestones')."""
     warmup_steps: int = 0
     """Steps of linear warm-up."""
     max_grad_norm: float | None = 1.0
-    """Clip the gradient's norm; None = never."""
+    """Norm to which gradients are clipped; None = no clipping."""
     ema_decay: float = 0.999
-    """Decay of the averaged weights; 0 = no average."""
+    """Decay of the averaged weights; 0 = no averaging."""
     mixed_precision: MixedPrecision = "no"
-    """Autocast type of the forward pass; `auto` = bf16 where the device computes in it natively."""
+    """Autocast type of the forward pass; `auto` = bf16 if the device supports it natively."""
     seed: int = 0
     """Seed of initial weights, sample order, augmentation and noise."""
     num_workers: int = 0
-    """Loader processes."""
+    """Data loader processes."""
     checkpoint_steps: int = 1000
-    """Write a checkpoint every so many steps,"""
+    """Steps between checkpoints."""
     checkpoint_minutes: float = 5.0
-    """and at least every so many minutes."""
+    """Most minutes between checkpoints."""
     keep_checkpoints: int = 2
-    """Newest checkpoints that are kept."""
+    """Number of newest checkpoints to keep."""
     log_steps: int = 20
     """Steps between logged scalars."""
     sample_steps: int = 1000
@@ -110,38 +109,38 @@ def with_num_steps(config: OptimizationConfig, num_steps: int) -> OptimizationCo
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderTrainingConfig:
-    """Stage 1: pairs, augmentation and losses. A weight of 0 leaves a loss out."""
+    """Stage 1: pairs of frames, augmentation and losses. A weight of 0 disables a loss."""
 
     optimization: OptimizationConfig
     """Optimizer, schedule, checkpoints."""
     first_frame_probability: float = 0.5
-    """How often the source is the clip's first frame, which is what sampling animates."""
+    """Probability that the source is the clip's first frame, as in sampling."""
     distinct_frames: bool = True
-    """Never pair a frame with itself."""
+    """Whether the two frames of a pair must differ."""
     pairs_by: Literal["clip", "subject"] = "clip"
-    """Draw both frames from one clip, or the clip from all clips of the subject (mhad128)."""
+    """Whether a pair comes from the clip itself or from a random clip of the same subject."""
     flip_probability: float = 0.5
-    """Mirror both frames, where they are not swapped (never where the label says left or right)."""
+    """Probability of mirroring both frames if they are not swapped; never if the label names a side."""
     mirror_sided_labels: bool = False
-    """Mirror those, too, as published: stage 1 never sees labels."""
+    """Also mirror clips whose label names a side, as published; stage 1 does not use labels."""
     swap_probability: float = 0.5
-    """Swap source and driving frame in time."""
+    """Probability of swapping source and driving frame."""
     color_jitter: tuple[float, float, float, float] = (0.1, 0.1, 0.1, 0.1)
     """Brightness, contrast, saturation (factors 1 +- x) and hue (shift +- x)."""
     l1_weight: float = 1.0
     """Mean absolute error of the prediction at scales 1, 1/2, 1/4."""
     warped_weight: float = 1.0
-    """The same of the warped image, so that the flow carries the motion rather than the decoder."""
+    """The same for the warped image, so that the flow carries the motion and not the decoder."""
     inpainted_weight: float = 0.5
-    """The same of the painted image before the last blend, so that the decoder learns to paint where flow fails."""
+    """The same for the inpainted image before the last blend, so that the decoder learns to fill where the flow fails."""
     match_weight: float = 1.0
     """Mean absolute error of the driving frame assembled from matched source cells (dense predictor)."""
     ssim_weight: float = 0.0
     """1 - SSIM of the prediction."""
     smoothness_weight: float = 0.02
-    """Edge-aware first differences of the flow."""
+    """Edge-aware smoothness: first differences of the flow."""
     occlusion_weight: float = 0.0
-    """Mean of 1 - occlusion: what can be warped is not called hidden, which leaves stage 2 a simpler map to draw."""
+    """Mean of 1 - occlusion, which discourages marking warpable areas as hidden and simplifies the map that stage 2 learns."""
     perceptual_weight: float = 0.0
     """VGG feature distance of the prediction."""
     perceptual_weights_path: str | None = None
@@ -149,7 +148,7 @@ class AutoencoderTrainingConfig:
     perceptual_scales: int = 4
     """Scales (1, 1/2, ...) of the perceptual loss."""
     equivariance_weight: float = 0.0
-    """Equivariance of region means and affine frames under random warps (regions predictor)."""
+    """Equivariance of region centres and affine frames under random warps (region predictor)."""
     tracking_distillation_weight: float = 0.0
     """Distance of the flow of single frames to the flow that the initial weights find by tracking the clip (dense predictor)."""
 
@@ -179,20 +178,20 @@ def _adaptation_steps() -> OptimizationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptationConfig:
-    """Decoder adaptation: the losses of stage 1 that reach the decoder, on clips of a new domain."""
+    """Decoder adaptation to clips of a new domain: the losses of stage 1 that depend on the decoder."""
 
     optimization: OptimizationConfig = field(default_factory=_adaptation_steps)
     """Optimizer, schedule, checkpoints."""
     first_frame_probability: float = 0.5
-    """How often the source is the clip's first frame, which is what sampling animates."""
+    """Probability that the source is the clip's first frame, as in sampling."""
     flip_probability: float = 0.5
-    """Mirror both frames, where they are not swapped."""
+    """Probability of mirroring both frames if they are not swapped."""
     color_jitter: tuple[float, float, float, float] = (0.1, 0.1, 0.1, 0.1)
     """Brightness, contrast, saturation (factors 1 +- x) and hue (shift +- x)."""
     l1_weight: float = 1.0
     """Mean absolute error of the prediction at scales 1, 1/2, 1/4."""
     inpainted_weight: float = 0.5
-    """The same of the painted image before the last blend."""
+    """The same for the inpainted image before the last blend."""
     ssim_weight: float = 0.0
     """1 - SSIM of the prediction."""
     perceptual_weight: float = 0.0
@@ -207,7 +206,7 @@ class AdaptationConfig:
         self.losses()
 
     def losses(self) -> AutoencoderTrainingConfig:
-        """These as settings of stage 1, without the losses that train motion alone; UserError where they are impossible."""
+        """Return the settings of stage 1 with these losses and without those of motion; UserError if they are not allowed."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         off = dict.fromkeys(("warped_weight", "match_weight", "smoothness_weight"), 0.0)
         mirror = self.flip_probability > 0  # also clips whose labels name a side: labels are not used
@@ -216,22 +215,22 @@ class AdaptationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionTrainingConfig:
-    """Stage 2: targets, losses and augmentation."""
+    """Stage 2: frames, losses and augmentation."""
 
     optimization: OptimizationConfig
     """Optimizer, schedule, checkpoints."""
     frame_sampler: FrameSampler = "uniform"
-    """How num_frames are drawn from a clip."""
+    """How num_frames are chosen from a clip."""
     condition_dropout: float = 0.1
-    """How often a sample trains the null condition; 1 = an unconditional model, without labels."""
+    """Probability of training the null condition; 1 = an unconditional model without labels."""
     min_snr_gamma: float | None = None
-    """Min-SNR loss weight (arXiv 2303.09556); None = unweighted, which docs/ablation.md found better."""
+    """Min-SNR loss weight (arXiv 2303.09556); None = unweighted, which was better in docs/ablation.md."""
     flip_probability: float = 0.5
-    """Mirror image and motion (never where the label says left or right)."""
+    """Probability of mirroring image and motion; never if the label names a side."""
     color_jitter: tuple[float, float, float, float] = (0.1, 0.1, 0.1, 0.1)
-    """Jitter of the image that the latent is made from (of the whole clip where motion is not cached); motion stays as it is."""
+    """As in stage 1, for the image that is encoded, or for the whole clip with cache_motion=False."""
     cache_motion: bool = True
-    """Estimate all motion once, before training, instead of at every step."""
+    """Estimate all motion once before training instead of at every step."""
     gradient_checkpointing: bool = False
     """Recompute each block of the U-Net in the backward pass: a fraction of the memory for a fifth to a third more time."""
     panel_inference_steps: int = 10

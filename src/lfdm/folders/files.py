@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all: everything is written under a temporary name and renamed."""
+"""Files and folders that appear whole or not at all: they are written under a temporary name, then renamed."""
 
 import re
 import shutil
@@ -11,7 +11,7 @@ from lfdm.errors import UserError
 
 
 def as_file_name(text: str) -> str:
-    """Letters, digits and dashes of a label or any other text, for a file's name.
+    """Return a file name for a label or any other text, of letters, digits, underscores and dashes.
 
     >>> as_file_name("raise arms!"), as_file_name("?")
     ('raise-arms', 'video')
@@ -19,15 +19,15 @@ def as_file_name(text: str) -> str:
     return re.sub(r"[^\w]+", "-", text).strip("-")[:50] or "video"
 
 
-def temporary_beside(path: Path) -> Path:
-    """A free hidden name in the folder of `path`, to be renamed to it when whole."""
+def temporary_path(path: Path) -> Path:
+    """Return an unused hidden path in the folder of `path`, to be renamed to it when complete."""
     start = path.name.encode()[:80].decode(errors="ignore")  # names end at 255 bytes
     return path.with_name(f".{start}.{uuid4().hex[:8]}.tmp")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Put `data` at `path` in one step: a temporary file beside it, then a rename. Raises OSError, leaving no trace."""
-    temporary = temporary_beside(path)
+    """Write `data` to `path` in one step; an OSError leaves no trace."""
+    temporary = temporary_path(path)
     try:
         temporary.write_bytes(data)
         temporary.replace(path)
@@ -37,47 +37,46 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def existing_path(text: str | Path) -> Path | None:
-    """What `text` names if it is a path (~ is the home folder) at which there is something; None for any other text."""
+    """Return `text` as a path (~ is the home folder) if it exists, otherwise None."""
     try:
         path = Path(text).expanduser()
         return path if path.exists() else None
-    except (OSError, RuntimeError, ValueError):  # too long for a name, an unknown user's home, a zero byte
+    except (OSError, RuntimeError, ValueError):  # too long for a name, the home of an unknown user, a null byte
         return None
 
 
 def check_parents(path: Path) -> None:
-    """UserError where a file stands in the way of making `path`."""
+    """Raise UserError if `path` cannot be created because one of its parents is a file."""
     blocking = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
     if blocking is not None:
-        raise UserError(f"{path} cannot be made: {blocking} is a file; choose another name")
+        raise UserError(f"{path} cannot be created: {blocking} is a file; choose another name")
 
 
 def check_holds_only(folder: Path, allowed: Collection[str], what: str) -> None:
-    """UserError where replacing `folder` by `what` would lose something else than entries of the `allowed` names, or a file."""
+    """Raise UserError if `folder` is a file or has entries not in `allowed`, which would be lost if `what` replaced it."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file, not {what}; choose another name")
     others = sorted({entry.name for entry in folder.iterdir()} - set(allowed)) if folder.is_dir() else []
     if others:
-        raise UserError(f"{folder} exists and is not {what} alone: it holds {', '.join(others)}; choose another name")
+        raise UserError(f"{folder} exists and is not only {what}: it also holds {', '.join(others)}; choose another name")
 
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder to write into, renamed to `folder` when the block ends without an error, else removed.
+    """Give a temporary folder to write into, renamed to `folder` if the block ends without an error, otherwise removed.
 
-    An earlier `folder` stays until then; of a link, the folder that it leads to is replaced. Raises FileExistsError where a file
-    has that name.
+    An existing `folder` is replaced at the end; of a symbolic link, its target is. Raises FileExistsError if `folder` is a file.
     """
     folder = folder.resolve()
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; choose another name for the folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(folder)
+    temporary = temporary_path(folder)
     temporary.mkdir()
     try:
         yield temporary
         if folder.exists():
-            old = temporary_beside(folder)
+            old = temporary_path(folder)
             folder.rename(old)
             try:
                 temporary.rename(folder)
@@ -92,26 +91,26 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Call `write(temporary_folder)` and rename it to `folder`, see `replacing_folder`."""
+    """Call `write` with a temporary folder and rename it to `folder`; see `replacing_folder`."""
     with replacing_folder(folder) as temporary:
         write(temporary)
 
 
 def build_once(folder: Path, write: Callable[[Path], None]) -> None:
-    """`replace_folder` for a cache: where `folder` is there nothing happens, and another process may be quicker."""
+    """Do `replace_folder` unless `folder` exists; safe when several processes build it."""
     if folder.is_dir():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(folder)
+    temporary = temporary_path(folder)
     temporary.mkdir()
     try:
         write(temporary)
         try:
             temporary.rename(folder)
         except OSError:
-            if not folder.is_dir():  # otherwise another process was quicker, with the same content
+            if not folder.is_dir():  # otherwise another process has built it
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        with suppress(OSError):  # nothing is left of a failed first cache
+        with suppress(OSError):  # removes the parent if it is empty
             folder.parent.rmdir()

@@ -1,4 +1,4 @@
-"""A run folder's `config.json`: what the run is, and whether the same command may go on with it."""
+"""Run folders: their layout and `config.json`, which decides whether a command may resume a run."""
 
 import json
 from collections.abc import Collection, Iterator
@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lfdm.config.presets import Preset
-from lfdm.config.serialization import from_json, to_json
 from lfdm.errors import UserError
 from lfdm.folders.files import check_parents, write_bytes
 from lfdm.folders.model_folder import WEIGHTS_NAME, read_json
@@ -31,7 +29,7 @@ FREE_TO_CHANGE = (
     "gradient_checkpointing",
     "micro_batch_size",
 )
-"""Settings that change no weight but for rounding, and that a resumed run may therefore change; `num_steps` lets it go on."""
+"""Settings that a resumed run may change: they affect the weights only by rounding, except for more `num_steps`."""
 
 
 def find_checkpoints(run: Path) -> list[Path]:
@@ -95,46 +93,37 @@ def find_layout(folder: Path) -> ModelLayout:
 
 
 def check_run(out: Path, config: dict[str, Any], *, free: Collection[str] = ()) -> None:
-    """What `prepare_run` refuses, before anything costly is done for the run; writes nothing.
+    """Raise what `prepare_run` raises, without writing anything; for use before costly work.
 
     Raises:
-        UserError: the folder holds a run of other settings (each that differs is named), or something else.
+        UserError: the folder holds a run with other settings (the message lists the differences), or something else.
     """
     path = out / CONFIG_NAME
     check_parents(path.parent)
     if path.exists():
-        differing = list(_differences(_with_defaults(read_json(path)), json.loads(json.dumps(config)), free))
+        differing = list(_differences(read_json(path), json.loads(json.dumps(config)), free))
         if differing:
-            raise UserError(f"{out} holds a run of other settings: {'; '.join(differing)}. Use them, or another --out")
+            raise UserError(f"{out} holds a run with other settings: {'; '.join(differing)}. Use them, or another --out")
     elif out.exists() and not (out.is_dir() and all(entry.name.startswith((".", CONFIG_NAME)) for entry in out.iterdir())):
-        raise UserError(f"{out} is not empty and holds no run of ours; choose another --out")
+        raise UserError(f"{out} is not empty and is not a run folder; choose another --out")
 
 
 def prepare_run(out: Path, config: dict[str, Any], *, free: Collection[str] = ()) -> None:
-    """Write `out`/config.json; a run that is to be resumed must have the same settings but for `FREE_TO_CHANGE` and `free`.
+    """Write `out`/config.json; to resume a run, all settings but `FREE_TO_CHANGE` and `free` must be the same.
 
     Args:
         config: JSON-typed settings, nested.
-        free: dotted names of settings (with all that is under them) that this run does not depend on.
+        free: dotted names of settings that may differ, including everything nested under them.
 
     Raises:
-        UserError: the folder holds a run of other settings (each that differs is named), or something else.
+        UserError: the folder holds a run with other settings (the message lists the differences), or something else.
     """
     check_run(out, config, free=free)
     path, new = out / CONFIG_NAME, json.loads(json.dumps(config))
-    if path.exists() and _with_defaults(read_json(path)) == new:
+    if path.exists() and read_json(path) == new:
         return
     out.mkdir(parents=True, exist_ok=True)
     write_bytes(path, (json.dumps(new, indent=2) + "\n").encode())
-
-
-def _with_defaults(config: dict[str, Any]) -> dict[str, Any]:
-    """A stored configuration in which settings that are newer than the run have their defaults, which change nothing."""
-    try:
-        preset = to_json(from_json(Preset, config["preset"]))
-    except (KeyError, ValueError):  # another kind of run, or a preset that is no longer allowed: compared as it is
-        return config
-    return json.loads(json.dumps({**config, "preset": preset}))
 
 
 def _differences(old: object, new: object, free: Collection[str], name: str = "") -> Iterator[str]:
