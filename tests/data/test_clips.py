@@ -22,7 +22,7 @@ from lfdm.data.index import ClipRecord, labels, read_index, write_index
 from lfdm.data.video import write_video
 from lfdm.errors import UserError
 
-NO_JITTER = ColorJitter(brightness=0, contrast=0, saturation=0, hue=0)
+NO_JITTER = ColorJitter(amounts=(0, 0, 0, 0))
 RECORD = ClipRecord(path="a.avi", label="wave", subject="ann", split="train", frames=3, fps=8.0, width=16, height=12)
 
 

@@ -141,7 +141,7 @@ def make_dataset(
         num_frames=frames,
         sampler="very_random" if frames > 6 else "uniform",
         flip_probability=flip,
-        jitter=ColorJitter(brightness=jitter, contrast=0, saturation=0, hue=0),
+        jitter=ColorJitter(amounts=(jitter, 0, 0, 0)),
         seed=5,
     )
 

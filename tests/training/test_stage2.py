@@ -338,7 +338,7 @@ def test_the_paper_target_is_the_absolute_grid_of_all_frames_jittered_alike(
     clip = task.clips.clip(1)[uniform_indices(task.clips.num_frames(1), 4)]
     rng = np.random.default_rng((0, 3))
     rng.random()  # the draw of the flip, which has probability 0
-    amounts = ColorJitter.from_amounts((64 / 255, 0.25, 0.25, 0.04), random_order=False).apply(clip, rng)
+    amounts = ColorJitter(amounts=(64 / 255, 0.25, 0.25, 0.04), random_order=False).apply(clip, rng)
     assert not np.array_equal(amounts, clip)
     np.testing.assert_array_equal(sample["video"].permute(1, 2, 3, 0).numpy(), amounts)
     batch = {"video": sample["video"][None], "index": torch.tensor([1])}

@@ -155,7 +155,7 @@ def pixel_task(config: DenoiserConfig, preset: Preset, clips: ClipCache) -> Clip
         clips,
         num_frames=preset.num_frames,
         sampling=training.frame_sampler,
-        jitter=ColorJitter.from_amounts(training.color_jitter, random_order=False, spare_borders=True),
+        jitter=ColorJitter(amounts=training.color_jitter, random_order=False, spare_borders=True),
         flip_probability=training.flip_probability,
         seed=training.optimization.seed,
     )

@@ -51,7 +51,7 @@ class FrameAutoencoderTask:
         self.module = _Frames(autoencoder)
         self.config = config
         training = preset.autoencoder_training
-        jitter = ColorJitter.from_amounts(training.color_jitter)
+        jitter = ColorJitter(amounts=training.color_jitter)
         self.dataset = PairDataset(
             clips,
             PairAugmentation(swap_probability=0.0, flip_probability=training.flip_probability, jitter=jitter),

@@ -1,5 +1,6 @@
 """Commands that make clip data sets."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,7 +11,7 @@ from lfdm.cli.console import progress_bar
 from lfdm.config.video import Fit
 
 if TYPE_CHECKING:
-    from lfdm.data.corpora.conversion import FolderReport
+    from lfdm.data.corpora.conversion import Conversion
 
 MAX_LINES = 20
 
@@ -139,7 +140,7 @@ def data_folder(
             progress=progress,
         )
     _print_skipped(report)
-    _print_clips(report)
+    _print_clips(report, out)
 
 
 def data_corpus(name: str, layout: str) -> Callable[..., None]:
@@ -168,25 +169,27 @@ def data_corpus(name: str, layout: str) -> Callable[..., None]:
         corpus = {"mug": MUG, "mhad": UTD_MHAD, "natops": NATOPS}[name]
         with progress_bar() as progress:
             report = write_published(corpus, source, out, size=size, num_workers=num_workers, progress=progress)
-        _print_skipped(report.clips, most=MAX_LINES)
-        _print_clips(report.clips)
+        _print_skipped(report, most=MAX_LINES)
+        _print_clips(report, out)
         if report.num_reused:
             print(f"{report.num_reused} of them were there already")
-        print(f"training clips: {report.clips.num_train} of the paper's {report.expected_train}")
+        print(f"training clips: {report.num_clips('train')} of the paper's {corpus.num_train}")
         _print_some([f"missing {gap}" for gap in report.missing], MAX_LINES)
 
     data_corpus.__doc__ = (data_corpus.__doc__ or "").replace("CORPUS", name.upper()).replace("LAYOUT", layout)
     return data_corpus
 
 
-def _print_skipped(report: "FolderReport", most: int | None = None) -> None:
+def _print_skipped(report: "Conversion", most: int | None = None) -> None:
     _print_some([f"skipped {skipped.path}: {skipped.reason}" for skipped in report.skipped], most)
 
 
-def _print_clips(report: "FolderReport") -> None:
-    for label, count in report.clips_per_label.items():
+def _print_clips(report: "Conversion", out: Path) -> None:
+    for label, count in sorted(Counter(record.label for record in report.records).items()):
         print(f"{label}: {count} clips")
-    print(f"{report.num_train} training and {report.num_test} test clips of {report.num_subjects} subjects in {report.root}")
+    num_train, num_test = report.num_clips("train"), report.num_clips("test")
+    num_subjects = len({record.subject for record in report.records})
+    print(f"{num_train} training and {num_test} test clips of {num_subjects} subjects in {out}")
 
 
 def _print_some(lines: Sequence[str], most: int | None) -> None:

@@ -6,47 +6,26 @@ Shapes: frames (t, H, W, 3) uint8.
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
-
-from lfdm.config.checks import check, check_probability
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColorJitter:
     """Random brightness, contrast, saturation and hue, the same for all frames."""
 
-    brightness: float = 0.1
-    """Largest relative change of brightness."""
-    contrast: float = 0.1
-    """Largest relative change of contrast, about each frame's mean grey."""
-    saturation: float = 0.1
-    """Largest relative change of saturation, about each pixel's grey."""
-    hue: float = 0.1
-    """Largest shift of hue, in turns of the colour circle."""
+    amounts: tuple[float, float, float, float] = (0.1, 0.1, 0.1, 0.1)
+    """Largest relative change of brightness, of contrast about each frame's mean grey, of saturation about each pixel's grey, and
+    largest shift of hue in turns of the colour circle."""
     random_order: bool = True
     """Whether the four changes come in random order instead of the order above."""
     spare_borders: bool = False
     """Whether rows and columns at the edges that are black in every frame stay black, as if padding came afterwards."""
 
-    def __post_init__(self) -> None:
-        check_probability(self, "brightness", "contrast", "saturation")
-        check(0 <= self.hue <= 0.5, "hue", self.hue, "in [0, 0.5]")
-
-    @classmethod
-    def from_amounts(
-        cls, amounts: tuple[float, float, float, float], *, random_order: bool = True, spare_borders: bool = False
-    ) -> Self:
-        """Build from (brightness, contrast, saturation, hue), as configs store them."""
-        names = ("brightness", "contrast", "saturation", "hue")
-        return cls(**dict(zip(names, amounts, strict=True)), random_order=random_order, spare_borders=spare_borders)
-
     def apply(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Recolour frames (t, H, W, 3) uint8. The number of random values is always the same."""
         order = rng.permutation(4) if self.random_order else range(4)
-        amounts = (self.brightness, self.contrast, self.saturation, self.hue)
-        changes = [amount * unit for amount, unit in zip(amounts, rng.uniform(-1.0, 1.0, 4), strict=True)]
+        changes = [amount * unit for amount, unit in zip(self.amounts, rng.uniform(-1.0, 1.0, 4), strict=True)]
         if not any(changes):
             return frames
         if not (self.spare_borders and frames.any()):
@@ -133,9 +112,6 @@ class PairAugmentation:
     """Whether pairs whose label names left or right are mirrored, too, as published."""
     jitter: ColorJitter = ColorJitter()
     """Colour change, the same for both frames."""
-
-    def __post_init__(self) -> None:
-        check_probability(self, "swap_probability", "flip_probability")
 
 
 def names_a_side(label: str) -> bool:

@@ -83,10 +83,6 @@ def open_cache(
     root = Path(root)
     if not records:
         raise UserError(f"{root}: no clips to cache")
-    if size < 1:
-        raise UserError(f"size must be at least 1, got {size}")
-    if fit not in ("pad", "crop"):
-        raise UserError(f"fit must be 'pad' or 'crop', got {fit!r}")
     parent = _default_cache_dir(root) if cache_dir is None else Path(cache_dir)
     folder = parent / f"{size}-{fit}-{_content_key(root, records, size, fit)}"
     clips = _decoded(root, records, size, fit, num_workers or os.cpu_count() or 1)

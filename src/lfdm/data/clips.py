@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from lfdm.config.checks import check_probability
 from lfdm.config.models import FLOW_CHANNELS
 from lfdm.config.training import FrameSampler
 from lfdm.data.augmentation import ColorJitter, PairAugmentation, augment_pair, mirror_motion, names_a_side
@@ -41,7 +40,6 @@ class ClipDataset(Dataset[dict[str, Any]]):
         self.jitter = jitter
         self.flip_probability = flip_probability
         self.seed = seed
-        check_probability(self, "flip_probability")
         self._may_flip = [not names_a_side(record.label) for record in cache.records]
 
     def __len__(self) -> int:
@@ -92,7 +90,6 @@ class PairDataset(Dataset[dict[str, torch.Tensor]]):
         self.distinct = distinct
         self.first_frame_probability = first_frame_probability
         self.motion = motion
-        check_probability(self, "first_frame_probability")
         always = augment is not None and augment.mirror_sided_labels
         self._may_mirror = [always or not names_a_side(record.label) for record in cache.records]
         subjects: dict[str, list[int]] = {}

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
-import numpy as np
-
 from lfdm.config.checks import MAX_SEED, check, check_integer, check_number
 from lfdm.errors import UserError
 from lfdm.folders.files import check_holds_only, check_parents, replacing_folder, write_bytes
@@ -59,9 +57,9 @@ class ClipRecord:
             raise UserError(f"fps must be positive, got {self.fps}")
 
     @classmethod
-    def describe(cls, video: np.ndarray, *, path: str, label: str, subject: str, split: Split, fps: float) -> Self:
-        """Return the record of frames (t, H, W, 3)."""
-        frames, height, width, _ = video.shape
+    def describe(cls, shape: tuple[int, ...], *, path: str, label: str, subject: str, split: Split, fps: float) -> Self:
+        """Return the record of a clip of `shape` (t, H, W, ...)."""
+        frames, height, width = shape[:3]
         return cls(path=path, label=label, subject=subject, split=split, frames=frames, fps=fps, width=width, height=height)
 
 
@@ -129,17 +127,23 @@ def check_data_set_folder(out: Path) -> None:
     check_holds_only(out, (CLIP_INDEX_NAME, CLIPS_DIR, CACHE_DIR), "a data set made by these commands")
 
 
-def check_data_settings(
-    *, size: int, num_frames: int | None, seed: int, test_fraction: float, num_workers: int | None, least_size: int
-) -> None:
-    """Check the settings that all writers of data sets share; UserError naming the first that is not allowed."""
-    check_integer("size", size, least_size, MAX_SIZE)
-    if num_frames is not None:
-        check_integer("num_frames", num_frames, 2, MAX_FRAMES)
-        pixels, name = num_frames * size**2, "num_frames x size x size"
-        check(pixels <= MAX_CLIP_PIXELS, name, pixels, f"at most {MAX_CLIP_PIXELS}")
+def check_rendering(*, size: int, num_frames: int, min_size: int) -> None:
+    """Raise UserError for a size and length that rendered clips cannot have."""
+    check_integer("size", size, min_size, MAX_SIZE)
+    check_integer("num_frames", num_frames, 2, MAX_FRAMES)
+    pixels, name = num_frames * size**2, "num_frames x size x size"
+    check(pixels <= MAX_CLIP_PIXELS, name, pixels, f"at most {MAX_CLIP_PIXELS}")
+
+
+def check_split(*, seed: int, test_fraction: float, may_lack_training: bool = False) -> None:
+    """Raise UserError for a split that is not allowed."""
     check_integer("seed", seed, 0, MAX_SEED)
     check_number("test_fraction", test_fraction, low=0, high=1)
+    check(test_fraction < 1 or may_lack_training, "test_fraction", test_fraction, "less than 1: training needs subjects, too")
+
+
+def check_workers(num_workers: int | None) -> None:
+    """Raise UserError for a number of workers that is neither None nor allowed."""
     if num_workers is not None:
         check_integer("num_workers", num_workers, 0, MAX_WORKERS)
 

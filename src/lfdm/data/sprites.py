@@ -16,9 +16,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lfdm.config.checks import check, check_integer
+from lfdm.config.checks import check_integer
 from lfdm.data.images import decoding, fit_frames, open_image
-from lfdm.data.index import MAX_SUBJECTS, ClipRecord, check_data_settings, new_data_set, num_test_subjects, write_index
+from lfdm.data.index import (
+    MAX_SUBJECTS,
+    ClipRecord,
+    check_rendering,
+    check_split,
+    check_workers,
+    new_data_set,
+    num_test_subjects,
+    write_index,
+)
 from lfdm.data.progress import Progress, run_all
 from lfdm.data.video import write_video
 from lfdm.errors import UserError
@@ -96,10 +105,9 @@ def write_lpc(
     """
     sheets = Path(sheets)
     check_integer("num_characters", num_characters, 1, MAX_SUBJECTS)
-    check_data_settings(
-        size=size, num_frames=num_frames, seed=seed, test_fraction=test_fraction, num_workers=num_workers, least_size=MIN_SIZE
-    )
-    check(test_fraction < 1, "test_fraction", test_fraction, "less than 1: training needs subjects, too")
+    check_rendering(size=size, num_frames=num_frames, min_size=MIN_SIZE)
+    check_split(seed=seed, test_fraction=test_fraction)
+    check_workers(num_workers)
     layers = _find_layers(sheets)
     num_train = num_characters - num_test_subjects(num_characters, test_fraction)
     pool = ThreadPoolExecutor(num_workers or os.cpu_count() or 1)
@@ -218,7 +226,7 @@ def _write_character(
             frames = _scale(render_clip(sheet, background, label, direction, num_frames), size)
             path = f"clips/{index:05d}/{label}-{direction}.avi"
             write_video(folder / path, frames, fps=FPS)
-            records.append(ClipRecord.describe(frames, path=path, label=label, subject=subject, split=split, fps=FPS))
+            records.append(ClipRecord.describe(frames.shape, path=path, label=label, subject=subject, split=split, fps=FPS))
     return records
 
 

@@ -63,7 +63,7 @@ class AutoencoderTask:
                 swap_probability=config.swap_probability,
                 flip_probability=config.flip_probability,
                 mirror_sided_labels=config.mirror_sided_labels,
-                jitter=ColorJitter.from_amounts(config.color_jitter),
+                jitter=ColorJitter(amounts=config.color_jitter),
             ),
             seed=config.optimization.seed,
             distinct=config.distinct_frames,

@@ -82,7 +82,7 @@ class DiffusionTask:
 
     def _dataset(self, motion: MotionCache | None) -> MotionDataset | ClipDataset:
         config = self.config
-        jitter = ColorJitter.from_amounts(config.color_jitter, random_order=False, spare_borders=True)
+        jitter = ColorJitter(amounts=config.color_jitter, random_order=False, spare_borders=True)
         if motion is None:
             return ClipDataset(
                 self.clips,

@@ -130,10 +130,10 @@ def test_a_copy_becomes_a_data_set(name: str, tmp_path: Path) -> None:
     assert [r.path for r in records] == list(EXPECTED[name])
     assert {(r.width, r.height) for r in records} == {(128, 128)}
     assert {r.fps for r in records} == {{"mug": FOLDER_FPS, "mhad": 15, "natops": 20}[name]}
-    assert {skipped.path: skipped.reason for skipped in report.clips.skipped} == SKIPPED[name]
+    assert {skipped.path: skipped.reason for skipped in report.skipped} == SKIPPED[name]
     splits = Counter(split for _, _, split, _ in EXPECTED[name].values())
-    assert (report.clips.num_train, report.clips.num_test) == (splits["train"], splits["test"])
-    assert report.expected_train == {"mug": 465, "mhad": 431, "natops": 4800}[name]
+    assert (report.num_clips("train"), report.num_clips("test")) == (splits["train"], splits["test"])
+    assert corpus.num_train == {"mug": 465, "mhad": 431, "natops": 4800}[name]
     assert report.num_reused == 0
     assert done[-1] == ("converting recordings", len(done), len(done))
     assert sorted(entry.name for entry in (tmp_path / "set").iterdir()) == ["clips", "clips.csv"]
@@ -204,7 +204,7 @@ def test_mug_is_not_cropped_and_session0_alone_is_read(tmp_path: Path) -> None:
 
 def test_another_size_keeps_the_crop(tmp_path: Path) -> None:
     report = write_published(UTD_MHAD, make_mhad(tmp_path / "copy"), tmp_path / "set", size=64)
-    assert report.clips.num_train == 3
+    assert report.num_clips("train") == 3
     clip = read_video(tmp_path / "set/clips/a1_s1_t1.avi")
     source = read_video(tmp_path / "copy/RGB/a1_s1_t1_color.avi")[:, :, 156:492]
     assert np.array_equal(clip, fit_frames(source, 64, "pad"))
@@ -297,7 +297,7 @@ def test_broken_and_strange_files_are_reported_and_stop_nothing(tmp_path: Path) 
     for name in ("a28_s1_t1", "a0_s1_t1", "a1_s9_t1", "a1_s1_t5", "a01_s1_t1", "notes"):
         (copy / f"RGB/{name}_color.avi").touch()
     report = write_published(UTD_MHAD, copy, tmp_path / "set1")
-    reasons = {skipped.path.removeprefix("RGB/"): skipped.reason for skipped in report.clips.skipped}
+    reasons = {skipped.path.removeprefix("RGB/"): skipped.reason for skipped in report.skipped}
     assert [r.path for r in read_index(tmp_path / "set1")] == ["clips/a10_s1_t2.avi", "clips/a27_s5_t4.avi"]
     assert "broken" in reasons["a1_s1_t1_color.avi"]
     assert reasons["a9_s4_t1_color.avi"] == "frames are 320x240; the crop is one of 640x480"
@@ -310,7 +310,7 @@ def test_broken_and_strange_files_are_reported_and_stop_nothing(tmp_path: Path) 
     (copy / "008/anger/take009").mkdir()
     (copy / "008/joy").mkdir()
     (copy / "readme").mkdir()
-    reasons = {s.path: s.reason for s in write_published(MUG, copy, tmp_path / "set2").clips.skipped}
+    reasons = {s.path: s.reason for s in write_published(MUG, copy, tmp_path / "set2").skipped}
     assert reasons.keys() == {"002/session1", "003", "008/anger/take000", "008/anger/take009", "008/joy", "readme"}
     assert "img_0001.jpg" in reasons["008/anger/take000"]
 
@@ -328,7 +328,7 @@ def test_natops_takes_that_cannot_be_cut_are_reported_by_line_or_take(tmp_path: 
         read_video(tmp_path / "set" / paths[1]),
         fit_frames(read_video(copy / "gesture01/g01s03.avi")[7:9, 10:239, 30:290], 128, "pad"),
     )
-    reasons = [f"{s.path}: {s.reason}" for s in report.clips.skipped]
+    reasons = [f"{s.path}: {s.reason}" for s in report.skipped]
     lines = (copy / "segmentation.txt").read_text().splitlines()
     for text in ("3:7", "1:2,3", "4:5,4", "5:0,3"):
         number = len(lines) - lines[::-1].index(text)
@@ -461,7 +461,7 @@ def test_names_that_no_table_holds_and_empty_folders_are_skipped(tmp_path: Path)
     (copy / "008/fear").mkdir()
     report = write_published(MUG, copy, tmp_path / "set", size=16)
     assert [record.path for record in read_index(tmp_path / "set")] == list(EXPECTED["mug"])
-    assert {skipped.path: skipped.reason for skipped in report.clips.skipped} == SKIPPED["mug"] | {
+    assert {skipped.path: skipped.reason for skipped in report.skipped} == SKIPPED["mug"] | {
         "008/fear": "an empty folder",
         "008/anger/two\\xalines": "a name with control characters, or that is not UTF-8",
         f"008/anger/{'n' * 251}": "a name of over 250 bytes",
@@ -477,7 +477,7 @@ def test_folders_that_may_not_be_read_are_skipped(locked: str, tmp_path: Path) -
         report = write_published(MUG, copy, tmp_path / "set", size=16)
     finally:
         (copy / locked).chmod(0o755)
-    assert ["read" in skipped.reason for skipped in report.clips.skipped if skipped.path == locked] == [True]
+    assert ["read" in skipped.reason for skipped in report.skipped if skipped.path == locked] == [True]
 
 
 def test_wrong_trees_are_refused_and_leave_nothing(tmp_path: Path) -> None:

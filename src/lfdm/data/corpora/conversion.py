@@ -6,8 +6,7 @@ All converters of existing files use this. A recording that cannot be read is sk
 import os
 import unicodedata
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,26 +81,19 @@ class SkippedFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderReport:
-    """Counts of a data set made from a tree of recordings."""
-
-    root: Path
-    """Folder of the clip data set."""
-    num_train: int
-    num_test: int
-    clips_per_label: dict[str, int]
-    num_subjects: int
-    skipped: tuple[SkippedFile, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """The clips made, in the order of the recordings and their segments."""
+    """The clips made from a tree of recordings, in the order of the recordings and their segments."""
 
     records: tuple[ClipRecord, ...] = ()
     skipped: tuple[SkippedFile, ...] = ()
     num_reused: int = 0
     """Clips that an earlier run had finished."""
+    missing: tuple[str, ...] = ()
+    """Training clips of the paper that are missing: a whole subject or action in one line."""
+
+    def num_clips(self, split: Split) -> int:
+        """Return the number of clips in a split."""
+        return sum(record.split == split for record in self.records)
 
 
 def convert(
@@ -128,19 +120,6 @@ def convert(
         records=tuple(record for part in parts for record in part.records),
         skipped=tuple(skipped for part in parts for skipped in part.skipped),
         num_reused=sum(part.num_reused for part in parts),
-    )
-
-
-def summarize(root: Path, records: Sequence[ClipRecord], skipped: Iterable[SkippedFile]) -> FolderReport:
-    """Count the clips of the data set `root`."""
-    splits = Counter(record.split for record in records)
-    return FolderReport(
-        root=root,
-        num_train=splits["train"],
-        num_test=splits["test"],
-        clips_per_label=dict(sorted(Counter(record.label for record in records).items())),
-        num_subjects=len({record.subject for record in records}),
-        skipped=tuple(skipped),
     )
 
 
@@ -210,7 +189,18 @@ class _Converter:
                 continue
             write_video(self.folder / segment.path, frames, fps=info.fps)  # errors here end the run
             lengths[segment.path] = len(frames)
-        records = [self._record(s, lengths[s.path], info) for s in recording.segments if s.path in lengths]
+        records = [
+            ClipRecord.describe(
+                (lengths[s.path], self.form.size, self.form.size),
+                path=s.path,
+                label=s.label,
+                subject=s.subject,
+                split=s.split,
+                fps=info.fps,
+            )
+            for s in recording.segments
+            if s.path in lengths
+        ]
         return Conversion(records=tuple(records), skipped=tuple(skipped), num_reused=num_reused)
 
     def _is_finished(self, segment: Segment, info: VideoInfo) -> bool:
@@ -236,18 +226,6 @@ class _Converter:
         if only is None:
             return [frames] * len(segments)
         return [frames[bisect_left(only, span.start) :][: len(span)] for span in spans]
-
-    def _record(self, segment: Segment, length: int, info: VideoInfo) -> ClipRecord:
-        return ClipRecord(
-            path=segment.path,
-            label=segment.label,
-            subject=segment.subject,
-            split=segment.split,
-            frames=length,
-            fps=info.fps,
-            width=self.form.size,
-            height=self.form.size,
-        )
 
 
 def _check_name(path: Path) -> None:

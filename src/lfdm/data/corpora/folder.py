@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lfdm.config.checks import check
 from lfdm.config.video import Fit
 from lfdm.data.corpora.conversion import (
     ClipFormat,
-    FolderReport,
+    Conversion,
     Recording,
     Segment,
     SkippedFile,
@@ -20,10 +19,9 @@ from lfdm.data.corpora.conversion import (
     entries,
     entries_or_skip,
     skip,
-    summarize,
 )
 from lfdm.data.images import IMAGE_SUFFIXES
-from lfdm.data.index import ClipRecord, check_data_settings, new_data_set, num_test_subjects, write_index
+from lfdm.data.index import ClipRecord, check_split, check_workers, new_data_set, num_test_subjects, write_index
 from lfdm.data.progress import Progress
 from lfdm.data.video import VIDEO_SUFFIXES
 from lfdm.errors import UserError
@@ -40,8 +38,8 @@ def write_folder(
     max_frames: int | None = None,
     num_workers: int | None = None,
     progress: Progress | None = None,
-) -> FolderReport:
-    """Write the clip data set `out` from a tree `<label>/<subject>/<clip>` or `<label>/<clip>`, and report on it.
+) -> Conversion:
+    """Write the clip data set `out` from a tree `<label>/<subject>/<clip>` or `<label>/<clip>`.
 
     A clip is a video file or a folder of images; without a subject folder it is its own subject. The first `max_frames`
     frames are fitted to `size` (see `fit_frames`) and stored losslessly at the clip's own rate. About `test_fraction` of
@@ -53,8 +51,8 @@ def write_folder(
     """
     source, out = Path(source), Path(out)
     check_trees(source, out)
-    check_data_settings(size=size, num_frames=None, seed=seed, test_fraction=test_fraction, num_workers=num_workers, least_size=2)
-    check(test_fraction < 1, "test_fraction", test_fraction, "less than 1: training needs subjects, too")
+    check_split(seed=seed, test_fraction=test_fraction)
+    check_workers(num_workers)
     form = ClipFormat(size=size, fit=fit, max_frames=max_frames)
     found, skipped = _scan(source)
     with new_data_set(out) as folder:
@@ -64,7 +62,7 @@ def write_folder(
             raise UserError(f"{source}: {_nothing_usable(skipped)}")
         records = _split(made.records, test_fraction, seed)
         write_index(folder, records)
-    return summarize(out, records, skipped)
+    return Conversion(records=tuple(records), skipped=tuple(skipped))
 
 
 def _nothing_usable(skipped: list[SkippedFile]) -> str:

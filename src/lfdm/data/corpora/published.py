@@ -3,14 +3,13 @@
 mug.py, mhad.py and natops.py each describe one corpus: its labels, its subjects and the layout of its files.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lfdm.config.checks import check_integer
 from lfdm.data.corpora.conversion import (
     ClipFormat,
-    FolderReport,
+    Conversion,
     Recording,
     Segment,
     SkippedFile,
@@ -18,9 +17,8 @@ from lfdm.data.corpora.conversion import (
     convert,
     entries_or_skip,
     skip,
-    summarize,
 )
-from lfdm.data.index import CLIPS_DIR, MAX_WORKERS, Split, check_data_set_folder, write_index
+from lfdm.data.index import CACHE_DIR, CLIPS_DIR, Split, check_data_set_folder, check_workers, write_index
 from lfdm.data.progress import Progress
 from lfdm.data.video import Crop
 from lfdm.errors import UserError
@@ -82,19 +80,6 @@ class Survey:
         self.skipped.append(skip(self.source, path, reason))
 
 
-@dataclass(frozen=True, kw_only=True)
-class CorpusReport:
-    """Result of `write_published`."""
-
-    clips: FolderReport
-    num_reused: int
-    """Clips that an earlier run had finished."""
-    expected_train: int
-    """Number of training clips in the paper, to compare with `clips.num_train`."""
-    missing: tuple[str, ...]
-    """Missing training clips, if there are fewer: a whole subject or action in one line."""
-
-
 def write_published(
     corpus: Corpus,
     source: str | Path,
@@ -103,8 +88,8 @@ def write_published(
     size: int = 128,
     num_workers: int | None = None,
     progress: Progress | None = None,
-) -> CorpusReport:
-    """Write the clip data set `out` from your copy `source` of a corpus, and report on it.
+) -> Conversion:
+    """Write the clip data set `out` from your copy `source` of a corpus; returns its clips and what was skipped.
 
     A clip holds all frames of a take, cropped as published and fitted to `size` with black borders (`fit_frames`), stored
     losslessly at the recording's own rate. Labels, subjects and splits are the paper's; subjects in neither list and
@@ -120,8 +105,7 @@ def write_published(
     source, out = Path(source), Path(out)
     check_trees(source, out)
     form = ClipFormat(size=size, fit="pad", crop=corpus.crop)
-    if num_workers is not None:
-        check_integer("num_workers", num_workers, 0, MAX_WORKERS)
+    check_workers(num_workers)
     found = Survey(corpus=corpus, source=source)
     corpus.survey(found)
     if not found.recordings:
@@ -135,14 +119,12 @@ def write_published(
             f"{source}: no usable clip; of {len(skipped)} skipped the last is {skipped[-1].path} ({skipped[-1].reason})"
         )
     write_index(out, made.records)
-    clips = summarize(out, made.records, skipped)
-    present = [found.keys[record.path] for record in made.records if record.split == "train"]
-    return CorpusReport(
-        clips=clips,
-        num_reused=made.num_reused,
-        expected_train=corpus.num_train,
-        missing=tuple(_missing(corpus, present)) if clips.num_train < corpus.num_train else (),
-    )
+    missing: list[str] = []
+    if made.num_clips("train") < corpus.num_train:
+        present = [found.keys[record.path] for record in made.records if record.split == "train"]
+        missing = absent(corpus.train_keys, present)
+        missing = missing or ["takes of subjects and labels that have others: the corpus does not number them"]
+    return replace(made, skipped=skipped, missing=tuple(missing))
 
 
 def _claim(out: Path, corpus: Corpus, size: int) -> None:
@@ -166,15 +148,10 @@ def _claim(out: Path, corpus: Corpus, size: int) -> None:
 def _give_up(out: Path) -> None:
     """Remove a folder without any clip."""
     clips = out / CLIPS_DIR
-    if [entry.name for entry in clips.iterdir()] == [_MARKER] and not (out / ".cache").exists():
+    if [entry.name for entry in clips.iterdir()] == [_MARKER] and not (out / CACHE_DIR).exists():
         (clips / _MARKER).unlink()
         clips.rmdir()
         out.rmdir()
-
-
-def _missing(corpus: Corpus, present: Sequence[Key]) -> list[str]:
-    gaps = absent(corpus.train_keys, present)
-    return gaps or ["takes of subjects and labels that have others: the corpus does not number them"]
 
 
 def absent(expected: Iterable[Key], present: Collection[Key]) -> list[str]:

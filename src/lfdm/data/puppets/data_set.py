@@ -23,7 +23,9 @@ from lfdm.data.index import (
     MAX_SIZE,
     MAX_SUBJECTS,
     ClipRecord,
-    check_data_settings,
+    check_rendering,
+    check_split,
+    check_workers,
     new_data_set,
     num_test_subjects,
     write_index,
@@ -118,9 +120,9 @@ def write_puppets(
     root = Path(root)
     check_integer("num_subjects", num_subjects, 1, MAX_SUBJECTS)
     check_integer("num_takes", num_takes, 1, MAX_TAKES)
-    check_data_settings(
-        size=size, num_frames=num_frames, seed=seed, test_fraction=test_fraction, num_workers=num_workers, least_size=MIN_SIZE
-    )
+    check_rendering(size=size, num_frames=num_frames, min_size=MIN_SIZE)
+    check_split(seed=seed, test_fraction=test_fraction, may_lack_training=True)
+    check_workers(num_workers)
     check_number("fps", fps, low=MIN_FPS, high=MAX_FPS)
     check(truth in get_args(TruthChoice), "truth", truth, "none, test or all")
     if (root / CLIP_INDEX_NAME).exists():
@@ -149,7 +151,7 @@ def _write_subject(
             write_video(folder / path, clip.frames, fps=fps)
             if clip.truth is not None:
                 save_truth(truth_path(folder / path), clip.truth)
-            records.append(ClipRecord.describe(clip.frames, path=path, label=action, subject=name, split=split, fps=fps))
+            records.append(ClipRecord.describe(clip.frames.shape, path=path, label=action, subject=name, split=split, fps=fps))
     return records
 
 
