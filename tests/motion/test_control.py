@@ -107,7 +107,7 @@ def test_an_offset_survives_frames_samples_joining_and_resizing() -> None:
     published = draw_motion(corners=True).resize((SIZE, SIZE)).grid()
     still = Motion.identity(2, 3, (SIZE, SIZE), corners=False).grid()
     torch.testing.assert_close(large, (published + still) / 2, atol=1e-6, rtol=0)
-    with pytest.raises(UserError, match="an offset belongs to corners=True"):
+    with pytest.raises(UserError, match=r"offset .* needs corners=True"):
         Motion(motion.flow, motion.occlusion, False, motion.offset)
 
 
@@ -204,13 +204,13 @@ def test_a_motion_of_two_types_is_saved_in_that_of_its_flow(tmp_path: Path) -> N
 
 def test_what_cannot_be_saved(tmp_path: Path) -> None:
     motion = draw_motion(corners=False)
-    with pytest.raises(UserError, match=r"is written to a \.safetensors file; got"):
+    with pytest.raises(UserError, match=r"must end in \.safetensors; got"):
         motion.save(tmp_path / "photo.png")
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(UserError, match="flow must be finite"):
         Motion(motion.flow / 0, motion.occlusion).save(tmp_path / "m.safetensors")
-    with pytest.raises(UserError, match=r"cannot be saved: occlusion must lie in \[0, 1\]"):
+    with pytest.raises(UserError, match=r"occlusion must lie in \[0, 1\]; got"):
         Motion(motion.flow, motion.occlusion + 1).save(tmp_path / "m.safetensors")
-    with pytest.raises(UserError, match="cannot be saved: flow is empty"):
+    with pytest.raises(UserError, match="flow must not be empty"):
         Motion(motion.flow[:, :, :0], motion.occlusion[:, :, :0]).save(tmp_path / "m.safetensors")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file"):
@@ -225,18 +225,18 @@ FLOW, VISIBLE = torch.zeros(1, 2, 2, 4, 4), torch.ones(1, 1, 2, 4, 4)
 @pytest.mark.parametrize(
     ("tensors", "metadata", "message"),
     [
-        ({"flow": FLOW}, GOOD, "flow, occlusion and perhaps offset are needed"),
-        ({"flow": FLOW, "occlusion": VISIBLE, "x": FLOW}, GOOD, "are needed; got"),
-        ({"flow": FLOW, "occlusion": VISIBLE, "offset": VISIBLE}, GOOD, "belongs to corners=True"),
-        ({"flow": FLOW, "occlusion": VISIBLE[:, :, :1]}, GOOD, "a motion is flow"),
+        ({"flow": FLOW}, GOOD, "tensors must be flow, occlusion"),
+        ({"flow": FLOW, "occlusion": VISIBLE, "x": FLOW}, GOOD, "tensors must be flow, occlusion"),
+        ({"flow": FLOW, "occlusion": VISIBLE, "offset": VISIBLE}, GOOD, "offset .* needs corners=True"),
+        ({"flow": FLOW, "occlusion": VISIBLE[:, :, :1]}, GOOD, "flow must be"),
         ({"flow": FLOW.int(), "occlusion": VISIBLE}, GOOD, "floating point"),
-        ({"flow": FLOW, "occlusion": VISIBLE.half()}, GOOD, "of one floating point type"),
-        ({"flow": FLOW / 0, "occlusion": VISIBLE}, GOOD, "not finite"),
+        ({"flow": FLOW, "occlusion": VISIBLE.half()}, GOOD, "occlusion must have the floating point type of flow"),
+        ({"flow": FLOW / 0, "occlusion": VISIBLE}, GOOD, "flow must be finite"),
         ({"flow": FLOW, "occlusion": 2 * VISIBLE}, GOOD, r"occlusion must lie in \[0, 1\]"),
-        ({"flow": FLOW, "occlusion": VISIBLE}, {**GOOD, "shape": "1 2 4 5"}, "its shape b t h w must be '1 2 4 5'"),
+        ({"flow": FLOW, "occlusion": VISIBLE}, {**GOOD, "shape": "1 2 4 5"}, "shape b t h w must be '1 2 4 5'"),
         ({"flow": FLOW, "occlusion": VISIBLE}, {**GOOD, "corners": "yes"}, "must be true or false"),
-        ({"flow": FLOW, "occlusion": VISIBLE}, {}, "its format must be"),
-        ({"flow": FLOW[:0], "occlusion": VISIBLE[:0]}, {**GOOD, "shape": "0 2 4 4"}, "flow is empty"),
+        ({"flow": FLOW, "occlusion": VISIBLE}, {}, "format must be"),
+        ({"flow": FLOW[:0], "occlusion": VISIBLE[:0]}, {**GOOD, "shape": "0 2 4 4"}, "flow must not be empty"),
     ],
 )
 def test_a_file_that_holds_no_motion(tmp_path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], message: str) -> None:
@@ -244,14 +244,14 @@ def test_a_file_that_holds_no_motion(tmp_path: Path, tensors: dict[str, Tensor],
     save_file({name: value.clone() for name, value in tensors.items()}, path, metadata)
     with pytest.raises(UserError, match=message) as caught:
         Motion.load(path)
-    assert str(caught.value).startswith(f"{path} holds no motion: ")
+    assert str(caught.value).startswith(f"{path} holds no valid motion: ")
 
 
 def test_damaged_and_missing_motion_files(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     draw_motion(corners=False).save(path)
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(UserError, match="holds no motion"):
+    with pytest.raises(UserError, match="holds no valid motion"):
         Motion.load(path)
     with pytest.raises(FileNotFoundError, match="no motion file"):
         Motion.load(tmp_path / "nothing.safetensors")

@@ -1,4 +1,4 @@
-"""`Motion`: where every pixel of a frame comes from in the source image, and whether it is there at all.
+"""`Motion`: for every pixel of a frame its position in the source image, and whether it is visible there.
 
 Shapes: flow (b, 2, t, h, w), channel order (x, y), in units of half the image · occlusion (b, 1, t, h, w) in [0, 1], 1 = visible
 in the source · grid (b, t, h, w, 2) · mask (1, 1, H, W) in [0, 1], 1 = moves.
@@ -21,47 +21,57 @@ from lfdm.folders.files import check_parents, write_bytes
 from lfdm.motion.warp import flow_to_grid, grid_to_flow, identity_grid, resize
 
 FEATHER = 1 / 16
-"""Half the width of a mask's seam, over the side of the motion."""
+"""Half the width of a mask's feathered edge, as a share of the motion's larger side."""
 MOTION_SUFFIX = ".safetensors"
 FILE_FORMAT = "lfdm-motion-1"
+"""Format and version in the metadata of a motion file."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Motion:
     """Backward displacement and occlusion of t frames against one source image (LFDM, arXiv 2303.13744, section 3.2).
 
-    Frame k at p shows the source at p + flow; displacement in pixels is `flow * W / 2`. `corners` names the coordinate
-    convention (see `lfdm.motion.warp`).
+    A frame at p shows the source at p + flow; the displacement in pixels is `flow * W / 2`.
 
-    With `corners` no displacement does not give the source back: the published identity grid is up to half a pixel off at
-    every size. `offset` (b, 1, t, h, w) says how much of that a motion has: None = all, as published; 0 = none, so that no
-    displacement is no motion. It is there only in motions that were scaled or masked.
+    Raises:
+        UserError: shapes that do not belong together.
     """
 
     flow: Tensor
+    """Displacement (b, 2, t, h, w) in half images."""
     occlusion: Tensor
+    """Visibility in the source (b, 1, t, h, w)."""
     corners: bool = False
+    """Coordinate convention: end-point identity grid (True) or pixel centres (False), see `lfdm.motion.warp`."""
     offset: Tensor | None = None
+    """Share (b, 1, t, h, w) of the end-point identity grid's deviation from the pixel centres; None = all of it, as published.
+
+    With `corners`, zero flow does not reproduce the source unless the offset is zero, too. Scaled and masked motions have one.
+    """
 
     def __post_init__(self) -> None:
         b, channels, *rest = self.flow.shape if self.flow.ndim == 5 else (0, 0)
         if channels != 2 or self.occlusion.shape != (b, 1, *rest):
             raise UserError(
-                f"a motion is flow (b, 2, t, h, w) and occlusion (b, 1, t, h, w) of the same b, t, h, w; "
+                f"flow must be (b, 2, t, h, w) and occlusion (b, 1, t, h, w); "
                 f"got {tuple(self.flow.shape)} and {tuple(self.occlusion.shape)}"
             )
         if self.offset is not None and (not self.corners or self.offset.shape != self.occlusion.shape):
             raise UserError(
-                f"an offset belongs to corners=True and has the shape of the occlusion, {tuple(self.occlusion.shape)}; "
-                f"got corners={self.corners} and {tuple(self.offset.shape)}"
+                f"offset must have the shape of occlusion, {tuple(self.occlusion.shape)}, and needs corners=True; "
+                f"got {tuple(self.offset.shape)} and corners={self.corners}"
             )
 
     @classmethod
     def from_grid(cls, grid: Tensor, occlusion: Tensor, *, corners: bool) -> Self:
-        """From an absolute sampling grid (b, t, h, w, 2) or (b, h, w, 2) and occlusion (b, 1, t, h, w) or (b, 1, h, w).
+        """Build a motion from an absolute sampling grid and occlusion.
+
+        Args:
+            grid: (b, t, h, w, 2) or (b, h, w, 2).
+            occlusion: (b, 1, t, h, w) or (b, 1, h, w).
 
         Raises:
-            UserError: the shapes are not these.
+            UserError: other shapes.
         """
         if grid.ndim == 4:
             grid = grid.unsqueeze(1)
@@ -75,15 +85,19 @@ class Motion:
     def identity(
         cls, batch: int, frames: int, size: tuple[int, int], *, corners: bool, device: torch.device | str | None = None
     ) -> Self:
-        """No displacement, everything visible."""
+        """Build a motion of zero flow and full visibility for `size` (h, w)."""
         flow = torch.zeros(batch, 2, frames, *size, device=device)
         return cls(flow, torch.ones(batch, 1, frames, *size, device=device), corners)
 
     @classmethod
     def concatenate(cls, motions: Sequence[Self], dim: int) -> Self:
-        """Join motions of one convention along the batch (dim 0) or time (dim 2)."""
+        """Concatenate motions along the batch (dim 0) or time (dim 2).
+
+        Raises:
+            UserError: motions of different coordinate conventions.
+        """
         if len({motion.corners for motion in motions}) != 1:
-            raise UserError("cannot join motions of different coordinate conventions (corners)")
+            raise UserError(f"corners must be the same in all motions; got {[motion.corners for motion in motions]}")
         flow = torch.cat([motion.flow for motion in motions], dim)
         occlusion = torch.cat([motion.occlusion for motion in motions], dim)
         if all(motion.offset is None for motion in motions):
@@ -96,29 +110,29 @@ class Motion:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(h, w)."""
+        """Height and width (h, w)."""
         return self.flow.shape[-2], self.flow.shape[-1]
 
     def grid(self) -> Tensor:
-        """The absolute sampling grid, (b, t, h, w, 2)."""
+        """Return the absolute sampling grid (b, t, h, w, 2)."""
         if self.offset is None:
             return flow_to_grid(self.flow, corners=self.corners)
         centres, published = (identity_grid(*self.size, corners=corners, device=self.flow.device) for corners in (False, True))
         return centres + self.offset.permute(0, 2, 3, 4, 1) * (published - centres) + self.flow.permute(0, 2, 3, 4, 1)
 
     def frames(self, start: int, stop: int) -> Self:
-        """The motion of frames start..stop-1."""
+        """Return the motion of frames `start` to `stop` - 1."""
         return self._each(lambda x: x[:, :, start:stop])
 
     def samples(self, start: int, stop: int) -> Self:
-        """The motions start..stop-1 of the batch."""
+        """Return the motions `start` to `stop` - 1 of the batch."""
         return self._each(lambda x: x[start:stop])
 
     def resize(self, size: tuple[int, int]) -> Self:
-        """This motion at another resolution.
+        """Resize this motion to `size` (h, w).
 
-        With `corners` the absolute grid is resized, as published; with pixel centres the displacement is, so
-        that no motion stays no motion at every size.
+        With `corners` the absolute grid is resized, as published; with pixel centres the flow is, so that zero flow stays
+        exactly zero.
         """
         if size == self.size:
             return self
@@ -128,63 +142,62 @@ class Motion:
         if self.offset is None:
             grid = resize(self.grid().permute(0, 4, 1, 2, 3), size).permute(0, 2, 3, 4, 1)
             return type(self).from_grid(grid, occlusion, corners=True)
-        # Resizing is linear: of the published identity grid and of the displacement, each with its share.
+        # Resizing is linear, so the published identity grid can be resized apart and weighted by the offset.
         published = Motion.identity(1, 1, self.size, corners=True, device=self.flow.device).resize(size).flow
         offset = resize(self.offset, size)
         return type(self)(resize(self.flow, size) + offset * published, occlusion, True, offset)
 
     def scaled(self, strength: float) -> Self:
-        """This motion, `strength` times as strong: 1 = itself bit for bit, 0 = the source image in every frame, exactly.
+        """Scale this motion: 1 returns it unchanged, 0 reproduces the source image exactly in every frame.
 
-        Displacement is multiplied and what is hidden, 1 - occlusion, too, clamped to [0, 1]: that much more of the source
-        is moved away. Decoded frames depend continuously on `strength`. With `corners` the published offset of the
-        identity grid fades with it below 1.
+        Flow and hidden share (1 - occlusion, clamped to [0, 1]) are multiplied by `strength`, so that decoded frames depend
+        continuously on it. With `corners` the offset is scaled, too, below a strength of 1.
 
         Raises:
             UserError: a negative strength, or one that is not finite.
         """
         if not 0 <= strength < float("inf"):
             raise UserError(f"strength must be a finite number, 0 or more; got {strength}")
-        return self if strength == 1 else self._times(torch.tensor(float(strength)))
+        return self if strength == 1 else self._scaled_by(torch.tensor(float(strength)))
 
     def masked(self, mask: Tensor) -> Self:
-        """This motion inside a soft mask (1, 1, H, W) alone; outside, where it is 0, the source image exactly.
+        """Restrict this motion to a soft mask (1, 1, H, W); where the mask is 0 the source image is reproduced exactly.
 
-        The seam lies within the mask: nothing moves more than the mask says, and from the seam's outer to its inner end, over
-        an eighth of the side, displacement and hidden share grow in equal steps from nothing to all, so that a shift by less
-        than the seam's width does not fold. A mask too thin for that has a narrower seam, and one below two cells of the
-        motion does nothing.
+        The mask's edge is feathered inwards (`feather`): motion never exceeds the mask, and over an eighth of the image's side
+        it grows linearly from none to all, so that a shift by less than that width does not fold. Thin masks have a narrower
+        edge; a mask thinner than two cells of the motion has no effect.
 
         Raises:
             UserError: a mask of another shape, whose size is no multiple of the motion's, or with values outside [0, 1].
         """
-        whole = mask.ndim == 4 and mask.shape[:2] == (1, 1) and mask.numel() > 0
-        if not whole or any(m % n for m, n in zip(mask.shape[-2:], self.size, strict=True)):
+        valid = mask.ndim == 4 and mask.shape[:2] == (1, 1) and mask.numel() > 0
+        if not valid or any(m % n for m, n in zip(mask.shape[-2:], self.size, strict=True)):
             raise UserError(f"mask must be (1, 1, H, W), multiples of {self.size}; got {tuple(mask.shape)}")
-        if not (mask.min() >= 0 and mask.max() <= 1):  # also False for NaN
-            raise UserError("mask must lie in [0, 1]; got values outside or NaN")
-        if mask.min() == 1:
+        low, high = mask.min(), mask.max()
+        if not (low >= 0 and high <= 1):  # also False for NaN
+            raise UserError(f"mask must lie in [0, 1]; got values from {low:g} to {high:g}")
+        if low == 1:
             return self
-        return self._times(feather(mask.to(self.flow), self.size).unsqueeze(2))
+        return self._scaled_by(feather(mask.to(self.flow), self.size).unsqueeze(2))
 
     def from_rest(self) -> Self:
-        """This motion with a first frame of no motion at all, everything visible."""
+        """Replace the first frame's motion by zero flow and full visibility."""
         still = self.identity(len(self.flow), 1, self.size, corners=self.corners, device=self.flow.device).to(self.flow.dtype)
         return self.concatenate([still, self.frames(1, self.num_frames)], dim=2)
 
     def closed(self, count: int) -> Self:
-        """This motion with its last `count` frames easing into its first, so that it can be repeated.
+        """Blend the last `count` frames into the first, so that the motion can be looped.
 
-        A frame d before the end keeps (1 - cos(pi d / (count + 1))) / 2 of its own difference to frame 0.
+        The d-th frame from the end keeps (1 - cos(pi d / (count + 1))) / 2 of its difference to frame 0.
 
         Raises:
-            UserError: `count` is not from 1 to all frames but the first.
+            UserError: `count` is below 1 or leaves no frame unchanged.
         """
         if not 1 <= count < self.num_frames:
             raise UserError(f"count must be from 1 to {self.num_frames - 1}, all frames but the first; got {count}")
-        left = torch.arange(self.num_frames, 0, -1, device=self.flow.device).clamp(max=count + 1)
-        own = ((1 - torch.cos(math.pi * left / (count + 1))) / 2).to(self.flow).view(1, 1, -1, 1, 1)
-        return self._each(lambda x: torch.lerp(x[:, :, :1], x, own))
+        from_end = torch.arange(self.num_frames, 0, -1, device=self.flow.device).clamp(max=count + 1)
+        weight = ((1 - torch.cos(math.pi * from_end / (count + 1))) / 2).to(self.flow).view(1, 1, -1, 1, 1)
+        return self._each(lambda x: torch.lerp(x[:, :, :1], x, weight))
 
     def to(self, target: torch.device | str | torch.dtype) -> Self:
         return self._each(lambda x: x.to(target))
@@ -193,18 +206,15 @@ class Motion:
         return self._each(Tensor.detach)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, whole or not at all; parent folders are made.
+        """Write a safetensors file atomically; parent folders are created.
 
         Raises:
-            UserError: another ending than `.safetensors`, a motion of no frames, or values that are not finite or out of range.
+            UserError: another suffix than `.safetensors`, no frames, or values that are not finite or out of range.
         """
         path = Path(path)
         check_motion_path(path)
         tensors = {name: value.detach().to("cpu", self.flow.dtype).contiguous() for name, value in self._tensors().items()}
-        try:
-            _check_stored(tensors)
-        except ValueError as error:
-            raise UserError(f"this motion cannot be saved: {error}") from None
+        _check_stored(tensors)
         path.parent.mkdir(parents=True, exist_ok=True)
         shape = " ".join(map(str, self.occlusion.shape[:1] + self.occlusion.shape[2:]))
         metadata = {"format": FILE_FORMAT, "corners": str(self.corners).lower(), "shape": shape}
@@ -212,11 +222,11 @@ class Motion:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """A motion that `save` wrote.
+        """Read a motion that `save` wrote.
 
         Raises:
             FileNotFoundError: no such file.
-            UserError: anything else, with the path and what is wrong.
+            UserError: a file that holds no valid motion.
         """
         path = Path(path)
         if not path.is_file():
@@ -226,30 +236,30 @@ class Motion:
                 metadata: dict[str, str] = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
             return cls._from_file(tensors, metadata)
-        except (SafetensorError, ValueError) as error:
-            raise UserError(f"{path} holds no motion: {error}") from None
+        except (SafetensorError, UserError) as error:
+            raise UserError(f"{path} holds no valid motion: {error}") from None
 
     @classmethod
     def _from_file(cls, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Self:
         if metadata.get("format") != FILE_FORMAT:
-            raise UserError(f"its format must be {FILE_FORMAT!r}; got {metadata.get('format')!r}")
+            raise UserError(f"format must be {FILE_FORMAT!r}; got {metadata.get('format')!r}")
         if metadata.get("corners") not in ("true", "false"):
-            raise UserError(f"its convention, corners, must be true or false; got {metadata.get('corners')!r}")
+            raise UserError(f"corners must be true or false; got {metadata.get('corners')!r}")
         if set(tensors) - {"offset"} != {"flow", "occlusion"}:
-            raise UserError(f"flow, occlusion and perhaps offset are needed; got {sorted(tensors)}")
+            raise UserError(f"tensors must be flow, occlusion and optionally offset; got {sorted(tensors)}")
         _check_stored(tensors)
         motion = cls(tensors["flow"], tensors["occlusion"], metadata["corners"] == "true", tensors.get("offset"))
         shape = motion.occlusion.shape[:1] + motion.occlusion.shape[2:]
         if metadata.get("shape") != " ".join(map(str, shape)):
-            raise UserError(f"its shape b t h w must be {metadata.get('shape')!r}; got {tuple(shape)}")
+            raise UserError(f"shape b t h w must be {metadata.get('shape')!r}; got {tuple(shape)}")
         return motion
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {"flow": self.flow, "occlusion": self.occlusion}
         return tensors if self.offset is None else {**tensors, "offset": self.offset}
 
-    def _times(self, amount: Tensor) -> Self:
-        """Displacement and hidden share times `amount`, a number or (1, 1, 1, h, w)."""
+    def _scaled_by(self, amount: Tensor) -> Self:
+        """Multiply flow and hidden share by `amount`, a scalar or (1, 1, 1, h, w)."""
         amount = amount.to(self.flow)
         hidden = (1 - amount).expand_as(self.occlusion)
         occlusion = torch.lerp(self.occlusion, torch.ones_like(self.occlusion), hidden).clamp(0, 1)
@@ -264,40 +274,41 @@ class Motion:
 
 
 def check_motion_path(path: Path) -> None:
-    """UserError where no motion can be written to `path`: another ending than `.safetensors`, something in the way."""
+    """Raise UserError if no motion can be written to `path`: another suffix than `.safetensors`, or an obstructed path."""
     if path.suffix != MOTION_SUFFIX:
-        raise UserError(f"a motion is written to a {MOTION_SUFFIX} file; got {str(path)!r}")
+        raise UserError(f"motion files must end in {MOTION_SUFFIX}; got {str(path)!r}")
     if path.is_dir():
-        raise UserError(f"{path}: a folder has this name; choose another one")
+        raise UserError(f"{path} is a folder; choose another name")
     check_parents(path)
 
 
 def feather(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """A mask (1, 1, H, W) for motion of `size` (h, w), with a seam: (1, 1, h, w), nowhere above the mask.
+    """Reduce a mask (1, 1, H, W) to motion of `size` (h, w) with a soft edge: (1, 1, h, w), nowhere above the mask.
 
-    A cell is as much as the least pixel that bilinear resizing shares it out to. Least values over a window, then means over
-    the same window, make the seam: neighbouring cells differ by one over the window's side at most.
+    A cell has the minimum of the pixels that it influences when it is resized bilinearly. The minimum over a window, then the
+    mean over the same window, makes the edge: neighbouring cells differ by at most one over the window's side. The window
+    shrinks until at least half of the mask's maximum is left.
     """
     steps = [m // n for m, n in zip(mask.shape[-2:], size, strict=True)]
     windows = [2 * step if step > 1 else 1 for step in steps]
     cells = -F.max_pool2d(-mask, windows, steps, [step // 2 if step > 1 else 0 for step in steps])
     for radius in range(max(1, round(max(size) * FEATHER)), 0, -1):
         side = 2 * radius + 1
-        least = -F.max_pool2d(-cells, side, 1, radius)
-        soft = F.avg_pool2d(least, side, 1, radius, count_include_pad=False)
+        minimum = -F.max_pool2d(-cells, side, 1, radius)
+        soft = F.avg_pool2d(minimum, side, 1, radius, count_include_pad=False)
         if soft.max() >= 0.5 * cells.max():
-            return torch.minimum(soft, cells)  # means are rounded
+            return torch.minimum(soft, cells)  # rounding may lift a mean above the mask
     return cells
 
 
 def _check_stored(tensors: dict[str, Tensor]) -> None:
-    """UserError for what no file of a motion may hold."""
+    """Raise UserError if a motion file must not hold these tensors."""
     for name, value in tensors.items():
         if not value.is_floating_point() or value.dtype != tensors["flow"].dtype:
-            raise UserError(f"its tensors must be of one floating point type; {name} is {value.dtype}")
+            raise UserError(f"{name} must have the floating point type of flow; got {value.dtype} and {tensors['flow'].dtype}")
         if 0 in value.shape:
-            raise UserError(f"{name} is empty, of shape {tuple(value.shape)}")
+            raise UserError(f"{name} must not be empty; got shape {tuple(value.shape)}")
         if not value.isfinite().all():
-            raise UserError(f"{name} has values that are not finite")
+            raise UserError(f"{name} must be finite; got NaN or infinity")
         if name != "flow" and not (value.min() >= 0 and value.max() <= 1):
-            raise UserError(f"{name} must lie in [0, 1]; got values outside")
+            raise UserError(f"{name} must lie in [0, 1]; got values from {value.min():g} to {value.max():g}")

@@ -1,9 +1,14 @@
-"""Sampling grids and the one call of `grid_sample`.
+"""Sampling grids, and warping by `grid_sample`.
 
-Shapes: x (b, c, H, W) · flow (b, 2, t, h, w), channel order (x, y) · grid (b, t, h, w, 2), last axis (x, y).
-Two coordinate conventions (never mixed): `corners=True`, the published one, in which -1 and 1 of the identity grid are the
-centres of the outermost pixels, although sampling takes them as the image's edges; `corners=False`, pixel centres, in which
-the identity grid gives an image back bit for bit at power-of-two sizes.
+Shapes: x (b, c, H, W) · flow (b, 2, t, h, w), channel order (x, y), in half images · grid (b, t, h, w, 2), last axis (x, y).
+
+`corners` names the coordinate convention, that is the identity grid to which flow is added. Sampling itself is always done
+with `align_corners=False`, where -1 and 1 are the outer edges of the image:
+- False, pixel centres: n pixels lie at (2 i + 1) / n - 1. Zero flow reproduces an image, bit for bit at power-of-two sizes.
+- True, end points: n pixels lie at 2 i / (n - 1) - 1, from exactly -1 to exactly 1. This is the paper's grid, made for
+  `align_corners=True` but sampled without it: zero flow stretches an image by n / (n - 1), half a pixel at its edges. Networks
+  trained with it compensate, so that published checkpoints need it.
+The two must never be mixed.
 """
 
 import torch
@@ -13,7 +18,7 @@ from torch import Tensor
 
 
 def identity_grid(height: int, width: int, *, corners: bool, device: torch.device | str | None = None) -> Tensor:
-    """The grid of no motion, float32, (height, width, 2) with last axis (x, y)."""
+    """Return the grid of zero flow, float32 (height, width, 2), last axis (x, y)."""
     axes = []
     for size in (height, width):
         if corners:
@@ -26,19 +31,19 @@ def identity_grid(height: int, width: int, *, corners: bool, device: torch.devic
 
 
 def flow_to_grid(flow: Tensor, *, corners: bool) -> Tensor:
-    """Displacement (b, 2, t, h, w) to absolute sampling grid (b, t, h, w, 2)."""
+    """Convert flow (b, 2, t, h, w) to an absolute sampling grid (b, t, h, w, 2)."""
     identity = identity_grid(*flow.shape[-2:], corners=corners, device=flow.device)
     return identity + flow.permute(0, 2, 3, 4, 1)
 
 
 def grid_to_flow(grid: Tensor, *, corners: bool) -> Tensor:
-    """Absolute sampling grid (b, t, h, w, 2) to displacement (b, 2, t, h, w)."""
+    """Convert an absolute sampling grid (b, t, h, w, 2) to flow (b, 2, t, h, w)."""
     identity = identity_grid(*grid.shape[2:4], corners=corners, device=grid.device)
     return (grid - identity).permute(0, 4, 1, 2, 3)
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Every frame of (b, c, t, h, w) to `size`, bilinear, `align_corners=False`; no work where sizes agree."""
+    """Resize every frame of (b, c, t, h, w) to `size` bilinearly with `align_corners=False`; no-op if it has that size."""
     if tuple(x.shape[-2:]) == size:
         return x
     frames = rearrange(x, "b c t h w -> (b t) c h w")
@@ -47,21 +52,22 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def warp(x: Tensor, grid: Tensor, *, padding_mode: str) -> Tensor:
-    """Sample `x` (b, c, H, W) bilinearly at `grid` (b, t, h, w, 2) -> (b, c, t, h, w).
+    """Sample `x` (b, c, H, W) bilinearly at `grid` (b, t, h, w, 2): (b, c, t, h, w), in the dtype of `x`.
 
-    The frames are laid below each other in one tall grid, so that `x` is never repeated. Runs in float32 (coordinates in
-    half precision would be off by pixels) and returns the dtype of `x`. `padding_mode` is `zeros`, `border` or `reflection`.
-    Where coordinates are not finite the result is NaN (on a GPU, what torch makes of them).
+    The frames are stacked in one tall grid, so that `x` is never repeated. Runs in float32: coordinates in half precision
+    would be off by pixels. Coordinates that are not finite give NaN on a CPU; on a GPU torch decides.
+
+    Args:
+        padding_mode: `zeros`, `border` or `reflection`.
     """
     t, h = grid.shape[1:3]
     tall = rearrange(grid, "b t h w xy -> b (t h) w xy").float()
-    lost = ~tall.isfinite().all(-1) if tall.device.type == "cpu" else None
-    if lost is not None and not lost.any():
-        lost = None
-    if lost is not None:  # on a CPU their gradient is written outside of the image, which ends the process
+    invalid = None
+    if tall.device.type == "cpu" and not (finite := tall.isfinite()).all():
+        invalid = ~finite.all(-1, keepdim=True).movedim(-1, 1)  # torch would write their gradient outside the image and crash
         tall = tall.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     with torch.autocast(x.device.type, enabled=False):
         sampled = F.grid_sample(x.float(), tall, mode="bilinear", padding_mode=padding_mode, align_corners=False)
-    if lost is not None:
-        sampled = sampled.masked_fill(lost.unsqueeze(1), float("nan"))
+    if invalid is not None:
+        sampled = sampled.masked_fill(invalid, float("nan"))
     return rearrange(sampled, "b c (t h) w -> b c t h w", t=t, h=h).to(x.dtype)
