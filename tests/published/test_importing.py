@@ -113,7 +113,7 @@ def test_any_missing_or_misshapen_tensor_is_refused(network: str) -> None:
             load()
         state[network][name] = torch.zeros(3, 5)
         if i % 3 == 0:
-            with pytest.raises(UserError, match=r"misshapen (tensors )?\[|not the Gaussian|other rotary frequencies"):
+            with pytest.raises(UserError, match=r"misshapen (tensors )?\[|must be the (Gaussian|rotary frequencies)"):
                 load()
         state[network][name] = value
 
@@ -167,7 +167,7 @@ def test_another_schedule_is_refused(write: WriteFiles, tmp_path: Path) -> None:
     state = TINY["networks"]("mug")
     state["diffusion"]["betas"] = torch.linspace(1e-4, 0.02, 1000)
     _, stage2 = write(state)
-    with pytest.raises(UserError, match="betas is not that of the cosine schedule"):
+    with pytest.raises(UserError, match="betas must be that of the cosine schedule"):
         import_released(TINY["PRESETS"]["mug"], tmp_path / "model", diffusion=stage2)
 
 
@@ -185,7 +185,7 @@ def test_a_file_that_would_execute_code_is_refused(lfdm: Lfdm, tmp_path: Path) -
     torch.save({"diffusion": Touch(tmp_path / "touched")}, tmp_path / "evil.pth")
     code, _, err = lfdm("import", "--preset", "mug128", "--diffusion", tmp_path / "evil.pth", "--out", tmp_path / "model")
     assert code == 2
-    assert "nothing in a checkpoint is executed" in err
+    assert "no code from checkpoints is executed" in err
     assert [path.name for path in tmp_path.iterdir()] == ["evil.pth"]
 
 

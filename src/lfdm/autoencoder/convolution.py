@@ -1,6 +1,6 @@
-"""Convolutions of stage 1 in a cheaper form with the same result, up to rounding.
+"""Cheaper forms of stage 1's convolutions with the same result up to rounding.
 
-Shapes: x (n, c, h, w). Everything here is a function of the weights as they are, so that training needs no second form.
+Shapes: x (n, c, h, w). All are functions of the ordinary weights, so that training and checkpoints know only one form.
 """
 
 from typing import Protocol
@@ -10,22 +10,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MIN_FOLDED_POSITIONS = 512
-"""With fewer pixels in a batch, adding up the kernel costs more than the smaller kernel saves."""
+"""With fewer pixels in a batch, summing the kernel costs more than the smaller kernel saves."""
 
 
 class Convolve(Protocol):
-    """A convolution that keeps the size, or one that doubles it."""
+    """A convolution with kernel (out, c, k, k) that keeps or doubles height and width."""
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor: ...
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """The same values, channels innermost: the layout in which convolutions on a CPU are 1.1 to 2 times faster."""
+    """Convert to the channels-last memory format, in which convolutions on a CPU are 1.1 to 2 times faster."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def channels_last_kernels(module: nn.Module) -> None:
-    """Lay out the kernels of all convolutions over images and over videos with channels innermost, in place."""
+    """Convert all kernels of 2-D and 3-D convolutions to the channels-last memory format, in place."""
     layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
     for parameter in module.parameters():
         if parameter.ndim in layouts:
@@ -33,7 +33,7 @@ def channels_last_kernels(module: nn.Module) -> None:
 
 
 def convolve_and_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, convolve: Convolve) -> Tensor:
-    """`norm(conv(x))`. In evaluation mode the norm is one scale and shift per channel, which goes into the kernel."""
+    """Compute `norm(conv(x))`; in evaluation mode the norm's scale and shift are folded into the kernel."""
     if norm.training:
         return norm(convolve(x, conv.weight, conv.bias))
     assert norm.running_mean is not None
@@ -46,28 +46,29 @@ def convolve_and_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, convolve
 
 
 def convolve_same(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Kernel (out, c, k, k) of odd size k, as high and wide as `x`."""
+    """Convolve with a kernel of odd size, zero padded: (n, out, h, w)."""
     return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
 
 
 def double_and_convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The 3x3 convolution of `x` doubled by nearest neighbour, without doubling it: (n, out, 2h, 2w).
+    """Double `x` by nearest neighbour and convolve it with a 3x3 kernel, without storing the doubled image: (n, out, 2h, 2w).
 
-    Of the three pixels in a row under the kernel two are the same pixel of `x`. Adding up their weights leaves a transposed
-    convolution of stride 2, 4 multiplications per output instead of 9.
+    In each direction, two of the three pixels under the kernel are the same pixel of `x`. Summing their weights leaves a
+    transposed convolution of stride 2, 4 multiplications per output instead of 9.
     """
     if x.shape[0] * x.shape[2] * x.shape[3] < MIN_FOLDED_POSITIONS:
         return convolve_same(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias)
-    # row i: which of the three weights lead from a pixel to the i-th of the four outputs around it
+    # row i: which of the three weights connect a pixel to the i-th of the four outputs around it
     sums = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=weight.dtype, device=weight.device)
     kernel = torch.einsum("ir,js,ocrs->coij", sums, sums, weight)
     return F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)
 
 
 def convolve_to_few(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """`conv(x)` for few output channels (an image's three), which would leave most of a vector register empty.
+    """Compute `conv(x)` (n, out, h, w) for few output channels, which would leave vector registers mostly empty.
 
-    Each row of the kernel is a channel of its own of a convolution along the rows of `x`; the sum over the rows follows.
+    Each row of the kernel becomes an output channel of a convolution along the rows of `x`; their sum over shifted rows is the
+    result.
     """
     assert conv.bias is not None
     channels, _, size, _ = conv.weight.shape

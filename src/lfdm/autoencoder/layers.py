@@ -1,4 +1,4 @@
-"""Blocks of the stage-1 networks (MRAA, arXiv 2104.11280; FOMM, arXiv 2003.00196). All take and return (n, c, h, w)."""
+"""Blocks of the stage-1 networks (MRAA, arXiv 2104.11280; FOMM, arXiv 2003.00196), on images and features (n, c, h, w)."""
 
 from itertools import pairwise
 
@@ -10,7 +10,7 @@ from lfdm.autoencoder.convolution import channels_last, convolve_and_norm, convo
 
 
 class SameBlock(nn.Module):
-    """Convolution 7x7 -> batch norm -> ReLU at one resolution."""
+    """Convolution 7x7 -> batch norm -> ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -18,11 +18,12 @@ class SameBlock(nn.Module):
         self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (n, c, h, w) to (n, out, h, w)."""
         return convolve_and_norm(x, self.conv, self.norm, convolve_same).relu_()
 
 
 class DownBlock(nn.Module):
-    """Convolution 3x3 -> batch norm -> ReLU -> average over 2x2."""
+    """Convolution 3x3 -> batch norm -> ReLU -> 2x2 average pooling."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -30,11 +31,12 @@ class DownBlock(nn.Module):
         self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (n, c, h, w) to (n, out, h/2, w/2)."""
         return F.avg_pool2d(convolve_and_norm(x, self.conv, self.norm, convolve_same).relu_(), 2)
 
 
 class UpBlock(nn.Module):
-    """Nearest x2 -> convolution 3x3 -> batch norm -> ReLU."""
+    """Nearest-neighbour upsampling x2 -> convolution 3x3 -> batch norm -> ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -42,6 +44,7 @@ class UpBlock(nn.Module):
         self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (n, c, h, w) to (n, out, 2h, 2w)."""
         return convolve_and_norm(x, self.conv, self.norm, double_and_convolve).relu_()
 
 
@@ -56,6 +59,7 @@ class ResBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (n, c, h, w) to the same shape."""
         hidden = self.norm1(x).relu_()
         hidden = convolve_and_norm(hidden, self.conv1, self.norm2, convolve_same).relu_()
         return x + self.conv2(hidden)
@@ -70,11 +74,12 @@ class ConvBlock(nn.Module):
         self.norm = nn.GroupNorm(8, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (n, c, h, w) to (n, out, h/stride, w/stride)."""
         return F.silu(self.norm(self.conv(x)))
 
 
 class ImageEncoder(nn.Module):
-    """The down path of an hourglass: outputs of every resolution, the input first."""
+    """The down path of an hourglass."""
 
     def __init__(self, in_channels: int, *, channels: int, depth: int, max_channels: int) -> None:
         super().__init__()
@@ -82,6 +87,7 @@ class ImageEncoder(nn.Module):
         self.blocks = nn.ModuleList(DownBlock(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the input (n, c, h, w) and the output of every level i, (n, c_i, h/2^i, w/2^i)."""
         outputs = [channels_last(x)]
         for block in self.blocks:
             outputs.append(block(outputs[-1]))
@@ -89,7 +95,7 @@ class ImageEncoder(nn.Module):
 
 
 class Hourglass(nn.Module):
-    """Encoder and decoder with skips down to the input itself: returns `channels + in_channels` channels at the input's size."""
+    """Encoder and decoder with skip connections, also from the input itself; `out_channels` is `channels + in_channels`."""
 
     def __init__(self, in_channels: int, *, channels: int, depth: int, max_channels: int) -> None:
         super().__init__()
@@ -102,6 +108,7 @@ class Hourglass(nn.Module):
         self.out_channels = channels + in_channels
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (n, in, h, w) to (n, out_channels, h, w)."""
         skips = self.encoder(x)
         x = skips.pop()
         for up in self.ups:
@@ -110,7 +117,7 @@ class Hourglass(nn.Module):
 
 
 class AntiAliasDownsample(nn.Module):
-    """Gaussian blur, sigma (factor - 1) / 2, then every `factor`-th pixel from index 0; the image itself at factor 1."""
+    """Gaussian blur with sigma (factor - 1) / 2, then every `factor`-th pixel from index 0; the identity at factor 1."""
 
     kernel: Tensor
 
@@ -126,6 +133,7 @@ class AntiAliasDownsample(nn.Module):
         self.register_buffer("kernel", kernel, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (n, c, h, w) to (n, c, h/factor, w/factor)."""
         if self.factor == 1:
             return x
         padding = self.kernel.shape[-1] // 2

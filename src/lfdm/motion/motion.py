@@ -106,6 +106,7 @@ class Motion:
 
     @property
     def num_frames(self) -> int:
+        """Number of frames t."""
         return self.flow.shape[2]
 
     @property
@@ -200,10 +201,8 @@ class Motion:
         return self._each(lambda x: torch.lerp(x[:, :, :1], x, weight))
 
     def to(self, target: torch.device | str | torch.dtype) -> Self:
+        """Move to a device, or convert to a dtype."""
         return self._each(lambda x: x.to(target))
-
-    def detach(self) -> Self:
-        return self._each(Tensor.detach)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file atomically; parent folders are created.

@@ -1,4 +1,4 @@
-"""Published checkpoints -> ours, key by key."""
+"""Conversion of published checkpoints to the state of our models, key by key."""
 
 import pickle
 import re
@@ -49,32 +49,32 @@ _RENAMINGS = tuple(
         (r"\.norm\.gamma$", ".norm.weight"),
     )
 )
-"""Applied in order, each wherever it matches."""
+"""Substitutions, applied in this order."""
 
 _LINEAR = re.compile(r"(\.skip|\.out|\.to_qkv|\.to_out)\.weight$")
 _TEMPORAL_QKV = re.compile(r"temporal_attention(_in)?\.to_qkv\.weight$")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ReleasedUNet:
-    """What a published diffusion checkpoint holds, in our names."""
+    """A published diffusion checkpoint under our names."""
 
     weights: dict[str, Tensor]
-    """State of `MotionUNet3D`, complete."""
+    """Complete state of `MotionUNet3D`."""
     null_embedding: Tensor | None
-    """(1, 768), the learned null condition, or None where the null condition is zeros."""
+    """Learned null condition (1, 768); None = zeros."""
 
 
 def schedule_tables() -> dict[str, Tensor]:
-    """The tables of a published diffusion checkpoint, (1000,) float64, which all follow from the cosine schedule."""
+    """Return the tables that a published diffusion checkpoint stores, all of the cosine schedule: (1000,) float64 each."""
     betas = cosine_betas()
     bar = (1 - betas).cumprod(0)
-    before = torch.cat((torch.ones(1, dtype=bar.dtype), bar[:-1]))
-    variance = betas * (1 - before) / (1 - bar)
+    previous = torch.cat((torch.ones(1, dtype=bar.dtype), bar[:-1]))
+    variance = betas * (1 - previous) / (1 - bar)
     return {
         "betas": betas,
         "alphas_cumprod": bar,
-        "alphas_cumprod_prev": before,
+        "alphas_cumprod_prev": previous,
         "sqrt_alphas_cumprod": bar.sqrt(),
         "sqrt_one_minus_alphas_cumprod": (1 - bar).sqrt(),
         "log_one_minus_alphas_cumprod": (1 - bar).log(),
@@ -82,26 +82,24 @@ def schedule_tables() -> dict[str, Tensor]:
         "sqrt_recipm1_alphas_cumprod": (1 / bar - 1).sqrt(),
         "posterior_variance": variance,
         "posterior_log_variance_clipped": variance.clamp(min=1e-20).log(),
-        "posterior_mean_coef1": betas * before.sqrt() / (1 - bar),
-        "posterior_mean_coef2": (1 - before) * (1 - betas).sqrt() / (1 - bar),
+        "posterior_mean_coef1": betas * previous.sqrt() / (1 - bar),
+        "posterior_mean_coef2": (1 - previous) * (1 - betas).sqrt() / (1 - bar),
     }
 
 
 def convert_unet(state: dict[str, Tensor]) -> ReleasedUNet:
     """Rename and reshape the published diffusion network for `MotionUNet3D`.
 
-    Per-frame 5-D convolutions lose their time axis, 1x1 convolutions become linear layers, the first convolution is
-    split into its motion and latent parts, and the rows of temporal q and k are reordered, because ours turns channel
-    i with i + d/2 where the published one turns 2i with 2i + 1. Schedule tables and rotary frequencies are constants:
-    compared with ours and left out. A tensor of another shape than published may come out as it is, for `load_exactly` to
-    refuse.
+    Per-frame 5-D convolutions lose their time axis, 1x1 convolutions become linear layers, and the first convolution is split
+    into its motion and latent parts. The rows of temporal q and k are reordered, because our rotary embedding rotates channel i
+    with i + d/2, the published one 2i with 2i + 1. Schedule tables and rotary frequencies are constants, which are checked and
+    dropped. A tensor of an unexpected shape may be passed on unchanged; `load_exactly` refuses it.
 
     Args:
         state: the checkpoint's "diffusion" entry.
 
     Raises:
-        UserError: it holds a tensor that is none of the above, lacks a constant, or has another schedule or other rotary
-            frequencies than the usual ones.
+        UserError: an unknown tensor, a missing constant, or another schedule or other rotary frequencies than published.
     """
     tables = schedule_tables()
     unexpected = [name for name in state if not name.startswith(_NETWORK) and name not in tables]
@@ -134,7 +132,7 @@ def _convert_unet_tensor(name: str, value: Tensor) -> dict[str, Tensor]:
     ours = _rename_unet_tensor(name)
     try:
         return _split_first_convolution(name, value) if name.startswith(_FIRST_CONVOLUTION) else {ours: _reshape(ours, value)}
-    except (IndexError, RuntimeError):  # misshapen: kept as it is
+    except (IndexError, RuntimeError):  # of another shape: `load_exactly` refuses it
         return {ours: value}
 
 
@@ -171,17 +169,17 @@ def _split_first_convolution(name: str, value: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _check_table(name: str, value: Tensor, usual: Tensor) -> None:
-    if value.shape != usual.shape:
-        raise UserError(f"misshapen tensors [{name} {tuple(value.shape)}, needs {tuple(usual.shape)}]")
-    if not torch.allclose(value.double(), usual, rtol=1e-3, atol=1e-6):
-        raise UserError(f"{name} is not that of the cosine schedule (s = 0.008, betas clipped at 0.9999) over 1000 steps")
+def _check_table(name: str, value: Tensor, expected: Tensor) -> None:
+    if value.shape != expected.shape:
+        raise UserError(f"misshapen tensors [{name} {tuple(value.shape)}, needs {tuple(expected.shape)}]")
+    if not torch.allclose(value.double(), expected, rtol=1e-3, atol=1e-6):
+        raise UserError(f"{name} must be that of the cosine schedule over 1000 steps (s = 0.008, betas clipped at 0.9999)")
 
 
 def _check_rotary(name: str, value: Tensor) -> None:
-    usual = 10_000.0 ** (-torch.arange(value.numel(), dtype=torch.float64) / value.numel())
-    if value.ndim != 1 or not torch.allclose(value.double(), usual, rtol=1e-4, atol=0.0):
-        raise UserError(f"{name} holds other rotary frequencies than 10000^(-2i/{2 * value.numel()}): {value.tolist()}")
+    expected = 10_000.0 ** (-torch.arange(value.numel(), dtype=torch.float64) / value.numel())
+    if value.ndim != 1 or not torch.allclose(value.double(), expected, rtol=1e-4, atol=0.0):
+        raise UserError(f"{name} must be the rotary frequencies 10000^(-2i/{2 * value.numel()}); got {value.tolist()}")
 
 
 # The auto-encoder: RegionMM.pth, entries "generator", "region_predictor", "bg_predictor" -----------------------------
@@ -213,10 +211,10 @@ _AUTOENCODER_RENAMINGS = {
         (r"fc\.(?=weight|bias)", _BACKGROUND + "head."),
     ),
 }
-"""For each network, what the beginning of a published name becomes; exactly one pattern matches each name."""
+"""Replacements of the beginning of the published names, for each network; exactly one pattern matches each name."""
 
 _ANTI_ALIAS = {"generator": "pixelwise_flow_predictor.down.weight", "region_predictor": "down.weight"}
-"""Fixed Gaussian kernels, which our networks compute themselves."""
+"""Fixed Gaussian kernels, which our networks compute."""
 
 
 def convert_autoencoder(
@@ -224,10 +222,10 @@ def convert_autoencoder(
 ) -> dict[str, Tensor]:
     """Rename the three published stage-1 networks for `LatentFlowAutoencoder`.
 
-    The anti-alias kernels are constants: compared with ours and left out.
+    The anti-alias kernels are constants, which are checked and dropped.
 
     Raises:
-        UserError: a tensor of unknown name, or an anti-alias kernel that is missing or other than the usual Gaussian.
+        UserError: an unknown tensor, or a missing or different anti-alias kernel.
     """
     networks = {"generator": generator, "region_predictor": region_predictor, "bg_predictor": bg_predictor}
     weights: dict[str, Tensor] = {}
@@ -244,7 +242,7 @@ def convert_autoencoder(
             else:
                 weights[ours] = value
     if unexpected or missing:
-        raise UserError(f"unexpected tensors {unexpected}, missing {missing}: not the layout of a published auto-encoder")
+        raise UserError(f"not the layout of a published auto-encoder: unexpected tensors {unexpected}, missing {missing}")
     return weights
 
 
@@ -256,20 +254,20 @@ def _rename_autoencoder_tensor(network: str, published: str) -> str | None:
 
 
 def _check_anti_alias(name: str, value: Tensor) -> None:
-    usual = AntiAliasDownsample(3, 4).kernel
-    if value.shape != usual.shape or not torch.allclose(value.float(), usual, rtol=1e-4, atol=1e-6):
-        raise UserError(f"{name} {tuple(value.shape)} is not the Gaussian of sigma 1.5 in 13x13 pixels")
+    expected = AntiAliasDownsample(3, 4).kernel
+    if value.shape != expected.shape or not torch.allclose(value.float(), expected, rtol=1e-4, atol=1e-6):
+        raise UserError(f"{name} must be the Gaussian of sigma 1.5 on 13x13 pixels; got another one, {tuple(value.shape)}")
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The contents of a published checkpoint (.pth), on the CPU; nothing in the file is executed.
+    """Read a published checkpoint (.pth) on the CPU, without executing any code from it.
 
     Raises:
         FileNotFoundError: no such file.
-        UserError: the file is damaged, holds no dictionary, or could only be read by executing code from it.
+        UserError: a damaged file, one that does not hold a dictionary, or one that needs code to be executed.
     """
     path = Path(path)
     if not path.is_file():
@@ -278,9 +276,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
-        held = f"it would run {code[1]}" if code else "it is damaged or holds more than tensors and plain values"
-        raise UserError(f"{path} is refused, since nothing in a checkpoint is executed: {held}") from None
-    except Exception as error:  # damaged bytes fail in whichever way their accidental opcodes do
+        reason = f"it would run {code[1]}" if code else "it is damaged or holds more than tensors and plain values"
+        raise UserError(f"{path} is refused, because no code from checkpoints is executed: {reason}") from None
+    except Exception as error:  # damaged bytes are arbitrary opcodes, which may fail in any way
         raise UserError(f"{path} is not a readable checkpoint ({type(error).__name__}: {error})") from None
     if not isinstance(state, dict):
         raise UserError(f"{path} must hold a dictionary; got {type(state).__name__}")
@@ -288,18 +286,18 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 IGNORED = re.compile(r"(optimizer|scheduler|epoch|example|avd_network)(_\w*)?")
-"""Entries beside the networks: what resumes a training, MRAA's animation network (LFDM moves by diffusion instead)."""
+"""Entries that are not needed: the state of the training, and MRAA's animation network, which LFDM replaces by diffusion."""
 
 AUTOENCODER_NETWORKS = ("generator", "region_predictor", "bg_predictor")
 DIFFUSION_NETWORKS = ("diffusion",)
 
 
 def read_networks(path: str | Path, names: Sequence[str]) -> dict[str, dict[str, Tensor]]:
-    """The networks `names` of a published checkpoint, each a dict of tensors; entries that `IGNORED` names are left out.
+    """Read the networks `names` of a published checkpoint, each a dict of tensors; entries that match `IGNORED` are dropped.
 
     Raises:
         FileNotFoundError: no such file.
-        UserError: as `read_checkpoint`, or entries are missing, unexpected or no dicts of tensors (all are listed).
+        UserError: as `read_checkpoint`; entries that are missing, unexpected or not dicts of tensors.
     """
     state = read_checkpoint(path)
     missing = [name for name in names if name not in state]

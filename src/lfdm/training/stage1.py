@@ -15,7 +15,7 @@ from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder, Reconstruction
 from lfdm.autoencoder.predictors.predictor import LossInputs
 from lfdm.config.presets import Preset
 from lfdm.config.serialization import to_json
-from lfdm.config.training import AutoencoderTrainingConfig
+from lfdm.config.training import AUXILIARY_LOSSES, AutoencoderTrainingConfig
 from lfdm.data.augmentation import ColorJitter, PairAugmentation
 from lfdm.data.cache import ClipCache, open_cache
 from lfdm.data.clips import PairDataset
@@ -100,8 +100,8 @@ class AutoencoderTask:
         add("warped", lambda: multiscale_l1(decoded.warped[:, :, 0], driving))
         add("inpainted", lambda: multiscale_l1(decoded.inpainted[:, :, 0], driving))
         add("ssim", lambda: ssim_loss(prediction, driving))
-        for name, auxiliary in reconstruction.losses.items():
-            add(name, partial(auxiliary, inputs))
+        for name in AUXILIARY_LOSSES:
+            add(name, lambda name=name: reconstruction.losses[name](inputs))
         add("smoothness", lambda: edge_aware_smoothness(motion.flow, driving.unsqueeze(2)))
         add("occlusion", lambda: 1 - motion.occlusion.float().mean())
         if self.perceptual is not None:

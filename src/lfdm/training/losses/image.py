@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def multiscale_l1(prediction: Tensor, target: Tensor, *, num_scales: int = 3) -> Tensor:
-    """Mean absolute error at scales 1, 1/2, 1/4, ..., averaged over the scales."""
+    """Return the mean absolute error of images (n, 3, H, W) at scales 1, 1/2, 1/4, ..., averaged over the scales."""
     difference = prediction.float() - target.float()
     loss = difference.abs().mean()
     for _ in range(num_scales - 1):
@@ -20,22 +20,23 @@ def multiscale_l1(prediction: Tensor, target: Tensor, *, num_scales: int = 3) ->
 
 
 def ssim_loss(prediction: Tensor, target: Tensor, *, window: int = 7) -> Tensor:
-    """1 - mean structural similarity (Wang et al., 2004), uniform window, data range 1."""
+    """Return 1 - mean structural similarity (Wang et al., 2004) of images (n, 3, H, W), uniform window, data range 1."""
     x, y = prediction.float(), target.float()
     mean_x, mean_y = F.avg_pool2d(x, window, 1), F.avg_pool2d(y, window, 1)
     variance_x = F.avg_pool2d(x * x, window, 1) - mean_x**2
     variance_y = F.avg_pool2d(y * y, window, 1) - mean_y**2
     covariance = F.avg_pool2d(x * y, window, 1) - mean_x * mean_y
-    c1, c2 = 0.01**2, 0.03**2
+    c1, c2 = 0.01**2, 0.03**2  # the constants of the paper
     similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     return 1 - (similarity / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))).mean()
 
 
 def edge_aware_smoothness(flow: Tensor, image: Tensor, *, edge_scale: float = 10.0) -> Tensor:
-    """First differences of the flow in units of its pixels, weighted by exp(-edge_scale * |image difference|).
+    """Return first differences of the flow in pixels, weighted by exp(-edge_scale * |image difference|).
 
     Args:
-        image: the driving frames (b, 3, t, H, W), which show where motion may break.
+        flow: (b, 2, t, h, w) in half images.
+        image: driving frames (b, 3, t, H, W), whose edges mark where motion may be discontinuous.
     """
     height, width = flow.shape[-2:]
     flow = rearrange(flow.float(), "b c t h w -> (b t) c h w")

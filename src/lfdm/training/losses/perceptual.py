@@ -1,7 +1,7 @@
-"""Perceptual loss: distance between the features of a classification network, at several scales (arXiv 1603.08155).
+"""Perceptual loss: distance between the features of a classification network at several scales (arXiv 1603.08155).
 
-The network's weights are no part of this package; the caller names a file. Two files are known, told apart by the names
-they hold: torchvision's VGG-19 (`features.N.weight`, the published recipe) and VGG-16 in the original BGR form
+The network's weights are not part of this package; the caller names a file. Two networks are recognized by the names of their
+tensors: torchvision's VGG-19 (`features.N.weight`, the published recipe) and the original VGG-16 for BGR images
 (`conv1_1.weight`). Shapes: images (n, 3, H, W) in [0, 1].
 """
 
@@ -21,26 +21,26 @@ from lfdm.published.weights import read_checkpoint
 
 @dataclass(frozen=True, kw_only=True)
 class _Network:
-    """A VGG network as one of the known files stores it."""
+    """Architecture and normalization of a VGG network, and its tensors' names."""
 
     name: str
-    """As a figure that is computed with it is named."""
+    """Name of the network in reported figures."""
     blocks: tuple[int, ...]
-    """Convolutions per block; blocks are separated by 2x2 maximum pooling."""
+    """Convolutions per block; blocks are separated by 2x2 max pooling."""
     taps: tuple[tuple[int, int], ...]
-    """(block, convolution) pairs, counted from 1, whose ReLU outputs are compared, in order."""
+    """(block, convolution) pairs, counted from 1, whose ReLU outputs are compared."""
     numbered: bool
-    """Names are `features.N` (convolutions, ReLUs and poolings counted together) instead of `convB_I`."""
+    """Convolutions are named `features.N` (ReLU and pooling layers counted, too) instead of `convB_I`."""
     flip: bool
     """The input is BGR instead of RGB."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    """Input = (image - mean) / std, in the order of the network's channels."""
+    """The input is (image - mean) / std, in the network's channel order."""
     feature_scale: float
-    """Features are multiplied by this, so that one loss weight fits all networks."""
+    """Factor of the features, so that one loss weight fits all networks."""
 
     def convolutions(self) -> Iterator[tuple[int, int, str]]:
-        """(block, convolution, name) up to the last tap."""
+        """Yield (block, convolution, name) up to the last tap."""
         position = 0
         for block, count in enumerate(self.blocks, start=1):
             for index in range(1, count + 1):
@@ -69,7 +69,7 @@ _VGG16 = _Network(
     flip=True,
     mean=(103.939 / 255, 116.779 / 255, 123.68 / 255),
     std=(1 / 255, 1 / 255, 1 / 255),
-    feature_scale=1 / (255 * 0.226),  # its input spreads 58 times as far as that of torchvision's networks
+    feature_scale=1 / (255 * 0.226),  # inputs are 255 * 0.226 = 58 times as large as those of torchvision's networks
 )
 
 
@@ -79,12 +79,12 @@ class PerceptualLoss(nn.Module):
     The network is frozen, and no gradient flows through the target.
 
     Args:
-        weights: the network's file; names decide which network it is.
+        weights: file of a known network.
         num_scales: images are compared at full size, 1/2, 1/4, ... (anti-aliased); published: 4.
 
     Raises:
         FileNotFoundError: no such file.
-        UserError: `num_scales` below 1; a file of neither network, or with missing or misshapen convolutions.
+        UserError: a file of an unknown network, or with missing or misshapen tensors.
     """
 
     mean: Tensor
@@ -92,10 +92,8 @@ class PerceptualLoss(nn.Module):
 
     def __init__(self, weights: str | Path, *, num_scales: int = 4) -> None:
         super().__init__()
-        if num_scales < 1:
-            raise UserError(f"num_scales must be at least 1; got {num_scales}")
         tensors = _read_weights(Path(weights))
-        self.network = _recognise(tensors, weights)
+        self.network = _recognize(tensors, weights)
         self.convolutions = _build_convolutions(self.network, tensors, weights)
         self.downsamples = nn.ModuleList(AntiAliasDownsample(3, 2**scale) for scale in range(num_scales))
         self.register_buffer("mean", torch.tensor(self.network.mean).view(1, 3, 1, 1), persistent=False)
@@ -103,7 +101,7 @@ class PerceptualLoss(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """A scalar; the published weight is 10.
+        """Return the scalar distance of images (n, 3, H, W) each; the published weight is 10.
 
         Raises:
             UserError: shapes that differ, are not (n, 3, H, W), or are too small for the coarsest scale.
@@ -112,13 +110,13 @@ class PerceptualLoss(nn.Module):
         loss = prediction.new_zeros(())
         for downsample in self.downsamples:
             with torch.no_grad():
-                wanted = self.features(downsample(target))
-            for ours, theirs in zip(self.features(downsample(prediction)), wanted, strict=True):
-                loss = loss + (ours.float() - theirs.float()).abs().mean()
+                target_features = self.features(downsample(target))
+            for feature, target_feature in zip(self.features(downsample(prediction)), target_features, strict=True):
+                loss = loss + (feature.float() - target_feature.float()).abs().mean()
         return loss * self.network.feature_scale
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """The compared layers of images (n, 3, H, W), before `feature_scale`."""
+        """Return the compared layers of images (n, 3, H, W), without `feature_scale`."""
         x = ((image.flip(1) if self.network.flip else image) - self.mean) / self.std
         outputs = []
         previous = 1
@@ -139,8 +137,8 @@ class PerceptualLoss(nn.Module):
         smallest = 2 ** (len(self.downsamples) + self.network.taps[-1][0] - 2)
         if min(prediction.shape[-2:]) < smallest:
             raise UserError(
-                f"images of {tuple(prediction.shape[-2:])} are too small for {len(self.downsamples)} scales of the "
-                f"perceptual loss, which need {smallest} pixels; take fewer scales"
+                f"images must have at least {smallest} pixels per side with perceptual_scales={len(self.downsamples)}; "
+                f"got {tuple(prediction.shape[-2:])}"
             )
 
 
@@ -148,13 +146,12 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     return read_tensors(path) if path.suffix == ".safetensors" else read_checkpoint(path)
 
 
-def _recognise(tensors: dict[str, Tensor], origin: str | Path) -> _Network:
+def _recognize(tensors: dict[str, Tensor], origin: str | Path) -> _Network:
     for network in (_VGG19, _VGG16):
         if f"{next(network.convolutions())[2]}.weight" in tensors:
             return network
     raise UserError(
-        f"{origin} is not known: a perceptual network holds features.0.weight (torchvision's VGG-19) or "
-        f"conv1_1.weight (VGG-16); got {sorted(tensors)[:4]}..."
+        f"{origin} must hold features.0.weight (torchvision's VGG-19) or conv1_1.weight (VGG-16); got {sorted(tensors)[:4]}..."
     )
 
 
@@ -162,7 +159,7 @@ def _build_convolutions(network: _Network, tensors: dict[str, Tensor], origin: s
     names = [name for _, _, name in network.convolutions()]
     missing = [f"{name}.{part}" for name in names for part in ("weight", "bias") if f"{name}.{part}" not in tensors]
     if missing:
-        raise UserError(f"{origin} lacks {missing}: not the whole network")
+        raise UserError(f"{origin} lacks the tensors {missing}")
     convolutions = nn.ModuleList()
     in_channels = 3
     for name in names:
