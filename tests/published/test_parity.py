@@ -29,9 +29,12 @@ TOLERANCE = {
     **dict.fromkeys([f"ddpm_mean_{t}" for t in TIMESTEPS], 1e-4),
     **dict.fromkeys(["ddpm_mean_1", "ddpm_mean_999"], 1e-3),
 }
-"""Of each entry's spread."""
+"""Largest difference, relative to each entry's standard deviation."""
 
-pytestmark = pytest.mark.skipif(not PARITY.is_dir(), reason=f"no recorded outputs: {PARITY} is absent")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not PARITY.is_dir(), reason=f"no recorded outputs: {PARITY} is absent"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def published() -> dict[str, Any]:
 
 
 def import_pipeline(published: dict[str, Any], preset: str, keys: str, folder: Path) -> LatentFlowPipeline:
-    """The pipeline of a checkpoint pair in the published layout, from files."""
+    """Import a pair of checkpoint files in the published layout."""
     networks = published["build"](PARITY / f"{keys}.keys.json")
     torch.save({"diffusion": networks.pop("diffusion"), "optimizer_diff": {}, "example": 1}, folder / "flowdiff.pth")
     torch.save({**networks, "optimizer": {}, "example": 1, "epoch": 100}, folder / "RegionMM.pth")
@@ -60,7 +63,7 @@ def pipe(published: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def outputs(published: dict[str, Any], pipe: LatentFlowPipeline) -> Mapping[str, Tensor]:
-    """Every recorded entry but the variances, computed by the imported pipeline."""
+    """Compute every recorded entry with the imported pipeline."""
     with torch.no_grad():
         return _stage1(published, pipe) | _stage2(published, pipe)
 
@@ -152,7 +155,7 @@ def _stage2(published: dict[str, Any], pipe: LatentFlowPipeline) -> dict[str, Te
 
 
 def _ddpm_step(scheduler: Any, noise: Tensor, timestep: int, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of a step; two draws of its noise tell the one from the other."""
+    """Return mean and variance of a step, recovered from two samples with known noise."""
     generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
     draws = [scheduler.step(noise, timestep, x, generator=one).prev_sample.double() for one in generators]
     normals = [torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).double() for seed in (0, 1)]

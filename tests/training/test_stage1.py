@@ -99,6 +99,7 @@ train_autoencoder(preset, Path(sys.argv[2]), Path(sys.argv[3]), report=report)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_resumed_by_the_same_call(tiny_preset: Preset, puppets_dir: Path, tmp_path: Path) -> None:
     preset = with_optimization(tiny_preset, checkpoint_steps=5, log_steps=1, num_workers=2)  # step 5 is inside an epoch
     command = [sys.executable, "-c", CHILD, json.dumps(to_json(preset)), str(puppets_dir), str(tmp_path / "killed")]
@@ -279,9 +280,7 @@ def test_equivariance_trains_the_region_predictor_alone_and_draws_from_the_gener
     assert all("region_predictor" in name for name in with_gradient)
 
 
-def test_single_frames_learn_the_motion_of_clips_that_are_followed(
-    tiny_preset: Preset, puppets_dir: Path, tmp_path: Path
-) -> None:
+def test_single_frames_learn_the_motion_of_tracked_clips(tiny_preset: Preset, puppets_dir: Path, tmp_path: Path) -> None:
     untaught = with_optimization(tiny_preset, num_steps=20)
     first = train_autoencoder(untaught, puppets_dir, tmp_path / "first")
     weights = {**ONLY_L1, "l1_weight": 0.0, "tracking_distillation_weight": 1.0}

@@ -147,7 +147,7 @@ def test_i3d_refuses_other_files(i3d_file: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"missing \['Mixed_3b.b0.bn.bias'\].*misshapen \['logits.conv3d.weight \(157, 1024"):
         load_extractor(f"i3d:{tmp_path / 'charades.pt'}")
     torch.save({"network": Path}, tmp_path / "code.pt")
-    with pytest.raises(UserError, match="nothing in a checkpoint is executed"):
+    with pytest.raises(UserError, match="no code from checkpoints is executed"):
         load_extractor(f"i3d:{tmp_path / 'code.pt'}")
 
 
