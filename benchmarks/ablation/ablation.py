@@ -34,14 +34,12 @@ from lfdm.config.presets import Preset
 from lfdm.config.serialization import to_json
 from lfdm.data.cache import open_cache
 from lfdm.data.index import labels
-from lfdm.diffusion.process import predicted_by
 from lfdm.evaluation.generators import PipelineGenerator
 from lfdm.evaluation.loading import file_sha256
 from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.folders.model_folder import WEIGHTS_NAME, load_exactly, read_json, read_tensors
 from lfdm.folders.run_folder import find_checkpoints, find_layout, find_model, prepare_run
 from lfdm.folders.sources import INDEX_NAME, find_folder
-from lfdm.pipeline.folder import load_scheduler
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.checkpoint import TRAINING_NAME
 from lfdm.training.motion_cache import open_motion_cache
@@ -178,7 +176,7 @@ class Ablation:
             name=row.name,
             guidance_scale=row.guidance_scale,
             num_inference_steps=row.num_inference_steps,
-            scheduler=row.scheduler,
+            sampler=row.sampler,
         )
         return self._judge(row.name, generator, self._sampling_folder())
 
@@ -186,10 +184,10 @@ class Ablation:
         """Return the sampling rows; a given model also gets a row with its own settings."""
         if self.settings.sampling_model is None:
             config = self.settings.preset.diffusion
-            return sampling_rows(config.guidance_scale, config.prediction_type)
+            return sampling_rows(config.guidance_scale)
         layout = find_layout(self._sampling_folder())
         own = float(read_json(layout.index / INDEX_NAME)["guidance_scale"])
-        rows = sampling_rows(own, predicted_by(load_scheduler(layout.component("scheduler"))), AS_SET)
+        rows = sampling_rows(own, AS_SET)
         return [SamplingRow(AS_SET, "as the model is set", AS_SET), *rows]
 
     def _sampling_folder(self) -> Path:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lfdm.config.diffusion import SCHEDULERS, PredictionType, SchedulerName
+from lfdm.config.diffusion import SamplerName
 from lfdm.config.models import AutoencoderConfig
 from lfdm.config.predictors import RegionConfig
 from lfdm.config.presets import Preset
@@ -20,7 +20,7 @@ SMALL_BATCH = "small-batch"
 AS_SET = "as-set"
 GUIDANCE_SCALES = (1.0, 2.0, 4.0)
 STEPS = (4, 8, 16, 32)
-SCHEDULER_NAMES: tuple[SchedulerName, ...] = ("ddim", "dpmsolver++", "unipc")
+SAMPLERS: tuple[SamplerName, ...] = ("euler", "dpmpp_2m", "heun")
 WARPED_WEIGHTS = (0.0, 1.0, 2.0)
 OCCLUSION_WEIGHTS = (0.0, 0.01)
 
@@ -47,7 +47,7 @@ class SamplingRow:
     """Name of the row it is compared with."""
     guidance_scale: float | None = None
     num_inference_steps: int | None = None
-    scheduler: SchedulerName | None = None
+    sampler: SamplerName | None = None
 
 
 def stage2_rows(preset: Preset) -> list[Row]:
@@ -58,7 +58,7 @@ def stage2_rows(preset: Preset) -> list[Row]:
     rows = [
         Row(BASE, f"as in the preset ({preset.diffusion.prediction_type}, {weights})", preset),
         Row("raw", "targets not normalised, x0 not clamped", raw),
-        Row("grid", "absolute grid instead of displacement, neither normalised", _diffusion(raw, motion_codec="grid"), "raw"),
+        Row("grid", "absolute grid instead of displacement, neither normalised", _diffusion(raw, codec="grid"), "raw"),
     ]
     rows += [
         Row(kind.replace("_", "-"), f"predicts {kind}", _diffusion(preset, prediction_type=kind))
@@ -107,17 +107,16 @@ def _put_changes(settings: dict[str, Any], before: dict[str, Any], after: dict[s
             settings[name] = value
 
 
-def sampling_rows(guidance_scale: float, predicts: PredictionType, against: str = BASE) -> list[SamplingRow]:
-    """Return rows for other guidance scales, and for step counts of every scheduler that suits the prediction type."""
+def sampling_rows(guidance_scale: float, against: str = BASE) -> list[SamplingRow]:
+    """Return rows for other guidance scales, and for step counts of several samplers."""
     guidance = [
         SamplingRow(f"guidance-{scale:g}", f"guidance {scale:g}", against, guidance_scale=scale)
         for scale in GUIDANCE_SCALES
         if scale != guidance_scale
     ]
     steps = [
-        SamplingRow(f"{name}-{n}", f"{name}, {n} steps", against, num_inference_steps=n, scheduler=name)
-        for name in SCHEDULER_NAMES
-        if name in SCHEDULERS[predicts]
+        SamplingRow(f"{name}-{n}", f"{name}, {n} steps", against, num_inference_steps=n, sampler=name)
+        for name in SAMPLERS
         for n in STEPS
     ]
     return guidance + steps

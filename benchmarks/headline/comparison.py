@@ -117,7 +117,7 @@ class Comparison:
                 "weights_sha256": self._hash_weights(method),
                 "num_inference_steps": sampling.num_inference_steps,
                 "guidance_scale": sampling.guidance_scale,
-                "scheduler": sampling.scheduler,
+                "scheduler": sampling.sampler,
             },
             device=self.device,
         )

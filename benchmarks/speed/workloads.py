@@ -28,7 +28,9 @@ from lfdm.config.training import OptimizationConfig
 from lfdm.data.cache import ClipCache, open_cache
 from lfdm.data.index import ClipRecord, write_index
 from lfdm.data.video import write_video
-from lfdm.diffusion.sampling import Guidance, guided_prediction
+from lfdm.denoiser.network import DenoiserContext
+from lfdm.denoiser.unet3d import MotionUNet3D
+from lfdm.diffusion.guidance import Guidance, guided_prediction
 from lfdm.motion.motion import Motion
 from lfdm.pipeline.inputs import sample_generators
 from lfdm.pipeline.pipeline import LatentFlowPipeline
@@ -85,6 +87,7 @@ class Models:
         self.compiled = compiled
 
     def plain_unet(self) -> PlainUNet:
+        assert isinstance(self.pipeline.unet, MotionUNet3D)
         return PlainUNet(self.pipeline.unet).eval()
 
     def plain_stage1(self) -> PlainAutoencoder:
@@ -212,7 +215,9 @@ def guidance_step(models: Models, batch: int) -> Calls:
     null = pipeline.condition.null.to(condition).expand_as(condition)
     with torch.no_grad():
         predict = guided_prediction(
-            pipeline.unet, Guidance(latent=latent, condition=condition, negative=null, scale=GUIDANCE_SCALE)
+            pipeline.unet,
+            DenoiserContext(condition=condition, latent=latent),
+            Guidance(negative=null, scale=GUIDANCE_SCALE),
         )
     low = [x.to(models.dtype) for x in (sample, condition, null)]
     return {

@@ -7,20 +7,30 @@ if TYPE_CHECKING:
     from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
     from lfdm.condition.encoder import ConditionEncoder
     from lfdm.denoiser.unet3d import MotionUNet3D
-    from lfdm.motion.codec import MotionCodec
+    from lfdm.diffusion.schedulers import MotionScheduler
+    from lfdm.motion.codec import FrameCodec
     from lfdm.motion.motion import Motion
     from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 __version__ = "0.1.0"
-__all__ = ["ConditionEncoder", "LatentFlowAutoencoder", "LatentFlowPipeline", "Motion", "MotionCodec", "MotionUNet3D"]
+__all__ = [
+    "ConditionEncoder",
+    "FrameCodec",
+    "LatentFlowAutoencoder",
+    "LatentFlowPipeline",
+    "Motion",
+    "MotionScheduler",
+    "MotionUNet3D",
+]
 """The public classes; a model folder may name these as components."""
 
 _HOMES = {
     "ConditionEncoder": "lfdm.condition.encoder",
+    "FrameCodec": "lfdm.motion.codec",
     "LatentFlowAutoencoder": "lfdm.autoencoder.autoencoder",
     "LatentFlowPipeline": "lfdm.pipeline.pipeline",
     "Motion": "lfdm.motion.motion",
-    "MotionCodec": "lfdm.motion.codec",
+    "MotionScheduler": "lfdm.diffusion.schedulers",
     "MotionUNet3D": "lfdm.denoiser.unet3d",
 }
 

@@ -34,7 +34,7 @@ def test_each_row_changes_what_it_says() -> None:
     assert changed == {
         "base": [],
         "raw": ["diffusion.normalize", "diffusion.clamp_to_range"],
-        "grid": ["diffusion.motion_codec"],
+        "grid": ["diffusion.codec"],
         "epsilon": ["diffusion.prediction_type"],
         "v-prediction": ["diffusion.prediction_type"],
         "min-snr": ["diffusion_training.min_snr_gamma"],
@@ -72,9 +72,9 @@ def test_regions_are_as_large_as_the_dense_model() -> None:
 
 
 def test_sampling_rows_are_different() -> None:
-    rows = sampling_rows(1.0, "v_prediction")
-    assert len({(row.guidance_scale, row.num_inference_steps, row.scheduler) for row in rows}) == len(rows) == 14
-    assert {row.scheduler for row in sampling_rows(1.0, "velocity")} == {None, "dpmsolver++", "unipc"}
+    rows = sampling_rows(1.0)
+    assert len({(row.guidance_scale, row.num_inference_steps, row.sampler) for row in rows}) == len(rows) == 14
+    assert {row.sampler for row in rows} == {None, "euler", "dpmpp_2m", "heun"}
 
 
 @pytest.mark.parametrize(

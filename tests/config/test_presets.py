@@ -14,6 +14,7 @@ from lfdm.config.serialization import to_json
 from lfdm.config.training import OptimizationConfig
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion import process as diffusion_process
+from lfdm.diffusion import schedulers as diffusion_schedulers
 from lfdm.errors import UserError
 from lfdm.training.batches import steps_per_epoch
 
@@ -124,7 +125,7 @@ def test_stage_2_of_the_paper(preset: Preset, figures: Figures) -> None:
     training, diffusion, unet = preset.diffusion_training, preset.diffusion, preset.unet
     optimization = training.optimization
     assert preset.num_frames == 40
-    assert (diffusion.motion_codec, diffusion.normalize, diffusion.clamp_to_range, diffusion.still_first_frame) == (
+    assert (diffusion.codec, diffusion.normalize, diffusion.clamp_to_range, diffusion.still_first_frame) == (
         "grid",
         False,
         False,
@@ -141,7 +142,7 @@ def test_stage_2_of_the_paper(preset: Preset, figures: Figures) -> None:
     assert training.color_jitter == (64 / 255, 0.25, 0.25, 0.04)
     assert (diffusion.condition, diffusion.text_encoder, unet.condition_dim) == ("text", "bert-base-cased", 768)
     assert (training.condition_dropout, diffusion.learned_null) == (0.1, figures.learned_null)
-    assert (diffusion.scheduler, diffusion.num_inference_steps, diffusion.dynamic_thresholding) == ("ddpm", 1000, True)
+    assert (diffusion.sampler, diffusion.num_inference_steps, diffusion.dynamic_thresholding) == ("ddpm", 1000, True)
     assert diffusion.guidance_scale == 1
     assert (unet.dim, unet.channel_multipliers, unet.num_heads, unet.head_dim, unet.num_groups) == (64, (1, 2, 4, 8), 8, 32, 8)
     assert (unet.input_kernel, unet.num_resnets, unet.patch_size, unet.separate_heads) == (7, 2, 1, True)
@@ -169,7 +170,7 @@ def test_the_warps_of_the_equivariance_loss_and_the_noise_schedule() -> None:
         0.008,
         0.9999,
     )
-    assert diffusion_process.PAPER_THRESHOLD == 0.9
+    assert diffusion_schedulers.PAPER_QUANTILE == 0.9
 
 
 @every_preset

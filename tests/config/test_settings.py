@@ -17,7 +17,7 @@ import pytest
 import lfdm.config
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.checks import check_number
-from lfdm.config.diffusion import SCHEDULERS, DiffusionConfig
+from lfdm.config.diffusion import DiffusionConfig
 from lfdm.config.models import AutoencoderConfig, UNetConfig
 from lfdm.config.predictors import DenseConfig, RegionConfig
 from lfdm.config.presets import FLOW64, MUG128, PRESETS, Preset
@@ -166,7 +166,7 @@ def test_json_that_does_not_fit_is_refused(cls: type, values: dict[str, Any], me
             "clamp_to_range",
             "False with dynamic_thresholding; got True",
         ),
-        (lambda: DiffusionConfig(motion_codec="grid"), "normalize", "False with motion_codec='grid'; got True"),
+        (lambda: DiffusionConfig(codec="grid"), "normalize", "False with codec='grid'; got True"),
         (lambda: DiffusionConfig(normalize=False), "clamp_to_range", "False without normalize"),
         (
             lambda: DiffusionConfig(prediction_type="velocity", dynamic_thresholding=True, clamp_to_range=False),
@@ -227,18 +227,6 @@ def test_impossible_values_are_refused(make: Callable[[], object], field: str, a
     with pytest.raises(UserError) as caught:
         make()
     assert str(caught.value).startswith(f"{field} must be {allowed}")
-
-
-@pytest.mark.parametrize("prediction_type", SCHEDULERS)
-@pytest.mark.parametrize("scheduler", ["ddpm", "ddim", "dpmsolver++", "unipc"])
-def test_schedulers_are_those_that_can_sample_the_prediction(scheduler: Any, prediction_type: Any) -> None:
-    if scheduler in SCHEDULERS[prediction_type]:
-        assert DiffusionConfig(scheduler=scheduler, prediction_type=prediction_type).scheduler == scheduler
-        return
-    with pytest.raises(
-        ValueError, match=r"scheduler must be one of dpmsolver\+\+, unipc with prediction_type='velocity'; got 'dd"
-    ):
-        DiffusionConfig(scheduler=scheduler, prediction_type=prediction_type)
 
 
 def test_a_shortened_training_keeps_its_schedule_where_it_can() -> None:

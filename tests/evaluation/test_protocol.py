@@ -64,7 +64,7 @@ def test_settings_say_how_it_was_done(evaluated: tuple[dict[str, Any], Path], mo
     settings = results["settings"]
     assert (settings["num_clips"], settings["num_frames"], settings["image_size"]) == (32, 4, 32)
     assert (settings["num_inference_steps"], settings["guidance_scale"], settings["seed"]) == (2, 1.0, 0)
-    assert settings["scheduler"] == "DPMSolverMultistepScheduler"
+    assert settings["scheduler"] == "dpmpp_2m"
     assert {"autoencoder", "unet"} <= set(results["model"]["weights_sha256"])
     assert all(len(digest) == 64 for digest in results["model"]["weights_sha256"].values())
     assert results["model"]["name"] == str(model)
@@ -212,7 +212,7 @@ def test_wrong_values_are_refused_before_anything_is_written(model: Path, data: 
     for arguments, message in (
         ({"num_inference_steps": 0}, "num_inference_steps"),
         ({"guidance_scale": float("nan")}, "guidance_scale"),
-        ({"scheduler": "euler"}, "scheduler must be one of"),
+        ({"sampler": "eulr"}, "sampler must be one of .*; got 'eulr'"),
     ):
         with pytest.raises(UserError, match=message):
             evaluate(model, data, out, **arguments)  # type: ignore[arg-type]

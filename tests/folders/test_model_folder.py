@@ -11,7 +11,7 @@ from lfdm.config.presets import Preset
 from lfdm.config.serialization import to_json
 from lfdm.errors import UserError
 from lfdm.folders.model_folder import CONFIG_NAME, WEIGHTS_NAME
-from lfdm.motion.codec import MotionCodec
+from lfdm.motion.codec import FrameCodec
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_saving_again_replaces_the_folder_and_leaves_nothing_beside(model: Laten
 
 def test_saving_over_anything_else_is_refused(model: LatentFlowAutoencoder, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("keep me")
-    for saved in (model, ConditionEncoder(labels=("wave",), dim=4), MotionCodec()):
+    for saved in (model, ConditionEncoder(labels=("wave",), dim=4), FrameCodec()):
         with pytest.raises(UserError, match=r"it also holds thesis\.txt; choose another name"):
             saved.save_pretrained(tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "keep me"

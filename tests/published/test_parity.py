@@ -14,8 +14,9 @@ from torch import Tensor
 from lfdm import LatentFlowPipeline, Motion
 from lfdm.autoencoder.predictors.region_geometry import relative_affine
 from lfdm.autoencoder.predictors.regions import RegionMotionPredictor
+from lfdm.denoiser.network import DenoiserContext
+from lfdm.diffusion.guidance import Guidance, guided_prediction
 from lfdm.diffusion.process import add_noise
-from lfdm.diffusion.sampling import Guidance, guided_prediction
 from lfdm.published.importing import import_released
 
 PARITY = Path(__file__).parents[3] / "shared" / "parity"
@@ -139,8 +140,9 @@ def _stage2(published: dict[str, Any], pipe: LatentFlowPipeline) -> dict[str, Te
     )
     found = {"unet_40_frames": pipe.unet(normal("x_40", (1, 3, 40, 32, 32)), 12, condition, latent)}
     for scale in (0.0, 1.0, 2.5):
-        guidance = Guidance(latent=latent, condition=condition, negative=pipe.embed_condition(None), scale=scale)
-        found[f"unet_guidance_{scale}"] = guided_prediction(pipe.unet, guidance)(x, torch.tensor(637))
+        guidance = Guidance(negative=pipe.embed_condition(None), scale=scale)
+        predict = guided_prediction(pipe.unet, DenoiserContext(condition=condition, latent=latent), guidance)
+        found[f"unet_guidance_{scale}"] = predict(x, torch.tensor(637))
     pipe.scheduler.set_timesteps(1000)
     for t in TIMESTEPS:
         noise = found["unet_guidance_1.0"] if t == 637 else pipe.unet(x, t, condition, latent)
@@ -150,7 +152,7 @@ def _stage2(published: dict[str, Any], pipe: LatentFlowPipeline) -> dict[str, Te
         **found,
         "betas": pipe.scheduler.betas,
         "alphas_cumprod": pipe.scheduler.alphas_cumprod,
-        "q_sample_637": add_noise(start, added, torch.tensor([637])),
+        "q_sample_637": add_noise(start, added, torch.tensor([637]), "epsilon"),
     }
 
 

@@ -160,9 +160,9 @@ def test_motion_can_be_estimated_at_every_step(tiny_preset: Preset, puppets_dir:
             "'./no-such-folder' cannot be had",
         ),
         (
-            {"diffusion": DiffusionConfig(prediction_type="epsilon", scheduler="ddim", num_inference_steps=1000)},
+            {"diffusion": DiffusionConfig(prediction_type="epsilon", sampler="ddim", num_inference_steps=1000)},
             {},
-            "num_inference_steps must be a whole number from 1 to 996; got 1000",
+            "num_inference_steps must be a whole number from 1 to 995; got 1000",
         ),
     ],
 )
@@ -328,9 +328,7 @@ def test_the_paper_target_is_the_absolute_grid_of_all_frames_jittered_alike(
     tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path
 ) -> None:
     """METHOD 4: motion of every frame (frame 0 too) against the clip's jittered first frame, stage 1 in evaluation mode."""
-    diffusion = replace(
-        tiny_preset.diffusion, motion_codec="grid", normalize=False, clamp_to_range=False, still_first_frame=False
-    )
+    diffusion = replace(tiny_preset.diffusion, codec="grid", normalize=False, clamp_to_range=False, still_first_frame=False)
     preset = replace(tiny_preset, diffusion=diffusion)
     preset = with_steps(preset, 1, color_jitter=(64 / 255, 0.25, 0.25, 0.04), cache_motion=False)
     task = make_task(preset, puppets_dir, stage1, ["jump", "wave"], tmp_path)

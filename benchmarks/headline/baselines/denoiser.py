@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lfdm.condition.encoder import ConditionEncoder
 from lfdm.config.diffusion import PredictionType
-from lfdm.diffusion.process import clamp_prediction, signal_and_noise_scale
+from lfdm.diffusion.process import prediction_from_clean, signal_and_noise_scale
 from lfdm.errors import UserError
 from lfdm.folders.model_folder import StrictLoading
 
@@ -140,6 +140,5 @@ class ClipDenoiser(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
 
     def _to_prediction(self, clean: Tensor, sample: Tensor, timesteps: Tensor) -> Tensor:
         """Convert x0 to the prediction."""
-        alpha, sigma = (scale.float().view(-1, 1, 1, 1, 1) for scale in signal_and_noise_scale(timesteps, self.prediction_type))
-        scales = (alpha, sigma.clamp(min=LEAST_NOISE))
-        return clamp_prediction(torch.zeros_like(sample), sample, scales, self.prediction_type, lambda _: clean)
+        alpha, sigma = (scale.view(-1, 1, 1, 1, 1) for scale in signal_and_noise_scale(timesteps, self.prediction_type))
+        return prediction_from_clean(clean, sample, alpha, sigma.clamp(min=LEAST_NOISE), self.prediction_type)

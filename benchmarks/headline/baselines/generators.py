@@ -3,7 +3,6 @@
 Shapes: images (S, S, 3) uint8 · frames (b, t, S, S, 3) uint8.
 """
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -18,8 +17,9 @@ from benchmarks.headline.baselines.space import ClipSpace
 from lfdm.config.presets import Preset
 from lfdm.data.cache import ClipCache
 from lfdm.data.frame_indices import uniform_indices
-from lfdm.diffusion.process import clamp_prediction, make_scheduler, predicted_by
-from lfdm.diffusion.sampling import set_timesteps, signal_and_noise
+from lfdm.diffusion.guidance import make_denoiser
+from lfdm.diffusion.samplers import sample_noise
+from lfdm.diffusion.schedulers import make_scheduler, predicted_by, run_sampler
 from lfdm.errors import UserError
 from lfdm.evaluation.generators import GeneratedVideos
 from lfdm.pipeline.inputs import sample_generators
@@ -33,7 +33,7 @@ OUTLINE_SIZE = 16
 class ClipDiffusionGenerator:
     """VDM or LDM: sample a clip from its first frame and its label. Frame 0 is the image itself, as in ours.
 
-    `scheduler` is a diffusers scheduler for the denoiser's prediction type; guidance_scale 1 is the conditional prediction.
+    `scheduler` is one for the denoiser's prediction type; guidance_scale 1 is the conditional prediction.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ClipDiffusionGenerator:
             name,
             denoiser,
             space,
-            make_scheduler(config.scheduler, prediction_type=config.prediction_type),
+            make_scheduler(config.sampler, prediction_type=config.prediction_type),
             num_frames=preset.num_frames,
             num_inference_steps=config.num_inference_steps,
             guidance_scale=config.guidance_scale,
@@ -78,32 +78,23 @@ class ClipDiffusionGenerator:
 
     def _sample(self, first: Tensor, rows: Tensor, generators: list[torch.Generator]) -> Tensor:
         """Sample (b, c, t, h, w), each from its own noise."""
-        scheduler, device = self.scheduler, first.device
-        set_timesteps(scheduler, self.num_inference_steps, device)
         c, h, w = first.shape[1:]
-        noise = [torch.randn((c, self.num_frames, h, w), generator=one, device=one.device) for one in generators]
-        sample = torch.stack(noise).to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
-        options = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
-        predict = self._guided(first, rows)
-        for index, timestep in enumerate(scheduler.timesteps):
-            times = timestep.expand(len(first)).to(device)
-            scaled = scheduler.scale_model_input(sample, timestep)
-            scales = signal_and_noise(scheduler, index, timestep.to(device))
-            prediction = clamp_prediction(predict(scaled, times), scaled, scales, predicted_by(scheduler), self.space.clamp)
-            sample = scheduler.step(prediction, timestep, sample, **options, return_dict=False)[0]
+        noise = sample_noise((c, self.num_frames, h, w), generators, first.device)
+        denoise = make_denoiser(self._guided(first, rows), predicted_by(self.scheduler), self.space.clamp)
+        sample = run_sampler(self.scheduler, denoise, noise, self.num_inference_steps, generators, lambda _, __, x: x)
         return self.space.clamp(sample)
 
     def _guided(self, first: Tensor, rows: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return the guided denoiser as a function of sample and timesteps, in one batched pass."""
+        """Return the guided denoiser as a function of sample and timestep; both predictions are made in one batched pass."""
         denoiser, scale = self.denoiser, self.guidance_scale
         null = torch.full_like(rows, -1)
         if scale in (0, 1):
             chosen = rows if scale == 1 else null
-            return lambda sample, times: denoiser(sample, times, chosen, first)
+            return lambda sample, time: denoiser(sample, time.expand(len(sample)), chosen, first)
         both, firsts = torch.cat((null, rows)), repeat(first, "b c h w -> (two b) c h w", two=2)
 
-        def predict(sample: Tensor, times: Tensor) -> Tensor:
-            doubled = denoiser(sample.repeat(2, 1, 1, 1, 1), times.repeat(2), both, firsts)
+        def predict(sample: Tensor, time: Tensor) -> Tensor:
+            doubled = denoiser(sample.repeat(2, 1, 1, 1, 1), time.expand(2 * len(sample)), both, firsts)
             without, with_label = doubled.chunk(2)
             return without + scale * (with_label - without)
 

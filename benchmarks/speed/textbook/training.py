@@ -1,15 +1,14 @@
 """Sampling and training steps as in the published system, on the textbook forms of both stages."""
 
-import copy
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from benchmarks.speed.textbook.autoencoder import PlainAutoencoder
 from benchmarks.speed.textbook.unet import PlainUNet
 from lfdm.autoencoder.autoencoder import Decoded
+from lfdm.diffusion.guidance import make_denoiser
 from lfdm.diffusion.process import add_noise, diffusion_loss, sample_timesteps
+from lfdm.diffusion.schedulers import predicted_by, run_sampler
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.batches import BatchRandomness
 from lfdm.training.stage1 import AutoencoderTask
@@ -40,16 +39,15 @@ def plain_generation(
 
     Uses the scheduler and the motion codec of `pipeline`, without clamping.
     """
-    scheduler: Any = copy.deepcopy(pipeline.scheduler)
-    scheduler.set_timesteps(num_inference_steps, device=image.device)
-    draws = {"generator": generators} if type(scheduler).__name__ in ("DDPMScheduler", "DDIMScheduler") else {}
     dtype = unet.conv_in.weight.dtype
-    sample, image = noise * scheduler.init_noise_sigma, image.to(dtype)
-    for timestep in scheduler.timesteps:
-        latent = stage1.encode(image)[-1]
-        prediction = unet(scheduler.scale_model_input(sample, timestep).to(dtype), timestep, condition.to(dtype), latent)
-        sample = scheduler.step(prediction.float(), timestep, sample, **draws, return_dict=False)[0]
-    return stage1.decode(image, pipeline.motion_codec.decode(sample))
+    image, condition = image.to(dtype), condition.to(dtype)
+
+    def predict(sample: Tensor, timestep: Tensor) -> Tensor:
+        return unet(sample.to(dtype), timestep, condition, stage1.encode(image)[-1]).float()
+
+    denoise = make_denoiser(predict, predicted_by(pipeline.scheduler), lambda clean: clean)
+    sample = run_sampler(pipeline.scheduler, denoise, noise, num_inference_steps, generators, lambda _, __, x: x)
+    return stage1.decode(image, pipeline.motion_codec.decode(sample, noise.shape[2]))
 
 
 def plain_diffusion_loss(

@@ -46,6 +46,13 @@ class Features:
         """The coarsest scale z0, (b, C, h, w)."""
         return self.scales[-1]
 
+    def repeat(self, count: int) -> "Features":
+        """Return these features with every image `count` times in a row."""
+        if count == 1:
+            return self
+        image, *scales = (one.repeat_interleave(count, dim=0) for one in (self.image, *self.scales))
+        return Features(image, tuple(scales))
+
 
 @dataclass(frozen=True, eq=False)
 class Decoded:

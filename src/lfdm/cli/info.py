@@ -34,10 +34,12 @@ def _describe_installation() -> dict[str, str]:
 
 
 def _describe_model(model: str) -> dict[str, str]:
+    from lfdm.diffusion.schedulers import scheduler_name
+
     pipe = open_pipeline(model, "cpu")
     networks = {"auto-encoder": pipe.autoencoder, "motion U-Net": pipe.unet}
     counts = [f"{name} {sum(p.numel() for p in net.parameters()) / 1e6:.1f} M" for name, net in networks.items()]
-    config, sampler = pipe.config, type(pipe.scheduler).__name__
+    config, sampler = pipe.config, scheduler_name(pipe.scheduler)
     return {
         "model": model,
         "labels": ", ".join(pipe.condition.labels) or "none (--unconditional, or embedding tensors)",

@@ -7,7 +7,7 @@ from tyro.conf import arg
 
 from lfdm.cli.console import progress_bar
 from lfdm.cli.options import DEFAULT_MODEL, pick_device
-from lfdm.config.diffusion import SchedulerName
+from lfdm.config.diffusion import SamplerName
 from lfdm.errors import UserError
 from lfdm.evaluation.settings import EvaluationConfig
 
@@ -19,7 +19,7 @@ def evaluate(
     model: str = DEFAULT_MODEL,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
-    scheduler: SchedulerName | None = None,
+    sampler: SamplerName | None = None,
     device: str | None = None,
     config: Annotated[EvaluationConfig, arg(name="")] = EvaluationConfig(),  # noqa: B008 - frozen
 ) -> None:
@@ -31,7 +31,7 @@ def evaluate(
         model: bundled name, pipeline folder, run folder (of either stage) or Hub repository.
         num_inference_steps: sampling steps; by default the model's.
         guidance_scale: by default the model's.
-        scheduler: by default the model's.
+        sampler: by default the model's.
         device: cpu, cuda, cuda:1, ...; the GPU if there is one. Under `accelerate launch` every process has its own.
     """
     from accelerate import PartialState
@@ -46,7 +46,7 @@ def evaluate(
             config,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
-            scheduler=scheduler,
+            sampler=sampler,
             device=pick_device(device),
             progress=update,
         )

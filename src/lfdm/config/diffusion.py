@@ -6,7 +6,10 @@ from typing import Literal
 from lfdm.config.checks import check, check_integer, check_number, check_types
 
 PredictionType = Literal["epsilon", "v_prediction", "velocity"]
-SchedulerName = Literal["ddpm", "ddim", "dpmsolver++", "unipc"]
+SamplerName = Literal["dpmpp_2m", "euler", "heun", "ddim", "ddpm"]
+"""Functions of `lfdm.diffusion.samplers`."""
+PAPER_SAMPLERS: tuple[SamplerName, ...] = ("ddpm", "ddim", "dpmpp_2m")
+"""Samplers with the paper's dynamic thresholding."""
 
 MAX_GUIDANCE_SCALE = 100.0
 NUM_TRAIN_TIMESTEPS = 1000
@@ -15,25 +18,18 @@ NUM_TRAIN_TIMESTEPS = 1000
 TEXT_ENCODER = "bert-base-cased"
 """The paper's text model."""
 
-SCHEDULERS: dict[PredictionType, tuple[SchedulerName, ...]] = {
-    "epsilon": ("ddpm", "ddim", "dpmsolver++", "unipc"),
-    "v_prediction": ("ddpm", "ddim", "dpmsolver++", "unipc"),
-    "velocity": ("dpmsolver++", "unipc"),
-}
-"""The schedulers offered for each prediction type; more can be set in Python."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionConfig:
     """What is diffused and how it is sampled."""
 
-    motion_codec: Literal["flow", "grid"] = "flow"
-    """Displacement (our own) or the absolute sampling grid (paper)."""
+    codec: Literal["flow", "grid"] = "flow"
+    """What is diffused, with occlusion, for every frame: displacement (our own) or the absolute sampling grid (paper)."""
     normalize: bool = True
     """Scale every motion channel to zero mean and unit variance, measured on the training set."""
     prediction_type: PredictionType = "velocity"
     """What the U-Net predicts: noise, v (arXiv 2202.00512), or velocity on the straight path (2210.02747; our own)."""
-    scheduler: SchedulerName = "dpmsolver++"
+    sampler: SamplerName = "dpmpp_2m"
     """Default sampler."""
     num_inference_steps: int = 10
     """Default number of sampling steps."""
@@ -58,15 +54,19 @@ class DiffusionConfig:
         check_types(self)
         check_integer("num_inference_steps", self.num_inference_steps, 1, NUM_TRAIN_TIMESTEPS)
         check_number("guidance_scale", self.guidance_scale, low=0, high=MAX_GUIDANCE_SCALE)
-        offered = SCHEDULERS[self.prediction_type]
-        allowed = f"one of {', '.join(offered)} with prediction_type={self.prediction_type!r}"
-        check(self.scheduler in offered, "scheduler", self.scheduler, allowed)
         pools = self.condition == "text" or self.text_pooling == "mean"
         check(pools, "text_pooling", self.text_pooling, "'mean' with condition='labels'")
         embeds = self.condition == "text" or self.text_encoder == TEXT_ENCODER
         check(embeds, "text_encoder", self.text_encoder, f"{TEXT_ENCODER!r}, its default, with condition='labels'")
         thresholds = self.dynamic_thresholding
+        known = not thresholds or self.sampler in PAPER_SAMPLERS
+        check(known, "sampler", self.sampler, f"one of {', '.join(PAPER_SAMPLERS)} with dynamic_thresholding")
         check(not (thresholds and self.prediction_type == "velocity"), "dynamic_thresholding", True, "False with velocity")
         check(not (thresholds and self.clamp_to_range), "clamp_to_range", True, "False with dynamic_thresholding")
-        check(self.motion_codec == "flow" or not self.normalize, "normalize", True, "False with motion_codec='grid'")
+        check(self.codec == "flow" or not self.normalize, "normalize", True, "False with codec='grid'")
         check(self.normalize or not self.clamp_to_range, "clamp_to_range", True, "False without normalize (no stored range)")
+
+    @property
+    def sample_channels(self) -> int:
+        """Channels of what is diffused: x, y and occlusion."""
+        return 3

@@ -51,7 +51,8 @@ class Preset:
         least = max(MIN_IMAGE_SIZE, self.autoencoder.min_size)
         fits = self.image_size >= least and self.image_size % multiple == 0
         check(fits, "image_size", self.image_size, f"a multiple of {multiple} (for these two models), at least {least}")
-        check(self.unet.sample_channels == 3, "unet.sample_channels", self.unet.sample_channels, "3: flow x, flow y, occlusion")
+        given, channels = self.unet.sample_channels, self.diffusion.sample_channels
+        check(given == channels, "unet.sample_channels", given, f"{channels}, as diffusion.codec gives")
         measurable = self.diffusion_training.cache_motion or not self.diffusion.normalize
         check(measurable, "diffusion.normalize", True, "False without diffusion_training.cache_motion, on which it is measured")
         predictor = self.autoencoder.predictor
@@ -104,10 +105,10 @@ FLOW64 = Preset(
 # The paper's recipe. Its epochs are given in steps of the published training sets: 465, 431 and 4800 clips.
 _PAPER_UNET = UNetConfig()
 _PAPER_DIFFUSION = DiffusionConfig(
-    motion_codec="grid",
+    codec="grid",
     normalize=False,
     prediction_type="epsilon",
-    scheduler="ddpm",
+    sampler="ddpm",
     num_inference_steps=1000,
     dynamic_thresholding=True,
     clamp_to_range=False,

@@ -10,12 +10,11 @@ then condition). Inside the network tensors are ``(b, t/q, h/p, w/p, c)``, as `f
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.configuration_utils import register_to_config
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -30,8 +29,9 @@ from lfdm.denoiser.attention import (
     frame_geometry,
 )
 from lfdm.denoiser.blocks import FrameConv2d, FrameConvTranspose2d, NearestUpsample, ResnetBlock, is_transformed
+from lfdm.denoiser.network import DenoiserContext, DenoiserNetwork
 from lfdm.errors import UserError
-from lfdm.folders.model_folder import StrictLoading, checked_settings
+from lfdm.folders.model_folder import checked_settings
 
 TIMESTEP_PERIOD = 10_000
 
@@ -103,7 +103,7 @@ class Head(nn.Module):
         return self.out(self.resnet(x))
 
 
-class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[reportIncompatibleMethodOverride]
+class MotionUNet3D(DenoiserNetwork):
     """Predicts the diffusion target of a clip's motion from its noisy motion, the image latent and a condition.
 
     The defaults are the paper's network (2303.13744, 42.7 M parameters). The cost of a forward pass is nearly
@@ -146,6 +146,7 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
         spatial = spatial_attention_levels or (True,) * num_levels
         temporal = temporal_attention_levels or (True,) * num_levels
         self.size_multiple = settings.size_multiple
+        self.frame_multiple = frame_patch_size
         self.gradient_checkpointing = False
         self.dim = dim
         self.patch_size = patch_size
@@ -197,6 +198,11 @@ class MotionUNet3D(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
         occlusion_channels = sample_channels - FLOW_CHANNELS
         splits = (FLOW_CHANNELS, occlusion_channels) if separate_heads else (sample_channels,)
         self.heads = nn.ModuleList(Head(2 * dim, dim, n * folded, num_groups=num_groups) for n in splits)
+
+    def prepare(self, context: DenoiserContext) -> dict[str, Any]:
+        """Return the keyword arguments of `forward`, besides the condition, that stay the same at every step of sampling."""
+        embedding = self.embed_latent(context.latent.to(self.dtype))
+        return {"latent_embedding": embedding, "attention_frames": context.attention_frames}
 
     def embed_latent(self, latent: Tensor) -> Tensor:
         """The image latent's part of the first convolution, which no frame and no timestep changes.

@@ -1,33 +1,35 @@
 """Clips longer than one pass of the network takes: windows over time whose predictions are blended.
 
-At every denoising step the network predicts each window alone; where windows overlap, their predictions are averaged with
-weights that fall towards a window's ends (MultiDiffusion, arXiv 2302.08113, over time). Given the noisy sample, a prediction is
-linear in the clean motion, so this blends motion. All of it stays relative to the one source image: colours cannot drift.
+At every step the network predicts each window separately; where windows overlap, their predictions are averaged with
+weights that fall towards a window's ends (MultiDiffusion, 2302.08113, over time). Given the noisy sample, a prediction is
+linear in the clean motion, so this blends motion. All motion stays relative to the one source image: colours cannot drift.
 
-Shapes: motion sample (b, 3, t, h, w).
+Shapes: sample (b, c, t, h, w).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lfdm.diffusion.guidance import Prediction
+
 OVERLAP = 0.5
-"""Share of a window that the next one covers, too."""
+"""Fraction of a window that the next one also covers."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Window:
-    """Some frames in the order of time, (n,) int64, and the weight of each in the blend, (n,) float32."""
+    """Consecutive frames, (n,) int64, and the weight of each in the blend, (n,) float32."""
 
     frames: Tensor
     weights: Tensor
 
 
 def plan_windows(num_frames: int, *, longest: int) -> tuple[Window, ...]:
-    """The windows of a clip, each of `longest` frames; none where one pass over all frames will do."""
+    """Return the windows of a clip, each of `longest` frames; none if one pass over all frames is enough."""
     if num_frames <= longest:
         return ()
     stride = max(1, round(longest * (1 - OVERLAP)))
@@ -41,17 +43,19 @@ def plan_windows(num_frames: int, *, longest: int) -> tuple[Window, ...]:
     return tuple(Window(chosen, ramp / total[chosen]) for chosen in frames)
 
 
-def predict_in_windows(
-    predict: Callable[[Tensor, Tensor], Tensor], windows: Sequence[Window]
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """`predict` for samples of any length: of each window, one after the other, blended."""
+def blend_windows(windows: Sequence[Window], predictions: Sequence[Prediction]) -> Prediction:
+    """Return the prediction for samples of any length, blended from those of all windows, made one after the other.
 
-    def blended(sample: Tensor, timestep: Tensor) -> Tensor:
+    Args:
+        predictions: one for each window, given that window's part of the sample.
+    """
+
+    def predict(sample: Tensor, timestep: Tensor) -> Tensor:
         total = torch.zeros_like(sample)
-        for window in windows:
+        for window, predict_window in zip(windows, predictions, strict=True):
             frames = window.frames.to(sample.device)
             weights = window.weights.to(sample).view(1, 1, -1, 1, 1)
-            total.index_add_(2, frames, weights * predict(sample[:, :, frames], timestep).to(sample.dtype))
+            total.index_add_(2, frames, weights * predict_window(sample[:, :, frames], timestep).to(sample.dtype))
         return total
 
-    return blended
+    return predict

@@ -5,14 +5,14 @@ Shapes: images (S, S, 3) uint8 · frames (b, t, S, S, 3) uint8, where frame 0 is
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from lfdm.config.checks import check, check_integer, check_number
-from lfdm.config.diffusion import MAX_GUIDANCE_SCALE, SchedulerName
-from lfdm.diffusion.process import make_scheduler, predicted_by
+from lfdm.config.checks import check_integer, check_number
+from lfdm.config.diffusion import MAX_GUIDANCE_SCALE, SamplerName
+from lfdm.diffusion.schedulers import make_scheduler, predicted_by, scheduler_name
 from lfdm.motion.motion import Motion
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 
@@ -49,7 +49,7 @@ class PipelineGenerator:
     """`LatentFlowPipeline` with fixed sampling settings.
 
     Args:
-        num_inference_steps, guidance_scale, scheduler: None = the pipeline's own; a scheduler replaces it.
+        num_inference_steps, guidance_scale, sampler: None = the pipeline's own; a sampler replaces it.
         bf16: run the networks under bfloat16 autocast.
 
     Raises:
@@ -63,18 +63,17 @@ class PipelineGenerator:
         name: str = "lfdm",
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
-        scheduler: SchedulerName | None = None,
+        sampler: SamplerName | None = None,
         bf16: bool = False,
     ) -> None:
-        if scheduler is not None:
-            pipeline.scheduler = _other_scheduler(pipeline, scheduler)
+        if sampler is not None:
+            pipeline.scheduler = _with_sampler(pipeline.scheduler, sampler)
         settings = pipeline.config
         steps = settings["num_inference_steps"] if num_inference_steps is None else num_inference_steps
         scale = settings["guidance_scale"] if guidance_scale is None else guidance_scale
         self.name = name
         self.pipeline = pipeline
-        max_steps = pipeline.scheduler.config.num_train_timesteps
-        self.num_inference_steps = check_integer("num_inference_steps", steps, 1, max_steps)
+        self.num_inference_steps = check_integer("num_inference_steps", steps, 1, pipeline.max_inference_steps)
         self.guidance_scale = check_number("guidance_scale", scale, low=0, high=MAX_GUIDANCE_SCALE)
         self.bf16 = bf16
 
@@ -82,7 +81,7 @@ class PipelineGenerator:
     def settings(self) -> dict[str, Any]:
         """Sampling settings, for results.json."""
         return {
-            "scheduler": type(self.pipeline.scheduler).__name__,
+            "scheduler": scheduler_name(self.pipeline.scheduler),
             "num_inference_steps": self.num_inference_steps,
             "guidance_scale": self.guidance_scale,
         }
@@ -101,8 +100,7 @@ class PipelineGenerator:
         return GeneratedVideos(np.asarray(output.frames), output.motion)
 
 
-def _other_scheduler(pipeline: LatentFlowPipeline, name: SchedulerName) -> Any:
-    names = get_args(SchedulerName)
-    check(name in names, "scheduler", name, f"one of {', '.join(names)}")
-    scheduler = pipeline.scheduler
-    return make_scheduler(name, prediction_type=predicted_by(scheduler), paper=bool(scheduler.config.get("thresholding", False)))
+def _with_sampler(scheduler: Any, sampler: SamplerName) -> Any:
+    """Return a scheduler with another sampler for the same network, with the paper's thresholding if that one has it."""
+    paper = bool(scheduler.config.get("thresholding", False))
+    return make_scheduler(sampler, prediction_type=predicted_by(scheduler), paper=paper)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from lfdm.config.diffusion import SchedulerName
+from lfdm.config.diffusion import SamplerName
 from lfdm.config.video import Fit
 from lfdm.data.cache import open_cache
 from lfdm.data.index import CLIP_INDEX_NAME, ClipRecord, labels, read_index
@@ -44,7 +44,7 @@ def evaluate(
     *,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
-    scheduler: SchedulerName | None = None,
+    sampler: SamplerName | None = None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def evaluate(
     Args:
         model: bundled name, pipeline folder, diffusion run or Hub repository; a stage-1 run or an auto-encoder folder gives
             only the stage-1 figures.
-        scheduler: replaces the model's own.
+        sampler: replaces the model's own.
         device: used by a single process.
 
     Raises:
@@ -65,7 +65,7 @@ def evaluate(
         FileNotFoundError: no such model, data set or weights.
     """
     config = config or EvaluationConfig()
-    options = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "scheduler": scheduler}
+    options = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "sampler": sampler}
     options = {name: value for name, value in options.items() if value is not None}
     if config.unconditional and guidance_scale is not None:
         raise UserError(f"guidance_scale must be left out with unconditional=True, where it has no effect; got {guidance_scale}")

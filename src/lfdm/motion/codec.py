@@ -1,13 +1,14 @@
-"""What stage 2 diffuses: a `Motion` as a normalised tensor, and back.
+"""Codecs: what stage 2 diffuses, as a tensor computed from a `Motion` and turned back into one.
 
-Shapes: sample (b, 3, t, h, w), channels x, y, occlusion · see `lfdm.motion.motion`.
+Shapes: motion see `lfdm.motion.motion` · h, w size of the image latent · sample (b, *codec.sample_shape(num_frames, h, w)).
 """
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -20,24 +21,80 @@ from lfdm.motion.motion import Motion
 
 Triple = tuple[float, float, float]
 MIN_STD = 1e-3
-"""A channel that hardly varies (occlusion of still clips) is not blown up beyond this."""
+"""Lower bound of a measured standard deviation, so that a nearly constant channel (occlusion of still clips) is not amplified."""
 
 
-class MotionCodec(ConfigMixin):
-    """Maps motion to diffusion samples and back; one JSON file, no weights.
+class MotionCodec(ConfigMixin, ABC):
+    """Maps motion to the samples that stage 2 diffuses, and back.
 
-    The three channels are displacement (`flow`, our own) or absolute position (`grid`, LFDM) in x and y, and
-    2 * occlusion - 1; with `mean` and `std` each is normalised.
-
-    Args:
-        kind: `flow` or `grid`.
-        corners: coordinate convention of the motion, see `lfdm.motion.warp`.
-        still_first_frame: frame 0 of a decoded motion is no motion at all, everything visible.
-        mean, std: of each channel before normalisation, measured on the training set; None = not normalised.
-        low, high: range of each channel before normalisation, for `clamp`; None = not clamped.
+    A pipeline can load every subclass that is imported. A codec without weights is one JSON file, as here; one with weights
+    is also a `StrictLoading` model, whose loading and saving come first in its bases.
     """
 
     config_name = CONFIG_NAME
+
+    has_frame_axis: ClassVar[bool] = False
+    """Samples are (b, c, t, h, w), one entry per frame: a long clip can be sampled in windows."""
+    corners: bool
+    """Coordinate convention of the motion, see `lfdm.motion.warp`."""
+
+    @abstractmethod
+    def sample_shape(self, num_frames: int, height: int, width: int) -> tuple[int, ...]:
+        """Return the shape of one sample, channels first; UserError for a length that the codec does not support."""
+
+    @abstractmethod
+    def encode(self, motion: Motion) -> Tensor:
+        """Return the sample of a motion; UserError if it has the other coordinate convention."""
+
+    @abstractmethod
+    def decode(self, sample: Tensor, num_frames: int) -> Motion:
+        """Return the motion of `num_frames` frames that a sample stands for."""
+
+    def clamp(self, sample: Tensor) -> Tensor:
+        """Clamp a predicted clean sample to the range of the training data, if that was measured."""
+        return sample
+
+    def hold_first_frame(self, sample: Tensor) -> Tensor:
+        """Set what is known of frame 0 in a predicted clean sample, if anything is."""
+        return sample
+
+    def measured(self, motions: Iterable[Motion], *, clamp: bool = True) -> Self:
+        """Return this codec with the statistics of training motions; `clamp` stores their range, too."""
+        del motions, clamp
+        return self
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Load from a folder's config.json; UserError for unknown keys."""
+        return build_from_config(Path(folder), cls)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the folder whole; UserError if it holds anything else."""
+        check_holds_only(Path(folder), (CONFIG_NAME,), "the folder of a motion codec")
+        arguments = {name: value for name, value in self.config.items() if not name.startswith("_")}
+        text = json.dumps({"_class_name": type(self).__name__, **arguments}, indent=2) + "\n"
+
+        def write(temporary: Path) -> None:
+            (temporary / CONFIG_NAME).write_text(text)
+
+        replace_folder(Path(folder), write)
+
+
+class FrameCodec(MotionCodec):
+    """One motion map per frame: samples are (b, 3, t, h, w).
+
+    The channels are displacement (`flow`, our own) or absolute position (`grid`, LFDM) in x and y, and 2 * occlusion - 1,
+    each normalised by `mean` and `std` where these are given.
+
+    Args:
+        kind: `flow` or `grid`.
+        corners: coordinate convention of the motion.
+        still_first_frame: frame 0 of a decoded motion is no motion, everything visible.
+        mean, std: of each channel before normalisation, measured on the training set; None = not normalised.
+        low, high: range of each channel before normalisation; None = not clamped.
+    """
+
+    has_frame_axis = True
 
     @register_to_config
     def __init__(
@@ -57,28 +114,20 @@ class MotionCodec(ConfigMixin):
         self.mean, self.std = _triple("mean", mean), _triple("std", std)
         self.low, self.high = _triple("low", low), _triple("high", high)
         if (self.mean is None) != (self.std is None) or (self.low is None) != (self.high is None):
-            raise UserError(f"mean and std, low and high come in pairs; got {mean}, {std}, {low}, {high}")
+            raise UserError(f"mean and std, low and high must be given in pairs; got {mean}, {std}, {low}, {high}")
         if self.std is not None and min(self.std) <= 0:
             raise UserError(f"std must be positive; got {self.std}")
         if self.low is not None and self.high is not None and any(a > b for a, b in zip(self.low, self.high, strict=True)):
             raise UserError(f"low must not exceed high; got {self.low} and {self.high}")
 
-    @classmethod
-    def measure(
-        cls,
-        motions: Iterable[Motion],
-        *,
-        kind: Literal["flow", "grid"] = "flow",
-        corners: bool = False,
-        still_first_frame: bool = True,
-        clamp: bool = True,
-    ) -> Self:
-        """A target normalised by the statistics of `motions`, which may come in batches of any size.
+    def measured(self, motions: Iterable[Motion], *, clamp: bool = True) -> Self:
+        """Return this codec, normalised by the statistics of `motions`, which may come in batches of any size.
 
         Raises:
             UserError: no motions, one of the other convention, or values that are not finite.
         """
-        raw = cls(kind=kind, corners=corners, still_first_frame=still_first_frame)
+        settings: dict[str, Any] = {"kind": self.kind, "corners": self.corners, "still_first_frame": self.still_first_frame}
+        raw = type(self)(**settings)
         count = 0
         total, squares = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
         low, high = torch.full((3,), math.inf, dtype=torch.float64), torch.full((3,), -math.inf, dtype=torch.float64)
@@ -89,57 +138,31 @@ class MotionCodec(ConfigMixin):
             squares += values.square().sum(1)
             low, high = torch.minimum(low, values.amin(1)), torch.maximum(high, values.amax(1))
         if count == 0:
-            raise UserError("no motion to measure")
+            raise UserError("motions is empty; at least one is needed to measure their statistics")
         if not torch.isfinite(squares).all():
-            raise UserError("the motion holds values that are not finite")
+            raise UserError("motions must be finite; got NaN or infinite values")
         mean = total / count
         std = (squares / count - mean.square()).clamp(min=0).sqrt().clamp(min=MIN_STD)
-        limits = (low.tolist(), high.tolist()) if clamp else (None, None)
-        return cls(
-            kind=kind,
-            corners=corners,
-            still_first_frame=still_first_frame,
-            mean=mean.tolist(),
-            std=std.tolist(),
-            low=limits[0],
-            high=limits[1],
-        )
+        limits: dict[str, Any] = {"low": low.tolist(), "high": high.tolist()} if clamp else {}
+        return type(self)(**settings, mean=mean.tolist(), std=std.tolist(), **limits)
 
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
-        """From a folder's config.json; UserError for unknown keys."""
-        return build_from_config(Path(folder), cls)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the folder whole; UserError where it holds anything else."""
-        check_holds_only(Path(folder), (CONFIG_NAME,), "the folder of a motion target")
-        arguments = {name: value for name, value in self.config.items() if not name.startswith("_")}
-        text = json.dumps({"_class_name": type(self).__name__, **arguments}, indent=2) + "\n"
-
-        def write(temporary: Path) -> None:
-            (temporary / CONFIG_NAME).write_text(text)
-
-        replace_folder(Path(folder), write)
-
-    @property
-    def clamps(self) -> bool:
-        """Whether `clamp` does anything."""
-        return self.low is not None
+    def sample_shape(self, num_frames: int, height: int, width: int) -> tuple[int, ...]:
+        return (3, num_frames, height, width)
 
     def encode(self, motion: Motion) -> Tensor:
-        """The diffusion sample (b, 3, t, h, w) of a motion; UserError for one of the other convention."""
         if motion.corners != self.corners:
-            raise UserError(f"this target's motion has corners={self.corners}; got corners={motion.corners}")
+            raise UserError(f"motion must have corners={self.corners}, as this codec; got corners={motion.corners}")
         position = motion.flow if self.kind == "flow" else motion.grid().permute(0, 4, 1, 2, 3)
         sample = torch.cat((position, 2 * motion.occlusion - 1), dim=1)
         if self.mean is None or self.std is None:
             return sample
         return (sample - _channels(self.mean, sample)) / _channels(self.std, sample)
 
-    def decode(self, sample: Tensor) -> Motion:
-        """The motion of a diffusion sample (b, 3, t, h, w), occlusion clamped to [0, 1]."""
-        if sample.ndim != 5 or sample.shape[1] != 3:
-            raise UserError(f"a sample is (b, 3, t, h, w); got {tuple(sample.shape)}")
+    def decode(self, sample: Tensor, num_frames: int) -> Motion:
+        """Return the motion of the first `num_frames` frames, occlusion clamped to [0, 1]."""
+        if sample.ndim != 5 or sample.shape[1] != 3 or sample.shape[2] < num_frames:
+            raise UserError(f"sample must be (b, 3, t, h, w) with t of {num_frames} or more; got {tuple(sample.shape)}")
+        sample = sample[:, :, :num_frames]
         if self.mean is not None and self.std is not None:
             sample = sample * _channels(self.std, sample) + _channels(self.mean, sample)
         position, occlusion = sample[:, :2], ((sample[:, 2:] + 1) / 2).clamp(0, 1)
@@ -150,7 +173,6 @@ class MotionCodec(ConfigMixin):
         return motion.from_rest() if self.still_first_frame else motion
 
     def clamp(self, sample: Tensor) -> Tensor:
-        """A predicted clean sample (b, 3, t, h, w), each channel clamped to the range of the training set."""
         if self.low is None or self.high is None:
             return sample
         low, high = _channels(self.low, sample), _channels(self.high, sample)
@@ -158,6 +180,13 @@ class MotionCodec(ConfigMixin):
             mean, std = _channels(self.mean, sample), _channels(self.std, sample)
             low, high = (low - mean) / std, (high - mean) / std
         return torch.minimum(torch.maximum(sample, low), high)
+
+    def hold_first_frame(self, sample: Tensor) -> Tensor:
+        if not self.still_first_frame:
+            return sample
+        size = (sample.shape[-2], sample.shape[-1])
+        still = Motion.identity(len(sample), 1, size, corners=self.corners, device=sample.device)
+        return torch.cat((self.encode(still).to(sample.dtype), sample[:, :, 1:]), dim=2)
 
 
 def _triple(name: str, values: Sequence[float] | None) -> Triple | None:

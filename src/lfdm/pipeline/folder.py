@@ -89,13 +89,14 @@ def _loadable_classes(base: type) -> dict[tuple[str, ...], type[Any]]:
     """
     exported = (getattr(lfdm, name) for name in lfdm.__all__)
     kinds = [cls for cls in exported if inspect.isclass(cls) and issubclass(cls, base)]
-    return {_index_entry(cls): cls for cls in (*kinds, *_subclasses(base)) if not inspect.isabstract(cls)}
+    return {_index_entry(cls): cls for cls in (*kinds, *subclasses(base)) if not inspect.isabstract(cls)}
 
 
-def _subclasses(base: type) -> Iterator[type]:
+def subclasses(base: type) -> Iterator[type]:
+    """Yield all imported subclasses of a class."""
     for cls in base.__subclasses__():
         yield cls
-        yield from _subclasses(cls)
+        yield from subclasses(cls)
 
 
 def _index_entry(cls: type) -> tuple[str, str]:

@@ -5,6 +5,7 @@ The image is encoded once, its motion is made by diffusion over N steps, and all
 Shapes: image (b, 3, S, S) in [0, 1] · motion sample (b, 3, t, h, w) · video (b, 3, t, S, S) in [0, 1].
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -16,22 +17,26 @@ from torch import Tensor
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.condition.encoder import ConditionEncoder, ConditionInput
 from lfdm.config.checks import check_integer, check_number
-from lfdm.config.diffusion import MAX_GUIDANCE_SCALE
+from lfdm.config.diffusion import MAX_GUIDANCE_SCALE, PredictionType
 from lfdm.config.presets import Preset, get_preset
 from lfdm.config.serialization import to_json
 from lfdm.config.video import Fit
+from lfdm.denoiser.network import DenoiserContext, DenoiserNetwork
 from lfdm.denoiser.unet3d import MotionUNet3D
-from lfdm.diffusion.process import make_scheduler, predicted_by
-from lfdm.diffusion.sampling import Guidance, MotionSampler
-from lfdm.diffusion.windows import plan_windows
+from lfdm.diffusion.guidance import Guidance
+from lfdm.diffusion.process import NoiseLevel
+from lfdm.diffusion.samplers import AfterStep
+from lfdm.diffusion.sampling import MotionSampler
+from lfdm.diffusion.schedulers import make_scheduler, max_inference_steps, predicted_by
+from lfdm.diffusion.windows import Window, plan_windows
 from lfdm.errors import UserError
 from lfdm.folders.run_folder import find_layout
 from lfdm.folders.sources import find_folder
-from lfdm.motion.codec import MotionCodec
+from lfdm.motion.codec import FrameCodec, MotionCodec
 from lfdm.motion.motion import Motion
 from lfdm.pipeline.control import MotionControl, estimate_driving_motion
 from lfdm.pipeline.decoding import decode_video
-from lfdm.pipeline.folder import load_components, read_index, save_folder
+from lfdm.pipeline.folder import load_components, read_index, save_folder, subclasses
 from lfdm.pipeline.inputs import (
     DrivingInput,
     ImageInput,
@@ -48,6 +53,8 @@ StepCallback = Callable[["LatentFlowPipeline", int, Tensor, dict[str, Tensor]], 
 
 MAX_FRAMES = 10_000
 """The longest video."""
+MAX_VIDEOS = 10_000
+"""Most videos of one call per image and condition."""
 MAX_PASS_FACTOR = 4
 """Up to this many times as long as training clips, the network takes a video at once; a longer one in windows of that length."""
 LOOP_SHARE = 1 / 4
@@ -59,11 +66,11 @@ class LatentFlowPipeline(DiffusionPipeline):
 
     Args:
         autoencoder: stage 1.
-        unet: stage 2.
+        unet: stage 2, the network that the codec's samples are diffused with.
         condition: label embeddings.
         motion_codec: what stage 2 diffuses.
-        scheduler: any diffusers scheduler; its `prediction_type` says what the unet predicts. Another one that is set later
-            must say the same: make it with `from_config(pipe.scheduler.config)`.
+        scheduler: a `MotionScheduler` or one of diffusers; its `prediction_type` says what the unet predicts. Another one that
+            is set later must say the same: make it with `from_config(pipe.scheduler.config)`.
         image_size: frames are image_size x image_size.
         fit: how other shapes are fitted, as the training data was.
         num_frames: frames of a training clip, and by default of a video.
@@ -72,7 +79,7 @@ class LatentFlowPipeline(DiffusionPipeline):
     """
 
     autoencoder: LatentFlowAutoencoder
-    unet: MotionUNet3D
+    unet: DenoiserNetwork
     condition: ConditionEncoder
     motion_codec: MotionCodec
     scheduler: Any  # diffusers' schedulers share no typed interface
@@ -80,7 +87,7 @@ class LatentFlowPipeline(DiffusionPipeline):
     def __init__(
         self,
         autoencoder: LatentFlowAutoencoder,
-        unet: MotionUNet3D,
+        unet: DenoiserNetwork,
         condition: ConditionEncoder,
         motion_codec: MotionCodec,
         scheduler: Any,
@@ -93,19 +100,18 @@ class LatentFlowPipeline(DiffusionPipeline):
         guidance_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        _check_settings(autoencoder, unet, condition, motion_codec, image_size, fit)
+        num_frames = check_integer("num_frames", num_frames, 2, MAX_FRAMES)
+        _check_settings(autoencoder, unet, condition, motion_codec, image_size, fit, num_frames)
         self.register_modules(
             autoencoder=autoencoder, unet=unet, condition=condition, motion_codec=motion_codec, scheduler=scheduler
         )
-        self._predicts = predicted_by(scheduler)
+        self._predicts: PredictionType = predicted_by(scheduler)
         self.register_to_config(
             image_size=image_size,
             fit=fit,
-            num_frames=check_integer("num_frames", num_frames, 2, MAX_FRAMES),
+            num_frames=num_frames,
             fps=check_number("fps", fps, low=0.01),
-            num_inference_steps=check_integer(
-                "num_inference_steps", num_inference_steps, 1, scheduler.config.num_train_timesteps
-            ),
+            num_inference_steps=check_integer("num_inference_steps", num_inference_steps, 1, max_inference_steps(scheduler)),
             guidance_scale=check_number("guidance_scale", guidance_scale, low=0, high=MAX_GUIDANCE_SCALE),
         )
 
@@ -156,16 +162,19 @@ class LatentFlowPipeline(DiffusionPipeline):
         cls,
         preset: Preset,
         autoencoder: LatentFlowAutoencoder,
-        unet: MotionUNet3D,
+        unet: DenoiserNetwork,
         condition: ConditionEncoder,
         motion_codec: MotionCodec | None = None,
     ) -> Self:
-        """Given models, with the scheduler and the sampling settings of a preset; by default its target, not normalised."""
+        """Return a pipeline of given models with the scheduler and sampling settings of a preset.
+
+        The default codec is that of the preset, without statistics of training motion.
+        """
         config = preset.diffusion
-        motion_codec = motion_codec or MotionCodec(
-            kind=config.motion_codec, corners=preset.autoencoder.corners, still_first_frame=config.still_first_frame
+        motion_codec = motion_codec or FrameCodec(
+            kind=config.codec, corners=preset.autoencoder.corners, still_first_frame=config.still_first_frame
         )
-        scheduler = make_scheduler(config.scheduler, prediction_type=config.prediction_type, paper=config.dynamic_thresholding)
+        scheduler = make_scheduler(config.sampler, prediction_type=config.prediction_type, paper=config.dynamic_thresholding)
         return cls(
             autoencoder,
             unet,
@@ -196,6 +205,20 @@ class LatentFlowPipeline(DiffusionPipeline):
 
     # --------------------------------------------------------------------------------------------------- sampling
 
+    @classmethod
+    def _get_signature_types(cls) -> dict[str, tuple[Any, ...]]:
+        """Let diffusers' `from_pipe` accept subclasses of the annotated component types, too."""
+        types = super()._get_signature_types()
+        return {
+            name: (*kinds, *(one for kind in kinds if inspect.isclass(kind) for one in subclasses(kind)))
+            for name, kinds in types.items()
+        }
+
+    @property
+    def max_inference_steps(self) -> int:
+        """The largest `num_inference_steps` that the scheduler can take."""
+        return max_inference_steps(self.scheduler)
+
     @torch.no_grad()
     def __call__(
         self,
@@ -205,6 +228,7 @@ class LatentFlowPipeline(DiffusionPipeline):
         num_frames: int | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        num_videos: int = 1,
         generator: SeedInput = None,
         output_type: OutputType = "pil",
         callback_on_step_end: StepCallback | None = None,
@@ -213,7 +237,7 @@ class LatentFlowPipeline(DiffusionPipeline):
         negative_condition: ConditionInput = None,
         loop: bool = False,
     ) -> LatentFlowOutput:
-        """Make one video per image and condition; one image or one condition goes with every one of the other.
+        """Make videos of an image under a condition; a single image or condition goes with every one of the other.
 
         Args:
             image: path, PIL image, uint8 or float array (H, W, 3), tensor (3, H, W), a list or a batch of them; fitted to
@@ -221,64 +245,84 @@ class LatentFlowPipeline(DiffusionPipeline):
             condition: label (any text for a model with a text model), None (unconditional), a mix such as
                 `{"wave": 0.7, "jump": 0.3}` (embeddings averaged by these weights), a list of these, or embedding tensor
                 (D,) or (b, D).
-            num_frames: up to 10,000. Up to four times the length of training clips the network takes all at once; a longer
-                video is drawn in overlapping windows, whose cost and memory grow with its length alone. Each frame attends
-                to as many around it as a training clip has.
-            guidance_scale: classifier-free guidance (arXiv 2207.12598, eq. 6 with w + 1); 1 = the conditional prediction
-                alone, 0 = the unconditional one alone. Without effect where both conditions are None.
-            generator: see `lfdm.pipeline.inputs.sample_generators`.
-            callback_on_step_end: called as in diffusers after every step, with `{"latents": sample}` (b, 3, t, h, w); it
-                may return such a dict to replace the sample.
+            num_frames: up to 10,000. Up to four times the length of training clips the network takes all frames at once; a
+                longer video is sampled in overlapping windows. Each frame attends to as many around it as in training.
+            guidance_scale: classifier-free guidance (2207.12598, eq. 6 with w + 1); 1 = the conditional prediction, 0 = the
+                unconditional one. No effect if both conditions are None.
+            num_videos: videos per pair of image and condition, which follow one another in the output.
+            generator: one, or a list of one per video, see `lfdm.pipeline.inputs.sample_generators`.
+            callback_on_step_end: called as in diffusers after every step, with `{"latents": sample}`; may return such a dict to
+                replace the sample.
             motion_strength: 0 to 2, see `Motion.scaled`: 1 = as generated, 0 = the fitted image in every frame.
             motion_mask: where the image moves: path, PIL image, array or tensor (H, W), uint8 or in [0, 1]; fitted as the
                 image is; see `Motion.masked`. None = everywhere.
-            negative_condition: what guidance pushes away from, instead of from the null condition; in the forms of
-                `condition`. It takes a guidance_scale above 1.
+            negative_condition: what guidance moves away from, instead of the null condition; in the forms of `condition`.
+                Needs a guidance_scale above 1.
             loop: the last frames lead into the first, for a video that is repeated; see `Motion.closed`.
 
         Raises:
-            UserError: a value outside what is allowed, an unknown label, not an image, or a scheduler for a unet that
-                predicts something else.
+            UserError: a value that is not allowed, an unknown label, not an image, or a scheduler that is not supported.
             FileNotFoundError: no such image file.
         """
-        config = self.config
-        num_frames = config["num_frames"] if num_frames is None else num_frames
-        num_frames = check_integer("num_frames", num_frames, 2 if loop else 1, MAX_FRAMES)
-        steps = config["num_inference_steps"] if num_inference_steps is None else num_inference_steps
-        steps = check_integer("num_inference_steps", steps, 1, self.scheduler.config.num_train_timesteps)
-        scale = config["guidance_scale"] if guidance_scale is None else guidance_scale
-        scale = check_number("guidance_scale", scale, low=0, high=MAX_GUIDANCE_SCALE)
+        num_frames, steps, scale = self._sampling_settings(num_frames, num_inference_steps, guidance_scale, loop=loop)
         check_output_type(output_type)
         pictures = read_images(image)
         control = self._control(motion_strength, motion_mask, pictures)
         if negative_condition is not None and scale <= 1:
-            raise UserError(f"negative_condition acts through guidance: guidance_scale must be above 1; got {scale:g}")
+            raise UserError(f"guidance_scale must be above 1 with a negative_condition; got {scale:g}")
         if condition is None and negative_condition is None:
             scale = 1.0
-        images, embedding, negative_embedding = self._match_batches(pictures, condition, negative_condition)
-        generators = sample_generators(generator, len(images))
-
-        def after_step(index: int, timestep: Tensor, sample: Tensor) -> Tensor:
-            if callback_on_step_end is None:
-                return sample
-            return (callback_on_step_end(self, index, timestep, {"latents": sample}) or {}).get("latents", sample)
-
-        self._check_scheduler()
-        features = self.autoencoder.encode(images)
-        sample = MotionSampler(unet=self.unet, scheduler=self.scheduler, motion_codec=self.motion_codec).sample(
-            Guidance(latent=features.latent, condition=embedding, negative=negative_embedding, scale=scale),
-            num_frames,
-            steps,
-            generators,
-            attention_frames=config["num_frames"],
-            windows=plan_windows(num_frames, longest=MAX_PASS_FACTOR * config["num_frames"]),
-            progress=self.progress_bar,  # pyright: ignore[reportArgumentType] - diffusers leaves it untyped
-            after_step=after_step,
-        )
-        motion = self.motion_codec.decode(sample)
+        images = self._fit_images(pictures)
+        embedding, negative = self._match_conditions(len(images), condition, negative_condition, num_videos)
+        generators = sample_generators(generator, len(embedding))
+        features = self.autoencoder.encode(images).repeat(len(embedding) // len(images))
+        context = DenoiserContext(condition=embedding, latent=features.latent, attention_frames=self.config["num_frames"])
+        with self.progress_bar(total=steps) as bar:  # pyright: ignore[reportCallIssue] - diffusers leaves it untyped
+            sampler = MotionSampler(self.unet, self.motion_codec, self.scheduler, self._predicts)
+            sample = sampler.sample(
+                context,
+                Guidance(negative=negative, scale=scale),
+                num_frames=num_frames,
+                num_steps=steps,
+                generators=generators,
+                windows=self._windows(num_frames),
+                callback=self._after_step(callback_on_step_end, bar),
+            )
+        motion = self.motion_codec.decode(sample, num_frames)
         if loop:
-            motion = motion.closed(max(1, int(LOOP_SHARE * min(num_frames, config["num_frames"]))))
+            motion = motion.closed(max(1, int(LOOP_SHARE * min(num_frames, self.config["num_frames"]))))
         return decode_video(self.autoencoder, features, control(motion), output_type)
+
+    def _sampling_settings(
+        self, num_frames: int | None, num_steps: int | None, guidance_scale: float | None, *, loop: bool
+    ) -> tuple[int, int, float]:
+        """Return the checked number of frames, number of steps and guidance scale of a call; None = the pipeline's default."""
+        config = self.config
+        num_frames = config["num_frames"] if num_frames is None else num_frames
+        num_steps = config["num_inference_steps"] if num_steps is None else num_steps
+        guidance_scale = config["guidance_scale"] if guidance_scale is None else guidance_scale
+        return (
+            check_integer("num_frames", num_frames, 2 if loop else 1, MAX_FRAMES),
+            check_integer("num_inference_steps", num_steps, 1, self.max_inference_steps),
+            check_number("guidance_scale", guidance_scale, low=0, high=MAX_GUIDANCE_SCALE),
+        )
+
+    def _windows(self, num_frames: int) -> tuple[Window, ...]:
+        if not self.motion_codec.has_frame_axis:
+            return ()
+        return plan_windows(num_frames, longest=MAX_PASS_FACTOR * self.config["num_frames"])
+
+    def _after_step(self, callback: StepCallback | None, bar: Any) -> AfterStep:
+        """Return what the sampler calls after every step: it moves the progress bar and calls the user's callback."""
+
+        def after_step(index: int, level: NoiseLevel, sample: Tensor) -> Tensor:
+            bar.update()
+            if callback is None:
+                return sample
+            timestep = torch.tensor(level.timestep)
+            return (callback(self, index, timestep, {"latents": sample}) or {}).get("latents", sample)
+
+        return after_step
 
     @torch.no_grad()
     def embed_condition(self, condition: ConditionInput) -> Tensor:
@@ -350,37 +394,32 @@ class LatentFlowPipeline(DiffusionPipeline):
     def _control(self, strength: float, mask: MaskInput | None, pictures: list[Picture]) -> MotionControl:
         return MotionControl(strength, mask, pictures, size=self.config["image_size"], fit=self.config["fit"])
 
-    def _check_scheduler(self) -> None:
-        """UserError where the scheduler takes the unet's prediction for something else."""
-        kind, name = predicted_by(self.scheduler), type(self.scheduler).__name__
-        if kind != self._predicts:
-            made = f"{name}.from_config(pipe.scheduler.config)"
-            raise UserError(f"the unet predicts {self._predicts}, {name} takes it for {kind}; make the scheduler with {made}")
-
     def _fit_images(self, pictures: list[Picture]) -> Tensor:
         return fit_images(pictures, size=self.config["image_size"], fit=self.config["fit"]).to(self.device)
 
-    def _match_batches(
-        self, pictures: list[Picture], condition: ConditionInput, negative: ConditionInput
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Images (b, 3, S, S) and both conditions (b, D)."""
-        images = self._fit_images(pictures)
+    def _match_conditions(
+        self, num_images: int, condition: ConditionInput, negative: ConditionInput, num_videos: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the embeddings (b, D) of both conditions for every video, b = pairs of image and condition * num_videos."""
+        num_videos = check_integer("num_videos", num_videos, 1, MAX_VIDEOS)
         embedding, negative_embedding = (self.embed_condition(one).to(self.device) for one in (condition, negative))
-        b = max(len(images), len(embedding))
-        if len(images) not in (1, b) or len(embedding) not in (1, b) or len(embedding) == 0:
-            raise UserError(f"as many conditions as images are needed, or one of either; got {len(embedding)} and {len(images)}")
-        if len(negative_embedding) not in (1, b):
-            raise UserError(f"one negative_condition is needed, or one per video, {b}; got {len(negative_embedding)}")
-        return images.expand(b, -1, -1, -1), embedding.expand(b, -1), negative_embedding.expand(b, -1)
+        pairs = max(num_images, len(embedding))
+        if num_images not in (1, pairs) or len(embedding) not in (1, pairs) or len(embedding) == 0:
+            raise UserError(f"condition must be one, or one per image ({num_images}); got {len(embedding)}")
+        if len(negative_embedding) not in (1, pairs):
+            raise UserError(f"negative_condition must be one, or one per condition ({pairs}); got {len(negative_embedding)}")
+        embedding, negative_embedding = embedding.expand(pairs, -1), negative_embedding.expand(pairs, -1)
+        return embedding.repeat_interleave(num_videos, dim=0), negative_embedding.repeat_interleave(num_videos, dim=0)
 
 
 def _check_settings(
     autoencoder: LatentFlowAutoencoder,
-    unet: MotionUNet3D,
+    unet: DenoiserNetwork,
     condition: ConditionEncoder,
     motion_codec: MotionCodec,
     image_size: object,
     fit: object,
+    num_frames: int,
 ) -> None:
     multiple = autoencoder.size_multiple
     if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < multiple or image_size % multiple:
@@ -389,5 +428,9 @@ def _check_settings(
         raise UserError(f"fit must be one of {', '.join(get_args(Fit))}; got {fit!r}")
     if condition.dim != unet.config["condition_dim"]:
         raise UserError(f"condition has {condition.dim} values, the unet takes {unet.config['condition_dim']}")
+    latent_size = image_size // autoencoder.stride
+    channels, taken = motion_codec.sample_shape(num_frames, latent_size, latent_size)[0], unet.config["sample_channels"]
+    if taken != channels:
+        raise UserError(f"unet must have sample_channels={channels}, as the motion codec gives; got {taken}")
     if motion_codec.corners != autoencoder.corners:
         raise UserError(f"motion_codec has corners={motion_codec.corners}, the auto-encoder corners={autoencoder.corners}")

@@ -24,12 +24,14 @@ from lfdm.data.clips import ClipDataset
 from lfdm.data.frame_indices import uniform_indices
 from lfdm.data.index import labels
 from lfdm.data.progress import Progress
+from lfdm.denoiser.network import DenoiserNetwork
 from lfdm.denoiser.unet3d import MotionUNet3D
-from lfdm.diffusion.process import add_noise, diffusion_loss, predicted_by, sample_timesteps
+from lfdm.diffusion.process import add_noise, diffusion_loss, sample_timesteps
+from lfdm.diffusion.schedulers import predicted_by
 from lfdm.errors import UserError
 from lfdm.folders.run_folder import MODEL_DIR, check_run, find_checkpoints, find_layout, find_model, prepare_run
 from lfdm.folders.sources import find_folder
-from lfdm.motion.codec import MotionCodec
+from lfdm.motion.codec import FrameCodec, MotionCodec
 from lfdm.pipeline.folder import load_scheduler
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.batches import BatchRandomness
@@ -47,7 +49,7 @@ STAGE1_SETTINGS = ("preset.autoencoder_training",)
 class ConditionedUNet(nn.Module):
     """The U-Net and its conditions, trained together where the null condition or the pooling of text is learned."""
 
-    def __init__(self, unet: MotionUNet3D, condition: ConditionEncoder) -> None:
+    def __init__(self, unet: DenoiserNetwork, condition: ConditionEncoder) -> None:
         super().__init__()
         self.unet, self.condition = unet, condition
 
@@ -122,16 +124,16 @@ class DiffusionTask:
 
     def _observe(self, batch: dict[str, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
         """The clean diffusion sample (b, 3, t, h, w) and the image latent (b, C, h, w)."""
-        autoencoder, target = self.pipeline.autoencoder, self.pipeline.motion_codec
+        autoencoder, codec = self.pipeline.autoencoder, self.pipeline.motion_codec
         nn.Module.to(autoencoder, device)
         if "motion" in batch:
             image = batch["image"].float() / 255
-            motion = to_motion(batch["motion"], corners=target.corners)
+            motion = to_motion(batch["motion"], corners=codec.corners)
         else:
             video = batch["video"].float() / 255
             image = video[:, :, 0]
             motion = autoencoder.estimate_motion(image, video)
-        return target.encode(motion).float(), autoencoder.encode(image).latent
+        return codec.encode(motion).float(), autoencoder.encode(image).latent
 
     def _drop_conditions(self, index: Tensor, randomness: BatchRandomness) -> Tensor:
         """Return the condition rows (b,) of clips (b,), some of them replaced by -1, the null condition."""
@@ -213,8 +215,8 @@ def train_diffusion(
         if preset.diffusion_training.cache_motion:
             bf16 = uses_bf16(preset.diffusion_training.optimization.mixed_precision, stage1.device)
             motion = open_motion_cache(stage1, clips, bf16=bf16, progress=progress)
-    target = MotionCodec.from_pretrained(out / MODEL_DIR / "motion_codec") if begun else _make_target(preset, stage1, motion)
-    pipeline = _build_pipeline(preset, stage1, condition, target)
+    codec = FrameCodec.from_pretrained(out / MODEL_DIR / "motion_codec") if begun else _make_codec(preset, stage1, motion)
+    pipeline = _build_pipeline(preset, stage1, condition, codec)
     if start is not None:
         pipeline.unet.load_state_dict(start.state_dict())
     if state.is_main_process:
@@ -301,21 +303,21 @@ def _same(one: object, other: object) -> bool:
     return json.dumps(one) == json.dumps(other)  # tuples and lists are alike
 
 
-def _make_target(preset: Preset, stage1: LatentFlowAutoencoder, motion: MotionCache | None) -> MotionCodec:
-    """What is diffused; its statistics are those of the motion that training sees, mirrored clips included."""
+def _make_codec(preset: Preset, stage1: LatentFlowAutoencoder, motion: MotionCache | None) -> FrameCodec:
+    """Return the codec of a preset with the statistics of the motion that training sees, mirrored clips included."""
     config = preset.diffusion
-    kind, corners, still = config.motion_codec, stage1.corners, config.still_first_frame
+    codec = FrameCodec(kind=config.codec, corners=stage1.corners, still_first_frame=config.still_first_frame)
     if motion is None or not config.normalize:
-        return MotionCodec(kind=kind, corners=corners, still_first_frame=still)
+        return codec
     motions = motion.motions(mirrored=preset.diffusion_training.flip_probability > 0)
-    return MotionCodec.measure(motions, kind=kind, corners=corners, still_first_frame=still, clamp=config.clamp_to_range)
+    return codec.measured(motions, clamp=config.clamp_to_range)
 
 
 def _build_pipeline(
-    preset: Preset, stage1: LatentFlowAutoencoder, condition: ConditionEncoder, target: MotionCodec
+    preset: Preset, stage1: LatentFlowAutoencoder, condition: ConditionEncoder, codec: MotionCodec
 ) -> LatentFlowPipeline:
     """Everything that stage 2 needs, with a U-Net freshly initialised from the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(preset.diffusion_training.optimization.seed)
         unet = MotionUNet3D(**to_json(preset.unet))
-    return LatentFlowPipeline.from_components(preset, stage1, unet, condition, target)
+    return LatentFlowPipeline.from_components(preset, stage1, unet, condition, codec)

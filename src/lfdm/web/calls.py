@@ -144,7 +144,7 @@ def choices_of(pipe: LatentFlowPipeline, examples: tuple[Path, ...]) -> Choices:
         labels=tuple(pipe.condition.labels),
         examples=examples,
         max_frames=MAX_PASS_FACTOR * config["num_frames"],
-        max_steps=pipe.scheduler.config.num_train_timesteps,
+        max_steps=pipe.max_inference_steps,
         num_frames=config["num_frames"],
         num_inference_steps=config["num_inference_steps"],
         guidance_scale=config["guidance_scale"],

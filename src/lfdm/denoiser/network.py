@@ -1,0 +1,59 @@
+"""`DenoiserNetwork`: the interface of the networks that stage 2 trains, and what they are given besides the noisy sample.
+
+Shapes: sample (b, *codec.sample_shape(t, h, w)) · latent (b, C, h, w) · condition (k b, D), k conditions of every sample.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor
+
+from lfdm.folders.model_folder import StrictLoading
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DenoiserContext:
+    """What a network is given besides the noisy sample and the timestep; the same at every step of sampling."""
+
+    condition: Tensor
+    """(b, D)."""
+    latent: Tensor
+    """(b, C, h, w), of the source image."""
+    frames: Tensor | None = None
+    """(t,) int64: positions in the clip of the sample's frames; None if the sample has no frame axis."""
+    attention_frames: int | None = None
+    """Number of frames around it that each frame attends to; None = all."""
+
+
+class DenoiserNetwork(StrictLoading, ModelMixin, ConfigMixin, ABC):  # pyright: ignore[reportIncompatibleMethodOverride]
+    """Predicts the diffusion target of a noisy sample.
+
+    A pipeline can load every subclass that is imported. Its configuration has at least `sample_channels`, `latent_channels`
+    and `condition_dim`.
+    """
+
+    frame_multiple: int = 1
+    """Samples with a frame axis are padded to a multiple of this many frames."""
+    size_multiple: int = 1
+    """Height and width of the latent must be multiples of this."""
+
+    def prepare(self, context: DenoiserContext) -> dict[str, Any]:
+        """Return the keyword arguments of `forward`, besides the condition, that stay the same at every step of sampling."""
+        return {"latent": context.latent}
+
+    @abstractmethod
+    def forward(self, sample: Tensor, timestep: Tensor | float, condition: Tensor, latent: Tensor) -> Tensor:
+        """Predict the diffusion target.
+
+        Args:
+            sample: noisy, (b, ...).
+            timestep: one for all or (b,), 0 to 1000.
+            condition: (k b, D): the first condition of all samples, then the second, ...
+            latent: (b, C, h, w).
+
+        Returns:
+            (k b, ...), in the order of `condition`.
+        """
