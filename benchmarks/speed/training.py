@@ -1,7 +1,7 @@
 """Measure the throughput of both training stages, the waiting for the loader, and host synchronisations.
 
-    python -m benchmarks.speed training                # both stages at 64x64 and 128x128, batches of 16 where memory allows
-    python -m benchmarks.speed training --only diffusion --sizes mug128 --gradient-checkpointing
+    python -m benchmarks.speed training                # both stages at 64x64 and 128x128
+    python -m benchmarks.speed training --only diffusion --sizes mug128 --batch 4 --gradient-checkpointing
 
 Uses the training loop itself on clips of noise, with cached motion, in bfloat16 if the device supports it. Adds figures to
 `results/speed-<device>.json`.
@@ -20,7 +20,7 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 from benchmarks.experiment.tables import RESULTS_DIR
-from benchmarks.speed.measuring import available_bytes, device_name, measure_memory, synchronize
+from benchmarks.speed.measuring import device_name, synchronize
 from benchmarks.speed.records import Results, results_path
 from benchmarks.speed.workloads import Models, benchmark_preset, random_clips, write_random_vgg19
 from lfdm.config.presets import Preset
@@ -33,8 +33,6 @@ from lfdm.training.stage2 import DiffusionTask
 
 Stage = Literal["autoencoder", "diffusion"]
 NUM_CLIPS = 32
-MEMORY_SHARE = 0.8
-"""Share of free memory above which a batch is halved."""
 
 
 @dataclass(kw_only=True)
@@ -46,11 +44,9 @@ class Options:
     sizes: tuple[str, ...] = ("flow64", "mug128")
     """Presets; `tiny` is a miniature for tests."""
     batch: int = 16
-    """Clips or pairs per step; halved until the step fits into memory."""
+    """Clips or pairs per step."""
     steps: int = 8
-    """Maximum number of measured steps, after one that is not."""
-    budget_seconds: float = 60.0
-    """Seconds that limit the number of steps, which is at least one."""
+    """Measured steps, after one that is not."""
     num_workers: int | None = None
     """Loader workers; those of the preset if omitted."""
     gradient_checkpointing: bool = False
@@ -152,27 +148,6 @@ def make_task(preset: Preset, stage: Stage, folder: Path, device: torch.device) 
     return DiffusionTask(models.pipeline, preset, clips, motion)
 
 
-def fitting_batch(task: TrainingTask, preset: Preset, stage: Stage, batch: int, device: torch.device) -> int:
-    """Halve `batch` until it is expected to fit, estimated from steps of one and of two samples."""
-    peaks: list[int | None] = []
-    for samples in (1, 2):
-        with measure_memory(device) as memory:
-            measure(task, preset, stage, batch=samples, steps=0, workers=0)
-        peaks.append(memory.bytes)
-    available, (one, two) = available_bytes(device), peaks
-    if one is None or two is None or available is None:
-        return batch
-    while batch > 1 and one + (batch - 1) * (two - one) > MEMORY_SHARE * available:
-        batch //= 2
-    return batch
-
-
-def steps_within(budget: float, task: TrainingTask, preset: Preset, stage: Stage, *, batch: int, most: int) -> int:
-    """Return how many steps fit into `budget` seconds, estimated from a step of one sample; 1 to `most`."""
-    one = measure(task, preset, stage, batch=1, steps=1, workers=0)
-    return max(1, min(most, int(budget / (batch * one.seconds))))
-
-
 def run(options: Options) -> Path:
     """Measure, print and store; return the path of the results."""
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -186,26 +161,26 @@ def run(options: Options) -> Path:
                 training = replace(preset.diffusion_training, gradient_checkpointing=options.gradient_checkpointing)
                 preset = replace(preset, diffusion_training=training)
                 task = make_task(preset, stage, Path(folder), device)
-                batch = fitting_batch(task, preset, stage, options.batch, device)
-                steps = steps_within(options.budget_seconds, task, preset, stage, batch=batch, most=options.steps)
-                found = measure(task, preset, stage, batch=batch, steps=steps, workers=options.num_workers)
+                found = measure(task, preset, stage, batch=options.batch, steps=options.steps, workers=options.num_workers)
             entry = {
                 "stage": stage,
                 "preset": size,
                 "image_size": preset.image_size,
-                "batch": batch,
+                "batch": options.batch,
                 "gradient_checkpointing": stage == "diffusion" and options.gradient_checkpointing,
-                "steps": steps,
-                "steps_per_second": steps / found.seconds,
+                "steps": options.steps,
+                "steps_per_second": options.steps / found.seconds,
                 "share_waiting_for_loader": found.waiting / found.seconds,
-                "synchronisations_per_step": None if found.synchronisations is None else found.synchronisations / (steps + 1),
+                "synchronisations_per_step": None
+                if found.synchronisations is None
+                else found.synchronisations / (options.steps + 1),
             }
             kept = [old for old in results.throughput if (old["stage"], old["preset"]) != (stage, size)]
             results.throughput = [*kept, entry]
             results.save(path)
             waits = entry["synchronisations_per_step"]
             console.print(
-                f"{stage} {size} batch {batch}: {entry['steps_per_second']:.3g} steps/s, "
+                f"{stage} {size} batch {options.batch}: {entry['steps_per_second']:.3g} steps/s, "
                 f"{entry['share_waiting_for_loader']:.1%} waiting for the loader, host synchronisations per step: "
                 f"{'not applicable' if waits is None else f'{waits:.2f}'}",
                 highlight=False,
