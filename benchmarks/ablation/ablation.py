@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from benchmarks.ablation.document import compare
-from benchmarks.ablation.judging import judge_autoencoder
 from benchmarks.ablation.rows import (
     AS_SET,
     BASE,
@@ -25,8 +24,9 @@ from benchmarks.ablation.rows import (
     stage2_rows,
     together,
 )
+from benchmarks.ablation.stage1 import evaluate_autoencoder
 from benchmarks.experiment.budget import TrainingClock, Trial, measure_steps, steps_within
-from benchmarks.experiment.judging import judge, shortened, training_clips
+from benchmarks.experiment.evaluation import evaluate_at_preset, shortened, training_clips
 from benchmarks.experiment.stages import Stage, StageFolder
 from benchmarks.experiment.tables import summarize
 from benchmarks.speed.measuring import device_name
@@ -157,7 +157,7 @@ class Ablation:
     def evaluate_stage2(self, row: Row) -> dict[str, Any]:
         """Evaluate one row with the sampling settings of its preset."""
         run = self.out / row.name
-        return self._judge(row.name, PipelineGenerator(self._load(run), name=row.name), run)
+        return self._evaluate(row.name, PipelineGenerator(self._load(run), name=row.name), run)
 
     def evaluate_raw_weights(self) -> dict[str, Any]:
         """Evaluate the base row with its last weights instead of their average."""
@@ -167,7 +167,7 @@ class Ablation:
         tensors = read_tensors(path)
         weights = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
         load_exactly(pipeline.unet, weights, str(path))
-        return self._judge(RAW_WEIGHTS, PipelineGenerator(pipeline, name=RAW_WEIGHTS), run, raw_weights=True)
+        return self._evaluate(RAW_WEIGHTS, PipelineGenerator(pipeline, name=RAW_WEIGHTS), run, raw_weights=True)
 
     def evaluate_sampling(self, row: SamplingRow) -> dict[str, Any]:
         """Evaluate other sampling settings on the base row's model or the given one."""
@@ -178,7 +178,7 @@ class Ablation:
             num_inference_steps=row.num_inference_steps,
             sampler=row.sampler,
         )
-        return self._judge(row.name, generator, self._sampling_folder())
+        return self._evaluate(row.name, generator, self._sampling_folder())
 
     def _sampling_rows(self) -> list[SamplingRow]:
         """Return the sampling rows; a given model also gets a row with its own settings."""
@@ -199,10 +199,10 @@ class Ablation:
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def _judge(self, name: str, generator: PipelineGenerator, run: Path, **more: Any) -> dict[str, Any]:
+    def _evaluate(self, name: str, generator: PipelineGenerator, run: Path, **more: Any) -> dict[str, Any]:
         settings = self.settings
         description = {"unet_sha256": file_sha256(find_model(run, "unet") / WEIGHTS_NAME), **generator.settings, **more}
-        results = judge(
+        results = evaluate_at_preset(
             generator,
             settings.preset,
             settings.data,
@@ -245,7 +245,7 @@ class Ablation:
         name = f"stage1-{row.name}"
         out = self.out / "evaluations" / name
         settings = self.settings
-        return judge_autoencoder(self.out / name, row.preset, settings.data, out, settings.evaluation, device=self.device)
+        return evaluate_autoencoder(self.out / name, row.preset, settings.data, out, settings.evaluation, device=self.device)
 
     # ---------------------------------------------------------------------------------------------------------- results
 
@@ -299,9 +299,9 @@ def ablate(
     prepare_run(out, settings.to_json())
     ablation = Ablation(settings, out, device=device)
     stages = ablation.stages()
-    asked = tuple(name for name in only if name not in LATER_GROUPS)
-    if asked or not only:
-        ablation.folder.run(stages, asked, say=say)
+    early = tuple(name for name in only if name not in LATER_GROUPS)
+    if early or not only:
+        ablation.folder.run(stages, early, say=say)
     later = LATER_GROUPS if not only else tuple(name for name in only if name in LATER_GROUPS)
     ablation.folder.run([stage for stage in ablation.stages() if stage.group in later], say=say)
     return ablation.collect()

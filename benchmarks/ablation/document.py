@@ -71,24 +71,24 @@ def _first_seed(row: dict[str, Any] | None) -> list[dict[str, Any]]:
 def _about(dataset: str, group: str, content: dict[str, Any]) -> str:
     """Render the number of clips, the machine, the training time and the command."""
     settings, evaluation = content["settings"], content["settings"]["evaluation"]
-    said = [f"{evaluation['num_clips'] or 'All'} held-out clips, seed {evaluation['seed']}, on {content['machine']}"]
-    asked = [f"--dataset {dataset} --data DIR --autoencoder {settings['autoencoder']}"]
+    facts = [f"{evaluation['num_clips'] or 'All'} held-out clips, seed {evaluation['seed']}, on {content['machine']}"]
+    options = [f"--dataset {dataset} --data DIR --autoencoder {settings['autoencoder']}"]
     if group == "sampling" and settings["sampling_model"] is not None:
-        asked.append(f"--sampling-model {settings['sampling_model']}")
-        said.append(f"the model is {settings['sampling_model']}")
+        options.append(f"--sampling-model {settings['sampling_model']}")
+        facts.append(f"the model is {settings['sampling_model']}")
     else:
-        asked.append(f"--budget-minutes {settings['budget_minutes']:g}")
-        said.append(f"{settings['budget_minutes']:g} minutes of training per row")
+        options.append(f"--budget-minutes {settings['budget_minutes']:g}")
+        facts.append(f"{settings['budget_minutes']:g} minutes of training per row")
     if group in ("stage2", "together", "seeds"):
-        said.append(f"stage 1 is that of {settings['autoencoder']}")
+        facts.append(f"stage 1 is that of {settings['autoencoder']}")
     if group == "stage1" and settings["perceptual_weights"] is not None:
-        asked.append("--perceptual-weights VGG16")
+        options.append("--perceptual-weights VGG16")
     if content["weights_sha256"] is not None:
-        said[-1] += f" (weights {content['weights_sha256'][:12]})"
+        facts[-1] += f" (weights {content['weights_sha256'][:12]})"
     if evaluation["num_clips"] is not None:
-        asked.append(f"--num-clips {evaluation['num_clips']}")
-    command = f"python -m benchmarks.ablation {' '.join(asked)} --only {group} --out DIR"
-    return f"{'; '.join(said)}.\n\n`{command}`"
+        options.append(f"--num-clips {evaluation['num_clips']}")
+    command = f"python -m benchmarks.ablation {' '.join(options)} --only {group} --out DIR"
+    return f"{'; '.join(facts)}.\n\n`{command}`"
 
 
 def compare(figure: dict[str, Any] | None, other: dict[str, Any] | None, *, more_is_better: bool) -> str:

@@ -1,1 +1,1 @@
-"""Shared by the comparisons: stages that resume, equal training time, judging, stored results and Markdown tables."""
+"""Shared by the comparisons: stages that resume, equal training time, evaluation, stored results, Markdown tables."""

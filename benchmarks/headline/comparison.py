@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.experiment.budget import TrainingClock
-from benchmarks.experiment.judging import judge, training_clips
+from benchmarks.experiment.evaluation import evaluate_at_preset, training_clips
 from benchmarks.experiment.stages import LeftOutError, Stage, StageFolder
 from benchmarks.experiment.tables import summarize
 from benchmarks.headline.baselines.clip_diffusion import MODEL_NAME, load_denoiser, train_latents, train_pixels
@@ -107,7 +107,7 @@ class Comparison:
         """Evaluate one method in OUT/evaluations/METHOD."""
         settings = self.settings
         sampling = settings.preset.diffusion
-        return judge(
+        return evaluate_at_preset(
             self.generator(method),
             settings.preset,
             settings.data,

@@ -31,14 +31,14 @@ def _render_one(results: dict[str, Any]) -> str:
     sampling, share, size = settings["preset"]["diffusion"], settings["first_stage_share"], evaluation["image_size"]
     if settings["equal"] == "time":
         budget = f"equal training time, {settings['budget_minutes']:g} minutes ({share:g} of it for the first of two stages)"
-        asked = f"--budget-minutes {settings['budget_minutes']:g}"
+        flags = f"--budget-minutes {settings['budget_minutes']:g}"
     else:
         budget = f"equal clips seen by every diffusion network, {settings['clips_seen']}"
-        asked = f"--equal clips --clips-seen {settings['clips_seen']}"
+        flags = f"--equal clips --clips-seen {settings['clips_seen']}"
     name = results["dataset"]
     data = " --sheets DIR" if name == "lpc" else ""
     real = results.get("real_action_accuracy")  # not in the oldest results
-    judge = "" if real is None else f" The classifier recognises {real:.3f} of the real clips."
+    classifier = "" if real is None else f" The classifier recognises {real:.3f} of the real clips."
     threads = results["speed"]["num_threads"]
     gamma = settings["preset"]["diffusion_training"]["min_snr_gamma"]
     weights = "all timesteps have equal weight" if gamma is None else f"min-SNR weights, gamma {gamma:g}"
@@ -48,8 +48,8 @@ def _render_one(results: dict[str, Any]) -> str:
         f" frames of {size}x{size}, seed {evaluation['seed']}; {sampling['num_inference_steps']} steps of"
         f" {sampling['scheduler']}, guidance {sampling['guidance_scale']:g}, for every method. Every diffusion network predicts"
         f" {sampling['prediction_type']}; {weights}."
-        f" Seconds per video on {results['speed']['device']}, {threads} thread{'s'[: threads != 1]}.{judge}\n\n"
-        f"`python -m benchmarks.headline --dataset {name}{data} {asked} --methods {' '.join(settings['methods'])} --out DIR`\n\n"
+        f" Seconds per video on {results['speed']['device']}, {threads} thread{'s'[: threads != 1]}.{classifier}\n\n"
+        f"`python -m benchmarks.headline --dataset {name}{data} {flags} --methods {' '.join(settings['methods'])} --out DIR`\n\n"
     )
     body = table(
         [
@@ -66,8 +66,8 @@ def _render_one(results: dict[str, Any]) -> str:
         ],
         [_render_row(method, row) for method, row in rows.items()],
     )
-    lost = f"*{NOT_CONVERGED}*: does not beat copying the image or guessing the class, and supports no claim."
-    notes = [lost] if _any_lost(rows) else []
+    explanation = f"*{NOT_CONVERGED}*: does not beat copying the image or guessing the class, and supports no claim."
+    notes = [explanation] if _any_lost(rows) else []
     notes += [f"{stage}: left out, {reason}." for stage, reason in results["left_out"].items()]
     return about + body + "".join(f"\n{note}\n" for note in notes)
 

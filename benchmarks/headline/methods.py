@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.experiment.judging import shortened
+from benchmarks.experiment.evaluation import shortened
 from benchmarks.headline.baselines.config import BaselinesConfig, DenoiserConfig
 from lfdm.config.checks import check, check_types
 from lfdm.config.presets import Preset

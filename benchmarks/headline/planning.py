@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from benchmarks.experiment.budget import Trial, clock, measure_steps, steps_within
-from benchmarks.experiment.judging import training_clips
+from benchmarks.experiment.evaluation import training_clips
 from benchmarks.headline.baselines.clip_diffusion import baseline_optimization, build_denoiser, latent_task, pixel_task
 from benchmarks.headline.baselines.config import check_parameters
 from benchmarks.headline.baselines.denoiser import load_unet3d
@@ -43,17 +43,17 @@ def plan_comparison(settings: ComparisonSettings, scratch: Path) -> dict[str, An
     clips = training_clips(settings.preset, settings.data)
     parameters = count_parameters(settings, labels(clips.records))
     check_parameters(parameters)
-    wanted = [name for name in settings.trainings() if name.startswith("ours") or missing_package() is None]
+    trainings = [name for name in settings.trainings() if name.startswith("ours") or missing_package() is None]
     if settings.equal == "clips":
-        return {"parameters": parameters, "num_steps": {name: _steps_for_clips(settings, name) for name in wanted}}
+        return {"parameters": parameters, "num_steps": {name: _steps_for_clips(settings, name) for name in trainings}}
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        trials, preparing = _trials(settings, wanted, clips, Path(folder))
+        trials, preparing = _trials(settings, trainings, clips, Path(folder))
         seconds = measure_steps(trials)
     return {
         "parameters": parameters,
         "step_seconds": seconds,
         "preparation_seconds": preparing,
-        "num_steps": {name: _steps_for_time(settings, name, seconds[name], preparing.get(name, 0.0)) for name in wanted},
+        "num_steps": {name: _steps_for_time(settings, name, seconds[name], preparing.get(name, 0.0)) for name in trainings},
     }
 
 
@@ -105,7 +105,7 @@ def _steps_for_time(settings: ComparisonSettings, training: str, step_seconds: f
 
 
 def _trials(
-    settings: ComparisonSettings, wanted: list[str], clips: ClipCache, scratch: Path
+    settings: ComparisonSettings, trainings: list[str], clips: ClipCache, scratch: Path
 ) -> tuple[list[Trial], dict[str, float]]:
     """Return the trainings to be timed, and the seconds that a stage takes before its first step."""
     preset, baselines = settings.preset, settings.baselines
@@ -127,9 +127,9 @@ def _trials(
     ]
     for name in ("vdm", "vdm-folded"):
         config = settings.denoiser(name)
-        if name in wanted and config is not None:
+        if name in trainings and config is not None:
             trials.append(Trial(name, pixel_task(config, preset, few), baseline_optimization(config, preset)))
-    if "ldm-unet" in wanted:
+    if "ldm-unet" in trainings:
         autoencoder = build_frame_autoencoder(baselines.frames, seed=0).eval().requires_grad_(False)
         open_latents(autoencoder, one, scratch / "latents-of-one.npy")
         started = clock()

@@ -82,13 +82,13 @@ def ask_one_too_many(server: Server, queue_size: int) -> dict[str, Any]:
             if len(joined) == 1:
                 time.sleep(1.0)  # it runs now and has left the queue
         last = client.post(f"{API}/call/generate", json=slow)
-        told = {"status": last.status_code, "message": last.json().get("detail"), "waiting": len(joined) - 1}
+        response = {"status": last.status_code, "message": last.json().get("detail"), "waiting": len(joined) - 1}
         for event in joined:
             client.post(f"{API}/cancel", json={"session_hash": event, "fn_index": _index(client), "event_id": event})
         started = time.monotonic()
         answer = call(client, "generate", {**REQUEST, "num_inference_steps": 1})
-        told |= {"after_cancelling": answer.event, "seconds_until_the_next_video": round(time.monotonic() - started, 2)}
-    return told
+        response |= {"after_cancelling": answer.event, "seconds_until_the_next_video": round(time.monotonic() - started, 2)}
+    return response
 
 
 def _index(client: httpx.Client) -> int:

@@ -175,8 +175,8 @@ def run(options: Options) -> Path:
                 if found.synchronisations is None
                 else found.synchronisations / (options.steps + 1),
             }
-            kept = [old for old in results.throughput if (old["stage"], old["preset"]) != (stage, size)]
-            results.throughput = [*kept, entry]
+            others = [old for old in results.throughput if (old["stage"], old["preset"]) != (stage, size)]
+            results.throughput = [*others, entry]
             results.save(path)
             waits = entry["synchronisations_per_step"]
             console.print(

@@ -1,4 +1,4 @@
-"""A comparison at miniature size: every network has about 110,000 parameters, so that the limits on equal sizes hold."""
+"""A comparison at miniature size: every network has about 110,000 parameters, so that the limits on parameter counts hold."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from lfdm.evaluation.settings import ClassifierTraining, EvaluationConfig
 
 @pytest.fixture(scope="session")
 def needs_package() -> None:
-    """Skips where the package of the VDM and LDM baselines is missing."""
+    """Skip if the package of the VDM and LDM baselines is missing."""
     reason = missing_package()
     if reason is not None:
         pytest.skip(reason)
@@ -35,14 +35,14 @@ def quick_preset(tiny_preset: Preset) -> Preset:
 
 @pytest.fixture(scope="session")
 def quick_evaluation() -> EvaluationConfig:
-    """Judges that have hardly been trained."""
+    """Evaluation networks with two training steps."""
     training = ClassifierTraining(num_steps=2, batch_size=4)
     return EvaluationConfig(num_diversity_clips=0, allow_small=True, classifier=training, frame_network=training)
 
 
 @pytest.fixture(scope="session")
 def tiny_denoiser_config() -> DenoiserConfig:
-    """Pixels of 32x32."""
+    """A denoiser of pixels of 32x32."""
     return DenoiserConfig(dim=12, channel_multipliers=(1, 2), num_heads=2, head_dim=8, batch_size=2)
 
 
@@ -50,7 +50,7 @@ def tiny_denoiser_config() -> DenoiserConfig:
 def tiny_settings(
     quick_preset: Preset, puppets_dir: Path, tiny_denoiser_config: DenoiserConfig, quick_evaluation: EvaluationConfig
 ) -> ComparisonSettings:
-    """A comparison of all methods but the folded VDM, a fraction of a second of training each."""
+    """A comparison of all methods except the folded VDM, with a fraction of a second of training each."""
     baselines = BaselinesConfig(
         vdm=tiny_denoiser_config,
         ldm=replace(tiny_denoiser_config, dim=8),
@@ -63,7 +63,7 @@ def tiny_settings(
 
 @pytest.fixture
 def tiny_denoiser(needs_package: None) -> ClipDenoiser:
-    """Of clips of 3 channels, labels jump and wave."""
+    """A denoiser of clips of 3 channels with the labels jump and wave."""
     del needs_package
     return ClipDenoiser(
         labels=("jump", "wave"), sample_channels=3, dim=8, channel_multipliers=(1, 2), num_heads=2, head_dim=8, condition_dim=8

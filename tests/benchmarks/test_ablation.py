@@ -44,18 +44,18 @@ def test_each_row_changes_what_it_says() -> None:
     assert list(_changes(to_json(rows["raw"].preset), to_json(again.preset))) == ["diffusion_training.optimization.seed"]
 
 
-def test_all_that_was_better_goes_into_one_row() -> None:
+def test_winning_changes_are_combined() -> None:
     rows = {row.name: row for row in stage2_rows(FLOW64)}
     base, first = rows["base"], rows["v-prediction"]
     (row,) = together(base, [first, rows["small-batch"], rows["epsilon"]])
     expected = replace(first.preset, diffusion_training=rows["small-batch"].preset.diffusion_training)
-    assert row.preset == expected  # of the two kinds of prediction, the better one
+    assert row.preset == expected  # the better one of the two prediction types
     assert row.against == first.name
     assert row.title.startswith("together: predicts ")
     assert together(base, [first]) == together(base, []) == []
 
 
-def test_stage1_rows_change_stage_1_alone() -> None:
+def test_stage1_rows_change_only_stage_1() -> None:
     rows = {row.name: row for row in stage1_rows(FLOW64, Path("vgg16.safetensors"))}
     assert "perceptual" in rows
     assert "perceptual" not in {row.name for row in stage1_rows(FLOW64, None)}
@@ -104,8 +104,8 @@ def test_some_rows_at_miniature_size(
     )
     stage2 = ("plan-stage2", "train-base", "evaluate-base", "train-raw", "train-small-batch", "evaluate-raw-weights")
     stage1 = ("plan-stage1", "train-stage1-base", "evaluate-stage1-base", "train-stage1-stride", "evaluate-stage1-stride")
-    said: list[str] = []
-    found = ablate(settings, tmp_path / "out", (*stage2, "evaluate-unipc-4", *stage1), say=said.append)
+    lines: list[str] = []
+    found = ablate(settings, tmp_path / "out", (*stage2, "evaluate-unipc-4", *stage1), say=lines.append)
     results = {"dataset": "puppets", **found}
     names = {group: [row["name"] for row in content["rows"]] for group, content in results["groups"].items()}
     assert names == {"stage2": ["base", "raw-weights"], "sampling": ["unipc-4"], "stage1": ["base", "stride"]}
@@ -118,12 +118,12 @@ def test_some_rows_at_miniature_size(
     assert text.count("\n### ") == 3
     assert "flow_epe_ratio" in text
     unfinished = Ablation(settings, tmp_path / "out")
-    assert unfinished.seed_rows() == unfinished.together_rows() == []  # not all rows are judged
+    assert unfinished.seed_rows() == unfinished.together_rows() == []  # not all rows are evaluated
 
     given = replace(settings, sampling_model=str(tmp_path / "out" / "base"))
     sampled = {
         "dataset": "puppets",
-        **ablate(given, tmp_path / "given", ("evaluate-as-set", "evaluate-guidance-2"), say=said.append),
+        **ablate(given, tmp_path / "given", ("evaluate-as-set", "evaluate-guidance-2"), say=lines.append),
     }
     assert list(sampled["groups"]) == ["sampling"]
     as_set, guided = sampled["groups"]["sampling"]["rows"]

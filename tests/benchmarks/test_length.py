@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.length` measures, on motion whose figures are known."""
+"""`python -m benchmarks.length` on motion with known figures."""
 
 import json
 import sys
@@ -13,13 +13,13 @@ from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 
 def wave(cycles_per_frame: float, num_frames: int = 32) -> np.ndarray:
-    """Flow (2, t, 4, 4) whose x swings by 3 pixels."""
+    """Return a flow (2, t, 4, 4) whose x oscillates by 3 pixels."""
     flow = np.zeros((2, num_frames, 4, 4))
     flow[0] = 3 * np.cos(2 * np.pi * cycles_per_frame * np.arange(num_frames))[:, None, None]
     return flow
 
 
-def test_jitter_is_what_swings_faster_than_a_quarter_cycle_a_frame() -> None:
+def test_jitter_is_power_above_a_quarter_cycle_per_frame() -> None:
     assert length.measure_flow(wave(1 / 16), 16)["jitter"] < 0.01
     assert length.measure_flow(wave(0.45), 16)["jitter"] > 0.99
     half = length.measure_flow(wave(1 / 16) + wave(0.4375), 16)["jitter"]
@@ -27,7 +27,7 @@ def test_jitter_is_what_swings_faster_than_a_quarter_cycle_a_frame() -> None:
     assert length.measure_flow(wave(0.5), 16) == pytest.approx({"amount": 3, "step": 6, "jitter": 1}, abs=0.02)
 
 
-def test_colours_drift_by_what_is_added() -> None:
+def test_colour_drift_equals_an_added_constant() -> None:
     source = np.full((8, 8, 3), 100, np.uint8)
     same = length.measure_colours(np.stack([source] * 3), source)
     assert same == {"colour": 0, "likeness": 1}

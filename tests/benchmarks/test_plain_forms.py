@@ -1,4 +1,4 @@
-"""The plain forms are the same functions as the fast ones: both give the same numbers, and the same gradients."""
+"""The plain forms equal the fast ones in values and gradients."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,12 +27,12 @@ INFERENCE = ("unet_step", "guidance_step", "encode", "decode", "extract", "gener
 
 
 def distance(one: Tensor, other: Tensor) -> float:
-    """Root mean square of the difference over the spread of the second."""
+    """Return the root mean square of the difference over the standard deviation of the second."""
     return float((one.double() - other.double()).square().mean().sqrt() / other.double().std())
 
 
 def tiny_paper() -> Preset:
-    """The paper's preset, regions and DDPM, in a moment's size."""
+    """Return a miniature of the paper's preset, with regions and DDPM."""
     preset = get_preset("mug128")
     autoencoder = AutoencoderConfig(
         channels=8,
@@ -88,7 +88,7 @@ def test_both_forms_run_in_bfloat16(operation: str, tmp_path: Path):
 
 
 def gradients(step: TrainingStep) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss and gradients by the name of the weight in our own modules."""
+    """Return the loss and the gradients by parameter name in our modules."""
     loss = step.loss(step.module)
     loss.backward()
     return loss.detach(), {
@@ -121,6 +121,6 @@ def test_stage_1_losses_and_gradients_agree(models: Models):
     assert distance(*whole) < GRADIENTS
 
 
-def test_plain_form_of_other_architectures_is_refused(tiny_preset: Preset):
+def test_plain_forms_refuse_other_architectures(tiny_preset: Preset):
     with pytest.raises(UserError, match="frame_patch_size is 2; allowed: 1"):
         PlainUNet(MotionUNet3D(**{**to_json(tiny_preset.unet), "frame_patch_size": 2}))

@@ -1,4 +1,4 @@
-"""The benchmark runs, counts what it says it counts, and the README shows what is stored."""
+"""The speed benchmarks: measurement, stored results, and the tables rendered from them."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -15,7 +15,7 @@ from benchmarks.speed import operations as speed
 from benchmarks.speed import startup
 from benchmarks.speed import table as performance_table
 from benchmarks.speed import training as throughput
-from benchmarks.speed.measuring import count_gflop, measure_memory, measure_together
+from benchmarks.speed.measuring import count_gflop, measure_together
 from benchmarks.speed.records import Results, Row, Variant, results_path
 from benchmarks.speed.table import DOCUMENT, END, README, START, between_markers, read_devices, render_full, render_short, updated
 from benchmarks.speed.workloads import OPERATIONS
@@ -24,6 +24,7 @@ from lfdm.errors import UserError
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_quick_run_measures_every_operation_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = speed.run(speed.Options(quick=True, out=tmp_path))
     rows = Results.load(path).rows
@@ -37,18 +38,18 @@ def test_quick_run_measures_every_operation_and_resumes(tmp_path: Path, capsys: 
             assert row.ratio(name) is not None
     capsys.readouterr()
     speed.run(speed.Options(quick=True, out=tmp_path, resume=True))
-    assert "eager fast:" not in capsys.readouterr().out  # nothing was measured again
+    assert "eager fast:" not in capsys.readouterr().out  # nothing is measured again
     assert Results.load(path).rows == rows
 
 
-def test_what_the_device_cannot_do_is_skipped_with_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_unsupported_dtypes_are_skipped_with_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(speed, "uses_bf16", lambda *_: False)
     options = speed.Options(
         only=("encode",), sizes=("tiny",), batches=(1,), dtypes=("bfloat16",), compilation=("eager",), out=tmp_path
     )
     path = speed.run(options)
     (row,) = Results.load(path).rows
-    speed.run(replace(options, only=("decode",)))  # what is not asked for stays
+    speed.run(replace(options, only=("decode",)))  # other rows are kept
     assert [other.operation for other in Results.load(path).rows] == ["encode", "decode"]
     old = Results.load(path)
     old.software["torch"] = "1.0"
@@ -58,7 +59,7 @@ def test_what_the_device_cannot_do_is_skipped_with_a_reason(tmp_path: Path, monk
     assert {variant.skipped for variant in row.variants.values()} == {"this device does not compute in bfloat16"}
 
 
-def test_forms_that_would_take_too_long_are_skipped(tmp_path: Path):
+def test_expensive_forms_are_skipped(tmp_path: Path):
     one = Row(operation="encode", preset="tiny", batch=1, dtype="float32")
     one.variants = {"fast": Variant(seconds=[1.0]), "plain": Variant(seconds=[20.0], peak_bytes=10**15)}
     eight = replace(one, batch=8, variants={})
@@ -71,12 +72,12 @@ def test_forms_that_would_take_too_long_are_skipped(tmp_path: Path):
     assert "GB of memory" in speed._too_much(eight, "plain", one, patient, CPU)
 
 
-def test_unknown_operations_are_named():
-    with pytest.raises(UserError, match="unknown operation warp; allowed: unet_step"):
+def test_unknown_operations_are_refused():
+    with pytest.raises(UserError, match=r"warp.*unet_step"):
         speed.run(speed.Options(only=("warp",)))
 
 
-def test_arithmetic_is_counted_with_fused_attention_of_a_processor():
+def test_fused_attention_on_a_cpu_is_counted():
     q = torch.randn(2, 3, 40, 16)
     product = 2 * 2 * 3 * 40 * 40 * 16
     assert count_gflop(lambda: functional.scaled_dot_product_attention(q, q, q)) == pytest.approx(2 * product / 1e9)
@@ -85,7 +86,7 @@ def test_arithmetic_is_counted_with_fused_attention_of_a_processor():
 
 
 @pytest.mark.parametrize("without_gradients", [torch.no_grad, torch.inference_mode])
-def test_arithmetic_is_what_torch_counts(without_gradients: Callable[[], AbstractContextManager[None]]):
+def test_counts_agree_with_torch(without_gradients: Callable[[], AbstractContextManager[None]]):
     layers = nn.Sequential(nn.Conv3d(3, 8, (1, 3, 3), padding=(0, 1, 1)), nn.GroupNorm(2, 8), nn.Flatten(2, 4), nn.Linear(48, 5))
     x = torch.randn(2, 3, 3, 4, 4)
 
@@ -100,23 +101,13 @@ def test_arithmetic_is_what_torch_counts(without_gradients: Callable[[], Abstrac
     assert count_gflop(call) == pytest.approx(counter.get_total_flops() / 1e9)
 
 
-def test_memory_is_what_a_call_takes_at_most():
-    with measure_memory(CPU) as warmed:
-        torch.ones(1000)
-    if warmed.bytes is None:
-        pytest.skip("the system does not tell the peak of the resident set")
-    with measure_memory(CPU) as memory:
-        (torch.ones(10_000_000) + 1).sum()
-    assert memory.bytes == pytest.approx(80e6, rel=0.1)
-
-
 def test_calls_take_turns():
     order: list[str] = []
     timings = measure_together({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, CPU, repeats=3, budget=60)
     assert order == ["a", "b"] * 4
     assert [len(timing.seconds) for timing in timings.values()] == [3, 3]
     once = measure_together({"a": lambda: None}, CPU, repeats=3, budget=0)["a"]
-    assert len(once.seconds) == 1  # and one before it
+    assert len(once.seconds) == 1  # after one that is not timed
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
@@ -126,12 +117,13 @@ def test_training_throughput(stage: throughput.Stage, tmp_path: Path):
     assert entry["batch"] == 2
     assert entry["steps_per_second"] > 0
     assert 0 <= entry["share_waiting_for_loader"] < 1
-    assert entry["synchronisations_per_step"] is None  # of a GPU only
+    assert entry["synchronisations_per_step"] is None  # only on a GPU
 
 
 def test_start_up_runs_each_command_in_turn():
     seconds = startup.measure(1, choose=("python", "lfdm --help"))
-    assert 0 < seconds["python"][0] < seconds["lfdm --help"][0]
+    assert list(seconds) == ["python", "lfdm --help"]
+    assert all(len(runs) == 1 for runs in seconds.values())
 
 
 def example() -> Results:
@@ -144,7 +136,7 @@ def example() -> Results:
     return Results(device="A Device, 2 threads", software={"torch": "2.13.0"}, rows=[row])
 
 
-def test_table_is_what_is_stored(tmp_path: Path):
+def test_results_round_trip_and_render(tmp_path: Path):
     path = results_path("A Device, 2 threads", tmp_path)
     assert path.name == "speed-a-device-2-threads.json"
     example().save(path)
@@ -158,10 +150,10 @@ def test_table_is_what_is_stored(tmp_path: Path):
     assert "too long" not in full + short
 
 
-def test_only_what_is_between_the_markers_changes():
+def test_only_the_text_between_the_markers_changes():
     readme = f"before\n{START}\nold\n{END}\nafter\n"
     assert updated(readme, "new\n") == f"before\n{START}\nnew\n{END}\nafter\n"
-    with pytest.raises(UserError, match="once each"):
+    with pytest.raises(UserError, match="performance: rendered"):
         between_markers("no markers")
 
 
@@ -172,7 +164,7 @@ def test_readme_and_document_show_the_stored_results():
     assert DOCUMENT.read_text() == render_full(devices), f"run: {command}"
 
 
-def test_files_of_another_kind_are_refused(tmp_path: Path):
+def test_files_with_other_contents_are_refused(tmp_path: Path):
     (tmp_path / "speed-x.json").write_text('{"device": "x"}')
-    with pytest.raises(UserError, match="holds no results"):
+    with pytest.raises(UserError, match=r"speed-x\.json"):
         performance_table.read_devices(tmp_path)

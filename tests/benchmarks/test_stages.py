@@ -13,7 +13,7 @@ from lfdm.training.reports import StepReport
 
 
 class Work:
-    """Stages that note when they run."""
+    """Stages that record when they run."""
 
     def __init__(self, tmp_path: Path) -> None:
         self.ran: list[str] = []
@@ -30,7 +30,7 @@ class Work:
         return Stage(name, run, needs, group)
 
 
-def test_stages_run_once_and_go_on_after_a_stop(tmp_path: Path) -> None:
+def test_stages_run_once_and_resume(tmp_path: Path) -> None:
     work = Work(tmp_path)
     stages = [work.stage("a"), work.stage("b", "a"), work.stage("c", "b")]
     work.broken = "b"
@@ -56,7 +56,7 @@ def test_only_some_stages_run_and_their_needs_are_checked(tmp_path: Path) -> Non
         work.folder.result("d")
 
 
-def test_what_is_left_out_takes_along_what_needs_it(tmp_path: Path) -> None:
+def test_stages_that_need_a_skipped_stage_are_skipped(tmp_path: Path) -> None:
     work = Work(tmp_path)
 
     def refuse() -> dict[str, Any]:
@@ -74,7 +74,7 @@ def test_steps_within_a_budget() -> None:
         steps_within(2.0, 3.0, what="vdm")
 
 
-def test_the_clock_forgets_steps_that_were_lost(tmp_path: Path) -> None:
+def test_the_clock_drops_lost_steps(tmp_path: Path) -> None:
     run = tmp_path / "run"
     clock = TrainingClock(run)
     for step in (10, 20, 30):

@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from benchmarks.experiment.judging import training_clips
+from benchmarks.experiment.evaluation import training_clips
 from benchmarks.headline.baselines.config import DenoiserConfig
 from benchmarks.headline.baselines.denoiser import ClipDenoiser
 from benchmarks.headline.baselines.frame_autoencoder import MODEL_NAME as AUTOENCODER_NAME

@@ -9,7 +9,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from einops import rearrange
 from torch import Tensor, nn
 
-from benchmarks.experiment.judging import training_clips
+from benchmarks.experiment.evaluation import training_clips
 from benchmarks.headline.baselines.config import FrameAutoencoderConfig
 from benchmarks.headline.baselines.space import decode_latents, encode_frames
 from lfdm.autoencoder.convolution import channels_last_kernels

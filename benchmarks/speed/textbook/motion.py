@@ -34,7 +34,7 @@ class FrameMotion:
 
 
 class PlainRegionMotion(nn.Module):
-    """The paper's predictor."""
+    """The paper's region predictor."""
 
     def __init__(self, config: RegionConfig, stride: int, *, corners: bool, padding_mode: str):
         super().__init__()
@@ -130,7 +130,7 @@ def _heat(regions: Regions, grid: Tensor) -> Tensor:
 
 
 class PlainDenseMotion(nn.Module):
-    """Our own predictor."""
+    """Our dense predictor."""
 
     def __init__(self, config: DenseConfig, stride: int):
         super().__init__()
@@ -156,7 +156,7 @@ class PlainDenseMotion(nn.Module):
         self.tracking = config.tracking
 
     def forward(self, source: Tensor, driving: Tensor, expected: Tensor | None = None) -> FrameMotion:
-        """The flow that is expected of the driving frame is (b, 2, h, w)."""
+        """source and driving (b, 3, H, W) and the expected flow (b, 2, h, w) -> grid (b, h, w, 2), occlusion (b, 1, h, w)."""
         features, driving_features = self._encode(source), self._encode(driving)
         target = F.pixel_unshuffle(driving, 2)
         if expected is not None and self.stride == 4:
@@ -221,9 +221,9 @@ class _Matching(nn.Module):
         flow: Tensor | None,
         pull: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Flow to the expected counterpart, its pixels, and how well it fits, at stride 2.
+        """Match at stride 2: return the flow, the matched pixels and the evidence.
 
-        Cells are drawn to where `flow` has them by `pull` times the weight, or where there is none to their own place.
+        Matches are pulled towards `flow`, with `pull` times the weight, or towards zero flow if there is none.
         """
         keys, queries = self._features(*source), self._features(*driving)
         h, w = keys.shape[-2:]

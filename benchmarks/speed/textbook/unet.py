@@ -280,7 +280,7 @@ def _textbook_weights(unet: MotionUNet3D, shapes: dict[str, Tensor]) -> dict[str
     weights["conv_in.weight"] = torch.cat((motion, latent), dim=1)
     weights["conv_in.bias"] = weights.pop("latent_in.bias")
     for name, value in weights.items():
-        wanted = shapes[name].shape if name in shapes else value.shape
-        if value.numel() == wanted.numel():
-            weights[name] = value.reshape(wanted)
+        shape = shapes[name].shape if name in shapes else value.shape
+        if value.numel() == shape.numel():
+            weights[name] = value.reshape(shape)
     return weights

@@ -13,7 +13,7 @@ from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.training.stage1 import training_records
 
 
-def judge(
+def evaluate_at_preset(
     generator: VideoGenerator,
     preset: Preset,
     data: Path,

@@ -24,7 +24,7 @@ CONFIDENCE = 0.95
 PSNR_FIGURES = ("prediction", "warped")
 
 
-def judge_autoencoder(
+def evaluate_autoencoder(
     run_folder: Path, preset: Preset, data: Path, out: Path, config: EvaluationConfig, *, device: str
 ) -> dict[str, Any]:
     """PSNR of prediction and of the warped image, and flow error ratio and warp recovery where the exact motion is known:
