@@ -109,10 +109,10 @@ def test_what_is_no_data_folder_is_refused(tmp_path: Path) -> None:
         read_index(tmp_path)
     table = tmp_path / "clips.csv"
     table.write_text("")
-    with pytest.raises(UserError, match="missing column path, label"):
+    with pytest.raises(UserError, match="column path, label"):
         read_index(tmp_path)
     table.write_text("path,label,subject,split,frames,fps,width\na.avi,wave,ann,train,3,8,16\n")
-    with pytest.raises(UserError, match="missing column height"):
+    with pytest.raises(UserError, match="column height"):
         read_index(tmp_path)
     table.write_text("path,label,subject,split,frames,fps,width,height\n")
     with pytest.raises(UserError, match="no clips"):
@@ -134,7 +134,7 @@ def test_splits_are_by_subject_and_paths_are_unique(tmp_path: Path) -> None:
         write_index(tmp_path, [RECORD, replace(RECORD, path="./a.avi")])
     with pytest.raises(UserError, match="no clips"):
         write_index(tmp_path, [])
-    with pytest.raises(UserError, match="must be one line each"):
+    with pytest.raises(UserError, match=r"one.*two"):
         write_index(tmp_path, [replace(RECORD, label="one\rtwo")])
     assert not list(tmp_path.iterdir())
 

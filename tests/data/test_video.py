@@ -123,7 +123,7 @@ def test_frames_may_come_one_by_one(tmp_path: Path, name: str) -> None:
     [
         ([], "at least one frame; got none"),
         ([np.zeros((8, 8), np.uint8)], "shape"),
-        ([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)], r"of one size; got \(8, 8, 3\), then \(8, 9, 3\)"),
+        ([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)], r"frames: change size from \(8, 8\) to \(8, 9\)"),
         ([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3))], "uint8"),
     ],
 )
@@ -135,18 +135,18 @@ def test_one_wrong_frame_leaves_nothing_written(tmp_path: Path, name: str, frame
 
 @pytest.mark.parametrize("fps", [float("nan"), 0.0, -8.0, float("inf"), 1e6])
 def test_writing_refuses_impossible_rates(tmp_path: Path, fps: float) -> None:
-    with pytest.raises(UserError, match=r"fps must be a finite number, 0\.01 to 1000; got"):
+    with pytest.raises(UserError, match=rf"fps .*0\.01 to 1000; got {fps}"):
         write_video(tmp_path / "clip.avi", noise(), fps=fps)
 
 
 @pytest.mark.parametrize("name", ["clip.mkv", "clip.png", "clip.v2"])
 def test_writing_refuses_other_endings_and_names_its_own(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match=r"\.mp4, \.webm, \.gif, \.avi or no ending"):
+    with pytest.raises(UserError, match=rf"{Path(name).suffix}.*\.mp4, \.webm, \.gif, \.avi"):
         write_video(tmp_path / name, noise(), fps=8)
 
 
 def test_a_gif_cannot_be_lossless(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="256 colours"):
+    with pytest.raises(UserError, match="lossless"):
         write_video(tmp_path / "clip.gif", noise(), fps=8, lossless=True)
 
 
@@ -156,7 +156,7 @@ def test_a_folder_of_other_things_is_not_replaced(tmp_path: Path) -> None:
     write_video(target, noise(2), fps=8)
     assert len(read_video(target)) == 2
     (target / "thesis.txt").write_text("keep me")
-    with pytest.raises(UserError, match="not a folder of frame"):
+    with pytest.raises(UserError, match=r"clip: .*frame"):
         write_video(target, noise(3), fps=8)
     assert (target / "thesis.txt").read_text() == "keep me"
 
@@ -230,7 +230,7 @@ def write_at_times(path: Path, codec: str, times: Iterable[int]) -> None:
 def test_a_gif_that_holds_still_for_too_long_is_refused(tmp_path: Path) -> None:
     still = np.zeros((66, 8, 8, 3), np.uint8)
     write_video(tmp_path / "still.gif", still, fps=0.11)
-    with pytest.raises(UserError, match=r"no picture longer than 655 s; use \.mp4"):
+    with pytest.raises(UserError, match="655 s"):
         write_video(tmp_path / "stiller.gif", still, fps=0.1)
 
 
@@ -278,27 +278,27 @@ def test_a_folder_in_the_way_is_named(tmp_path: Path, name: str, message: str) -
     with pytest.raises(UserError, match=message):
         write_video(tmp_path / name, noise(), fps=8)
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="file is a file; choose another name"):
+    with pytest.raises(UserError, match="/file is a file"):
         write_video(tmp_path / "file" / name, noise(), fps=8)
 
 
 def test_reading_what_is_missing_empty_uneven_or_too_big(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         read_video(tmp_path / "nowhere.mp4")
-    with pytest.raises(UserError, match="without images"):
+    with pytest.raises(UserError, match=str(tmp_path)):
         read_video(tmp_path)
     path = write_video(tmp_path / "clip.avi", noise(4, 10, 10), fps=8)
     with pytest.raises(UserError, match="max_frames"):
         read_video(path, max_frames=0)
     assert len(read_video(path, max_pixels=400)) == 4
-    with pytest.raises(UserError, match="more than 399 pixels"):
+    with pytest.raises(UserError, match="399"):
         read_video(path, max_pixels=399)
     Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
     Image.new("RGB", (9, 8)).save(tmp_path / "1.png")
     with pytest.raises(UserError, match="change size"):
         read_video(tmp_path)
     for read in (read_video, video_info):
-        with pytest.raises(UserError, match=r"0\.png: unknown ending; a clip is a folder of images or one of"):
+        with pytest.raises(UserError, match=r"0\.png: .*\.mp4"):
             read(tmp_path / "0.png")
 
 

@@ -6,7 +6,7 @@ Shapes: frames are (t, H, W, 3) uint8 RGB.
 import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -113,24 +113,16 @@ def encode_video(frames: FrameSource, suffix: str, *, fps: float, lossless: bool
 
 
 def _checked(frames: FrameSource) -> Iterator[np.ndarray]:
-    """Yield the frames. Raises UserError at once for a wrong array or first frame, and later for a frame of another size."""
+    """Yield frames (H, W, 3) uint8. Raises UserError for others, for none, and where their size changes."""
     if isinstance(frames, np.ndarray):
         check_frames(frames)
         return iter(frames)
-    rest = iter(frames)
-    first = next(rest, None)
-    if first is None:
-        raise UserError("frames must hold at least one frame; got none")
-    check_frames(first[None])
-    return chain([first], _of_size(rest, first.shape))
 
-
-def _of_size(frames: Iterator[np.ndarray], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    for frame in frames:
+    def check(frame: np.ndarray) -> np.ndarray:
         check_frames(frame[None])
-        if frame.shape != shape:
-            raise UserError(f"frames must be of one size; got {shape}, then {frame.shape}")
-        yield frame
+        return frame
+
+    return _one_size("frames", map(check, frames))
 
 
 def max_fps(path: Path) -> float:
@@ -234,15 +226,15 @@ def _check_suffix(path: Path) -> None:
         raise UserError(f"{path}: unknown ending; a clip is a folder of images or one of {sorted(VIDEO_SUFFIXES)}")
 
 
-def _one_size(path: Path, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+def _one_size(name: str | Path, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     shape: tuple[int, ...] | None = None
     for frame in frames:
         if shape is not None and frame.shape != shape:
-            raise UserError(f"{path}: frames change size from {shape[:2]} to {frame.shape[:2]}")
+            raise UserError(f"{name}: change size from {shape[:2]} to {frame.shape[:2]}")
         shape = frame.shape
         yield frame
     if shape is None:
-        raise UserError(f"{path}: holds no frames")
+        raise UserError(f"{name}: must hold at least one frame; got none")
 
 
 def _collect(path: Path, frames: Iterable[np.ndarray], max_pixels: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Miniature copies of MUG, UTD-MHAD and NATOPS, in the layouts of their downloads, become clip data sets as published."""
+"""Conversion of miniature copies of MUG, UTD-MHAD and NATOPS, in the layouts of their downloads."""
 
 import os
 import shutil
@@ -358,7 +358,7 @@ def test_natops_takes_that_cannot_be_cut_are_reported_by_line_or_take(tmp_path: 
         ("// Subject 1\n", "1:2,3\n", "line 3: expected '// Subject'"),
     ],
 )
-def test_a_segmentation_with_a_doubtful_order_names_the_line(old: str, new: str, message: str, tmp_path: Path) -> None:
+def test_an_ambiguous_segmentation_names_the_line(old: str, new: str, message: str, tmp_path: Path) -> None:
     text = segmentation({}).replace("\r\n", "\n")
     assert text.count(old) == 1
     path = tmp_path / "segmentation.txt"
@@ -418,7 +418,7 @@ def test_a_stopped_run_is_continued_without_redoing_its_clips(name: str, tmp_pat
         assert (out / path).read_bytes() == (tmp_path / "straight" / path).read_bytes()
 
 
-def test_a_run_adds_what_came_since_and_remakes_what_changed_length(tmp_path: Path) -> None:
+def test_a_second_run_adds_new_clips_and_remakes_those_of_another_length(tmp_path: Path) -> None:
     copy, out = make_mug(tmp_path / "copy"), tmp_path / "set"
     write_published(MUG, copy, out)
     before = stamps(out)
@@ -436,17 +436,17 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     copy, out = make_mug(tmp_path / "copy"), tmp_path / "set"
     write_published(MUG, copy, out, size=32)
     before = stamps(out)
-    with pytest.raises(UserError, match="holds clips of MUG at 32x32, not of MUG at 64x64"):
+    with pytest.raises(UserError, match=r"MUG at 32x32.*MUG at 64x64"):
         write_published(MUG, copy, out, size=64)
-    with pytest.raises(UserError, match="not of UTD-MHAD at 32x32"):
+    with pytest.raises(UserError, match=r"MUG at 32x32.*UTD-MHAD at 32x32"):
         write_published(UTD_MHAD, make_mhad(tmp_path / "mhad"), out, size=32)
     shutil.copytree(out, tmp_path / "other")
     (tmp_path / "other/clips/.corpus").unlink()  # as the other data commands leave one
-    with pytest.raises(UserError, match="holds another data set"):
+    with pytest.raises(UserError, match=r"other: .*MUG at 32x32"):
         write_published(MUG, copy, tmp_path / "other", size=32)
     (tmp_path / "own").mkdir()
     (tmp_path / "own/thesis.txt").touch()
-    with pytest.raises(UserError, match="not a data set"):
+    with pytest.raises(UserError, match=r"thesis\.txt"):
         write_published(MUG, copy, tmp_path / "own")
     assert stamps(out) == before
 
@@ -486,24 +486,24 @@ def test_wrong_trees_are_refused_and_leave_nothing(tmp_path: Path) -> None:
     out = tmp_path / "set"
     with pytest.raises(FileNotFoundError, match="nowhere"):
         write_published(MUG, tmp_path / "nowhere", out)
-    with pytest.raises(UserError, match=r"no clip of MUG in it; expected <subject>/<expression>/<take>"):
+    with pytest.raises(UserError, match=r"empty: .*MUG.*<subject>/<expression>/<take>"):
         write_published(MUG, empty, out)
-    with pytest.raises(FileNotFoundError, match=r"RGB: no such folder; expected RGB/a"):
+    with pytest.raises(FileNotFoundError, match=r"empty/RGB"):
         write_published(UTD_MHAD, empty, out)
-    with pytest.raises(FileNotFoundError, match=r"segmentation\.txt: no such file"):
+    with pytest.raises(FileNotFoundError, match=r"segmentation\.txt"):
         write_published(NATOPS, empty, out)
-    with pytest.raises(UserError, match="must not lie"):
+    with pytest.raises(UserError, match="empty/set"):
         write_published(MUG, empty, empty / "set")
-    with pytest.raises(UserError, match="size must be a whole number from 2 to 2048; got 1"):
+    with pytest.raises(UserError, match=r"size .*2 to 2048; got 1"):
         write_published(MUG, empty, out, size=1)
-    with pytest.raises(UserError, match="num_workers must be a whole number from 0 to 1000; got -1"):
+    with pytest.raises(UserError, match=r"num_workers .*0 to 1000; got -1"):
         write_published(MUG, empty, out, num_workers=-1)
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="file is a file; choose another name"):
+    with pytest.raises(UserError, match=r"file/set .*/file is a file"):
         write_published(MUG, make_mug(tmp_path / "copy"), tmp_path / "file" / "set")
     broken = tmp_path / "broken/008/anger/take000"
     broken.mkdir(parents=True)
     (broken / "1.jpg").write_bytes(b"hello")
-    with pytest.raises(UserError, match=r"no usable clip; of 1 skipped the last is 008/anger/take000"):
+    with pytest.raises(UserError, match=r"broken: .*008/anger/take000"):
         write_published(MUG, tmp_path / "broken", out)
     assert not out.exists()

@@ -302,7 +302,7 @@ def test_a_damaged_truth_file_is_named(tmp_path: Path, data: bytes) -> None:
 
 def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(UserError, match="is not a data set"):
+    with pytest.raises(UserError, match=r"thesis\.txt"):
         write_puppets(tmp_path, num_subjects=1, num_takes=1, size=32, num_frames=2, num_workers=0)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
