@@ -194,25 +194,31 @@ class RelativePositionBias(nn.Module):
 
     def __init__(self, *, num_buckets: int, max_distance: int, num_heads: int):
         super().__init__()
-        self.max_distance = max_distance
         self.weight = nn.Parameter(torch.randn(num_buckets, num_heads))
+        starts = torch.tensor(_bucket_starts(num_buckets // 2, max_distance))
+        self.register_buffer("starts", starts, persistent=False)
+        self.starts: Tensor
 
     def forward(self, num_frames: int) -> Tensor:
         """Return the scores (1, n, t, t) float32; row = query frame, column = key frame."""
-        frames = np.arange(num_frames)
-        buckets = torch.from_numpy(self.buckets(frames[None, :] - frames[:, None]))
-        scores = self.weight.float()[buckets.to(self.weight.device, non_blocking=True)]
-        return scores.permute(2, 0, 1)[None].contiguous()
+        frames = torch.arange(num_frames, device=self.weight.device)
+        buckets = self.buckets(frames[None, :] - frames[:, None])
+        return self.weight.float()[buckets].permute(2, 0, 1)[None].contiguous()
 
-    def buckets(self, offset: np.ndarray) -> np.ndarray:
-        """Return the bucket of each key frame minus query frame, int64; float64 on the CPU, which not all devices have."""
+    def buckets(self, offset: Tensor) -> Tensor:
+        """Return the bucket of each key frame minus query frame, int64."""
         half = len(self.weight) // 2
-        exact = half // 2
-        distance = np.abs(offset)
-        growth = np.log(np.maximum(distance, 1) / exact) / math.log(self.max_distance / exact)
-        # The epsilon keeps distances on a boundary (16 frames: log 2 / log 4) in the bucket that starts there.
-        far = np.minimum(exact + np.floor(growth * (half - exact) + 1e-9).astype(np.int64), half - 1)
-        return np.where(distance < exact, distance, far) + half * (offset > 0)
+        return torch.bucketize(offset.abs(), self.starts, right=True) + half * (offset > 0)
+
+
+def _bucket_starts(count: int, max_distance: int) -> list[int]:
+    """Return the smallest distance of each of `count` buckets but the first, which starts at 0."""
+    exact = count // 2
+    distance = np.arange(exact, max_distance + 1)
+    growth = np.log(distance / exact) / math.log(max_distance / exact)
+    # The epsilon keeps distances on a boundary (16 frames: log 2 / log 4) in the bucket that starts there.
+    bucket = exact + np.floor(growth * (count - exact) + 1e-9)
+    return [*range(1, exact), *(int(distance[np.argmax(bucket >= number)]) for number in range(exact, count))]
 
 
 def frame_geometry(
