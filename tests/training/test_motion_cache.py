@@ -1,5 +1,6 @@
-"""Cached stage-1 motion: the same as estimated directly, found again by weights, mirrored together with the image."""
+"""Cached stage-1 motion: equal to direct estimates, identified by what determines it, mirrored together with the image."""
 
+import copy
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -58,21 +59,29 @@ def test_cached_motion_is_the_motion_estimated_in_evaluation_mode(
     autoencoder.train()
 
 
-def test_motion_is_estimated_once_and_found_by_the_weights(autoencoder: LatentFlowAutoencoder, clips: ClipCache) -> None:
-    def open_again() -> tuple[MotionCache, list[int]]:
+def test_motion_is_estimated_again_only_if_something_that_determines_it_changes(
+    autoencoder: LatentFlowAutoencoder, clips: ClipCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = copy.deepcopy(autoencoder)
+
+    def open_again() -> tuple[Path, list[int]]:
         done: list[int] = []
-        return open_motion_cache(autoencoder, clips, progress=lambda _, count, __: done.append(count)), done
+        return open_motion_cache(model, clips, progress=lambda _, count, __: done.append(count)).folder, done
 
     first, work = open_again()
     assert work == [1, 2, 3]
-    second, work = open_again()
-    assert work == []
-    assert second.folder == first.folder
+    assert open_again() == (first, [])
     with torch.no_grad():
-        autoencoder.final.weight[0] += 1e-3
+        model.final.weight[0] += 1e-3  # decodes, does not estimate motion
+    assert open_again() == (first, [])
+    with torch.no_grad():
+        next(model.motion_predictor.parameters()).view(-1)[0] += 1e-3
+    second, work = open_again()
+    assert work == [1, 2, 3]
+    monkeypatch.setattr(motion_cache, "MOTION_VERSION", motion_cache.MOTION_VERSION + 1)
     third, work = open_again()
     assert work == [1, 2, 3]
-    assert third.folder != first.folder
+    assert len({first, second, third}) == 3
 
 
 def test_a_stopped_estimation_leaves_nothing(autoencoder: LatentFlowAutoencoder, clips: ClipCache) -> None:
@@ -87,7 +96,7 @@ def test_a_stopped_estimation_leaves_nothing(autoencoder: LatentFlowAutoencoder,
     assert autoencoder.training
 
 
-def test_another_process_may_be_quicker(autoencoder: LatentFlowAutoencoder, clips: ClipCache) -> None:
+def test_two_processes_may_estimate_at_once(autoencoder: LatentFlowAutoencoder, clips: ClipCache) -> None:
     opened: list[MotionCache] = []
 
     def overtake(_: str, count: int, __: int) -> None:
@@ -100,7 +109,7 @@ def test_another_process_may_be_quicker(autoencoder: LatentFlowAutoencoder, clip
     assert not list(clips.folder.parent.glob("*.tmp"))
 
 
-def test_a_cache_is_sent_to_workers_as_a_path(autoencoder: LatentFlowAutoencoder, clips: ClipCache) -> None:
+def test_loader_processes_get_a_cache_as_a_path(autoencoder: LatentFlowAutoencoder, clips: ClipCache) -> None:
     cache = open_motion_cache(autoencoder, clips)
     sent = pickle.dumps(cache)
     assert len(sent) < 2000 < cache.clip(0).nbytes

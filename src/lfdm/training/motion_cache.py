@@ -1,4 +1,4 @@
-"""Stage 1's motion of every clip against its first frame, estimated once and read from disk at every stage-2 step.
+"""The motion of every clip relative to its first frame, estimated by stage 1 once and then read from disk by stage 2.
 
 Shapes: motion of one clip (3, t, h, w) float16: flow x, flow y (half images), occlusion.
 """
@@ -24,12 +24,15 @@ from lfdm.folders.files import build_once
 from lfdm.motion.motion import Motion
 
 CHUNK_FRAMES = 64
+"""Frames whose motion is estimated at a time."""
+MOTION_VERSION = 1
+"""Part of a cache's name. Increase it when a change of the code makes the same weights estimate another motion."""
 _MOTION_NAME = "motion.f16"
 _SHAPE_NAME = "shape.json"
 
 
 class MotionCache:
-    """The motion of the clips of a `ClipCache`, in one memory-mapped file. See `open_motion_cache`."""
+    """The motion of the clips of a `ClipCache`, in one memory-mapped file (see `open_motion_cache`)."""
 
     def __init__(self, folder: Path, offsets: list[int], *, corners: bool) -> None:
         self.folder, self.offsets, self.corners = folder, offsets, corners
@@ -40,7 +43,7 @@ class MotionCache:
         return np.memmap(self.folder / _MOTION_NAME, np.float16, "r", shape=shape)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_motion": None}  # a worker process maps the file itself instead of being sent it
+        return {**self.__dict__, "_motion": None}  # a loader process maps the file itself
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -50,31 +53,31 @@ class MotionCache:
         return len(self.offsets) - 1
 
     def clip(self, index: int) -> np.ndarray:
-        """Motion of all frames of clip `index`: a read-only view (t, 3, h, w) float16."""
+        """Return the motion of all frames of clip `index`: a read-only view (t, 3, h, w) float16."""
         return self._motion[self.offsets[index] : self.offsets[index + 1]]
 
     def motions(self, *, mirrored: bool = False) -> Iterator[Motion]:
-        """Every clip's motion, float32, one clip at a time; `mirrored` = also as seen in a mirror."""
+        """Yield the motion of one clip after the other in float32, with `mirrored` each also mirrored."""
         for index in range(len(self)):
             values = np.array(self.clip(index)).transpose(1, 0, 2, 3)
-            for seen in (values, mirror_motion(values)) if mirrored else (values,):
-                yield to_motion(torch.from_numpy(seen)[None], corners=self.corners)
+            for version in (values, mirror_motion(values)) if mirrored else (values,):
+                yield to_motion(torch.from_numpy(version)[None], corners=self.corners)
 
 
 def to_motion(values: Tensor, *, corners: bool) -> Motion:
-    """Stored values (b, 3, t, h, w) as a float32 `Motion`."""
+    """Convert stored values (b, 3, t, h, w) to a float32 `Motion`."""
     return Motion(values[:, :2].float(), values[:, 2:].float(), corners)
 
 
 def open_motion_cache(
     autoencoder: LatentFlowAutoencoder, clips: ClipCache, *, bf16: bool = False, progress: Progress | None = None
 ) -> MotionCache:
-    """The motion of every frame of every clip against the clip's first frame, estimated on the first call.
+    """Return the motion of every clip relative to its first frame; the first call estimates it.
 
-    Lies beside the decoded clips under a name made of the auto-encoder's weights, so that another auto-encoder makes another
-    cache; built under a temporary name and renamed.
+    The cache lies next to the decoded clips. Its name is made of everything that determines the motion: the clips, the motion
+    predictor's weights and settings, the precision and `MOTION_VERSION`.
     """
-    name = f"{clips.folder.name}-motion-{_weights_digest(autoencoder)}{'-bf16' if bf16 else ''}"
+    name = f"{clips.folder.name}-motion-{_digest(autoencoder)}{'-bf16' if bf16 else ''}"
     folder = clips.folder.parent / name
 
     def write(temporary: Path) -> None:
@@ -85,9 +88,11 @@ def open_motion_cache(
     return MotionCache(folder, clips.offsets, corners=autoencoder.corners)
 
 
-def _weights_digest(autoencoder: LatentFlowAutoencoder) -> str:
-    digest = hashlib.sha256(autoencoder.to_json_string().encode())
-    for name, value in autoencoder.state_dict().items():
+def _digest(autoencoder: LatentFlowAutoencoder) -> str:
+    settings = json.loads(autoencoder.to_json_string())
+    settings.pop("_diffusers_version", None)
+    digest = hashlib.sha256(json.dumps([MOTION_VERSION, settings], sort_keys=True).encode())
+    for name, value in autoencoder.motion_predictor.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -112,7 +117,7 @@ def _estimate(autoencoder: LatentFlowAutoencoder, clips: ClipCache, folder: Path
 
 
 def _clip_motion(autoencoder: LatentFlowAutoencoder, clip: np.ndarray) -> Iterator[np.ndarray]:
-    """Motion of a clip (t, S, S, 3) uint8 against its first frame, some frames at a time: (n, 3, h, w) float16."""
+    """Yield the motion of a clip (t, S, S, 3) uint8, some frames at a time: (n, 3, h, w) float16."""
     video = torch.from_numpy(np.array(clip)).permute(3, 0, 1, 2)[None].to(autoencoder.device).float() / 255
     for motion in autoencoder.estimate_motions(video[:, :, 0], video.split(CHUNK_FRAMES, dim=2)):
         values = torch.cat((motion.flow, motion.occlusion), dim=1)[0].transpose(0, 1)
@@ -120,10 +125,10 @@ def _clip_motion(autoencoder: LatentFlowAutoencoder, clip: np.ndarray) -> Iterat
 
 
 class MotionDataset(Dataset[dict[str, Tensor]]):
-    """Stage 2's samples, requested by (position, index): the first frame, cached motion, clip index.
+    """Map (position, index) to a sample of stage 2: first frame, cached motion and clip index.
 
-    Items: `image` (3, S, S) uint8, `motion` (3, num_frames, h, w) float16, `index` int64. Mirroring turns image and motion
-    together; colour jitter touches the image alone, since motion does not depend on colours.
+    Items: `image` (3, S, S) uint8, `motion` (3, num_frames, h, w) float16, `index` int64. Image and motion are mirrored
+    together; color jitter changes only the image.
     """
 
     def __init__(
