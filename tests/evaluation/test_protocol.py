@@ -12,7 +12,6 @@ from PIL import Image
 
 from lfdm.config.presets import Preset
 from lfdm.data.index import read_index, write_index
-from lfdm.data.puppets.actions import ACTIONS
 from lfdm.data.puppets.data_set import write_puppets
 from lfdm.errors import UserError
 from lfdm.evaluation.loading import file_sha256, select_clips
@@ -35,24 +34,24 @@ def test_every_figure_is_there_with_its_number_of_clips(evaluated: tuple[dict[st
     results, _ = evaluated
     stage1, generation = results["stage1"], results["generation"]
     for figure in (stage1["flow_epe_ratio"], stage1["warp_recovery"], *stage1["reconstruction"].values()):
-        assert figure["num_clips"] == 32
-    assert stage1["flow_epe_ratio"]["num_pixels"] > 100
+        assert figure["num_clips"] == 12
+    assert stage1["flow_epe_ratio"]["num_pixels"] > 50
     assert 0 < stage1["flow_epe_ratio"]["ceiling"]["value"] < stage1["flow_epe_ratio"]["value"]
     assert stage1["warp_recovery"]["value"] < stage1["warp_recovery"]["ceiling"]["value"] < 1.1
     assert set(stage1["reconstruction"]) == {"prediction", "warped", "copy"}
     for figure in (generation["action_accuracy"], generation["frame_0"], generation["motion_amount"]):
-        assert figure["num_clips"] == 32
+        assert figure["num_clips"] == 12
     accuracy = generation["action_accuracy"]
-    assert set(accuracy["by_label"]) == set(ACTIONS)
+    assert set(accuracy["by_label"]) == {"kick", "walk", "wave"}
     assert 0 <= accuracy["value"] <= 1
     assert 0 <= accuracy["real_held_out"] <= 1
     assert generation["diversity"]["num_clips"] == 3
-    assert generation["diversity"]["num_take_pairs"] == 16
+    assert generation["diversity"]["num_take_pairs"] == 6
     assert generation["diversity"]["value"] > 0
     assert set(results["left_out"]) == {"stage1.reconstruction.perceptual"}
     f1 = stage1["visibility_f1"]
-    assert f1["num_clips"] == 32
-    assert 0 < f1["figure"]["num_pixels"] < f1["all_pixels"]["num_pixels"] == 32 * 3 * 32 * 32
+    assert f1["num_clips"] == 12
+    assert 0 < f1["figure"]["num_pixels"] < f1["all_pixels"]["num_pixels"] == 12 * 3 * 32 * 32
     assert 0 < f1["all_pixels"]["visible_if_all"] < 1
     assert generation["identity"]["num_subjects"] == 2
     assert generation["temporal_smoothness"]["value"] > 0
@@ -62,7 +61,7 @@ def test_every_figure_is_there_with_its_number_of_clips(evaluated: tuple[dict[st
 def test_settings_say_how_it_was_done(evaluated: tuple[dict[str, Any], Path], model: Path) -> None:
     results, _ = evaluated
     settings = results["settings"]
-    assert (settings["num_clips"], settings["num_frames"], settings["image_size"]) == (32, 4, 32)
+    assert (settings["num_clips"], settings["num_frames"], settings["image_size"]) == (12, 4, 32)
     assert (settings["num_inference_steps"], settings["guidance_scale"], settings["seed"]) == (2, 1.0, 0)
     assert settings["scheduler"] == "dpmpp_2m"
     assert {"autoencoder", "unet"} <= set(results["model"]["weights_sha256"])
@@ -75,11 +74,12 @@ def test_files_are_whole(evaluated: tuple[dict[str, Any], Path]) -> None:
     results, out = evaluated
     assert json.loads((out / "results.json").read_text()) == json.loads(json.dumps(results))
     assert sorted(path.name for path in out.iterdir()) == ["cache", "contact-sheet.png", "report.html", "results.json", "samples"]
-    assert len(list((out / "samples").glob("*.gif"))) == len(ACTIONS)
+    assert len(list((out / "samples").glob("*.gif"))) == 3
     with Image.open(out / "contact-sheet.png") as sheet:
-        assert sheet.height > 2 * len(ACTIONS) * 64
+        assert sheet.height > 2 * 3 * 64
 
 
+@pytest.mark.slow
 def test_figures_do_not_depend_on_the_batch_size(
     evaluated: tuple[dict[str, Any], Path], model: Path, data: Path, quick: EvaluationConfig, tmp_path: Path
 ) -> None:
@@ -156,7 +156,7 @@ def test_what_cannot_be_measured_is_left_out_with_a_reason(
     }
     assert "exact motion" in results["left_out"]["stage1.flow_epe_ratio"]
     assert "flow_epe_ratio" not in results["stage1"]
-    assert results["generation"]["frame_0"]["num_clips"] == 16
+    assert results["generation"]["frame_0"]["num_clips"] == 6
 
 
 def test_unconditional_generation_leaves_out_what_needs_a_label(

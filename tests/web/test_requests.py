@@ -15,7 +15,7 @@ from benchmarks.serving.server import GENERATE
 from lfdm.errors import UserError
 from lfdm.pipeline.inputs import prepare_mask
 from lfdm.web.limits import ServeLimits
-from lfdm.web.requests import Choices, RequestReader
+from lfdm.web.requests import Choices, RequestReader, resize_mask
 from lfdm.web.storage import Storage
 
 FIELDS: dict[str, Any] = {**GENERATE, "image": "a", "label": None}
@@ -82,6 +82,18 @@ def test_a_mask_means_the_same_as_in_python(reader: RequestReader, storage: Stor
     expected = prepare_mask(path, size=20, fit="pad")
     for mask in got:
         np.testing.assert_array_equal(prepare_mask(mask, size=20, fit="pad"), expected)
+
+
+def test_a_mask_is_resized_to_its_picture_if_it_has_its_proportions() -> None:
+    mask = np.zeros((85, 256), np.float32)  # as the page's brush paints a picture of 900x300
+    mask[:, :128] = 1
+    resized = resize_mask(mask, (300, 900))
+    assert resized.shape == (300, 900)
+    assert resized[:, :440].min() > 0.999
+    assert resized[:, 460:].max() < 0.001
+    np.testing.assert_array_equal(resize_mask(mask, (85, 256)), mask)
+    with pytest.raises(UserError, match=r"^mask .*256x256; got 256x85"):
+        resize_mask(mask, (256, 256))
 
 
 @pytest.mark.parametrize("kind", [b"gAMA", b"cHRM", b"pHYs", b"tRNS", b"iCCP", b"acTL"])

@@ -101,8 +101,10 @@ def generate_videos(
         videos = generator(list(run.clips.sources(chosen)), labels, [seed + i for i in chosen])
         seconds = (time.monotonic() - started) / len(chosen)
         expected = (len(chosen), run.clips.num_frames, *run.clips.sources(chosen).shape[1:])
-        if videos.frames.shape != expected:
-            raise ValueError(f"{generator.name} must make videos {expected}; got {videos.frames.shape}")
+        if videos.frames.shape != expected or videos.frames.dtype != np.uint8:
+            raise ValueError(
+                f"{generator.name} must make videos {expected} uint8; got {videos.frames.shape} {videos.frames.dtype}"
+            )
         arrays: Arrays = {"frames": videos.frames, "seconds": np.full(len(chosen), seconds)}
         if videos.motion is not None:
             arrays |= {

@@ -19,20 +19,12 @@ from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 @dataclass(frozen=True, eq=False)
 class GeneratedVideos:
-    """A batch of generated videos. Raises ValueError for other shapes or types."""
+    """A batch of generated videos."""
 
     frames: np.ndarray
     """(b, t, S, S, 3) uint8."""
     motion: Motion | None
     """Motion of the same b and t; None for a generator without flow."""
-
-    def __post_init__(self) -> None:
-        if self.frames.ndim != 5 or self.frames.shape[-1] != 3 or self.frames.dtype != np.uint8:
-            raise ValueError(f"frames must be (b, t, S, S, 3) uint8; got {self.frames.shape} {self.frames.dtype}")
-        if self.motion is not None and self.motion.flow.shape[0:3:2] != self.frames.shape[:2]:
-            raise ValueError(
-                f"motion must have the frames' batch and length {self.frames.shape[:2]}; got {tuple(self.motion.flow.shape)}"
-            )
 
 
 class VideoGenerator(Protocol):

@@ -17,7 +17,7 @@ from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.data.puppets.truth import truth_path
 from lfdm.evaluation.loading import file_sha256
 from lfdm.evaluation.metrics.frames import l1_per_clip, psnr_per_clip, ssim_per_clip
-from lfdm.evaluation.metrics.motion import ExactMotion, PooledRatio, ceilings, displacement_px, flow_epe_ratio, warp_recovery
+from lfdm.evaluation.metrics.motion import ExactMotion, ceilings, displacement_px, flow_epe_ratio, pool, warp_recovery
 from lfdm.evaluation.run import EvaluationRun
 from lfdm.evaluation.store import Arrays, StoredArrays
 from lfdm.motion.motion import Motion
@@ -138,15 +138,15 @@ class _MotionAccuracy:
             read = ExactMotion.read([self.paths[i] for i in clips], [self.run.clips.frame_indices(i) for i in clips])
             exact = read.to(self.run.device)
             flow = displacement_px(motion, exact.size)[rows].float()
-            sums["flow_epe_ratio"][rows] = _sums(flow_epe_ratio(flow, exact))
-            sums["warp_recovery"][rows] = _sums(warp_recovery(prediction[rows], video[rows], exact))
+            sums["flow_epe_ratio"][rows] = flow_epe_ratio(flow, exact)
+            sums["warp_recovery"][rows] = warp_recovery(prediction[rows], video[rows], exact)
             counts[rows] = _count_visibility(motion.resize(exact.size).occlusion[rows, 0], exact)
             limited = [k for k, i in enumerate(clips) if i in self.with_ceiling]
             if limited:
                 where = [rows[k] for k in limited]
                 for ceiling, ratios in ceilings(video[where], exact.select(limited), motion.size).items():
                     for figure, ratio in zip(MOTION_FIGURES, ratios, strict=True):
-                        sums[f"{figure}.{ceiling}"][where] = _sums(ratio)
+                        sums[f"{figure}.{ceiling}"][where] = ratio
         return sums | {"visibility": counts}
 
     def results(self, stored: StoredArrays) -> dict[str, Any]:
@@ -168,14 +168,8 @@ class _MotionAccuracy:
         return results
 
 
-def _sums(ratio: PooledRatio) -> Tensor:
-    return torch.stack((ratio.numerator, ratio.denominator, ratio.pixels.double().cpu()), dim=1)
-
-
 def _pool(sums: np.ndarray) -> dict[str, Any]:
-    known = torch.from_numpy(sums[~np.isnan(sums).any(axis=1)])
-    ratio = PooledRatio(known[:, 0], known[:, 1], known[:, 2])
-    return {"value": ratio.value, "num_clips": len(known), "num_pixels": ratio.num_pixels}
+    return pool(torch.from_numpy(sums[~np.isnan(sums).any(axis=1)]))
 
 
 def _count_visibility(occlusion: Tensor, exact: ExactMotion) -> Tensor:

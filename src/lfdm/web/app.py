@@ -139,7 +139,7 @@ def _add_api(calls: Calls, model: ModelPage) -> None:
 
 
 def _strength_slider() -> gr.Slider:
-    info = "0 keeps the picture still, 1 is the motion as generated"
+    info = "0 = still picture, 1 = as generated"
     return gr.Slider(0, MAX_STRENGTH, 1.0, step=0.05, label="Motion strength", info=info)
 
 

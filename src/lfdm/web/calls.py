@@ -17,7 +17,7 @@ from lfdm.pipeline.pipeline import MAX_PASS_FACTOR, LatentFlowPipeline
 from lfdm.pipeline.result import LatentFlowOutput
 from lfdm.web.jobs import Finished, JobProgress, Jobs, Report
 from lfdm.web.limits import ServeLimits
-from lfdm.web.requests import Choices, GenerateRequest, RequestReader, TransferRequest
+from lfdm.web.requests import Choices, GenerateRequest, RequestReader, TransferRequest, resize_mask
 from lfdm.web.results import CALLS_PER_FRAME, VideoResult, write_result
 from lfdm.web.storage import Storage
 from lfdm.web.uploads import open_clip, read_upload
@@ -62,7 +62,7 @@ class Calls:
         steps = request.num_inference_steps
         total = steps * len(request.seeds)
         report(0, total)
-        image = read_upload(request.image, self.limits)
+        image, mask = self._read_picture(request)
         folder = self.storage.new_result()
         results = []
         with self.storage.held(folder), self._borrowed_pipe() as pipe:
@@ -80,7 +80,7 @@ class Calls:
                     num_inference_steps=steps,
                     guidance_scale=request.guidance_scale,
                     motion_strength=request.motion_strength,
-                    motion_mask=request.mask,
+                    motion_mask=mask,
                     loop=request.loop,
                     output_type="uint8",
                     callback_on_step_end=after_step,
@@ -95,7 +95,7 @@ class Calls:
 
     def _transfer(self, request: TransferRequest, report: Report) -> list[VideoResult]:
         """Estimate the clip's motion, decode and write; each counts as a third of the steps."""
-        image = read_upload(request.image, self.limits)
+        image, mask = self._read_picture(request)
         clip = open_clip(request.driving, self.limits)
         folder = self.storage.new_result()
         n, total = clip.num_frames, 3 * clip.num_frames
@@ -112,7 +112,7 @@ class Calls:
                 driving_frames(),
                 relative=request.relative,
                 motion_strength=request.motion_strength,
-                motion_mask=request.mask,
+                motion_mask=mask,
                 output_type="uint8",
                 callback_on_decode=lambda decoded: report(n + decoded, total),
             )
@@ -127,6 +127,11 @@ class Calls:
                 after_frame=lambda: report(2 * n + next(written) // CALLS_PER_FRAME, total),
             )
         return [result]
+
+    def _read_picture(self, request: GenerateRequest | TransferRequest) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the picture (H, W, 3) uint8 and its mask (H, W) in [0, 1]."""
+        image = read_upload(request.image, self.limits)
+        return image, None if request.mask is None else resize_mask(request.mask, (image.shape[0], image.shape[1]))
 
     @contextmanager
     def _borrowed_pipe(self) -> Iterator[LatentFlowPipeline]:

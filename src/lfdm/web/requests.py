@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from lfdm.config.checks import MAX_SEED, check_integer, check_number
 from lfdm.config.diffusion import MAX_GUIDANCE_SCALE
@@ -171,6 +172,20 @@ class RequestReader:
         with open_image(Path("mask"), data=data, formats=formats) as picture:
             check_megapixels(picture.width * picture.height, MAX_MASK_MEGAPIXELS, "a mask")
             return read_gray(picture).astype(np.float32) / 255
+
+
+def resize_mask(mask: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """Resize a mask (h, w) to the size (H, W) of its picture, of which the page's brush paints a smaller copy.
+
+    Raises:
+        UserError: the mask has other proportions than the picture.
+    """
+    (h, w), (height, width) = mask.shape, image_size
+    scale = max(h, w) / max(height, width)
+    if max(abs(h - height * scale), abs(w - width * scale)) > 1:
+        raise UserError(f"mask must have the proportions of its picture, {width}x{height}; got {w}x{h}")
+    resized = Image.fromarray(mask).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized).clip(0, 1)
 
 
 def _decode_base64(text: str) -> bytes:

@@ -108,6 +108,7 @@ def i3d_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_i3d_features_are_its_logits_of_prepared_frames(i3d_file: Path) -> None:
     extractor = load_extractor(f"i3d:{i3d_file}")
     assert (extractor.name, kernel_name(extractor), extractor.dim, extractor.min_frames) == ("FVD", "KVD", 400, 10)
@@ -130,7 +131,8 @@ def test_pytorch_i3ds_own_weights_have_another_epsilon_and_name(i3d_file: Path, 
     assert {m.eps for m in extractor.network.modules() if isinstance(m, nn.BatchNorm3d)} == {1e-3}
 
 
-def test_i3d_reads_files_from_before_batch_norms_counted(i3d_file: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_i3d_reads_files_without_batch_counts(i3d_file: Path, tmp_path: Path) -> None:
     weights = torch.load(i3d_file, weights_only=True)
     torch.save({name: value for name, value in weights.items() if "num_batches_tracked" not in name}, tmp_path / "old.pt")
     video = clip(10, 24, 30, batch=1)

@@ -15,7 +15,7 @@ masks (b, t, H, W) bool.
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -93,23 +93,11 @@ def _read_clip(path: Path, indices: np.ndarray) -> dict[str, np.ndarray]:
     return {name: getattr(truth, name)[indices] for name in ("flow", "visible", "figure", "drift")}
 
 
-@dataclass(frozen=True, eq=False)
-class PooledRatio:
-    """A ratio of sums over clips; all fields are per clip, (n,)."""
-
-    numerator: Tensor
-    denominator: Tensor
-    pixels: Tensor
-
-    @property
-    def value(self) -> float:
-        """The pooled ratio; NaN if no pixel counts."""
-        total = float(self.denominator.sum())
-        return float(self.numerator.sum()) / total if total != 0 else float("nan")
-
-    @property
-    def num_pixels(self) -> int:
-        return int(self.pixels.sum())
+def pool(sums: Tensor) -> dict[str, Any]:
+    """Return the pooled ratio of sums (n, 3) over clips (NaN if no pixel counts), and the numbers of clips and pixels."""
+    numerator, denominator, pixels = (float(column.sum()) for column in sums.unbind(dim=1))
+    value = numerator / denominator if denominator else float("nan")
+    return {"value": value, "num_clips": len(sums), "num_pixels": int(pixels)}
 
 
 def displacement_px(motion: Motion, size: tuple[int, int]) -> Tensor:
@@ -128,33 +116,31 @@ def warp_px(image: Tensor, flow: Tensor) -> Tensor:
     return warp(image, flow_to_grid(flow * scale, corners=False), padding_mode="border")
 
 
-def flow_epe_ratio(flow: Tensor, exact: ExactMotion) -> PooledRatio:
-    """Return the end-point errors of `flow` (b, 2, t, H, W) in pixels over those of the drift, summed per clip."""
+def flow_epe_ratio(flow: Tensor, exact: ExactMotion) -> Tensor:
+    """Sum the end-point errors of `flow` (b, 2, t, H, W) in pixels, those of the drift, and the pixels: (b, 3)."""
     mask = exact.moving()
     error = (flow - exact.flow).norm(dim=1)
     drift_error = (exact.drift[..., None, None] - exact.flow).norm(dim=1)
-    return PooledRatio(_masked_sum(error, mask), _masked_sum(drift_error, mask), mask.sum(dim=(1, 2, 3)))
+    return _masked_sums(mask, error, drift_error, torch.ones_like(error))
 
 
-def warp_recovery(prediction: Tensor, video: Tensor, exact: ExactMotion) -> PooledRatio:
-    """Return (copy - ours) over (copy - exactly warped), L1 of frames (b, 3, t, H, W) summed per clip."""
-    mask = exact.on_figure()
+def warp_recovery(prediction: Tensor, video: Tensor, exact: ExactMotion) -> Tensor:
+    """Sum (copy - ours), (copy - exactly warped), L1 of frames (b, 3, t, H, W), and the pixels: (b, 3)."""
     source = video[:, :, :1]
-    copied, ours, warped = (
-        _masked_sum((frames - video).abs().mean(dim=1), mask)
-        for frames in (source, prediction, warp_px(source[:, :, 0], exact.flow))
-    )
-    return PooledRatio(copied - ours, copied - warped, mask.sum(dim=(1, 2, 3)))
+    guesses = (source, prediction, warp_px(source[:, :, 0], exact.flow))
+    errors = [(frames - video).abs().mean(dim=1) for frames in guesses]
+    copied, ours, warped, pixels = _masked_sums(exact.on_figure(), *errors, torch.ones_like(errors[0])).unbind(dim=1)
+    return torch.stack((copied - ours, copied - warped, pixels), dim=1)
 
 
-def ceilings(video: Tensor, exact: ExactMotion, size: tuple[int, int]) -> dict[str, tuple[PooledRatio, PooledRatio]]:
+def ceilings(video: Tensor, exact: ExactMotion, size: tuple[int, int]) -> dict[str, tuple[Tensor, Tensor]]:
     """Return (`flow_epe_ratio`, `warp_recovery`) of least-squares flows at the model's flow resolution `size` (h, w).
 
     `ceiling` solves for the pixels that each figure counts; `whole_frame_ceiling` for all pixels of the frame, hidden ones too,
     and so pays for the edges between figure and background. Frames are frame 0 warped by that flow.
     """
 
-    def measure(moving: Tensor, on_figure: Tensor) -> tuple[PooledRatio, PooledRatio]:
+    def measure(moving: Tensor, on_figure: Tensor) -> tuple[Tensor, Tensor]:
         first = upsample(least_squares_flow(exact.flow, moving, size), exact.size)
         second = first if on_figure is moving else upsample(least_squares_flow(exact.flow, on_figure, size), exact.size)
         return flow_epe_ratio(first, exact), warp_recovery(warp_px(video[:, :, 0], second), video, exact)
@@ -204,6 +190,6 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(dim=(-2, -1), keepdim=True)
 
 
-def _masked_sum(values: Tensor, mask: Tensor) -> Tensor:
-    """Sum (b, t, H, W) over the mask in float64: (b,)."""
-    return (values.double() * mask).sum(dim=(1, 2, 3)).cpu()
+def _masked_sums(mask: Tensor, *values: Tensor) -> Tensor:
+    """Sum every one of k values (b, t, H, W) over the mask, in float64: (b, k)."""
+    return torch.stack([(value.double() * mask).sum(dim=(1, 2, 3)) for value in values], dim=1).cpu()

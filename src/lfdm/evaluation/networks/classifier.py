@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from lfdm.data.cache import ClipCache
 from lfdm.data.frame_indices import uniform_indices
-from lfdm.data.index import labels as labels_of
 from lfdm.data.progress import Progress
 from lfdm.errors import UserError
 from lfdm.evaluation.networks.training import load_or_train, train_network
@@ -133,16 +132,16 @@ def load_or_train_classifier(
         UserError: fewer than two labels.
     """
     clip_labels = [record.label for record in cache.records]
-    labels = labels_of(cache.records)
-    classes = torch.tensor([labels.index(label) for label in clip_labels])
 
-    def load_batch(chosen: np.ndarray, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        return augment(load_clips(cache, chosen, num_frames).to(device), generator), classes[chosen]
+    def make(labels: list[str]) -> ActionClassifier:
+        return ActionClassifier(labels=labels, num_frames=num_frames)
+
+    def load_batch(chosen: np.ndarray, generator: torch.Generator) -> Tensor:
+        return augment(load_clips(cache, chosen, num_frames).to(device), generator)
 
     def train() -> ActionClassifier:
-        make = lambda: ActionClassifier(labels=labels, num_frames=num_frames)  # noqa: E731
         task = "training the classifier"
-        return train_network(make, load_batch, len(cache), training, task=task, device=device, progress=progress)
+        return train_network(make, load_batch, clip_labels, training, task=task, device=device, progress=progress)
 
     key = [_VERSION, clip_labels, num_frames, repr(training)]
     return load_or_train(cache, ActionClassifier, "classifier", key, train, device)

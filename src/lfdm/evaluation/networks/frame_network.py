@@ -81,19 +81,17 @@ def load_or_train_frame_network(
         UserError: fewer than two subjects.
     """
     clip_subjects = [record.subject for record in cache.records]
-    subjects = sorted(set(clip_subjects))
-    classes = torch.tensor([subjects.index(subject) for subject in clip_subjects])
 
-    def load_batch(chosen: np.ndarray, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def load_batch(chosen: np.ndarray, generator: torch.Generator) -> Tensor:
         positions = torch.rand(len(chosen), generator=generator, device=generator.device).tolist()
         frames = [cache.clip(int(i))[int(at * cache.num_frames(int(i)))] for at, i in zip(positions, chosen, strict=True)]
         images = torch.from_numpy(np.stack(frames)).to(device).permute(0, 3, 1, 2).float() / 255
-        return _augment(images, generator), classes[chosen]
+        return _augment(images, generator)
 
     def train() -> FrameNetwork:
-        make = lambda: FrameNetwork(subjects=subjects)  # noqa: E731
+        make = lambda subjects: FrameNetwork(subjects=subjects)  # noqa: E731
         task = "training the frame network"
-        return train_network(make, load_batch, len(cache), training, task=task, device=device, progress=progress)
+        return train_network(make, load_batch, clip_subjects, training, task=task, device=device, progress=progress)
 
     return load_or_train(cache, FrameNetwork, "frame-network", [_VERSION, clip_subjects, repr(training)], train, device)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,41 +17,47 @@ from lfdm.evaluation.settings import ClassifierTraining
 from lfdm.folders.model_folder import StrictLoading
 
 NetworkT = TypeVar("NetworkT", bound=StrictLoading)
-LoadBatch = Callable[[np.ndarray, torch.Generator], tuple[Tensor, Tensor]]
-"""Returns augmented inputs and class indices for the given example indices."""
+LoadBatch = Callable[[np.ndarray, torch.Generator], Tensor]
+"""Loads the augmented inputs of the given clips."""
 
 WEIGHT_DECAY = 0.02
 MAX_GRADIENT_NORM = 1.0
 
 
 def train_network(
-    make: Callable[[], NetworkT],
+    make: Callable[[list[str]], NetworkT],
     load_batch: LoadBatch,
-    num_examples: int,
+    clip_classes: Sequence[str],
     training: ClassifierTraining,
     *,
     task: str,
     device: torch.device | str,
     progress: Progress | None = None,
 ) -> NetworkT:
-    """Build a network of logits, train it by cross-entropy on shuffled examples, and return it in evaluation mode.
+    """Train a classifier of clips by cross-entropy on shuffled clips, and return it in evaluation mode.
 
-    `task` describes the training in progress reports.
+    Args:
+        make: builds the network for the given classes.
+        clip_classes: class of every clip.
+        task: description for progress reports.
     """
+    classes = sorted(set(clip_classes))
+    targets = torch.tensor([classes.index(name) for name in clip_classes], device=device)
+    num_clips = len(targets)
     with torch.random.fork_rng():
         torch.manual_seed(training.seed)
-        model = make()
+        model = make(classes)
     assert isinstance(model, nn.Module)
     nn.Module.to(model, device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.learning_rate, total_steps=training.num_steps)
-    rng = np.random.default_rng((training.seed, num_examples))
+    rng = np.random.default_rng((training.seed, num_clips))
     generator = torch.Generator(device).manual_seed(training.seed)
-    num_epochs = -(-training.num_steps * training.batch_size // num_examples)
-    order = np.concatenate([rng.permutation(num_examples) for _ in range(num_epochs)])
+    num_epochs = -(-training.num_steps * training.batch_size // num_clips)
+    order = np.concatenate([rng.permutation(num_clips) for _ in range(num_epochs)])
     for step in range(training.num_steps):
-        inputs, classes = load_batch(order[step * training.batch_size : (step + 1) * training.batch_size], generator)
-        loss = F.cross_entropy(model(inputs), classes.to(device))
+        chosen = order[step * training.batch_size : (step + 1) * training.batch_size]
+        loss = F.cross_entropy(model(load_batch(chosen, generator)), targets[chosen])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)

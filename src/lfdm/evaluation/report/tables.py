@@ -14,83 +14,40 @@ Table = tuple[Sequence[str], list[Sequence[str]]]
 
 @dataclass(frozen=True)
 class _Figure:
-    """A figure of `generation` in results.json: its keys, and its meaning in one sentence."""
+    """A figure of `generation` in results.json: its keys, unit and number of digits."""
 
     name: str
     key: str
-    meaning: str
-    value: str = "value"
-    generated: str = ""
-    real: str = ""
-    unit: str = ""
-    digits: int = 3
+    value: str
+    generated: str
+    real: str
+    unit: str
+    digits: int
 
 
 _GENERATION = (
-    _Figure(
-        "Action accuracy",
-        "action_accuracy",
-        "share of generated clips that a classifier trained on the data set assigns to the requested label; higher is better",
-        real="real_held_out",
-    ),
-    _Figure(
-        "Motion amount, pixels",
-        "pixel_motion_amount",
-        "mean change per frame, divided by that of the real clips; 1 is as in real clips, 0 is a still video",
-        generated="generated_energy",
-        real="real_energy",
-        digits=4,
-    ),
-    _Figure(
-        "Motion amount, flow",
-        "motion_amount",
-        "mean length of the flow, divided by that of the real clips; 1 is as in real clips",
-        generated="generated_px",
-        real="real_px",
-        unit=" px",
-    ),
-    _Figure(
-        "Jitter",
-        "temporal_smoothness",
-        "share of temporal power above a quarter cycle per frame, divided by that of the real clips; above 1 is less smooth",
-        generated="generated_share",
-        real="real_share",
-    ),
-    _Figure(
-        "Identity",
-        "identity",
-        "likeness of later frames to the source image; 1 is as in real clips, 0 as in clips of another subject",
-        generated="generated_likeness",
-        real="real_likeness",
-    ),
-    _Figure(
-        "Recognised subject",
-        "identity",
-        "share of later frames whose most similar held-out subject is their own; higher is better",
-        value="generated_recognised",
-        real="real_recognised",
-    ),
-    _Figure(
-        "Diversity, flow",
-        "diversity",
-        "difference in flow between two seeds, divided by that between two real takes; 1 is as varied as real clips",
-        generated="between_seeds_px",
-        real="between_takes_px",
-        unit=" px",
-    ),
-    _Figure(
-        "Diversity, pixels",
-        "pixel_diversity",
-        "difference in pixels between two seeds, divided by that between two real takes; 1 is as varied as real clips",
-        generated="between_seeds_l1",
-        real="between_takes_l1",
-        digits=4,
-    ),
-    _Figure(
-        "Frame 0", "frame_0", "PSNR of the first frame to the given image; 100 dB is exact", value="psnr", unit=" dB", digits=1
-    ),
+    _Figure("Action accuracy", "action_accuracy", "value", "", "real_held_out", "", 3),
+    _Figure("Motion amount, pixels", "pixel_motion_amount", "value", "generated_energy", "real_energy", "", 4),
+    _Figure("Motion amount, flow", "motion_amount", "value", "generated_px", "real_px", " px", 3),
+    _Figure("Jitter", "temporal_smoothness", "value", "generated_share", "real_share", "", 3),
+    _Figure("Identity", "identity", "value", "generated_likeness", "real_likeness", "", 3),
+    _Figure("Recognised subject", "identity", "generated_recognised", "", "real_recognised", "", 3),
+    _Figure("Diversity, flow", "diversity", "value", "between_seeds_px", "between_takes_px", " px", 3),
+    _Figure("Diversity, pixels", "pixel_diversity", "value", "between_seeds_l1", "between_takes_l1", "", 4),
+    _Figure("Frame 0", "frame_0", "psnr", "", "", " dB", 1),
 )
-_TIME_MEANING = "time to generate one video, on one device in batches"
+_MEANINGS = {
+    "Action accuracy": "share of generated clips that a classifier trained on the data set assigns to the requested label",
+    "Motion amount, pixels": "mean change per frame, divided by that of the real clips; a still video has 0",
+    "Motion amount, flow": "mean length of the flow, divided by that of the real clips",
+    "Jitter": "share of temporal power above a quarter cycle per frame, divided by that of the real clips; higher is less smooth",
+    "Identity": "likeness of later frames to the source image; 1 is as in real clips, 0 as in clips of another subject",
+    "Recognised subject": "share of later frames whose most similar held-out subject is their own",
+    "Diversity, flow": "difference in flow between two seeds, divided by that between two real takes",
+    "Diversity, pixels": "difference in pixels between two seeds, divided by that between two real takes",
+    "Frame 0": "PSNR of the first frame to the given image; 100 dB is exact",
+    "Time": "time to generate one video, on one device in batches",
+}
 _STAGE1_MEANINGS = {
     "flow_epe_ratio": (
         "Flow error ratio (lower is better)",
@@ -243,9 +200,9 @@ def _generation_rows(generation: dict[str, Any]) -> list[Sequence[str]]:
             value = number(figure[row.value], row.digits if not row.generated else 3)
             parts = [number(figure[name], row.digits) + row.unit if name else MISSING for name in (row.generated, row.real)]
             unit = row.unit if not row.generated else ""
-            rows.append((row.name, value + unit, *parts, str(figure["num_clips"]), row.meaning))
+            rows.append((row.name, value + unit, *parts, str(figure["num_clips"]), _MEANINGS[row.name]))
     time = f"{number(generation['seconds_per_video'], 2)} s"
-    rows.append(("Time", time, MISSING, MISSING, MISSING, _TIME_MEANING))
+    rows.append(("Time", time, MISSING, MISSING, MISSING, _MEANINGS["Time"]))
     return rows
 
 
