@@ -1,8 +1,7 @@
-"""The I3D network (Carreira & Zisserman, arXiv 1705.07750), RGB stream: Inception-v1 with every filter inflated to three
-dimensions. Its logits, with the weights learned on Kinetics-400, are the features of FVD.
+"""I3D network (Carreira & Zisserman, arXiv 1705.07750), RGB stream: Inception-v1 with filters inflated to three dimensions.
 
-Names are those of the plain state dicts in circulation (`Conv3d_1a_7x7.conv3d.weight`, `Mixed_3b.b1a.bn.running_mean`,
-`logits.conv3d.bias`), so that such a file is read as it is.
+Its logits, with weights trained on Kinetics-400, are the features of FVD. Parameter names are those of the plain state dicts in
+circulation (`Conv3d_1a_7x7.conv3d.weight`, `Mixed_3b.b1a.bn.running_mean`, `logits.conv3d.bias`).
 
 Shapes: video (b, 3, t, 224, 224) in [-1, 1] · logits (b, classes).
 """
@@ -19,7 +18,7 @@ from lfdm.errors import UserError
 IMAGE_SIZE = 224
 NUM_CLASSES = 400
 MIN_FRAMES = 9
-"""Three strides of 2 in time, rounding up, leave the two steps that are averaged last (9 -> 5 -> 3 -> 2)."""
+"""Three strides of 2 in time, rounded up, leave the two time steps of the last average (9 -> 5 -> 3 -> 2)."""
 
 _Size = tuple[int, int, int]
 
@@ -34,14 +33,14 @@ _MIXED: dict[str, tuple[int, int, int, int, int, int]] = {
     "Mixed_5b": (256, 160, 320, 32, 128, 128),
     "Mixed_5c": (384, 192, 384, 48, 128, 128),
 }
-"""Widths of each block's six convolutions, in the order b0, b1a, b1b, b2a, b2b, b3b (GoogLeNet, arXiv 1409.4842, table 1)."""
+"""Output channels of each block's convolutions, in order b0, b1a, b1b, b2a, b2b, b3b (GoogLeNet, arXiv 1409.4842, table 1)."""
 
 
 class I3D(nn.Sequential):
-    """Logits of `num_classes` actions, averaged over time; 12.7 million parameters with 400 of them.
+    """Classifier of `num_classes` actions; 12.7 million parameters with 400 of them.
 
     Args:
-        eps: of the batch norms. State dicts do not hold it, and the codes in circulation differ: see `features.I3DFeatures`.
+        eps: epsilon of the batch norms. State dicts do not hold it, and published codes differ: see `extractors.I3DFeatures`.
     """
 
     def __init__(self, *, num_classes: int = NUM_CLASSES, eps: float = 1e-5) -> None:
@@ -64,7 +63,7 @@ class I3D(nn.Sequential):
         super().__init__(layers)
 
     def forward(self, video: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Logits (b, num_classes) of a video (b, 3, t, 224, 224) in [-1, 1].
+        """Return logits (b, num_classes), averaged over time, of a video (b, 3, t, 224, 224) in [-1, 1].
 
         Raises:
             UserError: another shape, or fewer than `MIN_FRAMES` frames.
@@ -76,7 +75,7 @@ class I3D(nn.Sequential):
 
 
 class _Unit(nn.Module):
-    """Convolution, batch norm and ReLU; `bare`: the convolution alone, with a bias."""
+    """Convolution, batch norm and ReLU: (b, c, t, h, w) to (b, c', t / s, h / s, w / s); `bare`: only a convolution with bias."""
 
     def __init__(
         self,
@@ -98,7 +97,7 @@ class _Unit(nn.Module):
 
 
 class _Mixed(nn.Module):
-    """Four branches side by side: 1x1x1; 1x1x1 and 3x3x3, twice; maximum over 3x3x3 and 1x1x1."""
+    """Four concatenated branches: 1x1x1; 1x1x1 and 3x3x3, twice; 3x3x3 maximum and 1x1x1. Size (t, h, w) is kept."""
 
     def __init__(self, in_channels: int, widths: tuple[int, int, int, int, int, int], *, eps: float) -> None:
         super().__init__()
@@ -115,7 +114,7 @@ class _Mixed(nn.Module):
 
 
 class _MaxPool(nn.Module):
-    """Maximum with SAME padding. Every input here comes out of a ReLU, so that padding with zeros changes no maximum."""
+    """Max pooling with SAME padding. Inputs come from a ReLU, so padding with zeros changes no maximum."""
 
     def __init__(self, kernel: _Size, stride: _Size) -> None:
         super().__init__()
@@ -127,7 +126,7 @@ class _MaxPool(nn.Module):
 
 
 def pad_same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
-    """`x` (b, c, t, H, W) padded with zeros as TensorFlow's SAME does: ceil(n / stride) outputs, the odd zero behind.
+    """Pad `x` (b, c, t, H, W) with zeros as TensorFlow's SAME does: ceil(n / stride) outputs, the odd zero at the end.
 
     >>> pad_same(torch.zeros(1, 1, 16, 224, 7), (7, 7, 3), (2, 2, 1)).shape
     torch.Size([1, 1, 21, 229, 9])
