@@ -77,7 +77,7 @@ def test_the_parts_work_alone(pipe: LatentFlowPipeline, picture: Image.Image) ->
     assert decoded.prediction.shape == decoded.warped.shape == clip.shape
     for grid, occlusion in ((one.grid(), one.occlusion), (one.grid()[:, 0], one.occlusion[:, :, 0])):
         torch.testing.assert_close(Motion.from_grid(grid, occlusion, corners=False).flow, one.flow, atol=1e-6, rtol=0)
-        with pytest.raises(UserError, match="conventions cannot be mixed"):
+        with pytest.raises(UserError, match=r"motion must have corners=False.*got corners=True"):
             ae.decode(features, Motion.from_grid(grid, occlusion, corners=True))
     condition = pipe.embed_condition(["wave", None])
     assert condition.shape == (2, pipe.unet.config["condition_dim"])
