@@ -38,11 +38,7 @@ def sample_indices(name: FrameSampler, n: int, num: int, rng: np.random.Generato
     """Return `num` indices into a clip of `n` frames by the sampler `name`: (num,) int64, sorted."""
     if name == "uniform":
         return uniform_indices(n, num)
-    if name == "random":
-        return random_indices(n, num, rng)
-    if name == "very_random":
-        return very_random_indices(n, num, rng)
-    raise UserError(f"frame sampling must be 'uniform', 'random' or 'very_random', got {name!r}")
+    return {"random": random_indices, "very_random": very_random_indices}[name](n, num, rng)
 
 
 def _check_counts(n: int, num: int) -> None:

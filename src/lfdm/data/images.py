@@ -27,7 +27,7 @@ MAX_IMAGE_PIXELS = 50_000_000
 _STRIP = 2**20
 """Numbers that shrinking sums up at a time (8 MB)."""
 
-_DECODER_ERRORS = (
+_DAMAGE = (
     FFmpegError,
     OSError,
     ValueError,
@@ -39,7 +39,7 @@ _DECODER_ERRORS = (
     struct.error,
     zlib.error,
 )
-"""What PyAV and Pillow raise on files that are damaged in one way or another."""
+"""Errors that PyAV and Pillow raise on damaged files."""
 
 ItemT = TypeVar("ItemT")
 
@@ -122,7 +122,7 @@ def decoding(name: str | Path) -> Iterator[None]:
         yield
     except Image.DecompressionBombError as error:  # Pillow's own limit is higher than ours
         raise UserError(f"{name}: over {MAX_IMAGE_PIXELS // 10**6} megapixels; shrink it first ({error})") from error
-    except _DECODER_ERRORS as error:
+    except _DAMAGE as error:
         raise UserError(f"{name}: broken or not a readable clip or image ({_reason(error)})") from error
 
 

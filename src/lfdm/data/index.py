@@ -163,18 +163,18 @@ def labels(records: Iterable[ClipRecord]) -> list[str]:
 def _parse_row(path: Path, line: int, row: dict[str, str | None]) -> ClipRecord:
     values: dict[str, Any] = {}
     for name in _COLUMNS:
-        text = row[name]
+        parse, text = _PARSERS.get(name, str), row[name]
         if text is None:
             raise UserError(f"{path}, line {line}: no value for {name}")
         try:
-            values[name] = _PARSERS.get(name, str)(text)
-        except ValueError as error:
-            kind = "a number" if name == "fps" else "a whole number"
-            raise UserError(f"{path}, line {line}: {name} must be {kind}, got {text!r}") from error
+            values[name] = parse(text)
+        except ValueError:
+            kind = "a number" if parse is float else "a whole number"
+            raise UserError(f"{path}, line {line}: {name} must be {kind}, got {text!r}") from None
     try:
         return ClipRecord(**values)
     except UserError as error:
-        raise UserError(f"{path}, line {line}: {error}") from error
+        raise UserError(f"{path}, line {line}: {error}") from None
 
 
 def _check_records(path: Path, records: Sequence[ClipRecord]) -> None:

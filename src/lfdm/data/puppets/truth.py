@@ -3,8 +3,9 @@
 import io
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,14 +37,8 @@ def truth_path(clip: Path) -> Path:
 
 def save_truth(path: Path, truth: Truth) -> Path:
     """Write a truth file (flow as float16) in one step."""
-    arrays = {
-        "flow": truth.flow.astype(np.float16),
-        "visible": truth.visible,
-        "interior": truth.interior,
-        "figure": truth.figure,
-        "drift": truth.drift,
-    }
     buffer = io.BytesIO()
+    arrays: dict[str, Any] = vars(truth) | {"flow": truth.flow.astype(np.float16)}
     np.savez_compressed(buffer, **arrays)
     write_bytes(path, buffer.getvalue())
     return path
@@ -57,8 +52,8 @@ def load_truth(path: Path) -> Truth:
     if not path.is_file():
         raise FileNotFoundError(f"no truth file at {path}; render the clips with truth")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            flow, drift = arrays["flow"].astype(np.float32), arrays["drift"].astype(np.float32)
-            return Truth(flow, arrays["visible"], arrays["interior"], arrays["figure"], drift)
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {field.name: file[field.name] for field in fields(Truth)}
+            return Truth(**arrays | {name: arrays[name].astype(np.float32) for name in ("flow", "drift")})
     except (LookupError, OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} is not a truth file ({error})") from error
