@@ -62,7 +62,7 @@ def pipe(module_pipe: LatentFlowPipeline, monkeypatch: pytest.MonkeyPatch) -> La
 
 def with_scheduler(pipe: LatentFlowPipeline, scheduler: Any) -> LatentFlowPipeline:
     """The same models, taken for what the scheduler says that they predict."""
-    other = LatentFlowPipeline(**{**pipe.components, "scheduler": scheduler}, image_size=SIZE)
+    other = LatentFlowPipeline(**{**pipe.components, "scheduler": scheduler})
     other.set_progress_bar_config(disable=True)
     return other
 
@@ -261,7 +261,7 @@ def test_a_scheduler_of_predicted_images_is_refused(pipe: LatentFlowPipeline) ->
 def test_a_default_of_more_steps_than_the_scheduler_has_is_refused(pipe: LatentFlowPipeline) -> None:
     parts = {**pipe.components, "scheduler": make_scheduler("ddpm", prediction_type="epsilon")}
     with pytest.raises(UserError, match="num_inference_steps must be a whole number from 1 to 995; got 1000"):
-        LatentFlowPipeline(**parts, image_size=SIZE, num_inference_steps=1000)
+        LatentFlowPipeline(**{**parts, "num_inference_steps": 1000})
 
 
 def test_the_callback_sees_and_may_replace_every_step(pipe: LatentFlowPipeline, image: np.ndarray) -> None:

@@ -128,7 +128,7 @@ def test_a_file_that_lacks_a_tensor_is_named_and_nothing_is_written(
     state = TINY["networks"]("mug")
     del state[network][name]
     stage1, stage2 = write(state)
-    with pytest.raises(UserError, match=r"(RegionMM|flowdiff)\.pth .*does not fit .* missing \['"):
+    with pytest.raises(UserError, match=r"(RegionMM|flowdiff)\.pth .*does not match .* missing \['"):
         import_released(TINY["PRESETS"]["mug"], tmp_path / "model", autoencoder=stage1, diffusion=stage2)
     assert not (tmp_path / "model").exists()
 

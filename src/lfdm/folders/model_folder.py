@@ -1,10 +1,10 @@
-"""Strict reading and whole writing of model folders (`config.json` and `diffusion_pytorch_model.safetensors`)."""
+"""Read strictly and write whole model folders: `config.json` and `diffusion_pytorch_model.safetensors`."""
 
 import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import torch
 from safetensors import SafetensorError
@@ -15,6 +15,7 @@ from lfdm.config.checks import check_arguments
 from lfdm.config.serialization import SettingsT, from_json
 from lfdm.errors import UserError
 from lfdm.folders.files import check_holds_only, replace_folder
+from lfdm.folders.sources import HubOptions, find_folder, upload_folder
 
 ModelT = TypeVar("ModelT")
 
@@ -23,7 +24,7 @@ WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; `FileNotFoundError` or `UserError` with the path otherwise."""
+    """Read a JSON object; FileNotFoundError or UserError with the path if there is none."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
@@ -35,8 +36,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def weights_name(variant: str | None) -> str:
+    """Return the file name of a variant of the weights, as diffusers names it."""
+    return WEIGHTS_NAME if variant is None else WEIGHTS_NAME.replace(".safetensors", f".{variant}.safetensors")
+
+
 def read_config(folder: Path, cls: type) -> dict[str, Any]:
-    """The constructor arguments of `cls` stored in a folder, refusing another class and keys it does not take."""
+    """Read the constructor arguments of `cls` from a folder; UserError for another class or unknown keys."""
     config = read_json(folder / CONFIG_NAME)
     if config.get("_class_name", cls.__name__) != cls.__name__:
         raise UserError(f"{folder} holds a {config['_class_name']}; a {cls.__name__} is needed")
@@ -49,24 +55,24 @@ def read_config(folder: Path, cls: type) -> dict[str, Any]:
 
 
 def checked_settings(cls: type[SettingsT], config: Mapping[str, Any]) -> SettingsT:
-    """A model's registered arguments as the settings of type `cls`, which check them; UserError names the first bad one."""
+    """Convert a model's registered arguments to settings of type `cls`; UserError names the first wrong one."""
     return from_json(cls, {name: value for name, value in config.items() if not name.startswith("_")})
 
 
 def build_from_config(folder: Path, cls: type[ModelT]) -> ModelT:
-    """A `cls` with the constructor arguments stored in a folder; UserError naming the file where it takes no such values."""
+    """Construct a `cls` with the arguments stored in a folder; UserError naming the file if it does not accept them."""
     path, arguments = folder / CONFIG_NAME, read_config(folder, cls)
     try:
         check_arguments(cls, arguments)
         return cls(**arguments)
     except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
-        raise UserError(f"{path} describes no {cls.__name__}: {error}") from error
+        raise UserError(f"{path} has values that {cls.__name__} does not accept: {error}") from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; `UserError` with the path where it is damaged."""
+    """Read the tensors of a safetensors file; UserError with the path if it is damaged."""
     if not path.is_file():
-        raise FileNotFoundError(f"no weights {path}")
+        raise FileNotFoundError(f"no weights file {path}")
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -74,7 +80,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_exactly(module: nn.Module, tensors: dict[str, Tensor], origin: str) -> None:
-    """Copy `tensors` into `module`; raises UserError with the lists of missing, unexpected and misshapen names."""
+    """Copy `tensors` into `module`; UserError lists missing, unexpected and misshapen names."""
     own = module.state_dict()
     missing = sorted(set(own) - set(tensors))
     unexpected = sorted(set(tensors) - set(own))
@@ -85,41 +91,92 @@ def load_exactly(module: nn.Module, tensors: dict[str, Tensor], origin: str) -> 
     ]
     if missing or unexpected or misshapen:
         raise UserError(
-            f"{origin} does not fit {type(module).__name__}: missing {missing}, unexpected {unexpected}, misshapen {misshapen}"
+            f"{origin} does not match {type(module).__name__}: missing {missing}, unexpected {unexpected}, misshapen {misshapen}"
         )
     module.load_state_dict(tensors)
 
 
+def check_load_options(
+    dtype: torch.dtype | None, torch_dtype: torch.dtype | None, use_safetensors: bool | None = None
+) -> torch.dtype:
+    """Return the requested number format, float32 by default; `torch_dtype` is diffusers' older name of `dtype`."""
+    if dtype is not None and torch_dtype is not None:
+        raise UserError(f"dtype and torch_dtype mean the same: give one of them; got {dtype} and {torch_dtype}")
+    chosen = dtype or torch_dtype or torch.float32
+    if not isinstance(chosen, torch.dtype):
+        raise UserError(f"dtype must be a torch.dtype such as torch.float16; got {chosen!r}")
+    check_safetensors("use_safetensors", use_safetensors)
+    return chosen
+
+
+def check_safetensors(name: str, value: bool | None) -> None:
+    """Raise UserError for a request to read or write weights in another format."""
+    if value is False:
+        raise UserError(f"{name} must be True: weights are only read and written as safetensors; got False")
+
+
 class StrictLoading:
-    """Replaces the loading of diffusers' `ModelMixin`, which fills in what does not fit."""
+    """Replaces the loading of diffusers' `ModelMixin`, which initialises weights that are missing instead of refusing them."""
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+        cls,
+        name: str | Path,
+        *,
+        subfolder: str | None = None,
+        dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        variant: str | None = None,
+        use_safetensors: bool | None = None,
+        **hub: Unpack[HubOptions],
     ) -> Self:
-        """A model in evaluation mode from a local folder, safetensors alone.
+        """Load a model in evaluation mode from safetensors.
+
+        Args:
+            name: local folder, bundled model or Hub repository; a pipeline holds its models in subfolders.
+            subfolder: the model's folder in it, such as `autoencoder`.
+            dtype: number format; float32 by default. `torch_dtype` means the same.
+            variant: reads `diffusion_pytorch_model.<variant>.safetensors`.
+            hub: see `HubOptions`.
 
         Raises:
             FileNotFoundError: no such folder or file.
-            UserError: an unknown configuration key, or weights with missing, unexpected or misshapen names.
+            UserError: an unknown option or configuration key, or weights with missing, unexpected or misshapen names.
         """
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise FileNotFoundError(f"no model folder {folder}")
+        dtype = check_load_options(dtype, torch_dtype, use_safetensors)
+        folder = find_folder(name, **hub) / (subfolder or "")
         model = build_from_config(folder, cls)
         assert isinstance(model, nn.Module)
-        load_exactly(model, read_tensors(folder / WEIGHTS_NAME), str(folder / WEIGHTS_NAME))
-        nn.Module.to(model, device=device, dtype=dtype)  # diffusers' own `to` warns of every dtype
-        return model.eval()
+        weights = folder / weights_name(variant)
+        load_exactly(model, read_tensors(weights), str(weights))
+        return model.to(device=device, dtype=dtype).eval()
 
-    def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
-        """Write the model folder whole. `half` stores float16 weights, batch-norm statistics in float32.
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        half: bool = False,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        token: str | None = None,
+    ) -> None:
+        """Write the model folder whole.
+
+        Args:
+            half: store float16 weights, batch-norm statistics in float32.
+            safe_serialization: as in diffusers; must be True.
+            variant: part of the weights' file name.
+            push_to_hub: also upload the folder to the Hub repository `repo_id`, by default of the folder's name.
 
         Raises:
             UserError: the folder holds anything else than such a model, which would be lost.
         """
+        check_safetensors("safe_serialization", safe_serialization)
         assert isinstance(self, nn.Module)
-        check_holds_only(Path(folder), (CONFIG_NAME, WEIGHTS_NAME), "a model folder")
+        check_holds_only(Path(folder), (CONFIG_NAME, weights_name(variant)), "a model folder")
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         if half:
             tensors = {
@@ -128,7 +185,13 @@ class StrictLoading:
             }
 
         def write(temporary: Path) -> None:
-            (temporary / WEIGHTS_NAME).write_bytes(save(tensors))
+            (temporary / weights_name(variant)).write_bytes(save(tensors))
             (temporary / CONFIG_NAME).write_text(self.to_json_string())  # type: ignore[attr-defined]
 
         replace_folder(Path(folder), write)
+        if push_to_hub:
+            upload_folder(Path(folder), repo_id, token)
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or convert the model as `torch.nn.Module.to` does; diffusers' own method warns about every number format."""
+        return nn.Module.to(self, *args, **kwargs)  # type: ignore[arg-type]

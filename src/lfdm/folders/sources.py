@@ -2,12 +2,24 @@
 
 import re
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from lfdm.errors import UserError
 from lfdm.folders.files import existing_path
 
 INDEX_NAME = "model_index.json"
 ASSETS_DIR = Path(__file__).parents[1] / "assets"
+
+
+class HubOptions(TypedDict, total=False):
+    """How a Hub repository is downloaded, with the names and meanings of `huggingface_hub.snapshot_download`."""
+
+    revision: str | None
+    cache_dir: str | Path | None
+    local_files_only: bool
+    token: str | bool | None
+    force_download: bool
+
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -26,15 +38,18 @@ def bundled_images(name: str) -> list[Path]:
     return images
 
 
-def find_folder(name: str | Path) -> Path:
+def find_folder(name: str | Path, **hub: Unpack[HubOptions]) -> Path:
     """Return the folder of a bundled model, a local folder, or the downloaded copy of a Hub repository.
 
     A bundled name wins over a local folder of that name; `./name` means the folder.
 
     Raises:
-        UserError: none of these, or the Hub does not provide the repository.
+        UserError: none of these, an unknown option, or the Hub does not provide the repository.
         FileNotFoundError: a path that does not exist.
     """
+    unknown = sorted(set(hub) - set(HubOptions.__annotations__))
+    if unknown:
+        raise UserError(f"from_pretrained has no option {unknown[0]!r}; of a download it has {list(HubOptions.__annotations__)}")
     text = str(name)
     if isinstance(name, str) and text in bundled_models():
         return ASSETS_DIR / text
@@ -42,7 +57,7 @@ def find_folder(name: str | Path) -> Path:
     if folder is not None and folder.is_dir():
         return folder
     if isinstance(name, str) and _HUB_NAME.fullmatch(text):
-        return _download(text)
+        return _download(text, hub)
     if isinstance(name, Path) or any(mark in text for mark in "/\\~"):
         raise FileNotFoundError(f"no model folder {name}; {_allowed_names()}")
     raise UserError(f"unknown model {text!r}; {_allowed_names()}")
@@ -53,15 +68,23 @@ def _allowed_names() -> str:
     return f"bundled models: {bundled}; else a pipeline folder, a diffusion run folder, or a Hub repository owner/name"
 
 
-def _download(repository: str) -> Path:
+def _download(repository: str, options: HubOptions) -> Path:
     """Download only the JSON and safetensors files of a Hub repository."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors"]))
+        return Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors"], **options))
     except (OSError, HFValidationError, RuntimeError) as error:  # RuntimeError: httpx without a connection
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"model {repository} not found locally and could not be downloaded from the Hub ({reason}); {_allowed_names()}"
         ) from error
+
+
+def upload_folder(folder: Path, repository: str | None, token: str | None) -> None:
+    """Upload a folder to a Hub repository, which is created if needed; its name is the folder's by default."""
+    import huggingface_hub
+
+    created = huggingface_hub.create_repo(repository or folder.resolve().name, token=token, exist_ok=True)
+    huggingface_hub.upload_folder(repo_id=created.repo_id, folder_path=folder, token=token)

@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import diffusers
-import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import nn
 
 import lfdm
 from lfdm.errors import UserError
 from lfdm.folders.files import check_holds_only, replace_folder
-from lfdm.folders.model_folder import CONFIG_NAME, read_json
+from lfdm.folders.model_folder import CONFIG_NAME, read_json, weights_name
 from lfdm.folders.run_folder import ModelLayout
 from lfdm.folders.sources import INDEX_NAME
 
@@ -132,10 +131,8 @@ def load_scheduler(folder: Path) -> Any:
         raise UserError(f"{path} has values that {name} does not accept: {error}") from error
 
 
-def load_components(
-    layout: ModelLayout, classes: Mapping[str, type[Any]], *, dtype: torch.dtype, device: torch.device | str
-) -> dict[str, Any]:
-    """Load every component from its folder, models in evaluation mode.
+def load_components(layout: ModelLayout, classes: Mapping[str, type[Any]], **options: Any) -> dict[str, Any]:
+    """Load every component from its folder, models in evaluation mode; `options` are those of the models' `from_pretrained`.
 
     Raises:
         FileNotFoundError: a missing folder or file.
@@ -149,16 +146,18 @@ def load_components(
             continue
         if not (folder / CONFIG_NAME).is_file():
             raise FileNotFoundError(f"no component {name}: {folder / CONFIG_NAME} is missing")
-        options: dict[str, Any] = {"dtype": dtype, "device": device} if issubclass(cls, nn.Module) else {}
-        components[name] = cast("Any", cls).from_pretrained(folder, **options)
+        components[name] = cast("Any", cls).from_pretrained(folder, **(options if issubclass(cls, nn.Module) else {}))
     return components
 
 
-def save_folder(folder: Path, pipeline: Any, *, half: bool = False, leave_out: Collection[str] = ()) -> None:
+def save_folder(
+    folder: Path, pipeline: Any, *, half: bool = False, variant: str | None = None, leave_out: Collection[str] = ()
+) -> None:
     """Write a pipeline folder whole; its index names every component, also those that are left out.
 
     Args:
         half: store the networks in float16 (batch-norm statistics in float32).
+        variant: part of the weights' file names.
 
     Raises:
         UserError: the folder holds something else, or a component has a class that could not be loaded again.
@@ -167,6 +166,9 @@ def save_folder(folder: Path, pipeline: Any, *, half: bool = False, leave_out: C
     check_holds_only(folder, folder_entries(type(pipeline)), "a model folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / INDEX_NAME).exists():
         raise UserError(f"{folder} exists and is not a complete model folder: {INDEX_NAME} is missing; choose another name")
+    others = [path for path in folder.glob("*/*.safetensors") if path.name != weights_name(variant)]
+    if others:
+        raise UserError(f"{folder} holds weights of another variant, {others[0].name}; choose another name")
     components: dict[str, Any] = {name: getattr(pipeline, name) for name in types}
     for name, component in components.items():
         entry = _index_entry(type(component))
@@ -184,7 +186,7 @@ def save_folder(folder: Path, pipeline: Any, *, half: bool = False, leave_out: C
             if name in leave_out:
                 continue
             # the condition stays in float32: it is small, and it is compared with other tables
-            options = {"half": half} if isinstance(component, nn.Module) and name != "condition" else {}
+            options = {"half": half and name != "condition", "variant": variant} if isinstance(component, nn.Module) else {}
             stored: Any = _without_foreign_settings(component) if isinstance(component, SchedulerMixin) else component
             stored.save_pretrained(temporary / name, **options)
         (temporary / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")

@@ -6,10 +6,12 @@ Shapes: image (b, 3, S, S) in [0, 1] · motion sample (b, 3, t, h, w) · video (
 """
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, NoReturn, Self, Unpack, cast, get_args
 
+import diffusers
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor
@@ -30,13 +32,14 @@ from lfdm.diffusion.sampling import MotionSampler
 from lfdm.diffusion.schedulers import make_scheduler, max_inference_steps, predicted_by
 from lfdm.diffusion.windows import Window, plan_windows
 from lfdm.errors import UserError
+from lfdm.folders.model_folder import check_load_options, check_safetensors
 from lfdm.folders.run_folder import find_layout
-from lfdm.folders.sources import find_folder
+from lfdm.folders.sources import HubOptions, find_folder, upload_folder
 from lfdm.motion.codec import FrameCodec, MotionCodec
 from lfdm.motion.motion import Motion
 from lfdm.pipeline.control import MotionControl, estimate_driving_motion
 from lfdm.pipeline.decoding import decode_video
-from lfdm.pipeline.folder import load_components, read_index, save_folder, subclasses
+from lfdm.pipeline.folder import component_types, load_components, read_index, save_folder, setting_names, subclasses
 from lfdm.pipeline.inputs import (
     DrivingInput,
     ImageInput,
@@ -118,23 +121,35 @@ class LatentFlowPipeline(DiffusionPipeline):
     # ------------------------------------------------------------------------------------------ making and saving
 
     @classmethod
-    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride] - strict: takes nothing that it would ignore
-        cls, name: str | Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride] - strict: ignores no option
+        cls,
+        name: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        variant: str | None = None,
+        use_safetensors: bool | None = None,
+        **hub: Unpack[HubOptions],
     ) -> Self:
-        """A trained pipeline, models in evaluation mode.
+        """Load a trained pipeline, models in evaluation mode.
 
         Args:
             name: bundled name, local pipeline folder, diffusion run folder (its newest averaged weights) or Hub
                 repository. A bundled name wins over a folder of that name; `./name` means the folder.
+            dtype: number format of the models; float32 by default. `torch_dtype` means the same.
+            variant: reads weights named `diffusion_pytorch_model.<variant>.safetensors`.
+            hub: see `lfdm.folders.sources.HubOptions`.
 
         Raises:
-            UserError: an unknown name (the bundled ones are listed), unknown settings, a component class that is not
-                ours or a diffusers scheduler, or weights that do not fit.
+            UserError: an unknown name (the bundled ones are listed), option or setting, a component class that is not
+                allowed (see `lfdm.pipeline.folder`), or weights that do not match.
             FileNotFoundError: no such folder or file.
         """
-        layout = find_layout(find_folder(name))
+        dtype = check_load_options(dtype, torch_dtype, use_safetensors)
+        layout = find_layout(find_folder(name, **hub))
         classes, settings = read_index(layout.index, cls)
-        return cls(**load_components(layout, classes, dtype=dtype, device=device), **settings)
+        return cls(**load_components(layout, classes, dtype=dtype, device=device, variant=variant), **settings)
 
     @classmethod
     def from_preset(cls, preset: str | Preset, labels: Sequence[str] = (), *, seed: int = 0) -> Self:
@@ -189,19 +204,51 @@ class LatentFlowPipeline(DiffusionPipeline):
             guidance_scale=config.guidance_scale,
         )
 
-    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride] - takes nothing that it would ignore
-        self, folder: str | Path, *, half: bool = False, with_unet: bool = True
+    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride] - strict: ignores no option
+        self,
+        folder: str | Path,
+        *,
+        half: bool = False,
+        with_unet: bool = True,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        token: str | None = None,
     ) -> None:
         """Write the pipeline folder whole, in safetensors and JSON.
 
         Args:
-            half: store both networks in float16 (batch-norm statistics in float32).
+            half: store the networks in float16 (batch-norm statistics in float32).
             with_unet: False for the `model` folder of a stage-2 run, whose checkpoints hold the unet.
+            variant: part of the weights' file names.
+            push_to_hub: also upload the folder to the Hub repository `repo_id`, by default of the folder's name.
 
         Raises:
-            UserError: the folder holds something else, or the scheduler is not one of diffusers.
+            UserError: the folder holds something else, or a component has a class that could not be loaded again.
         """
-        save_folder(Path(folder), self, half=half, leave_out=() if with_unet else ("unet",))
+        check_safetensors("safe_serialization", safe_serialization)
+        save_folder(Path(folder), self, half=half, variant=variant, leave_out=() if with_unet else ("unet",))
+        if push_to_hub:
+            upload_folder(Path(folder), repo_id, token)
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """The components and the settings, so that `LatentFlowPipeline(**pipe.components)` is the same pipeline."""
+        return {name: getattr(self, name) for name in component_types(type(self))} | self._settings()
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Empty: the settings are part of `components`."""
+        return {}
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: self.config[name] for name in setting_names(type(self))}
+
+    @classmethod
+    def extract_init_dict(cls, *_: object, **__: object) -> NoReturn:
+        """Refuse `DiffusionPipeline.from_pretrained`, which would load our models without the checks of `from_pretrained`."""
+        raise UserError("this is a model of lfdm: load it with lfdm.LatentFlowPipeline.from_pretrained")
 
     # --------------------------------------------------------------------------------------------------- sampling
 
@@ -236,6 +283,7 @@ class LatentFlowPipeline(DiffusionPipeline):
         motion_mask: MaskInput | None = None,
         negative_condition: ConditionInput = None,
         loop: bool = False,
+        return_dict: bool = True,
     ) -> LatentFlowOutput:
         """Make videos of an image under a condition; a single image or condition goes with every one of the other.
 
@@ -259,6 +307,7 @@ class LatentFlowPipeline(DiffusionPipeline):
             negative_condition: what guidance moves away from, instead of the null condition; in the forms of `condition`.
                 Needs a guidance_scale above 1.
             loop: the last frames lead into the first, for a video that is repeated; see `Motion.closed`.
+            return_dict: False = return the tuple (frames, warped, motion), as diffusers' pipelines do.
 
         Raises:
             UserError: a value that is not allowed, an unknown label, not an image, or a scheduler that is not supported.
@@ -291,7 +340,8 @@ class LatentFlowPipeline(DiffusionPipeline):
         motion = self.motion_codec.decode(sample, num_frames)
         if loop:
             motion = motion.closed(max(1, int(LOOP_SHARE * min(num_frames, self.config["num_frames"]))))
-        return decode_video(self.autoencoder, features, control(motion), output_type)
+        output = decode_video(self.autoencoder, features, control(motion), output_type)
+        return output if return_dict else cast("LatentFlowOutput", output.to_tuple())
 
     def _sampling_settings(
         self, num_frames: int | None, num_steps: int | None, guidance_scale: float | None, *, loop: bool
@@ -421,9 +471,9 @@ def _check_settings(
     fit: object,
     num_frames: int,
 ) -> None:
-    multiple = autoencoder.size_multiple
+    multiple = math.lcm(autoencoder.size_multiple, autoencoder.stride * unet.size_multiple)
     if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < multiple or image_size % multiple:
-        raise UserError(f"image_size must be a multiple of {multiple} for this auto-encoder; got {image_size!r}")
+        raise UserError(f"image_size must be a multiple of {multiple} for these networks; got {image_size!r}")
     if fit not in get_args(Fit):
         raise UserError(f"fit must be one of {', '.join(get_args(Fit))}; got {fit!r}")
     if condition.dim != unet.config["condition_dim"]:
@@ -434,3 +484,6 @@ def _check_settings(
         raise UserError(f"unet must have sample_channels={channels}, as the motion codec gives; got {taken}")
     if motion_codec.corners != autoencoder.corners:
         raise UserError(f"motion_codec has corners={motion_codec.corners}, the auto-encoder corners={autoencoder.corners}")
+
+
+setattr(diffusers, LatentFlowPipeline.__name__, LatentFlowPipeline)
