@@ -118,6 +118,9 @@ def check_safetensors(name: str, value: bool | None) -> None:
 class StrictLoading:
     """Replaces the loading of diffusers' `ModelMixin`, which initialises weights that are missing instead of refusing them."""
 
+    to: Any = nn.Module.to
+    """That of `ModelMixin` warns about every conversion of the number format."""
+
     @classmethod
     def from_pretrained(
         cls,
@@ -191,7 +194,3 @@ class StrictLoading:
         replace_folder(Path(folder), write)
         if push_to_hub:
             upload_folder(Path(folder), repo_id, token)
-
-    def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Move or convert the model as `torch.nn.Module.to` does; diffusers' own method warns about every number format."""
-        return nn.Module.to(self, *args, **kwargs)  # type: ignore[arg-type]
