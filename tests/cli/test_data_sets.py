@@ -76,7 +76,7 @@ def test_a_published_corpus_becomes_a_data_set_with_a_short_report(lfdm: Lfdm) -
     assert lines[-1] == "... and 11 more lines of 'missing'"  # 6 labels of subject 008, 25 subjects
     code, printed, _ = lfdm("data", "mug", "mug", "--out", "set", "--size", 16)
     assert code == 0
-    assert "2 of them were there already" in printed
+    assert "2 of them were converted before" in printed
     for corpus, message in {"mug": "no clip of MUG", "mhad": "RGB: no such folder", "natops": "segmentation.txt"}.items():
         code, printed, err = lfdm("data", corpus, "set", "--out", "other")
         assert (code, printed, err.count("\n")) == (2, "", 1)

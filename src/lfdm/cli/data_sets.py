@@ -29,19 +29,19 @@ def data_puppets(
     truth: Literal["none", "test", "all"] = "test",
     num_workers: int | None = None,
 ) -> None:
-    """Render procedural puppets doing labelled actions, whose motion is known exactly.
+    """Render procedural puppets performing labelled actions, with exactly known motion.
 
     Args:
-        out: new folder of the clip data set.
-        num_subjects: puppets, each of another look.
-        num_takes: clips of every subject and action.
-        size: frames are SIZE x SIZE, at least 32.
-        num_frames: frames of a clip.
-        fps: frames per second.
-        seed: the same one gives the same data set.
-        test_fraction: share of subjects that is held out.
-        truth: which clips get their exact flow and visibility beside them.
-        num_workers: processes; by default one per core.
+        out: New folder for the clip data set.
+        num_subjects: Puppets of different appearance.
+        num_takes: Clips of each subject and action.
+        size: Height and width of frames, at least 32.
+        num_frames: Frames of each clip.
+        fps: Frames per second.
+        seed: Seed of the data set.
+        test_fraction: Fraction of subjects held out for testing.
+        truth: Clips for which the exact flow and visibility are stored, too.
+        num_workers: Processes; by default one per core.
     """
     from lfdm.data.puppets.data_set import write_puppets
 
@@ -76,14 +76,14 @@ def data_lpc(
     """Render labelled clips from LPC sprite sheets.
 
     Args:
-        sheets: folder of the sheets.
-        out: folder of the clip data set; an earlier one that lies there is replaced.
-        num_characters: characters, put together at random.
-        size: frames are SIZE x SIZE.
-        num_frames: frames of a clip.
-        seed: the same one gives the same data set.
-        test_fraction: share of characters that is held out.
-        num_workers: threads; by default one per core.
+        sheets: Folder of the sheets.
+        out: Folder for the clip data set; an existing data set there is replaced.
+        num_characters: Randomly assembled characters.
+        size: Height and width of frames.
+        num_frames: Frames of each clip.
+        seed: Seed of the data set.
+        test_fraction: Fraction of characters held out for testing.
+        num_workers: Threads; by default one per core.
     """
     from lfdm.data.sprites import write_lpc
 
@@ -113,17 +113,17 @@ def data_folder(
     max_frames: int | None = None,
     num_workers: int | None = None,
 ) -> None:
-    """Make a clip data set of your own clips, in folders <label>/<subject>/<clip> or <label>/<clip>.
+    """Make a clip data set from your own clips, in folders <label>/<subject>/<clip> or <label>/<clip>.
 
     Args:
-        folder: the tree of mp4, avi, mov, webm and gif files or frame folders.
-        out: folder of the clip data set; an earlier one that lies there is replaced.
-        size: frames are SIZE x SIZE.
-        fit: black borders, or a centre crop.
-        test_fraction: share of subjects that is held out.
-        seed: of the split.
-        max_frames: keep only the first so many of each clip.
-        num_workers: threads; by default one per core.
+        folder: Folder tree of mp4, avi, mov, webm and gif files or folders of frames.
+        out: Folder for the clip data set; an existing data set there is replaced.
+        size: Height and width of frames.
+        fit: Black borders (pad) or a centre crop for frames that are not square.
+        test_fraction: Fraction of subjects held out for testing.
+        seed: Seed of the split into training and test subjects.
+        max_frames: Number of frames to keep from the start of each clip; by default all.
+        num_workers: Threads; by default one per core.
     """
     from lfdm.data.corpora.folder import write_folder
 
@@ -144,7 +144,7 @@ def data_folder(
 
 
 def data_corpus(name: str, layout: str) -> Callable[..., None]:
-    """The command that converts the corpus `name`, whose download looks like `layout`."""
+    """Return the command that converts the corpus `name`; `layout` describes its download."""
 
     def data_corpus(
         source: Annotated[Path, Positional, arg(metavar="SOURCE")],
@@ -153,13 +153,13 @@ def data_corpus(name: str, layout: str) -> Callable[..., None]:
         size: int = 128,
         num_workers: int | None = None,
     ) -> None:
-        """Make a clip data set of your copy of CORPUS, cropped and split as in the paper; the same command resumes.
+        """Make a clip data set from your copy of CORPUS, cropped and split as in the paper; the same command resumes.
 
         Args:
-            source: folder of LAYOUT
-            out: folder of the clip data set.
-            size: frames are SIZE x SIZE, with black borders.
-            num_workers: threads; by default one per core.
+            source: Folder with LAYOUT
+            out: Folder for the clip data set.
+            size: Height and width of frames, with black borders.
+            num_workers: Threads; by default one per core.
         """
         from lfdm.data.corpora.mhad import UTD_MHAD
         from lfdm.data.corpora.mug import MUG
@@ -172,7 +172,7 @@ def data_corpus(name: str, layout: str) -> Callable[..., None]:
         _print_skipped(report, most=MAX_LINES)
         _print_clips(report, out)
         if report.num_reused:
-            print(f"{report.num_reused} of them were there already")
+            print(f"{report.num_reused} of them were converted before")
         print(f"training clips: {report.num_clips('train')} of the paper's {corpus.num_train}")
         _print_some([f"missing {gap}" for gap in report.missing], MAX_LINES)
 

@@ -23,16 +23,16 @@ def evaluate(
     device: str | None = None,
     config: Annotated[EvaluationConfig, arg(name="")] = EvaluationConfig(),  # noqa: B008 - frozen
 ) -> None:
-    """Measure a model on held-out clips: results.json and report.html; the same command resumes.
+    """Measure a model on held-out clips and write results.json and report.html; the same command resumes.
 
     Args:
-        data: clip data set.
-        out: folder for the results.
-        model: bundled name, pipeline folder, run folder (of either stage) or Hub repository.
-        num_inference_steps: sampling steps; by default the model's.
-        guidance_scale: by default the model's.
-        sampler: by default the model's.
-        device: cpu, cuda, cuda:1, ...; the GPU if there is one. Under `accelerate launch` every process has its own.
+        data: Clip data set.
+        out: Folder for the results.
+        model: Bundled name, pipeline folder, run folder (of either stage) or Hub repository.
+        num_inference_steps: Sampling steps; by default the model's.
+        guidance_scale: Classifier-free guidance; by default the model's.
+        sampler: Sampler; by default the model's.
+        device: cpu, cuda, cuda:1, ...; by default the GPU if there is one. Under `accelerate launch`, each process has its own.
     """
     from accelerate import PartialState
 
@@ -57,7 +57,7 @@ def evaluate(
 
 
 def _print_summary(results: dict[str, Any]) -> None:
-    """The figures as tables, and what was left out."""
+    """Print the figures as tables, and the figures left out."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -68,7 +68,7 @@ def _print_summary(results: dict[str, Any]) -> None:
     for title, heads, rows in page_tables.summary(results):
         table = Table(*heads, title=title, title_justify="left")
         for row in rows:
-            table.add_row(*(escape(cell) for cell in row))  # the brackets of FVD[puppets-classifier] are no markup
+            table.add_row(*(escape(cell) for cell in row))  # brackets in names are not markup
         console.print(table)
     for figure, reason in results["left_out"].items():
         console.print(f"left out: {figure} ({reason})", markup=False, highlight=False)
@@ -83,32 +83,31 @@ def import_(
     labels: str | None = None,
     text_encoder: str | None = None,
 ) -> None:
-    """Import published checkpoints; embed the labels that a model can be asked for.
+    """Import published checkpoints, or embed labels for an imported model.
 
-    With both files OUT can be given to --model. With one it holds that half, and the other can be imported into it later;
-    the auto-encoder alone can be given to `train diffusion --autoencoder` and `train autoencoder --init`.
+    With both files, OUT is a model for --model. With one, the other can be imported into OUT later; the auto-encoder is enough
+    for `train diffusion --autoencoder` and `train autoencoder --init`.
 
     Args:
-        out: the folder that is written, or that --labels are added to.
-        preset: what the files were trained as: mug128, mhad128 or natops128.
+        out: Folder to write, or to which --labels are added.
+        preset: Configuration of the files: mug128, mhad128 or natops128.
         autoencoder: RegionMM.pth, or a stage-1 checkpoint of MRAA to start trainings from.
         diffusion: flowdiff.pth.
-        labels: mug128, mhad128 or natops128 for that data set's labels, a text file with one label per line, or a comma list.
-            Needs transformers and the text model once.
-        text_encoder: folder or Hub name of the text model; by default the one that the model was trained with
-            (bert-base-cased).
+        labels: mug128, mhad128 or natops128 for the labels of that data set, a text file with one label per line, or a
+            comma-separated list. Needs transformers and the text encoder.
+        text_encoder: Folder or Hub name of the text encoder; by default that of the training (bert-base-cased).
     """
     from lfdm.published.importing import add_labels, import_released, parse_labels
 
     if labels is None and text_encoder is not None:
         raise UserError(f"--text-encoder embeds --labels; got {text_encoder} without labels")
-    wanted = parse_labels(labels) if labels is not None else ()
+    new_labels = parse_labels(labels) if labels is not None else ()
     if preset is not None:
         imported = import_released(preset, out, autoencoder=autoencoder, diffusion=diffusion)
         print(out)
-        if imported.has_diffusion and not (wanted or imported.labels):
+        if imported.has_diffusion and not (new_labels or imported.labels):
             print(f"no label embeddings yet; `lfdm import --labels {preset} --out {out}` adds them (until then: tensors or None)")
-    elif autoencoder or diffusion or not wanted:
+    elif autoencoder or diffusion or not new_labels:
         raise UserError("give --preset (mug128, mhad128 or natops128) with the files to import, or --labels")
-    if wanted:
-        print(f"labels: {', '.join(add_labels(out, wanted, text_encoder).labels)}")
+    if new_labels:
+        print(f"labels: {', '.join(add_labels(out, new_labels, text_encoder).labels)}")

@@ -1,4 +1,4 @@
-"""The command that serves a model in the browser."""
+"""`lfdm serve`."""
 
 from typing import Annotated
 
@@ -17,13 +17,13 @@ def serve(
     device: str | None = None,
     limits: Annotated[ServeLimits, arg(name="")] = ServeLimits(),  # noqa: B008 - frozen
 ) -> None:
-    """Serve a model as a web page, and as an API for gradio_client.
+    """Serve a model as a web page and as an API for gradio_client.
 
     Args:
-        model: bundled name, pipeline folder, diffusion run folder or Hub repository.
-        host: address to listen at; 0.0.0.0 = everybody who can reach this machine.
-        port: of the address.
-        device: cpu, cuda, cuda:1, ...; the GPU if there is one.
+        model: Bundled name, pipeline folder, diffusion run folder or Hub repository.
+        host: Address to listen at; 0.0.0.0 accepts everyone who can reach this machine.
+        port: Port to listen at.
+        device: cpu, cuda, cuda:1, ...; by default the GPU if there is one.
     """
     from lfdm.config.checks import check_integer
 

@@ -7,7 +7,7 @@ from lfdm.config.checks import check, check_at_most, check_not_negative, check_p
 from lfdm.config.predictors import MAX_WIDTH, PredictorConfig, RegionConfig
 
 FLOW_CHANNELS = 2
-"""The first channels of a motion: flow x and y. The rest is occlusion."""
+"""Leading channels of a motion: flow x and y, before occlusion."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,9 +15,9 @@ class AutoencoderConfig:
     """Stage 1, the arguments of `LatentFlowAutoencoder`; the defaults are the paper's."""
 
     channels: int = 64
-    """Encoder channels at full size; doubled at every halving."""
+    """Encoder channels at full size, doubled at every halving."""
     max_channels: int = 256
-    """Most encoder channels."""
+    """Largest number of encoder channels."""
     num_downs: int = 2
     """Halvings between image and latent: flow and latent have stride 2^num_downs."""
     num_res_blocks: int = 6
@@ -61,39 +61,39 @@ class UNetConfig:
     sample_channels: int = 3
     """Channels of the motion: flow x, flow y, occlusion."""
     latent_channels: int = 256
-    """Channels of the image latent (the auto-encoder's last width)."""
+    """Channels of the image latent, the last width of the auto-encoder."""
     condition_dim: int = 768
     """Size of the condition embedding."""
     dim: int = 64
-    """First width."""
+    """Channels of the first level."""
     channel_multipliers: tuple[int, ...] = (1, 2, 4, 8)
-    """Width of every level, times dim; each level after the first halves the size."""
+    """Channels of every level, in units of dim; each level after the first halves the size."""
     patch_size: int = 1
-    """Motion and latent are folded by this before the network: 2 makes it about four times cheaper."""
+    """Side of the square of cells folded into channels at the input; 2 makes the network about four times cheaper."""
     frame_patch_size: int = 1
-    """So many frames of motion become one position in time: 2 makes the network about twice as cheap."""
+    """Frames folded into one position in time; 2 makes the network about twice as cheap."""
     num_resnets: int = 2
-    """Residual blocks per level."""
+    """Residual blocks of each level."""
     num_heads: int = 8
     """Attention heads."""
     head_dim: int = 32
-    """Channels of one head."""
+    """Channels of each head."""
     num_groups: int = 8
     """Groups of the group norms."""
     spatial_attention_levels: tuple[bool, ...] | None = None
-    """Which levels have spatial linear attention; None = all, as published."""
+    """Levels with spatial linear attention; None = all, as published."""
     temporal_attention_levels: tuple[bool, ...] | None = None
-    """Which levels have attention over frames; None = all, as published."""
+    """Levels with attention over frames; None = all, as published."""
     input_kernel: int = 7
-    """Kernel of the first convolution."""
+    """Kernel size of the first convolution."""
     separate_heads: bool = True
-    """Flow and occlusion each have their own last residual block."""
+    """Whether flow and occlusion each have their own last residual block."""
     relative_position_buckets: int = 32
     """Buckets of frame distance in the attention over frames."""
     relative_position_max_distance: int = 32
-    """Frame distance from which on all share the last bucket."""
+    """Frame distance from which all share the last bucket."""
     upsample: Literal["transpose", "nearest"] = "transpose"
-    """Transposed convolution, or (natops128) nearest x2 and a convolution with reflected border."""
+    """Transposed convolution, or nearest-neighbour upsampling and a convolution with reflected border."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -117,5 +117,5 @@ class UNetConfig:
 
     @property
     def size_multiple(self) -> int:
-        """Height and width of the latent must be multiples of this."""
+        """The number that height and width of the latent must be multiples of."""
         return self.patch_size * 2 ** (len(self.channel_multipliers) - 1)

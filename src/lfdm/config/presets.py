@@ -1,4 +1,4 @@
-"""A preset: both models, how they are trained and sampled; and the named ones. Change one with `dataclasses.replace`."""
+"""The preset, a complete configuration of both models, and the named presets. Change one with `dataclasses.replace`."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -16,16 +16,16 @@ MIN_IMAGE_SIZE = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A whole system: both models, how they are trained and how videos are sampled."""
+    """A complete configuration: both models, their training and sampling."""
 
     name: str
-    """What it is called."""
+    """Name of the configuration."""
     image_size: int
-    """Frames are image_size x image_size."""
+    """Height and width of frames in pixels."""
     fit: Fit = "pad"
-    """How other shapes are fitted: black borders, or a centre crop."""
+    """Black borders (pad) or a centre crop for frames that are not square."""
     num_frames: int = 16
-    """Frames of a training clip, and by default of a video."""
+    """Frames of a training clip and, by default, of a video."""
     fps: float = 8.0
     """Frames per second of written videos."""
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
@@ -33,7 +33,7 @@ class Preset:
     unet: UNetConfig = field(default_factory=UNetConfig)
     """Stage-2 model."""
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
-    """Targets and sampling."""
+    """Diffusion process and sampling."""
     autoencoder_training: AutoencoderTrainingConfig
     """Stage-1 training."""
     diffusion_training: DiffusionTrainingConfig
@@ -102,7 +102,7 @@ FLOW64 = Preset(
 )
 
 
-# The paper's recipe. Its epochs are given in steps of the published training sets: 465, 431 and 4800 clips.
+# The paper's recipe, its epochs converted to steps of the published training sets of 465, 431 and 4800 clips.
 _PAPER_UNET = UNetConfig()
 _PAPER_DIFFUSION = DiffusionConfig(
     codec="grid",
@@ -174,7 +174,7 @@ def _paper_diffusion_training(
         flip_probability=0.0,
         color_jitter=(64 / 255, 0.25, 0.25, 0.04),
         cache_motion=False,
-        panel_inference_steps=50,  # of the 1,000 of the paper, which take a quarter of the training's time
+        panel_inference_steps=50,  # the paper's 1,000 would take a quarter of the training time
     )
 
 
@@ -203,7 +203,7 @@ NATOPS128 = replace(
     unet=replace(_PAPER_UNET, upsample="nearest"),
     diffusion=replace(_PAPER_DIFFUSION, learned_null=True),
     autoencoder_training=_paper_autoencoder_training(24_000, (14_400, 21_600), epoch_repeats=5),
-    # the paper's learning rate; the published script trains this one at 1e-4
+    # with the paper's learning rate; the published script uses 1e-4 here
     diffusion_training=_paper_diffusion_training(33_600, 20, (19_200, 24_000), "random"),
 )
 
@@ -211,7 +211,7 @@ PRESETS: dict[str, Preset] = {preset.name: preset for preset in (FLOW64, MUG128,
 
 
 def get_preset(name: str) -> Preset:
-    """The named configuration; `UserError` with the known names otherwise."""
+    """Return the named preset; UserError with the known names if there is none."""
     if name not in PRESETS:
         raise UserError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
     return PRESETS[name]

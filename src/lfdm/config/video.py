@@ -1,4 +1,4 @@
-"""Choices and limits of images, videos and panels."""
+"""Choices and limits for images, videos and panels."""
 
 from typing import Literal
 
