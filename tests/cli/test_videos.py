@@ -87,7 +87,7 @@ def test_unconditional_and_half_precision(lfdm: Lfdm, model: Path, image: Path) 
         (["person", "wave", "--motion-strength", "3"], "motion_strength must be a finite number, 0 to 2; got 3.0"),
         (["person", "wave", "--motion-mask", "notes.txt"], "notes.txt"),
         (["person", "wave", "--motion", "wave.npz"], "motion files must end in .safetensors; got 'wave.npz'"),
-        (["person", "wave", "--guidance-scale", "1", "--negative-condition", "wave"], "guidance_scale must be above 1; got 1"),
+        (["person", "wave", "--guidance-scale", "1", "--negative-condition", "wave"], "guidance_scale must be above 1"),
         (["person", "--reuse-motion", "nothing.safetensors"], "no motion file nothing.safetensors"),
         (["person", "--reuse-motion", "notes.txt", "--guidance-scale", "0"], "guidance_scale: no effect with --reuse-motion"),
         (["person", "wave", "--reuse-motion", "notes.txt"], "CONDITION: no effect with --reuse-motion"),

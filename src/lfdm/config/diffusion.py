@@ -13,42 +13,42 @@ PAPER_SAMPLERS: tuple[SamplerName, ...] = ("ddpm", "ddim", "dpmpp_2m")
 
 MAX_GUIDANCE_SCALE = 100.0
 NUM_TRAIN_TIMESTEPS = 1000
-"""Noise levels in training, and the most sampling steps."""
+"""Noise levels in training and largest number of sampling steps."""
 
 TEXT_ENCODER = "bert-base-cased"
-"""The paper's text model."""
+"""The paper's text encoder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionConfig:
-    """What is diffused and how it is sampled."""
+    """Diffusion process, condition and default sampling."""
 
     codec: Literal["flow", "grid"] = "flow"
-    """What is diffused, with occlusion, for every frame: displacement (our own) or the absolute sampling grid (paper)."""
+    """Quantity that is diffused next to occlusion: displacement (our own) or the absolute sampling grid (paper)."""
     normalize: bool = True
-    """Scale every motion channel to zero mean and unit variance, measured on the training set."""
+    """Whether motion channels are scaled to zero mean and unit variance, as measured on the training set."""
     prediction_type: PredictionType = "velocity"
-    """What the U-Net predicts: noise, v (arXiv 2202.00512), or velocity on the straight path (2210.02747; our own)."""
+    """Prediction of the network: noise (paper), v (arXiv 2202.00512), or velocity on the straight path (2210.02747; our own)."""
     sampler: SamplerName = "dpmpp_2m"
     """Default sampler."""
     num_inference_steps: int = 10
     """Default number of sampling steps."""
     guidance_scale: float = 1.0
-    """Default classifier-free guidance; 1 = the conditional prediction alone."""
+    """Default scale of classifier-free guidance; 1 = only the conditional prediction."""
     dynamic_thresholding: bool = False
-    """Clip x0 by its 0.9 quantile at every step (paper); shrinks normalised motion, so off in our own recipe."""
+    """Whether x0 is clipped by its 0.9 quantile at every step (paper); it shrinks normalized motion, so our recipe omits it."""
     clamp_to_range: bool = True
-    """Clamp x0 per channel to the range seen in training (our own)."""
+    """Whether x0 is clamped to the range of each channel in the training set (our own)."""
     still_first_frame: bool = True
-    """Frame 0 of a video is the image itself: no flow, everything visible (our own)."""
+    """Whether frame 0 of a video is the image itself: no flow, no occlusion (our own)."""
     condition: Literal["labels", "text"] = "labels"
-    """Fixed label embeddings, or those of a text encoder."""
+    """Fixed embeddings of labels, or embeddings of a text encoder."""
     text_encoder: str = TEXT_ENCODER
-    """Hugging Face text model for condition='text': a name of the Hub or a local folder."""
+    """Hugging Face text encoder for condition='text': name on the Hub or local folder."""
     text_pooling: Literal["mean", "attention"] = "mean"
-    """How its tokens become one embedding: their mean (paper), or weighted by a learned query (our own)."""
+    """Pooling of tokens: mean (paper), or weighted by a learned query (our own)."""
     learned_null: bool = False
-    """The null condition is a stored vector (natops128) instead of zeros."""
+    """Whether the null condition is a learned vector instead of zeros."""
 
     def __post_init__(self) -> None:
         check_types(self)
