@@ -105,10 +105,10 @@ def test_some_rows_at_miniature_size(
     stage2 = ("plan-stage2", "train-base", "evaluate-base", "train-raw", "train-small-batch", "evaluate-raw-weights")
     stage1 = ("plan-stage1", "train-stage1-base", "evaluate-stage1-base", "train-stage1-stride", "evaluate-stage1-stride")
     lines: list[str] = []
-    found = ablate(settings, tmp_path / "out", (*stage2, "evaluate-unipc-4", *stage1), say=lines.append)
+    found = ablate(settings, tmp_path / "out", (*stage2, "evaluate-heun-4", *stage1), say=lines.append)
     results = {"dataset": "puppets", **found}
     names = {group: [row["name"] for row in content["rows"]] for group, content in results["groups"].items()}
-    assert names == {"stage2": ["base", "raw-weights"], "sampling": ["unipc-4"], "stage1": ["base", "stride"]}
+    assert names == {"stage2": ["base", "raw-weights"], "sampling": ["heun-4"], "stage1": ["base", "stride"]}
     by_name = {row["name"]: row for row in results["groups"]["stage2"]["rows"]}
     assert by_name["raw-weights"]["distance"]["value"] != by_name["base"]["distance"]["value"]
     folder = Ablation(settings, tmp_path / "out").folder
