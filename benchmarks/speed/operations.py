@@ -32,8 +32,9 @@ from benchmarks.speed.measuring import (
     measure_peaks,
     measure_together,
 )
+from benchmarks.speed.models import Models, benchmark_preset
 from benchmarks.speed.records import PLAIN, Results, Row, Variant, results_path
-from benchmarks.speed.workloads import OPERATIONS, Models, benchmark_preset
+from benchmarks.speed.workloads import OPERATIONS
 from lfdm.errors import UserError
 from lfdm.training.optimization import uses_bf16
 

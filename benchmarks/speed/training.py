@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader
 
 from benchmarks.experiment.tables import RESULTS_DIR
 from benchmarks.speed.measuring import device_name, synchronize
+from benchmarks.speed.models import Models, benchmark_preset, random_clips, write_random_vgg19
 from benchmarks.speed.records import Results, results_path
-from benchmarks.speed.workloads import Models, benchmark_preset, random_clips, write_random_vgg19
 from lfdm.config.presets import Preset
 from lfdm.config.training import with_num_steps
 from lfdm.data.cache import ClipCache

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.speed.models import Models, benchmark_preset
 from benchmarks.speed.textbook.unet import PlainUNet
-from benchmarks.speed.workloads import OPERATIONS, Models, TrainingStep, benchmark_preset
+from benchmarks.speed.workloads import OPERATIONS, TrainingStep
 from lfdm.config.models import AutoencoderConfig
 from lfdm.config.predictors import RegionConfig
 from lfdm.config.presets import Preset, get_preset
