@@ -62,6 +62,10 @@ _RECONSTRUCTION_NOTE = (
     "Real frames compared with the decoder's prediction, with warped frame 0 and with a copy of frame 0. L1 is the mean absolute "
     "difference, lower is better; PSNR and SSIM measure the same in decibels and by local structure, higher is better."
 )
+_MOTION_NOTE = (
+    "Least squares: the same figures of the flow at the model's resolution that is nearest to the exact flow, over the whole "
+    "frame or over the pixels that the figure counts. Its frames are only warped, so a model that also inpaints can recover more."
+)
 _VISIBILITY_NOTE = "How well the occlusion map separates visible from hidden pixels: F1 of both classes, 1 is perfect."
 _DISTANCE_NOTE = (
     "Difference between the feature distributions of real and generated clips; lower is better. A Frechet distance depends on "
@@ -72,7 +76,7 @@ _DISTANCE_NOTE = (
 _MEASURES = {"l1": ("L1", 4), "psnr": ("PSNR, dB", 2), "ssim": ("SSIM", 4), "perceptual": ("perceptual", 3)}
 _GENERATION_HEADS = ("figure", "value", "generated", "real clips", "N")
 _DISTANCE_HEADS = ("distance", "value", "interval", "floor", "value at the floor's N", "N / features")
-_MOTION_HEADS = ("against exact motion", "value", "best possible, whole frame", "best possible, these pixels", "N")
+_MOTION_HEADS = ("against exact motion", "value", "least squares, whole frame", "least squares, these pixels", "N")
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -139,7 +143,7 @@ def tiles(results: dict[str, Any]) -> str:
             if key in stage1:
                 name, _, better = title.removesuffix(")").partition(" (")
                 best = number(stage1[key]["whole_frame_ceiling"]["value"])
-                tiles.append((name, number(stage1[key]["value"]), f"{better}; best possible {best}"))
+                tiles.append((name, number(stage1[key]["value"]), f"{better}; least-squares flow {best}"))
     cells = "".join(
         f'<div class="tile"><span class="name">{escape(name)}</span><b>{value}</b><span class="unit">{escape(note)}</span></div>'
         for name, value, note in tiles
@@ -166,7 +170,7 @@ def stage1(figures: dict[str, Any]) -> str:
     if motion := _motion_rows(figures):
         meanings = [meaning for _, meaning in _STAGE1_MEANINGS.values()]
         rows = [(*row, meaning) for row, meaning in zip(motion, meanings, strict=True)]
-        content += _table(((*_MOTION_HEADS, "meaning"), rows), long=True)
+        content += _note(_MOTION_NOTE) + _table(((*_MOTION_HEADS, "meaning"), rows), long=True)
     if "visibility_f1" in figures:
         visibility = figures["visibility_f1"]
         rows = [
