@@ -34,7 +34,7 @@ def make_autoencoder(kind: Literal["dense", "regions"] = "dense", **overrides: A
 
 
 def randomise(model: LatentFlowAutoencoder) -> LatentFlowAutoencoder:
-    """Move every weight, so that the dense predictor leaves its start at no motion."""
+    """Perturb every weight, so that the dense predictor estimates motion."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -43,7 +43,7 @@ def randomise(model: LatentFlowAutoencoder) -> LatentFlowAutoencoder:
 
 
 def visible_motion(grid: Tensor) -> Motion:
-    """Own convention, everything visible, from a grid (h, w, 2)."""
+    """Return a fully visible motion with pixel centres from a grid (h, w, 2)."""
     return Motion.from_grid(grid[None], torch.ones(1, 1, *grid.shape[:2]), corners=False)
 
 
@@ -80,7 +80,7 @@ def test_a_quarter_turn_is_exact_inside() -> None:
     torch.testing.assert_close(decoded.warped[0, :, 0, 1:-1, 1:-1], expected[0, :, 1:-1, 1:-1], atol=1e-4, rtol=0)
 
 
-def test_hidden_pixels_are_painted_and_never_copied() -> None:
+def test_hidden_pixels_are_inpainted() -> None:
     model = make_autoencoder()
     motion = Motion(torch.zeros(1, 2, 1, 16, 16), torch.zeros(1, 1, 1, 16, 16))
     with torch.no_grad():
@@ -89,7 +89,7 @@ def test_hidden_pixels_are_painted_and_never_copied() -> None:
 
 
 @pytest.mark.parametrize("kind", ["dense", "regions"])
-def test_batches_and_frames_change_nothing(kind: Literal["dense", "regions"]) -> None:
+def test_a_batch_equals_single_frames(kind: Literal["dense", "regions"]) -> None:
     model = randomise(make_autoencoder(kind))
     source, driving = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 3, 32, 32)
     with torch.no_grad():
@@ -106,7 +106,7 @@ def test_batches_and_frames_change_nothing(kind: Literal["dense", "regions"]) ->
 
 
 @pytest.mark.parametrize("kind", ["dense", "regions"])
-def test_forward_is_estimate_encode_decode_with_what_training_needs(kind: Literal["dense", "regions"]) -> None:
+def test_forward_is_estimate_encode_decode_with_the_losses_of_its_predictor(kind: Literal["dense", "regions"]) -> None:
     model = make_autoencoder(kind)
     source, driving = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
     with torch.no_grad():
@@ -163,7 +163,7 @@ def test_images_of_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
         make_autoencoder().encode(torch.rand(shape))
 
 
-def test_images_of_bytes_and_of_no_pixels_are_refused() -> None:
+def test_integer_and_empty_images_are_refused() -> None:
     for image in (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.zeros(1, 3, 0, 32), torch.zeros(0, 3, 32, 32)):
         with pytest.raises(UserError, match=r"image must be \(b, 3, H, W\) of floating point in \[0, 1\]"):
             make_autoencoder().encode(image)

@@ -1,4 +1,4 @@
-"""The cheaper forms are the textbook forms, values and gradients."""
+"""The cheaper forms equal the textbook forms in values and gradients."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from lfdm.autoencoder.layers import DownBlock, ResBlock, SameBlock, UpBlock
 
 
 def normed_layers() -> tuple[nn.Conv2d, nn.BatchNorm2d]:
-    """A convolution and a batch norm whose statistics, scale and shift are not those of the start."""
+    """Return a convolution and a batch norm with random statistics, scale and shift."""
     torch.manual_seed(0)
     conv, norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
     with torch.no_grad():
@@ -22,13 +22,13 @@ def normed_layers() -> tuple[nn.Conv2d, nn.BatchNorm2d]:
 
 
 def outcome(y: Tensor, *leaves: Tensor) -> list[Tensor]:
-    """A result and its gradients for weights that differ from place to place."""
+    """Return a result and its gradients under a loss that weights every entry differently."""
     weights = torch.linspace(-1, 1, y.numel()).view(y.shape)
     return [y, *torch.autograd.grad((y * weights).sum(), leaves)]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (16, 16), (24, 40)])
-def test_doubling_within_the_convolution(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upsampling_within_the_convolution(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convolution, "MIN_FOLDED_POSITIONS", 1)
     torch.manual_seed(0)
     x = torch.randn(2, 3, *size, requires_grad=True)
@@ -47,7 +47,7 @@ def test_convolving_to_few_channels(size: int) -> None:
     torch.testing.assert_close(outcome(convolve_to_few(x, conv), *leaves), outcome(conv(x), *leaves), atol=1e-4, rtol=1e-4)
 
 
-def test_the_norm_goes_into_the_kernel_in_evaluation_mode_alone() -> None:
+def test_the_norm_is_folded_into_the_kernel_in_evaluation_mode_only() -> None:
     conv, norm = normed_layers()
     x = torch.randn(2, 3, 6, 6, requires_grad=True)
     leaves = x, *conv.parameters(), *norm.parameters()
@@ -63,8 +63,8 @@ def test_the_norm_goes_into_the_kernel_in_evaluation_mode_alone() -> None:
 
 
 @pytest.mark.parametrize("block", [SameBlock(4, 4), DownBlock(4, 4), UpBlock(4, 4), ResBlock(4)])
-def test_evaluation_sees_weights_that_changed_since(block: nn.Module) -> None:
-    """Nothing folded is kept: what was trained, loaded or averaged is used at once."""
+def test_evaluation_uses_the_current_weights(block: nn.Module) -> None:
+    """Folded kernels are not cached: trained, loaded or averaged weights take effect at once."""
     x = torch.randn(1, 4, 8, 8)
     with torch.no_grad():
         before = block.eval()(x)

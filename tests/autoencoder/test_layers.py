@@ -15,7 +15,7 @@ from lfdm.autoencoder.layers import (
 
 
 @pytest.mark.parametrize(("in_channels", "channels", "expected"), [(3, 32, 35), (44, 64, 108)])
-def test_hourglass_returns_its_input_beside_its_channels(in_channels: int, channels: int, expected: int) -> None:
+def test_hourglass_appends_its_input(in_channels: int, channels: int, expected: int) -> None:
     hourglass = Hourglass(in_channels, channels=channels, depth=2, max_channels=1024)
     x = torch.rand(1, in_channels, 4, 4)
     assert hourglass.out_channels == expected
@@ -47,7 +47,7 @@ def test_anti_alias_kernel(factor: int, size: int) -> None:
     torch.testing.assert_close(ratio, torch.tensor(-1 / (2 * sigma**2)).exp())
 
 
-def test_anti_alias_keeps_every_dth_blurred_pixel_from_the_first() -> None:
+def test_anti_alias_samples_every_dth_blurred_pixel_from_the_first() -> None:
     downsample = AntiAliasDownsample(2, 4)
     x = torch.rand(1, 2, 16, 20)
     blurred = F.conv2d(F.pad(x, (6, 6, 6, 6)), downsample.kernel, groups=2)

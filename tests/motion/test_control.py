@@ -64,8 +64,8 @@ def test_strength_0_is_the_image_bit_for_bit_in_every_frame(corners: bool) -> No
         assert torch.equal(frames, decode(Motion.identity(2, 3, (CELLS, CELLS), corners=False), image))
 
 
-def test_the_published_identity_alone_does_not_give_the_image_back() -> None:
-    """Why strength 0 has to leave the published offset out."""
+def test_the_published_identity_does_not_reproduce_the_image() -> None:
+    """Strength 0 must therefore remove the offset."""
     image = draw_image()
     frames = decode(Motion.identity(2, 1, (CELLS, CELLS), corners=True), image)
     assert (frames - image[:, :, None]).abs().max() > 0.1
@@ -82,7 +82,7 @@ def test_frames_depend_continuously_on_strength(corners: bool, strength: float) 
 
 
 @BOTH
-def test_strength_scales_displacement_and_what_is_hidden(corners: bool) -> None:
+def test_strength_scales_flow_and_hidden_share(corners: bool) -> None:
     motion = draw_motion(corners=corners)
     for strength in (0.5, 1.5, 2.0):
         scaled = motion.scaled(strength)
@@ -175,7 +175,7 @@ def test_a_seam_is_nowhere_above_the_mask_and_thin_masks_get_thin_seams() -> Non
         (torch.full((1, 1, SIZE, SIZE), 1.5), "must lie in"),
     ],
 )
-def test_what_is_no_mask(mask: Tensor, message: str) -> None:
+def test_invalid_masks_are_refused(mask: Tensor, message: str) -> None:
     with pytest.raises(UserError, match=message):
         draw_motion(corners=False).masked(mask)
 
@@ -196,13 +196,13 @@ def test_save_and_load_bit_for_bit(tmp_path: Path, corners: bool, strength: floa
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["m.safetensors"]
 
 
-def test_a_motion_of_two_types_is_saved_in_that_of_its_flow(tmp_path: Path) -> None:
+def test_a_motion_is_saved_in_the_dtype_of_its_flow(tmp_path: Path) -> None:
     motion = draw_motion(corners=False)
     Motion(motion.flow, motion.occlusion.half()).save(tmp_path / "m.safetensors")
     assert torch.equal(Motion.load(tmp_path / "m.safetensors").occlusion, motion.occlusion.half().float())
 
 
-def test_what_cannot_be_saved(tmp_path: Path) -> None:
+def test_invalid_motions_are_not_saved(tmp_path: Path) -> None:
     motion = draw_motion(corners=False)
     with pytest.raises(UserError, match=r"must end in \.safetensors; got"):
         motion.save(tmp_path / "photo.png")
@@ -239,7 +239,9 @@ FLOW, VISIBLE = torch.zeros(1, 2, 2, 4, 4), torch.ones(1, 1, 2, 4, 4)
         ({"flow": FLOW[:0], "occlusion": VISIBLE[:0]}, {**GOOD, "shape": "0 2 4 4"}, "flow must not be empty"),
     ],
 )
-def test_a_file_that_holds_no_motion(tmp_path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], message: str) -> None:
+def test_invalid_motion_files_are_refused(
+    tmp_path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], message: str
+) -> None:
     path = tmp_path / "m.safetensors"
     save_file({name: value.clone() for name, value in tensors.items()}, path, metadata)
     with pytest.raises(UserError, match=message) as caught:

@@ -73,7 +73,7 @@ def test_frames_and_concatenate_are_inverse() -> None:
     assert Motion.concatenate([motion, motion], dim=0).flow.shape[0] == 4
 
 
-def test_conventions_cannot_be_joined() -> None:
+def test_conventions_cannot_be_concatenated() -> None:
     with pytest.raises(UserError, match="corners must be the same"):
         Motion.concatenate([random_motion(corners=True), random_motion(corners=False)], dim=2)
 
@@ -98,7 +98,7 @@ def test_a_closed_motion_eases_into_its_first_frame(corners: bool) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 3])
-def test_closing_takes_a_number_of_frames_that_there_are(count: int) -> None:
+def test_closing_needs_fewer_frames_than_there_are(count: int) -> None:
     with pytest.raises(UserError, match=f"count must be from 1 to 2, all frames but the first; got {count}"):
         random_motion(corners=False, frames=3).closed(count)
 

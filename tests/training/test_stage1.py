@@ -263,7 +263,7 @@ def test_the_regions_model_trains_with_perceptual_and_equivariance_losses(
         assert any(part in name for name in moved), part
 
 
-def test_equivariance_trains_the_region_predictor_alone_and_draws_from_the_generator(
+def test_equivariance_trains_only_the_region_predictor_and_samples_from_the_generator(
     tiny_preset: Preset, puppets_dir: Path, puppet_records: list[ClipRecord], tmp_path: Path
 ) -> None:
     config = replace(tiny_preset.autoencoder_training, **{**ONLY_L1, "l1_weight": 0.0}, equivariance_weight=2.0)

@@ -13,7 +13,7 @@ TEACHER_TRACKING = 100.0
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorConfig:
-    """What the settings of every motion predictor have in common. A new predictor derives its settings from this class."""
+    """Base class of the settings of motion predictors."""
 
     type: str
     """Name of the predictor."""

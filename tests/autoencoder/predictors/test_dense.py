@@ -90,7 +90,7 @@ def test_frames_and_samples_do_not_influence_each_other() -> None:
 
 @pytest.mark.parametrize("pull", [None, 1.0, 20.0])
 @torch.no_grad()
-def test_fused_matching_equals_the_matching_it_stands_for(pull: float | None) -> None:
+def test_fused_matching_equals_explicit_matching(pull: float | None) -> None:
     """Softmax of scaled cosine similarity less weighted squared distance, written out with all n x n scores."""
     predictor = make_predictor()
     matching = predictor.matching
@@ -127,13 +127,13 @@ def test_a_tracked_video_in_parts_is_the_whole(stride: int) -> None:
     torch.testing.assert_close(torch.cat((first.flow, second.flow), dim=2), whole.motion.flow, atol=1e-4, rtol=0)
     torch.testing.assert_close(torch.cat((first.occlusion, second.occlusion), dim=2), whole.motion.occlusion, atol=1e-4, rtol=0)
     alone = predictor.predict(source, driving[:, :, 4:]).motion
-    assert (alone.flow - whole.motion.flow[:, :, 4:]).abs().max() > 1e-3  # it does follow
+    assert (alone.flow - whole.motion.flow[:, :, 4:]).abs().max() > 1e-3  # it does track
     one = predictor.predict(source, driving[:, :, :1]).motion
     torch.testing.assert_close(one.flow, whole.motion.flow[:, :, :1], atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
-def test_the_expected_flow_tells_apart_what_looks_alike() -> None:
+def test_the_expected_flow_resolves_ambiguous_matches() -> None:
     """Cells 2 and 12 of a row look like cell 9 of the driving image: the nearer one is taken, or the one that is expected."""
     predictor = make_predictor()
     predictor.matching.distance_weight.fill_(20.0)
@@ -156,13 +156,13 @@ def test_the_expected_flow_tells_apart_what_looks_alike() -> None:
 
 
 @torch.no_grad()
-def test_following_adds_up_what_moves() -> None:
+def test_compose_flow_adds_the_steps() -> None:
     flow, step = torch.zeros(1, 2, 4, 8), torch.zeros(1, 2, 4, 8)
     flow[:, 0, :, :4] = 0.5  # the left half came from the right
     step[:, 0] = -1.0  # and everything moved right by half of the frame since
-    followed = compose_flow(flow, step)
-    assert torch.equal(followed[:, 0, :, 4:], torch.full((1, 4, 4), -0.5))
-    assert torch.equal(followed[:, 1], torch.zeros(1, 4, 8))
+    composed = compose_flow(flow, step)
+    assert torch.equal(composed[:, 0, :, 4:], torch.full((1, 4, 4), -0.5))
+    assert torch.equal(composed[:, 1], torch.zeros(1, 4, 8))
 
 
 @both_strides

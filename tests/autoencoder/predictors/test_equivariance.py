@@ -46,7 +46,7 @@ def test_jacobian_is_itself_differentiable() -> None:
     assert points.grad.any()
 
 
-def test_samples_have_the_published_spread_and_depend_on_the_generator_alone() -> None:
+def test_samples_have_the_published_spread_and_depend_only_on_the_generator() -> None:
     warp = sample(4000)
     offset = warp.theta - torch.eye(2, 3)
     assert offset.std().item() == pytest.approx(0.05, rel=0.03)

@@ -111,7 +111,7 @@ def test_the_smallest_allowed_image_works(vgg19: Path) -> None:
     assert PerceptualLoss(vgg19, num_scales=2)(torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32)).isfinite()
 
 
-def test_files_that_are_no_whole_network_are_refused(tmp_path: Path) -> None:
+def test_incomplete_and_unknown_networks_are_refused(tmp_path: Path) -> None:
     state = vgg19_state()
     del state["features.16.bias"]
     torch.save(state, tmp_path / "part.pth")
@@ -131,7 +131,7 @@ def test_files_that_are_no_whole_network_are_refused(tmp_path: Path) -> None:
             PerceptualLoss(tmp_path / name)
 
 
-def test_real_features_mind_a_blur_more_than_brightness() -> None:
+def test_a_blur_costs_more_than_brightness() -> None:
     if not VGG16_FILE.is_file():
         pytest.skip(f"no network: {VGG16_FILE} is absent")
     loss = PerceptualLoss(VGG16_FILE, num_scales=1)

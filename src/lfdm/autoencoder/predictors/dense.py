@@ -58,9 +58,9 @@ class DenseMotionPredictor(MotionPredictor):
         self.ups = nn.ModuleList(ConvBlock(a + b, b) for a, b in pairwise(joint[::-1]))
         self.coarse_head = _zero_convolution(quarter, HEAD_CHANNELS)
         if stride == 2:
-            known = full + 2 * FLOW_CHANNELS + OCCLUSION_CHANNELS + EVIDENCE_CHANNELS
+            num_known = full + 2 * FLOW_CHANNELS + OCCLUSION_CHANNELS + EVIDENCE_CHANNELS
             self.to_fine = nn.Conv2d(quarter, full, 1)
-            self.refine = nn.Sequential(ConvBlock(2 * half + known, half), ConvBlock(half, half))
+            self.refine = nn.Sequential(ConvBlock(2 * half + num_known, half), ConvBlock(half, half))
             self.fine_head = _zero_convolution(half, HEAD_CHANNELS)
         self.matching = Matching((half, quarter), config.match_channels)
 
@@ -170,13 +170,13 @@ def _match_loss(matched: Tensor, target: Tensor, _: LossInputs) -> Tensor:
 
 def _tracking_distillation_loss(flow: Tensor, match_flow: Tensor, inputs: LossInputs) -> Tensor:
     """Return the mean L1 distance of flow (b, 2, 1, h, w) and of its match (b, 2, H/2, W/2) to the teacher's flow."""
-    teacher, known = inputs.teacher_flow, inputs.has_teacher_flow
+    teacher, valid = inputs.teacher_flow, inputs.has_teacher_flow
     assert teacher is not None
-    assert known is not None
+    assert valid is not None
     finer = F.interpolate(teacher, size=match_flow.shape[-2:], mode="bilinear", align_corners=False)
     error = (flow[:, :, 0].float() - teacher).abs().sum(1).mean((1, 2))
     match_error = (match_flow.float() - finer).abs().sum(1).mean((1, 2))
-    return ((error + match_error) * known).mean()
+    return ((error + match_error) * valid).mean()
 
 
 def _zero_convolution(in_channels: int, out_channels: int) -> nn.Conv2d:
