@@ -150,12 +150,13 @@ def _sample(
     for start in range(0, len(seeds), VIDEOS_PER_BATCH):
         batch = list(seeds[start : start + VIDEOS_PER_BATCH])
         yield pipe(
-            [source] * len(batch),
+            source,
             parse_condition(condition, labels),
             num_frames=sampling.num_frames,
             num_inference_steps=sampling.num_inference_steps,
             guidance_scale=sampling.guidance_scale,
             negative_condition=parse_condition(sampling.negative_condition, labels),
+            num_videos=len(batch),
             generator=batch,
             loop=sampling.loop,
             **steering,

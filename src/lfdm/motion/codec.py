@@ -14,6 +14,7 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor
 
+from lfdm.config.diffusion import DiffusionConfig
 from lfdm.errors import UserError
 from lfdm.folders.files import check_holds_only, replace_folder
 from lfdm.folders.model_folder import CONFIG_NAME, build_from_config
@@ -28,7 +29,7 @@ class MotionCodec(ConfigMixin, ABC):
     """Maps motion to the samples that stage 2 diffuses, and back.
 
     A pipeline can load every subclass that is imported. A codec without weights is one JSON file, as here; one with weights
-    is also a `StrictLoading` model, whose loading and saving come first in its bases.
+    is also a model: class X(StrictLoading, ModelMixin, MotionCodec).
     """
 
     config_name = CONFIG_NAME
@@ -187,6 +188,11 @@ class FrameCodec(MotionCodec):
         size = (sample.shape[-2], sample.shape[-1])
         still = Motion.identity(len(sample), 1, size, corners=self.corners, device=sample.device)
         return torch.cat((self.encode(still).to(sample.dtype), sample[:, :, 1:]), dim=2)
+
+
+def make_codec(config: DiffusionConfig, *, corners: bool) -> MotionCodec:
+    """Return the codec that settings describe, without statistics of training motion."""
+    return FrameCodec(kind=config.codec, corners=corners, still_first_frame=config.still_first_frame)
 
 
 def _triple(name: str, values: Sequence[float] | None) -> Triple | None:

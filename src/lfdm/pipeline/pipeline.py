@@ -35,7 +35,7 @@ from lfdm.errors import UserError
 from lfdm.folders.model_folder import check_load_options, check_safetensors
 from lfdm.folders.run_folder import find_layout
 from lfdm.folders.sources import HubOptions, find_folder, upload_folder
-from lfdm.motion.codec import FrameCodec, MotionCodec
+from lfdm.motion.codec import MotionCodec, make_codec
 from lfdm.motion.motion import Motion
 from lfdm.pipeline.control import MotionControl, estimate_driving_motion
 from lfdm.pipeline.decoding import decode_video
@@ -186,9 +186,7 @@ class LatentFlowPipeline(DiffusionPipeline):
         The default codec is that of the preset, without statistics of training motion.
         """
         config = preset.diffusion
-        motion_codec = motion_codec or FrameCodec(
-            kind=config.codec, corners=preset.autoencoder.corners, still_first_frame=config.still_first_frame
-        )
+        motion_codec = motion_codec or make_codec(config, corners=preset.autoencoder.corners)
         scheduler = make_scheduler(config.sampler, prediction_type=config.prediction_type, paper=config.dynamic_thresholding)
         return cls(
             autoencoder,

@@ -31,8 +31,8 @@ from lfdm.diffusion.schedulers import predicted_by
 from lfdm.errors import UserError
 from lfdm.folders.run_folder import MODEL_DIR, check_run, find_checkpoints, find_layout, find_model, prepare_run
 from lfdm.folders.sources import find_folder
-from lfdm.motion.codec import FrameCodec, MotionCodec
-from lfdm.pipeline.folder import load_scheduler
+from lfdm.motion.codec import MotionCodec, make_codec
+from lfdm.pipeline.folder import load_components, load_scheduler, read_index
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.batches import BatchRandomness
 from lfdm.training.loop import train
@@ -215,7 +215,7 @@ def train_diffusion(
         if preset.diffusion_training.cache_motion:
             bf16 = uses_bf16(preset.diffusion_training.optimization.mixed_precision, stage1.device)
             motion = open_motion_cache(stage1, clips, bf16=bf16, progress=progress)
-    codec = FrameCodec.from_pretrained(out / MODEL_DIR / "motion_codec") if begun else _make_codec(preset, stage1, motion)
+    codec = _load_codec(out / MODEL_DIR) if begun else _measured_codec(preset, stage1, motion)
     pipeline = _build_pipeline(preset, stage1, condition, codec)
     if start is not None:
         pipeline.unet.load_state_dict(start.state_dict())
@@ -303,14 +303,21 @@ def _same(one: object, other: object) -> bool:
     return json.dumps(one) == json.dumps(other)  # tuples and lists are alike
 
 
-def _make_codec(preset: Preset, stage1: LatentFlowAutoencoder, motion: MotionCache | None) -> FrameCodec:
+def _load_codec(folder: Path) -> MotionCodec:
+    """Load the codec of a pipeline folder, whatever its class."""
+    layout = find_layout(folder)
+    classes, _ = read_index(layout.index, LatentFlowPipeline)
+    codec = {"motion_codec": classes["motion_codec"]}
+    return load_components(layout, codec, dtype=torch.float32, device="cpu")["motion_codec"]
+
+
+def _measured_codec(preset: Preset, stage1: LatentFlowAutoencoder, motion: MotionCache | None) -> MotionCodec:
     """Return the codec of a preset with the statistics of the motion that training sees, mirrored clips included."""
-    config = preset.diffusion
-    codec = FrameCodec(kind=config.codec, corners=stage1.corners, still_first_frame=config.still_first_frame)
-    if motion is None or not config.normalize:
+    codec = make_codec(preset.diffusion, corners=stage1.corners)
+    if motion is None or not preset.diffusion.normalize:
         return codec
     motions = motion.motions(mirrored=preset.diffusion_training.flip_probability > 0)
-    return codec.measured(motions, clamp=config.clamp_to_range)
+    return codec.measured(motions, clamp=preset.diffusion.clamp_to_range)
 
 
 def _build_pipeline(
