@@ -316,7 +316,7 @@ class LatentFlowPipeline(DiffusionPipeline):
         pictures = read_images(image)
         control = self._control(motion_strength, motion_mask, pictures)
         if negative_condition is not None and scale <= 1:
-            raise UserError(f"guidance_scale must be above 1 with a negative_condition; got {scale:g}")
+            raise UserError(f"guidance_scale must be above 1; got {scale:g}, which gives negative_condition no effect")
         if condition is None and negative_condition is None:
             scale = 1.0
         images = self._fit_images(pictures)
