@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from lfdm.config.diffusion import PredictionType
+from lfdm.diffusion import process
 from lfdm.diffusion.process import (
     NUM_TRAIN_TIMESTEPS,
     add_noise,
@@ -69,11 +70,13 @@ def test_training_never_waits_for_the_device(prediction_type: PredictionType) ->
     assert (loss.shape, loss.dtype) == ((2,), torch.float32)
 
 
-def test_the_schedule_is_built_once_and_in_float32() -> None:
-    before = signal_and_noise_scale.__globals__["_cosine_scales"](torch.device("cpu"))
-    assert signal_and_noise_scale.__globals__["_cosine_scales"](torch.device("cpu")) is before
-    assert {scale.dtype for scale in before} == {torch.float32}
-    torch.testing.assert_close(before[0].double().square(), alphas_cumprod(), rtol=1e-6, atol=0)
+def test_the_schedule_is_built_once_and_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    timesteps = torch.arange(1000)
+    alpha, sigma = signal_and_noise_scale(timesteps, "epsilon")
+    assert (alpha.dtype, sigma.dtype) == (torch.float32, torch.float32)
+    torch.testing.assert_close(alpha.double().square(), alphas_cumprod(), rtol=1e-6, atol=0)
+    monkeypatch.setattr(process, "alphas_cumprod", lambda: pytest.fail("the schedule is built again"))
+    assert torch.equal(signal_and_noise_scale(timesteps, "epsilon")[0], alpha)
 
 
 def test_timesteps_are_sampled_over_the_whole_schedule() -> None:

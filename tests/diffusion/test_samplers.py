@@ -76,8 +76,6 @@ def test_a_denoiser_that_knows_x0_is_believed(name: str, num_steps: int, predict
 def test_solvers_converge_at_their_order(name: str, order: int, prediction_type: PredictionType) -> None:
     """For data N(0, 1) the exact solution keeps the sample's distance in units of its spread."""
     shape, first = (64,), sampling_levels(prediction_type, 1)[0]
-    noise = run("euler", lambda x, _: x, (first, NoiseLevel(0, 1, first.sigma)), shape)  # not used up: only the start is
-    del noise
     start = sample_noise(shape, [torch.Generator().manual_seed(seed) for seed in (0, 1)], torch.device("cpu"))
     exact = start / math.hypot(first.alpha, first.sigma)
     errors = [

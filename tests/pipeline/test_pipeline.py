@@ -247,6 +247,12 @@ def test_a_diffusers_scheduler_can_take_over(
     torch.testing.assert_close(sample(loaded, image, num_inference_steps=2), sample(pipe, image, num_inference_steps=2))
 
 
+def test_another_sampler_solves_the_same_equation(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
+    expected = sample(pipe, image, num_inference_steps=20)
+    pipe.scheduler = MotionScheduler.from_config(pipe.scheduler.config, sampler="heun")
+    torch.testing.assert_close(sample(pipe, image, num_inference_steps=20), expected, rtol=0, atol=0.1 * float(expected.std()))
+
+
 def test_more_steps_than_there_are_noise_levels_are_refused(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
     pipe = with_scheduler(pipe, make_scheduler("dpmpp_2m", prediction_type="v_prediction"))
     with pytest.raises(UserError, match="num_inference_steps must be a whole number from 1 to 999; got 1000"):

@@ -101,7 +101,7 @@ def predicted_by(scheduler: Any) -> PredictionType:
     Raises:
         UserError: something that no network here is trained to predict, such as x0.
     """
-    known = "prediction_type" in own_settings(scheduler)
+    known = "prediction_type" in _own_settings(scheduler)
     kind = scheduler.config.get("prediction_type", "epsilon") if known else "velocity"
     kind = "velocity" if kind == "flow_prediction" else kind  # diffusers' name for it
     check_prediction_type(kind)
@@ -120,7 +120,7 @@ def max_inference_steps(scheduler: Any) -> int:
     return scheduler.config.num_train_timesteps
 
 
-def own_settings(scheduler: Any) -> set[str]:
+def _own_settings(scheduler: Any) -> set[str]:
     """Return the settings that a scheduler takes; its `config` may hold others, left over from another scheduler."""
     return set(inspect.signature(type(scheduler).__init__).parameters)
 
@@ -259,7 +259,7 @@ def check_supported(scheduler: Any) -> None:
 def _started(scheduler: Any, family: _Family, num_steps: int) -> Any:
     """Return a copy of the scheduler at the first of `num_steps` steps, set to take what the adapter gives it."""
     scheduler = copy.deepcopy(scheduler)
-    known = own_settings(scheduler)
+    known = _own_settings(scheduler)
     taken = {"x0": "sample", "noise": "epsilon", "velocity": "flow_prediction"}[family.output]
     changes = {"prediction_type": taken, "clip_sample": False}  # clipping to [-1, 1] is meant for pixels
     scheduler.register_to_config(**{name: value for name, value in changes.items() if name in known})
