@@ -264,6 +264,7 @@ def test_info_names_labels_and_bundled_models(lfdm: Lfdm, model: Path) -> None:
     assert code == 0
     assert "raise arms, wave" in out
     assert "4 frames of 32x32, 8 per second" in out
+    assert "FrameCodec, samples of 3x4x16x16" in out
     code, out, _ = lfdm("info")
     assert code == 0
     assert "bundled models" in out
