@@ -10,14 +10,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.speed.models import Models, benchmark_preset
-from benchmarks.speed.textbook.unet import PlainUNet
 from benchmarks.speed.workloads import OPERATIONS, TrainingStep
 from lfdm.config.models import AutoencoderConfig
 from lfdm.config.predictors import RegionConfig
 from lfdm.config.presets import Preset, get_preset
-from lfdm.config.serialization import to_json
-from lfdm.denoiser.unet3d import MotionUNet3D
-from lfdm.errors import UserError
 
 RELATIVE = 1e-5
 GRADIENTS = 1e-4
@@ -120,8 +116,3 @@ def test_stage_1_losses_and_gradients_agree(models: Models):
     assert fast.keys() == plain.keys()
     whole = [torch.cat([found[key].flatten() for key in plain]) for found in (fast, plain)]
     assert distance(*whole) < GRADIENTS
-
-
-def test_plain_forms_refuse_other_architectures(tiny_preset: Preset):
-    with pytest.raises(UserError, match="frame_patch_size is 2; allowed: 1"):
-        PlainUNet(MotionUNet3D(**{**to_json(tiny_preset.unet), "frame_patch_size": 2}))

@@ -159,8 +159,8 @@ def test_json_that_does_not_fit_is_refused(cls: type, values: dict[str, Any], me
         (lambda: DiffusionConfig(num_inference_steps=2000), "num_inference_steps", "a whole number from 1 to 1000"),
         (lambda: DiffusionConfig(text_pooling="attention"), "text_pooling", "'mean' with condition='labels'; got 'attention'"),
         (lambda: DiffusionConfig(guidance_scale=-1.0), "guidance_scale", "a finite number, 0 to 100; got -1.0"),
-        (lambda: UNetConfig(frame_patch_size=0), "frame_patch_size", "positive; got 0"),
-        (lambda: UNetConfig(frame_patch_size=101), "frame_patch_size", "at most 100; got 101"),
+        (lambda: UNetConfig(patch_size=0), "patch_size", "positive; got 0"),
+        (lambda: UNetConfig(patch_size=101), "patch_size", "at most 100; got 101"),
         (
             lambda: DiffusionConfig(prediction_type="epsilon", dynamic_thresholding=True),
             "clamp_to_range",

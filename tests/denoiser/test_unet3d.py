@@ -180,7 +180,6 @@ def test_any_number_of_frames(frames: int):
         {"input_kernel": 3, "channel_multipliers": (1, 2, 3)},
         {"patch_size": 4, "channel_multipliers": (2,)},
         {"sample_channels": 4},
-        {"frame_patch_size": 2, "patch_size": 2},
     ],
 )
 def test_configurations_keep_the_shape_and_use_every_parameter(changes: dict[str, Any]):
@@ -212,26 +211,6 @@ def test_patches_are_squares_of_the_motion():
                 square = (slice(None), channel, slice(None), slice(row, None, 2), slice(column, None, 2))
                 torch.testing.assert_close(patches[0][..., place], sample[square])
                 assert (out[square] == values[place]).all()
-
-
-@torch.no_grad()
-def test_frame_patches_are_neighbouring_frames_and_the_last_one_is_filled_up():
-    unet = tiny_unet(frame_patch_size=2)
-    sample, timestep, condition, latent = inputs(frames=5)
-    patches = []
-    unet.motion_in.register_forward_pre_hook(lambda _, arguments: patches.append(arguments[0]))
-    values = torch.arange(6.0)
-    for head, part in zip(unet.heads, (values[:4], values[4:]), strict=True):
-        head.get_parameter("out.weight").zero_()
-        head.get_parameter("out.bias").copy_(part)
-    out = unet(sample, timestep, condition, latent)
-    assert out.shape == sample.shape
-    filled = torch.cat((sample, sample[:, :, -1:]), dim=2)
-    for channel in range(3):
-        for frame in range(2):
-            place = 2 * channel + frame
-            torch.testing.assert_close(patches[0][..., place], filled[:, channel, frame::2])
-            assert (out[:, channel, frame::2] == values[place]).all()
 
 
 # Invariances ----------------------------------------------------------------------------------------------------------
@@ -335,7 +314,6 @@ def test_save_and_load_give_the_same_network(tmp_path: Path):
         ("dim", 10),
         ("dim", 0),
         ("patch_size", 0),
-        ("frame_patch_size", 0),
         ("num_heads", 0),
         ("head_dim", 3),
         ("num_groups", 0),

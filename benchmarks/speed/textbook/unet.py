@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from lfdm.config.models import FLOW_CHANNELS
 from lfdm.denoiser.unet3d import MotionUNet3D
-from lfdm.errors import UserError
 
 
 class PlainUNet(nn.Module):
@@ -26,14 +25,11 @@ class PlainUNet(nn.Module):
 
     Raises:
         RuntimeError: parameter names or shapes differ.
-        UserError: `frame_patch_size` is not 1.
     """
 
     def __init__(self, unet: MotionUNet3D):
         super().__init__()
         config: Any = unet.config
-        if config["frame_patch_size"] != 1:
-            raise UserError(f"frame_patch_size is {config['frame_patch_size']}; allowed: 1")
         self.patch, self.dim, self.head_dim = config["patch_size"], config["dim"], config["head_dim"]
         self.max_distance = config["relative_position_max_distance"]
         patch_area = self.patch**2

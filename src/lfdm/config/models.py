@@ -70,8 +70,6 @@ class UNetConfig:
     """Channels of every level, in units of dim; each level after the first halves the size."""
     patch_size: int = 1
     """Side of the square of cells folded into channels at the input; 2 makes the network about four times cheaper."""
-    frame_patch_size: int = 1
-    """Frames folded into one position in time; 2 makes the network about twice as cheap."""
     num_resnets: int = 2
     """Residual blocks of each level."""
     num_heads: int = 8
@@ -98,9 +96,9 @@ class UNetConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check_positive(self, "sample_channels", "latent_channels", "condition_dim", "dim", "channel_multipliers", "patch_size")
-        check_positive(self, "frame_patch_size", "num_resnets", "num_heads", "head_dim", "num_groups", "input_kernel")
+        check_positive(self, "num_resnets", "num_heads", "head_dim", "num_groups", "input_kernel")
         check_at_most(self, MAX_WIDTH, "latent_channels", "condition_dim", "dim", "channel_multipliers", "head_dim")
-        check_at_most(self, 100, "patch_size", "frame_patch_size", "num_resnets", "num_heads", "input_kernel")
+        check_at_most(self, 100, "patch_size", "num_resnets", "num_heads", "input_kernel")
         levels, buckets = len(self.channel_multipliers), self.relative_position_buckets
         check(self.sample_channels > FLOW_CHANNELS, "sample_channels", self.sample_channels, "3 or more (flow and occlusion)")
         check(levels > 0, "channel_multipliers", self.channel_multipliers, "at least one")

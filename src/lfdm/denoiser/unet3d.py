@@ -1,15 +1,16 @@
-"""The motion U-Net: what predicts noise, v or velocity for a clip's optical flow and occlusion.
+"""The motion U-Net: predicts noise, v or velocity for the optical flow and occlusion of a clip.
 
 Architecture after Video Diffusion Models (2204.03458) as latent flow diffusion uses it (2303.13744): convolutions and
 spatial attention see one frame, temporal attention sees one pixel over all frames.
 
-Legend: b clips, t frames, h w latent size, p patch size, q frame patch size, c channels, e width of the embedding (time,
-then condition). Inside the network tensors are ``(b, t/q, h/p, w/p, c)``, as `frame_blocks` has them.
+Legend: b clips, t frames, h w latent size, p patch size, c channels, e width of the embedding (time, then condition), k
+conditions of a sample. Inside the network tensors are ``(b, t, h/p, w/p, c)``, as in `lfdm.denoiser.blocks`.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -37,7 +38,7 @@ TIMESTEP_PERIOD = 10_000
 
 
 class Level(nn.Module):
-    """The blocks of one resolution, then the change to the next one, if any."""
+    """The blocks of one resolution, then the change to the next one."""
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ class Level(nn.Module):
         self.resample = nn.Identity() if resample is None else resample
 
     def forward(self, x: Tensor, embedding: Tensor, geometry: FrameGeometry, run: RunBlock) -> tuple[Tensor, Tensor]:
-        """Its output at its own resolution and at the next one."""
+        """(b, t, h, w, c), (b, e) -> the output at this resolution and at the next one; `run` applies each block."""
         for resnet in self.resnets:
             x = run(resnet, x, embedding)
         if self.spatial_attention is not None:
@@ -87,6 +88,7 @@ class Middle(nn.Module):
         self.resnet2 = ResnetBlock(channels, channels, num_groups=num_groups, embedding_dim=embedding_dim)
 
     def forward(self, x: Tensor, embedding: Tensor, geometry: FrameGeometry, run: RunBlock) -> Tensor:
+        """(b, t, h, w, c), (b, e) -> (b, t, h, w, c)."""
         x = run(self.spatial_attention, run(self.resnet1, x, embedding))
         return run(self.resnet2, self.temporal_attention(x, geometry, run), embedding)
 
@@ -100,6 +102,7 @@ class Head(nn.Module):
         self.out = nn.Linear(channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(b, t, h, w, in_channels) -> (b, t, h, w, out_channels)."""
         return self.out(self.resnet(x))
 
 
@@ -107,12 +110,12 @@ class MotionUNet3D(DenoiserNetwork):
     """Predicts the diffusion target of a clip's motion from its noisy motion, the image latent and a condition.
 
     The defaults are the paper's network (2303.13744, 42.7 M parameters). The cost of a forward pass is nearly
-    proportional to frames * positions * dim^2 / (patch_size^2 * frame_patch_size).
+    proportional to frames * positions * dim^2 / patch_size^2.
 
     The arguments are documented in `lfdm.config.models.UNetConfig`, which checks them.
 
     Raises:
-        UserError: an argument is outside of what is allowed.
+        UserError: an argument that is not allowed.
     """
 
     _supports_gradient_checkpointing = True
@@ -127,13 +130,12 @@ class MotionUNet3D(DenoiserNetwork):
         dim: int = 64,
         channel_multipliers: Sequence[int] = (1, 2, 4, 8),
         patch_size: int = 1,
-        frame_patch_size: int = 1,
         num_heads: int = 8,
         head_dim: int = 32,
         num_groups: int = 8,
-        num_resnets: int = 2,
-        upsample: Literal["transpose", "nearest"] = "transpose",
-        spatial_attention_levels: Sequence[bool] | None = None,
+        num_resnets: int = 2,  # noqa: ARG002 - read from the registered configuration, as are the next two
+        upsample: Literal["transpose", "nearest"] = "transpose",  # noqa: ARG002
+        spatial_attention_levels: Sequence[bool] | None = None,  # noqa: ARG002
         temporal_attention_levels: Sequence[bool] | None = None,
         input_kernel: int = 7,
         separate_heads: bool = True,
@@ -142,62 +144,26 @@ class MotionUNet3D(DenoiserNetwork):
     ):
         super().__init__()
         settings = checked_settings(UNetConfig, self.config)
-        num_levels = len(channel_multipliers)
-        spatial = spatial_attention_levels or (True,) * num_levels
-        temporal = temporal_attention_levels or (True,) * num_levels
         self.size_multiple = settings.size_multiple
-        self.frame_multiple = frame_patch_size
         self.gradient_checkpointing = False
-        self.dim = dim
-        self.patch_size = patch_size
-        self.frame_patch_size = frame_patch_size
-        self.head_dim = head_dim
-        folded = frame_patch_size * patch_size**2
+        self.dim, self.patch_size, self.head_dim = dim, patch_size, head_dim
         heads = {"num_heads": num_heads, "head_dim": head_dim}
-        embedding_dim = 4 * dim + condition_dim
-        blocks = {"num_groups": num_groups, "embedding_dim": embedding_dim}
+        area, padding = patch_size**2, input_kernel // 2
 
-        self.motion_in = FrameConv2d(sample_channels * folded, dim, input_kernel, padding=input_kernel // 2, bias=False)
-        self.latent_in = nn.Conv2d(latent_channels * patch_size**2, dim, input_kernel, padding=input_kernel // 2)
-        self.temporal_attention_in = TemporalAttention(dim, **heads) if temporal[0] else None
+        self.motion_in = FrameConv2d(sample_channels * area, dim, input_kernel, padding=padding, bias=False)
+        self.latent_in = nn.Conv2d(latent_channels * area, dim, input_kernel, padding=padding)
+        at_start = temporal_attention_levels is None or temporal_attention_levels[0]
+        self.temporal_attention_in = TemporalAttention(dim, **heads) if at_start else None
         self.time_embedding = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, 4 * dim))
         self.relative_position_bias = RelativePositionBias(
             num_buckets=relative_position_buckets, max_distance=relative_position_max_distance, num_heads=num_heads
         )
-
-        widths = (dim, *(dim * m for m in channel_multipliers))
-        self.down = nn.ModuleList()
-        self.up = nn.ModuleList()
-        for i, (coarse_in, coarse_out) in enumerate(itertools.pairwise(widths)):
-            last = i == num_levels - 1
-            self.down.append(
-                Level(
-                    coarse_in,
-                    coarse_out,
-                    num_resnets=num_resnets,
-                    spatial_attention=SpatialLinearAttention(coarse_out, **heads) if spatial[i] else None,
-                    temporal_attention=TemporalAttention(coarse_out, **heads) if temporal[i] else None,
-                    resample=None if last else FrameConv2d(coarse_out, coarse_out, 4, stride=2, padding=1),
-                    **blocks,
-                )
-            )
-            self.up.insert(
-                0,
-                Level(
-                    2 * coarse_out,
-                    coarse_in,
-                    num_resnets=num_resnets,
-                    spatial_attention=SpatialLinearAttention(coarse_in, **heads) if spatial[i] else None,
-                    temporal_attention=TemporalAttention(coarse_in, **heads) if temporal[i] else None,
-                    resample=None if i == 0 else _upsampler(upsample, coarse_in),
-                    **blocks,
-                ),
-            )
-        self.middle = Middle(widths[-1], **blocks, **heads)
-
-        occlusion_channels = sample_channels - FLOW_CHANNELS
-        splits = (FLOW_CHANNELS, occlusion_channels) if separate_heads else (sample_channels,)
-        self.heads = nn.ModuleList(Head(2 * dim, dim, n * folded, num_groups=num_groups) for n in splits)
+        down, up = zip(*_levels(settings), strict=True)
+        self.down, self.up = nn.ModuleList(down), nn.ModuleList(reversed(up))
+        coarsest = dim * channel_multipliers[-1]
+        self.middle = Middle(coarsest, num_groups=num_groups, embedding_dim=4 * dim + condition_dim, **heads)
+        splits = (FLOW_CHANNELS, sample_channels - FLOW_CHANNELS) if separate_heads else (sample_channels,)
+        self.heads = nn.ModuleList(Head(2 * dim, dim, n * area, num_groups=num_groups) for n in splits)
 
     def prepare(self, context: DenoiserContext) -> dict[str, Any]:
         """Return the keyword arguments of `forward`, besides the condition, that stay the same at every step of sampling."""
@@ -205,16 +171,15 @@ class MotionUNet3D(DenoiserNetwork):
         return {"latent_embedding": embedding, "attention_frames": context.attention_frames}
 
     def embed_latent(self, latent: Tensor) -> Tensor:
-        """The image latent's part of the first convolution, which no frame and no timestep changes.
+        """Return the latent's part of the first convolution, (b, dim, h/p, w/p), for `forward(..., latent_embedding=...)`.
+
+        It depends on neither frame nor timestep.
 
         Args:
             latent: (b, latent_channels, h, w).
 
-        Returns:
-            (b, dim, h/p, w/p), for `forward(..., latent_embedding=...)`.
-
         Raises:
-            UserError: the shape does not fit.
+            UserError: another shape.
         """
         channels = self.config["latent_channels"]
         if latent.ndim != 4 or latent.shape[1] != channels:
@@ -236,39 +201,30 @@ class MotionUNet3D(DenoiserNetwork):
         """Predict the diffusion target.
 
         Args:
-            sample: (b, sample_channels, t, h, w), noisy motion, any t from 1.
-            timestep: one for all or (b,), on the schedule's scale of 0 to 1000.
-            condition: (k b, condition_dim), k conditions of every sample: the first of all samples, then the second, ...
-                What does not depend on them, up to the first attention over frames, is computed once.
-            latent: (b, latent_channels, h, w), the image latent; or else
-            latent_embedding: (b, dim, h/p, w/p), what `embed_latent` made of it.
-            attention_frames: how many frames around it each frame attends to, for clips longer than those of training; None =
-                all.
+            sample: (b, sample_channels, t, h, w), noisy motion of any length.
+            timestep: one for all or (b,), 0 to 1000.
+            condition: (k b, condition_dim), the first condition of all samples, then the second, ... What does not depend on
+                them, up to the first attention over frames, is computed once.
+            latent: (b, latent_channels, h, w), of the image; either this or
+            latent_embedding: (b, dim, h/p, w/p), the result of `embed_latent`.
+            attention_frames: number of frames around it that each frame attends to, for clips longer than those of training;
+                None = all.
 
         Returns:
             (k b, sample_channels, t, h, w), in the order of `condition` and the channel order of `sample`.
 
         Raises:
-            UserError: a shape does not fit, or not exactly one of `latent` and `latent_embedding` is given.
+            UserError: another shape, or both or neither of `latent` and `latent_embedding`.
         """
-        if (latent is None) == (latent_embedding is None):
-            got = "neither" if latent is None else "both"
-            raise UserError(f"got {got} of latent and latent_embedding; allowed: exactly one")
         self._check_inputs(sample, condition)
-        if latent_embedding is None:
-            assert latent is not None
-            latent_embedding = self.embed_latent(latent)
-        self._check_latent_embedding(latent_embedding, sample)
-
+        latent_embedding = self._latent_embedding(sample, latent, latent_embedding)
         embedding = self._embed(timestep, condition, batch_size=len(sample))  # (k b, e)
-        patches = self._fold(sample)  # (b, t/q, h/p, w/p, c q p p)
         geometry = frame_geometry(
-            patches.shape[1],
-            bias=self.relative_position_bias,
-            head_dim=self.head_dim,
-            attention_frames=attention_frames and math.ceil(attention_frames / self.frame_patch_size),
+            sample.shape[2], bias=self.relative_position_bias, head_dim=self.head_dim, attention_frames=attention_frames
         )
-        x = self.motion_in(patches) + latent_embedding.permute(0, 2, 3, 1)[:, None]  # (b, t/q, h/p, w/p, dim)
+        p = self.patch_size
+        patches = rearrange(sample, "b c t (h i) (w j) -> b t h w (c i j)", i=p, j=p)
+        x = self.motion_in(patches) + latent_embedding.permute(0, 2, 3, 1)[:, None]  # (b, t, h/p, w/p, dim)
         stem = x
         if self.temporal_attention_in is not None:
             x = self.temporal_attention_in(x, geometry, self._run)
@@ -283,31 +239,19 @@ class MotionUNet3D(DenoiserNetwork):
         for level in self.up:
             _, x = level(torch.cat((x, skips.pop()), dim=-1), embedding, geometry, self._run)
 
-        x = torch.cat((x, stem), dim=-1)  # (k b, t/q, h/p, w/p, 2 dim)
+        x = torch.cat((x, stem), dim=-1)  # (k b, t, h/p, w/p, 2 dim)
         outputs = torch.cat([self._run(head, x) for head in self.heads], dim=-1)
-        return self._unfold(outputs)[:, :, : sample.shape[2]]
-
-    def _fold(self, sample: Tensor) -> Tensor:
-        """Patches of frames and positions as channels; a last patch that is not full repeats the last frame."""
-        p, q = self.patch_size, self.frame_patch_size
-        missing = -sample.shape[2] % q
-        if missing:
-            sample = torch.cat((sample, sample[:, :, -1:].expand(-1, -1, missing, -1, -1)), dim=2)
-        return rearrange(sample, "b c (t k) (h i) (w j) -> b t h w (c k i j)", k=q, i=p, j=p)
-
-    def _unfold(self, patches: Tensor) -> Tensor:
-        p, q = self.patch_size, self.frame_patch_size
-        return rearrange(patches, "b t h w (c k i j) -> b c (t k) (h i) (w j)", k=q, i=p, j=p)
+        return rearrange(outputs, "b t h w (c i j) -> b c t (h i) (w j)", i=p, j=p)
 
     def _run(self, operation: Callable[..., Tensor], *inputs: Tensor | FrameGeometry) -> Tensor:
-        """The output of a block; with gradient checkpointing, its inside is computed again in the backward pass."""
+        """Apply a block; with gradient checkpointing its activations are recomputed in the backward pass."""
         checkpoint = self._gradient_checkpointing_func
         if checkpoint is None or not (self.gradient_checkpointing and torch.is_grad_enabled()) or is_transformed():
             return operation(*inputs)
         return checkpoint(operation, *inputs)
 
     def _embed(self, timestep: Tensor | float, condition: Tensor, *, batch_size: int) -> Tensor:
-        """Time, then condition, after the SiLU that comes before every modulation: (b, 4 dim + condition_dim)."""
+        """Return time, then condition, after the SiLU that precedes every modulation: (k b, 4 dim + condition_dim)."""
         precision = torch.promote_types(self.dtype, torch.float32)
         time = torch.as_tensor(timestep, dtype=precision, device=condition.device)
         if time.ndim > 1 or (time.ndim == 1 and len(time) not in (1, batch_size)):
@@ -318,6 +262,22 @@ class MotionUNet3D(DenoiserNetwork):
         waves = torch.cat((angles.sin(), angles.cos()), dim=-1).expand(batch_size, -1)
         time_embedding = self.time_embedding(waves.to(self.dtype)).repeat(len(condition) // batch_size, 1)
         return F.silu(torch.cat((time_embedding, condition.to(time_embedding.dtype)), dim=-1))
+
+    def _latent_embedding(self, sample: Tensor, latent: Tensor | None, embedding: Tensor | None) -> Tensor:
+        """Return the one that is given, embedded and of the sample's shape."""
+        if (latent is None) == (embedding is None):
+            got = "neither" if latent is None else "both"
+            raise UserError(f"got {got} of latent and latent_embedding; allowed: exactly one")
+        if latent is not None:
+            embedding = self.embed_latent(latent)
+        assert embedding is not None
+        allowed = (len(sample), self.dim, *(size // self.patch_size for size in sample.shape[3:]))
+        if embedding.shape != allowed:
+            raise UserError(
+                f"latent or latent_embedding does not match the sample {tuple(sample.shape)}: its embedding has shape "
+                f"{tuple(embedding.shape)}; allowed: {allowed}"
+            )
+        return embedding
 
     def _check_inputs(self, sample: Tensor, condition: Tensor) -> None:
         channels, width = self.config["sample_channels"], self.config["condition_dim"]
@@ -333,14 +293,31 @@ class MotionUNet3D(DenoiserNetwork):
         if height < 1 or width < 1 or height % multiple or width % multiple:
             raise UserError(f"{name} has size {height}x{width}; allowed: multiples of {multiple}")
 
-    def _check_latent_embedding(self, latent_embedding: Tensor, sample: Tensor) -> None:
-        p = self.patch_size
-        allowed = (len(sample), self.dim, sample.shape[3] // p, sample.shape[4] // p)
-        if latent_embedding.shape != allowed:
-            raise UserError(
-                f"latent or latent_embedding does not fit the sample {tuple(sample.shape)}: its embedding has shape "
-                f"{tuple(latent_embedding.shape)}; allowed: {allowed}"
-            )
+
+def _levels(config: UNetConfig) -> Iterator[tuple[Level, Level]]:
+    """Yield the levels on the way down and on the way up, from the finest resolution to the coarsest."""
+    widths = (config.dim, *(config.dim * multiplier for multiplier in config.channel_multipliers))
+    last = len(config.channel_multipliers) - 1
+    for i, (fine, coarse) in enumerate(itertools.pairwise(widths)):
+        halve = None if i == last else partial(FrameConv2d, coarse, coarse, 4, stride=2, padding=1)
+        double = None if i == 0 else partial(_upsampler, config.upsample, fine)
+        yield _level(config, i, fine, coarse, halve), _level(config, i, 2 * coarse, fine, double)
+
+
+def _level(config: UNetConfig, index: int, channels: int, out: int, resample: Callable[[], nn.Module] | None) -> Level:
+    """Build a level; the order in which its parts are made decides their initial weights."""
+    heads = {"num_heads": config.num_heads, "head_dim": config.head_dim}
+    spatial, temporal = config.spatial_attention_levels, config.temporal_attention_levels
+    return Level(
+        channels,
+        out,
+        num_resnets=config.num_resnets,
+        num_groups=config.num_groups,
+        embedding_dim=4 * config.dim + config.condition_dim,
+        spatial_attention=SpatialLinearAttention(out, **heads) if spatial is None or spatial[index] else None,
+        temporal_attention=TemporalAttention(out, **heads) if temporal is None or temporal[index] else None,
+        resample=None if resample is None else resample(),
+    )
 
 
 def _upsampler(kind: Literal["transpose", "nearest"], channels: int) -> nn.Module:
