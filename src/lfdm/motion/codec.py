@@ -204,4 +204,5 @@ def _triple(name: str, values: Sequence[float] | None) -> Triple | None:
 
 
 def _channels(values: Triple, like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, 3, 1, 1, 1)
+    # filled on the device: torch.tensor(values) would make the host wait for it
+    return torch.cat([like.new_full((1, 1, 1, 1, 1), value) for value in values], dim=1)
