@@ -112,7 +112,7 @@ def test_an_unknown_label_is_answered_with_the_nearest_and_all_labels() -> None:
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [(("wave", "wave"), "'wave' is there twice"), (("wave", " "), "not empty"), ("wave", "list of strings")],
+    [(("wave", "wave"), "'wave' is there twice"), (("wave", " "), "got ' '"), ("wave", "labels must be a list")],
 )
 def test_impossible_labels(labels: tuple[str, ...] | str, message: str) -> None:
     with pytest.raises(UserError, match=message):
@@ -193,7 +193,7 @@ def test_attention_pooling_starts_as_the_mean_and_learns_to_tell_one_word(tiny_b
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pooling": "max"}, "one of mean, attention; got 'max'"),
+        ({"pooling": "max"}, "pooling must be one of 'mean', 'attention'; got 'max'"),
         ({"pooling": "attention", "num_tokens": 3}, "needs a text_encoder"),
         ({"pooling": "attention", "text_encoder": "bert"}, "num_tokens must be positive"),
         ({"num_tokens": 3}, "0 otherwise; got 3"),

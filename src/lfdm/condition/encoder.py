@@ -8,7 +8,7 @@ import math
 import numbers
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Literal, Self
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -16,6 +16,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from lfdm.condition.text import TokenStates, encode_tokens, encoder_source, mean_of_tokens
+from lfdm.config.checks import check_arguments
 from lfdm.errors import MissingExtraError, UserError
 from lfdm.folders.model_folder import StrictLoading
 
@@ -65,6 +66,7 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         num_tokens: int = 0,
     ) -> None:
         super().__init__()
+        check_arguments(ConditionEncoder, self.config)
         _check_labels(labels)
         if dim < 1:
             raise UserError(f"dim must be at least 1; got {dim}")
@@ -253,19 +255,15 @@ def _weights(mix: Mapping[str, float]) -> dict[str | None, float]:
 
 
 def _check_labels(labels: Sequence[str]) -> None:
-    if isinstance(labels, str):
-        raise UserError(f"labels must be a list of strings; got the string {labels!r}")
-    wrong = [label for label in labels if not isinstance(label, str) or not label.strip()]
-    if wrong:
-        raise UserError(f"labels must be strings that are not empty; got {wrong[0]!r}")
+    empty = [label for label in labels if not label.strip()]
+    if empty:
+        raise UserError(f"labels must not be empty; got {empty[0]!r}")
     twice = sorted({label for label in labels if list(labels).count(label) > 1})
     if twice:
         raise UserError(f"labels must differ; {twice[0]!r} is there twice")
 
 
 def _check_pooling(pooling: Pooling, num_tokens: int, text_encoder: str | None) -> None:
-    if pooling not in get_args(Pooling):
-        raise UserError(f"pooling must be one of {', '.join(get_args(Pooling))}; got {pooling!r}")
     if pooling == "attention" and text_encoder is None:
         raise UserError("pooling='attention' needs a text_encoder, whose tokens it weighs; got None")
     if (num_tokens > 0) != (pooling == "attention"):

@@ -16,7 +16,7 @@ _NOUNS: dict[object, str] = {
     int: "a whole number",
     float: "a finite number",
     bool: "True or False",
-    str: "a text",
+    str: "a string",
     types.NoneType: "None",
 }
 
@@ -82,7 +82,7 @@ def check_types(settings: object) -> None:
         check(_has_type(getattr(settings, name), hint), name, getattr(settings, name), _describe(hint))
 
 
-def check_arguments(cls: type, arguments: dict[str, Any]) -> None:
+def check_arguments(cls: type, arguments: Mapping[str, Any]) -> None:
     """Raise UserError naming the first of `arguments` that does not have the type annotated in the constructor of `cls`."""
     hints = typing.get_type_hints(cls.__init__)
     for name, value in arguments.items():

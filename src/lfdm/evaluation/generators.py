@@ -10,8 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from lfdm.config.checks import check_integer, check_number
-from lfdm.config.diffusion import MAX_GUIDANCE_SCALE, SamplerName
+from lfdm.config.diffusion import SamplerName
 from lfdm.diffusion.schedulers import make_scheduler, predicted_by, scheduler_name
 from lfdm.motion.motion import Motion
 from lfdm.pipeline.pipeline import LatentFlowPipeline
@@ -60,13 +59,11 @@ class PipelineGenerator:
     ) -> None:
         if sampler is not None:
             pipeline.scheduler = _with_sampler(pipeline.scheduler, sampler)
-        settings = pipeline.config
-        steps = settings["num_inference_steps"] if num_inference_steps is None else num_inference_steps
-        scale = settings["guidance_scale"] if guidance_scale is None else guidance_scale
         self.name = name
         self.pipeline = pipeline
-        self.num_inference_steps = check_integer("num_inference_steps", steps, 1, pipeline.max_inference_steps)
-        self.guidance_scale = check_number("guidance_scale", scale, low=0, high=MAX_GUIDANCE_SCALE)
+        _, self.num_inference_steps, self.guidance_scale = pipeline.sampling_settings(
+            num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
+        )
         self.bf16 = bf16
 
     @property

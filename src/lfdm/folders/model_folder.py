@@ -11,7 +11,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from lfdm.config.checks import check_arguments
 from lfdm.config.serialization import SettingsT, from_json
 from lfdm.errors import UserError
 from lfdm.folders.files import check_holds_only, replace_folder
@@ -63,7 +62,6 @@ def build_from_config(folder: Path, cls: type[ModelT]) -> ModelT:
     """Construct a `cls` with the arguments stored in a folder; UserError naming the file if it does not accept them."""
     path, arguments = folder / CONFIG_NAME, read_config(folder, cls)
     try:
-        check_arguments(cls, arguments)
         return cls(**arguments)
     except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"{path} has values that {cls.__name__} does not accept: {error}") from error

@@ -14,6 +14,7 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor
 
+from lfdm.config.checks import check_arguments
 from lfdm.config.diffusion import DiffusionConfig
 from lfdm.errors import UserError
 from lfdm.folders.files import check_holds_only, replace_folder
@@ -109,8 +110,7 @@ class FrameCodec(MotionCodec):
         low: Sequence[float] | None = None,
         high: Sequence[float] | None = None,
     ) -> None:
-        if kind not in ("flow", "grid"):
-            raise UserError(f"kind must be 'flow' or 'grid'; got {kind!r}")
+        check_arguments(FrameCodec, self.config)
         self.kind, self.corners, self.still_first_frame = kind, corners, still_first_frame
         self.mean, self.std = _triple("mean", mean), _triple("std", std)
         self.low, self.high = _triple("low", low), _triple("high", high)
@@ -198,8 +198,8 @@ def make_codec(config: DiffusionConfig, *, corners: bool) -> MotionCodec:
 def _triple(name: str, values: Sequence[float] | None) -> Triple | None:
     if values is None:
         return None
-    if len(values) != 3 or not all(math.isfinite(value) for value in values):
-        raise UserError(f"{name} must be three finite numbers (x, y, occlusion); got {values}")
+    if len(values) != 3:
+        raise UserError(f"{name} must be three numbers (x, y, occlusion); got {values}")
     return (float(values[0]), float(values[1]), float(values[2]))
 
 

@@ -114,9 +114,10 @@ class LatentFlowPipeline(DiffusionPipeline):
             fit=fit,
             num_frames=num_frames,
             fps=check_number("fps", fps, low=0.01),
-            num_inference_steps=check_integer("num_inference_steps", num_inference_steps, 1, max_inference_steps(scheduler)),
-            guidance_scale=check_number("guidance_scale", guidance_scale, low=0, high=MAX_GUIDANCE_SCALE),
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
         )
+        self.sampling_settings()
 
     # ------------------------------------------------------------------------------------------ making and saving
 
@@ -311,7 +312,7 @@ class LatentFlowPipeline(DiffusionPipeline):
             UserError: a value that is not allowed, an unknown label, not an image, or a scheduler that is not supported.
             FileNotFoundError: no such image file.
         """
-        num_frames, steps, scale = self._sampling_settings(num_frames, num_inference_steps, guidance_scale, loop=loop)
+        num_frames, steps, scale = self.sampling_settings(num_frames, num_inference_steps, guidance_scale, loop=loop)
         check_output_type(output_type)
         pictures = read_images(image)
         control = self._control(motion_strength, motion_mask, pictures)
@@ -341,13 +342,18 @@ class LatentFlowPipeline(DiffusionPipeline):
         output = decode_video(self.autoencoder, features, control(motion), output_type)
         return output if return_dict else cast("LatentFlowOutput", output.to_tuple())
 
-    def _sampling_settings(
-        self, num_frames: int | None, num_steps: int | None, guidance_scale: float | None, *, loop: bool
+    def sampling_settings(
+        self,
+        num_frames: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        *,
+        loop: bool = False,
     ) -> tuple[int, int, float]:
-        """Return the checked number of frames, number of steps and guidance scale of a call; None = the pipeline's default."""
+        """Return number of frames, number of steps and guidance scale of a call, checked; None = the pipeline's default."""
         config = self.config
         num_frames = config["num_frames"] if num_frames is None else num_frames
-        num_steps = config["num_inference_steps"] if num_steps is None else num_steps
+        num_steps = config["num_inference_steps"] if num_inference_steps is None else num_inference_steps
         guidance_scale = config["guidance_scale"] if guidance_scale is None else guidance_scale
         return (
             check_integer("num_frames", num_frames, 2 if loop else 1, MAX_FRAMES),
