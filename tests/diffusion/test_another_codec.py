@@ -139,6 +139,6 @@ def test_a_length_that_the_codec_does_not_support_is_refused(pipe: LatentFlowPip
 
 
 def test_a_network_for_other_samples_is_refused(pipe: LatentFlowPipeline) -> None:
-    parts = {**pipe.components, "motion_codec": ClipImageCodec(num_frames=5)}
+    parts = {**pipe.components, "motion_codec": ClipImageCodec(num_frames=5), "image_size": 32, "num_frames": 5}
     with pytest.raises(UserError, match="sample_channels=15, as the motion codec gives; got 12"):
-        LatentFlowPipeline(**parts, image_size=32, num_frames=5)
+        LatentFlowPipeline(**parts)

@@ -35,8 +35,6 @@ class DenoiserNetwork(StrictLoading, ModelMixin, ConfigMixin, ABC):  # pyright: 
     and `condition_dim`.
     """
 
-    frame_multiple: int = 1
-    """Samples with a frame axis are padded to a multiple of this many frames."""
     size_multiple: int = 1
     """Height and width of the latent must be multiples of this."""
 

@@ -3,7 +3,6 @@
 Shapes: sample (b, *codec.sample_shape(num_frames, h, w)) · image latent (b, C, h, w) · condition embedding (b, D).
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -52,9 +51,8 @@ class MotionSampler:
         """
         self._check_scheduler()
         codec, latent = self.codec, context.latent
-        padded = num_frames if windows else _padded_length(num_frames, self.network.frame_multiple)
-        shape = codec.sample_shape(padded if codec.has_frame_axis else num_frames, latent.shape[-2], latent.shape[-1])
-        predict = self._in_windows(context, guidance, windows) if windows else self._whole(context, guidance, padded)
+        shape = codec.sample_shape(num_frames, latent.shape[-2], latent.shape[-1])
+        predict = self._in_windows(context, guidance, windows) if windows else self._whole(context, guidance, num_frames)
 
         def constrain(clean: Tensor) -> Tensor:
             clean = codec.clamp(clean)
@@ -82,7 +80,3 @@ class MotionSampler:
     def _in_windows(self, context: DenoiserContext, guidance: Guidance, windows: Sequence[Window]) -> Prediction:
         contexts = [replace(context, frames=window.frames.to(context.latent.device)) for window in windows]
         return blend_windows(windows, [guided_prediction(self.network, one, guidance) for one in contexts])
-
-
-def _padded_length(num_frames: int, multiple: int) -> int:
-    return math.ceil(num_frames / multiple) * multiple
