@@ -31,7 +31,7 @@ Lfdm = Callable[..., tuple[int, str, str]]
         ),
     ],
 )
-def test_a_wrong_value_of_a_data_command_is_one_line_and_leaves_nothing(lfdm: Lfdm, arguments: str, message: str) -> None:
+def test_a_wrong_value_of_a_data_command_is_one_line_and_writes_no_file(lfdm: Lfdm, arguments: str, message: str) -> None:
     Path("notes.txt").write_text("precious")
     Path("empty").mkdir()
     code, out, err = lfdm("data", *arguments.split())

@@ -51,7 +51,7 @@ def test_a_full_disk_stops_a_training_with_one_line_and_the_last_checkpoint(pupp
     assert train(4, None).returncode == 0
 
 
-def test_a_loss_that_is_no_number_is_one_line(lfdm: Lfdm, puppets_dir: Path) -> None:
+def test_a_non_finite_loss_is_one_line(lfdm: Lfdm, puppets_dir: Path) -> None:
     line = ["train", "autoencoder", "flow64", "--data", puppets_dir, "--out", "run", *TINY_NETWORKS]
     line += [*short_run("autoencoder-training"), "--autoencoder-training.optimization.learning-rate", "1e30"]
     code, _, err = lfdm(*line)
@@ -113,7 +113,7 @@ def test_evaluate_names_a_missing_data_set(lfdm: Lfdm, model: Path) -> None:
     assert not Path("results").exists()
 
 
-def test_the_summary_tells_what_a_resumed_run_does_and_how_long(tmp_path: Path) -> None:
+def test_the_summary_shows_progress_and_estimates(tmp_path: Path) -> None:
     summary = RunSummary(
         out=tmp_path,
         device="cuda:0 (NVIDIA H200)",

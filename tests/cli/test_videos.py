@@ -19,7 +19,7 @@ from lfdm.pipeline.pipeline import LatentFlowPipeline
 Lfdm = Callable[..., tuple[int, str, str]]
 
 
-def test_generate_takes_the_words_of_the_design(lfdm: Lfdm) -> None:
+def test_generate_has_the_options_of_the_python_call(lfdm: Lfdm) -> None:
     _, out, _ = lfdm("generate", "--help")
     words = (
         "model out num-frames num-inference-steps guidance-scale num-videos seed panel unconditional fps device dtype fit scale "
@@ -123,7 +123,7 @@ def test_unconditional_and_half_precision(lfdm: Lfdm, model: Path, image: Path) 
         (["person", "wave", "--model", "~nobody/model"], "no model folder ~nobody/model"),
     ],
 )
-def test_a_wrong_value_is_one_line_and_leaves_nothing(
+def test_a_wrong_value_is_one_line_and_writes_no_file(
     lfdm: Lfdm, model: Path, image: Path, arguments: list[str], message: str
 ) -> None:
     Path("notes.txt").write_text("not an image")
@@ -153,7 +153,7 @@ def test_a_full_disk_is_one_line(model: Path, image: Path, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def test_transfer_follows_the_driving_video(lfdm: Lfdm, model: Path, image: Path, puppets_dir: Path) -> None:
+def test_transfer_has_the_length_and_rate_of_the_driving_video(lfdm: Lfdm, model: Path, image: Path, puppets_dir: Path) -> None:
     clip = next(puppets_dir.rglob("*.avi"))
     common = ["transfer", image, clip, "--model", model, "--out"]
     code, printed, _ = lfdm(*common, "moved", "--panel")
@@ -189,7 +189,7 @@ def test_a_saved_motion_moves_other_images(lfdm: Lfdm, model: Path, image: Path,
     assert not Motion.load("still.safetensors").flow.any()
 
 
-def test_steering_on_the_command_line(lfdm: Lfdm, model: Path, image: Path) -> None:
+def test_motion_control_options(lfdm: Lfdm, model: Path, image: Path) -> None:
     Image.fromarray(np.repeat(np.array([[0, 255]], np.uint8), 32, axis=0).repeat(16, axis=1)).save("mask.png")
     common = ["generate", image, "wave", "--model", model, "--num-inference-steps", 1, "--out"]
     source = np.asarray(Image.open(image))
@@ -214,7 +214,7 @@ def test_panels_of_named_tiles(lfdm: Lfdm, model: Path, image: Path, form: str) 
     assert read_video(name).shape == (4, 208, 3 * 192 + 2 * 4, 3)
 
 
-def test_a_panel_s_format_takes_a_panel(lfdm: Lfdm, model: Path, image: Path) -> None:
+def test_a_panel_format_needs_a_panel(lfdm: Lfdm, model: Path, image: Path) -> None:
     code, _, errors = lfdm("generate", image, "wave", "--model", model, "--panel-format", "png")
     assert code == 2
     assert errors.strip().endswith("--panel-format has no effect without --panel; got png")

@@ -34,7 +34,7 @@ def num_parameters(module: torch.nn.Module) -> int:
 
 
 @every_preset
-def test_both_models_fit_each_other_and_the_image_size(preset: Preset) -> None:
+def test_both_models_agree_with_each_other_and_the_image_size(preset: Preset) -> None:
     autoencoder, unet = build(preset)
     assert preset.image_size % autoencoder.size_multiple == 0
     assert autoencoder.size_multiple == preset.autoencoder.size_multiple
@@ -52,11 +52,11 @@ def test_paper_presets_have_the_published_sizes(name: str, counts: tuple[int, in
 
 
 @pytest.mark.parametrize("name", ["flow64"])
-def test_own_models_fit_into_the_bundle_at_half_precision(name: str) -> None:
+def test_own_models_are_small_enough_for_the_bundle(name: str) -> None:
     assert max(2 * num_parameters(model) for model in build(get_preset(name))) <= 12_000_000
 
 
-def test_presets_go_by_their_own_names_and_unknown_ones_are_refused() -> None:
+def test_presets_are_found_by_name_and_unknown_ones_are_refused() -> None:
     assert all(get_preset(name).name == name for name in PRESETS)
     with pytest.raises(UserError, match="unknown preset 'mug64'; known: flow64, mug128, mhad128, natops128"):
         get_preset("mug64")

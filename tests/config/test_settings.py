@@ -42,7 +42,7 @@ def test_neither_settings_nor_presets_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_every_field_has_a_line_under_it() -> None:
+def test_every_field_has_a_one_line_description() -> None:
     found = 0
     for node in (node for module in MODULES for node in ast.parse(inspect.getsource(module)).body):
         if isinstance(node, ast.ClassDef):
@@ -58,7 +58,7 @@ def test_every_field_has_a_line_under_it() -> None:
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_settings_are_frozen_and_given_by_name(cls: type) -> None:
+def test_settings_are_frozen_and_keyword_only(cls: type) -> None:
     assert all(field.kw_only for field in dataclasses.fields(cls))
     assert cls.__dataclass_params__.frozen
 
@@ -78,7 +78,7 @@ def test_json_round_trip(preset: Preset) -> None:
     assert from_json(Preset, json.loads(json.dumps(to_json(changed)))) == changed != preset
 
 
-def test_what_json_leaves_out_has_its_default() -> None:
+def test_missing_json_keys_have_their_defaults() -> None:
     assert from_json(UNetConfig, {"dim": 32}) == UNetConfig(dim=32)
 
 
@@ -112,7 +112,7 @@ def test_what_json_leaves_out_has_its_default() -> None:
         (UNetConfig, {"upsample": "cubic"}, "upsample must be one of 'transpose', 'nearest'; got 'cubic'"),
     ],
 )
-def test_json_that_does_not_fit_is_refused(cls: type, values: dict[str, Any], message: str) -> None:
+def test_json_of_wrong_keys_or_types_is_refused(cls: type, values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
         from_json(cls, values)
     assert str(caught.value).startswith(message)

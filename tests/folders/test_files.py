@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def test_a_temporary_name_is_hidden_free_and_never_too_long(tmp_path: Path, name
     first.touch()  # OSError for over 255 bytes
 
 
-def test_a_folder_is_replaced_by_a_whole_one_alone(tmp_path: Path) -> None:
+def test_a_folder_is_replaced_only_by_a_complete_one(tmp_path: Path) -> None:
     target = tmp_path / "new" / "folder"
     with replacing_folder(target) as temporary:
         (temporary / "a").touch()
@@ -49,7 +49,7 @@ def test_a_folder_is_replaced_by_a_whole_one_alone(tmp_path: Path) -> None:
         pass
 
 
-def test_what_a_link_leads_to_is_replaced_and_a_failed_rename_loses_nothing(
+def test_the_target_of_a_link_is_replaced_and_a_failed_rename_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "real").mkdir()
@@ -96,7 +96,7 @@ def test_a_cache_is_built_once_and_a_failed_one_leaves_nothing(tmp_path: Path) -
     assert sorted(entry.name for entry in folder.parent.iterdir()) == ["one", "two"]
 
 
-def test_a_file_in_the_way_of_a_path_is_named(tmp_path: Path) -> None:
+def test_a_file_among_the_parents_of_a_path_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     check_parents(tmp_path / "new" / "folder" / "clip.mp4")
     with pytest.raises(UserError, match=r"clip\.mp4 cannot be created: .*file is a file"):

@@ -1,4 +1,4 @@
-"""The settings of a run folder: kept, compared, completed."""
+"""The settings of a run folder: stored and compared."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def test_prepare_run_names_every_difference(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "config.json").read_text())["data"] == "b"
 
 
-def test_workers_steps_and_logs_may_change_and_land_in_the_file(tmp_path: Path) -> None:
+def test_settings_without_effect_on_weights_may_change_and_are_stored(tmp_path: Path) -> None:
     prepare_run(tmp_path, {"optimization": {"num_workers": 0, "num_steps": 5, "seed": 1}})
     prepare_run(tmp_path, {"optimization": {"num_workers": 4, "num_steps": 9, "seed": 1}})
     assert json.loads((tmp_path / "config.json").read_text())["optimization"] == {"num_workers": 4, "num_steps": 9, "seed": 1}
@@ -30,8 +30,8 @@ def test_workers_steps_and_logs_may_change_and_land_in_the_file(tmp_path: Path) 
 
 def test_prepare_run_leaves_other_folders_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(UserError, match="is not empty and is not a run folder"):
+    with pytest.raises(UserError, match="exists and is not a run folder"):
         prepare_run(tmp_path, {})
-    with pytest.raises(UserError, match="is not empty and is not a run folder"):
+    with pytest.raises(UserError, match="exists and is not a run folder"):
         prepare_run(tmp_path / "thesis.tex", {})
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]

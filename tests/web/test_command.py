@@ -42,6 +42,14 @@ def test_wrong_values_are_one_line(options: list[str], words: str, capsys: pytes
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize("host", ["no such host", "\u2603..a", "x" * 70])
+def test_an_impossible_host_is_one_line(host: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_serve("--host", host) == 2
+    error = capsys.readouterr().err
+    assert "cannot listen" in error
+    assert error.count("\n") == 1
+
+
 def test_a_taken_port_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert run_serve("--port", str(taken.getsockname()[1])) == 2

@@ -26,7 +26,7 @@ class DiffusionConfig:
     codec: Literal["flow", "grid"] = "flow"
     """Quantity that is diffused next to occlusion: displacement (our own) or the absolute sampling grid (paper)."""
     normalize: bool = True
-    """Whether motion channels are scaled to zero mean and unit variance, as measured on the training set."""
+    """Scaling of motion channels to zero mean and unit variance, measured on the training set."""
     prediction_type: PredictionType = "velocity"
     """Prediction of the network: noise (paper), v (arXiv 2202.00512), or velocity on the straight path (2210.02747; our own)."""
     sampler: SamplerName = "dpmpp_2m"
@@ -36,11 +36,11 @@ class DiffusionConfig:
     guidance_scale: float = 1.0
     """Default scale of classifier-free guidance; 1 = only the conditional prediction."""
     dynamic_thresholding: bool = False
-    """Whether x0 is clipped by its 0.9 quantile at every step (paper); it shrinks normalized motion, so our recipe omits it."""
+    """Clipping of x0 by its 0.9 quantile at every step (paper); it shrinks normalized motion, so our recipe omits it."""
     clamp_to_range: bool = True
-    """Whether x0 is clamped to the range of each channel in the training set (our own)."""
+    """Clamping of x0 to the range of each channel in the training set (our own)."""
     still_first_frame: bool = True
-    """Whether frame 0 of a video is the image itself: no flow, no occlusion (our own)."""
+    """Frame 0 of a video is the image itself: no flow, no occlusion (our own)."""
     condition: Literal["labels", "text"] = "labels"
     """Fixed embeddings of labels, or embeddings of a text encoder."""
     text_encoder: str = TEXT_ENCODER
@@ -48,7 +48,7 @@ class DiffusionConfig:
     text_pooling: Literal["mean", "attention"] = "mean"
     """Pooling of tokens: mean (paper), or weighted by a learned query (our own)."""
     learned_null: bool = False
-    """Whether the null condition is a learned vector instead of zeros."""
+    """Learned vector as the null condition, instead of zeros."""
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -85,7 +85,7 @@ class UNetConfig:
     input_kernel: int = 7
     """Kernel size of the first convolution."""
     separate_heads: bool = True
-    """Whether flow and occlusion each have their own last residual block."""
+    """Separate last residual blocks for flow and occlusion."""
     relative_position_buckets: int = 32
     """Buckets of frame distance in the attention over frames."""
     relative_position_max_distance: int = 32

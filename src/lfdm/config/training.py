@@ -116,9 +116,9 @@ class AutoencoderTrainingConfig:
     first_frame_probability: float = 0.5
     """Probability that the source is the clip's first frame, as in sampling."""
     distinct_frames: bool = True
-    """Whether the two frames of a pair must differ."""
+    """Pairs of two different frames only."""
     pairs_by: Literal["clip", "subject"] = "clip"
-    """Whether a pair comes from the clip itself or from a random clip of the same subject."""
+    """Source of a pair: the clip itself, or a random clip of the same subject."""
     flip_probability: float = 0.5
     """Probability of mirroring both frames if they are not swapped; never if the label names a side."""
     mirror_sided_labels: bool = False

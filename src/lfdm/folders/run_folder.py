@@ -105,7 +105,7 @@ def check_run(out: Path, config: dict[str, Any], *, free: Collection[str] = ()) 
         if differing:
             raise UserError(f"{out} holds a run with other settings: {'; '.join(differing)}. Use them, or another --out")
     elif out.exists() and not (out.is_dir() and all(entry.name.startswith((".", CONFIG_NAME)) for entry in out.iterdir())):
-        raise UserError(f"{out} is not empty and is not a run folder; choose another --out")
+        raise UserError(f"{out} exists and is not a run folder; choose another --out")
 
 
 def prepare_run(out: Path, config: dict[str, Any], *, free: Collection[str] = ()) -> None:

@@ -88,7 +88,7 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
-    except (OSError, UnicodeError) as error:  # UnicodeError: not a possible host name
+    except (OSError, UnicodeError, TypeError) as error:  # the last two: not a possible host name
         raise OSError(
             f"cannot listen at {host} port {port}: {getattr(error, 'strerror', None) or error}; choose another --port or --host"
         ) from error
