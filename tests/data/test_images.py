@@ -1,6 +1,10 @@
 """Pictures of every kind, and fitting them to a square."""
 
+import io
+import struct
+import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -8,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lfdm.data.corpora.folder import write_folder
 from lfdm.data.images import decoding, fit_frames, open_image, read_image
+from lfdm.data.video import write_video
 from lfdm.errors import UserError
 
 MODES: tuple[Literal["pad", "crop"], ...] = ("pad", "crop")
@@ -157,7 +163,7 @@ def test_floating_point_pictures_are_taken_from_0_to_1(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "half.tif")
     assert (read_image(tmp_path / "half.tif") == 128).all()
     Image.fromarray(np.full((4, 4), 200.0, np.float32)).save(tmp_path / "byte.tif")
-    with pytest.raises(UserError, match=r"byte\.tif.*must lie in \[0, 1\], got 200"):
+    with pytest.raises(UserError, match=r"byte\.tif.*must lie in \[0, 1\], got 200.*divide them by 255"):
         read_image(tmp_path / "byte.tif")
 
 
@@ -220,3 +226,77 @@ def test_only_errors_of_the_decoder_are_those_of_the_file(tmp_path: Path) -> Non
         raise KeyError("ours")
     with pytest.raises(UserError, match=r"whole\.png: broken .*damaged"), decoding(tmp_path / "whole.png"):
         raise ValueError("damaged")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, NotImplementedError, MemoryError, AssertionError, RecursionError])
+def test_whatever_a_decoder_raises_is_a_broken_file(error: type[Exception]) -> None:
+    with pytest.raises(UserError, match=r"a\.png: broken .*" + error.__name__), decoding("a.png"):
+        raise error
+    with pytest.raises(UserError, match=r"^our own"), decoding("a.png"):
+        raise UserError("our own")
+
+
+def damaged_avif() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32), "red").save(buffer, "AVIF")
+    return buffer.getvalue().replace(b"pitm", b"free")
+
+
+def unknown_dds() -> bytes:
+    return b"DDS " + struct.pack("<7I", 124, 0x1007, 4, 4, 0, 0, 0) + bytes(44) + struct.pack("<2I", 32, 4) + b"ABCD" + bytes(200)
+
+
+@pytest.mark.parametrize("make", [damaged_avif, unknown_dds])
+def test_a_damaged_picture_in_a_folder_of_frames_costs_its_clip_only(tmp_path: Path, make: Callable[[], bytes]) -> None:
+    frames = tmp_path / "clips" / "wave" / "ann" / "frames"
+    frames.mkdir(parents=True)
+    Image.fromarray(noise(1, 8, 8)[0]).save(frames / "1.png")
+    (frames / "2.png").write_bytes(make())
+    write_video(tmp_path / "clips" / "wave" / "bob" / "whole.avi", noise(3, 8, 8), fps=8)
+    with pytest.raises(UserError, match=r"2\.png: broken"):
+        read_image(frames / "2.png")
+    made = write_folder(tmp_path / "clips", tmp_path / "out", size=8)
+    assert len(made.records) == 1
+    assert [skipped.path for skipped in made.skipped] == ["wave/ann/frames"]
+    assert "2.png: broken" in made.skipped[0].reason
+
+
+def test_messages_say_what_a_file_really_is(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "clip.mp4", noise(2, 16, 16), fps=8).read_bytes()
+    files = {
+        video: "not an image but a video",
+        b"<!DOCTYPE html><html></html>": "web page",
+        b"version https://git-lfs.github.com/spec/v1\n": "git lfs pull",
+        b"hello": "text",
+        b"": "empty",
+        b"\x89PNG\r\n\x1a\n": "broken",
+        bytes(100): "no known format",
+    }
+    for content, words in files.items():
+        (tmp_path / "me.jpg").write_bytes(content)
+        with pytest.raises(UserError, match=r"me\.jpg: .*" + words):
+            read_image(tmp_path / "me.jpg")
+    with pytest.raises(UserError, match="got bytes"):
+        read_image(video)  # pyright: ignore[reportArgumentType] - what a script could pass
+
+
+def test_heic_is_read_with_its_extra(tmp_path: Path) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif", reason="needs pillow-heif: pip install 'lfdm[heif]'")
+    colours = np.repeat(np.repeat(np.array([[[200, 30, 90], [20, 180, 60]]], np.uint8), 64, 0), 32, 1)
+    pillow_heif.from_pillow(Image.fromarray(colours)).save(tmp_path / "phone.heic", quality=95)
+    assert np.abs(read_image(tmp_path / "phone.heic").astype(int) - colours).mean() < 6
+    (tmp_path / "phone.heic").write_bytes((tmp_path / "phone.heic").read_bytes()[:-200])
+    with pytest.raises(UserError, match=r"phone\.heic: broken"):
+        read_image(tmp_path / "phone.heic")
+
+
+def test_a_heic_without_the_extra_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "phone.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+    with pytest.raises(UserError, match=r"phone\.jpg: a HEIC picture.*pip install 'lfdm\[heif\]'"):
+        read_image(tmp_path / "phone.jpg")
+
+
+def test_avif_is_read(tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32), (200, 30, 90)).save(tmp_path / "a.avif", quality=95)
+    assert np.abs(read_image(tmp_path / "a.avif").astype(int) - (200, 30, 90)).max() <= 6

@@ -4,42 +4,26 @@ Shapes: an image is (H, W, 3) uint8 RGB, frames are (t, H, W, 3) uint8 RGB.
 """
 
 import io
-import struct
 import warnings
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
-from av.error import FFmpegError
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lfdm.config.video import Fit
 from lfdm.data.gif_blocks import read_gif_size
 from lfdm.errors import UserError
+from lfdm.folders.file_kinds import describe_start, is_heif
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".heic", ".heif"})
 
 MAX_IMAGE_PIXELS = 50_000_000
 """Larger images are refused before they are decoded."""
 _STRIP = 2**20
 """Numbers that shrinking sums up at a time (8 MB)."""
-
-_DAMAGE = (
-    FFmpegError,
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    LookupError,
-    TypeError,
-    ArithmeticError,
-    struct.error,
-    zlib.error,
-)
-"""Errors that PyAV and Pillow raise on damaged files."""
 
 ItemT = TypeVar("ItemT")
 
@@ -57,6 +41,8 @@ def read_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     if isinstance(source, Image.Image):
         name = _name(source)
         return over_white(_decode(source, name), name)
+    if not isinstance(source, str | Path):
+        raise UserError(f"an image must be a path, PIL image or array; got {type(source).__name__}")
     with open_image(Path(source)) as image:
         return read_image(image)
 
@@ -92,16 +78,38 @@ def open_image(path: Path, *, data: bytes | None = None, formats: tuple[str, ...
         if gif is not None:
             check_pixels(path, gif.width, gif.height)
         file.seek(0)
+        start = file.read(512)
+        if is_heif(start):
+            _register_heif(path)
+        file.seek(0)
         with warnings.catch_warnings(), decoding(path):
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below, with our own message
             try:
                 image = Image.open(file, formats=formats)
             except UnidentifiedImageError:
-                raise OSError(f"must be one of {', '.join(formats)}" if formats else "in no known format") from None
+                raise _unidentified(path, start, formats) from None
         image.filename = str(path)  # named in later errors
         with image:
             check_pixels(path, *image.size)
             yield image
+
+
+def _unidentified(path: Path, start: bytes, formats: tuple[str, ...] | None) -> UserError:
+    kind = describe_start(start) or "a file in no known format"
+    if formats is not None:
+        return UserError(f"{path}: broken or not a readable image; must be one of {', '.join(formats)}, got {kind}")
+    if kind.endswith(("picture", "GIF", "format")):
+        return UserError(f"{path}: broken or not a readable image ({kind})")
+    return UserError(f"{path}: not an image but {kind}")
+
+
+def _register_heif(path: Path) -> None:
+    """Make Pillow read HEIC and HEIF, which it does not on its own."""
+    try:
+        import pillow_heif
+    except ImportError:
+        raise UserError(f"{path}: a HEIC picture; reading it needs `pip install 'lfdm[heif]'` (or save it as JPEG)") from None
+    pillow_heif.register_heif_opener()
 
 
 def _name(image: Image.Image) -> str:
@@ -117,12 +125,17 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
 
 @contextmanager
 def decoding(name: str | Path) -> Iterator[None]:
-    """Turn whatever PyAV or Pillow raises on a damaged file into one UserError naming it; for calls of theirs only."""
+    """Turn whatever a decoder raises on a damaged file into one UserError naming it; for calls into decoders only.
+
+    They raise errors of every class: OSError, RuntimeError, NotImplementedError, SyntaxError, MemoryError, struct.error, ...
+    """
     try:
         yield
+    except UserError:
+        raise
     except Image.DecompressionBombError as error:  # Pillow's own limit is higher than ours
         raise UserError(f"{name}: over {MAX_IMAGE_PIXELS // 10**6} megapixels; shrink it first ({error})") from error
-    except _DAMAGE as error:
+    except Exception as error:
         raise UserError(f"{name}: broken or not a readable clip or image ({_reason(error)})") from error
 
 
@@ -139,7 +152,8 @@ def guarded(name: str | Path, items: Iterable[ItemT]) -> Iterator[ItemT]:
 
 
 def _reason(error: BaseException) -> str:
-    return str(getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0]
+    lines = str(getattr(error, "strerror", None) or error).splitlines()
+    return next((line for line in lines if line.strip()), type(error).__name__)
 
 
 def check_exists(path: Path) -> None:
@@ -172,7 +186,8 @@ def _array_to_8_bits(array: np.ndarray, name: str | Path) -> np.ndarray:
     if not np.issubdtype(array.dtype, np.floating):
         raise UserError(f"{name}: an array must be uint8, uint16 or floating point, got {array.dtype}")
     if not (array.min() >= 0 and array.max() <= 1):  # also False for NaN
-        raise UserError(f"{name}: floating point values must lie in [0, 1], got {array.min():g}..{array.max():g}")
+        hint = "; divide them by 255" if array.min() >= 0 and 1 < array.max() <= 255 else ""
+        raise UserError(f"{name}: floating point values must lie in [0, 1], got {array.min():g}..{array.max():g}{hint}")
     return np.rint(array * 255.0).astype(np.uint8)
 
 
@@ -187,7 +202,8 @@ def over_white(image: Image.Image, name: str | Path = "image") -> np.ndarray:
         image = Image.fromarray(_array_to_8_bits(np.asarray(image), name))
     elif _has_alpha(image):
         image = _over(image, "white")
-    return np.asarray(image.convert("RGB"))
+    with decoding(name):
+        return np.asarray(image.convert("RGB"))
 
 
 def _has_alpha(image: Image.Image) -> bool:

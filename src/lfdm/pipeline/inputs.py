@@ -49,7 +49,7 @@ def read_images(image: ImageInput) -> list[Picture]:
         images: Sequence[SingleImage] = list(image) if image.ndim == 4 else [image]
     elif isinstance(image, str | Path | Image.Image):
         images = [image]
-    elif isinstance(image, Sequence):
+    elif isinstance(image, Sequence) and not isinstance(image, bytes | bytearray | memoryview):
         images = image
     else:
         raise UserError(f"image must be a path, PIL image, array, tensor or a list of them; got {type(image).__name__}")
