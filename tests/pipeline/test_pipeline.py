@@ -398,7 +398,7 @@ def test_numbers_of_numpy_are_numbers(pipe: LatentFlowPipeline, image: np.ndarra
     mix = {"wave": np.float32(1), "jump": np.float32(3)}
     flow = sample(pipe, image, mix, generator=np.int64(3))
     torch.testing.assert_close(flow, sample(pipe, image, {"wave": 0.25, "jump": 0.75}, generator=3))
-    with pytest.raises(UserError, match=r"motion must be a Motion, such as Motion\.load gives; got NoneType"):
+    with pytest.raises(UserError, match=r"motion must be a Motion, .*got NoneType"):
         pipe.animate(image, None)  # type: ignore[arg-type]
 
 
@@ -510,7 +510,7 @@ def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
         ("unet/config.json", {"dims": 8}, r"unknown keys \['dims'\]"),
         ("unet/config.json", {"dim": 16}, "misshapen"),
         ("condition/config.json", {"labels": ["wave"]}, "misshapen"),
-        ("motion_codec/config.json", {"corners": True}, "corners=True, the auto-encoder corners=False"),
+        ("motion_codec/config.json", {"corners": True}, r"motion_codec must have corners=False, .*got True"),
     ],
 )
 def test_a_model_that_does_not_fit_or_is_not_ours_is_refused(
@@ -569,7 +569,7 @@ def test_pickled_weights_are_not_read(pipe: LatentFlowPipeline, tmp_path: Path) 
 
 def test_a_diffusion_run_is_opened_with_its_newest_weights(tiny_preset: Preset, pipe: LatentFlowPipeline, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    pipe.save_pretrained(run / "model", with_unet=False)
+    pipe.save_pretrained(run / "model", leave_out=["unet"])
     assert not (run / "model" / "unet").exists()
     with pytest.raises(FileNotFoundError, match="without a checkpoint"):
         LatentFlowPipeline.from_pretrained(run)

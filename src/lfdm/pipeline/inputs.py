@@ -16,11 +16,14 @@ from PIL import Image
 from torch import Tensor
 
 from lfdm.condition.encoder import Condition
-from lfdm.config.checks import MAX_SEED
+from lfdm.config.checks import MAX_SEED, check_integer
 from lfdm.config.video import Fit
 from lfdm.data.images import fit_frames, read_gray, read_image
 from lfdm.data.video import iterate_video
 from lfdm.errors import UserError
+
+MAX_VIDEOS = 10_000
+"""Most videos of one call per image and condition."""
 
 _SHARE = r"[^=,]*[^=,\s][^=,]*=\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*"
 _MIX = re.compile(f"{_SHARE}(,{_SHARE})*")
@@ -184,6 +187,25 @@ def parse_condition(text: str | None, labels: Sequence[str]) -> Condition:
     if len(mix) < len(pairs):
         raise UserError(f"condition must name each label of a mix once; got {text!r}")
     return mix
+
+
+def match_conditions(num_images: int, embedding: Tensor, negative: Tensor, *, num_videos: int) -> tuple[Tensor, Tensor]:
+    """Repeat the embeddings of a condition and a negative condition, (n, D) each, to one per video.
+
+    Returns:
+        Two tensors (b, D), b = pairs of image and condition * num_videos.
+
+    Raises:
+        UserError: numbers of images and conditions that do not match.
+    """
+    num_videos = check_integer("num_videos", num_videos, 1, MAX_VIDEOS)
+    pairs = max(num_images, len(embedding))
+    if num_images not in (1, pairs) or len(embedding) not in (1, pairs) or len(embedding) == 0:
+        raise UserError(f"condition must be one, or one per image ({num_images}); got {len(embedding)}")
+    if len(negative) not in (1, pairs):
+        raise UserError(f"negative_condition must be one, or one per condition ({pairs}); got {len(negative)}")
+    embedding, negative = (rows.expand(pairs, -1).repeat_interleave(num_videos, dim=0) for rows in (embedding, negative))
+    return embedding, negative
 
 
 def sample_generators(generator: SeedInput, batch_size: int) -> list[torch.Generator]:

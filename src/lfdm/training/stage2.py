@@ -222,7 +222,7 @@ def train_diffusion(
     if state.is_main_process:
         prepare_run(out, settings, free=STAGE1_SETTINGS)
         if not begun:
-            pipeline.save_pretrained(out / MODEL_DIR, with_unet=False)
+            pipeline.save_pretrained(out / MODEL_DIR, leave_out=["unet"])
     state.wait_for_everyone()
     task = DiffusionTask(pipeline, preset, clips, motion)
     return train(task, preset.diffusion_training.optimization, out, report=report, summary=summary)
