@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lfdm.condition.encoder import ConditionEncoder
-from lfdm.condition.text import encode_text
+from lfdm.condition.text import encode_tokens
 from lfdm.errors import MissingExtraError, UserError
 
 LABELS = ("jump", "raise arms", "wave")
@@ -39,7 +39,7 @@ def test_known_labels_keep_their_embeddings_and_new_ones_are_orthogonal_to_all_o
     assert torch.equal(alike.table, known.table[[2, 0]])
     crowded = ConditionEncoder.from_labels([f"label {i}" for i in range(7)], 8, known=known).table
     torch.testing.assert_close(crowded.norm(dim=1), torch.full((7,), 8**0.5))
-    with pytest.raises(UserError, match="known has embeddings of 8 values; 16 are needed"):
+    with pytest.raises(UserError, match=r"known .*16; got 8"):
         ConditionEncoder.from_labels(("jump",), 16, known=known)
 
 
@@ -112,7 +112,11 @@ def test_an_unknown_label_is_answered_with_the_nearest_and_all_labels() -> None:
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [(("wave", "wave"), "'wave' is there twice"), (("wave", " "), "got ' '"), ("wave", "labels must be a list")],
+    [
+        (("wave", "wave"), "labels .*'wave' twice"),
+        (("wave", " "), "labels .*got ' '"),
+        ("wave", "labels must be a list.*got 'wave'"),
+    ],
 )
 def test_impossible_labels(labels: tuple[str, ...] | str, message: str) -> None:
     with pytest.raises(UserError, match=message):
@@ -138,7 +142,7 @@ def test_labels_embedded_by_a_text_model_need_it_no_more(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ConditionEncoder.from_text(TEXTS, tiny_bert).save_pretrained(tmp_path / "condition")
-    expected = encode_text(TEXTS, tiny_bert)
+    expected = encode_tokens(TEXTS, tiny_bert).mean()
     monkeypatch.setitem(sys.modules, "transformers", None)
     loaded = ConditionEncoder.from_pretrained(tmp_path / "condition")
     assert loaded.labels == TEXTS
@@ -149,13 +153,13 @@ def test_labels_embedded_by_a_text_model_need_it_no_more(
 def test_free_text_is_embedded_beside_labels(tiny_bert: Path) -> None:
     encoder = ConditionEncoder.from_text(TEXTS, tiny_bert, learned_null=True)
     embedding = encoder.encode(["jump", "wave", None, "Turn Wings", "jump"])
-    free = encode_text(["jump", "Turn Wings"], tiny_bert)
+    free = encode_tokens(["jump", "Turn Wings"], tiny_bert).mean()
     torch.testing.assert_close(embedding, torch.stack([free[0], encoder.table[0], encoder.null, free[1], free[0]]))
 
 
 def test_free_text_without_its_text_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = ConditionEncoder.from_embeddings(LABELS, torch.zeros(3, 16), text_encoder=str(tmp_path / "gone"))
-    with pytest.raises(UserError, match=r"'waev' is not among the stored labels \(did you mean 'wave'.*gone' cannot be had"):
+    with pytest.raises(UserError, match=r"'waev' is not among the stored labels \(did you mean 'wave'.*gone' not found"):
         encoder.encode(["waev"])
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingExtraError, match=r"'waev' is not among the stored labels .* pip install 'lfdm\[text\]'"):
@@ -164,14 +168,14 @@ def test_free_text_without_its_text_model(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_text_model_of_another_width_is_refused(tiny_bert: Path) -> None:
     encoder = ConditionEncoder(dim=8, text_encoder=str(tiny_bert))
-    with pytest.raises(UserError, match="gives 16 values; 8 are needed"):
+    with pytest.raises(UserError, match=r"text_encoder must give 8 values; .* gives 16"):
         encoder.encode(["wave"])
 
 
 def test_attention_pooling_starts_as_the_mean_and_learns_to_tell_one_word(tiny_bert: Path, tmp_path: Path) -> None:
     texts = ("Turn Left now", "Turn Right now")
     encoder = ConditionEncoder.from_text(texts, tiny_bert, pooling="attention")
-    torch.testing.assert_close(encoder.encode(texts), encode_text(texts, tiny_bert))
+    torch.testing.assert_close(encoder.encode(texts), encode_tokens(texts, tiny_bert).mean())
 
     def similarity() -> torch.Tensor:
         return torch.cosine_similarity(*encoder.look_up(torch.arange(2)), dim=0)
@@ -193,8 +197,8 @@ def test_attention_pooling_starts_as_the_mean_and_learns_to_tell_one_word(tiny_b
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pooling": "max"}, "pooling must be one of 'mean', 'attention'; got 'max'"),
-        ({"pooling": "attention", "num_tokens": 3}, "needs a text_encoder"),
+        ({"pooling": "max"}, "pooling must be one of .*got 'max'"),
+        ({"pooling": "attention", "num_tokens": 3}, "text_encoder .*got None"),
         ({"pooling": "attention", "text_encoder": "bert"}, "num_tokens must be positive"),
         ({"num_tokens": 3}, "0 otherwise; got 3"),
     ],

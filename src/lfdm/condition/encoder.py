@@ -1,4 +1,4 @@
-"""Conditions: embeddings of labels in one stored table, of free text by a text model, and the null condition.
+"""Embeddings of conditions: labels from a stored table, free text by a text model, and the null condition.
 
 Shapes: table (num_labels, dim) · token states (n, l, dim), l the tokens of the longest text · condition embedding (b, dim).
 """
@@ -15,7 +15,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from lfdm.condition.text import TokenStates, encode_tokens, encoder_source, mean_of_tokens
+from lfdm.condition.text import TokenStates, encode_tokens, encoder_source
 from lfdm.config.checks import check_arguments
 from lfdm.errors import MissingExtraError, UserError
 from lfdm.folders.model_folder import StrictLoading
@@ -27,27 +27,27 @@ ConditionInput = Condition | Sequence[Condition] | Tensor
 """One condition, a list of them, or embeddings (dim,) or (b, dim)."""
 
 NULL_LABEL = "None"
-"""A clip so labelled trains the null condition, as published; it is no label of the model."""
+"""A clip with this label trains the null condition, as published; the model does not count it as a label."""
 
 
 class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[reportIncompatibleMethodOverride]
-    """Looks labels up in a stored table; any other text is given to the text model, where there is one.
+    """Looks up labels in a stored table; any other text is embedded by the text model, if there is one.
 
-    Trained are the learned null condition and the query of attention pooling, where there are such; nothing else.
+    Only a learned null condition and the query of attention pooling are trained.
 
     Args:
-        labels: the known labels, one table row each; none where every condition comes as an embedding tensor or free text.
+        labels: the known labels, one table row each; empty if every condition is an embedding tensor or free text.
         dim: size of an embedding.
-        learned_null: the null condition is a trained vector, drawn from N(0, 1) here (natops128), instead of zeros.
-        text_encoder: folder or Hub name of the text model that made the table's rows, which free text is given to; None for
-            embeddings of our own.
-        pooling: how the text model's token states become one embedding: their `mean`, as published, or `attention`: a
-            softmax over tokens by one learned query. The means of texts that differ in one word are nearly the same;
-            attention can learn to weigh that word up. It starts as the mean.
-        num_tokens: token states stored per label, for `attention` alone.
+        learned_null: the null condition is a trained vector, initialised from N(0, 1) (natops128), instead of zeros.
+        text_encoder: folder or Hub name of the text model that embedded the labels and embeds free text; None for embeddings
+            of our own.
+        pooling: how token states become one embedding: their `mean`, as published, or `attention`, a softmax over tokens by
+            one learned query. The means of texts that differ in one word are nearly equal; attention can learn to emphasise
+            that word. It starts as the mean.
+        num_tokens: token states stored per label; only for `attention`.
 
     Raises:
-        UserError: an argument is outside of what is allowed.
+        UserError: an argument that is not allowed.
     """
 
     table: Tensor
@@ -75,7 +75,7 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         self.dim = dim
         self.text_encoder = text_encoder
         self.pooling: Pooling = pooling
-        self.register_buffer("table", torch.zeros(len(labels), dim))  # with attention, what its query starts from
+        self.register_buffer("table", torch.zeros(len(labels), dim))  # with attention pooling, its starting point
         if pooling == "attention":
             self.register_buffer("token_states", torch.zeros(len(labels), num_tokens, dim))
             self.register_buffer("token_mask", torch.ones(len(labels), num_tokens, dtype=torch.bool))
@@ -89,20 +89,20 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
     def from_labels(
         cls, labels: Sequence[str], dim: int, *, seed: int = 0, learned_null: bool = False, known: Self | None = None
     ) -> Self:
-        """Fixed embeddings of our own: orthogonal rows of norm sqrt(dim), so that entries have unit variance.
+        """Return fixed embeddings of our own: orthogonal rows of norm sqrt(dim), so that entries have unit variance.
 
-        With more labels than dimensions the rows are independent Gaussian vectors of the same norm. Labels that `known` has
-        keep its embeddings, to which the others are orthogonal: what a network has learned of them stays true.
+        With more labels than dimensions the rows are independent Gaussian vectors of the same norm. Labels of `known` keep
+        their embeddings, and the others are orthogonal to them, so that what a network has learned about them stays valid.
         """
         if known is not None and known.dim != dim:
-            raise UserError(f"known has embeddings of {known.dim} values; {dim} are needed")
+            raise UserError(f"known must have embeddings of size {dim}; got {known.dim}")
         rows = {} if known is None else dict(zip(known.labels, known.embeddings().detach().cpu().double(), strict=True))
         new = [label for label in labels if label not in rows]
-        drawn = torch.randn(dim, len(new), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        columns = torch.randn(dim, len(new), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         if 0 < len(new) <= dim - len(rows):
-            drawn = torch.linalg.qr(torch.stack([*rows.values(), *drawn.T], dim=1)).Q[:, len(rows) :]
-        drawn = drawn / torch.linalg.vector_norm(drawn, dim=0) * math.sqrt(dim)
-        rows |= dict(zip(new, drawn.T, strict=True))
+            columns = torch.linalg.qr(torch.stack([*rows.values(), *columns.T], dim=1)).Q[:, len(rows) :]
+        columns = columns / torch.linalg.vector_norm(columns, dim=0) * math.sqrt(dim)
+        rows |= dict(zip(new, columns.T, strict=True))
         table = torch.stack([rows[label] for label in labels]) if labels else torch.zeros(0, dim)
         return cls.from_embeddings(labels, table.float(), learned_null=learned_null)
 
@@ -110,7 +110,7 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
     def from_embeddings(
         cls, labels: Sequence[str], table: Tensor, *, learned_null: bool = False, text_encoder: str | None = None
     ) -> Self:
-        """Given embeddings, row i of `table` (num_labels, dim) for label i, such as those of a text encoder."""
+        """Return an encoder of given embeddings, row i of `table` (num_labels, dim) for label i."""
         if table.ndim != 2 or len(table) != len(labels):
             raise UserError(f"table must be ({len(labels)}, dim), one row per label; got {tuple(table.shape)}")
         encoder = cls(labels=tuple(labels), dim=table.shape[1], learned_null=learned_null, text_encoder=text_encoder)
@@ -121,40 +121,39 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
     def from_text(
         cls, labels: Sequence[str], text_encoder: str | Path, *, learned_null: bool = False, pooling: Pooling = "mean"
     ) -> Self:
-        """Embeddings by a text model, computed here once; see `lfdm.condition.text.encode_text` for the arguments and errors."""
+        """Embed the labels by a text model, once; see `lfdm.condition.text.encode_tokens` for the arguments and errors."""
         tokens = encode_tokens(labels, text_encoder)
-        states, mask = tokens.states.cpu(), tokens.mask.cpu()
         attention = pooling == "attention"
         encoder = cls(
             labels=tuple(labels),
-            dim=states.shape[2],
+            dim=tokens.states.shape[2],
             learned_null=learned_null,
             text_encoder=encoder_source(text_encoder),
             pooling=pooling,
-            num_tokens=states.shape[1] if attention else 0,
+            num_tokens=tokens.states.shape[1] if attention else 0,
         )
-        encoder.table.copy_(mean_of_tokens(states, mask))
+        encoder.table.copy_(tokens.mean())
         if attention:
-            encoder.token_states.copy_(states)
-            encoder.token_mask.copy_(mask)
+            encoder.token_states.copy_(tokens.states)
+            encoder.token_mask.copy_(tokens.mask)
         return encoder
 
     @torch.no_grad()
     def start_from(self, known: Self) -> None:
-        """Begin with what `known` has learned: a learned null condition with its, a query with that for the same text model."""
+        """Copy the learned null condition of `known`, and its query if that belongs to the same text model."""
         if isinstance(self.null, nn.Parameter) and known.dim == self.dim:
             self.null.copy_(known.null)
         if self.pooling == known.pooling == "attention" and self.text_encoder == known.text_encoder:
             self.query.copy_(known.query)
 
     def embeddings(self) -> Tensor:
-        """What the labels stand for, (num_labels, dim); with attention pooling, gradients flow to its query."""
+        """Return the embeddings (num_labels, dim) of the labels; with attention pooling, gradients flow to its query."""
         if self.pooling == "mean":
             return self.table
         return self._pool(TokenStates(self.token_states, self.token_mask))
 
     def look_up(self, rows: Tensor) -> Tensor:
-        """The embeddings (b, dim) of table rows (b,) int64; -1 = the null condition, to which gradients flow."""
+        """Return the embeddings (b, dim) of table rows (b,) int64; -1 = the null condition, to which gradients flow."""
         return torch.cat((self.null[None].to(self.table), self.embeddings()))[rows + 1]
 
     def encode(self, condition: ConditionInput) -> Tensor:
@@ -194,7 +193,7 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         return rows.to(self.table)
 
     def _encode_names(self, names: Sequence[str | None]) -> Tensor:
-        """The embeddings (n, dim) of labels and texts that differ."""
+        """Return the embeddings (n, dim) of distinct labels and texts."""
         texts = [one for one in names if one is not None and self._is_free_text(one)]
         rows = [len(self.labels) + texts.index(one) if one in texts else self.index(one) for one in names]
         if not texts:
@@ -203,7 +202,7 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         return torch.cat((known, self._embed(texts)))[torch.tensor(rows, device=known.device) + 1]
 
     def index(self, label: str | None) -> int:
-        """The row of a label, -1 of None or the word "None"; UserError listing the labels if it has none."""
+        """Return the row of a label, -1 for None or the word "None"; UserError listing the labels if it is unknown."""
         if label is None or (label == NULL_LABEL and label not in self.labels):
             return -1
         if label in self.labels:
@@ -222,7 +221,7 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         return f"{hint}labels: {', '.join(self.labels)}"
 
     def _embed(self, texts: list[str]) -> Tensor:
-        """Embeddings (n, dim) of free text by the text model."""
+        """Embed free text by the text model: (n, dim)."""
         assert self.text_encoder is not None
         why = f"{texts[0]!r} is not among the stored labels ({self._known_labels(texts[0])}) and must be embedded as text"
         try:
@@ -232,19 +231,19 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         except UserError as error:
             raise UserError(f"{why}: {error}") from error
         if tokens.states.shape[2] != self.dim:
-            raise UserError(f"text_encoder {self.text_encoder!r} gives {tokens.states.shape[2]} values; {self.dim} are needed")
+            raise UserError(f"text_encoder must give {self.dim} values; {self.text_encoder!r} gives {tokens.states.shape[2]}")
         return self._pool(TokenStates(tokens.states.to(self.table), tokens.mask))
 
     def _pool(self, tokens: TokenStates) -> Tensor:
         if self.pooling == "mean":
-            return mean_of_tokens(tokens.states, tokens.mask)
+            return tokens.mean()
         scores = tokens.states @ self.query.to(tokens.states) / math.sqrt(self.dim)  # (n, l)
         weights = scores.masked_fill(~tokens.mask, -math.inf).softmax(dim=1)
         return (tokens.states * weights.unsqueeze(-1)).sum(1)
 
 
 def _weights(mix: Mapping[str, float]) -> dict[str | None, float]:
-    """The shares of a mix, of sum 1."""
+    """Return the weights of a mix, normalised to sum 1."""
     for name, weight in mix.items():
         if isinstance(weight, bool) or not isinstance(weight, numbers.Real) or not 0 <= weight < math.inf:
             raise UserError(f"the weights of a mix must be finite numbers, 0 or more; got {weight!r} for {name!r}")
@@ -258,13 +257,13 @@ def _check_labels(labels: Sequence[str]) -> None:
     empty = [label for label in labels if not label.strip()]
     if empty:
         raise UserError(f"labels must not be empty; got {empty[0]!r}")
-    twice = sorted({label for label in labels if list(labels).count(label) > 1})
-    if twice:
-        raise UserError(f"labels must differ; {twice[0]!r} is there twice")
+    repeated = sorted({label for label in labels if list(labels).count(label) > 1})
+    if repeated:
+        raise UserError(f"labels must differ; got {repeated[0]!r} twice")
 
 
 def _check_pooling(pooling: Pooling, num_tokens: int, text_encoder: str | None) -> None:
     if pooling == "attention" and text_encoder is None:
-        raise UserError("pooling='attention' needs a text_encoder, whose tokens it weighs; got None")
+        raise UserError("text_encoder must be given with pooling='attention', which weighs its tokens; got None")
     if (num_tokens > 0) != (pooling == "attention"):
         raise UserError(f"num_tokens must be positive with pooling='attention' and 0 otherwise; got {num_tokens}")

@@ -1,4 +1,4 @@
-"""Text -> embeddings by a Hugging Face text model, needed only for texts whose embedding is not stored yet.
+"""Encode text by a Hugging Face text model; needed only for texts whose embedding is not stored yet.
 
 Shapes: token states (n, l, D), mask (n, l), embedding (n, D), with l the tokens of the longest text.
 """
@@ -20,49 +20,39 @@ from lfdm.folders.files import existing_path
 INSTALL = "pip install 'lfdm[text]'"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TokenStates:
-    """What a text model makes of n texts, its first token [CLS] left out.
-
-    `states` (n, l, D) are the last hidden states, float32; `mask` (n, l) is True where there is a token, not padding.
-    """
+    """The last hidden states of n texts, without the first token [CLS]."""
 
     states: Tensor
+    """(n, l, D) float32."""
     mask: Tensor
+    """(n, l) bool, False for padding."""
 
-
-def encode_text(texts: Sequence[str], encoder: str | Path, *, device: torch.device | str = "cpu") -> Tensor:
-    """One embedding per text, (n, D) float32: the mean of its tokens' last hidden states.
-
-    As the published checkpoints have it: evaluation mode, [CLS] left out, [SEP] included, padding left out.
-
-    Args:
-        texts: taken word for word, upper and lower case included.
-        encoder: local folder, or a name of the Hugging Face Hub (read from its cache, or downloaded).
-
-    Raises:
-        MissingExtraError: transformers is not installed.
-        UserError: the text model cannot be had or is none, or a text is empty or longer than it takes.
-    """
-    tokens = encode_tokens(texts, encoder, device=device)
-    return mean_of_tokens(tokens.states, tokens.mask)
+    def mean(self) -> Tensor:
+        """Average the tokens of each text, [SEP] included, as the published checkpoints do: (n, D)."""
+        weights = self.mask.to(self.states.dtype)
+        return (self.states * weights.unsqueeze(-1)).sum(1) / weights.sum(1, keepdim=True)
 
 
 def encoder_source(encoder: str | Path) -> str:
-    """What stands for a text model in stored files: a folder's absolute path, or a Hub name as it is."""
+    """Return the name of a text model to store: a folder's absolute path, or a Hub name as it is."""
     folder = existing_path(encoder)
     return str(folder.resolve()) if folder is not None and folder.is_dir() else str(encoder)
 
 
-def mean_of_tokens(states: Tensor, mask: Tensor) -> Tensor:
-    """The mean (n, D) of the states (n, l, D) where `mask` (n, l) is True."""
-    weights = mask.to(states.dtype)
-    return (states * weights.unsqueeze(-1)).sum(1) / weights.sum(1, keepdim=True)
-
-
 @torch.no_grad()
 def encode_tokens(texts: Sequence[str], encoder: str | Path, *, device: torch.device | str = "cpu") -> TokenStates:
-    """The last hidden states of every token; see `encode_text`, whose arguments and errors these are."""
+    """Compute the last hidden states of every token, with the model in evaluation mode.
+
+    Args:
+        texts: taken word for word; case matters.
+        encoder: local folder, or Hub name (read from the cache, or downloaded).
+
+    Raises:
+        MissingExtraError: transformers is not installed.
+        UserError: the text model is not available or incomplete, or a text is empty or too long for it.
+    """
     _check_texts(texts)
     tokenizer, model = _load(encoder_source(encoder))
     inputs = tokenizer(list(texts), padding=True, return_tensors="pt")
@@ -76,7 +66,7 @@ def encode_tokens(texts: Sequence[str], encoder: str | Path, *, device: torch.de
 
 def _check_texts(texts: Sequence[str]) -> None:
     if isinstance(texts, str):
-        raise UserError(f"texts must be a list of strings; got the string {texts!r}")
+        raise UserError(f"texts must be a list of strings; got {texts!r}")
     if not texts:
         raise UserError("texts must hold at least one text; got none")
     for text in texts:
@@ -93,13 +83,13 @@ def _check_lengths(texts: Sequence[str], mask: Tensor, encoder: str | Path, toke
 
 @functools.lru_cache(maxsize=1)
 def _load(encoder: str) -> tuple[Any, Any]:
-    """Tokenizer and model, in evaluation mode and float32; safetensors alone, and no code of the model's own."""
+    """Load the tokenizer and the model, in evaluation mode and float32; only safetensors, and no code from the model's files."""
     try:
         import transformers
     except ImportError as error:
         raise MissingExtraError(f"text conditions need transformers: {INSTALL}") from error
     if Path(encoder).is_absolute() and not Path(encoder).is_dir():
-        raise UserError(f"the text model {encoder!r} cannot be had; there is no such folder")
+        raise UserError(f"text model {encoder!r} not found: there is no such folder")
     options: dict[str, Any] = {"local_files_only": Path(encoder).is_dir(), "trust_remote_code": False}
     try:
         with _quiet():
@@ -107,15 +97,15 @@ def _load(encoder: str) -> tuple[Any, Any]:
             model, report = _load_model(encoder, options)
     except (OSError, ValueError, RuntimeError, KeyError) as error:  # RuntimeError: httpx without a connection
         reason = " ".join((str(error).strip() or type(error).__name__).split())
-        raise UserError(f"the text model {encoder!r} cannot be had; give its folder or its name on the Hub ({reason})") from error
+        raise UserError(f"text model {encoder!r} is not available; give its folder or its name on the Hub ({reason})") from error
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)  # the pooler is not used
     if missing:
-        raise UserError(f"the text model {encoder!r} is not whole: missing {missing}")
+        raise UserError(f"text model {encoder!r} is incomplete: missing {missing}")
     return tokenizer, model.eval().requires_grad_(False)
 
 
 def _load_model(source: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The text part of a model, and transformers' report of what its files held."""
+    """Load the text part of a model, and transformers' report of missing and unexpected weights."""
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(source, **options)
@@ -130,7 +120,7 @@ def _load_model(source: str, options: dict[str, Any]) -> tuple[Any, dict[str, An
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the libraries' lines about retries and the weights of other heads: an error must stay the only line."""
+    """Silence the libraries' lines about retries and unused weights, so that an error is the only line."""
     from huggingface_hub.utils import logging as hub
     from transformers.utils import logging as library_log
 

@@ -1,4 +1,4 @@
-"""Writing what the pipeline made: videos, and panels that show its motion.
+"""Write generated videos, and panels that show their motion.
 
 Shapes: source (H, W, 3) uint8 · frames (b, t, H, W, 3) uint8.
 """
@@ -20,34 +20,34 @@ from lfdm.pipeline.result import LatentFlowOutput
 from lfdm.visualize import draw_panel
 
 OUT_ENDINGS = (".mp4", ".webm", ".gif")
-"""Formats that browsers play; without an ending it is a folder of exact PNGs."""
+"""Formats that browsers play; a path without an ending is a folder of lossless PNGs."""
 MAX_SCALE = 32
 REGION_FRAMES = 32
-"""Frames whose regions are found at once."""
+"""Frames whose regions are computed at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFiles:
-    """Where videos go, and how: `wave.mp4`, or of several `wave-0.mp4`, `wave-1.mp4`, ...; a panel as `wave-panel.gif`.
+    """Paths and formats of videos: `wave.mp4`, or several as `wave-0.mp4`, `wave-1.mp4`, ...; panels as `wave-panel.gif`.
 
     Raises:
-        UserError: an ending that cannot be written, an impossible rate or enlargement.
+        UserError: an ending, rate or scale that is not allowed.
     """
 
     out: Path
-    """Its ending decides the format; none = a folder of exact PNGs."""
+    """Path of the video; its ending decides the format, none = a folder of lossless PNGs."""
     num_videos: int = 1
-    """How many there will be in all."""
+    """Number of videos in all."""
     fps: float | None = None
     """Frames per second; None = the pipeline's."""
     scale: int = 1
     """Whole factor by which the written video is enlarged (nearest neighbour)."""
     panel: Sequence[PanelKind] = ()
-    """Tiles of a panel beside each video; none = no panel."""
+    """Tiles of the panel that is written next to each video; none = no panel."""
     panel_format: PanelFormat = "gif"
-    """`png` is a folder of frames."""
+    """Format of panels; `png` is a folder of frames."""
     motion: Path | None = None
-    """Where the motion of all videos is saved."""
+    """File to save the motion of all videos to."""
 
     def __post_init__(self) -> None:
         if not self.out.name or self.out.suffix not in ("", *OUT_ENDINGS):
@@ -67,20 +67,20 @@ class VideoFiles:
         return check_number("fps", fps, low=MIN_FPS, high=max_fps(self.out))
 
     def video_path(self, index: int) -> Path:
-        """Where video `index` goes."""
+        """Return the path of video `index`."""
         number = f"-{index}" if self.num_videos > 1 else ""
         return self.out.with_name(f"{self.out.stem}{number}{self.out.suffix}")
 
     def panel_path(self, index: int) -> Path:
-        """Where the panel of video `index` goes."""
+        """Return the path of the panel of video `index`."""
         video = self.video_path(index)
         return video.with_name(f"{video.stem}-panel{'' if self.panel_format == 'png' else f'.{self.panel_format}'}")
 
     def write(self, pipeline: LatentFlowPipeline, source: np.ndarray, results: Iterable[LatentFlowOutput]) -> Iterator[Path]:
-        """Write the videos of all `results` (made with output_type="uint8") one by one; yields every file's path.
+        """Write the videos of all `results` (with output_type="uint8") one by one and yield the path of each file.
 
         Raises:
-            UserError: a tile that this model cannot draw, before the first result is asked for.
+            UserError: a tile that this model cannot draw; raised before the first result is computed.
         """
         if "regions" in self.panel and not pipeline.autoencoder.has_regions:
             raise UserError("panel must not contain 'regions' with this model, whose motion predictor has none")
@@ -108,7 +108,7 @@ class VideoFiles:
 
 @torch.no_grad()
 def region_maps(pipeline: LatentFlowPipeline, frames: np.ndarray) -> np.ndarray:
-    """The regions that stage 1 sees in frames (t, H, W, 3) uint8, (t, K, h, w); UserError for a dense motion predictor."""
+    """Return stage 1's region heat maps (t, K, h, w) of frames (t, H, W, 3) uint8; UserError for a dense motion predictor."""
     maps = []
     for start in range(0, len(frames), REGION_FRAMES):
         video = torch.from_numpy(frames[start : start + REGION_FRAMES]).permute(3, 0, 1, 2)[None].float() / 255

@@ -1,8 +1,8 @@
-"""Published checkpoint files -> a pipeline folder, at once or half by half; label embeddings, added at any time.
+"""Convert published checkpoint files to a pipeline folder, together or one at a time; add label embeddings at any time.
 
-OUT/autoencoder/              of the auto-encoder file: stage 1, can be given to `--autoencoder` and `--init`
-OUT/{unet, condition}/        of the diffusion file: stage 2 and its null condition
-OUT/model_index.json, ...     once both halves are there: a whole pipeline folder
+OUT/autoencoder/              from the auto-encoder file: stage 1, can be given to `--autoencoder` and `--init`
+OUT/{unet, condition}/        from the diffusion file: stage 2 and its null condition
+OUT/model_index.json, ...     once both stages exist: a complete pipeline folder
 """
 
 import json
@@ -28,14 +28,14 @@ from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.published.weights import AUTOENCODER_NETWORKS, DIFFUSION_NETWORKS, convert_autoencoder, convert_unet, read_networks
 
 PUBLISHED_LABELS: dict[str, tuple[str, ...]] = {"mug128": mug.LABELS, "mhad128": mhad.LABELS, "natops128": natops.LABELS}
-"""What the published models were trained to be asked for, word for word."""
+"""The exact labels that the published models were trained with."""
 
 ModelT = TypeVar("ModelT", LatentFlowAutoencoder, MotionUNet3D)
 
 
 @dataclass(frozen=True)
 class ImportedFolder:
-    """What an import has left: which halves are there, a whole pipeline folder if both, and its stored labels."""
+    """Which stages an imported folder holds (both = a complete pipeline folder), and its stored labels."""
 
     path: Path
     has_autoencoder: bool
@@ -46,19 +46,19 @@ class ImportedFolder:
 def import_released(
     preset: str | Preset, out: Path, *, autoencoder: Path | None = None, diffusion: Path | None = None
 ) -> ImportedFolder:
-    """Write published checkpoints as the folder `out`; a half that is not given is kept where `out` has it already.
+    """Write published checkpoints to the folder `out`; a stage that is not given stays as it is there.
 
-    Needs neither a network nor transformers. Labels come with `add_labels`; until then conditions are None, embedding
-    tensors, or free text. A new diffusion file takes the place of stored label embeddings too.
+    Needs no internet and no transformers. Labels are added by `add_labels`; until then conditions are None, embedding
+    tensors, or free text. A new diffusion file also replaces stored label embeddings.
 
     Args:
         preset: the configuration that the files were trained with: mug128, mhad128 or natops128.
-        autoencoder: `RegionMM.pth`, or a stage-1 checkpoint of MRAA (arXiv 2104.11280), which trainings can start from.
+        autoencoder: `RegionMM.pth`, or a stage-1 checkpoint of MRAA (arXiv 2104.11280) as a start for training.
         diffusion: `flowdiff.pth`.
 
     Raises:
         FileNotFoundError: no such file.
-        UserError: neither file; a file that is damaged or would execute code; missing, unexpected or misshapen tensors
+        UserError: neither file given; a file that is damaged or would execute code; missing, unexpected or misshapen tensors
             (all are listed); or `out` holds something else.
     """
     preset = _published(preset)
@@ -66,8 +66,10 @@ def import_released(
         raise UserError("give an auto-encoder file, a diffusion file, or both; got neither")
     check_parents(out)
     check_holds_only(out, folder_entries(LatentFlowPipeline), "an imported folder")
-    stage1 = _read_autoencoder(autoencoder, preset) if autoencoder else _kept(LatentFlowAutoencoder, out, "autoencoder", preset)
-    unet, condition = _read_diffusion(diffusion, preset) if diffusion else (_kept(MotionUNet3D, out, "unet", preset), None)
+    stage1 = (
+        _read_autoencoder(autoencoder, preset) if autoencoder else _load_part(LatentFlowAutoencoder, out, "autoencoder", preset)
+    )
+    unet, condition = _read_diffusion(diffusion, preset) if diffusion else (_load_part(MotionUNet3D, out, "unet", preset), None)
     if unet is not None and condition is None:
         condition = ConditionEncoder.from_pretrained(out / "condition")
 
@@ -84,14 +86,14 @@ def import_released(
 
 
 def add_labels(folder: Path, labels: tuple[str, ...], text_encoder: str | Path | None = None) -> ConditionEncoder:
-    """Embed labels by a text model and store them in an imported folder, beside those that are there.
+    """Embed labels by a text model and add them to those of an imported folder.
 
     Args:
-        text_encoder: folder or Hub name; by default the one that the model was trained with. All labels are embedded by it.
+        text_encoder: folder or Hub name; by default the one that the model was trained with. It embeds all labels anew.
 
     Raises:
         FileNotFoundError: the folder holds no stage 2.
-        UserError: the model takes no text, or a text model that cannot be had or has another width.
+        UserError: the model does not take text, or a text model that is not available or has another width.
         MissingExtraError: transformers is not installed.
     """
     path = folder / "condition"
@@ -99,13 +101,13 @@ def add_labels(folder: Path, labels: tuple[str, ...], text_encoder: str | Path |
         raise FileNotFoundError(f"{folder} holds no imported diffusion model: {path / CONFIG_NAME} is missing")
     old = ConditionEncoder.from_pretrained(path)
     if old.text_encoder is None:
-        raise UserError(f"{folder} was trained on label embeddings of its own, not on text: it takes no new labels")
+        raise UserError(f"{folder} was trained on its own label embeddings instead of text; labels cannot be added")
     encoder = encoder_source(text_encoder or old.text_encoder)
-    every = tuple(dict.fromkeys((*old.labels, *labels)))
+    all_labels = tuple(dict.fromkeys((*old.labels, *labels)))
     options = {"learned_null": old.config["learned_null"], "pooling": old.pooling}
-    new = ConditionEncoder.from_text(every, encoder, **options)
+    new = ConditionEncoder.from_text(all_labels, encoder, **options)
     if new.dim != old.dim:
-        raise UserError(f"the text model {encoder} gives {new.dim} values; the model in {folder} takes {old.dim}")
+        raise UserError(f"text_encoder must give {old.dim} values for the model in {folder}; {encoder} gives {new.dim}")
     trained = dict(old.named_parameters())
     with torch.no_grad():
         for name, parameter in new.named_parameters():
@@ -115,10 +117,10 @@ def add_labels(folder: Path, labels: tuple[str, ...], text_encoder: str | Path |
 
 
 def parse_labels(text: str) -> tuple[str, ...]:
-    """Labels as the command line takes them: a published preset's name, a text file with one per line, or a comma list.
+    """Parse labels from the command line: a published preset's name, a text file with one per line, or a comma-separated list.
 
     Raises:
-        UserError: no label in it, or a file that is no text in UTF-8.
+        UserError: no labels, or a file that is not UTF-8 text.
     """
     if text in PUBLISHED_LABELS:
         return PUBLISHED_LABELS[text]
@@ -134,14 +136,14 @@ def _read_lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not text in UTF-8: {error}") from None
+        raise UserError(f"{path} is not UTF-8 text: {error}") from None
 
 
 def _published(preset: str | Preset) -> Preset:
     preset = get_preset(preset) if isinstance(preset, str) else preset
     if not isinstance(preset.autoencoder.predictor, RegionConfig) or preset.diffusion.condition != "text":
-        fitting = [name for name in PRESETS if name in PUBLISHED_LABELS]
-        raise UserError(f"published checkpoints have the layout of {', '.join(fitting)}; got preset {preset.name!r}")
+        allowed = [name for name in PRESETS if name in PUBLISHED_LABELS]
+        raise UserError(f"preset must be one of {', '.join(allowed)} for published checkpoints; got {preset.name!r}")
     return preset
 
 
@@ -171,17 +173,17 @@ def _read_diffusion(path: Path, preset: Preset) -> tuple[MotionUNet3D, Condition
 def _convert(path: Path, convert: Any, *networks: Any, **named: Any) -> Any:
     try:
         return convert(*networks, **named)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
 
-def _kept(cls: type[ModelT], out: Path, name: str, preset: Preset) -> ModelT | None:
-    """The half that `out` holds already, if any; UserError where it has another configuration than the preset's."""
+def _load_part(cls: type[ModelT], out: Path, name: str, preset: Preset) -> ModelT | None:
+    """Load a stage that `out` already holds, if any; UserError if its configuration differs from the preset's."""
     folder = out / name
     if not (folder / CONFIG_NAME).is_file():
         return None
     model = cls.from_pretrained(folder)
-    wanted = json.loads(json.dumps(to_json(getattr(preset, name))))
-    if {key: json.loads(json.dumps(model.config[key])) for key in wanted} != wanted:
+    expected = json.loads(json.dumps(to_json(getattr(preset, name))))
+    if {key: json.loads(json.dumps(model.config[key])) for key in expected} != expected:
         raise UserError(f"{folder} was imported with another preset than {preset.name}; choose another --out")
     return model
