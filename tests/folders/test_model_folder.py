@@ -39,7 +39,7 @@ def test_a_saved_model_comes_back_bit_for_bit(model: LatentFlowAutoencoder, fold
     assert torch.equal(model.encode(image).latent, loaded.encode(image).latent)
 
 
-def test_saving_again_replaces_the_folder_and_leaves_nothing_beside(model: LatentFlowAutoencoder, folder: Path) -> None:
+def test_saving_again_replaces_the_folder_and_leaves_nothing_behind(model: LatentFlowAutoencoder, folder: Path) -> None:
     (folder / WEIGHTS_NAME).write_text("old")
     model.save_pretrained(folder)
     assert sorted(path.name for path in folder.iterdir()) == sorted([CONFIG_NAME, WEIGHTS_NAME])
@@ -112,7 +112,7 @@ def test_a_damaged_configuration_is_refused(folder: Path, text: str) -> None:
         LatentFlowAutoencoder.from_pretrained(folder)
 
 
-def test_weights_that_do_not_fit_are_listed(folder: Path) -> None:
+def test_weights_that_do_not_match_are_listed(folder: Path) -> None:
     tensors = load_file(folder / WEIGHTS_NAME)
     tensors["ghost.weight"] = tensors.pop("final.bias")
     tensors["first.conv.bias"] = torch.zeros(3)
@@ -134,7 +134,7 @@ def test_truncated_weights_are_refused(folder: Path, kept: int) -> None:
 
 
 @pytest.mark.parametrize("name", [CONFIG_NAME, WEIGHTS_NAME, None])
-def test_absent_files_are_named(folder: Path, name: str | None) -> None:
+def test_missing_files_are_named(folder: Path, name: str | None) -> None:
     missing = folder / name if name else folder.parent / "nowhere"
     missing.unlink(missing_ok=True)
     with pytest.raises(FileNotFoundError, match=missing.name):

@@ -176,7 +176,7 @@ def test_a_mix_averages_embeddings(pipe: LatentFlowPipeline, image: np.ndarray) 
         ({"waev": 1}, "did you mean 'wave'"),
     ],
 )
-def test_impossible_mixes(pipe: LatentFlowPipeline, mix: Any, message: str) -> None:
+def test_impossible_mixes_are_refused(pipe: LatentFlowPipeline, mix: Any, message: str) -> None:
     for condition in (mix, [mix]):
         with pytest.raises(UserError, match=message):
             pipe.embed_condition(condition)
@@ -225,7 +225,7 @@ def test_a_long_clip_is_blended_without_seams(pipe: LatentFlowPipeline, image: n
 
 
 @pytest.mark.parametrize("num_frames", [2, 8, 40])
-def test_the_end_of_a_loop_eases_into_its_start(pipe: LatentFlowPipeline, image: np.ndarray, num_frames: int) -> None:
+def test_the_end_of_a_loop_blends_into_its_start(pipe: LatentFlowPipeline, image: np.ndarray, num_frames: int) -> None:
     opened, looped = (motion_of(pipe, image, num_frames=num_frames, loop=loop, num_inference_steps=4) for loop in (False, True))
     count = max(1, min(num_frames, pipe.config["num_frames"]) // 4)
     assert torch.equal(looped.flow[:, :, :-count], opened.flow[:, :, :-count])
@@ -280,7 +280,7 @@ def test_a_long_sample_does_not_depend_on_its_batch(pipe: LatentFlowPipeline, im
 
 
 @pytest.mark.parametrize("relative", [True, False])
-def test_a_streamed_driving_clip_gives_what_the_whole_one_gives(
+def test_streaming_a_driving_clip_changes_nothing(
     pipe: LatentFlowPipeline, image: np.ndarray, relative: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driving = np.random.default_rng(1).integers(0, 256, (7, 20, 40, 3), dtype=np.uint8)
@@ -301,9 +301,7 @@ def test_a_streamed_driving_clip_gives_what_the_whole_one_gives(
         assert np.array_equal(array(streamed), array(whole))
 
 
-def test_a_driving_clip_is_taken_chunk_by_chunk(
-    pipe: LatentFlowPipeline, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_driving_clip_is_read_in_chunks(pipe: LatentFlowPipeline, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = 0
     ahead = []
 
@@ -336,7 +334,7 @@ def test_a_relative_transfer_starts_with_the_image_itself(pipe: LatentFlowPipeli
     assert not np.array_equal(array(absolute)[0, 0], image)
 
 
-def test_a_transfer_tells_what_is_decoded_and_ends_where_told(
+def test_the_callback_of_a_transfer_reports_and_may_stop_it(
     pipe: LatentFlowPipeline, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driving = np.random.default_rng(1).integers(0, 256, (7, SIZE, SIZE, 3), dtype=np.uint8)
@@ -368,7 +366,7 @@ def test_a_transfer_tells_what_is_decoded_and_ends_where_told(
         (3, "an iterable of frames; got int"),
     ],
 )
-def test_what_is_no_driving_clip(pipe: LatentFlowPipeline, image: np.ndarray, driving: Any, message: str) -> None:
+def test_an_impossible_driving_clip_is_refused(pipe: LatentFlowPipeline, image: np.ndarray, driving: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         pipe.transfer(image, driving)
 

@@ -78,7 +78,7 @@ def random_motion(length: int, batch: int = 1) -> Motion:
 
 
 @pytest.mark.parametrize("output_type", ["uint8", "np", "pil", "pt"])
-def test_chunks_are_the_frames_that_all_at_once_are(
+def test_chunked_decoding_equals_decoding_at_once(
     pipe: LatentFlowPipeline, image: np.ndarray, output_type: OutputType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     motion = random_motion(21, batch=2)
@@ -94,11 +94,11 @@ def test_chunks_are_the_frames_that_all_at_once_are(
         assert np.abs(difference).mean() < 1e-3
 
 
-def test_a_chunk_is_one_frame_of_each_sample_at_least(module_pipe: LatentFlowPipeline) -> None:
+def test_a_chunk_has_at_least_one_frame_of_each_sample(module_pipe: LatentFlowPipeline) -> None:
     assert frames_per_chunk(module_pipe.autoencoder, SIZE, 10**9) == 1
 
 
-def test_a_chunk_keeps_to_its_bytes() -> None:
+def test_a_chunk_stays_within_its_memory() -> None:
     """At the widths of a preset; a model of few channels takes more of its maps."""
     autoencoder = LatentFlowAutoencoder(**to_json(FLOW64.autoencoder)).eval()
     with torch.no_grad(), TensorMemory() as memory:
@@ -111,7 +111,7 @@ def test_a_chunk_keeps_to_its_bytes() -> None:
 @pytest.mark.parametrize(
     ("output_type", "lengths"), [("uint8", LENGTHS), ("np", LENGTHS[:2]), ("pil", LENGTHS[:2]), ("pt", LENGTHS[:3])]
 )
-def test_memory_grows_by_the_result_alone(
+def test_memory_grows_only_by_the_result(
     pipe: LatentFlowPipeline, image: np.ndarray, output_type: OutputType, lengths: tuple[int, ...]
 ) -> None:
     """At 16, 40, 160 and 640 frames: tensors of one chunk, and those of the result where it is made of tensors."""

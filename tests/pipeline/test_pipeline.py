@@ -259,7 +259,7 @@ def test_more_steps_than_there_are_noise_levels_are_refused(pipe: LatentFlowPipe
         sample(pipe, image, num_inference_steps=1000)
 
 
-def test_a_scheduler_of_predicted_images_is_refused(pipe: LatentFlowPipeline) -> None:
+def test_a_scheduler_that_predicts_clean_samples_is_refused(pipe: LatentFlowPipeline) -> None:
     with pytest.raises(UserError, match="prediction_type must be one of epsilon, v_prediction, velocity; got 'sample'"):
         with_scheduler(pipe, DDIMScheduler(prediction_type="sample"))
 
@@ -353,7 +353,7 @@ def test_other_shapes_are_fitted_like_the_training_data(as_tensor: bool) -> None
         (3, "got int"),
     ],
 )
-def test_what_is_not_an_image(wrong: Any, message: str | None) -> None:
+def test_an_impossible_image_is_refused(wrong: Any, message: str | None) -> None:
     if message is None:  # a greyscale strip is one
         assert prepared(wrong, size=SIZE, fit="pad").shape == (1, 3, SIZE, SIZE)
         return
@@ -386,7 +386,9 @@ def test_what_is_not_an_image(wrong: Any, message: str | None) -> None:
         ({"condition": [["wave"]]}, "a condition must be a label, a mix or None"),
     ],
 )
-def test_impossible_values(pipe: LatentFlowPipeline, image: np.ndarray, options: dict[str, Any], message: str | None) -> None:
+def test_impossible_values_are_refused(
+    pipe: LatentFlowPipeline, image: np.ndarray, options: dict[str, Any], message: str | None
+) -> None:
     arguments: dict[str, Any] = {"image": image, "condition": "wave", "num_inference_steps": 1, **options}
     if message is None:
         arguments["image"], message = [image] * 3, r"condition must be one, or one per image \(3\); got 2"
@@ -513,7 +515,7 @@ def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
         ("motion_codec/config.json", {"corners": True}, r"motion_codec must have corners=False, .*got True"),
     ],
 )
-def test_a_model_that_does_not_fit_or_is_not_ours_is_refused(
+def test_a_folder_with_wrong_classes_settings_or_weights_is_refused(
     pipe: LatentFlowPipeline, tmp_path: Path, file: str, change: dict[str, Any], message: str
 ) -> None:
     pipe.save_pretrained(tmp_path / "model")

@@ -56,7 +56,7 @@ def natops(tmp_path: Path) -> Path:
 # ------------------------------------------------------------------------------------------------- numbers and layout
 
 
-def test_an_imported_pipeline_computes_what_was_recorded(imported: Imported) -> None:
+def test_an_imported_pipeline_reproduces_recorded_outputs(imported: Imported) -> None:
     kind, folder = imported
     pipe = LatentFlowPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
@@ -122,9 +122,7 @@ def test_any_missing_or_misshapen_tensor_is_refused(network: str) -> None:
     ("network", "name"),
     [("generator", "first.conv.weight"), ("bg_predictor", "fc.bias"), ("diffusion", "denoise_fn.mid_block1.mlp.1.bias")],
 )
-def test_a_file_that_lacks_a_tensor_is_named_and_nothing_is_written(
-    network: str, name: str, write: WriteFiles, tmp_path: Path
-) -> None:
+def test_a_missing_tensor_is_named_and_nothing_is_written(network: str, name: str, write: WriteFiles, tmp_path: Path) -> None:
     state = TINY["networks"]("mug")
     del state[network][name]
     stage1, stage2 = write(state)
@@ -146,14 +144,14 @@ def test_unexpected_tensors_and_entries_are_named(write: WriteFiles, tmp_path: P
 
 
 @pytest.mark.parametrize(("file", "preset"), [("mug", "natops"), ("natops", "mug")])
-def test_a_file_of_another_preset_does_not_fit(file: str, preset: str, write: WriteFiles, tmp_path: Path) -> None:
+def test_a_file_of_another_preset_is_refused(file: str, preset: str, write: WriteFiles, tmp_path: Path) -> None:
     _, stage2 = write(TINY["networks"](file))
     with pytest.raises(UserError, match=r"read as tiny-.* missing \['up\.0\.resample"):
         import_released(TINY["PRESETS"][preset], tmp_path / "model", diffusion=stage2)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_null_condition_must_be_as_the_preset_has_it(kind: str, write: WriteFiles, tmp_path: Path) -> None:
+def test_the_null_condition_must_match_the_preset(kind: str, write: WriteFiles, tmp_path: Path) -> None:
     state = TINY["networks"](kind)
     name = "denoise_fn.null_cond_emb"
     if state["diffusion"].pop(name, None) is None:
@@ -192,7 +190,7 @@ def test_a_file_that_would_execute_code_is_refused(lfdm: Lfdm, tmp_path: Path) -
 # ------------------------------------------------------------------------------------------------------------- halves
 
 
-def test_halves_are_put_together_in_either_order(imported: Imported, write: WriteFiles, tmp_path: Path) -> None:
+def test_the_stages_can_be_imported_in_either_order(imported: Imported, write: WriteFiles, tmp_path: Path) -> None:
     kind, whole = imported
     preset = TINY["PRESETS"][kind]
     stage1, stage2 = write(TINY["networks"](kind))
@@ -206,7 +204,7 @@ def test_halves_are_put_together_in_either_order(imported: Imported, write: Writ
             assert path.read_bytes() == (out / path.relative_to(whole)).read_bytes()
 
 
-def test_an_autoencoder_alone_is_a_start_for_trainings(write: WriteFiles, tmp_path: Path) -> None:
+def test_training_can_start_from_an_imported_autoencoder(write: WriteFiles, tmp_path: Path) -> None:
     state = TINY["networks"]("mug")
     stage1, _ = write(state)
     mraa = torch.load(stage1, weights_only=True)
@@ -240,7 +238,7 @@ def test_both_trainings_take_an_imported_autoencoder(
     assert LatentFlowPipeline.from_pretrained(tmp_path / "run2").condition.labels == ("jump", "wave")
 
 
-def test_a_folder_of_another_preset_or_kind_is_kept(natops: Path, write: WriteFiles, tmp_path: Path) -> None:
+def test_a_folder_of_another_preset_or_kind_is_not_replaced(natops: Path, write: WriteFiles, tmp_path: Path) -> None:
     stage1, stage2 = write(TINY["networks"]("mug"))
     with pytest.raises(UserError, match="was imported with another preset than tiny-mug"):
         import_released(TINY["PRESETS"]["mug"], natops, diffusion=stage2)
