@@ -499,7 +499,7 @@ def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("model_index.json", {"unet": ["os", "system"]}, r"component 'unet' must be one of: \['lfdm', 'MotionUNet3D'\]; got"),
+        ("model_index.json", {"unet": ["os", "system"]}, r"component 'unet' .*'MotionUNet3D'.*; got \['os', 'system'\]"),
         ("model_index.json", {"unet": ["lfdm", "LatentFlowAutoencoder"]}, "component 'unet' must be"),
         ("model_index.json", {"scheduler": ["antigravity", "DDPMScheduler"]}, "scheduler class of diffusers; got .*antigravity"),
         ("model_index.json", {"scheduler": ["diffusers", "DiffusionPipeline"]}, "must be a scheduler class of diffusers"),

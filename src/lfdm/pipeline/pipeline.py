@@ -142,10 +142,7 @@ class LatentFlowPipeline(StrictPipeline):
         condition: ConditionEncoder,
         motion_codec: MotionCodec | None = None,
     ) -> Self:
-        """Return a pipeline of given models with the scheduler and sampling settings of a preset.
-
-        The default codec is that of the preset, without statistics of training motion.
-        """
+        """Return a pipeline of given models with a preset's scheduler, settings and, by default, its codec (not normalised)."""
         config = preset.diffusion
         motion_codec = motion_codec or make_codec(config, corners=preset.autoencoder.corners)
         scheduler = make_scheduler(config.sampler, prediction_type=config.prediction_type, paper=config.dynamic_thresholding)
@@ -296,9 +293,7 @@ class LatentFlowPipeline(StrictPipeline):
         motion_mask: MaskInput | None = None,
         output_type: OutputType = "pil",
     ) -> LatentFlowOutput:
-        """Apply a given motion to an image; nothing is sampled.
-
-        One image goes with every motion, and one motion with every image. The other arguments are as in a call.
+        """Apply given motion to images, one to one or one to many; the other arguments are as in a call.
 
         Raises:
             UserError: not a motion, or one of the other coordinate convention or of another batch size.
