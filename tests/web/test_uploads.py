@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lfdm.data.video import VideoInfo, read_video, write_video
+from lfdm.data.containers import VideoInfo
+from lfdm.data.video import read_video, write_video
 from lfdm.errors import UserError
 from lfdm.web.limits import ServeLimits
 from lfdm.web.uploads import open_clip, read_upload

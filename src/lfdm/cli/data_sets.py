@@ -182,6 +182,7 @@ def data_corpus(name: str, layout: str) -> Callable[..., None]:
 
 def _print_skipped(report: "Conversion", most: int | None = None) -> None:
     _print_some([f"skipped {skipped.path}: {skipped.reason}" for skipped in report.skipped], most)
+    _print_some([f"note {note}" for note in report.notes], most)
 
 
 def _print_clips(report: "Conversion", out: Path) -> None:

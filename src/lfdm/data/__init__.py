@@ -7,6 +7,7 @@ __all__ = [
     "augmentation",
     "cache",
     "clips",
+    "containers",
     "corpora",
     "frame_indices",
     "gif_blocks",

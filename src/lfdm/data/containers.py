@@ -1,102 +1,204 @@
-"""Video files in container formats (avi, mp4, mov, webm), decoded and encoded by PyAV."""
+"""Video files in container formats (mp4, mov, avi, webm, mkv, mpg, ts, wmv, flv), recognised by content and decoded by PyAV."""
 
-import io
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from fractions import Fraction
-from itertools import chain
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.video.reformatter import VideoReformatter
+from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
+from lfdm.config.video import MAX_FPS, MIN_FPS
+from lfdm.data.frames import FrameConverter, deinterlace
 from lfdm.data.images import MAX_IMAGE_PIXELS, check_pixels, decoding, guarded
 from lfdm.errors import UserError
 
-_READ_OPTIONS = {"format_whitelist": "avi,mov,matroska"}
+_READ_OPTIONS = {"format_whitelist": "avi,mov,matroska,mpegts,mpeg,mpegvideo,asf,flv,ogg,dv"}
 """The only formats to probe: a playlist disguised as a clip could make the demuxer open other files."""
+_CUT_ANYWHERE = frozenset({"mpegts", "mpeg", "mpegvideo", "dv"})
+"""Formats made for broadcast and tape: they state no duration, and a recording may begin and end within a frame."""
 _MIN_WHOLE = 0.9
 """Least share of the duration in the header that a whole file holds: some encoders write a duration that is slightly too long."""
-_MAX_RATE_DENOMINATOR = 60_000
-"""Largest denominator of a stored frame rate; exact for the rates of television, such as 30000/1001."""
-
+_RATE_TOLERANCE = 0.05
+"""Relative difference up to which a stated frame rate is believed: frame times are rounded, to 1 ms in WebM."""
 _UNKNOWN_RATE = 25.0
 """Frames per second of a file that states none."""
+_LOSSLESS_CODEC = "ffv1"
+"""Our own lossless clips."""
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""Decoders that give the alpha channel of WebM; FFmpeg's own ones ignore it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Codec:
-    name: str
-    pixel_format: str
-    options: dict[str, str]
+class VideoInfo:
+    """Length, rate and size of a clip as it is read."""
+
+    frames: int
+    fps: float
+    """Average frames per second, limited to what can be written."""
+    width: int
+    height: int
+    stated_fps: float | None = None
+    """Frames per second in the file, where they are outside the limits: of a time lapse, or from a damaged header."""
 
 
-# yuv420p is BT.709 in limited range, converted so and tagged so in the file: then all players agree on the colours.
-_YUV = "yuv420p"
-_COLOURS: dict[str, dict[str, Any]] = {_YUV: {"dst_colorspace": "ITU709", "dst_color_range": "MPEG"}}
-_COLOUR_TAGS = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
-_CRF = "12"
-"""Constant rate factor of H.264 and VP9, on a scale where 0 is lossless and 23 the usual default."""
-_FFV1 = _Codec(name="ffv1", pixel_format="bgr0", options={})
-_CODECS = {
-    (".avi", False): _FFV1,
-    (".avi", True): _FFV1,
-    (".mp4", False): _Codec(name="libx264", pixel_format=_YUV, options={"crf": _CRF, "preset": "slow", **_COLOUR_TAGS}),
-    (".mp4", True): _Codec(name="libx264rgb", pixel_format="rgb24", options={"qp": "0"}),
-    (".webm", False): _Codec(name="libvpx-vp9", pixel_format=_YUV, options={"crf": _CRF, "b": "0", **_COLOUR_TAGS}),
-    (".webm", True): _Codec(name="libvpx-vp9", pixel_format="gbrp", options={"lossless": "1"}),
-}
-"""By the ending of the file and whether it is lossless."""
+@dataclass(kw_only=True)
+class _OpenFile:
+    """An open video file, and what its packets have told up to now."""
+
+    path: Path
+    file: BinaryIO
+    container: InputContainer
+    stream: VideoStream
+    decoder: VideoCodecContext
+    times: list[int] = field(default_factory=list)
+    """Times of the frames up to now, in units of the stream and in stored order."""
+    end: int = 0
+    """End of the last frame up to now, as far as known."""
+    num_frames: int = 0
+
+    def packets(self) -> "Iterator[av.Packet[Any]]":
+        """Yield the packets of the stream and keep account. Raises UserError for a file that ends within a frame."""
+        for packet in guarded(self.path, self.container.demux(self.stream)):
+            if packet.is_corrupt and self.container.format.name not in _CUT_ANYWHERE:
+                raise UserError(f"{self.path}: truncated: the file ends in the middle of a frame")
+            time = packet.dts if packet.pts is None else packet.pts
+            if _is_shown(packet):
+                self.num_frames += 1
+                self.times += [] if time is None else [time]
+            if time is not None:
+                self.end = max(self.end, time + (packet.duration or 0))
+            yield packet
+
+    def decode(self, packet: "av.Packet[Any]") -> list[av.VideoFrame]:
+        """Decode a packet to none, one or more frames."""
+        with decoding(self.path):
+            return self.decoder.decode(packet)
+
+    def seconds(self, time: int) -> float:
+        """Convert a time of the stream."""
+        return float(time * (self.stream.time_base or 0))
+
+    def promised_seconds(self) -> float:
+        """Return the duration in the header; 0 where it has none, or one that may be that of a longer sound track."""
+        if self.stream.duration:
+            return self.seconds(self.stream.duration)
+        if len(self.container.streams) > 1 or not self.container.duration:
+            return 0.0
+        return self.container.duration / av.time_base
+
+    def frame_rate(self) -> float:
+        """Return the average frames per second, after all packets.
+
+        A table of frames (mp4, mov) and broadcast formats are believed, other headers only if the frame times agree: browsers
+        record WebM without a rate, and FFmpeg then guesses one that is up to 30 times too high.
+        """
+        stated = float(self.stream.average_rate or self.stream.guessed_rate or _UNKNOWN_RATE)
+        intervals = len(self.times) - 1
+        span = self.seconds(max(self.times) - min(self.times)) if intervals > 0 else 0.0
+        if self._has_frame_table() or self.container.format.name in _CUT_ANYWHERE or span <= 0:
+            return stated
+        agrees = abs(span - intervals / stated) <= max(_RATE_TOLERANCE * span, 2 * self.seconds(1))
+        return stated if agrees else intervals / span
+
+    def check_whole(self, num_decoded: int) -> None:
+        """Raise UserError for a truncated file, after all packets."""
+        missing = max(self.num_frames - num_decoded, 0)
+        ends, promised = self.seconds(self.end), self.promised_seconds()
+        if self.decoder.name == _LOSSLESS_CODEC:  # every frame counts
+            whole = missing == 0 and ends > promised - 0.5 / self.frame_rate()
+        elif self.num_frames == 1:  # nothing tells how long it lasts
+            whole = True
+        else:
+            whole = self._is_all_there() or self._latest_end() >= _MIN_WHOLE * promised
+        if not whole:
+            raise UserError(f"{self.path}: truncated: {ends:.2f} of {promised:.2f} s, {missing} frames in it are broken")
+
+    def _is_all_there(self) -> bool:
+        """Whether the file is as long as its own structure says, or its format needs no end; False where it does not say."""
+        if self.container.format.name in _CUT_ANYWHERE:
+            return True
+        size = self.file.seek(0, 2)
+        if self._has_frame_table():
+            return all(entry.pos + entry.size <= size for entry in self.stream.index_entries)
+        stated = _stated_size(self.file)
+        return stated is not None and stated <= size
+
+    def _latest_end(self) -> float:
+        """Return the time in seconds at which the last frame may end, which can state no duration."""
+        times = np.sort(self.times)
+        longest = int(np.diff(times).max()) if len(times) > 1 else 0
+        start = self.stream.start_time or 0
+        return self.seconds(max(self.end, int(times[-1]) + longest if len(times) else 0) - max(start, 0))
+
+    def _has_frame_table(self) -> bool:
+        return self.container.format.name.startswith("mov") and self.stream.frames > 0
 
 
-def encode_file(frames: Iterator[np.ndarray], suffix: str, *, fps: float, lossless: bool) -> bytes:
-    """Encode frames (H, W, 3) uint8 in memory, so that errors of the disk come only from writing the result."""
-    codec = _CODECS[suffix, lossless]
-    if codec.name == "libx264":  # refuses odd sizes in yuv420p
-        frames = (np.pad(frame, ((0, len(frame) % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge") for frame in frames)
-    buffer = io.BytesIO()
-    first = next(frames)
-    with av.open(buffer, "w", format=suffix.removeprefix(".")) as file:
-        rate = Fraction(fps).limit_denominator(_MAX_RATE_DENOMINATOR)
-        stream = cast(VideoStream, file.add_stream(codec.name, rate=rate, options=codec.options))
-        stream.height, stream.width, stream.pix_fmt = *first.shape[:2], codec.pixel_format
-        reformatter = VideoReformatter()  # one for all frames: setting it up costs more than a small frame
-        for frame in chain([first], frames):
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            picture = reformatter.reformat(picture, format=codec.pixel_format, **_COLOURS.get(codec.pixel_format, {}))
-            file.mux(stream.encode(picture))
-        file.mux(stream.encode())
-    return buffer.getvalue()
+def read_file_info(path: Path) -> VideoInfo:
+    """Count the frames of a file without decoding more than the first. Raises UserError naming the path for what is no clip."""
+    with _open(path) as opened:
+        converter = FrameConverter(opened.stream.sample_aspect_ratio)
+        size = None
+        for packet in opened.packets():
+            if size is None and (frames := opened.decode(packet)):
+                size = converter.size(frames[0])
+        width, height = size or (opened.stream.width, opened.stream.height)
+        stated = opened.frame_rate()
+        fps = min(max(stated, MIN_FPS), MAX_FPS)
+        stated_fps = None if fps == stated else stated
+        return VideoInfo(frames=opened.num_frames, fps=fps, width=width, height=height, stated_fps=stated_fps)
+
+
+def decode_file(path: Path) -> Iterator[np.ndarray]:
+    """Yield the frames (H, W, 3) uint8 as a player shows them, each once.
+
+    Raises UserError naming the path for a file that is broken or truncated.
+    """
+    with _open(path) as opened:
+        converter = FrameConverter(opened.stream.sample_aspect_ratio)
+        decoded = (frame for packet in opened.packets() for frame in opened.decode(packet))
+        num_decoded = 0
+        for frame in deinterlace(path, decoded):
+            check_pixels(path, *converter.size(frame))
+            with decoding(path):
+                array = converter.convert(frame)
+            num_decoded += 1
+            yield array
+        opened.check_whole(num_decoded)
 
 
 @contextmanager
-def open_stream(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+def _open(path: Path) -> Iterator[_OpenFile]:
     """Open the first video stream of a file. Raises UserError naming the path for what holds none that can be decoded."""
     with path.open("rb") as file:
         with decoding(path):
             container = cast(InputContainer, av.open(file, options=_READ_OPTIONS))
         with container:
-            stream = next(iter(container.streams.video), None)
+            streams = (s for s in container.streams.video if Disposition.attached_pic not in s.disposition)
+            stream = next(streams, None)
             if stream is None:
                 raise UserError(f"{path}: no video stream")
             if stream.codec_context is None:
                 raise UserError(f"{path}: an unknown codec")
-            yield container, stream
+            check_pixels(path, stream.width, stream.height)
+            decoder = _decoder(stream)
+            decoder.options = {"max_pixels": str(MAX_IMAGE_PIXELS)}  # a size that changes within the stream
+            decoder.thread_count = 1  # clips are small; the cache decodes several at once
+            yield _OpenFile(path=path, file=file, container=container, stream=stream, decoder=decoder)
 
 
-def frame_rate(stream: VideoStream) -> float:
-    """Return the average frames per second."""
-    return float(stream.average_rate or stream.guessed_rate or _UNKNOWN_RATE)
-
-
-def count_frames(path: Path, container: InputContainer, stream: VideoStream) -> int:
-    """Count the frames of a stream without decoding them."""
-    return sum(map(_is_shown, guarded(path, container.demux(stream))))
+def _decoder(stream: VideoStream) -> VideoCodecContext:
+    name = _ALPHA_DECODERS.get(stream.codec_context.codec.canonical_name)
+    if name is None or stream.metadata.get("alpha_mode") != "1":
+        return stream.codec_context
+    return cast(VideoCodecContext, av.CodecContext.create(name, "r"))
 
 
 def _is_shown(packet: "av.Packet[Any]") -> bool:
@@ -107,54 +209,25 @@ def _is_shown(packet: "av.Packet[Any]") -> bool:
     return packet.size > 0 and not packet.is_discard
 
 
-def decode_file(path: Path) -> Iterator[np.ndarray]:
-    """Yield the frames (H, W, 3) uint8, upright. Raises UserError naming the path for a file that is broken or truncated."""
-    num_packets = num_decoded = end = 0
-    with open_stream(path) as (container, stream):
-        check_pixels(path, stream.width, stream.height)
-        stream.codec_context.options = {"max_pixels": str(MAX_IMAGE_PIXELS)}  # a size that changes within the stream
-        stream.codec_context.thread_count = 1  # clips are small; the cache decodes several at once
-        reformatter = VideoReformatter()
-        for packet in guarded(path, container.demux(stream)):
-            if packet.is_corrupt:
-                raise UserError(f"{path}: truncated: the file ends in the middle of a frame")
-            num_packets += _is_shown(packet)
-            end = max(end, (packet.pts or 0) + (packet.duration or 0))
-            with decoding(path):
-                frames = packet.decode()
-            for frame in frames:
-                with decoding(path):
-                    array = _upright(reformatter.reformat(frame, format="rgb24"), frame.rotation)
-                num_decoded += 1
-                yield array
-        _check_whole(path, container, stream, end, num_broken=num_packets - num_decoded)
+def _stated_size(file: BinaryIO) -> int | None:
+    """Return the size in bytes that the head of a Matroska, WebM or AVI file states; None for others and for live streams."""
+    file.seek(0)
+    head = file.read(4096)
+    if head[:4] == b"RIFF":
+        size = struct.unpack_from("<I", head, 4)[0]
+        return size + 8 if size else None
+    if head[:4] != b"\x1a\x45\xdf\xa3":
+        return None
+    length, start = _ebml_size(head, 4)
+    segment = start + (length or 0)
+    if head[segment : segment + 4] != b"\x18\x53\x80\x67":
+        return None
+    length, start = _ebml_size(head, segment + 4)
+    return None if length is None else start + length
 
 
-def _upright(frame: av.VideoFrame, degrees: int) -> np.ndarray:
-    """Return a frame (H, W, 3) turned as the file's display matrix says (phones store portrait clips lying down)."""
-    array = frame.to_ndarray()
-    return np.rot90(array, round(degrees / 90) % 4) if degrees else array
-
-
-def _check_whole(path: Path, container: InputContainer, stream: VideoStream, end: int, num_broken: int) -> None:
-    """Raise UserError where the last packet ends before the header's duration, in time since frames may come at any rate."""
-    ends, promised = _seconds(end, stream), _promised_seconds(container, stream)
-    if stream.codec_context.name == _FFV1.name:  # our lossless form: every frame counts
-        whole = num_broken <= 0 and ends > promised - 0.5 / frame_rate(stream)
-    else:
-        whole = ends >= _MIN_WHOLE * promised
-    if not whole:
-        raise UserError(f"{path}: truncated: {ends:.2f} of {promised:.2f} s, {max(num_broken, 0)} frames in it are broken")
-
-
-def _promised_seconds(container: InputContainer, stream: VideoStream) -> float:
-    """Return the duration in the header; 0 where it has none, or one that may be that of a longer sound track."""
-    if stream.duration:
-        return _seconds(stream.duration, stream)
-    if len(container.streams) > 1 or not container.duration:
-        return 0.0
-    return container.duration / av.time_base
-
-
-def _seconds(time: int, stream: VideoStream) -> float:
-    return float(time * (stream.time_base or 0))
+def _ebml_size(data: bytes, start: int) -> tuple[int | None, int]:
+    """Return the size of an EBML element, None if unknown, and where its content starts."""
+    width = 9 - data[start].bit_length() if len(data) > start and data[start] else 1
+    bits = int.from_bytes(data[start : start + width]) & (1 << 7 * width) - 1
+    return None if bits == (1 << 7 * width) - 1 else bits, start + width

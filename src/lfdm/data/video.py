@@ -14,14 +14,16 @@ from PIL import Image
 
 from lfdm.config.checks import check_number
 from lfdm.config.video import MAX_FPS, MIN_FPS, Fit
-from lfdm.data.containers import count_frames, decode_file, encode_file, frame_rate, open_stream
+from lfdm.data.containers import VideoInfo, decode_file, read_file_info
+from lfdm.data.encoding import encode_file
 from lfdm.data.gif import decode_gif, encode_gif, read_gif_timing
 from lfdm.data.images import IMAGE_SUFFIXES, check_exists, check_frames, fit_frames, read_image
 from lfdm.errors import UserError
 from lfdm.folders.files import check_parents, replacing_folder, write_bytes
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".webm", ".gif"})
-"""Endings that can be read."""
+_VIDEO_ENDINGS = "mp4 m4v mov qt 3gp 3g2 avi divx webm mkv mpg mpeg m2v vob ts mts m2ts wmv asf flv f4v ogv dv gif"
+VIDEO_SUFFIXES = frozenset(f".{ending}" for ending in _VIDEO_ENDINGS.split(" "))
+"""Endings of videos, in small letters. A folder's videos are found by them; how a file is read depends only on its content."""
 _WRITTEN_SUFFIXES = (".mp4", ".webm", ".gif", ".avi")
 
 MAX_VIDEO_PIXELS = 600_000_000
@@ -33,16 +35,6 @@ MAX_GIF_FPS = 50.0
 
 FrameSource = np.ndarray | Iterable[np.ndarray]
 """(t, H, W, 3) uint8, or one frame (H, W, 3) after the other."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoInfo:
-    """Length, rate and size of a clip."""
-
-    frames: int
-    fps: float
-    width: int
-    height: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +93,7 @@ def write_video(path: str | Path, frames: FrameSource, *, fps: float, lossless: 
 
 def encode_video(frames: FrameSource, suffix: str, *, fps: float, lossless: bool = False) -> bytes:
     """Encode a file of the format `suffix` in memory; see `write_video`."""
+    suffix = suffix.lower()
     if suffix not in _WRITTEN_SUFFIXES:
         raise UserError(f"cannot write {suffix!r}; use {', '.join(_WRITTEN_SUFFIXES)} or no ending (a folder)")
     fps = check_number("fps", fps, low=MIN_FPS, high=max_fps(Path(f"video{suffix}")))
@@ -127,7 +120,7 @@ def _checked(frames: FrameSource) -> Iterator[np.ndarray]:
 
 def max_fps(path: Path) -> float:
     """Return the highest rate that the format of `path` can store."""
-    return MAX_GIF_FPS if path.suffix == ".gif" else MAX_FPS
+    return MAX_GIF_FPS if path.suffix.lower() == ".gif" else MAX_FPS
 
 
 def check_target(path: Path) -> None:
@@ -149,8 +142,9 @@ def _holds_frames_only(path: Path) -> bool:
 def read_video(path: str | Path, *, max_frames: int | None = None, max_pixels: int = MAX_VIDEO_PIXELS) -> np.ndarray:
     """Return the first `max_frames` frames (default: all) of a file, a GIF or a folder of images: (t, H, W, 3) uint8.
 
-    Images of a folder come in natural order. Longer frames of a GIF are repeated, as in a video of constant rate; each stored
-    frame of a video file is given once, whatever its duration.
+    Files are recognised by their content. Images of a folder come in natural order. Longer frames of a GIF are repeated, as in
+    a video of constant rate; each stored frame of a video file is given once, whatever its duration, as a player shows it:
+    upright, with square pixels, deinterlaced, over white, in standard dynamic range.
 
     Raises FileNotFoundError, and UserError naming the path for anything that is not a whole clip: broken or truncated,
     without frames, of changing size, or above `max_pixels` pixels (frames x height x width).
@@ -195,7 +189,7 @@ def read_fitted(
 
 
 def video_info(path: str | Path) -> VideoInfo:
-    """Return the number of frames, average rate and stored size (before any rotation) of a clip; only a GIF is decoded for it.
+    """Return the number of frames, average rate and size of a clip as it is read; only a GIF is decoded as a whole for it.
 
     Raises FileNotFoundError, and UserError naming the path for what is not a clip.
     """
@@ -205,25 +199,24 @@ def video_info(path: str | Path) -> VideoInfo:
         files = _frame_files(path)
         height, width = read_image(files[0]).shape[:2]
         return VideoInfo(frames=len(files), fps=FOLDER_FPS, width=width, height=height)
-    _check_suffix(path)
-    if path.suffix.lower() == ".gif":
+    if _is_gif(path):
         timing = read_gif_timing(path)
         return VideoInfo(frames=sum(timing.repeats), fps=timing.fps, width=timing.width, height=timing.height)
-    with open_stream(path) as (container, stream):
-        frames = count_frames(path, container, stream)
-        return VideoInfo(frames=frames, fps=frame_rate(stream), width=stream.width, height=stream.height)
+    return read_file_info(path)
 
 
 def _decode(path: Path) -> Iterator[np.ndarray]:
     if path.is_dir():
         return (read_image(file) for file in _frame_files(path))
-    _check_suffix(path)
-    return decode_gif(path) if path.suffix.lower() == ".gif" else decode_file(path)
+    return decode_gif(path) if _is_gif(path) else decode_file(path)
 
 
-def _check_suffix(path: Path) -> None:
-    if path.suffix.lower() not in VIDEO_SUFFIXES:
-        raise UserError(f"{path}: unknown ending; a clip is a folder of images or one of {sorted(VIDEO_SUFFIXES)}")
+def _is_gif(path: Path) -> bool:
+    """Whether a file is a GIF by its first bytes. Raises UserError for a still image, going by its ending."""
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        raise UserError(f"{path}: an image; a clip is a folder of images or a video, such as .mp4, .mov, .webm, .avi or .gif")
+    with path.open("rb") as file:
+        return file.read(4) == b"GIF8"
 
 
 def _one_size(name: str | Path, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

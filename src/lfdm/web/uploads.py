@@ -12,7 +12,7 @@ import numpy as np
 
 from lfdm.data.gif_blocks import read_gif_size
 from lfdm.data.images import open_image, read_image
-from lfdm.data.video import VIDEO_SUFFIXES, iterate_video, video_info
+from lfdm.data.video import iterate_video, video_info
 from lfdm.errors import UserError
 from lfdm.web.limits import MEGA, ServeLimits
 
@@ -51,10 +51,7 @@ def open_clip(path: Path, limits: ServeLimits) -> Clip:
     """
     with _naming_file(path):
         _check_bytes(path, limits)
-        if path.suffix.lower() not in VIDEO_SUFFIXES:
-            raise UserError(f"a driving clip must be one of {', '.join(sorted(VIDEO_SUFFIXES))}")
-        if path.suffix.lower() == ".gif":
-            _check_gif(path, limits)
+        _check_gif(path, limits)
         info = video_info(path)
         _check_clip(info.frames, info.width * info.height, limits)
         seconds = info.frames / info.fps
@@ -85,11 +82,11 @@ def _check_bytes(path: Path, limits: ServeLimits) -> None:
 
 
 def _check_gif(path: Path, limits: ServeLimits) -> None:
-    """Check size and number of a GIF's frames from its block headers, since `video_info` has to decode it."""
+    """Check size and number of frames, if the file is a GIF, from its block headers, since `video_info` has to decode it."""
     with path.open("rb") as file:
         size = read_gif_size(file)
     if size is None:
-        raise UserError("broken or not a readable GIF")
+        return
     check_megapixels(size.width * size.height, limits.image_megapixels, "a frame")
     _check_clip(size.frames, size.width * size.height, limits)
 

@@ -2,8 +2,10 @@
 
 import os
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -246,3 +248,18 @@ def test_an_internal_error_is_raised_and_skips_nothing(tree: Path, tmp_path: Pat
     with pytest.raises(ValueError, match="broadcast") as caught:
         write_folder(tree, tmp_path / "set", size=8)
     assert not isinstance(caught.value, UserError)
+
+
+def test_an_unusual_frame_rate_is_recorded_with_a_note(tmp_path: Path) -> None:
+    for name, rate in (("fast", 5000), ("slow", Fraction(1, 20))):
+        (tmp_path / "tree" / "wave").mkdir(parents=True, exist_ok=True)
+        with av.open(tmp_path / "tree" / "wave" / f"{name}.MKV", "w", format="mp4") as file:
+            stream = file.add_stream("mpeg4", rate=rate)
+            stream.width, stream.height, stream.pix_fmt = 16, 16, "yuv420p"
+            for frame in clip(6, 16, 16):
+                file.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+            file.mux(stream.encode())
+    report = write_folder(tmp_path / "tree", tmp_path / "set", size=16, test_fraction=0)
+    assert [record.fps for record in report.records] == [1000, 0.05]
+    assert report.notes == ("wave/fast.MKV: recorded at 1000 frames per second; the file states 5000",)
+    assert not report.skipped

@@ -16,16 +16,15 @@ import numpy as np
 
 from lfdm.config.checks import check, check_integer
 from lfdm.config.video import Fit
+from lfdm.data.containers import VideoInfo
 from lfdm.data.index import MAX_SIZE, ClipRecord, Split
 from lfdm.data.progress import Progress, run_all
-from lfdm.data.video import Crop, VideoInfo, natural_key, read_fitted, video_info, write_video
+from lfdm.data.video import Crop, natural_key, read_fitted, video_info, write_video
 from lfdm.errors import UserError
 
 MAX_STORED_FRAMES = 1_000_000
 MAX_NAME_BYTES = 250
 """File systems allow 255, and `.avi` is added."""
-MIN_RECORDED_FPS, MAX_RECORDED_FPS = 0.1, 1000.0
-"""Rates outside this range come from a damaged header."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +89,8 @@ class Conversion:
     """Clips that an earlier run had finished."""
     missing: tuple[str, ...] = ()
     """Training clips of the paper that are missing: a whole subject or action in one line."""
+    notes: tuple[str, ...] = ()
+    """Lines about clips that were changed on the way, such as their frame rate."""
 
     def num_clips(self, split: Split) -> int:
         """Return the number of clips in a split."""
@@ -120,6 +121,7 @@ def convert(
         records=tuple(record for part in parts for record in part.records),
         skipped=tuple(skipped for part in parts for skipped in part.skipped),
         num_reused=sum(part.num_reused for part in parts),
+        notes=tuple(note for part in parts for note in part.notes),
     )
 
 
@@ -173,8 +175,6 @@ class _Converter:
         try:
             _check_name(path.relative_to(self.source))
             info = video_info(path)
-            if not MIN_RECORDED_FPS <= info.fps <= MAX_RECORDED_FPS:
-                raise UserError(f"an impossible rate of {info.fps:g} frames per second")
             if self.reuse:
                 lengths = {s.path: self._length(s, info) for s in recording.segments if self._is_finished(s, info)}
             missing = [segment for segment in recording.segments if segment.path not in lengths]
@@ -201,7 +201,12 @@ class _Converter:
             for s in recording.segments
             if s.path in lengths
         ]
-        return Conversion(records=tuple(records), skipped=tuple(skipped), num_reused=num_reused)
+        notes = () if info.stated_fps is None or not records else (self._note_rate(path, info),)
+        return Conversion(records=tuple(records), skipped=tuple(skipped), num_reused=num_reused, notes=notes)
+
+    def _note_rate(self, path: Path, info: VideoInfo) -> str:
+        name = skip(self.source, path, "").path
+        return f"{name}: recorded at {info.fps:g} frames per second; the file states {info.stated_fps:g}"
 
     def _is_finished(self, segment: Segment, info: VideoInfo) -> bool:
         try:

@@ -62,7 +62,7 @@ def write_folder(
             raise UserError(f"{source}: {_nothing_usable(skipped)}")
         records = _split(made.records, test_fraction, seed)
         write_index(folder, records)
-    return Conversion(records=tuple(records), skipped=tuple(skipped))
+    return Conversion(records=tuple(records), skipped=tuple(skipped), notes=made.notes)
 
 
 def _nothing_usable(skipped: list[SkippedFile]) -> str:
