@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lfdm.denoiser.blocks import NormSiLU, _normalise, _normalise_by_moments
+from lfdm.denoiser.blocks import NormSiLU, _normalize, _normalize_by_moments
 
 
 def plain_norm_silu(module: NormSiLU, x: Tensor, modulation: Tensor | None) -> Tensor:
@@ -63,7 +63,7 @@ def test_norm_silu_in_bfloat16_stays_close_to_float32():
     assert (low_gradient.float() - high_gradient.float()).abs().mean() < 0.01 * high_gradient.float().std()
 
 
-def test_both_ways_to_normalise_agree():
+def test_both_ways_to_normalize_agree():
     x = 5 + torch.randn(2, 30, 12, generator=torch.Generator().manual_seed(0))
-    for ours, moments in zip(_normalise(x, 3), _normalise_by_moments(x, 3), strict=True):
+    for ours, moments in zip(_normalize(x, 3), _normalize_by_moments(x, 3), strict=True):
         torch.testing.assert_close(ours, moments, rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Positions of frames in clips longer than those of training: relative ones alone, and bounded."""
+"""Positions of frames in clips longer than those of training: only relative ones matter, and they are bounded."""
 
 import torch
 
@@ -17,14 +17,14 @@ def test_distances_beyond_the_largest_share_the_last_bucket_of_their_side() -> N
     assert torch.equal(table[:, 100:, 100:], table[:, :100, :100])
 
 
-def test_rotary_turns_depend_on_the_distance_alone_far_into_a_clip() -> None:
+def test_rotary_positions_depend_only_on_the_distance_far_into_a_clip() -> None:
     geometry = frame_geometry(640, bias=RelativePositionBias(num_buckets=8, max_distance=8, num_heads=1), head_dim=32)
     turns = torch.complex(geometry.cosine, geometry.sine)
     far = turns[600:640] * turns[595:635].conj()
     torch.testing.assert_close(far, turns[5].expand(40, -1), atol=2e-4, rtol=0)
 
 
-def test_each_frame_attends_to_so_many_around_it() -> None:
+def test_each_frame_attends_to_the_given_number_around_it() -> None:
     bias = RelativePositionBias(num_buckets=8, max_distance=8, num_heads=2)
     whole, part = (frame_geometry(20, bias=bias, head_dim=4, attention_frames=count).bias for count in (None, 6))
     attended = part.isfinite()
@@ -40,7 +40,7 @@ def test_each_frame_attends_to_so_many_around_it() -> None:
 
 @torch.no_grad()
 def test_the_middle_of_a_long_clip_does_not_see_its_ends() -> None:
-    """With one attention over frames; the first frames of a clip see what they see in a clip as long as those of training."""
+    """With one attention over frames; the first frames see the same as in a clip of the training length."""
     torch.manual_seed(0)
     attention = TemporalAttention(8, num_heads=2, head_dim=4)
     bias = RelativePositionBias(num_buckets=8, max_distance=8, num_heads=2)

@@ -1,4 +1,4 @@
-"""Decoder adaptation: nothing but the decoder changes, by one bit, and the run folder becomes a pipeline folder."""
+"""Decoder adaptation: only the decoder changes, and the run folder becomes a pipeline folder."""
 
 import json
 from dataclasses import replace
@@ -39,7 +39,7 @@ def paper(preset: Preset) -> Preset:
 
 @pytest.fixture(scope="module", params=["own", "paper"])
 def model(request: pytest.FixtureRequest, tiny_preset: Preset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pipeline whose batch-norm statistics are not those of a new one."""
+    """A pipeline with other batch-norm statistics than a new one."""
     preset = tiny_preset if request.param == "own" else paper(tiny_preset)
     pipe = LatentFlowPipeline.from_preset(preset, ["jump", "wave"])
     for name, buffer in pipe.autoencoder.named_buffers():
@@ -66,7 +66,7 @@ def test_only_the_decoder_changes(model: Path, puppets_dir: Path, tmp_path: Path
         assert all((model / part / name).read_bytes() == (out / part / name).read_bytes() for name in files)
 
 
-def test_the_run_folder_is_a_pipeline_that_draws_the_same_motion(model: Path, puppets_dir: Path, tmp_path: Path) -> None:
+def test_the_run_folder_is_a_pipeline_that_generates_the_same_motion(model: Path, puppets_dir: Path, tmp_path: Path) -> None:
     out = adapt(model, puppets_dir, tmp_path / "out", QUICK)
     assert {"model_index.json", "config.json", "checkpoints", "samples", "metrics.jsonl"} <= {path.name for path in out.iterdir()}
     results = [
@@ -112,7 +112,7 @@ def test_losses_are_those_that_reach_the_decoder() -> None:
         AdaptationConfig(l1_weight=0.0, inpainted_weight=0.0)
 
 
-def test_nothing_is_written_for_what_cannot_be_done(model: Path, puppets_dir: Path, tmp_path: Path) -> None:
+def test_impossible_adaptations_write_nothing(model: Path, puppets_dir: Path, tmp_path: Path) -> None:
     perceptual = replace(QUICK, perceptual_weight=10.0, perceptual_weights_path=str(tmp_path / "vgg.pth"))
     for arguments in ((tmp_path / "nothing", puppets_dir), (model, tmp_path / "nothing")):
         with pytest.raises(FileNotFoundError, match="nothing"):

@@ -1,4 +1,4 @@
-"""Large tensors lie where freed memory stays with the process."""
+"""Large tensors are allocated where freed memory stays with the process."""
 
 import subprocess
 import sys
@@ -32,9 +32,10 @@ def heap_of(keep: bool) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout.strip()
 
 
+@pytest.mark.slow
 def test_freed_memory_stays() -> None:
     if not sys.platform.startswith("linux"):
         assert not keep_freed_memory()
-        pytest.skip("glibc alone is told to keep memory")
+        pytest.skip("only glibc has the setting")
     assert heap_of(keep=True) == "True 0"
     assert heap_of(keep=False).startswith("False")

@@ -5,16 +5,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lfdm.config.training import OptimizationConfig
 from lfdm.errors import UserError
-from lfdm.training.batches import StepSampler, sample_order, steps_per_epoch
+from lfdm.training.batches import BatchRandomness, StepSampler, micro_batches, sample_order, steps_per_epoch
 
 CONFIG = OptimizationConfig(num_steps=10, batch_size=4, learning_rate=0.01)
 
 
 @pytest.mark.parametrize("num_samples", [1, 5, 8])
-def test_every_epoch_is_a_permutation_of_its_own_and_any_part_of_it_can_be_asked_for(num_samples: int) -> None:
+def test_every_epoch_has_its_own_order_and_can_start_anywhere(num_samples: int) -> None:
     pairs = list(sample_order(3, 0, 4 * num_samples, num_samples))
     assert [position for position, _ in pairs] == list(range(4 * num_samples))
     epochs = [tuple(index for _, index in pairs[i * num_samples : (i + 1) * num_samples]) for i in range(4)]
@@ -40,7 +41,7 @@ def test_processes_share_every_batch_without_overlap() -> None:
 @pytest.mark.parametrize(
     ("last_batch", "sizes"), [("join", [4, 4, 4, 4, 4, 4, 4]), ("drop", [4, 4, 4, 4, 4, 4, 4]), ("keep", [4, 4, 4, 2, 4, 4, 4])]
 )
-def test_epochs_repeat_the_clips_and_end_as_asked(last_batch: Any, sizes: list[int]) -> None:
+def test_epochs_repeat_the_clips_and_treat_the_last_batch_as_configured(last_batch: Any, sizes: list[int]) -> None:
     """Seven clips twice make 14 samples: three batches of 4, and 2 that are joined with the next epoch's, dropped or kept."""
     config = replace(CONFIG, epoch_repeats=2, last_batch=last_batch)
     batches = list(StepSampler(config, 7, 0, 7, rank=0, world=1))
@@ -60,8 +61,29 @@ def test_epochs_repeat_the_clips_and_end_as_asked(last_batch: Any, sizes: list[i
         assert list(StepSampler(config, 7, start, 7, rank=0, world=1)) == batches[start:]
 
 
-def test_batches_that_cannot_be_made_are_refused() -> None:
+def test_impossible_batches_are_refused() -> None:
     with pytest.raises(UserError, match="batch_size must be at most an epoch's 7 samples with last_batch='drop'; got 8"):
         StepSampler(replace(CONFIG, batch_size=8, last_batch="drop"), 7, 0, 1, rank=0, world=1)
     with pytest.raises(UserError, match="2 processes cannot share a last batch of 3"):
         StepSampler(replace(CONFIG, last_batch="keep"), 7, 0, 1, rank=0, world=2)
+
+
+@pytest.mark.parametrize(
+    ("size", "micro", "sizes"), [(8, None, [8]), (8, 8, [8]), (8, 3, [2, 3, 3]), (7, 1, [1] * 7), (4, 3, [2, 2])]
+)
+def test_micro_batches_are_few_and_nearly_equal(size: int, micro: int | None, sizes: list[int]) -> None:
+    slices = micro_batches(size, micro)
+    assert [part.stop - part.start for part in slices] == sizes
+    assert [index for part in slices for index in range(size)[part]] == list(range(size))
+
+
+def test_random_numbers_do_not_depend_on_the_division_into_micro_batches() -> None:
+    def sample(rows: slice) -> torch.Tensor:
+        randomness = BatchRandomness(torch.Generator().manual_seed(3), 7, rows)
+        first = randomness.sample(lambda size, generator: torch.rand(size, 2, generator=generator))
+        return first + randomness.sample(lambda size, generator: torch.randn(size, 2, generator=generator))
+
+    whole = sample(slice(0, 7))
+    assert torch.equal(torch.cat([sample(rows) for rows in micro_batches(7, 3)]), whole)
+    randomness = BatchRandomness.of_whole_batch(torch.Generator(), 7)
+    assert torch.equal(randomness.sample(lambda size, _: torch.arange(size)), torch.arange(7))

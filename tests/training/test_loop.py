@@ -64,7 +64,7 @@ class Network(StrictLoading, ModelMixin, ConfigMixin):  # type: ignore[misc]
 
 
 class Points(Dataset[dict[str, Tensor]]):
-    """Seven inputs, each drawn with noise that depends on the position; NaN from position `broken_from` on."""
+    """Seven inputs with noise that depends on the position; NaN from position `broken_from` on."""
 
     def __init__(self, broken_from: float = math.inf) -> None:
         self.broken_from = broken_from
@@ -80,7 +80,7 @@ class Points(Dataset[dict[str, Tensor]]):
 
 
 class Regression:
-    """Sum of the inputs; the generator draws noise on the target."""
+    """Sum of the inputs, plus random noise."""
 
     def __init__(self, *, dataset: Points | None = None, picture: np.ndarray | None = None, **network: Any) -> None:
         torch.manual_seed(0)
@@ -121,7 +121,7 @@ def metrics(out: Path) -> list[dict[str, float]]:
 
 @contextmanager
 def file_size_limit(num_bytes: int) -> Iterator[None]:
-    """No file may become longer, as on a full disk; Python ignores the signal that comes with it."""
+    """Limit the size of files, as on a full disk; Python ignores the signal that comes with it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
     try:
@@ -145,7 +145,7 @@ def test_a_stopped_run_continues_bit_for_bit(tmp_path: Path, changes: dict[str, 
 
 
 class TwoModels(Regression):
-    """A second model beside the main one, stored in a folder of its own."""
+    """A second model next to the main one, stored in its own folder."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -189,7 +189,7 @@ def test_frozen_layers_keep_their_weights_and_statistics(tmp_path: Path, ema_dec
 
 
 def test_a_stored_moment_matters(tmp_path: Path) -> None:
-    """Guards the tests above: training from the same weights without moments ends elsewhere."""
+    """Guards the tests above: training from the same weights without moments gives other weights."""
     whole = train(Regression(), CONFIG, tmp_path / "whole")
     train(Regression(), CONFIG, tmp_path / "parts", stop_after=5)
     state = tmp_path / "parts" / "checkpoints" / "step-00000005" / "training.safetensors"
@@ -216,14 +216,14 @@ def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
     torch.testing.assert_close(task.module.first.weight, tensors(folder)["model.first.weight"])
 
 
-def test_more_steps_may_be_asked_for_later(tmp_path: Path) -> None:
+def test_a_finished_run_may_be_extended(tmp_path: Path) -> None:
     constant = replace(CONFIG, schedule="constant")
     whole = train(Regression(), constant, tmp_path / "whole")
     train(Regression(), replace(constant, num_steps=6), tmp_path / "parts")
     assert_same_checkpoints(train(Regression(), constant, tmp_path / "parts"), whole)
 
 
-def test_what_a_killed_process_left_is_removed_and_never_taken_for_a_checkpoint(tmp_path: Path) -> None:
+def test_remains_of_a_killed_process_are_removed_and_never_loaded(tmp_path: Path) -> None:
     whole = train(Regression(), CONFIG, tmp_path / "whole")
     train(Regression(), CONFIG, tmp_path / "parts", stop_after=5)
     checkpoints = tmp_path / "parts" / "checkpoints"
@@ -248,7 +248,7 @@ def test_the_model_folder_of_a_checkpoint_holds_the_average(tmp_path: Path) -> N
     assert not torch.equal(loaded.first.weight, stored["model.first.weight"])
 
 
-def test_checkpoints_come_by_steps_and_minutes_and_old_ones_go(tmp_path: Path) -> None:
+def test_checkpoints_are_written_by_steps_and_minutes_and_old_ones_removed(tmp_path: Path) -> None:
     train(Regression(), replace(CONFIG, checkpoint_steps=2, keep_checkpoints=3), tmp_path / "steps")
     assert [path.name for path in find_checkpoints(tmp_path / "steps")] == [f"step-{i:08d}" for i in (6, 8, 10)]
     train(Regression(), replace(CONFIG, checkpoint_minutes=1e-9, keep_checkpoints=100), tmp_path / "minutes")
@@ -264,7 +264,7 @@ def test_precision_may_differ_between_trainings_of_one_process(tmp_path: Path) -
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="the processor's instructions are read from /proc/cpuinfo")
-def test_automatic_precision_is_what_the_processor_computes_fast() -> None:
+def test_automatic_precision_is_bf16_if_the_cpu_has_its_instructions() -> None:
     device = torch.device("cpu")
     native = any("avx512_bf16" in line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
     assert uses_bf16("auto", device) == native
@@ -410,7 +410,7 @@ def test_a_run_is_summarized_at_its_start_and_once_its_speed_is_known(tmp_path: 
 
 
 @pytest.mark.parametrize("log_steps", [1, 100])
-def test_a_loss_that_is_no_number_stops_with_the_last_checkpoint_intact(tmp_path: Path, log_steps: int) -> None:
+def test_a_loss_that_is_not_finite_ends_the_training_with_the_last_checkpoint_intact(tmp_path: Path, log_steps: int) -> None:
     config = replace(CONFIG, log_steps=log_steps)
     broken = Regression(dataset=Points(broken_from=7 * 4))
     with pytest.raises(NonFiniteLossError, match=r"loss, error, grad_norm stopped being finite .*learning_rate$"):
@@ -421,7 +421,7 @@ def test_a_loss_that_is_no_number_stops_with_the_last_checkpoint_intact(tmp_path
     assert_same_checkpoints(train(Regression(), config, tmp_path / "run"), whole)  # once the cause is gone
 
 
-def test_a_panel_that_fails_costs_no_checkpoint(tmp_path: Path) -> None:
+def test_a_failing_panel_costs_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
         train(Regression(picture=None), replace(CONFIG, sample_steps=5), tmp_path)
     assert [path.name for path in find_checkpoints(tmp_path)] == ["step-00000005"]
@@ -436,7 +436,7 @@ class BrokenGradient(Regression):
         return {"loss": losses["loss"] + (0 * module.first.weight).sum().sqrt()}
 
 
-def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLossError, match=r"model\.first\.weight"):
         train(BrokenGradient(), replace(CONFIG, checkpoint_steps=1, max_grad_norm=None), tmp_path)
     assert find_checkpoints(tmp_path) == []
@@ -520,7 +520,7 @@ def test_learning_rate_warms_up_and_decays() -> None:
     assert [learning_rate(steps, i) for i in range(7)] == pytest.approx([2e-4] * 3 + [2e-5] * 2 + [2e-6] * 2)
 
 
-def test_the_average_is_what_its_definition_says(tmp_path: Path) -> None:
+def test_the_average_follows_its_definition(tmp_path: Path) -> None:
     config = replace(CONFIG, checkpoint_steps=1, keep_checkpoints=10)
     train(Regression(), config, tmp_path)
     expected = Regression().module.first.weight.detach().clone()
@@ -536,7 +536,7 @@ def test_the_average_is_what_its_definition_says(tmp_path: Path) -> None:
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    """Two processes with half of each batch make the updates of one, but for noise drawn per process."""
+    """Two processes with half of each batch make the same updates as one, in micro-batches."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

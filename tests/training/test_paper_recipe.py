@@ -89,6 +89,7 @@ def assert_moved(checkpoint: Path) -> None:
     assert sum(bool(value.any()) for value in moments.values()) > 0.9 * len(moments)
 
 
+@pytest.mark.slow
 def test_mug128_trains_at_full_size(faces: Path, work: Path, wide_bert: Path, vgg19: WriteVgg19) -> None:
     vgg = vgg19(work / "vgg19.pth", (64, 128, 256, 512, 512))
     preset = two_steps(get_preset("mug128"), vgg, text_encoder=str(wide_bert))

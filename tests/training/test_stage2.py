@@ -37,7 +37,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "stage2_curve.json"
 
 @pytest.fixture(scope="module")
 def stage1(tiny_preset: Preset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained auto-encoder whose motion is not still."""
+    """An untrained autoencoder that estimates some motion."""
     folder = tmp_path_factory.mktemp("stage1") / "model"
     torch.manual_seed(0)
     model = LatentFlowAutoencoder(**to_json(tiny_preset.autoencoder))
@@ -51,8 +51,15 @@ def stage1(tiny_preset: Preset, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def with_steps(preset: Preset, num_steps: int, **changes: object) -> Preset:
     training = preset.diffusion_training
-    optimization = replace(with_num_steps(training.optimization, num_steps), sample_steps=2)
+    optimization = with_num_steps(training.optimization, num_steps)
     return replace(preset, diffusion_training=replace(training, optimization=optimization, **changes))
+
+
+def with_panels(preset: Preset) -> Preset:
+    """A sample panel every two steps, of videos sampled in two steps."""
+    training = preset.diffusion_training
+    optimization = replace(training.optimization, sample_steps=2)
+    return replace(preset, diffusion_training=replace(training, optimization=optimization, panel_inference_steps=2))
 
 
 def test_a_run_folder_is_a_pipeline_with_measured_statistics(
@@ -60,7 +67,11 @@ def test_a_run_folder_is_a_pipeline_with_measured_statistics(
 ) -> None:
     metrics = []
     checkpoint = train_diffusion(
-        with_steps(tiny_preset, 2), puppets_dir, stage1, tmp_path / "run", report=lambda step: metrics.append(step.metrics)
+        with_panels(with_steps(tiny_preset, 2)),
+        puppets_dir,
+        stage1,
+        tmp_path / "run",
+        report=lambda step: metrics.append(step.metrics),
     )
     assert (checkpoint / "unet" / "config.json").is_file()
     assert np.isfinite(metrics[-1]["loss"])
@@ -87,7 +98,7 @@ def test_the_same_command_makes_the_same_weights(tiny_preset: Preset, puppets_di
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_gradient_checkpointing_changes_no_bit_and_may_be_turned_on_later(
+def test_gradient_checkpointing_changes_no_weight_and_may_be_enabled_later(
     tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path
 ) -> None:
     kept, computed_again = (with_steps(tiny_preset, 2, gradient_checkpointing=on) for on in (False, True))
@@ -97,6 +108,21 @@ def test_gradient_checkpointing_changes_no_bit_and_may_be_turned_on_later(
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert train_diffusion(computed_again, puppets_dir, stage1, tmp_path / "kept") == folders[0]
+
+
+def test_micro_batches_see_the_same_samples_and_noise(
+    tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path
+) -> None:
+    preset = with_steps(tiny_preset, 2, condition_dropout=0.5, min_snr_gamma=5.0)
+    training = preset.diffusion_training
+    divided = replace(training, optimization=replace(training.optimization, micro_batch_size=2))
+    whole = train_diffusion(preset, puppets_dir, stage1, tmp_path / "whole")
+    parts = train_diffusion(replace(preset, diffusion_training=divided), puppets_dir, stage1, tmp_path / "parts")
+    expected, actual = (read_tensors(folder / "training.safetensors") for folder in (whole, parts))
+    for name, value in expected.items():
+        if name.startswith("exp_avg."):  # a mean of gradients
+            torch.testing.assert_close(actual[name], value, rtol=1e-4, atol=1e-6)
+    assert train_diffusion(preset, puppets_dir, stage1, tmp_path / "parts") == parts  # a resumed run may change it
 
 
 def test_a_stopped_training_continues_bit_for_bit(tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path) -> None:
@@ -119,10 +145,10 @@ def test_a_stopped_training_continues_bit_for_bit(tiny_preset: Preset, puppets_d
         assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_resumed_run_keeps_its_stage_1_and_its_scale(
+def test_a_resumed_run_keeps_its_stage_1_and_its_statistics(
     tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path
 ) -> None:
-    """Also where the stage 1 that it began with has been trained on in its place."""
+    """Even if the stage 1 that it started with has been trained further in place."""
     preset = with_steps(tiny_preset, 4)
     optimization = replace(preset.diffusion_training.optimization, checkpoint_steps=2, log_steps=1)
     preset = replace(preset, diffusion_training=replace(preset.diffusion_training, optimization=optimization))
@@ -166,7 +192,7 @@ def test_motion_can_be_estimated_at_every_step(tiny_preset: Preset, puppets_dir:
         ),
     ],
 )
-def test_settings_that_cannot_be_trained_are_refused(
+def test_impossible_settings_are_refused_before_anything_is_written(
     preset_changes: dict[str, object],
     training_changes: dict[str, object],
     message: str,
@@ -184,7 +210,7 @@ def test_settings_that_cannot_be_trained_are_refused(
 def test_the_first_steps_follow_the_recorded_curve(
     tiny_preset: Preset, moving_squares: Path, stage1: Path, tmp_path: Path
 ) -> None:
-    """Fails where a change moves the numerics: record the new curve (in the message) only if that was meant."""
+    """Fails if a change affects the numerics; record the new curve (in the message) only if that was intended."""
     golden = json.loads(GOLDEN.read_text())
     preset = replace(
         tiny_preset,
@@ -275,7 +301,7 @@ def test_learned_pooling_of_text_is_trained_with_the_unet(
     assert not torch.equal(loaded.encode(["wave"]), encode_tokens(["wave"], tiny_bert).mean())
 
 
-def test_without_a_learned_null_a_checkpoint_holds_the_unet_alone(
+def test_without_a_learned_null_a_checkpoint_holds_only_the_unet(
     tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path
 ) -> None:
     checkpoint = train_diffusion(with_steps(tiny_preset, 1), puppets_dir, stage1, tmp_path / "run")
@@ -311,7 +337,7 @@ def test_dropped_conditions_and_the_label_none_train_the_null_condition(
 
 
 def test_an_unconditional_model_has_no_labels(tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path) -> None:
-    train_diffusion(with_steps(tiny_preset, 2, condition_dropout=1.0), puppets_dir, stage1, tmp_path / "run")
+    train_diffusion(with_panels(with_steps(tiny_preset, 2, condition_dropout=1.0)), puppets_dir, stage1, tmp_path / "run")
     assert list((tmp_path / "run" / "samples").iterdir())
     pipe = LatentFlowPipeline.from_pretrained(tmp_path / "run")
     assert pipe.condition.labels == ()
@@ -351,8 +377,8 @@ def test_the_paper_target_is_the_absolute_grid_of_all_frames_jittered_alike(
     torch.testing.assert_close(clean[:, 2:], 2 * motion.occlusion - 1)
 
 
-def test_the_bundled_model_is_trained_on_by_its_name(puppets_dir: Path, tmp_path: Path) -> None:
-    """Its preset at the size of the test's clips, 32x32, 6 frames; it predicts v."""
+def test_training_may_start_from_the_bundled_model(puppets_dir: Path, tmp_path: Path) -> None:
+    """Its preset with the size of the test's clips, 32x32, 6 frames; the model predicts v."""
     preset = replace(
         with_steps(FLOW64, 1), image_size=32, num_frames=6, diffusion=DiffusionConfig(prediction_type="v_prediction")
     )
@@ -366,15 +392,13 @@ def test_the_bundled_model_is_trained_on_by_its_name(puppets_dir: Path, tmp_path
     torch.testing.assert_close(trained.unet.motion_in.weight, bundled.unet.motion_in.weight, atol=1e-6, rtol=0)
 
 
-def test_a_stage_1_of_another_configuration_is_refused(
-    tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path
-) -> None:
+def test_a_stage_1_with_other_settings_is_refused(tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path) -> None:
     other = replace(tiny_preset, autoencoder=replace(tiny_preset.autoencoder, num_res_blocks=2))
     with pytest.raises(UserError, match="num_res_blocks is 1 there, 2 here"):
         train_diffusion(other, puppets_dir, stage1, tmp_path / "run")
 
 
-def test_stage_1_may_go_on_from_a_stage_2_run(tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path) -> None:
+def test_stage_1_may_start_from_a_stage_2_run(tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path) -> None:
     train_diffusion(with_steps(tiny_preset, 1), puppets_dir, stage1, tmp_path / "first")
     optimization = replace(tiny_preset.autoencoder_training.optimization, num_steps=1, learning_rate=1e-30)
     still = replace(tiny_preset, autoencoder_training=replace(tiny_preset.autoencoder_training, optimization=optimization))
@@ -402,16 +426,16 @@ def test_training_starts_from_given_weights(tiny_preset: Preset, puppets_dir: Pa
 
     train_diffusion(slow, puppets_dir, stage1, tmp_path / "from-unet", init=find_model(tmp_path / "first", "unet"))
     other = replace(tiny_preset, unet=replace(tiny_preset.unet, input_kernel=5))
-    with pytest.raises(UserError, match=r"first holds a U-Net of another configuration .* input_kernel is \d there, 5 here"):
+    with pytest.raises(UserError, match=r"first holds a U-Net .*input_kernel is \d there, 5 here"):
         train_diffusion(other, puppets_dir, stage1, tmp_path / "third", init=tmp_path / "first")
     other = replace(tiny_preset, diffusion=DiffusionConfig(prediction_type="epsilon"))
     trained = tiny_preset.diffusion.prediction_type
-    with pytest.raises(UserError, match=f"U-Net that predicts {trained}; diffusion.prediction_type must be that, got epsilon"):
+    with pytest.raises(UserError, match=f"diffusion.prediction_type must be {trained}, .*; got epsilon"):
         train_diffusion(other, puppets_dir, stage1, tmp_path / "third", init=tmp_path / "first")
     assert not (tmp_path / "third").exists()
 
 
-def test_a_learned_null_condition_goes_on_from_given_weights(
+def test_a_learned_null_condition_starts_from_given_weights(
     tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path
 ) -> None:
     preset = with_steps(replace(tiny_preset, diffusion=replace(tiny_preset.diffusion, learned_null=True)), 1)

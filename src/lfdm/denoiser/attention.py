@@ -1,7 +1,7 @@
-"""The attentions of the motion U-Net, on clips stored frame by frame with channels last.
+"""The attention layers of the motion U-Net, on clips stored frame by frame with channels last.
 
 Legend: b clips, t frames, h w size, c channels, n heads, d channels of a head. Tensors are ``(b, t, h, w, c)`` and
-contiguous, as in `frame_blocks`.
+contiguous, as in `lfdm.denoiser.blocks`.
 """
 
 import math
@@ -19,30 +19,30 @@ from lfdm.denoiser.blocks import NORM_EPS, is_transformed
 from lfdm.errors import UserError
 
 RunBlock = Callable[..., Tensor]
-"""Applies a module or a method to its inputs: `plainly`, or with gradient checkpointing."""
+"""Applies a module or method to its inputs, `directly` or with gradient checkpointing."""
 
 ROTARY_PERIOD = 10_000.0
 BLOCK_ROWS = 1280
-"""Rows (pixels of frames) that attention treats at a time on each thread of a processor, in float32 (twice as many in
-bfloat16), so that its wide tensors stay in the cache and every thread has enough to do."""
+"""Rows (pixels of frames) that each CPU thread processes at a time in float32, and twice as many in bfloat16: few enough that
+the wide tensors of attention stay in the cache, enough to keep every thread busy."""
 
 MAX_FUSED_BATCH = 65_535
-"""The largest batch of torch's fused kernels (a side of a CUDA grid); beyond it 2.6 fails and later ones take the plain form."""
+"""Largest batch of torch's fused kernels (a side of a CUDA grid); above it torch 2.6 fails and later versions are slower."""
 
 
-def plainly(operation: Callable[..., Tensor], *inputs: Any) -> Tensor:
-    """`operation` of the inputs: the `RunBlock` that does nothing else."""
+def directly(operation: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """Return `operation(*inputs)`: the `RunBlock` without gradient checkpointing."""
     return operation(*inputs)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FrameGeometry:
-    """What every temporal attention of one forward pass shares."""
+    """The positions of frames, shared by all temporal attention layers of a forward pass."""
 
     bias: Tensor
-    """(1, n, t, t): added to the scores, row = query frame, column = key frame; -inf = not attended to."""
+    """(1, n, t, t), added to the scores; row = query frame, column = key frame; -inf = no attention."""
     cosine: Tensor
-    """(t, d/2): rotary turn of each frame."""
+    """(t, d/2), rotary position embedding of each frame."""
     sine: Tensor
     """(t, d/2)."""
 
@@ -50,8 +50,8 @@ class FrameGeometry:
 class SpatialLinearAttention(nn.Module):
     """x + linear attention within each frame (1812.01243): softmax of q over channels, of k over positions.
 
-    Values and outputs are linear in what the keys gather, so that both projections act on that, head by head, instead of
-    on every position: softmax(q) ((softmax(k)^T y) Wv^T Wo^T) with y the normed input.
+    Both projections, of values and of outputs, are linear. They are therefore applied to the d x c matrix that the keys
+    gather for each head instead of to every position: softmax(q) ((softmax(k)^T y) Wv^T Wo^T), with y the normalized input.
     """
 
     def __init__(self, channels: int, *, num_heads: int, head_dim: int):
@@ -62,14 +62,14 @@ class SpatialLinearAttention(nn.Module):
         self.to_qkv = nn.Linear(channels, 3 * num_heads * head_dim, bias=False)
         self.to_out = nn.Linear(num_heads * head_dim, channels)
 
-    def forward(self, x: Tensor, run: RunBlock = plainly) -> Tensor:
-        """x: (b, t, h, w, c); `run` gets one block after the other."""
+    def forward(self, x: Tensor, run: RunBlock = directly) -> Tensor:
+        """(b, t, h, w, c) -> the same; `run` applies each block."""
         h, w = x.shape[2:4]
         rows = x.flatten(0, 1).flatten(1, 2)  # (b t, h w, c)
-        return _in_blocks(lambda some: run(self._attend, some), rows, dim=0, rows=h * w).view(x.shape)
+        return _in_blocks(lambda block: run(self._attend, block), rows, dim=0, rows=h * w).view(x.shape)
 
     def _attend(self, x: Tensor) -> Tensor:
-        """x: (f, h w, c), some frames."""
+        """(f, h w, c) -> the same, for some frames."""
         heads = (self.num_heads, -1)
         inner = self.to_out.in_features
         to_qk, to_v = self.to_qkv.weight.split((2 * inner, inner))
@@ -86,7 +86,7 @@ class SpatialLinearAttention(nn.Module):
 
 
 class _SoftmaxAttention(nn.Module):
-    """The layers of softmax attention, whatever it goes along."""
+    """The layers of softmax attention over positions or frames."""
 
     def __init__(self, channels: int, *, num_heads: int, head_dim: int):
         super().__init__()
@@ -100,6 +100,7 @@ class SpatialAttention(_SoftmaxAttention):
     """x + softmax attention within each frame."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """(b, t, h, w, c) -> the same."""
         qkv = self.to_qkv(self.norm(x))
         q, k, v = rearrange(qkv, "b t h w (k n d) -> k (b t) n (h w) d", k=3, n=self.num_heads)
         y = _attention(q, k, v)
@@ -109,18 +110,18 @@ class SpatialAttention(_SoftmaxAttention):
 class TemporalAttention(_SoftmaxAttention):
     """x + softmax attention of each pixel over the frames, with rotary and relative positions."""
 
-    def forward(self, x: Tensor, geometry: FrameGeometry, run: RunBlock = plainly) -> Tensor:
-        """x: (b, t, h, w, c); `run` gets one block after the other."""
+    def forward(self, x: Tensor, geometry: FrameGeometry, run: RunBlock = directly) -> Tensor:
+        """(b, t, h, w, c) -> the same; `run` applies each block."""
         pixels = x.flatten(2, 3)  # (b, t, h w, c)
         rows = x.shape[0] * x.shape[1]
-        return _in_blocks(lambda some: run(self._attend, some, geometry), pixels, dim=2, rows=rows).view(x.shape)
+        return _in_blocks(lambda block: run(self._attend, block, geometry), pixels, dim=2, rows=rows).view(x.shape)
 
     def _attend(self, x: Tensor, geometry: FrameGeometry) -> Tensor:
-        """x: (b, t, s, c), some pixels."""
+        """(b, t, s, c) -> the same, for some pixels."""
         b, _, s, _ = x.shape
         y = self.norm(rearrange(x, "b t s c -> (b s) t c"))
         qkv = self.to_qkv(y).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (3, b s, n, t, d)
-        rotate = _turn if is_transformed() else _Rotate.apply
+        rotate = _rotate if is_transformed() else _Rotate.apply
         q, k = rotate(qkv[:2], geometry.cosine, geometry.sine)
         y = _attention(q, k, qkv[2], geometry.bias.to(q.dtype))
         y = self.to_out(y.transpose(1, 2).flatten(2))
@@ -146,7 +147,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> T
 
 
 def _fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *, largest: int = MAX_FUSED_BATCH) -> Tensor:
-    """`_attention` by torch's kernel, on at most `largest` places at a time."""
+    """Return `_attention` by torch's kernel, for at most `largest` sequences at a time."""
     if len(q) <= largest:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     parts = zip(*(x.split(largest) for x in (q, k, v)), strict=True)
@@ -160,15 +161,15 @@ class _Rotate(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         """x: (..., t, d) -> the same; cosine, sine: (t, d/2)."""
         ctx.save_for_backward(cosine, sine)
-        return _turn(x, cosine, sine)
+        return _rotate(x, cosine, sine)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         cosine, sine = ctx.saved_tensors
-        return _turn(gradients[0], cosine, -sine), None, None
+        return _rotate(gradients[0], cosine, -sine), None, None
 
 
-def _turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     cosine, sine = cosine.to(x.dtype), sine.to(x.dtype)
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cosine - second * sine, first * sine + second * cosine), dim=-1)
@@ -182,14 +183,15 @@ class ChannelNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., c) -> the same."""
         return F.layer_norm(x, self.weight.shape, self.weight, eps=NORM_EPS)
 
 
 class RelativePositionBias(nn.Module):
-    """One learned score per head and bucketed frame distance (T5, 1910.10683, section 2.1).
+    """A learned score per head and bucket of frame distance (T5, 1910.10683, section 2.1).
 
-    Half of the buckets are for earlier keys (and the query itself), half for later ones; in each half the first half is
-    one bucket per frame, the rest grow logarithmically up to `max_distance`, beyond which all share the last.
+    Half of the buckets are for the query's own and earlier frames, half for later ones. In each half, the first half of the
+    buckets covers one distance each, the rest grow logarithmically, and the last one covers all beyond `max_distance`.
     """
 
     def __init__(self, *, num_buckets: int, max_distance: int, num_heads: int):
@@ -224,11 +226,11 @@ def _bucket_starts(count: int, max_distance: int) -> list[int]:
 def frame_geometry(
     num_frames: int, *, bias: RelativePositionBias, head_dim: int, attention_frames: int | None = None
 ) -> FrameGeometry:
-    """Relative-position bias and rotary turns (frequencies 10000^(-2i/d)) of `num_frames` frames, from frame 0.
+    """Return the relative-position bias and rotary embedding (frequencies 10000^(-2i/d)) of the frames of a clip.
 
     Args:
-        attention_frames: each frame attends to so many around it, at a clip's ends to the first or the last so many; None =
-            to all. A network that was trained on so many then meets no distance and no number of keys that it does not know.
+        attention_frames: number of frames around it that each frame attends to, at a clip's ends the first or last ones;
+            None = all. With the number of frames in training, a network meets no new distances or numbers of keys.
 
     Raises:
         UserError: `attention_frames` below 1.
@@ -245,14 +247,14 @@ def frame_geometry(
 
 
 def _around(num_frames: int, count: int, device: torch.device) -> Tensor:
-    """(t, t) bool: whether the key frame of a column is among the `count` around the query frame of a row."""
+    """Return (t, t) bool: whether the key frame (column) is among the `count` frames around the query frame (row)."""
     frames = torch.arange(num_frames, device=device)
     first = (frames - count // 2).clamp(0, num_frames - count)[:, None]
     return (frames >= first) & (frames < first + count)
 
 
 def _in_blocks(operation: Callable[[Tensor], Tensor], x: Tensor, *, dim: int, rows: int) -> Tensor:
-    """`operation` on blocks of x along `dim`, each place of which is so many `rows`; in one on other devices."""
+    """Apply `operation` to blocks of x along `dim`, each index of which has this many `rows`; on a GPU, to all of x."""
     if x.device.type != "cpu":
         return operation(x)
     places = BLOCK_ROWS * torch.get_num_threads() * torch.float32.itemsize // (x.element_size() * rows)

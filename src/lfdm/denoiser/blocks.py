@@ -1,8 +1,7 @@
 """The convolutional blocks of the motion U-Net, on clips stored frame by frame with channels last.
 
 Legend: b clips, t frames, h w size, c channels, e width of the embedding. Every tensor is ``(b, t, h, w, c)`` and
-contiguous, which is at once a channels-last image for convolutions, a token list for linear layers and one row per
-position for the norms.
+contiguous: channels-last images for convolutions, tokens for linear layers, and one row per position for the norms.
 """
 
 from collections.abc import Callable
@@ -16,27 +15,30 @@ NORM_EPS = 1e-5
 
 
 class FrameConv2d(nn.Conv2d):
-    """A convolution of each frame: (b, t, h, w, c) -> (b, t, h', w', c')."""
+    """A convolution of each frame."""
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """(b, t, h, w, c) -> (b, t, h', w', c')."""
         return _per_frame(super().forward, x)
 
 
 class FrameConvTranspose2d(nn.ConvTranspose2d):
-    """A transposed convolution of each frame: (b, t, h, w, c) -> (b, t, h', w', c')."""
+    """A transposed convolution of each frame."""
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """(b, t, h, w, c) -> (b, t, h', w', c')."""
         return _per_frame(super().forward, x)
 
 
 class NearestUpsample(nn.Module):
-    """Nearest neighbour x2, then a 3x3 convolution with reflected borders: (b, t, h, w, c) -> (b, t, 2h, 2w, c)."""
+    """Nearest neighbour x2, then a 3x3 convolution with reflected borders."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.conv = FrameConv2d(channels, channels, 3, padding=1, padding_mode="reflect")
 
     def forward(self, x: Tensor) -> Tensor:
+        """(b, t, h, w, c) -> (b, t, 2h, 2w, c)."""
         return self.conv(_per_frame(lambda frames: F.interpolate(frames, scale_factor=2, mode="nearest"), x))
 
 
@@ -57,7 +59,7 @@ class NormSiLU(nn.Module):
             gain, offset = gain + gain * scale, offset + offset * scale + shift  # (b, c)
         rows = x.flatten(1, 3)  # (b, t h w, c)
         if is_transformed():
-            normed, _ = _normalise_by_moments(rows, self.num_groups)
+            normed, _ = _normalize_by_moments(rows, self.num_groups)
             return F.silu(normed * gain[:, None] + offset[:, None]).view(x.shape)
         if x.device.type == "cpu" and not torch.is_grad_enabled():
             return _norm_affine_silu(rows, gain, offset, self.num_groups).view(x.shape)
@@ -84,7 +86,7 @@ class _NormAffineSiLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, offset: Tensor, num_groups: int) -> tuple[Tensor, Tensor, Tensor]:
         """x: (b, m, c); gain, offset: (b or 1, 1, c) -> the result and the normalized rows, like x; (b, groups)."""
-        normed, inverse_std = _normalise(x, num_groups)
+        normed, inverse_std = _normalize(x, num_groups)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(normed, inverse_std, gain, offset)
         return F.silu(_affine(normed, gain, offset), inplace=True), normed, inverse_std
@@ -135,7 +137,7 @@ def _silu_slope(x: Tensor) -> Tensor:
 
 
 def _norm_affine_silu(x: Tensor, gain: Tensor, offset: Tensor, num_groups: int) -> Tensor:
-    """The forward pass alone on a processor, in two passes over each clip; x: (b, m, c); gain, offset: (b or 1, c)."""
+    """Return `_NormAffineSiLU` without gradients on a CPU, in two passes over each clip; gain, offset: (b or 1, c)."""
     clips = []
     for clip, scale, shift in zip(x, gain.expand(len(x), -1), offset.expand(len(x), -1), strict=True):
         normed, _ = _group_norm(clip[None], scale, shift, num_groups)
@@ -144,7 +146,7 @@ def _norm_affine_silu(x: Tensor, gain: Tensor, offset: Tensor, num_groups: int) 
 
 
 def _group_norm(x: Tensor, weight: Tensor, bias: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
-    """torch's, for channels-last rows (b, m, c); the result and one over the standard deviations (b, groups)."""
+    """Apply torch's group norm to channels-last rows (b, m, c); also return the inverse standard deviations (b, groups)."""
     b, m, c = x.shape
     accumulated = torch.promote_types(x.dtype, torch.float32)
     image = x.view(b, m, 1, c).permute(0, 3, 1, 2)
@@ -154,7 +156,7 @@ def _group_norm(x: Tensor, weight: Tensor, bias: Tensor, num_groups: int) -> tup
     return normed.permute(0, 2, 3, 1).reshape(b, m, c), inverse_std
 
 
-def _normalise(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+def _normalize(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     """Subtract each group's mean and divide by its standard deviation.
 
     Args:
@@ -162,15 +164,15 @@ def _normalise(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
         num_groups: groups of neighbouring channels.
 
     Returns:
-        The result, like x, and one over the standard deviations, (b, groups), at least float32.
+        The result, like x, and the inverse standard deviations (b, groups), at least float32.
     """
     if x.device.type != "cpu":
-        return _normalise_by_moments(x, num_groups)
-    # torch's forward reads channels-last rows on a processor 20 times faster than its var_mean.
+        return _normalize_by_moments(x, num_groups)
+    # On a CPU, torch's group norm reads channels-last rows 20 times faster than its var_mean.
     return _group_norm(x, torch.ones(x.shape[-1]), torch.zeros(x.shape[-1]), num_groups)
 
 
-def _normalise_by_moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+def _normalize_by_moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     grouped = x.unflatten(-1, (num_groups, -1)).to(torch.promote_types(x.dtype, torch.float32))
     variance, mean = torch.var_mean(grouped, dim=(1, 3), correction=0, keepdim=True)
     inverse_std = (variance + NORM_EPS).rsqrt()
@@ -178,7 +180,7 @@ def _normalise_by_moments(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
 
 
 def _affine(x: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
-    """x * gain + offset; x: (b, m, c); gain, offset: (b or 1, 1, c)."""
+    """Return x * gain + offset; x: (b, m, c); gain, offset: (b or 1, 1, c)."""
     y = x * gain.to(x.dtype)
     offset = offset.to(x.dtype)
     if x.device.type == "cpu" and x.dtype == torch.bfloat16:  # a broadcast addition there takes five times as long
@@ -203,7 +205,7 @@ class ResnetBlock(nn.Module):
         self.skip = nn.Identity() if in_channels == out_channels else nn.Linear(in_channels, out_channels)
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
-        """x: (b, t, h, w, c); embedding: (b, e), after its SiLU."""
+        """(b, t, h, w, c) and embedding (b, e), after its SiLU -> (b, t, h, w, out_channels)."""
         modulation = None if self.modulation is None else self.modulation(embedding)
         y = self.norm1(self.conv1(x), modulation)
         return self.norm2(self.conv2(y)) + self.skip(x)

@@ -1,0 +1,15 @@
+"""Training of stage 1 and stage 2 by one loop, which resumes exactly, and adaptation of a decoder to new images."""
+
+__all__ = [
+    "adaptation",
+    "batches",
+    "checkpoint",
+    "interruption",
+    "loop",
+    "losses",
+    "motion_cache",
+    "optimization",
+    "reports",
+    "stage1",
+    "stage2",
+]

@@ -1,7 +1,7 @@
-"""Adapting the decoder of a trained model to a new domain of images (LFDM section 3.4): motion is kept, painting is learned anew.
+"""Adaptation of a trained model's decoder to a new domain of images (LFDM section 3.4).
 
-Only the decoder is trained, by the losses of stage 1 on clips whose labels play no part. Motion predictor, encoder and stage 2
-stay as they are, batch-norm statistics included, so that what stage 2 has learned to draw means the same motion as before.
+Only the decoder is trained, by the losses of stage 1, without labels. Motion predictor, encoder and stage 2 stay unchanged,
+batch-norm statistics included, so that generated motion keeps its meaning.
 """
 
 import shutil
@@ -26,11 +26,11 @@ from lfdm.training.reports import RunSummary, StepReport
 from lfdm.training.stage1 import AutoencoderTask, training_records
 
 DECODER = ("bottleneck", "ups", "final")
-"""The parts of a `LatentFlowAutoencoder` that paint."""
+"""The submodules of the decoder of a `LatentFlowAutoencoder`."""
 
 
 def freeze_all_but_decoder(autoencoder: LatentFlowAutoencoder) -> None:
-    """Leave gradients to the decoder alone; `train` then keeps every other layer in evaluation mode."""
+    """Train only the decoder; the training loop then keeps all other layers in evaluation mode."""
     autoencoder.requires_grad_(False)
     for name in DECODER:
         autoencoder.get_submodule(name).requires_grad_(True)
@@ -46,9 +46,9 @@ def adapt(
     summary: Callable[[RunSummary], None] | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Train the decoder of `model` on the training clips of `data`; the run folder `out` becomes a pipeline folder with it.
+    """Train the decoder of `model` on the training clips of `data` and return `out`, which is then also a pipeline folder.
 
-    Returns `out`. The same call resumes; `out` holds a pipeline once the last step is done.
+    The same call resumes. The pipeline is written after the last step.
 
     Args:
         model: bundled name, pipeline folder, diffusion run folder or Hub repository.
@@ -57,7 +57,7 @@ def adapt(
         progress: called while clips are decoded.
 
     Raises:
-        UserError: an unknown model, no training clips, or settings that do not fit the run in `out` or each other.
+        UserError: an unknown model, no training clips, or settings that contradict the run in `out` or each other.
         FileNotFoundError: no such data set, weights or model.
     """
     records = training_records(data)
@@ -67,7 +67,7 @@ def adapt(
     pipe = LatentFlowPipeline.from_pretrained(model)
     freeze_all_but_decoder(pipe.autoencoder)
     state = PartialState()
-    with state.main_process_first():  # the others find the cache that it makes
+    with state.main_process_first():  # the other processes find its cache
         cache = open_cache(data, records, pipe.config["image_size"], pipe.config["fit"], progress=progress)
     task = AutoencoderTask(pipe.autoencoder, config.losses(), cache)
     if state.is_main_process:
@@ -82,7 +82,7 @@ def adapt(
 
 
 def _publish(index: Path, components: dict[str, Path], out: Path) -> None:
-    """Copy every component's folder into `out`, whole, and the index last, which makes it a pipeline folder."""
+    """Copy every component's folder into `out`, and last the index, which makes it a pipeline folder."""
     for name, folder in components.items():
         replace_folder(out / name, partial(_copy, folder))
     write_bytes(out / INDEX_NAME, (index / INDEX_NAME).read_bytes())

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: everything that it changes, written whole or not at all. Nothing here unpickles code."""
+"""Checkpoints of a training, written completely or not at all, in formats that cannot execute code."""
 
 import json
 import shutil
@@ -19,15 +19,16 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def checkpoint_path(out: Path, step: int) -> Path:
-    """The folder of the checkpoint of one step."""
+    """Return the folder of the checkpoint of a step."""
     return out / CHECKPOINTS_DIR / f"step-{step:08d}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainingState:
-    """Weights, their average and Adam's moments.
+    """Weights, averaged weights and Adam's moments.
 
-    `models` go by their folders inside a checkpoint, the main one first. `averages` are the same where none are kept.
+    `models` are keyed by their folders inside a checkpoint, the main one first. `averages` are the same modules if no average
+    is computed.
     """
 
     models: dict[str, nn.Module]
@@ -35,9 +36,9 @@ class TrainingState:
     optimizer: torch.optim.Adam
 
     def tensors(self) -> dict[str, Tensor]:
-        """What resuming needs beside the averaged models: `model.NAME`, `step.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`.
+        """Return what resuming needs besides the averages: `model.NAME`, `step.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`.
 
-        Of models other than the main one, `FOLDER-model.NAME` and so on.
+        For models other than the main one the names are `FOLDER-model.NAME` and so on.
         """
         tensors = {}
         for folder, model in self.models.items():
@@ -48,14 +49,14 @@ class TrainingState:
         return {name: value.detach() for name, value in tensors.items()}
 
     def non_finite(self) -> list[str]:
-        """Names of the tensors that hold a value that is not a finite number."""
+        """Return the names of the tensors with NaN or infinite values."""
         return [name for name, value in self.tensors().items() if not bool(value.isfinite().all())]
 
     def save(self, out: Path, step: int, *, keep: int) -> Path:
         """Write the checkpoint of `step` and remove all but the `keep` newest.
 
         Raises:
-            OSError: it could not be written; earlier ones are intact and nothing is left of this one.
+            OSError: writing failed; earlier checkpoints are intact and nothing is left of this one.
         """
         folder = checkpoint_path(out, step)
 
@@ -71,15 +72,15 @@ class TrainingState:
         except (OSError, SafetensorError) as error:
             raise OSError(f"{folder}: the checkpoint could not be written ({error}); the one before is intact") from error
         for old in find_checkpoints(out)[:-keep]:
-            (old / STATE_NAME).unlink()  # no longer a checkpoint, should the next line be interrupted
+            (old / STATE_NAME).unlink()  # first: without it an interrupted removal leaves no checkpoint
             shutil.rmtree(old)
         return folder
 
     def load_newest(self, out: Path) -> int:
-        """Take over the newest checkpoint of a run folder; its step, or 0 where there is none.
+        """Load the newest checkpoint of a run folder and return its step, or 0 if there is none.
 
         Raises:
-            UserError: it belongs to another model, or is damaged.
+            UserError: a damaged checkpoint, or one of another model.
         """
         checkpoints = find_checkpoints(out)
         if not checkpoints:
@@ -103,7 +104,7 @@ class TrainingState:
 
 
 def remove_unfinished(out: Path) -> None:
-    """Remove what a killed process left of checkpoints that it was writing or removing."""
+    """Remove the remains of checkpoints that a killed process was writing or removing."""
     folder = out / CHECKPOINTS_DIR
     for path in (*folder.glob(".step-*"), *set(folder.glob("step-*")).difference(find_checkpoints(out))):
         shutil.rmtree(path)

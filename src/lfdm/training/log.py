@@ -1,4 +1,4 @@
-"""The log of a training run: scalars in metrics.jsonl, pictures in samples/, both in TensorBoard where it is installed."""
+"""The log of a training run: scalars in metrics.jsonl, pictures in samples/, and both in TensorBoard if it is installed."""
 
 import io
 import json
@@ -16,10 +16,11 @@ METRICS_NAME = "metrics.jsonl"
 SAMPLES_DIR = "samples"
 TENSORBOARD_DIR = "tensorboard"
 GIF_MILLISECONDS = 125
+"""Duration of a frame."""
 
 
 class RunLog:
-    """Continues the log of the run folder `out` at `step`: what was logged after that step is dropped."""
+    """The log of the run folder `out`, continued at `step`; later entries are dropped."""
 
     def __init__(self, out: Path, *, step: int) -> None:
         self.out = out
@@ -29,12 +30,12 @@ class RunLog:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            logger.info("TensorBoard is not installed (pip install 'lfdm[train]'); scalars go to %s alone", METRICS_NAME)
+            logger.info("TensorBoard is not installed (pip install 'lfdm[train]'); scalars go only to %s", METRICS_NAME)
             return
         self.writer = SummaryWriter(out / TENSORBOARD_DIR, purge_step=step + 1 if step else None)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Add one line of metrics."""
+        """Append a line of metrics."""
         with (self.out / METRICS_NAME).open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         if self.writer is not None:
@@ -42,7 +43,7 @@ class RunLog:
                 self.writer.add_scalar(name, value, step)
 
     def panel(self, step: int, picture: np.ndarray) -> None:
-        """Keep a picture (H, W, 3), or a clip (t, H, W, 3) as a GIF, and show the same bytes in TensorBoard."""
+        """Store a picture (H, W, 3) as PNG or a clip (t, H, W, 3) as GIF, and show the same bytes in TensorBoard."""
         frames = [Image.fromarray(frame) for frame in (picture if picture.ndim == 4 else picture[None])]
         encoded = io.BytesIO()
         if picture.ndim == 4:
@@ -65,7 +66,7 @@ class RunLog:
 
 
 def _drop_later(path: Path, step: int) -> None:
-    """Keep the whole lines up to `step` of a file of metrics, if it is there."""
+    """Drop the lines after `step`, and incomplete ones, from a file of metrics."""
     if not path.is_file():
         return
     text = path.read_text(errors="replace")
@@ -77,5 +78,5 @@ def _drop_later(path: Path, step: int) -> None:
 def _step_of(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):  # cut off when the process was killed
+    except (ValueError, KeyError, TypeError):  # truncated when the process was killed
         return float("inf")

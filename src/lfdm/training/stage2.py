@@ -1,9 +1,7 @@
-"""Training of stage 2: diffusion over the motion that stage 1 sees in training clips (LFDM section 3.3)."""
+"""Training of stage 2: diffusion of the motion that stage 1 estimates in the training clips (LFDM section 3.3)."""
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +11,7 @@ from torch import Tensor, nn
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.condition.encoder import NULL_LABEL, ConditionEncoder
-from lfdm.config.diffusion import DiffusionConfig, PredictionType
-from lfdm.config.models import AutoencoderConfig, UNetConfig
+from lfdm.config.diffusion import DiffusionConfig
 from lfdm.config.presets import Preset
 from lfdm.config.serialization import to_json
 from lfdm.config.training import DiffusionTrainingConfig
@@ -22,44 +19,45 @@ from lfdm.data.augmentation import ColorJitter
 from lfdm.data.cache import ClipCache, open_cache
 from lfdm.data.clips import ClipDataset
 from lfdm.data.frame_indices import uniform_indices
-from lfdm.data.index import labels
+from lfdm.data.index import ClipRecord, labels
 from lfdm.data.progress import Progress
 from lfdm.denoiser.network import DenoiserNetwork
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion.process import add_noise, diffusion_loss, sample_timesteps
-from lfdm.diffusion.schedulers import predicted_by
 from lfdm.errors import UserError
-from lfdm.folders.run_folder import MODEL_DIR, check_run, find_checkpoints, find_layout, find_model, prepare_run
+from lfdm.folders.run_folder import MODEL_DIR, check_run, find_checkpoints, find_layout, prepare_run
 from lfdm.folders.sources import find_folder
 from lfdm.motion.codec import MotionCodec, make_codec
-from lfdm.pipeline.folder import load_components, load_scheduler, read_index
+from lfdm.pipeline.folder import load_components, read_index
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.batches import BatchRandomness
 from lfdm.training.loop import train
 from lfdm.training.motion_cache import MotionCache, MotionDataset, open_motion_cache, to_motion
 from lfdm.training.optimization import uses_bf16
 from lfdm.training.reports import RunSummary, StepReport
-from lfdm.training.stage1 import AutoencoderTask, training_records
+from lfdm.training.stage1 import training_records
+from lfdm.training.starting import StartingWeights, load_autoencoder
 
 PANEL_CLIPS = 4
+"""Videos in a sample panel."""
 STAGE1_SETTINGS = ("preset.autoencoder_training",)
-"""What stage 2 does not depend on, and a resumed run may therefore change."""
+"""Settings that stage 2 does not depend on, so that a resumed run may change them."""
 
 
 class ConditionedUNet(nn.Module):
-    """The U-Net and its conditions, trained together where the null condition or the pooling of text is learned."""
+    """A U-Net and its conditions, which are trained with it if the null condition or the pooling of text is learned."""
 
     def __init__(self, unet: DenoiserNetwork, condition: ConditionEncoder) -> None:
         super().__init__()
         self.unet, self.condition = unet, condition
 
     def forward(self, sample: Tensor, timesteps: Tensor, rows: Tensor, latent: Tensor) -> Tensor:
-        """The prediction for noisy motion (b, 3, t, h, w) under the conditions of table rows (b,); -1 = null."""
+        """sample (b, ...), timesteps (b,), rows (b,) of the condition table (-1 = null), latent (b, C, h, w) -> like sample."""
         return self.unet(sample, timesteps, self.condition.look_up(rows), latent)
 
 
 class DiffusionTask:
-    """What `train` needs to train a `MotionUNet3D`."""
+    """The training task of the denoiser network of a pipeline."""
 
     name = "unet"
 
@@ -73,14 +71,14 @@ class DiffusionTask:
             pipeline.unet.enable_gradient_checkpointing()
         self.clips = clips
         self.num_frames = preset.num_frames
-        self.conditions = [_asked_for(record.label, self.config) for record in clips.records]
+        self.conditions = [_condition_of(record.label, self.config) for record in clips.records]
         self.rows = torch.tensor([pipeline.condition.index(condition) for condition in self.conditions])
         self.dataset = self._dataset(motion)
 
     def models(self, module: nn.Module) -> dict[str, nn.Module]:
         assert isinstance(module, ConditionedUNet)
-        trained = any(True for _ in module.condition.parameters())  # a learned null condition or pooling
-        return {self.name: module.unet, **({"condition": module.condition} if trained else {})}
+        has_learned = any(True for _ in module.condition.parameters())  # null condition or pooling
+        return {self.name: module.unet, **({"condition": module.condition} if has_learned else {})}
 
     def _dataset(self, motion: MotionCache | None) -> MotionDataset | ClipDataset:
         config = self.config
@@ -105,7 +103,7 @@ class DiffusionTask:
         )
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], randomness: BatchRandomness) -> dict[str, Tensor]:
-        """The weighted denoising loss of one batch.
+        """Return the weighted denoising loss of a batch.
 
         Args:
             batch: `index` (b,) of the clips and either `image` (b, 3, H, W) uint8 with `motion` (b, 3, t, h, w) float16, or
@@ -123,9 +121,10 @@ class DiffusionTask:
         return {"loss": loss.mean()}
 
     def _observe(self, batch: dict[str, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
-        """The clean diffusion sample (b, 3, t, h, w) and the image latent (b, C, h, w)."""
+        """Return the clean sample (b, *codec.sample_shape(t, h, w)) and the image latent (b, C, h, w)."""
         autoencoder, codec = self.pipeline.autoencoder, self.pipeline.motion_codec
-        nn.Module.to(autoencoder, device)
+        if autoencoder.device != device:
+            nn.Module.to(autoencoder, device)
         if "motion" in batch:
             image = batch["image"].float() / 255
             motion = to_motion(batch["motion"], corners=codec.corners)
@@ -142,7 +141,7 @@ class DiffusionTask:
         return self.rows[index].masked_fill(chances < self.config.condition_dropout, -1)
 
     def panel(self, module: nn.Module) -> np.ndarray:
-        """A clip (t, 2 S, n S, 3): real clips above, below them those generated from their first frames and labels."""
+        """Return a clip (t, 2 S, n S, 3): real clips above those generated from their first frames and labels."""
         assert isinstance(module, ConditionedUNet)
         clips, pipeline = self.clips, self.pipeline
         chosen = [int(i) for i in np.linspace(0, len(clips) - 1, PANEL_CLIPS)]
@@ -172,69 +171,69 @@ def train_diffusion(
     summary: Callable[[RunSummary], None] | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Train stage 2 of `preset` on the training clips of `data`; returns the last checkpoint in the run folder `out`.
+    """Train stage 2 of `preset` on the training clips of `data` and return the last checkpoint in the run folder `out`.
 
-    `out` can be given to `LatentFlowPipeline.from_pretrained` as soon as it holds a checkpoint. Text embeddings of the labels
-    are made once, before training. Clips of the label "None", and with `condition_dropout=1` all, train the null condition.
+    `LatentFlowPipeline.from_pretrained` loads `out` as soon as it holds a checkpoint. Text embeddings of the labels are made
+    once, before training. Clips with the label "None", and with `condition_dropout=1` all clips, train the null condition.
 
     Args:
         autoencoder: bundled name, or stage-1 run, model or pipeline folder.
-        init: bundled name, or U-Net, pipeline or run folder whose weights to start from; labels that it knows keep their
-            embeddings, and a learned null condition or pooling goes on from its.
+        init: bundled name, or U-Net, pipeline or run folder to start from: its weights, the embeddings of the labels that
+            it knows, and its learned null condition and pooling.
         report: called with the metrics every `log_steps`.
         summary: called before the first step, and again once time and memory can be estimated.
         progress: called while clips are decoded and their motion is estimated.
 
     Raises:
-        UserError: settings that do not fit the data, the auto-encoder, the run in `out` or each other, or a text encoder
-            that cannot be had.
+        UserError: settings that contradict the data, the autoencoder, the run in `out` or each other, or a text encoder that
+            is not available.
         FileNotFoundError: no such data set or model.
         MissingExtraError: text conditions without transformers.
     """
     records = training_records(data)
-    settings = {
-        "stage": DiffusionTask.name,
-        "data": str(data),
-        "autoencoder": str(autoencoder),
-        "init": str(init) if init else None,
-        "preset": to_json(preset),
-    }
+    paths = {"data": str(data), "autoencoder": str(autoencoder), "init": str(init) if init else None}
+    settings = {"stage": DiffusionTask.name, **paths, "preset": to_json(preset)}
     check_run(out, settings, free=STAGE1_SETTINGS)
-    begun = (out / MODEL_DIR).is_dir()
-    stage1 = _load_autoencoder(out / MODEL_DIR if begun else autoencoder, preset)
-    init_folder = None if init is None or find_checkpoints(out) else find_folder(init)  # one that goes on has its weights
-    start = None if init_folder is None else _load_unet(init_folder, preset)
-    state = PartialState()
+    model, state = out / MODEL_DIR, PartialState()
+    begun = model.is_dir()
+    stage1 = load_autoencoder(model if begun else autoencoder, preset)
     nn.Module.to(stage1, state.device)
-    names = [name for label in labels(records) if (name := _asked_for(label, preset.diffusion_training)) is not None]
-    known = None if init_folder is None else _load_condition(init_folder)
-    condition = _make_condition(preset, names, out / MODEL_DIR / "condition", known)
-    motion = None
-    with state.main_process_first():  # the others find the caches that it makes
-        clips = open_cache(data, records, preset.image_size, preset.fit, progress=progress)
-        if preset.diffusion_training.cache_motion:
-            bf16 = uses_bf16(preset.diffusion_training.optimization.mixed_precision, stage1.device)
-            motion = open_motion_cache(stage1, clips, bf16=bf16, progress=progress)
-    codec = _load_codec(out / MODEL_DIR) if begun else _measured_codec(preset, stage1, motion)
+    # A run with a checkpoint does not need the weights that it started from.
+    start = None if init is None or find_checkpoints(out) else StartingWeights.load(find_folder(init), preset)
+    names = [name for label in labels(records) if (name := _condition_of(label, preset.diffusion_training)) is not None]
+    condition = _make_condition(preset, names, model / "condition", None if start is None else start.condition)
+    with state.main_process_first():  # the other processes find its caches
+        clips, motion = _open_caches(stage1, preset, data, records, progress)
+    codec = _load_codec(model) if begun else _measured_codec(preset, stage1, motion)
     pipeline = _build_pipeline(preset, stage1, condition, codec)
     if start is not None:
-        pipeline.unet.load_state_dict(start.state_dict())
+        pipeline.unet.load_state_dict(start.unet.state_dict())
     if state.is_main_process:
         prepare_run(out, settings, free=STAGE1_SETTINGS)
         if not begun:
-            pipeline.save_pretrained(out / MODEL_DIR, leave_out=["unet"])
+            pipeline.save_pretrained(model, leave_out=["unet"])
     state.wait_for_everyone()
     task = DiffusionTask(pipeline, preset, clips, motion)
     return train(task, preset.diffusion_training.optimization, out, report=report, summary=summary)
 
 
-def _asked_for(label: str, training: DiffusionTrainingConfig) -> str | None:
-    """What a clip of that label is trained to answer to; None = the null condition alone."""
+def _condition_of(label: str, training: DiffusionTrainingConfig) -> str | None:
+    """Return the condition that clips with this label train; None = the null condition."""
     return None if label == NULL_LABEL or training.condition_dropout == 1 else label
 
 
+def _open_caches(
+    stage1: LatentFlowAutoencoder, preset: Preset, data: Path, records: list[ClipRecord], progress: Progress | None
+) -> tuple[ClipCache, MotionCache | None]:
+    clips = open_cache(data, records, preset.image_size, preset.fit, progress=progress)
+    if not preset.diffusion_training.cache_motion:
+        return clips, None
+    bf16 = uses_bf16(preset.diffusion_training.optimization.mixed_precision, stage1.device)
+    return clips, open_motion_cache(stage1, clips, bf16=bf16, progress=progress)
+
+
 def _make_condition(preset: Preset, names: list[str], stored: Path, known: ConditionEncoder | None) -> ConditionEncoder:
-    """The embeddings of the labels `names`: those in the folder `stored` if the run has begun, of `known`, or new ones."""
+    """Return the conditions of a run that has begun (`stored`), or new ones that start from `known`."""
     if stored.is_dir():
         return ConditionEncoder.from_pretrained(stored)
     condition = _new_condition(preset, names, known)
@@ -257,52 +256,6 @@ def _new_condition(preset: Preset, names: list[str], known: ConditionEncoder | N
     return encoder
 
 
-def _load_condition(path: Path) -> ConditionEncoder | None:
-    """The conditions that a U-Net to start from was trained on; None where there is the U-Net alone."""
-    try:
-        return ConditionEncoder.from_pretrained(find_layout(path).component("condition"))
-    except FileNotFoundError:
-        return None
-
-
-def _load_autoencoder(path: str | Path, preset: Preset) -> LatentFlowAutoencoder:
-    """The trained stage 1, frozen; UserError where its configuration is not the preset's."""
-    stage1 = LatentFlowAutoencoder.from_pretrained(find_model(find_folder(path), AutoencoderTask.name)).requires_grad_(False)
-    _check_configuration(f"{path} holds a stage 1", stage1.config, preset.autoencoder, preset.name)
-    return stage1
-
-
-def _load_unet(path: Path, preset: Preset) -> MotionUNet3D:
-    """A trained U-Net to start from; UserError where its configuration, or what it predicts, is not the preset's."""
-    unet = MotionUNet3D.from_pretrained(find_model(path, DiffusionTask.name))
-    _check_configuration(f"{path} holds a U-Net", unet.config, preset.unet, preset.name)
-    wanted, found = preset.diffusion.prediction_type, _predicted_by_unet(path)
-    if found not in (wanted, None):
-        raise UserError(f"{path} holds a U-Net that predicts {found}; diffusion.prediction_type must be that, got {wanted}")
-    return unet
-
-
-def _predicted_by_unet(path: Path) -> PredictionType | None:
-    """What the U-Net of a pipeline or run was trained to predict; None where there is the U-Net alone."""
-    try:
-        return predicted_by(load_scheduler(find_layout(path).component("scheduler")))
-    except FileNotFoundError:
-        return None
-
-
-def _check_configuration(what: str, found: Mapping[str, Any], wanted: AutoencoderConfig | UNetConfig, preset_name: str) -> None:
-    settings = to_json(wanted)
-    differing = [
-        f"{name} is {found[name]!r} there, {settings[name]!r} here" for name in settings if not _same(found[name], settings[name])
-    ]
-    if differing:
-        raise UserError(f"{what} of another configuration than preset {preset_name}: {'; '.join(differing)}")
-
-
-def _same(one: object, other: object) -> bool:
-    return json.dumps(one) == json.dumps(other)  # tuples and lists are alike
-
-
 def _load_codec(folder: Path) -> MotionCodec:
     """Load the codec of a pipeline folder, whatever its class."""
     layout = find_layout(folder)
@@ -323,7 +276,7 @@ def _measured_codec(preset: Preset, stage1: LatentFlowAutoencoder, motion: Motio
 def _build_pipeline(
     preset: Preset, stage1: LatentFlowAutoencoder, condition: ConditionEncoder, codec: MotionCodec
 ) -> LatentFlowPipeline:
-    """Everything that stage 2 needs, with a U-Net freshly initialised from the seed."""
+    """Return the pipeline to train, its U-Net initialized from the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(preset.diffusion_training.optimization.seed)
         unet = MotionUNet3D(**to_json(preset.unet))
