@@ -1,4 +1,4 @@
-"""Read strictly and write whole model folders: `config.json` and `diffusion_pytorch_model.safetensors`."""
+"""Read model folders strictly and write them atomically: `config.json` and `diffusion_pytorch_model.safetensors`."""
 
 import inspect
 import json
@@ -164,7 +164,7 @@ class StrictLoading:
         repo_id: str | None = None,
         token: str | None = None,
     ) -> None:
-        """Write the model folder whole.
+        """Write the model folder atomically.
 
         Args:
             half: store float16 weights, batch-norm statistics in float32.

@@ -53,4 +53,4 @@ def estimate_driving_motion(
     reference = first[:, :, 0] if relative else image
     motions = list(autoencoder.estimate_motions(reference, itertools.chain([first], parts)))
     motion = Motion.concatenate(motions, dim=2)
-    return motion.from_rest() if relative else motion  # a frame against itself has no motion: what is estimated there is error
+    return motion.from_rest() if relative else motion  # a frame has no motion against itself, only estimation error

@@ -1,4 +1,4 @@
-"""Read strictly and write whole pipeline folders, in diffusers' layout.
+"""Read pipeline folders strictly and write them atomically, in diffusers' layout.
 
 FOLDER/model_index.json     component classes and the pipeline's settings
 FOLDER/{autoencoder, unet, condition, motion_codec, scheduler}/
@@ -153,7 +153,7 @@ def load_components(layout: ModelLayout, classes: Mapping[str, type[Any]], **opt
 def save_folder(
     folder: Path, pipeline: Any, *, half: bool = False, variant: str | None = None, leave_out: Collection[str] = ()
 ) -> None:
-    """Write a pipeline folder whole; its index names every component, also those that are left out.
+    """Write a pipeline folder atomically; its index names every component, also those that are left out.
 
     Args:
         half: store the networks in float16 (batch-norm statistics in float32).

@@ -66,7 +66,7 @@ class StrictPipeline(DiffusionPipeline):
         repo_id: str | None = None,
         token: str | None = None,
     ) -> None:
-        """Write the pipeline folder whole, in safetensors and JSON.
+        """Write the pipeline folder atomically, in safetensors and JSON.
 
         Args:
             half: store the networks in float16 (batch-norm statistics in float32).
