@@ -49,6 +49,7 @@ def commands(folder: Path) -> Mapping[str, Sequence[str]]:
         "2",
         "--out",
         str(folder / "wave.gif"),
+        "--overwrite",
     )
     return {
         "python": (sys.executable, "-c", ""),

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lfdm.config.presets import Preset
-from lfdm.data.video import read_video, video_info
+from lfdm.data.video import read_video, video_info, write_video
 from lfdm.folders import sources
 from lfdm.motion.motion import Motion
 from lfdm.pipeline.outputs import OUT_ENDINGS, region_maps
@@ -137,6 +138,69 @@ def test_a_wrong_value_is_one_line_and_writes_no_file(
     assert [path.name for path in Path.cwd().iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+@pytest.mark.parametrize(
+    ("arguments", "lost"),
+    [
+        ("transfer person.png transfer.mp4 --out ./transfer.mp4", "transfer.mp4"),
+        ("transfer person.png transfer.mp4 --out link.mp4", "transfer.mp4"),
+        ("transfer person.png frames --out frames", "frames"),
+        ("transfer frames/frame-00000.png transfer.mp4 --out frames", "frames/frame-00000.png"),
+        ("transfer person.png frames --out moved.mp4 --motion-mask moved-panel.gif --panel", "moved-panel.gif"),
+        ("generate moved-panel.gif wave --out moved-panel.gif", "moved-panel.gif"),
+        ("generate moved-panel.gif wave --out moved.mp4 --panel", "moved-panel.gif"),
+        ("generate moved-panel-1.gif wave --num-videos 2 --out moved-panel.gif", "moved-panel-1.gif"),
+        ("generate person.png --reuse-motion m.safetensors --motion m.safetensors", "m.safetensors"),
+    ],
+)
+def test_no_output_replaces_an_input(
+    lfdm: Lfdm, model: Path, image: Path, tmp_path: Path, arguments: str, lost: str, overwrite: list[str]
+) -> None:
+    picture = Image.open(image)
+    picture.save(tmp_path / "person.png")
+    for name in ("moved-panel.gif", "moved-panel-1.gif"):
+        picture.save(tmp_path / name)
+    frames = np.repeat(np.asarray(picture)[None], 3, axis=0)
+    write_video(tmp_path / "transfer.mp4", frames, fps=8)
+    write_video(tmp_path / "frames", frames, fps=8)
+    (tmp_path / "link.mp4").symlink_to("transfer.mp4")
+    Motion.from_grid(torch.zeros(1, 2, 16, 16, 2), torch.ones(1, 1, 2, 16, 16), corners=False).save("m.safetensors")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    code, printed, error = lfdm(*arguments.split(), "--model", model, *overwrite)
+    assert (code, printed) == (2, "")
+    assert f"would replace the input {lost}; choose another name" in error
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_an_existing_file_is_replaced_only_with_overwrite(lfdm: Lfdm, model: Path, image: Path) -> None:
+    common = ["generate", image, "wave", "--model", model, "--num-inference-steps", 1]
+    assert lfdm(*common)[1] == "wave.mp4\n"
+    first = Path("wave.mp4").read_bytes()
+    assert lfdm(*common, "--seed", 1, "--panel")[1].split() == ["wave-2.mp4", "wave-2-panel.gif"]
+    Path("wave-2.mp4").unlink()
+    assert lfdm(*common)[1] == "wave-2.mp4\n"
+    assert lfdm(*common, "--num-videos", 2)[1].split() == ["wave-0.mp4", "wave-1.mp4"]
+    assert lfdm(*common, "--num-videos", 2)[1].split() == ["wave-2-0.mp4", "wave-2-1.mp4"]
+    assert lfdm(*common, "--panel")[1].split() == ["wave-3.mp4", "wave-3-panel.gif"]
+    for given in (["--out", "wave.mp4"], ["--out", "wave-2.mp4", "--panel"], ["--out", "wave.gif", "--motion", "m.safetensors"]):
+        Path("m.safetensors").touch()
+        code, printed, error = lfdm(*common, "--seed", 1, *given)
+        assert (code, printed) == (2, "")
+        assert error.endswith("exists; choose another name or give --overwrite\n")
+    assert Path("wave.mp4").read_bytes() == first
+    assert lfdm(*common, "--seed", 1, "--overwrite")[1] == "wave.mp4\n"
+    assert Path("wave.mp4").read_bytes() != first
+    Path("empty").mkdir()
+    assert lfdm(*common, "--out", "empty")[1] == "empty\n"
+
+
+def test_a_driving_video_with_the_name_of_the_output_stays(lfdm: Lfdm, model: Path, image: Path) -> None:
+    write_video("transfer.mp4", np.repeat(np.asarray(Image.open(image))[None], 3, axis=0), fps=8)
+    before = Path("transfer.mp4").read_bytes()
+    assert lfdm("transfer", image, "transfer.mp4", "--model", model)[1] == "transfer-2.mp4\n"
+    assert Path("transfer.mp4").read_bytes() == before
+
+
 @pytest.mark.slow  # starts processes
 def test_a_full_disk_is_one_line(model: Path, image: Path, tmp_path: Path) -> None:
     code = (
@@ -256,6 +320,7 @@ def test_demo_shows_every_label_of_the_bundled_model(
     code, printed, _ = lfdm("demo", "--out", "demo")
     assert code == 0
     assert printed.split() == ["demo/raise-arms.mp4", "demo/raise-arms-panel.gif", "demo/wave.mp4", "demo/wave-panel.gif"]
+    assert lfdm("demo", "--out", "demo")[:2] == (0, printed)
     assert video_info("demo/wave.mp4").width == 128
 
 

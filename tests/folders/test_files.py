@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from lfdm.errors import UserError
-from lfdm.folders.files import build_once, check_parents, replace_folder, replacing_folder, temporary_path, write_bytes
+from lfdm.folders.files import (
+    build_once,
+    check_parents,
+    distinct_file_names,
+    replace_folder,
+    replaced_input,
+    replacing_folder,
+    temporary_path,
+    write_bytes,
+)
 
 
 def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
@@ -101,3 +110,40 @@ def test_a_file_among_the_parents_of_a_path_is_named(tmp_path: Path) -> None:
     check_parents(tmp_path / "new" / "folder" / "clip.mp4")
     with pytest.raises(UserError, match=r"clip\.mp4 cannot be created: .*file is a file"):
         check_parents(tmp_path / "file" / "folder" / "clip.mp4")
+
+
+def test_a_target_that_would_replace_an_input_is_found(tmp_path: Path) -> None:
+    clip, frames, other = tmp_path / "clip.mp4", tmp_path / "frames", tmp_path / "other.mp4"
+    for path in (clip, other):
+        path.touch()
+    frames.mkdir()
+    frame = frames / "frame-00000.png"
+    frame.touch()
+    soft, hard, linked = tmp_path / "soft.mp4", tmp_path / "hard.mp4", tmp_path / "linked"
+    soft.symlink_to(clip)
+    hard.hardlink_to(clip)
+    linked.mkdir()
+    (linked / "first.png").symlink_to(frame)
+    inputs = [tmp_path / "missing.png", clip, frames]
+    assert replaced_input(tmp_path / "frames" / ".." / "clip.mp4", inputs) == clip
+    assert replaced_input(soft, inputs) == clip
+    assert replaced_input(hard, inputs) == clip
+    assert replaced_input(clip, [soft]) == soft
+    assert replaced_input(frames, inputs) == frames
+    assert replaced_input(frame, inputs) == frames
+    assert replaced_input(frames, [frame]) == frame
+    assert replaced_input(frames, [linked]) == linked
+    assert replaced_input(other, inputs) is None
+    assert replaced_input(tmp_path / "missing.png", inputs) is None
+    assert replaced_input(frames / "new.mp4", inputs) is None
+
+
+def test_names_that_differ_only_in_replaced_characters_or_capitals_stay_apart() -> None:
+    assert distinct_file_names(["a;b", "a.b", "wave", "a-b-2", "WAVE", "?"]) == [
+        "a-b",
+        "a-b-2",
+        "wave",
+        "a-b-2-2",
+        "WAVE-2",
+        "video",
+    ]

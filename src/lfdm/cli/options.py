@@ -1,5 +1,6 @@
 """Options that several commands share; tyro flattens each class into the options of a command."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -59,7 +60,10 @@ class OutputOptions:
     """Files to write."""
 
     out: Path | None = None
-    """mp4, webm or gif file; without an ending, a folder of lossless PNGs. By default an mp4 in the current folder."""
+    """mp4, webm or gif file; without an ending, a folder of lossless PNGs. By default an mp4 in the current folder, named after
+    the label, and numbered if that exists: wave.mp4, wave-2.mp4, ..."""
+    overwrite: bool = False
+    """Replace files of earlier runs. Without it, an --out or --motion that exists is an error. Inputs are never replaced."""
     fps: float | None = None
     """Frames per second; by default the model's or the driving video's."""
     scale: int = 1
@@ -71,12 +75,20 @@ class OutputOptions:
     motion: Path | None = None
     """Also save the motion to this .safetensors file, for --reuse-motion."""
 
-    def files(self, name: str, *, num_videos: int = 1, fps: float | None = None) -> "VideoFiles":
-        """Check the options. `name` is the file's by default, and `fps` the rate by default (None = the model's)."""
+    def files(
+        self, name: str, inputs: Iterable[str | Path | None], *, num_videos: int = 1, fps: float | None = None
+    ) -> "VideoFiles":
+        """Check the options.
+
+        Args:
+            name: Name of the file without --out.
+            inputs: Files and folders that are read, which must not be replaced.
+            fps: Rate without --fps; None = the model's.
+        """
         from lfdm.folders.files import as_file_name
         from lfdm.pipeline.outputs import VideoFiles
 
-        return VideoFiles(
+        files = VideoFiles(
             out=self.out or Path(f"{as_file_name(name)}.mp4"),
             num_videos=num_videos,
             fps=fps if self.fps is None else self.fps,
@@ -84,6 +96,10 @@ class OutputOptions:
             motion=self.motion,
             **panel_options(self.panel, self.panel_format),
         )
+        if self.out is None and not self.overwrite:
+            files = files.with_free_name()
+        files.check_targets([path for path in inputs if path is not None], overwrite=self.overwrite)
+        return files
 
 
 def panel_options(kinds: tuple[PanelKind, ...] | None, panel_format: PanelFormat | None) -> dict[str, Any]:

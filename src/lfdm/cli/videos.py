@@ -37,21 +37,26 @@ DEMO_SCALE = 4
 def demo(*, out: Path = Path("demo"), seed: int = 0, device: str | None = None, panel: Panel = None) -> None:
     """Make a video and a panel for every label of the bundled model, from its bundled images.
 
+    Videos and panels of an earlier run are replaced.
+
     Args:
         out: Folder for <label>.mp4 and <label>-panel.gif.
         seed: Seed of the noise.
         device: cpu, cuda, cuda:1, ...; by default the GPU if there is one.
         panel: Tiles of the panels, as for `lfdm generate`.
     """
-    from lfdm.folders.files import as_file_name
+    from lfdm.folders.files import distinct_file_names
     from lfdm.folders.sources import bundled_images
     from lfdm.pipeline.outputs import VideoFiles
 
     pipe = open_pipeline(DEFAULT_MODEL, device)
     images = bundled_images(DEFAULT_MODEL)
-    for i, label in enumerate(pipe.condition.labels):
-        path = out / f"{as_file_name(label)}.mp4"
-        files = VideoFiles(out=path, scale=DEMO_SCALE, **panel_options(panel or (), None))
+    labels, tiles = pipe.condition.labels, panel_options(panel or (), None)
+    names = distinct_file_names(labels)
+    all_files = [VideoFiles(out=out / f"{name}.mp4", scale=DEMO_SCALE, **tiles) for name in names]
+    for files in all_files:
+        files.check_targets(images, overwrite=True)
+    for i, (label, files) in enumerate(zip(labels, all_files, strict=True)):
         source, _ = read_inputs(pipe, images[i % len(images)])
         _write(files, pipe, source, [pipe(source, label, generator=seed, output_type="uint8")])
 
@@ -107,10 +112,11 @@ def generate(
     """
     from lfdm.motion.motion import Motion
 
+    inputs = [image, control.motion_mask, reuse_motion, model.model]
     if reuse_motion is not None:
         _check_nothing_sampled(condition, sampling)
         motion = Motion.load(reuse_motion)
-        files = output.files(reuse_motion.stem, num_videos=len(motion.flow))
+        files = output.files(reuse_motion.stem, inputs, num_videos=len(motion.flow))
         pipe = model.open()
         source, steering = read_inputs(pipe, image, control)
         _write(files, pipe, source, _animate(pipe, source, motion, steering))
@@ -119,7 +125,7 @@ def generate(
         got = "neither" if condition is None else "both"
         raise UserError(f"give a CONDITION (a label of the model), --unconditional or --reuse-motion; got {got}")
     sampling.check()
-    files = output.files(condition or "unconditional", num_videos=sampling.num_videos)
+    files = output.files(condition or "unconditional", inputs, num_videos=sampling.num_videos)
     pipe = model.open()
     source, steering = read_inputs(pipe, image, control)
     _write(files, pipe, source, _sample(pipe, source, condition, sampling, steering))
@@ -183,13 +189,14 @@ def transfer(
         num_frames: Number of frames to use from the start of the video; by default all.
     """
     from lfdm.config.checks import check_integer
+    from lfdm.config.video import MIN_FPS
     from lfdm.data.video import iterate_video, max_fps, video_info
 
     if num_frames is not None:
         check_integer("num_frames", num_frames, 1, MAX_DRIVING_FRAMES)
     info = video_info(driving_video)
-    out = output.out or Path("transfer.mp4")
-    files = output.files("transfer", fps=min(info.fps, max_fps(out)))
+    fps = max(MIN_FPS, min(info.fps, max_fps(output.out or Path("transfer.mp4"))))
+    files = output.files("transfer", [image, driving_video, control.motion_mask, model.model], fps=fps)
     pipe = model.open()
     source, steering = read_inputs(pipe, image, control)
     total = info.frames if num_frames is None else min(info.frames, num_frames)

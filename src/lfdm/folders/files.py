@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -17,6 +17,20 @@ def as_file_name(text: str) -> str:
     ('raise-arms', 'video')
     """
     return re.sub(r"[^\w]+", "-", text).strip("-")[:50] or "video"
+
+
+def distinct_file_names(texts: Iterable[str]) -> list[str]:
+    """Return `as_file_name` of each text, numbered where it would equal an earlier one, capitals included.
+
+    >>> distinct_file_names(["a;b", "a.b", "A b"])
+    ['a-b', 'a-b-2', 'A-b-3']
+    """
+    names: list[str] = []
+    for text in texts:
+        start, taken = as_file_name(text), {name.casefold() for name in names}
+        candidates = [start, *(f"{start}-{number}" for number in range(2, len(names) + 2))]
+        names.append(next(name for name in candidates if name.casefold() not in taken))
+    return names
 
 
 def temporary_path(path: Path) -> Path:
@@ -50,6 +64,23 @@ def check_parents(path: Path) -> None:
     blocking = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
     if blocking is not None:
         raise UserError(f"{path} cannot be created: {blocking} is a file; choose another name")
+
+
+def replaced_input(target: Path, inputs: Iterable[str | Path]) -> Path | None:
+    """Return the input that would be lost if `target` was written, or None.
+
+    It is lost if it is `target`, also under another name or by a link, or lies in the folder `target`, or if it is a folder
+    that holds `target` already.
+    """
+    if not target.exists():
+        return None
+    real = target.resolve()
+    for path in filter(None, map(existing_path, inputs)):
+        entries = [entry.resolve() for entry in path.iterdir()] if path.is_dir() else []
+        read = [path.resolve(), *entries]
+        if target.samefile(path) or real in read or read[0] in real.parents or any(real in one.parents for one in read):
+            return path
+    return None
 
 
 def check_holds_only(folder: Path, allowed: Collection[str], what: str) -> None:

@@ -4,8 +4,10 @@ Shapes: source (H, W, 3) uint8 · frames (b, t, H, W, 3) uint8.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from lfdm.config.checks import check_integer, check_number
 from lfdm.config.video import MIN_FPS, PanelFormat, PanelKind
 from lfdm.data.video import check_target, max_fps, write_video
 from lfdm.errors import UserError
+from lfdm.folders.files import replaced_input
 from lfdm.motion.motion import Motion, check_motion_path
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.pipeline.result import LatentFlowOutput
@@ -50,7 +53,8 @@ class VideoFiles:
     """File to save the motion of all videos to."""
 
     def __post_init__(self) -> None:
-        if not self.out.name or self.out.suffix not in ("", *OUT_ENDINGS):
+        ending = self.out.suffix.lower()
+        if not self.out.name or ending not in ("", *OUT_ENDINGS) or self.out.name.lower() in OUT_ENDINGS:
             raise UserError(f"out must end in {', '.join(OUT_ENDINGS)} or nothing (a folder of PNGs); got {str(self.out)!r}")
         check_integer("num_videos", self.num_videos, 1, 100_000)
         check_integer("scale", self.scale, 1, MAX_SCALE)
@@ -58,10 +62,6 @@ class VideoFiles:
             self._check_fps(self.fps)
         if self.motion is not None:
             check_motion_path(self.motion)
-        for index in range(self.num_videos):
-            check_target(self.video_path(index))
-            if self.panel:
-                check_target(self.panel_path(index))
 
     def _check_fps(self, fps: float) -> float:
         return check_number("fps", fps, low=MIN_FPS, high=max_fps(self.out))
@@ -75,6 +75,36 @@ class VideoFiles:
         """Return the path of the panel of video `index`."""
         video = self.video_path(index)
         return video.with_name(f"{video.stem}-panel{'' if self.panel_format == 'png' else f'.{self.panel_format}'}")
+
+    def _video_targets(self) -> Iterator[Path]:
+        for index in range(self.num_videos):
+            yield self.video_path(index)
+            if self.panel:
+                yield self.panel_path(index)
+
+    def with_free_name(self) -> Self:
+        """Return these files under the first name of `wave`, `wave-2`, `wave-3`, ... of which no video or panel exists."""
+        numbered = (replace(self, out=self.out.with_stem(f"{self.out.stem}-{number}")) for number in count(2))
+        return next(files for files in chain([self], numbered) if not any(map(_holds_something, files._video_targets())))
+
+    def check_targets(self, inputs: Iterable[str | Path], *, overwrite: bool) -> None:
+        """Check that writing replaces nothing that is needed; call it before any work.
+
+        Args:
+            inputs: Files and folders that are read; those that do not exist are ignored.
+            overwrite: Whether videos, panels and motions that exist may be replaced. Inputs never are.
+
+        Raises:
+            UserError: a file that would be replaced, or a path that cannot be written.
+        """
+        read = list(inputs)
+        for target in self._video_targets():
+            _check_not_input(target, read)
+            check_target(target)
+            _check_absent(target, overwrite)
+        if self.motion is not None:
+            _check_not_input(self.motion, read)
+            _check_absent(self.motion, overwrite)
 
     def write(self, pipeline: LatentFlowPipeline, source: np.ndarray, results: Iterable[LatentFlowOutput]) -> Iterator[Path]:
         """Write the videos of all `results` (with output_type="uint8") one by one and yield the path of each file.
@@ -104,6 +134,22 @@ class VideoFiles:
         if self.motion is not None:
             Motion.concatenate(motions, dim=0).save(self.motion)
             yield self.motion
+
+
+def _check_not_input(target: Path, inputs: Sequence[str | Path]) -> None:
+    lost = replaced_input(target, inputs)
+    if lost is not None:
+        raise UserError(f"{target} would replace the input {lost}; choose another name for it")
+
+
+def _check_absent(target: Path, overwrite: bool) -> None:
+    if not overwrite and _holds_something(target):
+        raise UserError(f"{target} exists; choose another name or give --overwrite")
+
+
+def _holds_something(path: Path) -> bool:
+    """Whether `path` is a file, a link or a folder that is not empty."""
+    return path.is_symlink() or (any(path.iterdir()) if path.is_dir() else path.exists())
 
 
 @torch.no_grad()
