@@ -19,7 +19,7 @@ from lfdm.data.frames import FrameConverter, deinterlace
 from lfdm.data.images import MAX_IMAGE_PIXELS, check_pixels, decoding, guarded
 from lfdm.errors import UserError
 
-_READ_OPTIONS = {"format_whitelist": "avi,mov,matroska,mpegts,mpeg,mpegvideo,asf,flv,ogg,dv"}
+READ_OPTIONS = {"format_whitelist": "avi,mov,matroska,mpegts,mpeg,mpegvideo,asf,flv,ogg,dv"}
 """The only formats to probe: a playlist disguised as a clip could make the demuxer open other files."""
 _CUT_ANYWHERE = frozenset({"mpegts", "mpeg", "mpegvideo", "dv"})
 """Formats made for broadcast and tape: they state no duration, and a recording may begin and end within a frame."""
@@ -179,7 +179,7 @@ def _open(path: Path) -> Iterator[_OpenFile]:
     """Open the first video stream of a file. Raises UserError naming the path for what holds none that can be decoded."""
     with path.open("rb") as file:
         with decoding(path):
-            container = cast(InputContainer, av.open(file, options=_READ_OPTIONS))
+            container = cast(InputContainer, av.open(file, options=READ_OPTIONS))
         with container:
             streams = (s for s in container.streams.video if Disposition.attached_pic not in s.disposition)
             stream = next(streams, None)

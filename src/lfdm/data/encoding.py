@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
+from pathlib import Path
 from typing import Any, cast
 
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
+
+from lfdm.data.sound import add_sound
 
 _MAX_RATE_DENOMINATOR = 60_000
 """Largest denominator of a stored frame rate; exact for the rates of television, such as 30000/1001."""
@@ -44,8 +47,11 @@ _CODECS = {
 """By the ending of the file and whether it is lossless."""
 
 
-def encode_file(frames: Iterator[np.ndarray], suffix: str, *, fps: float, lossless: bool) -> bytes:
-    """Encode frames (H, W, 3) uint8 in memory, so that errors of the disk come only from writing the result."""
+def encode_file(frames: Iterator[np.ndarray], suffix: str, *, fps: float, lossless: bool, sound: Path | None = None) -> bytes:
+    """Encode frames (H, W, 3) uint8 in memory, so that errors of the disk come only from writing the result.
+
+    `sound` is a clip whose sound track is added, see `lfdm.data.sound`.
+    """
     codec = _CODECS[suffix, lossless]
     if codec.name == "libx264":  # refuses odd sizes in yuv420p
         frames = (np.pad(frame, ((0, len(frame) % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge") for frame in frames)
@@ -55,10 +61,15 @@ def encode_file(frames: Iterator[np.ndarray], suffix: str, *, fps: float, lossle
         rate = Fraction(fps).limit_denominator(_MAX_RATE_DENOMINATOR)
         stream = cast(VideoStream, file.add_stream(codec.name, rate=rate, options=codec.options))
         stream.height, stream.width, stream.pix_fmt = *first.shape[:2], codec.pixel_format
+        track = add_sound(file, suffix, sound)
         reformatter = VideoReformatter()  # one for all frames: setting it up costs more than a small frame
-        for frame in chain([first], frames):
+        for index, frame in enumerate(chain([first], frames), 1):
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             picture = reformatter.reformat(picture, format=codec.pixel_format, **_COLOURS.get(codec.pixel_format, {}))
             file.mux(stream.encode(picture))
+            if track is not None:
+                file.mux(list(track.until(float(index / rate))))
         file.mux(stream.encode())
+        if track is not None:
+            file.mux(list(track.finish()))
     return buffer.getvalue()

@@ -59,7 +59,7 @@ class Crop:
 # --------------------------------------------------------------------------------------------------------- writing
 
 
-def write_video(path: str | Path, frames: FrameSource, *, fps: float, lossless: bool = False) -> Path:
+def write_video(path: str | Path, frames: FrameSource, *, fps: float, lossless: bool = False, sound: Path | None = None) -> Path:
     """Write `frames` in the format that the ending of `path` names, and return the path.
 
     An iterable of frames is consumed one by one.
@@ -70,6 +70,9 @@ def write_video(path: str | Path, frames: FrameSource, *, fps: float, lossless: 
     - `.webm` is VP9 in yuv420p, or exact RGB with `lossless`;
     - `.gif` has its own palette for each frame (exact up to 256 colours) and frame times in steps of 10 ms.
 
+    `sound` is a clip whose sound is kept, from its first frame on and as long as the frames last, in `.mp4` (AAC) and `.webm`
+    (Opus); the other formats are silent.
+
     Parent folders are made. The file is written under a temporary name and then renamed; a folder is replaced only if it
     holds nothing but frames.
 
@@ -79,7 +82,7 @@ def write_video(path: str | Path, frames: FrameSource, *, fps: float, lossless: 
     path = Path(path)
     check_target(path)
     if path.suffix:
-        data = encode_video(frames, path.suffix, fps=fps, lossless=lossless)
+        data = encode_video(frames, path.suffix, fps=fps, lossless=lossless, sound=sound)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, data)
         return path
@@ -91,7 +94,7 @@ def write_video(path: str | Path, frames: FrameSource, *, fps: float, lossless: 
     return path
 
 
-def encode_video(frames: FrameSource, suffix: str, *, fps: float, lossless: bool = False) -> bytes:
+def encode_video(frames: FrameSource, suffix: str, *, fps: float, lossless: bool = False, sound: Path | None = None) -> bytes:
     """Encode a file of the format `suffix` in memory; see `write_video`."""
     suffix = suffix.lower()
     if suffix not in _WRITTEN_SUFFIXES:
@@ -99,7 +102,7 @@ def encode_video(frames: FrameSource, suffix: str, *, fps: float, lossless: bool
     fps = check_number("fps", fps, low=MIN_FPS, high=max_fps(Path(f"video{suffix}")))
     checked = _checked(frames)
     if suffix != ".gif":
-        return encode_file(checked, suffix, fps=fps, lossless=lossless)
+        return encode_file(checked, suffix, fps=fps, lossless=lossless, sound=sound)
     if lossless:
         raise UserError("lossless: a gif has 256 colours a frame; use .avi, .mp4, .webm or no ending (a folder)")
     return encode_gif(checked, fps=fps)
