@@ -16,5 +16,6 @@ __all__ = [
     "progress",
     "puppets",
     "sprites",
+    "tables",
     "video",
 ]

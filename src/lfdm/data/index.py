@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
 from lfdm.config.checks import MAX_SEED, check, check_integer, check_number
+from lfdm.data.tables import read_table, tidy
 from lfdm.errors import UserError
 from lfdm.folders.files import check_holds_only, check_parents, replacing_folder, write_bytes
 
@@ -28,7 +29,7 @@ Split = Literal["train", "test"]
 
 @dataclass(frozen=True, kw_only=True)
 class ClipRecord:
-    """One row of clips.csv. Raises UserError for values that no clip can have."""
+    """One row of clips.csv, with label and subject in the form of `tidy`. Raises UserError for values that no clip can have."""
 
     path: str
     """Path relative to the data folder, with forward slashes."""
@@ -41,10 +42,12 @@ class ClipRecord:
     height: int
 
     def __post_init__(self) -> None:
+        for name in ("label", "subject"):  # two spellings of one name would be two labels, or one subject in both splits
+            object.__setattr__(self, name, tidy(getattr(self, name)))
         parts = PurePosixPath(self.path).parts
         if not parts or parts[0] == "/" or ".." in parts or "\0" in self.path:
             raise UserError(f"path must stay inside the data folder, got {self.path!r}")
-        if not self.label.strip() or not self.subject.strip():
+        if not self.label or not self.subject:
             raise UserError(f"label and subject must not be empty, got {self.label!r} and {self.subject!r}")
         if any(set("\r\n\0") & set(text) for text in (self.path, self.label, self.subject)):
             raise UserError(f"path, label and subject must be one line each, got {self.path!r}, {self.label!r}, {self.subject!r}")
@@ -64,7 +67,14 @@ class ClipRecord:
 
 
 _COLUMNS = tuple(field.name for field in fields(ClipRecord))
-_PARSERS: dict[str, Callable[[str], Any]] = {"frames": int, "width": int, "height": int, "fps": float}
+
+
+def _parse_float(text: str) -> float:
+    """Parse a number with a decimal point or, from a spreadsheet in many European languages, a decimal comma."""
+    return float(text.replace(",", "."))
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {"frames": int, "width": int, "height": int, "fps": _parse_float, "split": str.lower}
 
 
 def write_index(root: str | Path, records: Iterable[ClipRecord]) -> Path:
@@ -84,7 +94,7 @@ def write_index(root: str | Path, records: Iterable[ClipRecord]) -> Path:
 
 
 def read_index(root: str | Path) -> list[ClipRecord]:
-    """Read the clips of a data folder.
+    """Read the clips of a data folder; clips.csv may have been saved by a spreadsheet (see `read_table`).
 
     Raises FileNotFoundError for a missing folder or table, and UserError naming file and line for a missing column, a value
     that no clip can have, a path that leaves the folder, a subject in both splits, or an empty table.
@@ -95,14 +105,7 @@ def read_index(root: str | Path) -> list[ClipRecord]:
         raise FileNotFoundError(f"{root}: no such data folder")
     if not path.is_file():
         raise FileNotFoundError(f"{root}: no {CLIP_INDEX_NAME} in it; make a data set with 'lfdm data'")
-    try:
-        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
-        missing = [name for name in _COLUMNS if name not in (reader.fieldnames or [])]
-        if missing:
-            raise UserError(f"{path}: missing column {', '.join(missing)}; it needs {','.join(_COLUMNS)}")
-        records = [_parse_row(path, reader.line_num, row) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a table of comma-separated values ({error})") from error
+    records = [_parse_row(path, line, row) for line, row in read_table(path, _COLUMNS)]
     _check_records(path, records)
     return records
 
@@ -160,6 +163,17 @@ def labels(records: Iterable[ClipRecord]) -> list[str]:
     return sorted({record.label for record in records})
 
 
+def split_warnings(records: Sequence[ClipRecord]) -> list[str]:
+    """Return a line for the labels that lack training clips, and one for those that lack test clips if there are any of these."""
+    train, test = (set(labels(r for r in records if r.split == split)) for split in ("train", "test"))
+    warnings: list[str] = []
+    if unknown := sorted(test - train):
+        warnings.append(f"labels without training clips, which a model cannot learn: {', '.join(unknown)}")
+    if test and (untested := sorted(train - test)):
+        warnings.append(f"labels without test clips, which 'lfdm evaluate' leaves out: {', '.join(untested)}")
+    return warnings
+
+
 def _parse_row(path: Path, line: int, row: dict[str, str | None]) -> ClipRecord:
     values: dict[str, Any] = {}
     for name in _COLUMNS:
@@ -169,7 +183,7 @@ def _parse_row(path: Path, line: int, row: dict[str, str | None]) -> ClipRecord:
         try:
             values[name] = parse(text)
         except ValueError:
-            kind = "a number" if parse is float else "a whole number"
+            kind = "a number" if parse is _parse_float else "a whole number"
             raise UserError(f"{path}, line {line}: {name} must be {kind}, got {text!r}") from None
     try:
         return ClipRecord(**values)
