@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from lfdm.cli.console import progress_bar
-from lfdm.config.video import Fit
+from lfdm.config.video import Fit, FolderLayout
 
 if TYPE_CHECKING:
     from lfdm.data.corpora.conversion import Conversion
@@ -108,39 +108,58 @@ def data_folder(
     out: Path,
     size: int = 64,
     fit: Fit = "pad",
+    layout: FolderLayout = "auto",
+    labels: Annotated[str | None, arg(metavar="TABLE|txt")] = None,
     test_fraction: float = 0.2,
     seed: int = 0,
     max_frames: int | None = None,
+    clip_seconds: float | None = None,
+    stride_seconds: float | None = None,
+    scene_cuts: bool = False,
     num_workers: int | None = None,
 ) -> None:
-    """Make a clip data set from your own clips, in folders <label>/<subject>/<clip> or <label>/<clip>.
+    """Make a clip data set from your own clips, in folders <label>/<subject>/<clip>, <label>/<clip>, or <split>/<label>/<clip>.
 
     Args:
-        folder: Folder tree of mp4, avi, mov, webm and gif files or folders of frames.
+        folder: Folder tree of videos or folders of frames.
         out: Folder for the clip data set; an existing data set there is replaced.
         size: Height and width of frames.
         fit: Black borders (pad) or a centre crop for frames that are not square.
-        test_fraction: Fraction of subjects held out for testing.
+        layout: Where a clip's label, subject and split are in its path; by default this is recognised.
+        labels: Table with the columns path,label and perhaps subject,split; or txt for a .txt beside each clip.
+        test_fraction: Fraction of subjects held out for testing, where the folder has no split of its own.
         seed: Seed of the split into training and test subjects.
         max_frames: Number of frames to keep from the start of each clip; by default all.
+        clip_seconds: Length of the clips that long videos are cut into; by default they stay whole.
+        stride_seconds: Time between the starts of such clips; by default their length.
+        scene_cuts: Also cut videos at scene cuts.
         num_workers: Threads; by default one per core.
     """
+    from lfdm.data.corpora.cutting import Cutting
     from lfdm.data.corpora.folder import write_folder
 
+    cut = scene_cuts or clip_seconds is not None or stride_seconds is not None
+    cutting = Cutting(clip_seconds=clip_seconds, stride_seconds=stride_seconds, scene_cuts=scene_cuts) if cut else None
     with progress_bar() as progress:
         report = write_folder(
             folder,
             out,
             size=size,
             fit=fit,
+            layout=layout,
+            labels=labels,
             test_fraction=test_fraction,
             seed=seed,
             max_frames=max_frames,
+            cutting=cutting,
             num_workers=num_workers,
             progress=progress,
         )
     _print_skipped(report)
     _print_clips(report, out)
+    if report.skipped:
+        print(f"{len(report.skipped)} files or folders skipped")
+    _print_notes(report)
 
 
 def data_corpus(name: str, layout: str) -> Callable[..., None]:
@@ -170,6 +189,7 @@ def data_corpus(name: str, layout: str) -> Callable[..., None]:
         with progress_bar() as progress:
             report = write_published(corpus, source, out, size=size, num_workers=num_workers, progress=progress)
         _print_skipped(report, most=MAX_LINES)
+        _print_notes(report, most=MAX_LINES)
         _print_clips(report, out)
         if report.num_reused:
             print(f"{report.num_reused} of them were converted before")
@@ -182,6 +202,9 @@ def data_corpus(name: str, layout: str) -> Callable[..., None]:
 
 def _print_skipped(report: "Conversion", most: int | None = None) -> None:
     _print_some([f"skipped {skipped.path}: {skipped.reason}" for skipped in report.skipped], most)
+
+
+def _print_notes(report: "Conversion", most: int | None = None) -> None:
     _print_some([f"note {note}" for note in report.notes], most)
 
 

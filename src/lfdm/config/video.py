@@ -1,8 +1,9 @@
-"""Choices and limits for images, videos and panels."""
+"""Choices and limits for images, videos, panels and folders of clips."""
 
 from typing import Literal
 
 Fit = Literal["pad", "crop"]
+FolderLayout = Literal["auto", "label", "label-subject", "split-label", "split-label-subject", "ucf101", "kth"]
 PanelFormat = Literal["gif", "mp4", "png"]
 PanelKind = Literal["source", "generated", "warped", "flow", "grid", "arrows", "occlusion", "overlay", "regions"]
 

@@ -66,7 +66,7 @@ SKIPPED = {
     "wave/ann/cut.avi": "truncated",
     "wave/ann/still.avi": "single frame",
     "wave/bob/broken.mp4": "broken",
-    "wave/bob/deep": "a folder without frames",
+    "wave/bob/deep/deeper": "an empty folder",
     "wave/bob/notes.txt": "not a clip",
 }
 
@@ -216,7 +216,7 @@ def test_no_file_stops_the_run(tmp_path: Path) -> None:
         f"{'n' * 248}.avi": "a name of over 250 bytes",
         "\\xdcff.avi": "not UTF-8",
         "frames": "frame-00001.png: broken",
-        "empty": "a folder without frames",
+        "empty": "an empty folder",
     }
     assert reasons.keys() == expected.keys()
     for name, reason in expected.items():

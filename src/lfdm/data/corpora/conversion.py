@@ -8,7 +8,7 @@ import unicodedata
 from bisect import bisect_left
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -17,9 +17,11 @@ import numpy as np
 from lfdm.config.checks import check, check_integer
 from lfdm.config.video import Fit
 from lfdm.data.containers import VideoInfo
+from lfdm.data.corpora.cutting import Cutting, cut_frames, find_scenes
+from lfdm.data.images import fit_frames
 from lfdm.data.index import MAX_SIZE, ClipRecord, Split
 from lfdm.data.progress import Progress, run_all
-from lfdm.data.video import Crop, natural_key, read_fitted, video_info, write_video
+from lfdm.data.video import Crop, iterate_video, natural_key, read_fitted, video_info, write_video
 from lfdm.errors import UserError
 
 MAX_STORED_FRAMES = 1_000_000
@@ -61,7 +63,9 @@ class ClipFormat:
     crop: Crop | None = None
     """Part of the frames that is used."""
     max_frames: int | None = None
-    """Most frames read from the start of a recording."""
+    """Most frames kept from the start of each clip."""
+    cutting: Cutting | None = None
+    """How recordings are cut into clips; None for one clip each."""
 
     def __post_init__(self) -> None:
         check_integer("size", self.size, 2, MAX_SIZE)
@@ -90,7 +94,7 @@ class Conversion:
     missing: tuple[str, ...] = ()
     """Training clips of the paper that are missing: a whole subject or action in one line."""
     notes: tuple[str, ...] = ()
-    """Lines about clips that were changed on the way, such as their frame rate."""
+    """Lines about the layout, the split, and clips that were changed on the way, such as their frame rate."""
 
     def num_clips(self, split: Split) -> int:
         """Return the number of clips in a split."""
@@ -171,17 +175,19 @@ class _Converter:
 
     def convert(self, recording: Recording) -> Conversion:
         """Write the segments of one recording; one that cannot be read is skipped."""
+        if self.form.cutting is not None:
+            return self._convert_cut(recording.path, recording.segments[0], self.form.cutting)
         path, lengths = recording.path, {}
         try:
-            _check_name(path.relative_to(self.source))
-            info = video_info(path)
+            info = self._check(path)
+            for segment in recording.segments:
+                self._record(segment, 1, info)  # raises for labels and subjects that the table cannot hold
             if self.reuse:
                 lengths = {s.path: self._length(s, info) for s in recording.segments if self._is_finished(s, info)}
             missing = [segment for segment in recording.segments if segment.path not in lengths]
             pieces = self._read(path, missing, info) if missing else []
         except (UserError, OSError) as error:
-            reason = str(error).removeprefix(f"{path}: ") or type(error).__name__
-            return Conversion(skipped=(skip(self.source, path, reason.splitlines()[0]),))
+            return Conversion(skipped=(self._skip(path, error),))
         num_reused, skipped = len(lengths), []
         for segment, frames in zip(missing, pieces, strict=True):
             if (fault := _fault(segment, frames, info)) is not None:
@@ -189,24 +195,53 @@ class _Converter:
                 continue
             write_video(self.folder / segment.path, frames, fps=info.fps)  # errors here end the run
             lengths[segment.path] = len(frames)
-        records = [
-            ClipRecord.describe(
-                (lengths[s.path], self.form.size, self.form.size),
-                path=s.path,
-                label=s.label,
-                subject=s.subject,
-                split=s.split,
-                fps=info.fps,
-            )
-            for s in recording.segments
-            if s.path in lengths
-        ]
-        notes = () if info.stated_fps is None or not records else (self._note_rate(path, info),)
-        return Conversion(records=tuple(records), skipped=tuple(skipped), num_reused=num_reused, notes=notes)
+        records = tuple(self._record(s, lengths[s.path], info) for s in recording.segments if s.path in lengths)
+        notes = self._notes(path, info) if records else ()
+        return Conversion(records=records, skipped=tuple(skipped), num_reused=num_reused, notes=notes)
 
-    def _note_rate(self, path: Path, info: VideoInfo) -> str:
+    def _convert_cut(self, path: Path, whole: Segment, cutting: Cutting) -> Conversion:
+        """Cut a recording into clips named <clip>-0001, ...; where it breaks, the clips before are kept."""
+        form, stem = self.form, whole.path.removesuffix(".avi")
+        records: list[ClipRecord] = []
+        try:
+            info = self._check(path)
+            self._record(whole, 1, info)  # raises for labels and subjects that the table cannot hold
+            scenes = find_scenes(iterate_video(path)) if cutting.scene_cuts else [range(info.frames)]
+            spans = [span[: form.max_frames] for span in cutting.spans(scenes, info.fps)]
+            if not spans:
+                raise UserError("a single frame; motion needs two")
+        except (UserError, OSError) as error:
+            return Conversion(skipped=(self._skip(path, error),))
+        clips = cut_frames((fit_frames(frame[None], form.size, form.fit)[0] for frame in iterate_video(path)), spans)
+        while True:
+            try:
+                _, frames = next(clips)
+            except StopIteration:
+                return Conversion(records=tuple(records), notes=self._notes(path, info))
+            except (UserError, OSError) as error:
+                return Conversion(records=tuple(records), skipped=(self._skip(path, error),))
+            segment = whole if len(spans) == 1 else replace(whole, path=f"{stem}-{len(records) + 1:04d}.avi")
+            write_video(self.folder / segment.path, frames, fps=info.fps)  # errors here end the run
+            records.append(self._record(segment, len(frames), info))
+
+    def _check(self, path: Path) -> VideoInfo:
+        """Return length and rate of a recording. Raises UserError or OSError for one that cannot be read or stored."""
+        _check_name(path.relative_to(self.source))
+        return video_info(path)
+
+    def _notes(self, path: Path, info: VideoInfo) -> tuple[str, ...]:
         name = skip(self.source, path, "").path
-        return f"{name}: recorded at {info.fps:g} frames per second; the file states {info.stated_fps:g}"
+        changed = info.stated_fps is not None
+        return (f"{name}: recorded at {info.fps:g} frames per second; the file states {info.stated_fps:g}",) if changed else ()
+
+    def _record(self, segment: Segment, length: int, info: VideoInfo) -> ClipRecord:
+        shape = (length, self.form.size, self.form.size)
+        label, subject, split = segment.label, segment.subject, segment.split
+        return ClipRecord.describe(shape, path=segment.path, label=label, subject=subject, split=split, fps=info.fps)
+
+    def _skip(self, path: Path, error: Exception) -> SkippedFile:
+        reason = str(error).removeprefix(f"{path}: ") or type(error).__name__
+        return skip(self.source, path, reason.splitlines()[0])
 
     def _is_finished(self, segment: Segment, info: VideoInfo) -> bool:
         try:

@@ -1,13 +1,11 @@
 """Convert any folder of labelled clips to a clip data set."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
 
-import numpy as np
-
-from lfdm.config.video import Fit
+from lfdm.config.video import Fit, FolderLayout
 from lfdm.data.corpora.conversion import (
     ClipFormat,
     Conversion,
@@ -20,11 +18,20 @@ from lfdm.data.corpora.conversion import (
     entries_or_skip,
     skip,
 )
+from lfdm.data.corpora.cutting import Cutting
+from lfdm.data.corpora.layouts import MIN_LISTED_SHARE, Arrangement, Place, arrange, separate_subjects
+from lfdm.data.corpora.listings import Listing, read_label_table, read_split_lists, read_texts, text_names
+from lfdm.data.corpora.splits import sample_test_subjects
 from lfdm.data.images import IMAGE_SUFFIXES
-from lfdm.data.index import ClipRecord, check_split, check_workers, new_data_set, num_test_subjects, write_index
+from lfdm.data.index import ClipRecord, check_split, check_workers, new_data_set, split_warnings, write_index
 from lfdm.data.progress import Progress
 from lfdm.data.video import VIDEO_SUFFIXES
 from lfdm.errors import UserError
+
+MAX_DEPTH = 8
+"""Deepest folder that is searched for clips."""
+TEXTS = "txt"
+"""Value of `labels` for a text beside each clip."""
 
 
 def write_folder(
@@ -33,77 +40,148 @@ def write_folder(
     *,
     size: int,
     fit: Fit = "pad",
+    layout: FolderLayout = "auto",
+    labels: str | Path | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
     max_frames: int | None = None,
+    cutting: Cutting | None = None,
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> Conversion:
-    """Write the clip data set `out` from a tree `<label>/<subject>/<clip>` or `<label>/<clip>`.
+    """Write the clip data set `out` from a tree of labelled clips.
 
-    A clip is a video file or a folder of images; without a subject folder it is its own subject. The first `max_frames`
-    frames are fitted to `size` (see `fit_frames`) and stored losslessly at the clip's own rate. About `test_fraction` of
-    the subjects, sampled by `seed` evenly over all labels, form the test split. Other files, broken clips and single
-    images are skipped and reported. `out` appears only when it is complete.
+    A clip is a video file or a folder of images. `layout` says where a clip's label, subject and split are in its path (see
+    `lfdm.data.corpora.layouts`); "auto" recognises it. A clip without a subject is its own subject. `labels` is a table
+    (`read_label_table`), or "txt" for a text beside each clip, which is also read unasked where most clips have one.
 
-    Raises FileNotFoundError for a missing tree, and UserError for settings that are not allowed, a tree without any usable
-    clip, and an `out` that holds other things or overlaps the tree.
+    Clips are cut by `cutting`; the first `max_frames` frames of each are fitted to `size` (see `fit_frames`) and stored
+    losslessly at the clip's own rate. Splits of the tree are kept: folders `train` and `test`, or lists of clips. Without
+    them about `test_fraction` of the subjects, sampled by `seed` evenly over all labels, form the test split, and every
+    label has clips in both splits where its subjects allow it; `notes` name the others. Other files, broken clips and
+    single images are skipped and reported. `out` appears only when it is complete.
+
+    Raises FileNotFoundError for a missing tree or table, and UserError for settings that are not allowed, a tree without
+    any usable clip, and an `out` that holds other things or overlaps the tree.
     """
     source, out = Path(source), Path(out)
     check_trees(source, out)
     check_split(seed=seed, test_fraction=test_fraction)
     check_workers(num_workers)
-    form = ClipFormat(size=size, fit=fit, max_frames=max_frames)
-    found, skipped = _scan(source)
+    form = ClipFormat(size=size, fit=fit, max_frames=max_frames, cutting=cutting)
+    tree = _scan(source)
+    found = _arrange(tree, layout, labels)
+    recordings = [_recording(source, clip, place) for clip, place in found.places.items()]
     with new_data_set(out) as folder:
-        made = convert(source, folder, found, form, num_workers=num_workers, progress=progress)
-        skipped += made.skipped
+        made = convert(source, folder, recordings, form, num_workers=num_workers, progress=progress)
+        skipped = (*tree.skipped, *_skip_others(tree), *made.skipped)
         if not made.records:
-            raise UserError(f"{source}: {_nothing_usable(skipped)}")
-        records = _split(made.records, test_fraction, seed)
+            raise UserError(f"{source}: {_nothing_usable(skipped, found.expected)}")
+        records, notes = list(made.records), [f"layout: {found.description}"]
+        if all(place.split != "test" for place in found.places.values()):
+            records = _split(records, test_fraction, seed)
+            if test_fraction > 0 and all(record.split == "train" for record in records):
+                notes.append("no test clips: no subject can be held out without taking a label from training")
         write_index(folder, records)
-    return Conversion(records=tuple(records), skipped=tuple(skipped), notes=made.notes)
+    return Conversion(records=tuple(records), skipped=skipped, notes=(*made.notes, *notes, *split_warnings(records)))
 
 
-def _nothing_usable(skipped: list[SkippedFile]) -> str:
-    expected = "expected <label>/<subject>/<clip> or <label>/<clip>"
+def _nothing_usable(skipped: Sequence[SkippedFile], expected: str) -> str:
     if not skipped:
-        return f"holds nothing; {expected}"
-    return f"no usable clip; of {len(skipped)} skipped the first is {skipped[0].path} ({skipped[0].reason}); {expected}"
+        return f"holds nothing; expected {expected}"
+    first = f"no usable clip; of {len(skipped)} skipped the first is {skipped[0].path} ({skipped[0].reason})"
+    return first if expected in skipped[0].reason else f"{first}; expected {expected}"
 
 
 # -------------------------------------------------------------------------------------------------------- the tree
 
 
-def _scan(source: Path) -> tuple[list[Recording], list[SkippedFile]]:
-    """List all clips of the tree in natural order, and everything else in it except hidden files."""
-    found: list[Recording] = []
-    skipped: list[SkippedFile] = []
-    for label in entries_or_skip(source, source, skipped):
-        if not _is_folder(label) or not label.name.strip():
-            skipped.append(skip(source, label, "not a label's folder"))
-            continue
-        for entry in entries_or_skip(source, label, skipped):
-            if _is_clip(entry):
-                found.append(_recording(source, entry, label.name, subject=entry.relative_to(source).as_posix()))
-            elif _is_folder(entry):
-                found += _clips_of_subject(source, label.name, entry, skipped)
-            else:
-                skipped.append(skip(source, entry, _reason_not_a_clip(entry)))
-    return found, skipped
+@dataclass(frozen=True, kw_only=True)
+class _Tree:
+    """The clips of a tree in natural order, and everything else in it except hidden files."""
+
+    source: Path
+    clips: list[PurePath] = field(default_factory=list)
+    """Relative to the tree."""
+    others: dict[PurePath, str] = field(default_factory=dict)
+    """Reasons why other files are no clips; files that are read for another purpose are removed."""
+    skipped: list[SkippedFile] = field(default_factory=list)
+
+    def texts(self) -> list[PurePath]:
+        return [path for path in self.others if path.suffix.lower() == ".txt"]
 
 
-def _clips_of_subject(source: Path, label: str, subject: Path, skipped: list[SkippedFile]) -> Iterator[Recording]:
-    for entry in entries_or_skip(source, subject, skipped):
-        if _is_clip(entry):
-            yield _recording(source, entry, label, subject=subject.name)
+def _scan(source: Path) -> _Tree:
+    tree = _Tree(source=source)
+    _scan_folder(tree, source)
+    return tree
+
+
+def _scan_folder(tree: _Tree, folder: Path) -> None:
+    at_top = folder == tree.source
+    for entry in entries_or_skip(tree.source, folder, tree.skipped):
+        path = entry.relative_to(tree.source)
+        if _is_clip(entry) and not (at_top and _is_folder(entry)):
+            tree.clips.append(path)
+        elif not _is_folder(entry):
+            tree.others[path] = "not a label's folder" if at_top else _reason_not_a_clip(entry)
+        elif len(path.parts) > MAX_DEPTH or entry.resolve() in folder.resolve().parents:
+            tree.skipped.append(skip(tree.source, entry, "a folder too deep in the tree"))
         else:
-            skipped.append(skip(source, entry, _reason_not_a_clip(entry)))
+            _scan_folder(tree, entry)
 
 
-def _recording(source: Path, path: Path, label: str, subject: str) -> Recording:
-    name = f"clips/{path.relative_to(source).as_posix()}.avi"
-    return Recording(path=path, segments=(Segment(path=name, label=label, subject=subject),))
+def _arrange(tree: _Tree, layout: FolderLayout, labels: str | Path | None) -> Arrangement:
+    """Find label, subject and split of all clips, and move what has none to the skipped files."""
+    texts = tree.texts()
+    listing = _read_labels(tree, labels, texts, unasked=layout == "auto")
+    found = arrange(
+        tree.clips,
+        layout,
+        labels=None if listing is None else listing.places,
+        labels_from="" if listing is None else listing.name,
+    )
+    places, description = found.places, found.description
+    if layout in ("auto", "ucf101") and all(place.split is None for place in places.values()):
+        lists, splits = read_split_lists(tree.source, tree.clips, texts)
+        if splits:
+            description = f"{description}; splits by {lists}"
+            found.misplaced.update((clip, f"not listed in {lists}") for clip in places if clip not in splits)
+            places = {clip: replace(place, split=splits[clip]) for clip, place in places.items() if clip in splits}
+            for name in lists.split(" and "):
+                tree.others.pop(next(text for text in texts if text.name == name), None)
+    tree.skipped.extend(skip(tree.source, tree.source / clip, reason) for clip, reason in found.misplaced.items())
+    return replace(found, places=separate_subjects(places), description=description)
+
+
+def _read_labels(tree: _Tree, labels: str | Path | None, texts: Sequence[PurePath], *, unasked: bool) -> Listing | None:
+    """Read the labels beside the clips, None where there are none or folders give them."""
+    if labels is not None and str(labels) != TEXTS:
+        table = Path(labels)
+        listing = read_label_table(table, tree.clips)
+        tree.skipped.extend(SkippedFile(path=entry, reason=reason) for entry, reason in listing.unknown.items())
+        for path in list(tree.others):
+            if (tree.source / path).resolve() == table.resolve():
+                del tree.others[path]
+        return listing
+    if labels is None and not (unasked and texts):
+        return None
+    listing = read_texts(tree.source, tree.clips, texts)
+    if labels is None and len(listing.places) < MIN_LISTED_SHARE * max(len(tree.clips), 1):
+        return None
+    for clip in listing.places:
+        for name in text_names(clip):
+            tree.others.pop(name, None)
+    return listing
+
+
+def _skip_others(tree: _Tree) -> list[SkippedFile]:
+    return [skip(tree.source, tree.source / path, reason) for path, reason in tree.others.items()]
+
+
+def _recording(source: Path, clip: PurePath, place: Place) -> Recording:
+    segment = Segment(path=f"clips/{clip.as_posix()}.avi", label=place.label, subject=place.subject, split=place.split or "train")
+    return Recording(path=source / clip, segments=(segment,))
 
 
 def _is_clip(path: Path) -> bool:
@@ -127,28 +205,15 @@ def _is_folder(path: Path) -> bool:
 
 
 def _reason_not_a_clip(path: Path) -> str:
-    if _is_folder(path):
-        return "a folder without frames; expected <label>/<subject>/<clip> or <label>/<clip>"
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return "a single image; a clip of frames is a folder of them"
     return f"not a clip; known endings are {' '.join(sorted(VIDEO_SUFFIXES))}"
 
 
-# -------------------------------------------------------------------------------------------------------- the split
-
-
 def _split(records: Sequence[ClipRecord], test_fraction: float, seed: int) -> list[ClipRecord]:
-    """Move about `test_fraction` of the subjects to the test split, evenly from all groups with the same labels."""
+    """Move about `test_fraction` of the subjects to the test split."""
     labels_of: dict[str, set[str]] = defaultdict(set)
     for record in records:
         labels_of[record.subject].add(record.label)
-    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for subject in sorted(labels_of):
-        groups[tuple(sorted(labels_of[subject]))].append(subject)
-    rng = np.random.default_rng(seed)
-    ranked: list[tuple[float, str]] = []
-    for _, subjects in sorted(groups.items()):
-        shuffled = [subjects[i] for i in rng.permutation(len(subjects))]
-        ranked += [((rank + 0.5) / len(shuffled), subject) for rank, subject in enumerate(shuffled)]
-    test = {subject for _, subject in sorted(ranked)[: num_test_subjects(len(ranked), test_fraction)]}
+    test = sample_test_subjects(labels_of, test_fraction, seed)
     return [replace(record, split="test") if record.subject in test else record for record in records]
