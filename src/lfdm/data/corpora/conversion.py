@@ -240,7 +240,7 @@ class _Converter:
         return ClipRecord.describe(shape, path=segment.path, label=label, subject=subject, split=split, fps=info.fps)
 
     def _skip(self, path: Path, error: Exception) -> SkippedFile:
-        reason = str(error).removeprefix(f"{path}: ") or type(error).__name__
+        reason = str(error).removeprefix(f"{path}: ").removeprefix(f"{path}{os.sep}") or type(error).__name__
         return skip(self.source, path, reason.splitlines()[0])
 
     def _is_finished(self, segment: Segment, info: VideoInfo) -> bool:
