@@ -4,8 +4,11 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+
+from lfdm.data.video import write_video
 
 Lfdm = Callable[..., tuple[int, str, str]]
 
@@ -82,3 +85,30 @@ def test_a_published_corpus_becomes_a_data_set_with_a_short_report(lfdm: Lfdm) -
         assert (code, printed, err.count("\n")) == (2, "", 1)
         assert message in err
         assert not Path("other").exists()
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(lfdm: Lfdm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(Path.cwd() / "home"))
+    options = "--num-subjects 2 --num-takes 1 --size 32 --num-frames 3 --truth none --num-workers 1"
+    code, _, err = lfdm("data", "puppets", "--out=~/puppets", *options.split())
+    assert code == 0, err
+    code, printed, err = lfdm("data", "folder", "~/puppets/clips", "--out=~/own", "--size", 32, "--layout", "label")
+    assert code == 0, err
+    assert "note layout: <label>/<clip>" in printed
+    assert sorted(path.name for path in Path.cwd().iterdir()) == ["home"]
+    assert sorted(path.name for path in Path("home").iterdir()) == ["own", "puppets"]
+
+
+def test_long_videos_are_cut_and_the_layout_and_the_split_are_told(lfdm: Lfdm) -> None:
+    for path in ("train/wave/a.avi", "test/jump/a.avi"):
+        write_video(Path("tree", path), np.zeros((12, 8, 8, 3), np.uint8), fps=4)
+    Path("tree/train/wave/b.mp4").write_bytes(b"broken")
+    code, printed, err = lfdm("data", "folder", "tree", "--out", "set", "--size", 8, "--clip-seconds", 1, "--stride-seconds", 2)
+    assert code == 0, err
+    assert "2 training and 2 test clips of 2 subjects in set" in printed
+    assert "1 files or folders skipped" in printed
+    assert "note layout: <split>/<label>/<clip>" in printed
+    assert "note labels without training clips, which a model cannot learn: jump" in printed
+    code, _, err = lfdm("data", "folder", "tree", "--out", "other", "--stride-seconds", 2)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "clip_seconds must" in err

@@ -204,3 +204,15 @@ def test_attention_pooling_starts_as_the_mean_and_learns_to_tell_one_word(tiny_b
 def test_impossible_pooling(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ConditionEncoder(**options)
+
+
+def test_labels_are_compared_composed_and_trimmed_and_capitals_get_a_hint() -> None:
+    encoder = ConditionEncoder.from_labels(["cafe\u0301", " wave "], 8)
+    assert encoder.labels == ("caf\u00e9", "wave")
+    assert [encoder.index(label) for label in ("caf\u00e9", "cafe\u0301 ", "wave", " wave")] == [0, 0, 1, 1]
+    with pytest.raises(UserError, match=r"'WAVE'; did you mean 'wave'\?"):
+        encoder.encode("WAVE")
+    with pytest.raises(UserError, match=r"labels must differ; got 'caf\u00e9' twice"):
+        ConditionEncoder(labels=["caf\u00e9", "cafe\u0301"])
+    more = ConditionEncoder.from_labels(["cafe\u0301", "jump"], 8, known=encoder)
+    assert torch.equal(more.encode("caf\u00e9"), encoder.encode("caf\u00e9"))

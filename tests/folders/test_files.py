@@ -9,6 +9,7 @@ from lfdm.folders.files import (
     build_once,
     check_parents,
     distinct_file_names,
+    expand_home,
     replace_folder,
     replaced_input,
     replacing_folder,
@@ -147,3 +148,11 @@ def test_names_that_differ_only_in_replaced_characters_or_capitals_stay_apart() 
         "WAVE-2",
         "video",
     ]
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expand_home("~/a.png") == tmp_path / "a.png"
+    assert expand_home(Path("~")) == tmp_path
+    for name in ("~draft-of-nobody.png", "./a~", "x/~/y", "/~"):
+        assert expand_home(name) == Path(name)

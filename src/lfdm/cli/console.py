@@ -13,11 +13,14 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from lfdm.errors import MissingExtraError, UserError
+from lfdm.folders.files import expand_home
 from lfdm.training.interruption import TrainingInterrupted
 
 PROGRAM = "lfdm"
@@ -117,7 +120,7 @@ def _dispatch(tree: CommandTree, arguments: list[str], program: str, description
         return _dispatch(entry.commands, arguments[1:], f"{program} {arguments[0]}", entry.help)
     if entry is not None:
         with _short_errors():
-            bound = tyro.cli(_binding(entry), prog=f"{program} {arguments[0]}", args=arguments[1:])
+            bound = tyro.cli(_binding(entry), prog=f"{program} {arguments[0]}", args=arguments[1:], registry=_home_paths())
         return bound()
     if arguments and not arguments[0].startswith("-"):
         near = difflib.get_close_matches(arguments[0], tree, n=1)
@@ -127,6 +130,25 @@ def _dispatch(tree: CommandTree, arguments: list[str], program: str, description
     with _short_errors():
         tyro.extras.subcommand_cli_from_dict(listed, prog=program, args=arguments or ["--help"], description=description)
     return None
+
+
+def _home_paths() -> ConstructorRegistry:
+    """Return a tyro registry that replaces ~ in all paths: shells leave it in --out=~/x and in quotes."""
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def path_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
+        if info.type is not Path:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="PATH",
+            instance_from_str=lambda words: expand_home(words[0]),
+            is_instance=lambda value: isinstance(value, Path),
+            str_from_instance=lambda path: [str(path)],
+        )
+
+    return registry
 
 
 def _binding(command: Command) -> Callable[..., Callable[[], None]]:

@@ -12,6 +12,7 @@ from lfdm.cli.console import ProgressBars, progress_bar
 from lfdm.cli.options import DEFAULT_MODEL
 from lfdm.config.presets import Preset
 from lfdm.config.training import AdaptationConfig
+from lfdm.data.index import read_index, split_warnings
 
 if TYPE_CHECKING:
     from lfdm.training.reports import RunSummary, StepReport
@@ -33,7 +34,7 @@ def autoencoder_training(preset: Preset) -> Callable[..., None]:
         from lfdm.training import stage1
 
         with progress_bar() as bars:
-            checkpoint = stage1.train_autoencoder(config, data, out, init=init, **_callbacks(bars))
+            checkpoint = stage1.train_autoencoder(config, data, out, init=init, **_callbacks(bars, data))
         note = "" if config == preset else "  (with the same model options)"
         stage2 = _command("train diffusion", preset.name, data=data, autoencoder=out, out="RUN2") + note
         _print_result(checkpoint, stage2, _command("evaluate", model=out, data=data, out="RESULTS"))
@@ -63,7 +64,7 @@ def diffusion_training(preset: Preset) -> Callable[..., None]:
         from lfdm.training import stage2
 
         with progress_bar() as bars:
-            checkpoint = stage2.train_diffusion(config, data, autoencoder, out, init=init, **_callbacks(bars))
+            checkpoint = stage2.train_diffusion(config, data, autoencoder, out, init=init, **_callbacks(bars, data))
         _print_result(checkpoint, *_uses_of(out, data))
 
     return _naming_preset(train_diffusion, preset)
@@ -97,14 +98,20 @@ def adapt(
     _print_result(adapted, *_uses_of(out, data))
 
 
-def _callbacks(bars: ProgressBars) -> dict[str, Any]:
-    """Return the callbacks of a training that show it on the terminal."""
+def _callbacks(bars: ProgressBars, data: Path | None = None) -> dict[str, Any]:
+    """Return the callbacks of a training that show it on the terminal, with warnings about the labels of `data`."""
+
+    def summarize(summary: "RunSummary") -> None:
+        bars.print(_describe(summary))
+        if data is not None and summary.seconds_left is None:  # at the start
+            for warning in split_warnings(read_index(data)):
+                bars.print(f"warning: {warning}")
 
     def report(step: "StepReport") -> None:
         loss = step.metrics.get("loss", float("nan"))
         bars("training", step.step, step.num_steps, note=f"loss {loss:.4f}, {step.steps_per_second:.2f} steps/s")
 
-    return {"report": report, "summary": lambda summary: bars.print(_describe(summary)), "progress": bars}
+    return {"report": report, "summary": summarize, "progress": bars}
 
 
 def _describe(summary: "RunSummary") -> str:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lfdm.condition.text import TokenStates, encode_tokens, encoder_source
 from lfdm.config.checks import check_arguments
+from lfdm.data.tables import tidy
 from lfdm.errors import MissingExtraError, UserError
 from lfdm.folders.model_folder import StrictLoading
 
@@ -71,7 +72,7 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         if dim < 1:
             raise UserError(f"dim must be at least 1; got {dim}")
         _check_pooling(pooling, num_tokens, text_encoder)
-        self.labels = tuple(labels)
+        self.labels = tuple(map(tidy, labels))
         self.dim = dim
         self.text_encoder = text_encoder
         self.pooling: Pooling = pooling
@@ -96,6 +97,7 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         """
         if known is not None and known.dim != dim:
             raise UserError(f"known must have embeddings of size {dim}; got {known.dim}")
+        labels = [tidy(label) for label in labels]
         rows = {} if known is None else dict(zip(known.labels, known.embeddings().detach().cpu().double(), strict=True))
         new = [label for label in labels if label not in rows]
         columns = torch.randn(dim, len(new), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -205,18 +207,19 @@ class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: igno
         """Return the row of a label, -1 for None or the word "None"; UserError listing the labels if it is unknown."""
         if label is None or (label == NULL_LABEL and label not in self.labels):
             return -1
-        if label in self.labels:
-            return self.labels.index(label)
+        if tidy(label) in self.labels:
+            return self.labels.index(tidy(label))
         raise UserError(f"unknown label {label!r}; {self._known_labels(label)}")
 
     def _is_free_text(self, condition: str) -> bool:
-        known = condition in self.labels or condition == NULL_LABEL
+        known = tidy(condition) in self.labels or condition == NULL_LABEL
         return self.text_encoder is not None and isinstance(condition, str) and not known
 
     def _known_labels(self, label: object) -> str:
         if not self.labels:
             return f"this model has no labels; give None or an embedding (b, {self.dim})"
-        near = difflib.get_close_matches(str(label), self.labels, n=1)
+        lowered = {known.casefold(): known for known in self.labels}
+        near = [lowered[name] for name in difflib.get_close_matches(tidy(str(label)).casefold(), lowered, n=1)]
         hint = f"did you mean {near[0]!r}? " if near else ""
         return f"{hint}labels: {', '.join(self.labels)}"
 
@@ -257,7 +260,8 @@ def _check_labels(labels: Sequence[str]) -> None:
     empty = [label for label in labels if not label.strip()]
     if empty:
         raise UserError(f"labels must not be empty; got {empty[0]!r}")
-    repeated = sorted({label for label in labels if list(labels).count(label) > 1})
+    names = [tidy(label) for label in labels]
+    repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise UserError(f"labels must differ; got {repeated[0]!r} twice")
 

@@ -19,7 +19,7 @@ from lfdm.data.index import CACHE_DIR, CLIP_INDEX_NAME, ClipRecord
 from lfdm.data.progress import Progress
 from lfdm.data.video import read_fitted
 from lfdm.errors import UserError
-from lfdm.folders.files import build_once
+from lfdm.folders.files import build_once, expand_home
 
 _FRAMES_NAME = "frames.u8"
 _OFFSETS_NAME = "offsets.json"
@@ -80,7 +80,7 @@ def open_cache(
     Raises UserError naming the clip for one that is missing, broken or of another length than its record, and OSError
     where the disk refuses.
     """
-    root = Path(root)
+    root = expand_home(root)
     if not records:
         raise UserError(f"{root}: no clips to cache")
     parent = _default_cache_dir(root) if cache_dir is None else Path(cache_dir)

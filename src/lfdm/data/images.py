@@ -17,6 +17,7 @@ from lfdm.config.video import Fit
 from lfdm.data.gif_blocks import read_gif_size
 from lfdm.errors import UserError
 from lfdm.folders.file_kinds import describe_start, is_heif
+from lfdm.folders.files import expand_home
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".heic", ".heif"})
 
@@ -43,14 +44,14 @@ def read_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
         return over_white(_decode(source, name), name)
     if not isinstance(source, str | Path):
         raise UserError(f"an image must be a path, PIL image or array; got {type(source).__name__}")
-    with open_image(Path(source)) as image:
+    with open_image(expand_home(source)) as image:
         return read_image(image)
 
 
 def read_gray(source: str | Path | Image.Image) -> np.ndarray:
     """Return the luminance of an image times its opacity: (H, W) uint8. Raises as `read_image` does."""
     if not isinstance(source, Image.Image):
-        with open_image(Path(source)) as image:
+        with open_image(expand_home(source)) as image:
             return read_gray(image)
     name = _name(source)
     image = _decode(source, name)

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 from lfdm.config.checks import MAX_SEED, check, check_integer, check_number
 from lfdm.data.tables import read_table, tidy
 from lfdm.errors import UserError
-from lfdm.folders.files import check_holds_only, check_parents, replacing_folder, write_bytes
+from lfdm.folders.files import check_holds_only, check_parents, expand_home, replacing_folder, write_bytes
 
 CLIP_INDEX_NAME = "clips.csv"
 CLIPS_DIR = "clips"
@@ -45,7 +45,7 @@ class ClipRecord:
         for name in ("label", "subject"):  # two spellings of one name would be two labels, or one subject in both splits
             object.__setattr__(self, name, tidy(getattr(self, name)))
         parts = PurePosixPath(self.path).parts
-        if not parts or parts[0] == "/" or ".." in parts or "\0" in self.path:
+        if not parts or parts[0][0] in "/~" or ".." in parts or "\0" in self.path:
             raise UserError(f"path must stay inside the data folder, got {self.path!r}")
         if not self.label or not self.subject:
             raise UserError(f"label and subject must not be empty, got {self.label!r} and {self.subject!r}")
@@ -83,7 +83,7 @@ def write_index(root: str | Path, records: Iterable[ClipRecord]) -> Path:
     Raises UserError for no records, a path listed twice, or a subject in both splits.
     """
     records = list(records)
-    path = Path(root) / CLIP_INDEX_NAME
+    path = expand_home(root) / CLIP_INDEX_NAME
     _check_records(path, records)
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
@@ -99,7 +99,7 @@ def read_index(root: str | Path) -> list[ClipRecord]:
     Raises FileNotFoundError for a missing folder or table, and UserError naming file and line for a missing column, a value
     that no clip can have, a path that leaves the folder, a subject in both splits, or an empty table.
     """
-    root = Path(root)
+    root = expand_home(root)
     path = root / CLIP_INDEX_NAME
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such data folder")
@@ -116,7 +116,7 @@ def new_data_set(out: str | Path) -> Iterator[Path]:
 
     Clips belong in its folder `clips`. Raises UserError if `out` exists and is anything but a complete data set.
     """
-    out = Path(out).resolve()
+    out = expand_home(out).resolve()
     check_data_set_folder(out)
     if (out / CLIPS_DIR).exists() and not (out / CLIP_INDEX_NAME).exists():
         raise UserError(f"{out}: holds {CLIPS_DIR!r} without {CLIP_INDEX_NAME}, not a complete data set; choose another folder")

@@ -31,6 +31,7 @@ from lfdm.data.index import (
 from lfdm.data.progress import Progress, run_all
 from lfdm.data.video import write_video
 from lfdm.errors import UserError
+from lfdm.folders.files import expand_home
 
 CELL = 64
 SHEET_SIZE = (832, 1344)
@@ -114,7 +115,7 @@ def write_lpc(
     with new_data_set(out) as folder:
         write = partial(_write_character, layers, folder, size, num_frames, seed, num_train)
         clips = run_all(pool, write, range(num_characters), work="rendering characters", progress=progress)
-        return Path(out) / write_index(folder, chain.from_iterable(clips)).name
+        return expand_home(out) / write_index(folder, chain.from_iterable(clips)).name
 
 
 # --------------------------------------------------------------------------------------------------------- characters

@@ -19,7 +19,7 @@ from lfdm.data.encoding import encode_file
 from lfdm.data.gif import decode_gif, encode_gif, read_gif_timing
 from lfdm.data.images import IMAGE_SUFFIXES, check_exists, check_frames, fit_frames, read_image
 from lfdm.errors import UserError
-from lfdm.folders.files import check_parents, replacing_folder, write_bytes
+from lfdm.folders.files import check_parents, expand_home, replacing_folder, write_bytes
 
 _VIDEO_ENDINGS = "mp4 m4v mov qt 3gp 3g2 avi divx webm mkv mpg mpeg m2v vob ts mts m2ts wmv asf flv f4v ogv dv gif"
 VIDEO_SUFFIXES = frozenset(f".{ending}" for ending in _VIDEO_ENDINGS.split(" "))
@@ -79,7 +79,7 @@ def write_video(path: str | Path, frames: FrameSource, *, fps: float, lossless: 
     Raises UserError for frames of another shape or type, no frames, an `fps` or ending that is not allowed, and `lossless`
     with `.gif`; OSError where the disk refuses.
     """
-    path = Path(path)
+    path = expand_home(path)
     check_target(path)
     if path.suffix:
         data = encode_video(frames, path.suffix, fps=fps, lossless=lossless, sound=sound)
@@ -152,7 +152,7 @@ def read_video(path: str | Path, *, max_frames: int | None = None, max_pixels: i
     Raises FileNotFoundError, and UserError naming the path for anything that is not a whole clip: broken or truncated,
     without frames, of changing size, or above `max_pixels` pixels (frames x height x width).
     """
-    return _collect(Path(path), iterate_video(path, max_frames=max_frames), max_pixels)
+    return _collect(expand_home(path), iterate_video(path, max_frames=max_frames), max_pixels)
 
 
 def iterate_video(path: str | Path, *, max_frames: int | None = None) -> Iterator[np.ndarray]:
@@ -160,7 +160,7 @@ def iterate_video(path: str | Path, *, max_frames: int | None = None) -> Iterato
 
     Raises as `read_video` does while iterating, except for clips that are too large.
     """
-    path = Path(path)
+    path = expand_home(path)
     check_exists(path)
     if max_frames is not None and max_frames < 1:
         raise UserError(f"max_frames must be at least 1, got {max_frames}")
@@ -182,7 +182,7 @@ def read_fitted(
 
     Raises as `read_video` and `fit_frames` do, and UserError for frames of another size than the crop's.
     """
-    path = Path(path)
+    path = expand_home(path)
     check_exists(path)
     chosen = None if only is None else frozenset(only)
     numbered = enumerate(islice(_decode(path), max_frames))
@@ -196,7 +196,7 @@ def video_info(path: str | Path) -> VideoInfo:
 
     Raises FileNotFoundError, and UserError naming the path for what is not a clip.
     """
-    path = Path(path)
+    path = expand_home(path)
     check_exists(path)
     if path.is_dir():
         files = _frame_files(path)

@@ -28,6 +28,7 @@ from lfdm.evaluation.run import EvaluationRun, HeldOutClips
 from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.evaluation.stage1 import PerceptualDistance, measure_stage1
 from lfdm.evaluation.store import BatchStore
+from lfdm.folders.files import expand_home
 
 CACHE_DIR = "cache"
 """Folder of generated clips and intermediate results; it may be deleted once results.json is written."""
@@ -69,7 +70,7 @@ def evaluate(
     options = {name: value for name, value in options.items() if value is not None}
     if config.unconditional and guidance_scale is not None:
         raise UserError(f"guidance_scale must be left out with unconditional=True, where it has no effect; got {guidance_scale}")
-    context = _prepare(Path(data), Path(out), config, device, progress)
+    context = _prepare(expand_home(data), expand_home(out), config, device, progress)
     evaluated = load_model(model, context.held_out, device=context.device)
     check_clips(evaluated, context.chosen_records, context.root, unconditional=config.unconditional)
     generator, sampling = None, {}
@@ -119,7 +120,7 @@ def evaluate_generator(
         UserError: as `evaluate`.
         FileNotFoundError: no such data set or weights.
     """
-    context = _prepare(Path(data), Path(out), config or EvaluationConfig(), device, progress)
+    context = _prepare(expand_home(data), expand_home(out), config or EvaluationConfig(), device, progress)
     subject = _Subject(
         name=generator.name,
         description=description,

@@ -50,12 +50,21 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise
 
 
+def expand_home(path: str | Path) -> Path:
+    """Return `path` with a leading ~ or ~user replaced by that home folder; a name like ~draft of no user stays as it is."""
+    path = Path(path)
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def existing_path(text: str | Path) -> Path | None:
     """Return `text` as a path (~ is the home folder) if it exists, otherwise None."""
     try:
-        path = Path(text).expanduser()
+        path = expand_home(text)
         return path if path.exists() else None
-    except (OSError, RuntimeError, ValueError):  # too long for a name, the home of an unknown user, a null byte
+    except (OSError, ValueError):  # too long for a name, a null byte
         return None
 
 

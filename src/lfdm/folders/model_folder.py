@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lfdm.config.serialization import SettingsT, from_json
 from lfdm.errors import UserError
-from lfdm.folders.files import check_holds_only, replace_folder
+from lfdm.folders.files import check_holds_only, expand_home, replace_folder
 from lfdm.folders.sources import HubOptions, find_folder, upload_folder
 
 ModelT = TypeVar("ModelT")
@@ -177,7 +177,7 @@ class StrictLoading:
         """
         check_safetensors("safe_serialization", safe_serialization)
         assert isinstance(self, nn.Module)
-        check_holds_only(Path(folder), (CONFIG_NAME, weights_name(variant)), "a model folder")
+        check_holds_only(expand_home(folder), (CONFIG_NAME, weights_name(variant)), "a model folder")
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         if half:
             tensors = {
@@ -189,6 +189,6 @@ class StrictLoading:
             (temporary / weights_name(variant)).write_bytes(save(tensors))
             (temporary / CONFIG_NAME).write_text(self.to_json_string())  # type: ignore[attr-defined]
 
-        replace_folder(Path(folder), write)
+        replace_folder(expand_home(folder), write)
         if push_to_hub:
-            upload_folder(Path(folder), repo_id, token)
+            upload_folder(expand_home(folder), repo_id, token)

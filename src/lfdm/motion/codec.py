@@ -17,7 +17,7 @@ from torch import Tensor
 from lfdm.config.checks import check_arguments
 from lfdm.config.diffusion import DiffusionConfig
 from lfdm.errors import UserError
-from lfdm.folders.files import check_holds_only, replace_folder
+from lfdm.folders.files import check_holds_only, expand_home, replace_folder
 from lfdm.folders.model_folder import CONFIG_NAME, build_from_config
 from lfdm.motion.motion import Motion
 
@@ -68,18 +68,18 @@ class MotionCodec(ConfigMixin, ABC):
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
         """Load from a folder's config.json; UserError for unknown keys."""
-        return build_from_config(Path(folder), cls)
+        return build_from_config(expand_home(folder), cls)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the folder whole; UserError if it holds anything else."""
-        check_holds_only(Path(folder), (CONFIG_NAME,), "the folder of a motion codec")
+        check_holds_only(expand_home(folder), (CONFIG_NAME,), "the folder of a motion codec")
         arguments = {name: value for name, value in self.config.items() if not name.startswith("_")}
         text = json.dumps({"_class_name": type(self).__name__, **arguments}, indent=2) + "\n"
 
         def write(temporary: Path) -> None:
             (temporary / CONFIG_NAME).write_text(text)
 
-        replace_folder(Path(folder), write)
+        replace_folder(expand_home(folder), write)
 
 
 class FrameCodec(MotionCodec):

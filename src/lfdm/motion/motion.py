@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lfdm.errors import UserError
-from lfdm.folders.files import check_parents, write_bytes
+from lfdm.folders.files import check_parents, expand_home, write_bytes
 from lfdm.motion.warp import flow_to_grid, grid_to_flow, identity_grid, resize
 
 FEATHER = 1 / 16
@@ -210,7 +210,7 @@ class Motion:
         Raises:
             UserError: another suffix than `.safetensors`, no frames, or values that are not finite or out of range.
         """
-        path = Path(path)
+        path = expand_home(path)
         check_motion_path(path)
         tensors = {name: value.detach().to("cpu", self.flow.dtype).contiguous() for name, value in self._tensors().items()}
         _check_stored(tensors)
@@ -227,7 +227,7 @@ class Motion:
             FileNotFoundError: no such file.
             UserError: a file that holds no valid motion.
         """
-        path = Path(path)
+        path = expand_home(path)
         if not path.is_file():
             raise FileNotFoundError(f"no motion file {path}")
         try:

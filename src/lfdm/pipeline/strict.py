@@ -10,6 +10,7 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from lfdm.errors import UserError
+from lfdm.folders.files import expand_home
 from lfdm.folders.model_folder import check_load_options, check_safetensors
 from lfdm.folders.run_folder import find_layout
 from lfdm.folders.sources import HubOptions, find_folder, upload_folder
@@ -78,9 +79,9 @@ class StrictPipeline(DiffusionPipeline):
             UserError: the folder holds something else, or a component has a class that could not be loaded again.
         """
         check_safetensors("safe_serialization", safe_serialization)
-        save_folder(Path(folder), self, half=half, variant=variant, leave_out=leave_out)
+        save_folder(expand_home(folder), self, half=half, variant=variant, leave_out=leave_out)
         if push_to_hub:
-            upload_folder(Path(folder), repo_id, token)
+            upload_folder(expand_home(folder), repo_id, token)
 
     @property
     def components(self) -> dict[str, Any]:

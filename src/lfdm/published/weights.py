@@ -13,6 +13,7 @@ from torch import Tensor
 from lfdm.autoencoder.layers import AntiAliasDownsample
 from lfdm.diffusion.process import cosine_betas
 from lfdm.errors import UserError
+from lfdm.folders.files import expand_home
 
 # The motion U-Net: flowdiff.pth, entry "diffusion" --------------------------------------------------------------------
 
@@ -269,7 +270,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: no such file.
         UserError: a damaged file, one that does not hold a dictionary, or one that needs code to be executed.
     """
-    path = Path(path)
+    path = expand_home(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint {path}")
     try:

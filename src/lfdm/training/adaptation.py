@@ -16,7 +16,7 @@ from lfdm.config.serialization import to_json
 from lfdm.config.training import AdaptationConfig
 from lfdm.data.cache import open_cache
 from lfdm.data.progress import Progress
-from lfdm.folders.files import replace_folder, write_bytes
+from lfdm.folders.files import expand_home, replace_folder, write_bytes
 from lfdm.folders.run_folder import check_run, find_layout, prepare_run
 from lfdm.folders.sources import INDEX_NAME, find_folder
 from lfdm.pipeline.folder import component_types
@@ -60,6 +60,7 @@ def adapt(
         UserError: an unknown model, no training clips, or settings that contradict the run in `out` or each other.
         FileNotFoundError: no such data set, weights or model.
     """
+    data, out = expand_home(data), expand_home(out)
     records = training_records(data)
     settings = {"stage": "adaptation", "model": str(model), "data": str(data), "adaptation": to_json(config)}
     check_run(out, settings)

@@ -22,6 +22,7 @@ from lfdm.data.clips import PairDataset
 from lfdm.data.index import ClipRecord, read_index
 from lfdm.data.progress import Progress
 from lfdm.errors import UserError
+from lfdm.folders.files import expand_home
 from lfdm.folders.model_folder import load_exactly
 from lfdm.folders.run_folder import check_run, find_checkpoints, find_model, prepare_run
 from lfdm.folders.sources import find_folder
@@ -149,6 +150,7 @@ def train_autoencoder(
         UserError: settings that do not fit the data, the run in `out` or each other.
         FileNotFoundError: no such data set, weights or model.
     """
+    data, out = expand_home(data), expand_home(out)
     config = preset.autoencoder_training
     distils = config.tracking_distillation_weight > 0
     if distils and init is None:

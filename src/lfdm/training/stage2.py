@@ -25,6 +25,7 @@ from lfdm.denoiser.network import DenoiserNetwork
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion.process import add_noise, diffusion_loss, sample_timesteps
 from lfdm.errors import UserError
+from lfdm.folders.files import expand_home
 from lfdm.folders.run_folder import MODEL_DIR, check_run, find_checkpoints, find_layout, prepare_run
 from lfdm.folders.sources import find_folder
 from lfdm.motion.codec import MotionCodec, make_codec
@@ -190,6 +191,7 @@ def train_diffusion(
         FileNotFoundError: no such data set or model.
         MissingExtraError: text conditions without transformers.
     """
+    data, out = expand_home(data), expand_home(out)
     records = training_records(data)
     paths = {"data": str(data), "autoencoder": str(autoencoder), "init": str(init) if init else None}
     settings = {"stage": DiffusionTask.name, **paths, "preset": to_json(preset)}

@@ -27,6 +27,7 @@ from lfdm.data.index import ClipRecord, check_split, check_workers, new_data_set
 from lfdm.data.progress import Progress
 from lfdm.data.video import VIDEO_SUFFIXES
 from lfdm.errors import UserError
+from lfdm.folders.files import expand_home
 
 MAX_DEPTH = 8
 """Deepest folder that is searched for clips."""
@@ -64,7 +65,7 @@ def write_folder(
     Raises FileNotFoundError for a missing tree or table, and UserError for settings that are not allowed, a tree without
     any usable clip, and an `out` that holds other things or overlaps the tree.
     """
-    source, out = Path(source), Path(out)
+    source, out = expand_home(source), expand_home(out)
     check_trees(source, out)
     check_split(seed=seed, test_fraction=test_fraction)
     check_workers(num_workers)
@@ -157,7 +158,7 @@ def _arrange(tree: _Tree, layout: FolderLayout, labels: str | Path | None) -> Ar
 def _read_labels(tree: _Tree, labels: str | Path | None, texts: Sequence[PurePath], *, unasked: bool) -> Listing | None:
     """Read the labels beside the clips, None where there are none or folders give them."""
     if labels is not None and str(labels) != TEXTS:
-        table = Path(labels)
+        table = expand_home(labels)
         listing = read_label_table(table, tree.clips)
         tree.skipped.extend(SkippedFile(path=entry, reason=reason) for entry, reason in listing.unknown.items())
         for path in list(tree.others):

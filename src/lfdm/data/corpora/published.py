@@ -22,7 +22,7 @@ from lfdm.data.index import CACHE_DIR, CLIPS_DIR, Split, check_data_set_folder, 
 from lfdm.data.progress import Progress
 from lfdm.data.video import Crop
 from lfdm.errors import UserError
-from lfdm.folders.files import write_bytes
+from lfdm.folders.files import expand_home, write_bytes
 
 Key = tuple[str, ...]
 """Identity of a clip, from general to specific: ("subject 3", "action 7", "take 1")."""
@@ -102,7 +102,7 @@ def write_published(
     Raises FileNotFoundError for a missing tree; UserError for settings that are not allowed, a tree without any usable clip
     of the corpus, and an `out` that holds other things, another corpus or another size, or overlaps the tree.
     """
-    source, out = Path(source), Path(out)
+    source, out = expand_home(source), expand_home(out)
     check_trees(source, out)
     form = ClipFormat(size=size, fit="pad", crop=corpus.crop)
     check_workers(num_workers)

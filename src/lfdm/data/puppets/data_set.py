@@ -36,6 +36,7 @@ from lfdm.data.puppets.figures import Subject, make_subject, place
 from lfdm.data.puppets.render import Track, render
 from lfdm.data.puppets.truth import Truth, save_truth, truth_path
 from lfdm.data.video import write_video
+from lfdm.folders.files import expand_home
 
 TruthChoice = Literal["none", "test", "all"]
 """Clips that get a truth file next to them."""
@@ -117,7 +118,7 @@ def write_puppets(
     Raises UserError for values that are not allowed and a `root` that holds other things, and FileExistsError if it already
     holds a data set.
     """
-    root = Path(root)
+    root = expand_home(root)
     check_integer("num_subjects", num_subjects, 1, MAX_SUBJECTS)
     check_integer("num_takes", num_takes, 1, MAX_TAKES)
     check_rendering(size=size, num_frames=num_frames, min_size=MIN_SIZE)

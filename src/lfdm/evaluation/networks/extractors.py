@@ -22,6 +22,7 @@ from lfdm.evaluation.networks.features import (
     to_8_bits,
 )
 from lfdm.evaluation.networks.i3d import I3D, IMAGE_SIZE, NUM_CLASSES
+from lfdm.folders.files import expand_home
 from lfdm.folders.model_folder import load_exactly
 from lfdm.published.weights import read_checkpoint
 from lfdm.training.losses.perceptual import PerceptualLoss
@@ -119,7 +120,7 @@ class VideoMAEFeatures:
     """
 
     def __init__(self, source: str | Path, *, device: torch.device | str = "cpu") -> None:
-        folder = Path(source).expanduser()
+        folder = expand_home(source)
         local = folder.is_dir()
         weights, self.network = _load_videomae(str(folder) if local else str(source))
         _, _, self.sha256 = read_weights(weights)

@@ -21,6 +21,7 @@ from lfdm.data.frame_indices import uniform_indices
 from lfdm.errors import UserError
 from lfdm.evaluation.networks.classifier import ActionClassifier
 from lfdm.evaluation.networks.frame_network import FrameNetwork
+from lfdm.folders.files import expand_home
 
 
 class VideoFeatures(Protocol):
@@ -131,7 +132,7 @@ def resize_and_crop(video: Tensor, size: int) -> Tensor:
 
 def read_weights(path: str | Path) -> tuple[Path, bytes, str]:
     """Read a weights file: its path with `~` expanded, its content and its SHA-256; FileNotFoundError without the file."""
-    path = Path(path).expanduser()
+    path = expand_home(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights {path}")
     content = path.read_bytes()
