@@ -40,7 +40,8 @@ def test_every_command_has_help(lfdm: Lfdm, path: tuple[str, ...]) -> None:
 def test_help_comes_without_torch_or_diffusers() -> None:
     code = (
         "import sys\n"
-        "from lfdm.cli import COMMANDS, run\n"
+        "from lfdm.cli import COMMANDS\n"
+        "from lfdm.cli.console import run\n"
         "for line in (['--help'], ['generate', '--help'], ['train', 'autoencoder', 'flow64', '--help']):\n"
         "    assert run(COMMANDS, line, 'x') == 0\n"
         "sys.exit(str([name for name in ('torch', 'diffusers', 'numpy', 'av') if name in sys.modules]))"
@@ -178,3 +179,38 @@ def test_libraries_without_memory_are_one_line(capsys: pytest.CaptureFixture[str
         err = capsys.readouterr().err
         assert err.startswith("lfdm: not enough memory for these sizes")
         assert err.count("\n") == 1
+
+
+def run_lfdm(arguments: str, redirection: str, encoding: str = "utf-8") -> tuple[int, str]:
+    """Return the exit code and the text (both streams as far as they are not redirected) of a process."""
+    line = f'"$0" -m lfdm {arguments} {redirection}; exit ${{PIPESTATUS[0]}}'
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(["bash", "-c", line, sys.executable], capture_output=True, env=environment, check=False)
+    return done.returncode, (done.stdout + done.stderr).decode(encoding)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_names_that_the_encoding_lacks_are_escaped(encoding: str) -> None:
+    escaped = "".join(f"\\u{ord(letter):04x}" for letter in "\u0441\u043c\u0435\u0445")
+    assert run_lfdm("\u0441\u043c\u0435\u0445", "", encoding)[1].startswith(f"lfdm: unknown '{escaped}'")
+    assert escaped in run_lfdm("\u0441\u043c\u0435\u0445", "2>&1", encoding)[1]
+    code, text = run_lfdm("--help", "| sed s/[^a-z]//g", encoding)
+    assert (code, "generate" in text) == (0, True)
+
+
+@pytest.mark.parametrize("redirection", ["| true", "2>&1 | true"])
+def test_a_closed_pipe_ends_quietly(redirection: str) -> None:
+    assert run_lfdm("--help", redirection) == (141, "")
+    code, text = run_lfdm("nonsense", redirection)
+    assert (code, text == "") in [(2, False), (141, True)]  # stderr is not in the first pipe
+
+
+def test_streams_may_be_closed_or_full() -> None:
+    assert run_lfdm("--help", ">&-") == (0, "")
+    assert run_lfdm("--help", ">&- 2>&-") == (0, "")
+    assert run_lfdm("nonsense", ">&- 2>&-") == (2, "")
+    code, text = run_lfdm("--help", ">/dev/full")
+    assert code == 2
+    assert text.startswith("lfdm: ")
+    assert "No space left on device" in text
+    assert text.count("\n") == 1

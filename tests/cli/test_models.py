@@ -33,7 +33,8 @@ def test_a_full_disk_stops_a_training_with_one_line_and_the_last_checkpoint(pupp
         line += [*short_run("autoencoder-training"), "--autoencoder-training.optimization.num-steps", str(num_steps)]
         code = (
             "import resource, sys, lfdm.training.stage1\n"
-            "from lfdm.cli import COMMANDS, run\n"
+            "from lfdm.cli import COMMANDS\n"
+            "from lfdm.cli.console import run\n"
             f"{'' if limit is None else f'resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))'}\n"
             f"sys.exit(run(COMMANDS, {line!r}, ''))"
         )

@@ -205,7 +205,8 @@ def test_a_driving_video_with_the_name_of_the_output_stays(lfdm: Lfdm, model: Pa
 def test_a_full_disk_is_one_line(model: Path, image: Path, tmp_path: Path) -> None:
     code = (
         "import resource, sys, lfdm.pipeline.outputs\n"
-        "from lfdm.cli import COMMANDS, run\n"
+        "from lfdm.cli import COMMANDS\n"
+        "from lfdm.cli.console import run\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         f"sys.exit(run(COMMANDS, ['generate', {str(image)!r}, 'wave', '--model', {str(model)!r}, '--out', 'wave', "
         "'--num-inference-steps', '1'], ''))"

@@ -1,9 +1,8 @@
 """The command line, `lfdm`. Imports neither torch nor diffusers before a command runs."""
 
-import io
 import sys
 
-from lfdm.cli.console import CommandTree, Group, run
+from lfdm.cli.console import CommandTree, Group, run_process
 from lfdm.cli.data_sets import data_corpus, data_folder, data_lpc, data_puppets
 from lfdm.cli.info import info
 from lfdm.cli.models import evaluate, import_
@@ -53,6 +52,4 @@ DESCRIPTION = (
 
 def main() -> None:
     """Run the command line of this process and exit."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file name or label that the terminal cannot show is no error
-    sys.exit(run(COMMANDS, sys.argv[1:], DESCRIPTION))
+    sys.exit(run_process(COMMANDS, sys.argv[1:], DESCRIPTION))

@@ -27,6 +27,8 @@ PROGRAM = "lfdm"
 EXIT_BUG = 1
 EXIT_USER_ERROR = 2
 EXIT_TERMINATED = 128 + signal.SIGTERM
+EXIT_CLOSED_PIPE = 128 + 13
+"""Exit code of a program that SIGPIPE ended, which Windows does not define."""
 TRACEBACK_OPTION = "--traceback"
 TRACEBACK_VARIABLE = "LFDM_TRACEBACK"
 
@@ -61,9 +63,34 @@ def run(tree: CommandTree, arguments: Sequence[str], description: str) -> int:
         return 128 + (stop.signal_number if isinstance(stop, TrainingInterrupted) else signal.SIGINT)
     except SystemExit as stop:  # tyro has printed its help or an error
         return stop.code if isinstance(stop.code, int) else EXIT_USER_ERROR
+    except BrokenPipeError:  # no error of the command: see `run_process`
+        raise
     except Exception as error:
         return _report_error(error, show_traceback)
     return 0
+
+
+def run_process(tree: CommandTree, arguments: Sequence[str], description: str) -> int:
+    """Return what `run` returns, whatever stdout and stderr are: closed, of an encoding that lacks letters, or a pipe.
+
+    Where the reader of a pipe has gone, as in `lfdm --help | head -2`, the process ends without a word.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere  # None: closed from the start
+        try:
+            code = run(tree, arguments, description)
+            sys.stdout.flush()
+        except OSError as error:
+            code = EXIT_CLOSED_PIPE if isinstance(error, BrokenPipeError) else EXIT_USER_ERROR
+            if code != EXIT_CLOSED_PIPE:
+                with contextlib.suppress(OSError):
+                    _print_error(f"output not written: {error}")
+            for stream in (sys.stdout, sys.stderr):
+                os.dup2(nowhere.fileno(), stream.fileno())  # Python flushes both again at its end
+    return code
 
 
 def _report_error(error: Exception, show_traceback: bool) -> int:
