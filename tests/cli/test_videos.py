@@ -4,13 +4,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
+import av
 import numpy as np
 import pytest
 import torch
+from av.audio.stream import AudioStream
+from av.video.stream import VideoStream
 from PIL import Image
 
 from lfdm.config.presets import Preset
+from lfdm.data.sound import has_sound
 from lfdm.data.video import read_video, video_info, write_video
 from lfdm.folders import sources
 from lfdm.motion.motion import Motion
@@ -236,6 +241,25 @@ def test_transfer_has_the_length_and_rate_of_the_driving_video(lfdm: Lfdm, model
     assert (info.frames, info.fps) == (3, video_info(clip).fps)
     code, _, err = lfdm("transfer", image, "nothing.mp4", "--model", model)
     assert (code, err) == (2, "lfdm: nothing.mp4: no such file or folder\n")
+
+
+def test_transfer_keeps_the_sound_of_the_driving_video(lfdm: Lfdm, model: Path, image: Path) -> None:
+    with av.open("driving.mov", "w") as file:
+        video = cast(VideoStream, file.add_stream("png", rate=10))
+        video.width, video.height, video.pix_fmt = 32, 32, "rgb24"
+        audio = cast(AudioStream, file.add_stream("pcm_s16le", rate=8000, layout="mono"))
+        for _ in range(4):
+            file.mux(video.encode(av.VideoFrame.from_ndarray(np.asarray(Image.open(image).convert("RGB")))))
+        sound = av.AudioFrame.from_ndarray(np.ones((1, 3200), np.int16), format="s16", layout="mono")
+        sound.sample_rate = 8000
+        file.mux(audio.encode(sound))
+        file.mux(video.encode())
+        file.mux(audio.encode(None))
+    options = {"a.mp4": [], "a.webm": [], "a.gif": [], "b.mp4": ["--no-audio"], "c.mp4": ["--fps", 5], "d.mp4": ["--fps", 10]}
+    for name, option in options.items():
+        assert lfdm("transfer", image, "driving.mov", "--model", model, "--out", name, *option)[0] == 0
+    assert [has_sound(Path(name)) for name in options] == [True, True, False, False, False, True]
+    assert len(read_video("a.mp4")) == 4
 
 
 def test_a_saved_motion_moves_other_images(lfdm: Lfdm, model: Path, image: Path, tmp_path: Path) -> None:

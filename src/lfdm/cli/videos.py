@@ -1,7 +1,7 @@
 """Commands that make videos."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -176,6 +176,7 @@ def transfer(
     *,
     absolute: bool = False,
     num_frames: int | None = None,
+    no_audio: bool = False,
     model: Annotated[ModelOptions, arg(name="")] = ModelOptions(),  # noqa: B008 - frozen
     control: Annotated[ControlOptions, arg(name="")] = ControlOptions(),  # noqa: B008 - frozen
     output: Annotated[OutputOptions, arg(name="")] = OutputOptions(),  # noqa: B008 - frozen
@@ -184,9 +185,10 @@ def transfer(
 
     Args:
         image: Picture of any size and common format.
-        driving_video: mp4, avi, mov, webm, gif or a folder of frames.
+        driving_video: Video of any common format, gif or folder of frames.
         absolute: Measure the motion of driving frames against the image instead of against the video's first frame.
         num_frames: Number of frames to use from the start of the video; by default all.
+        no_audio: Leave the sound of the driving video out. It is kept in mp4 and webm files that have the video's frame rate.
     """
     from lfdm.config.checks import check_integer
     from lfdm.config.video import MIN_FPS
@@ -197,6 +199,8 @@ def transfer(
     info = video_info(driving_video)
     fps = max(MIN_FPS, min(info.fps, max_fps(output.out or Path("transfer.mp4"))))
     files = output.files("transfer", [image, driving_video, control.motion_mask, model.model], fps=fps)
+    if not no_audio and files.fps == (info.stated_fps or info.fps):
+        files = replace(files, sound=driving_video)
     pipe = model.open()
     source, steering = read_inputs(pipe, image, control)
     total = info.frames if num_frames is None else min(info.frames, num_frames)

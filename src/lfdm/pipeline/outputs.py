@@ -51,6 +51,8 @@ class VideoFiles:
     """Format of panels; `png` is a folder of frames."""
     motion: Path | None = None
     """File to save the motion of all videos to."""
+    sound: Path | None = None
+    """Clip whose sound is added to videos; see `write_video`."""
 
     def __post_init__(self) -> None:
         ending = self.out.suffix.lower()
@@ -123,7 +125,7 @@ class VideoFiles:
                 motions.append(result.motion)
             for i, frames in enumerate(result.frames):
                 enlarged = (frame.repeat(self.scale, axis=0).repeat(self.scale, axis=1) for frame in frames)
-                yield write_video(self.video_path(index), enlarged, fps=fps)
+                yield write_video(self.video_path(index), enlarged, fps=fps, sound=self.sound)
                 if self.panel:
                     regions = region_maps(pipeline, frames) if "regions" in self.panel else None
                     motion = result.motion.samples(i, i + 1)
