@@ -14,7 +14,7 @@ from lfdm.denoiser.blocks import NormSiLU, _NormAffineSiLU
 from lfdm.denoiser.unet3d import MotionUNet3D
 
 STEP = 1e-5
-"""Of finite differences, in float64."""
+"""Step of finite differences, in float64."""
 
 
 @pytest.fixture

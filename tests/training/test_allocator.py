@@ -27,7 +27,7 @@ print(inside, heap()[1] - end)
 
 
 def heap_of(keep: bool) -> str:
-    """Whether a tensor of 80 MB lies in the heap, and by how much that shrinks when it goes."""
+    """Return whether a tensor of 80 MB lies in the heap, and by how much the heap shrinks when it is freed."""
     code = WHERE.format(keep=keep)
     return subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout.strip()
 

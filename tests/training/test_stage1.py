@@ -26,7 +26,7 @@ from lfdm.data.index import ClipRecord, write_index
 from lfdm.data.video import write_video
 from lfdm.errors import UserError
 from lfdm.folders.run_folder import find_checkpoints, prepare_run
-from lfdm.training.batches import BatchRandomness
+from lfdm.training.batches import BatchRandomness, micro_batches
 from lfdm.training.loop import train
 from lfdm.training.reports import StepReport
 from lfdm.training.stage1 import AutoencoderTask, train_autoencoder
@@ -274,6 +274,12 @@ def test_equivariance_trains_only_the_region_predictor_and_samples_from_the_gene
     first, again, other = (task.loss(task.module, batch, randomness(seed))["loss"] for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+    shares = []
+    for rows in micro_batches(3, 2):
+        part = {name: value[rows] for name, value in batch.items()}
+        same_draws = BatchRandomness(torch.Generator().manual_seed(0), 3, rows)
+        shares.append(len(part["source"]) / 3 * task.loss(task.module, part, same_draws)["loss"])
+    torch.testing.assert_close(torch.stack(shares).sum(), first)
     first.backward()
     with_gradient = {name for name, p in task.module.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert with_gradient

@@ -1,4 +1,4 @@
-"""`DenoiserNetwork`: the interface of the networks that stage 2 trains, and what they are given besides the noisy sample.
+"""`DenoiserNetwork`: the interface of the networks that stage 2 trains, and their inputs besides the noisy sample.
 
 Shapes: sample (b, *codec.sample_shape(t, h, w)) · latent (b, C, h, w) · condition (k b, D), k conditions of every sample.
 """
@@ -16,7 +16,7 @@ from lfdm.folders.model_folder import StrictLoading
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DenoiserContext:
-    """What a network is given besides the noisy sample and the timestep; the same at every step of sampling."""
+    """Inputs of a network besides the noisy sample and the timestep; they stay the same at every step of sampling."""
 
     condition: Tensor
     """(b, D)."""

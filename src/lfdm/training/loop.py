@@ -42,7 +42,7 @@ MAX_NAMES = 8
 
 
 class TrainingTask(Protocol):
-    """What the loop needs to know about a stage."""
+    """A stage, as the loop sees it."""
 
     @property
     def module(self) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What a training tells its caller: a summary at the start and metrics on the way."""
+"""Reports of a training to its caller: a summary at the start, then metrics."""
 
 from dataclasses import dataclass
 from pathlib import Path
