@@ -73,6 +73,7 @@ def test_columns_may_come_in_any_order_and_more_of_them(tmp_path: Path) -> None:
     [
         ("path", "../a.avi", "inside the data folder"),
         ("path", "/etc/a.avi", "inside the data folder"),
+        ("path", "~/a.avi", "inside the data folder"),
         ("path", "", "inside the data folder"),
         ("label", " ", "label"),
         ("subject", "", "subject"),

@@ -264,3 +264,15 @@ def test_an_unusual_frame_rate_is_recorded_with_a_note(tmp_path: Path) -> None:
     assert [record.fps for record in report.records] == [1000, 0.05]
     assert report.notes[0] == "wave/fast.MKV: recorded at 1000 frames per second; the file states 5000"
     assert not report.skipped
+
+
+def test_a_damaged_picture_ends_no_conversion(tmp_path: Path) -> None:
+    """The decoder of AVIF raises a RuntimeError."""
+    write_video(tmp_path / "tree/wave/frames", clip(3, 8, 8), fps=8)
+    Image.fromarray(clip(1, 8, 8)[0]).save(tmp_path / "tree/wave/frames/frame-00001.avif")
+    data = (tmp_path / "tree/wave/frames/frame-00001.avif").read_bytes()
+    (tmp_path / "tree/wave/frames/frame-00001.avif").write_bytes(data[: len(data) // 2])
+    write_video(tmp_path / "tree/wave/good.avi", clip(3, 8, 8), fps=8)
+    report = write_folder(tmp_path / "tree", tmp_path / "set", size=8)
+    assert [record.path for record in report.records] == ["clips/wave/good.avi.avi"]
+    assert [(s.path, "frame-00001.avif" in s.reason) for s in report.skipped] == [("wave/frames", True)]
