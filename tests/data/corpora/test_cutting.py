@@ -43,10 +43,11 @@ def test_spans_by_length_and_stride() -> None:
     assert Cutting(scene_cuts=True).spans([range(7), range(7, 8)], 10) == [range(7)]
 
 
-def test_overlapping_spans_get_their_frames_and_unreached_ones_are_left_out() -> None:
+def test_overlapping_spans_get_their_frames_and_end_with_the_video() -> None:
     frames = np.arange(10)[:, None, None, None].repeat(3, axis=3)
-    cut = dict(cut_frames(frames, [range(4), range(2, 6), range(8, 12)]))
-    assert {span: clip[:, 0, 0, 0].tolist() for span, clip in cut.items()} == {range(4): [0, 1, 2, 3], range(2, 6): [2, 3, 4, 5]}
+    cut = dict(cut_frames(frames, [range(4), range(2, 6), range(8, 12), range(9, 13), range(20, 24)]))
+    found = {span: clip[:, 0, 0, 0].tolist() for span, clip in cut.items()}
+    assert found == {range(4): [0, 1, 2, 3], range(2, 6): [2, 3, 4, 5], range(8, 12): [8, 9]}
 
 
 @pytest.mark.parametrize(

@@ -253,3 +253,26 @@ def test_labels_that_cannot_be_in_both_splits_are_named(tree: Tree) -> None:
 def test_labels_of_the_test_folder_only_are_named(tree: Tree) -> None:
     tree.add("train/wave/a.avi", "test/wave/a.avi", "test/jump/a.avi")
     assert any("without training clips" in note and note.endswith(": jump") for note in tree.convert().notes)
+
+
+def test_texts_do_not_replace_the_labels_of_folders_unasked(tree: Tree) -> None:
+    tree.add("wave/a.avi", "jump/b.avi")
+    tree.write({"wave/a.txt": "a person waves", "jump/b.txt": "a person jumps"})
+    assert {label for label, _, _ in tree.rows().values()} == {"wave", "jump"}
+    assert {label for label, _, _ in tree.rows(labels="txt").values()} == {"a person waves", "a person jumps"}
+
+
+def test_texts_label_the_clips_of_split_folders(tree: Tree) -> None:
+    tree.add("train/a.avi", "test/b.avi")
+    tree.write({"train/a.txt": "wave", "test/b.txt": "wave"})
+    rows = {path: (label, split) for path, (label, _, split) in tree.rows().items()}
+    assert rows == {"train/a.avi": ("wave", "train"), "test/b.avi": ("wave", "test")}
+
+
+def test_links_to_folders_around_them_are_skipped(tree: Tree) -> None:
+    tree.add("wave/ann/a.avi")
+    (tree.root / "wave/ann/self").symlink_to(".")
+    (tree.root / "wave/up").symlink_to("..")
+    report = tree.convert()
+    assert len(report.records) == 1
+    assert [s.path for s in report.skipped] == ["wave/ann/self", "wave/up"]

@@ -217,7 +217,8 @@ class _Converter:
             try:
                 _, frames = next(clips)
             except StopIteration:
-                return Conversion(records=tuple(records), notes=self._notes(path, info))
+                lost = () if records else (skip(self.source, path, "a single frame; motion needs two"),)
+                return Conversion(records=tuple(records), skipped=lost, notes=self._notes(path, info))
             except (UserError, OSError) as error:
                 return Conversion(records=tuple(records), skipped=(self._skip(path, error),))
             segment = whole if len(spans) == 1 else replace(whole, path=f"{stem}-{len(records) + 1:04d}.avi")

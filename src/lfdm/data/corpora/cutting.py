@@ -70,7 +70,7 @@ def find_scenes(frames: Iterable[np.ndarray]) -> list[range]:
 
 
 def cut_frames(frames: Iterable[np.ndarray], spans: Sequence[range]) -> Iterator[tuple[range, np.ndarray]]:
-    """Yield each span, sorted by start, with its frames (t, H, W, 3); one that the video does not reach is left out.
+    """Yield each span, sorted by start, with its frames (t, H, W, 3): fewer where the video ends early, but at least two.
 
     Only the frames of clips that overlap are in memory.
     """
@@ -84,3 +84,4 @@ def cut_frames(frames: Iterable[np.ndarray], spans: Sequence[range]) -> Iterator
                 yield span, np.stack(begun.pop(span))
         if not (waiting or begun):
             return
+    yield from ((span, np.stack(clip)) for span, clip in begun.items() if len(clip) > 1)

@@ -54,7 +54,7 @@ def write_folder(
 
     A clip is a video file or a folder of images. `layout` says where a clip's label, subject and split are in its path (see
     `lfdm.data.corpora.layouts`); "auto" recognises it. A clip without a subject is its own subject. `labels` is a table
-    (`read_label_table`), or "txt" for a text beside each clip, which is also read unasked where most clips have one.
+    (`read_label_table`), or "txt" for a text beside each clip; texts are also read where no folder gives labels.
 
     Clips are cut by `cutting`; the first `max_frames` frames of each are fitted to `size` (see `fit_frames`) and stored
     losslessly at the clip's own rate. Splits of the tree are kept: folders `train` and `test`, or lists of clips. Without
@@ -126,8 +126,8 @@ def _scan_folder(tree: _Tree, folder: Path) -> None:
             tree.clips.append(path)
         elif not _is_folder(entry):
             tree.others[path] = "not a label's folder" if at_top else _reason_not_a_clip(entry)
-        elif len(path.parts) > MAX_DEPTH or entry.resolve() in folder.resolve().parents:
-            tree.skipped.append(skip(tree.source, entry, "a folder too deep in the tree"))
+        elif len(path.parts) > MAX_DEPTH or entry.resolve() in (folder.resolve(), *folder.resolve().parents):
+            tree.skipped.append(skip(tree.source, entry, "a folder too deep in the tree, or a link to one around it"))
         else:
             _scan_folder(tree, entry)
 
@@ -135,13 +135,12 @@ def _scan_folder(tree: _Tree, folder: Path) -> None:
 def _arrange(tree: _Tree, layout: FolderLayout, labels: str | Path | None) -> Arrangement:
     """Find label, subject and split of all clips, and move what has none to the skipped files."""
     texts = tree.texts()
-    listing = _read_labels(tree, labels, texts, unasked=layout == "auto")
-    found = arrange(
-        tree.clips,
-        layout,
-        labels=None if listing is None else listing.places,
-        labels_from="" if listing is None else listing.name,
-    )
+    found = None if labels is not None else arrange(tree.clips, layout)
+    unlabelled = found is not None and layout == "auto" and len(found.places) < MIN_LISTED_SHARE * len(tree.clips)
+    listing = _read_labels(tree, labels, texts, unasked=unlabelled)
+    if found is None or listing is not None:
+        assert listing is not None
+        found = arrange(tree.clips, layout, labels=listing.places, labels_from=listing.name)
     places, description = found.places, found.description
     if layout in ("auto", "ucf101") and all(place.split is None for place in places.values()):
         lists, splits = read_split_lists(tree.source, tree.clips, texts)
@@ -156,7 +155,7 @@ def _arrange(tree: _Tree, layout: FolderLayout, labels: str | Path | None) -> Ar
 
 
 def _read_labels(tree: _Tree, labels: str | Path | None, texts: Sequence[PurePath], *, unasked: bool) -> Listing | None:
-    """Read the labels beside the clips, None where there are none or folders give them."""
+    """Read the labels beside the clips; None for `labels` None, unless `unasked` and most clips have a text."""
     if labels is not None and str(labels) != TEXTS:
         table = expand_home(labels)
         listing = read_label_table(table, tree.clips)
