@@ -1,13 +1,13 @@
 """Samplers: functions that turn noise into a clean sample by asking a denoiser at a sequence of noise levels.
 
 Every sampler has the signature of `Sampler` and works for samples of any shape on any path of (alpha, sigma). A new one is
-one function, named in `lfdm.config.diffusion.SamplerName`.
+one function, a line in `SAMPLERS`, and its name in `lfdm.config.diffusion.SamplerName`.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Protocol, get_args
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -131,8 +131,8 @@ def ddpm(
     return x
 
 
-SAMPLERS: Mapping[str, Sampler] = {name: globals()[name] for name in get_args(SamplerName)}
-"""The functions above that settings may name."""
+SAMPLERS: Mapping[SamplerName, Sampler] = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m, "ddim": ddim, "ddpm": ddpm}
+"""The samplers that settings may name."""
 
 
 def _advance(x: Tensor, clean: Tensor, now: NoiseLevel, then: NoiseLevel) -> Tensor:

@@ -28,7 +28,7 @@ class MotionSampler:
     codec: MotionCodec
     scheduler: Any
     prediction_type: PredictionType
-    """What the network was trained to predict."""
+    """The prediction type that the network was trained on."""
 
     def sample(
         self,

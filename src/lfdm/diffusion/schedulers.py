@@ -156,7 +156,7 @@ class _Family:
     scales: Callable[[Any, int, Tensor], Scales]
     """alpha and sigma of the sample, from scheduler, index of the step and timestep."""
     output: Literal["x0", "noise", "velocity"]
-    """What it is given as the network's output."""
+    """The prediction type that its `step` expects."""
     is_two_stage: bool = False
 
 

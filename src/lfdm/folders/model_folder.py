@@ -117,7 +117,7 @@ class StrictLoading:
     """Replaces the loading of diffusers' `ModelMixin`, which initialises weights that are missing instead of refusing them."""
 
     to: Any = nn.Module.to
-    """That of `ModelMixin` warns about every conversion of the number format."""
+    """torch's own: the one of `ModelMixin` warns about every conversion of the number format."""
 
     @classmethod
     def from_pretrained(

@@ -57,7 +57,7 @@ class MotionCodec(ConfigMixin, ABC):
         return sample
 
     def hold_first_frame(self, sample: Tensor) -> Tensor:
-        """Set what is known of frame 0 in a predicted clean sample, if anything is."""
+        """Set the known values of frame 0, if any, in a predicted clean sample."""
         return sample
 
     def measured(self, motions: Iterable[Motion], *, clamp: bool = True) -> Self:

@@ -1,4 +1,4 @@
-"""What a pipeline returns, and the forms of its videos.
+"""The result of a pipeline call, and the forms of its videos.
 
 Shapes: decoded video (b, 3, t, H, W) in [0, 1] · `Frames` as `OutputType` says.
 """
