@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lfdm.config.diffusion import PredictionType, SamplerName
+from lfdm.config.diffusion import PredictionType
 from lfdm.diffusion.guidance import make_denoiser
 from lfdm.diffusion.process import NoiseLevel, prediction_from_clean, sampling_levels
 from lfdm.diffusion.samplers import SAMPLERS, Denoiser, ddim, sample_noise
@@ -32,7 +32,7 @@ def gaussian_denoiser(prediction_type: PredictionType, *, error: float = 0.0) ->
     return denoise
 
 
-def run(name: SamplerName, denoise: Denoiser, levels: Sequence[NoiseLevel], shape: tuple[int, ...] = (3, 16, 32, 32)) -> Tensor:
+def run(name: str, denoise: Denoiser, levels: Sequence[NoiseLevel], shape: tuple[int, ...] = (3, 16, 32, 32)) -> Tensor:
     generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
     noise = sample_noise(shape, generators, torch.device("cpu"))
     return SAMPLERS[name](denoise, noise, levels, generators, lambda _, __, x: x)

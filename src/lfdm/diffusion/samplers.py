@@ -12,7 +12,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lfdm.config.diffusion import SamplerName
 from lfdm.diffusion.process import NoiseLevel
 
 
@@ -131,7 +130,7 @@ def ddpm(
     return x
 
 
-SAMPLERS: Mapping[SamplerName, Sampler] = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m, "ddim": ddim, "ddpm": ddpm}
+SAMPLERS: Mapping[str, Sampler] = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m, "ddim": ddim, "ddpm": ddpm}
 """The samplers that settings may name."""
 
 
