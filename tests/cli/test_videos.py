@@ -35,7 +35,7 @@ def test_generate_has_the_options_of_the_python_call(lfdm: Lfdm) -> None:
     assert "usage: lfdm generate [-h] [OPTIONS] IMAGE [CONDITION]" in out
 
 
-@pytest.mark.parametrize("ending", OUT_ENDINGS)
+@pytest.mark.parametrize("ending", [*OUT_ENDINGS, ".MP4", ".Gif"])
 def test_generate_writes_the_format_of_the_ending(lfdm: Lfdm, model: Path, image: Path, ending: str) -> None:
     out = Path("new") / "folder" / f"wave{ending}"
     options = ["--num-inference-steps", 1, "--num-frames", 5, "--fps", 10]
@@ -122,6 +122,12 @@ def test_unconditional_and_half_precision(lfdm: Lfdm, model: Path, image: Path) 
         (["person", "wave", "--fps", "60", "--out", "a.gif"], "fps must be a finite number, 0.01 to 50; got 60.0"),
         (["person", "wave", "--scale", "0"], "scale must be"),
         (["person", "wave", "--device", "toaster"], "device 'toaster' cannot be used here"),
+        (
+            ["person", "wave", "--device", "vulkan"],
+            "cannot be used here (this installation of torch does not support it); try cpu",
+        ),
+        (["person", "None"], "got neither (None means no CONDITION)"),
+        (["person", "wave", "--out", ".mp4"], "out must end in .mp4, .webm, .gif or nothing (a folder of PNGs); got '.mp4'"),
         (["person", "wave", "--device", "meta"], "device 'meta' cannot be used here"),
         (["person", "wave", "--fit", "stretch"], "'stretch'"),
         (["person", "wave", "--model", "nobody"], "unknown model 'nobody'; bundled models: "),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lfdm.errors import UserError
-from lfdm.folders.run_folder import prepare_run
+from lfdm.folders.run_folder import find_layout, prepare_run
 
 
 def test_prepare_run_names_every_difference(tmp_path: Path) -> None:
@@ -35,3 +35,13 @@ def test_prepare_run_leaves_other_folders_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists and is not a run folder"):
         prepare_run(tmp_path / "thesis.tex", {})
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_stage_1_run_is_named_with_what_to_do(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoints" / "step-00000001"
+    (checkpoint / "autoencoder").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="holds no model"):
+        find_layout(tmp_path)
+    (checkpoint / "state.json").touch()
+    with pytest.raises(FileNotFoundError, match=r"is a stage-1 run: .*train diffusion PRESET --autoencoder"):
+        find_layout(tmp_path)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 DEFAULT_MODEL = "puppets64"
+MAX_REASON = 200
+"""Torch's errors for devices that it lacks list all of its backends, in over a thousand characters."""
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Panel = Annotated[tuple[PanelKind, ...] | None, arg(metavar="[KIND ...]")]
@@ -145,5 +147,7 @@ def pick_device(name: str | None) -> str:
     try:
         torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError, ImportError) as error:
-        raise UserError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try cpu or cuda") from None
+        lines = str(error).splitlines()
+        reason = lines[0] if lines and len(lines[0]) < MAX_REASON else "this installation of torch does not support it"
+        raise UserError(f"device {name!r} cannot be used here ({reason}); try cpu or cuda") from None
     return name

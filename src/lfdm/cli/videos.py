@@ -123,7 +123,9 @@ def generate(
         return
     if (condition is None) != sampling.unconditional:
         got = "neither" if condition is None else "both"
-        raise UserError(f"give a CONDITION (a label of the model), --unconditional or --reuse-motion; got {got}")
+        raise UserError(
+            f"give a CONDITION (a label of the model), --unconditional or --reuse-motion; got {got} (None means no CONDITION)"
+        )
     sampling.check()
     files = output.files(condition or "unconditional", inputs, num_videos=sampling.num_videos)
     pipe = model.open()

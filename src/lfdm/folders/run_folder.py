@@ -13,6 +13,8 @@ from lfdm.folders.sources import INDEX_NAME
 
 CONFIG_NAME = "config.json"
 CHECKPOINTS_DIR = "checkpoints"
+STAGE1_NAME = "autoencoder"
+"""Folder of the model in the checkpoints of a stage-1 run."""
 STATE_NAME = "state.json"
 """Written last into a checkpoint: a folder without it is incomplete."""
 MODEL_DIR = "model"
@@ -79,11 +81,16 @@ def find_layout(folder: Path) -> ModelLayout:
     """Find the parts of a pipeline in a pipeline folder or a stage-2 run.
 
     Raises:
-        FileNotFoundError: neither, or a run without a checkpoint.
+        FileNotFoundError: neither, such as a stage-1 run, or a run without a checkpoint.
     """
     if (folder / INDEX_NAME).is_file():
         return ModelLayout(folder)
     model = folder / MODEL_DIR
+    if any((path / STAGE1_NAME).is_dir() for path in find_checkpoints(folder)) and not (model / INDEX_NAME).is_file():
+        raise FileNotFoundError(
+            f"{folder} is a stage-1 run: an auto-encoder, not a whole model. Train stage 2 from it with "
+            f"`lfdm train diffusion PRESET --autoencoder {folder}`, and give the folder of that run as the model"
+        )
     if not (model / INDEX_NAME).is_file():
         raise FileNotFoundError(f"{folder} holds no model: neither {INDEX_NAME} nor {MODEL_DIR}/{INDEX_NAME} of a diffusion run")
     checkpoints = find_checkpoints(folder)
