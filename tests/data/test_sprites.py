@@ -107,7 +107,7 @@ def test_what_is_no_sheet_folder_is_refused(sheets: Path, tmp_path: Path) -> Non
         write_lpc(sheets, out, num_characters=2)
     (sheets / "body" / "female" / "light.png").write_text("hello")
     (sheets / "body" / "male" / "light.png").write_text("hello")
-    with pytest.raises(UserError, match=r"light\.png: broken"):
+    with pytest.raises(UserError, match=r"light\.png: not an image"):
         write_lpc(sheets, out, num_characters=2)
     assert [entry.name for entry in tmp_path.iterdir()] == ["sheets"]
 

@@ -21,9 +21,10 @@ VALUES = 'a b.avi,"wave, twice",ann,train,3,8.5,16,12'
         f"{HEADER.replace(',', ';')}\na b.avi;wave, twice;ann;train;3;8,5;16;12\n".encode(),
         f"{HEADER.upper().replace(',', chr(9))}\na b.avi\twave, twice\tann\ttrain\t3\t8.5\t16\t12\n".encode(),
         f"{HEADER.replace(',', chr(9))}\na b.avi\twave, twice\tann\ttrain\t3\t8.5\t16\t12\n".encode("utf-16"),
+        f"{HEADER}\r{VALUES}\r".encode(),
         ",".join(f'"{name}"' for name in HEADER.split(",")).encode() + f"\n{VALUES}\n".encode(),
     ],
-    ids=["plain", "mark", "spaces and capitals", "semicolons", "tabs", "utf-16", "quotes"],
+    ids=["plain", "mark", "spaces and capitals", "semicolons", "tabs", "utf-16", "old line ends", "quotes"],
 )
 def test_delimiter_case_spaces_and_marks_do_not_matter(tmp_path: Path, table: bytes) -> None:
     (tmp_path / "clips.csv").write_bytes(table)

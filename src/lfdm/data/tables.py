@@ -50,9 +50,10 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[s
 def _decode(path: Path) -> str:
     data = path.read_bytes()
     try:
-        return data.decode("utf-16" if data.startswith(_UTF16_MARKS) else "utf-8-sig")
+        text = data.decode("utf-16" if data.startswith(_UTF16_MARKS) else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a table of comma-separated values in UTF-8 ({error}); save it as 'CSV UTF-8'") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _names(header: Sequence[str]) -> list[str]:
