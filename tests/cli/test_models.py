@@ -84,7 +84,7 @@ def test_training_both_stages_and_sampling_from_the_run(lfdm: Lfdm, puppets_dir:
     code, printed, err = lfdm("adapt", "--model", "two", "--data", puppets_dir, "--out", "adapted", *short)
     assert (code, printed) == (0, "adapted\n"), err
     code, printed, err = lfdm("generate", image, "wave", "--model", "adapted", "--num-inference-steps", 1)
-    assert (code, printed) == (0, "wave.mp4\n"), err
+    assert (code, printed) == (0, "wave-2.mp4\n"), err
 
 
 @pytest.mark.parametrize(
