@@ -15,7 +15,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from lfdm.config.video import MAX_FPS, MIN_FPS
-from lfdm.data.frames import FrameConverter, deinterlace
+from lfdm.data.frames import Alpha, FrameConverter, deinterlace
 from lfdm.data.images import MAX_IMAGE_PIXELS, check_pixels, decoding, guarded
 from lfdm.errors import UserError
 
@@ -25,12 +25,16 @@ _CUT_ANYWHERE = frozenset({"mpegts", "mpeg", "mpegvideo", "dv"})
 """Formats made for broadcast and tape: they state no duration, and a recording may begin and end within a frame."""
 _MIN_WHOLE = 0.9
 """Least share of the duration in the header that a whole file holds: some encoders write a duration that is slightly too long."""
+_MAX_HEADER = 2**24
+"""Most bytes of a mov file's header that are searched."""
 _RATE_TOLERANCE = 0.05
 """Relative difference up to which a stated frame rate is believed: frame times are rounded, to 1 ms in WebM."""
 _UNKNOWN_RATE = 25.0
 """Frames per second of a file that states none."""
 _LOSSLESS_CODEC = "ffv1"
 """Our own lossless clips."""
+_ALPHA_OF_MODE: dict[int | None, Alpha] = {257: "over white", 258: "over black"}
+"""How colours are stored next to alpha, by the graphics mode of QuickTime."""
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """Decoders that give the alpha channel of WebM; FFmpeg's own ones ignore it."""
 
@@ -81,6 +85,11 @@ class _OpenFile:
         with decoding(self.path):
             return self.decoder.decode(packet)
 
+    def converter(self) -> FrameConverter:
+        """Return the converter of the stream's frames."""
+        alpha = _ALPHA_OF_MODE.get(_graphics_mode(self.file)) if self._is_mov() else None
+        return FrameConverter(self.stream.sample_aspect_ratio, alpha or "straight")
+
     def seconds(self, time: int) -> float:
         """Convert a time of the stream."""
         return float(time * (self.stream.time_base or 0))
@@ -116,19 +125,20 @@ class _OpenFile:
         elif self.num_frames == 1:  # nothing tells how long it lasts
             whole = True
         else:
-            whole = self._is_all_there() or self._latest_end() >= _MIN_WHOLE * promised
+            all_there = self._is_all_there()
+            whole = self._latest_end() >= _MIN_WHOLE * promised if all_there is None else all_there
         if not whole:
             raise UserError(f"{self.path}: truncated: {ends:.2f} of {promised:.2f} s, {missing} frames in it are broken")
 
-    def _is_all_there(self) -> bool:
-        """Whether the file is as long as its own structure says, or its format needs no end; False where it does not say."""
+    def _is_all_there(self) -> bool | None:
+        """Whether the file is as long as its own structure says, or its format needs no end; None if nothing tells."""
         if self.container.format.name in _CUT_ANYWHERE:
             return True
         size = self.file.seek(0, 2)
-        if self._has_frame_table():
-            return all(entry.pos + entry.size <= size for entry in self.stream.index_entries)
+        if self._is_mov() and any(entry.pos + entry.size > size for entry in self.stream.index_entries):
+            return False
         stated = _stated_size(self.file)
-        return stated is not None and stated <= size
+        return True if self._has_frame_table() or (stated is not None and stated <= size) else None
 
     def _latest_end(self) -> float:
         """Return the time in seconds at which the last frame may end, which can state no duration."""
@@ -137,14 +147,17 @@ class _OpenFile:
         start = self.stream.start_time or 0
         return self.seconds(max(self.end, int(times[-1]) + longest if len(times) else 0) - max(start, 0))
 
+    def _is_mov(self) -> bool:
+        return self.container.format.name.startswith("mov")
+
     def _has_frame_table(self) -> bool:
-        return self.container.format.name.startswith("mov") and self.stream.frames > 0
+        return self._is_mov() and self.stream.frames > 0
 
 
 def read_file_info(path: Path) -> VideoInfo:
     """Count the frames of a file without decoding more than the first. Raises UserError naming the path for what is no clip."""
     with _open(path) as opened:
-        converter = FrameConverter(opened.stream.sample_aspect_ratio)
+        converter = opened.converter()
         size = None
         for packet in opened.packets():
             if size is None and (frames := opened.decode(packet)):
@@ -162,7 +175,7 @@ def decode_file(path: Path) -> Iterator[np.ndarray]:
     Raises UserError naming the path for a file that is broken or truncated.
     """
     with _open(path) as opened:
-        converter = FrameConverter(opened.stream.sample_aspect_ratio)
+        converter = opened.converter()
         decoded = (frame for packet in opened.packets() for frame in opened.decode(packet))
         num_decoded = 0
         for frame in deinterlace(path, decoded):
@@ -224,6 +237,26 @@ def _stated_size(file: BinaryIO) -> int | None:
         return None
     length, start = _ebml_size(head, segment + 4)
     return None if length is None else start + length
+
+
+def _graphics_mode(file: BinaryIO) -> int | None:
+    """Return the graphics mode of the first video track of a mov or mp4 file."""
+    position, start = file.tell(), 0
+    try:
+        while len(head := file.read(16) if file.seek(start) == start else b"") >= 8:
+            size, name = struct.unpack_from(">I4s", head)
+            size = struct.unpack_from(">Q", head, 8)[0] if size == 1 and len(head) == 16 else size
+            if name == b"moov":
+                file.seek(start)
+                moov = file.read(min(size, _MAX_HEADER))
+                place = moov.find(b"vmhd") + 8
+                return struct.unpack_from(">H", moov, place)[0] if 8 <= place <= len(moov) - 2 else None
+            if size < 8:
+                return None
+            start += size
+        return None
+    finally:
+        file.seek(position)
 
 
 def _ebml_size(data: bytes, start: int) -> tuple[int | None, int]:

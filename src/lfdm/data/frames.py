@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import av
 import numpy as np
@@ -20,6 +20,8 @@ from av.video.reformatter import VideoReformatter
 from lfdm.data.hdr import is_hdr, to_sdr
 from lfdm.data.images import decoding, guarded
 
+Alpha = Literal["straight", "over white", "over black"]
+"""How colours are stored next to alpha: as they are, or already composed over (premultiplied with) a colour."""
 _MAX_ASPECT = 8
 """Largest ratio of a pixel's sides that is believed; more comes from a damaged header."""
 _ROTATIONS = ((False, False, False), (True, False, True), (False, True, True), (True, True, False))
@@ -31,9 +33,11 @@ class FrameConverter:
 
     Args:
         aspect: width of a stored pixel divided by its height; None or 0 if unknown.
+        alpha: how colours are stored next to alpha.
     """
 
-    def __init__(self, aspect: Fraction | None) -> None:
+    def __init__(self, aspect: Fraction | None, alpha: Alpha = "straight") -> None:
+        self.alpha: Alpha = alpha
         self.aspect = aspect if aspect and Fraction(1, _MAX_ASPECT) <= aspect <= _MAX_ASPECT else Fraction(1)
         self._reformatter = VideoReformatter()  # one for all frames: setting it up costs more than a small frame
 
@@ -42,7 +46,7 @@ class FrameConverter:
         if is_hdr(frame):
             array = to_sdr(self._reformat(frame, "rgb48le"), frame)
         elif _has_alpha(frame):
-            array = _over_white(self._reformat(frame, "rgba"))
+            array = _over_white(self._reformat(frame, "rgba"), self.alpha)
         else:
             array = self._reformat(frame, "rgb24")
         transposed, flipped_x, flipped_y = _orientation(frame)
@@ -87,9 +91,13 @@ def _has_alpha(frame: av.VideoFrame) -> bool:
     return any(component.is_alpha for component in frame.format.components)
 
 
-def _over_white(rgba: np.ndarray) -> np.ndarray:
-    """Compose (H, W, 4) uint8 with straight alpha over white: (H, W, 3) uint8."""
+def _over_white(rgba: np.ndarray, kind: Alpha) -> np.ndarray:
+    """Compose (H, W, 4) uint8 over white: (H, W, 3) uint8."""
+    if kind == "over white":
+        return rgba[..., :3]
     colour, alpha = rgba[..., :3].astype(np.uint32), rgba[..., 3:].astype(np.uint32)
+    if kind == "over black":
+        return np.minimum(colour + 255 - alpha, 255).astype(np.uint8)
     return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
