@@ -1,52 +1,42 @@
-"""Animated GIFs: frames of any duration on disk, frames at a constant rate outside."""
+"""Animated GIFs: frames of any duration on disk, frames at a constant rate outside. Frames are composed as browsers do it."""
 
 import io
+import re
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageSequence
+from PIL import Image
 
-from lfdm.data.images import decoding, guarded, open_image, over_white
+from lfdm.data.gif_blocks import GifLayout, read_gif_layout
+from lfdm.data.gif_frames import compose_gif
+from lfdm.data.images import check_pixels, guarded, over_white
+from lfdm.data.timing import Timing, constant_rate
 from lfdm.errors import UserError
 
 _TICK_MS = 10
 """Unit of a GIF's frame times."""
-_DEFAULT_MS = 100.0
+_DEFAULT_TICKS = 10
 """Duration of a frame that states none, as browsers take it."""
+_RATE_COMMENT = "lfdm fps="
+"""Begins the comment of our own GIFs, since their frame times do not tell the rate where no frame lasts one step only."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class GifTiming:
-    """How often each frame is shown to get a constant rate, and the size of the picture."""
-
-    repeats: list[int]
-    fps: float
-    width: int
-    height: int
-
-
-def read_gif_timing(path: Path) -> GifTiming:
-    """Read a GIF's timing: its shortest frame is one step (writers merge equal frames into one that lasts longer)."""
-    with open_image(path) as image:
-        frames = guarded(path, ImageSequence.Iterator(image))
-        durations = [float(frame.info.get("duration", 0)) or _DEFAULT_MS for frame in frames]
-        width, height = image.size
-    shortest = min(durations)
-    repeats = [max(1, round(duration / shortest)) for duration in durations]
-    return GifTiming(repeats=repeats, fps=1000 * sum(repeats) / sum(durations), width=width, height=height)
+def read_gif_timing(path: Path) -> Timing:
+    """Read a GIF's timing and size from its blocks, without decoding a frame."""
+    with path.open("rb") as file:
+        return _timing(_layout(file, path))
 
 
 def decode_gif(path: Path) -> Iterator[np.ndarray]:
-    """Yield the frames (H, W, 3) uint8 at a constant rate."""
-    repeats = read_gif_timing(path).repeats
-    with open_image(path) as image:
-        for frame, repeat in zip(guarded(path, ImageSequence.Iterator(image)), repeats, strict=True):
-            with decoding(path):
-                picture = frame.copy()
-            array = over_white(picture, path)
+    """Yield the frames (H, W, 3) uint8 over white at a constant rate."""
+    with path.open("rb") as file:
+        layout = _layout(file, path)
+        frames = guarded(path, compose_gif(file, layout))
+        for canvas, repeat in zip(frames, _timing(layout).repeats, strict=True):
+            array = over_white(Image.fromarray(canvas), path)
             for _ in range(repeat):
                 yield array
 
@@ -57,8 +47,29 @@ def encode_gif(frames: Iterable[np.ndarray], *, fps: float) -> bytes:
     ends = np.rint(np.arange(len(images) + 1) * 1000 / _TICK_MS / fps)  # rounding errors must not add up over the clip
     durations = [int(ticks) * _TICK_MS for ticks in np.diff(ends)]
     buffer = io.BytesIO()
+    options = {"duration": durations, "loop": 0, "optimize": False, "comment": f"{_RATE_COMMENT}{float(fps)!r}"}
     try:
-        images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=False)
+        images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], **options)
     except struct.error:  # merged frames whose duration does not fit into its 16 bits
         raise UserError("a gif can show no picture longer than 655 s; use .mp4, or more frames per second") from None
     return buffer.getvalue()
+
+
+def _layout(file: BinaryIO, path: Path) -> GifLayout:
+    layout = read_gif_layout(file, path)
+    if layout is None or not layout.frames:
+        raise UserError(f"{path}: broken or not a readable clip or image (not a GIF with frames)")
+    check_pixels(path, *layout.largest())
+    return layout
+
+
+def _timing(layout: GifLayout) -> Timing:
+    ticks = [frame.ticks or _DEFAULT_TICKS for frame in layout.frames]
+    rate = re.fullmatch(_RATE_COMMENT + r"(\d+\.?\d*)", layout.comment.decode("latin-1"))
+    return constant_rate(
+        ticks,
+        ticks_per_second=1000 / _TICK_MS,
+        width=layout.width,
+        height=layout.height,
+        stated_fps=float(rate[1]) if rate else None,
+    )

@@ -8,13 +8,14 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import BinaryIO, Literal, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lfdm.config.video import Fit
-from lfdm.data.gif_blocks import read_gif_size
+from lfdm.data.gif_blocks import read_gif_layout
+from lfdm.data.gif_frames import compose_gif
 from lfdm.errors import UserError
 from lfdm.folders.file_kinds import describe_start, is_heif
 from lfdm.folders.files import expand_home
@@ -64,7 +65,7 @@ def read_gray(source: str | Path | Image.Image) -> np.ndarray:
 def open_image(path: Path, *, data: bytes | None = None, formats: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
     """Open an image file of at most 50 megapixels without decoding it; UserError naming the path for anything else.
 
-    The limit holds for every frame of a GIF, before Pillow allocates it.
+    A GIF is given as its first frame, decoded, on its transparent screen.
 
     Args:
         data: content to read instead of the file; `path` is then only its name.
@@ -75,14 +76,13 @@ def open_image(path: Path, *, data: bytes | None = None, formats: tuple[str, ...
         if path.is_dir():
             raise UserError(f"{path}: a folder, not an image")
     with path.open("rb") if data is None else io.BytesIO(data) as file:
-        gif = read_gif_size(file)
-        if gif is not None:
-            check_pixels(path, gif.width, gif.height)
-        file.seek(0)
         start = file.read(512)
+        file.seek(0)
+        if start.startswith(b"GIF8") and (formats is None or "GIF" in formats):
+            yield _open_gif(file, path)
+            return
         if is_heif(start):
             _register_heif(path)
-        file.seek(0)
         with warnings.catch_warnings(), decoding(path):
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below, with our own message
             try:
@@ -93,6 +93,16 @@ def open_image(path: Path, *, data: bytes | None = None, formats: tuple[str, ...
         with image:
             check_pixels(path, *image.size)
             yield image
+
+
+def _open_gif(file: BinaryIO, path: Path) -> Image.Image:
+    layout = read_gif_layout(file, path)
+    if layout is None or not layout.frames:
+        raise UserError(f"{path}: broken or not a readable image (a GIF without frames)")
+    check_pixels(path, layout.width, layout.height)
+    image = Image.fromarray(next(guarded(path, compose_gif(file, layout))))
+    image.filename = str(path)  # pyright: ignore[reportAttributeAccessIssue] - as `Image.open` sets it
+    return image
 
 
 def _unidentified(path: Path, start: bytes, formats: tuple[str, ...] | None) -> UserError:

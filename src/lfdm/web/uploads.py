@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lfdm.data.gif_blocks import read_gif_size
+from lfdm.data.gif_blocks import read_gif_layout
 from lfdm.data.images import open_image, read_image
 from lfdm.data.video import iterate_video, video_info
 from lfdm.errors import UserError
@@ -82,13 +82,14 @@ def _check_bytes(path: Path, limits: ServeLimits) -> None:
 
 
 def _check_gif(path: Path, limits: ServeLimits) -> None:
-    """Check size and number of frames, if the file is a GIF, from its block headers, since `video_info` has to decode it."""
+    """Check size and number of frames, if the file is a GIF, from its block headers."""
     with path.open("rb") as file:
-        size = read_gif_size(file)
-    if size is None:
+        layout = read_gif_layout(file, path)
+    if layout is None:
         return
-    check_megapixels(size.width * size.height, limits.image_megapixels, "a frame")
-    _check_clip(size.frames, size.width * size.height, limits)
+    width, height = layout.largest()
+    check_megapixels(width * height, limits.image_megapixels, "a frame")
+    _check_clip(len(layout.frames), width * height, limits)
 
 
 def _check_clip(frames: int, pixels: int, limits: ServeLimits) -> None:
