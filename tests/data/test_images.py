@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from lfdm.data.corpora.folder import write_folder
 from lfdm.data.images import decoding, fit_frames, open_image, read_image
@@ -300,3 +300,86 @@ def test_a_heic_without_the_extra_names_the_command(tmp_path: Path, monkeypatch:
 def test_avif_is_read(tmp_path: Path) -> None:
     Image.new("RGB", (32, 32), (200, 30, 90)).save(tmp_path / "a.avif", quality=95)
     assert np.abs(read_image(tmp_path / "a.avif").astype(int) - (200, 30, 90)).max() <= 6
+
+
+# ------------------------------------------------------------------------------------------------------ colour profiles
+
+PALETTE = np.array([[(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 160, 120), (7, 90, 33)]], np.uint8)
+DISPLAY_P3 = {b"rXYZ": (0.5151, 0.2412, -0.0011), b"gXYZ": (0.2919, 0.6922, 0.0419), b"bXYZ": (0.1572, 0.0666, 0.7841)}
+
+
+def p3_profile() -> bytes:
+    """The profile of sRGB with the primaries of Display P3."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    for tag, values in DISPLAY_P3.items():
+        entry = profile.index(tag)
+        offset = int.from_bytes(profile[entry + 4 : entry + 8], "big")
+        profile[offset : offset + 20] = b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(v * 65536)) for v in values)
+    return bytes(profile)
+
+
+def in_display_p3() -> Image.Image:
+    """The palette in the numbers of Display P3."""
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(p3_profile()))
+    image = ImageCms.profileToProfile(Image.fromarray(PALETTE), ImageCms.createProfile("sRGB"), profile)
+    assert image is not None
+    return image
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_profiles_are_converted_to_srgb(tmp_path: Path, suffix: str, mode: str) -> None:
+    image = in_display_p3().convert(mode)
+    assert np.abs(np.asarray(image.convert("RGB")).astype(int) - PALETTE).max() > 30
+    if mode == "RGBA":
+        image.putpixel((4, 0), (7, 90, 33, 0))
+    image.save(tmp_path / f"a.{suffix}", icc_profile=p3_profile(), lossless=True)
+    read = read_image(tmp_path / f"a.{suffix}").astype(int)
+    assert np.abs(read - PALETTE)[:, :4].max() <= 4
+    assert np.abs(read - (255 if mode == "RGBA" else PALETTE))[:, 4].max() <= 4
+
+
+def test_a_palette_with_a_profile_is_converted(tmp_path: Path) -> None:
+    in_display_p3().quantize(8).save(tmp_path / "a.png", icc_profile=p3_profile())
+    assert np.abs(read_image(tmp_path / "a.png").astype(int) - PALETTE).max() <= 4
+
+
+def test_profiles_of_srgb_and_damaged_ones_change_nothing(tmp_path: Path) -> None:
+    rgb = noise(1, 16, 16)[0]
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for profile in (srgb, b"", b"damaged", srgb[:200], p3_profile()[:300], bytes(128)):
+        for mode in ("RGB", "L", "CMYK"):
+            image = Image.fromarray(rgb).convert(mode)
+            image.save(tmp_path / "plain.tif")
+            image.save(tmp_path / "a.tif", icc_profile=profile)
+            assert np.array_equal(read_image(tmp_path / "a.tif"), read_image(tmp_path / "plain.tif")), (mode, profile[:10])
+
+
+def linear_grey_profile() -> bytes:
+    """A grey profile of gamma 1: half the light at 128."""
+    tags = [(b"wtpt", b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061)), (b"kTRC", b"curv" + bytes(8))]
+    table, data = struct.pack(">I", len(tags)), b""
+    for tag, content in tags:
+        table += tag + struct.pack(">2I", 132 + 12 * len(tags) + len(data), len(content))
+        data += content
+    size = 128 + len(table) + len(data)
+    head = struct.pack(">I4sI4s4s4s", size, b"lcms", 0x02400000, b"mntr", b"GRAY", b"XYZ ") + bytes(12) + b"acsp" + bytes(28)
+    head += struct.pack(">3i", 63190, 65536, 54061)
+    return head.ljust(128, b"\0") + table + data
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "I;16"])
+def test_grey_profiles_are_converted(tmp_path: Path, mode: str) -> None:
+    grey = np.full((2, 2), 128, np.uint8)
+    image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(grey).convert(mode)
+    image.save(tmp_path / "a.tif", icc_profile=linear_grey_profile())
+    assert np.abs(read_image(tmp_path / "a.tif").astype(int) - 188).max() <= 1
+
+
+def test_large_jpegs_are_decoded_at_a_reduced_size(tmp_path: Path) -> None:
+    image = Image.new("RGB", (10_000, 5_010), (200, 30, 90))
+    image.paste((20, 180, 60), (0, 0, 5_000, 5_010))
+    image.save(tmp_path / "a.jpg", quality=95)
+    read = read_image(tmp_path / "a.jpg")
+    assert read.shape == (2_505, 5_000, 3)
+    assert np.abs(read[1000, [100, 4900]].astype(int) - [(20, 180, 60), (200, 30, 90)]).max() <= 3

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lfdm.config.video import Fit
+from lfdm.data.colour_profiles import to_srgb
 from lfdm.data.gif_blocks import read_gif_layout
 from lfdm.data.gif_frames import compose_gif
 from lfdm.errors import UserError
@@ -23,7 +24,9 @@ from lfdm.folders.files import expand_home
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".heic", ".heif"})
 
 MAX_IMAGE_PIXELS = 50_000_000
-"""Larger images are refused before they are decoded."""
+"""Larger images are refused before they are decoded, except for JPEGs, which can be decoded at a reduced size."""
+MAX_REDUCED_PIXELS = 200_000_000
+"""Largest JPEG that is decoded at a reduced size: those of phones. A progressive one needs 6 bytes for each of its pixels."""
 _STRIP = 2**20
 """Numbers that shrinking sums up at a time (8 MB)."""
 
@@ -33,7 +36,8 @@ ItemT = TypeVar("ItemT")
 def read_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     """Return an image as (H, W, 3) uint8, from a file, a PIL image or an array.
 
-    Alpha is composited over white; greyscale, palette, CMYK and 16-bit images are converted; EXIF rotation is applied.
+    Alpha is composited over white; ICC profiles, greyscale, palette, CMYK and 16-bit images are converted to sRGB; EXIF rotation
+    is applied. JPEGs of over 50 megapixels are decoded at a half, a quarter or an eighth of their size.
     Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): uint8, uint16, or floating point in [0, 1].
 
     Raises FileNotFoundError, and UserError (naming the path) for what is not an image or has over 50 megapixels.
@@ -91,6 +95,7 @@ def open_image(path: Path, *, data: bytes | None = None, formats: tuple[str, ...
                 raise _unidentified(path, start, formats) from None
         image.filename = str(path)  # named in later errors
         with image:
+            _reduce(image)
             check_pixels(path, *image.size)
             yield image
 
@@ -112,6 +117,17 @@ def _unidentified(path: Path, start: bytes, formats: tuple[str, ...] | None) -> 
     if kind.endswith(("picture", "GIF", "format")):
         return UserError(f"{path}: broken or not a readable image ({kind})")
     return UserError(f"{path}: not an image but {kind}")
+
+
+def _reduce(image: Image.Image) -> None:
+    """Let a JPEG that is too large be decoded at the largest allowed half, quarter or eighth of its size."""
+    if image.format != "JPEG" or not MAX_IMAGE_PIXELS < image.width * image.height <= MAX_REDUCED_PIXELS:
+        return
+    for factor in (2, 4, 8):
+        size = image.width // factor, image.height // factor
+        if (size[0] + 1) * (size[1] + 1) <= MAX_IMAGE_PIXELS:
+            image.draft(None, size)
+            return
 
 
 def _register_heif(path: Path) -> None:
@@ -204,6 +220,7 @@ def _array_to_8_bits(array: np.ndarray, name: str | Path) -> np.ndarray:
 
 def over_white(image: Image.Image, name: str | Path = "image") -> np.ndarray:
     """Convert a decoded image, such as one frame of a GIF, to (H, W, 3) uint8. Errors name it `name`."""
+    profile = image.info.get("icc_profile")
     if image.mode.startswith("I"):  # 16-bit greyscale, which Pillow would clip instead of scaling
         deep = np.asarray(image)
         if deep.min() < 0 or deep.max() > 65535:
@@ -211,7 +228,9 @@ def over_white(image: Image.Image, name: str | Path = "image") -> np.ndarray:
         image = Image.fromarray(_array_to_8_bits(deep.astype(np.uint16), name))
     elif image.mode == "F":
         image = Image.fromarray(_array_to_8_bits(np.asarray(image), name))
-    elif _has_alpha(image):
+    with decoding(name):
+        image = to_srgb(image, profile)
+    if _has_alpha(image):
         image = _over(image, "white")
     with decoding(name):
         return np.asarray(image.convert("RGB"))
