@@ -1,4 +1,4 @@
-"""GIFs: frames composed as browsers show them, read at the rate they were written at."""
+"""GIFs and other animations: frames composed as browsers show them, read at the rate they were written at."""
 
 import io
 import struct
@@ -181,3 +181,56 @@ def test_files_of_public_reports(name: str) -> None:
         assert (info.frames, info.fps) == (24, 40)
     else:
         assert read.shape[1:3] == (100, 100)
+
+
+# ---------------------------------------------------------------------------------------------- animated WebP and PNG
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".apng"])
+@pytest.mark.parametrize("fps", [8, 24, 29.97, 60])
+def test_animations_keep_frames_and_rate(tmp_path: Path, suffix: str, fps: float) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (9, 8, 10, 3), dtype=np.uint8)
+    frames[4] = frames[5] = frames[3]
+    path = write_video(tmp_path / f"a{suffix}", frames, fps=fps, lossless=True)
+    info = video_info(path)
+    assert (info.frames, info.height, info.width) == (9, 8, 10)
+    assert info.fps == pytest.approx(fps, rel=0.03)
+    assert np.array_equal(read_video(path), frames)
+
+
+def test_a_lossy_webp_stays_close(tmp_path: Path) -> None:
+    frames = np.linspace(0, 200, 3 * 16 * 16 * 3).reshape(3, 16, 16, 3).astype(np.uint8)
+    assert np.abs(read_video(write_video(tmp_path / "a.webp", frames, fps=8)).astype(int) - frames).mean() < 6
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.png"])
+def test_animations_lie_over_white_and_last_as_long_as_their_frames(tmp_path: Path, name: str) -> None:
+    frames = [Image.new("RGBA", (8, 8), (*colour, alpha)) for colour, alpha in ((RED, 255), (GREEN, 0), (RED, 255))]
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], duration=[40, 120, 40], lossless=True, disposal=1)
+    read = read_video(tmp_path / name)
+    assert [tuple(frame[0, 0]) for frame in read] == [RED, WHITE, WHITE, WHITE, RED]
+    assert video_info(tmp_path / name).fps == 25
+
+
+def test_the_picture_shown_instead_of_an_animation_is_no_frame_of_it(tmp_path: Path) -> None:
+    still, *frames = [Image.new("RGB", (8, 8), colour) for colour in (WHITE, RED, GREEN)]
+    still.save(tmp_path / "a.png", save_all=True, append_images=frames, duration=50, default_image=True)
+    assert [tuple(frame[0, 0]) for frame in read_video(tmp_path / "a.png")] == [RED, GREEN]
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".apng"])
+def test_an_animation_that_ends_early_is_broken(tmp_path: Path, suffix: str) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    path = write_video(tmp_path / f"a{suffix}", frames, fps=8, lossless=True)
+    whole = path.read_bytes()
+    for share in (0.3, 0.6, 0.9):
+        path.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(UserError, match=rf"a\{suffix}: broken"):
+            read_video(path)
+
+
+def test_a_still_picture_is_no_clip(tmp_path: Path) -> None:
+    for name in ("a.webp", "a.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+        with pytest.raises(UserError, match="an image; a clip is"):
+            read_video(tmp_path / name)

@@ -87,6 +87,15 @@ def test_folder_is_read_in_natural_order(tmp_path: Path) -> None:
     assert np.array_equal(read_video(tmp_path), frames)
 
 
+def test_a_folder_of_frames_of_two_sizes_is_one_answer(tmp_path: Path) -> None:
+    for index, width in enumerate((8, 8, 4)):
+        Image.fromarray(noise(1, 8, width)[0]).save(tmp_path / f"{index}.png")
+    for read in (read_video, lambda path: read_fitted(path, 8, "pad")):
+        with pytest.raises(UserError, match=r"one size; 0\.png is 8x8, 2\.png is 4x8"):
+            read(tmp_path)
+    assert len(read_fitted(tmp_path, 8, "pad", max_frames=2)) == 2
+
+
 # ----------------------------------------------------------------------------------------------------- what is refused
 
 
@@ -295,7 +304,7 @@ def test_reading_what_is_missing_empty_uneven_or_too_big(tmp_path: Path) -> None
         read_video(path, max_pixels=399)
     Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
     Image.new("RGB", (9, 8)).save(tmp_path / "1.png")
-    with pytest.raises(UserError, match="change size"):
+    with pytest.raises(UserError, match="one size"):
         read_video(tmp_path)
     for read in (read_video, video_info):
         with pytest.raises(UserError, match=r"0\.png: .*\.mp4"):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from lfdm.config.checks import check_number
 from lfdm.config.video import MAX_FPS, MIN_FPS, Fit
+from lfdm.data.animations import ANIMATION_SUFFIXES, decode_animation, encode_animation, is_animation, read_animation_timing
 from lfdm.data.containers import VideoInfo, decode_file, read_file_info
 from lfdm.data.encoding import encode_file
 from lfdm.data.gif import decode_gif, encode_gif, read_gif_timing
@@ -21,10 +22,10 @@ from lfdm.data.images import IMAGE_SUFFIXES, check_exists, check_frames, fit_fra
 from lfdm.errors import UserError
 from lfdm.folders.files import check_parents, expand_home, replacing_folder, write_bytes
 
-_VIDEO_ENDINGS = "mp4 m4v mov qt 3gp 3g2 avi divx webm mkv mpg mpeg m2v vob ts mts m2ts wmv asf flv f4v ogv dv gif"
+_VIDEO_ENDINGS = "mp4 m4v mov qt 3gp 3g2 avi divx webm mkv mpg mpeg m2v vob ts mts m2ts wmv asf flv f4v ogv dv gif apng"
 VIDEO_SUFFIXES = frozenset(f".{ending}" for ending in _VIDEO_ENDINGS.split(" "))
 """Endings of videos, in small letters. A folder's videos are found by them; how a file is read depends only on its content."""
-_WRITTEN_SUFFIXES = (".mp4", ".webm", ".gif", ".avi")
+_WRITTEN_SUFFIXES = (".mp4", ".webm", ".gif", ".avi", *ANIMATION_SUFFIXES)
 
 MAX_VIDEO_PIXELS = 600_000_000
 """Most frames x height x width that `read_video` decodes (1.8 GB): 290 frames of 1920x1080."""
@@ -68,6 +69,7 @@ def write_video(path: str | Path, frames: FrameSource, *, fps: float, lossless: 
     - `.mp4` is H.264 in yuv420p, which every browser plays; odd sizes are padded by repeating the last row or column.
       It blurs colours over 2x2 pixels: `lossless` writes exact RGB, which most browsers refuse;
     - `.webm` is VP9 in yuv420p, or exact RGB with `lossless`;
+    - `.apng` (an animated PNG) is exact, `.webp` with `lossless`;
     - `.gif` has its own palette for each frame (exact up to 256 colours) and frame times in steps of 10 ms.
 
     `sound` is a clip whose sound is kept, from its first frame on and as long as the frames last, in `.mp4` (AAC) and `.webm`
@@ -101,6 +103,8 @@ def encode_video(frames: FrameSource, suffix: str, *, fps: float, lossless: bool
         raise UserError(f"cannot write {suffix!r}; use {', '.join(_WRITTEN_SUFFIXES)} or no ending (a folder)")
     fps = check_number("fps", fps, low=MIN_FPS, high=max_fps(Path(f"video{suffix}")))
     checked = _checked(frames)
+    if suffix in ANIMATION_SUFFIXES:
+        return encode_animation(checked, suffix, fps=fps, lossless=lossless)
     if suffix != ".gif":
         return encode_file(checked, suffix, fps=fps, lossless=lossless, sound=sound)
     if lossless:
@@ -145,9 +149,9 @@ def _holds_frames_only(path: Path) -> bool:
 def read_video(path: str | Path, *, max_frames: int | None = None, max_pixels: int = MAX_VIDEO_PIXELS) -> np.ndarray:
     """Return the first `max_frames` frames (default: all) of a file, a GIF or a folder of images: (t, H, W, 3) uint8.
 
-    Files are recognised by their content. Images of a folder come in natural order. Longer frames of a GIF are repeated, as in
-    a video of constant rate; each stored frame of a video file is given once, whatever its duration, as a player shows it:
-    upright, with square pixels, deinterlaced, over white, in standard dynamic range.
+    Files are recognised by their content. Images of a folder come in natural order. Longer frames of a GIF, WebP or APNG are
+    repeated, as in a video of constant rate; each stored frame of a video file is given once, whatever its duration, as a player
+    shows it: upright, with square pixels, deinterlaced, over white, in standard dynamic range.
 
     Raises FileNotFoundError, and UserError naming the path for anything that is not a whole clip: broken or truncated,
     without frames, of changing size, or above `max_pixels` pixels (frames x height x width).
@@ -192,7 +196,7 @@ def read_fitted(
 
 
 def video_info(path: str | Path) -> VideoInfo:
-    """Return the number of frames, average rate and size of a clip as it is read; only a GIF is decoded as a whole for it.
+    """Return the number of frames, average rate and size of a clip as it is read; read from headers where they tell it.
 
     Raises FileNotFoundError, and UserError naming the path for what is not a clip.
     """
@@ -202,16 +206,30 @@ def video_info(path: str | Path) -> VideoInfo:
         files = _frame_files(path)
         height, width = read_image(files[0]).shape[:2]
         return VideoInfo(frames=len(files), fps=FOLDER_FPS, width=width, height=height)
-    if _is_gif(path):
-        timing = read_gif_timing(path)
+    timing = read_animation_timing(path) if is_animation(path) else read_gif_timing(path) if _is_gif(path) else None
+    if timing is not None:
         return VideoInfo(frames=sum(timing.repeats), fps=timing.fps, width=timing.width, height=timing.height)
     return read_file_info(path)
 
 
 def _decode(path: Path) -> Iterator[np.ndarray]:
     if path.is_dir():
-        return (read_image(file) for file in _frame_files(path))
+        return _decode_folder(path)
+    if is_animation(path):
+        return decode_animation(path)
     return decode_gif(path) if _is_gif(path) else decode_file(path)
+
+
+def _decode_folder(path: Path) -> Iterator[np.ndarray]:
+    """Yield the images of a folder. Raises UserError naming two of different sizes, which no clip has."""
+    first: tuple[str, tuple[int, ...]] | None = None
+    for file in _frame_files(path):
+        frame = read_image(file)
+        first = first or (file.name, frame.shape)
+        if frame.shape != first[1]:
+            sizes = [f"{name} is {shape[1]}x{shape[0]}" for name, shape in (first, (file.name, frame.shape))]
+            raise UserError(f"{path}: frames must have one size; {', '.join(sizes)}")
+        yield frame
 
 
 def _is_gif(path: Path) -> bool:

@@ -1,0 +1,129 @@
+"""Animated WebP and PNG (APNG): frames of any duration on disk, frames at a constant rate outside."""
+
+import io
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image, ImageSequence
+
+from lfdm.data.images import check_pixels, decoding, guarded, open_image, over_white
+from lfdm.data.timing import Timing, constant_rate
+from lfdm.errors import UserError
+
+ANIMATION_SUFFIXES = (".webp", ".apng")
+"""Endings that can be written; a `.png` that is animated is read, too."""
+_ENDINGS = (*ANIMATION_SUFFIXES, ".png")
+_DEFAULT_MS = 100.0
+"""Duration of a frame that states none, as browsers take it."""
+_QUALITY = 90
+"""Quality of lossy WebP, 0 to 100."""
+_PNG, _WEBP_ANIMATED = b"\x89PNG\r\n\x1a\n", 0x02
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    width: int
+    height: int
+    durations: list[float]
+    """Of each frame, in milliseconds."""
+    num_frames: int
+    """As the header states it."""
+
+
+def is_animation(path: Path) -> bool:
+    """Whether a file has the ending of a WebP or PNG and is animated. Raises OSError for one that cannot be read."""
+    return path.suffix.lower() in _ENDINGS and path.is_file() and _read_layout(path) is not None
+
+
+def read_animation_timing(path: Path) -> Timing:
+    """Read the timing and size of an animation from its headers, without decoding a frame."""
+    layout = _read_layout(path)
+    if layout is None or not layout.durations or len(layout.durations) != layout.num_frames:
+        raise UserError(f"{path}: broken or not a readable clip or image (not a whole animation)")
+    check_pixels(path, layout.width, layout.height)
+    durations = [duration or _DEFAULT_MS for duration in layout.durations]
+    return constant_rate(durations, ticks_per_second=1000, width=layout.width, height=layout.height)
+
+
+def decode_animation(path: Path) -> Iterator[np.ndarray]:
+    """Yield the frames (H, W, 3) uint8 over white at a constant rate."""
+    repeats = iter(read_animation_timing(path).repeats)
+    with open_image(path, formats=("WEBP", "PNG")) as image:
+        for index, frame in enumerate(guarded(path, ImageSequence.Iterator(image))):
+            if index == 0 and image.info.get("default_image"):  # shown only where animations are not
+                continue
+            with decoding(path):
+                picture = frame.copy()
+            array = over_white(picture, path)
+            for _ in range(next(repeats, 0)):
+                yield array
+
+
+def encode_animation(frames: Iterable[np.ndarray], suffix: str, *, fps: float, lossless: bool) -> bytes:
+    """Encode frames (H, W, 3) uint8 as `.webp` or `.apng`, which is always lossless. Equal frames in a row become one."""
+    images = [Image.fromarray(frame) for frame in frames]
+    ends = np.rint(np.arange(len(images) + 1) * 1000 / fps)  # rounding errors must not add up over the clip
+    options: dict[str, Any] = {"save_all": True, "append_images": images[1:], "duration": np.diff(ends).astype(int).tolist()}
+    if suffix == ".webp":
+        options |= {"lossless": lossless, "quality": _QUALITY}
+    buffer = io.BytesIO()
+    images[0].save(buffer, "WEBP" if suffix == ".webp" else "PNG", loop=0, **options)
+    return buffer.getvalue()
+
+
+# ------------------------------------------------------------------------------------------------------------- headers
+
+
+def _read_layout(path: Path) -> _Layout | None:
+    """Read the headers of an animation; None for any other file. One that ends early has fewer durations than frames."""
+    with path.open("rb") as file:
+        head = file.read(12)
+        try:
+            if head.startswith(_PNG):
+                file.seek(len(_PNG))
+                return _read_png(file)
+            if head.startswith(b"RIFF") and head.endswith(b"WEBP"):
+                return _read_webp(file)
+        except struct.error:  # ends within a header
+            return None
+    return None
+
+
+def _read_png(file: BinaryIO) -> _Layout | None:
+    width = height = num_frames = 0
+    durations: list[float] = []
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        end = file.tell() + length + 4
+        if kind == b"IHDR":
+            width, height = struct.unpack(">II", file.read(8))
+        elif kind == b"acTL":
+            (num_frames,) = struct.unpack(">I", file.read(4))
+        elif kind == b"fcTL":
+            numerator, denominator = struct.unpack_from(">HH", file.read(26), 20)
+            durations.append(1000 * numerator / (denominator or 100))
+        elif kind == b"IEND" or (kind == b"IDAT" and not num_frames):
+            break
+        file.seek(end)
+    return _Layout(width=width, height=height, durations=durations, num_frames=num_frames) if num_frames else None
+
+
+def _read_webp(file: BinaryIO) -> _Layout | None:
+    width = height = 0
+    durations: list[float] = []
+    while len(head := file.read(8)) == 8:
+        kind, length = struct.unpack("<4sI", head)
+        end = file.tell() + length + length % 2
+        if not width:
+            flags = file.read(10)
+            if kind != b"VP8X" or len(flags) < 10 or not flags[0] & _WEBP_ANIMATED:
+                return None
+            width, height = (1 + int.from_bytes(flags[at : at + 3], "little") for at in (4, 7))
+        elif kind == b"ANMF":
+            durations.append(float(int.from_bytes(file.read(16)[12:15], "little")))
+        file.seek(end)
+    return _Layout(width=width, height=height, durations=durations, num_frames=len(durations)) if width else None
