@@ -14,6 +14,7 @@ import torch
 
 from lfdm.config.checks import check_integer, check_number
 from lfdm.config.video import MIN_FPS, PanelFormat, PanelKind
+from lfdm.data.animations import ANIMATION_SUFFIXES
 from lfdm.data.video import check_target, max_fps, write_video
 from lfdm.errors import UserError
 from lfdm.folders.files import replaced_input
@@ -22,7 +23,7 @@ from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.pipeline.result import LatentFlowOutput
 from lfdm.visualize import draw_panel
 
-OUT_ENDINGS = (".mp4", ".webm", ".gif")
+OUT_ENDINGS = (".mp4", ".webm", ".gif", *ANIMATION_SUFFIXES)
 """Formats that browsers play; a path without an ending is a folder of lossless PNGs."""
 MAX_SCALE = 32
 REGION_FRAMES = 32
