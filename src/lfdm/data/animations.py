@@ -35,8 +35,11 @@ class _Layout:
 
 
 def is_animation(path: Path) -> bool:
-    """Whether a file has the ending of a WebP or PNG and is animated. Raises OSError for one that cannot be read."""
-    return path.suffix.lower() in _ENDINGS and path.is_file() and _read_layout(path) is not None
+    """Whether a file has the ending of a WebP or PNG and is animated; False for one that cannot be read."""
+    try:
+        return path.suffix.lower() in _ENDINGS and path.is_file() and _read_layout(path) is not None
+    except OSError:
+        return False
 
 
 def read_animation_timing(path: Path) -> Timing:
