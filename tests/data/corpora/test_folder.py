@@ -276,3 +276,14 @@ def test_a_damaged_picture_ends_no_conversion(tmp_path: Path) -> None:
     report = write_folder(tmp_path / "tree", tmp_path / "set", size=8)
     assert [record.path for record in report.records] == ["clips/wave/good.avi.avi"]
     assert [(s.path, "frame-00001.avif" in s.reason) for s in report.skipped] == [("wave/frames", True)]
+
+
+def test_animated_pictures_are_clips(tmp_path: Path) -> None:
+    for name in ("wave/ann/a.webp", "wave/ann/b.apng", "wave/c.webp"):
+        write_video(tmp_path / "tree" / name, clip(3, 8, 8), fps=8)
+    animation = (tmp_path / "tree/wave/ann/b.apng").rename(tmp_path / "tree/wave/ann/b.png")
+    assert animation.exists()
+    report = write_folder(tmp_path / "tree", tmp_path / "set", size=8)
+    assert [record.path for record in report.records] == [
+        f"clips/wave/{name}.avi" for name in ("ann/a.webp", "ann/b.png", "c.webp")
+    ]

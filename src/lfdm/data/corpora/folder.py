@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
 from lfdm.config.video import Fit, FolderLayout
+from lfdm.data.animations import is_animation
 from lfdm.data.corpora.conversion import (
     ClipFormat,
     Conversion,
@@ -187,12 +188,13 @@ def _recording(source: Path, clip: PurePath, place: Place) -> Recording:
 def _is_clip(path: Path) -> bool:
     """Whether a path is a video file, or a folder of images without videos or folders in it (which would be a subject)."""
     if not _is_folder(path):
-        return path.suffix.lower() in VIDEO_SUFFIXES
+        return path.suffix.lower() in VIDEO_SUFFIXES or is_animation(path)
     try:
         inside = entries(path)
     except OSError:
         return False
     is_subject = any(_is_folder(entry) or entry.suffix.lower() in VIDEO_SUFFIXES for entry in inside)
+    is_subject = is_subject or any(map(is_animation, inside[:1]))
     return not is_subject and any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in inside)
 
 
