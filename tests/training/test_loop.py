@@ -294,6 +294,7 @@ INTERRUPTED, STOPPED = 100, 99
 
 def _train_until_stopped(seconds: float, config: OptimizationConfig, out: Path, ready: Any) -> None:
     os.setpgrp()  # a terminal sends Ctrl-C to all processes of a group, the loader's included
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and so the tests, may ignore it
     try:
         train(Regression(dataset=Slow(seconds)), config, out, report=lambda _: ready.set(), summary=lambda _: ready.set())
     except TrainingInterrupted as interrupted:
@@ -328,7 +329,9 @@ def test_a_second_signal_stops_at_once(tmp_path: Path, number: int, code: int) -
     child = context.Process(target=_train_until_stopped, args=(1000, ENDLESS, tmp_path, ready))
     child.start()
     assert ready.wait(60)
-    while child.is_alive():  # the first may come before the handlers are installed
+    for _ in range(300):  # the first may come before the handlers are installed
+        if not child.is_alive():
+            break
         os.kill(child.pid or 0, number)
         child.join(0.2)
     assert child.exitcode == code
