@@ -25,8 +25,8 @@ _CUT_ANYWHERE = frozenset({"mpegts", "mpeg", "mpegvideo", "dv"})
 """Formats made for broadcast and tape: they state no duration, and a recording may begin and end within a frame."""
 _MIN_WHOLE = 0.9
 """Least share of the duration in the header that a whole file holds: some encoders write a duration that is slightly too long."""
-_MAX_HEADER = 2**24
-"""Most bytes of a mov file's header that are searched."""
+_MAX_HEADER, _MAX_BOXES = 2**24, 1000
+"""Most bytes of a mov file's header, and most boxes before it, that are searched."""
 _RATE_TOLERANCE = 0.05
 """Relative difference up to which a stated frame rate is believed: frame times are rounded, to 1 ms in WebM."""
 _UNKNOWN_RATE = 25.0
@@ -243,15 +243,16 @@ def _graphics_mode(file: BinaryIO) -> int | None:
     """Return the graphics mode of the first video track of a mov or mp4 file."""
     position, start = file.tell(), 0
     try:
-        while len(head := file.read(16) if file.seek(start) == start else b"") >= 8:
-            size, name = struct.unpack_from(">I4s", head)
-            size = struct.unpack_from(">Q", head, 8)[0] if size == 1 and len(head) == 16 else size
+        for _ in range(_MAX_BOXES):
+            file.seek(start)
+            size, name, long_size = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
+            size = long_size if size == 1 else size
             if name == b"moov":
                 file.seek(start)
                 moov = file.read(min(size, _MAX_HEADER))
                 place = moov.find(b"vmhd") + 8
                 return struct.unpack_from(">H", moov, place)[0] if 8 <= place <= len(moov) - 2 else None
-            if size < 8:
+            if size < 8 or size >= 1 << 62:
                 return None
             start += size
         return None
