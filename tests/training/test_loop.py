@@ -338,6 +338,15 @@ def test_a_second_signal_stops_at_once(tmp_path: Path, number: int, code: int) -
     assert find_checkpoints(tmp_path) == []
 
 
+@pytest.fixture
+def heeded_interrupts() -> Iterator[None]:
+    """Heed Ctrl-C, which a shell's background jobs, and so these tests, may ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded_interrupts")
 def test_handlers_are_installed_only_during_the_training_and_only_in_the_main_thread(tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     during: list[Any] = []
