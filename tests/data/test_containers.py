@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from av.video.stream import VideoStream
 
+from lfdm.data.sound import has_sound
 from lfdm.data.video import VIDEO_SUFFIXES, read_video, video_info, write_video
 from lfdm.errors import UserError
 
@@ -29,10 +30,12 @@ def write_file(
     matrix: Sequence[int] | None = None,
     container: str | None = None,
     options: dict[str, str] | None = None,
+    title: str = "",
     **attributes: Any,
 ) -> Path:
     """Encode frames (t, H, W, 3) or RGBA (t, H, W, 4) uint8, at `times` in units of 1/rate s."""
     with av.open(path, "w", format=container) as file:
+        file.metadata["title"] = title
         stream = cast(VideoStream, file.add_stream(codec, rate=rate, options=options or {}))
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pixel_format
         for name, value in attributes.items():
@@ -299,6 +302,14 @@ def test_files_are_read_by_content_under_every_name(tmp_path: Path, name: str, c
     assert frames.shape == (6, 32, 64, 3)
     assert np.abs(frames[0, 4, 60] - (255, 0, 0)).max() < 40
     assert not path.suffix or path.suffix.lower() in VIDEO_SUFFIXES
+
+
+@pytest.mark.parametrize("name", ["a.avi", "a.mp4", "a.mkv"])
+def test_a_title_may_be_in_any_encoding(tmp_path: Path, name: str) -> None:
+    path = write_file(tmp_path / name, quarters(), "libx264", "yuv420p", title="a clip of me")
+    path.write_bytes(path.read_bytes().replace(b"a clip of me", "ein Stück Öl".encode("latin-1")))
+    assert len(read_video(path)) == 3
+    assert not has_sound(path)
 
 
 def test_a_gif_of_another_name_is_a_gif(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from lfdm.data.frames import Alpha, FrameConverter, deinterlace
 from lfdm.data.images import MAX_IMAGE_PIXELS, check_pixels, decoding, guarded
 from lfdm.errors import UserError
 
-READ_OPTIONS = {"format_whitelist": "avi,mov,matroska,mpegts,mpeg,mpegvideo,asf,flv,ogg,dv"}
+_READ_OPTIONS = {"format_whitelist": "avi,mov,matroska,mpegts,mpeg,mpegvideo,asf,flv,ogg,dv"}
 """The only formats to probe: a playlist disguised as a clip could make the demuxer open other files."""
 _CUT_ANYWHERE = frozenset({"mpegts", "mpeg", "mpegvideo", "dv"})
 """Formats made for broadcast and tape: they state no duration, and a recording may begin and end within a frame."""
@@ -187,12 +187,17 @@ def decode_file(path: Path) -> Iterator[np.ndarray]:
         opened.check_whole(num_decoded)
 
 
+def open_container(file: BinaryIO) -> InputContainer:
+    """Open a file of one of the known formats; text in it, such as a title, may be in any encoding."""
+    return cast(InputContainer, av.open(file, options=_READ_OPTIONS, metadata_errors="replace"))
+
+
 @contextmanager
 def _open(path: Path) -> Iterator[_OpenFile]:
     """Open the first video stream of a file. Raises UserError naming the path for what holds none that can be decoded."""
     with path.open("rb") as file:
         with decoding(path):
-            container = cast(InputContainer, av.open(file, options=READ_OPTIONS))
+            container = open_container(file)
         with container:
             streams = (s for s in container.streams.video if Disposition.attached_pic not in s.disposition)
             stream = next(streams, None)

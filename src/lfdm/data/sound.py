@@ -6,10 +6,10 @@ from typing import Any, cast
 
 import av
 from av.audio.stream import AudioStream
-from av.container import InputContainer, OutputContainer
+from av.container import OutputContainer
 from av.error import FFmpegError
 
-from lfdm.data.containers import READ_OPTIONS
+from lfdm.data.containers import open_container
 
 _CODECS = {".mp4": ("aac", 160_000), ".webm": ("libopus", 128_000)}
 """Encoder and bits per second by the ending of the file; other formats stay silent."""
@@ -51,7 +51,7 @@ def has_sound(path: Path) -> bool:
 def _decode_sound(path: Path) -> Iterator[av.AudioFrame]:
     """Yield the frames of the first sound track, timed since the first video frame. Damaged sound ends early."""
     try:
-        with path.open("rb") as file, cast(InputContainer, av.open(file, options=READ_OPTIONS)) as container:
+        with path.open("rb") as file, open_container(file) as container:
             stream = next(iter(container.streams.audio), None)
             if stream is None or stream.codec_context is None:
                 return
