@@ -111,6 +111,8 @@ class _OpenFile:
         stated = float(self.stream.average_rate or self.stream.guessed_rate or _UNKNOWN_RATE)
         intervals = len(self.times) - 1
         span = self.seconds(max(self.times) - min(self.times)) if intervals > 0 else 0.0
+        if span <= 0:  # a single frame
+            intervals, span = self.num_frames, self.promised_seconds()
         if self._has_frame_table() or self.container.format.name in _CUT_ANYWHERE or span <= 0:
             return stated
         agrees = abs(span - intervals / stated) <= max(_RATE_TOLERANCE * span, 2 * self.seconds(1))
