@@ -178,7 +178,7 @@ def test_a_scheduler_says_what_its_network_predicts(scheduler: Any, kind: Predic
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sampler": "eulr", "prediction_type": "epsilon"}, "sampler must be one of dpmpp_2m, .*; got 'eulr'"),
+        ({"sampler": "eulr", "prediction_type": "epsilon"}, "sampler must be one of euler, .*; got 'eulr'"),
         ({"sampler": "ddpm", "prediction_type": "sample"}, "prediction_type must be one of epsilon, .*; got 'sample'"),
         ({"sampler": "heun", "prediction_type": "epsilon", "paper": True}, "sampler must be one of ddpm, .*; got 'heun'"),
         ({"sampler": "ddpm", "prediction_type": "velocity", "paper": True}, "dynamic_thresholding; got 'velocity'"),
