@@ -156,7 +156,7 @@ class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright:
 
     @property
     def has_regions(self) -> bool:
-        """Whether the motion predictor has regions (`region_heat`)."""
+        """Return whether the motion predictor has regions (`region_heat`)."""
         return self.motion_predictor.has_regions
 
     def region_heat(self, video: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ def data_folder(
         size: Height and width of frames.
         fit: Black borders (pad) or a centre crop for frames that are not square.
         layout: Where a clip's label, subject and split are in its path; by default this is recognised.
-        labels: Table with the columns path,label and perhaps subject,split; or txt for a .txt beside each clip.
+        labels: Table with the columns path,label and perhaps subject,split; or txt for a .txt next to each clip.
         test_fraction: Fraction of subjects held out for testing, where the folder has no split of its own.
         seed: Seed of the split into training and test subjects.
         max_frames: Number of frames to keep from the start of each clip; by default all.

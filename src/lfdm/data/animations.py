@@ -29,13 +29,13 @@ class _Layout:
     width: int
     height: int
     durations: list[float]
-    """Of each frame, in milliseconds."""
+    """Durations of the frames in milliseconds."""
     num_frames: int
     """As the header states it."""
 
 
 def is_animation(path: Path) -> bool:
-    """Whether a file has the ending of a WebP or PNG and is animated; False for one that cannot be read."""
+    """Return whether a file has the ending of a WebP or PNG and is animated; False for one that cannot be read."""
     try:
         return path.suffix.lower() in _ENDINGS and path.is_file() and _read_layout(path) is not None
     except OSError:

@@ -115,7 +115,7 @@ class PairAugmentation:
 
 
 def names_a_side(label: str) -> bool:
-    """Whether a label names left or right, so that mirroring would make it wrong.
+    """Return whether a label names left or right, so that mirroring would make it wrong.
 
     >>> names_a_side("Turn Left"), names_a_side("right-hand_wave"), names_a_side("leftHand"), names_a_side("bright")
     (True, True, True, False)

@@ -133,7 +133,7 @@ class _OpenFile:
             raise UserError(f"{self.path}: truncated: {ends:.2f} of {promised:.2f} s, {missing} frames in it are broken")
 
     def _is_all_there(self) -> bool | None:
-        """Whether the file is as long as its own structure says, or its format needs no end; None if nothing tells."""
+        """Return whether the file is as long as its own structure says, or its format needs no end; None if nothing tells."""
         if self.container.format.name in _CUT_ANYWHERE:
             return True
         size = self.file.seek(0, 2)
@@ -222,7 +222,7 @@ def _decoder(stream: VideoStream) -> VideoCodecContext:
 
 
 def _is_shown(packet: "av.Packet[Any]") -> bool:
-    """Whether a packet holds a frame of the clip.
+    """Return whether a packet holds a frame of the clip.
 
     The empty packets of dropped frames and of the end do not, nor do those that an edit list cuts away (a phone's trimmed clip).
     """

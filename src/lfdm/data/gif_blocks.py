@@ -21,7 +21,7 @@ class GifFrame:
     ticks: int
     """Duration in units of 10 ms; 0 where none is stated."""
     disposal: int
-    """What happens to the rectangle afterwards: 2 clears it, 3 (or 4) brings back what it covered, others keep it."""
+    """Disposal of the rectangle after the frame: 2 clears it, 3 (or 4) brings back what it covered, others keep it."""
     transparent: int | None
     """Index that leaves what is below."""
     palette: bytes | None

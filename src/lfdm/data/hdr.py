@@ -24,7 +24,7 @@ _ROWS = 64
 
 
 def is_hdr(frame: av.VideoFrame) -> bool:
-    """Whether a frame says that it is PQ or HLG."""
+    """Return whether a frame says that it is PQ or HLG."""
     return frame.color_trc in (_PQ, _HLG)
 
 

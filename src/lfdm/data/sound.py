@@ -44,7 +44,7 @@ def add_sound(file: OutputContainer, suffix: str, path: Path | None) -> SoundTra
 
 
 def has_sound(path: Path) -> bool:
-    """Whether a clip has a sound track that can be decoded."""
+    """Return whether a clip has a sound track that can be decoded."""
     return path.is_file() and next(_decode_sound(path), None) is not None
 
 

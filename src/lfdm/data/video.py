@@ -233,7 +233,7 @@ def _decode_folder(path: Path) -> Iterator[np.ndarray]:
 
 
 def _is_gif(path: Path) -> bool:
-    """Whether a file is a GIF by its first bytes. Raises UserError for a still image, going by its ending."""
+    """Return whether a file is a GIF by its first bytes. Raises UserError for a still image, going by its ending."""
     if path.suffix.lower() in IMAGE_SUFFIXES:
         raise UserError(f"{path}: an image; a clip is a folder of images or a video, such as .mp4, .mov, .webm, .avi or .gif")
     with path.open("rb") as file:

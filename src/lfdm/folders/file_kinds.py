@@ -72,7 +72,7 @@ def describe_start(start: bytes) -> str | None:
 
 
 def is_heif(start: bytes) -> bool:
-    """Whether a file with these first bytes is a HEIC or HEIF picture; AVIF is a format of its own."""
+    """Return whether a file with these first bytes is a HEIC or HEIF picture; AVIF is a format of its own."""
     brands = _brands(start)
     return b"avif" not in brands and any(brand in _HEIF_BRANDS for brand in brands)
 

@@ -151,7 +151,7 @@ def _check_absent(target: Path, overwrite: bool) -> None:
 
 
 def _holds_something(path: Path) -> bool:
-    """Whether `path` is a file, a link or a folder that is not empty."""
+    """Return whether `path` is a file, a link or a folder that is not empty."""
     return path.is_symlink() or (any(path.iterdir()) if path.is_dir() else path.exists())
 
 

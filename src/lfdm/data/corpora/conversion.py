@@ -162,7 +162,7 @@ def skip(source: Path, path: Path, reason: str) -> SkippedFile:
 
 
 def _is_control(character: str) -> bool:
-    """Whether a character cannot be printed in one line: a control character, or part of a name that is not UTF-8."""
+    """Return whether a character cannot be printed in one line: a control character, or part of a name that is not UTF-8."""
     return unicodedata.category(character) in ("Cc", "Cs")
 
 

@@ -33,7 +33,7 @@ from lfdm.folders.files import expand_home
 MAX_DEPTH = 8
 """Deepest folder that is searched for clips."""
 TEXTS = "txt"
-"""Value of `labels` for a text beside each clip."""
+"""Value of `labels` for a text next to each clip."""
 
 
 def write_folder(
@@ -55,7 +55,7 @@ def write_folder(
 
     A clip is a video file or a folder of images. `layout` says where a clip's label, subject and split are in its path (see
     `lfdm.data.corpora.layouts`); "auto" recognises it. A clip without a subject is its own subject. `labels` is a table
-    (`read_label_table`), or "txt" for a text beside each clip; texts are also read where no folder gives labels.
+    (`read_label_table`), or "txt" for a text next to each clip; texts are also read where no folder gives labels.
 
     Clips are cut by `cutting`; the first `max_frames` frames of each are fitted to `size` (see `fit_frames`) and stored
     losslessly at the clip's own rate. Splits of the tree are kept: folders `train` and `test`, or lists of clips. Without
@@ -156,7 +156,7 @@ def _arrange(tree: _Tree, layout: FolderLayout, labels: str | Path | None) -> Ar
 
 
 def _read_labels(tree: _Tree, labels: str | Path | None, texts: Sequence[PurePath], *, unasked: bool) -> Listing | None:
-    """Read the labels beside the clips; None for `labels` None, unless `unasked` and most clips have a text."""
+    """Read the labels next to the clips; None for `labels` None, unless `unasked` and most clips have a text."""
     if labels is not None and str(labels) != TEXTS:
         table = expand_home(labels)
         listing = read_label_table(table, tree.clips)
@@ -186,7 +186,7 @@ def _recording(source: Path, clip: PurePath, place: Place) -> Recording:
 
 
 def _is_clip(path: Path) -> bool:
-    """Whether a path is a video file, or a folder of images without videos or folders in it (which would be a subject)."""
+    """Return whether a path is a video file, or a folder of images without videos or folders in it (which would be a subject)."""
     if not _is_folder(path):
         return path.suffix.lower() in VIDEO_SUFFIXES or is_animation(path)
     try:
@@ -199,7 +199,7 @@ def _is_clip(path: Path) -> bool:
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether a path is a folder; False without permission to look, since reading it then gives the reason."""
+    """Return whether a path is a folder; False without permission to look, since reading it then gives the reason."""
     try:
         return path.is_dir()
     except OSError:

@@ -165,7 +165,7 @@ def _split_folders(clips: Sequence[PurePath], layout: FolderLayout, *, needs_lab
 
 
 def _are_splits(names: Sequence[tuple[str, ...]], level: int) -> bool:
-    """Whether the folders at a level are splits. At the top one may be the only one, or a pair may have others next to it."""
+    """Return whether the folders at a level are splits: at the top a single one may be, or a pair next to other folders."""
     splits = {split_of_name(parts[level]) for parts in names if len(parts) > level + 1}
     both = {"train", "test"} <= splits
     if level == 0:

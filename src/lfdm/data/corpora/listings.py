@@ -1,4 +1,4 @@
-"""Labels and splits written beside the clips: a table, a text for each clip, and lists of the clips of a split.
+"""Labels and splits written next to the clips: a table, a text for each clip, and lists of the clips of a split.
 
 Clips are paths relative to the tree.
 """
@@ -15,7 +15,7 @@ from lfdm.data.tables import read_table, tidy
 from lfdm.errors import UserError
 
 MAX_TEXT_BYTES = 10_000
-"""A longer text beside a clip is no label."""
+"""A longer text next to a clip is no label."""
 _LIST_NUMBER = re.compile(r"\d+$")
 
 
@@ -80,7 +80,7 @@ def read_label_table(path: Path, clips: Sequence[PurePath]) -> Listing:
 
 
 def read_texts(source: Path, clips: Sequence[PurePath], texts: Iterable[PurePath]) -> Listing:
-    """Read a label from the first line of the text `<clip>.txt` beside each clip."""
+    """Read a label from the first line of the text `<clip>.txt` next to each clip."""
     found = Listing(name="a .txt beside it")
     by_name = set(texts)
     for clip in clips:
@@ -92,7 +92,7 @@ def read_texts(source: Path, clips: Sequence[PurePath], texts: Iterable[PurePath
 
 
 def text_names(clip: PurePath) -> tuple[PurePath, PurePath]:
-    """Return the paths of a text beside a clip: `wave.txt` or `wave.mp4.txt`."""
+    """Return the paths of a text next to a clip: `wave.txt` or `wave.mp4.txt`."""
     return clip.with_suffix(".txt"), clip.with_name(f"{clip.name}.txt")
 
 
