@@ -1,10 +1,7 @@
 """The calls of page and API: each takes one request and yields its progress and its result. Independent of gradio."""
 
-import copy
 import itertools
-import queue
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -34,9 +31,8 @@ class Calls:
         self.storage = storage
         self._reader = RequestReader(choices, limits, storage)
         self._jobs = Jobs(limits.num_jobs)
-        self._pipes: queue.SimpleQueue[LatentFlowPipeline] = queue.SimpleQueue()
-        for _ in range(limits.num_jobs):
-            self._pipes.put(_with_own_scheduler(pipe))
+        self._pipe = type(pipe)(**pipe.components)  # the same networks, for jobs in several threads
+        self._pipe.set_progress_bar_config(disable=True)
 
     def generate(self, **fields: object) -> Updates:
         """Generate videos of one picture and a label; the fields are those of `RequestReader.generate`.
@@ -65,14 +61,14 @@ class Calls:
         image, mask = self._read_picture(request)
         folder = self.storage.new_result()
         results = []
-        with self.storage.held(folder), self._borrowed_pipe() as pipe:
+        with self.storage.held(folder):
             for k, seed in enumerate(request.seeds):  # one at a time, so that memory does not grow with their number
 
                 def after_step(_: object, index: int, *rest: object, done: int = k * steps) -> dict[str, Tensor]:  # noqa: ARG001
                     report(done + index + 1, total)
                     return {}
 
-                output = pipe(
+                output = self._pipe(
                     image,
                     request.label,
                     generator=seed,
@@ -88,7 +84,7 @@ class Calls:
                 label = request.label or "unconditional"
                 frames, motion = _only_sample(output)
                 name = f"{as_file_name(label)}-{seed}"
-                title, fps = f"{label}, seed {seed}", pipe.config["fps"]
+                title, fps = f"{label}, seed {seed}", self._pipe.config["fps"]
                 notice = partial(report, (k + 1) * steps, total)  # no progress, but it stops a cancelled job
                 results.append(write_result(folder, name, title, frames, motion, fps=fps, after_frame=notice))
         return results
@@ -106,8 +102,8 @@ class Calls:
                 report(k, total)
                 yield frame
 
-        with self.storage.held(folder), self._borrowed_pipe() as pipe:
-            output = pipe.transfer(
+        with self.storage.held(folder):
+            output = self._pipe.transfer(
                 image,
                 driving_frames(),
                 relative=request.relative,
@@ -133,14 +129,6 @@ class Calls:
         image = read_upload(request.image, self.limits)
         return image, None if request.mask is None else resize_mask(request.mask, (image.shape[0], image.shape[1]))
 
-    @contextmanager
-    def _borrowed_pipe(self) -> Iterator[LatentFlowPipeline]:
-        pipe = self._pipes.get()
-        try:
-            yield pipe
-        finally:
-            self._pipes.put(pipe)
-
 
 def choices_of(pipe: LatentFlowPipeline, examples: tuple[Path, ...]) -> Choices:
     """Return the labels, examples, defaults and limits that a pipeline allows."""
@@ -154,16 +142,6 @@ def choices_of(pipe: LatentFlowPipeline, examples: tuple[Path, ...]) -> Choices:
         num_inference_steps=config["num_inference_steps"],
         guidance_scale=config["guidance_scale"],
     )
-
-
-def _with_own_scheduler(pipe: LatentFlowPipeline) -> LatentFlowPipeline:
-    """Return a pipeline with the same networks: a scheduler counts steps, so each job needs one of its own."""
-    parts = {name: getattr(pipe, name) for name in ("autoencoder", "unet", "condition", "motion_codec")}
-    names = ("image_size", "fit", "num_frames", "fps", "num_inference_steps", "guidance_scale")
-    settings = {name: pipe.config[name] for name in names}
-    copied = type(pipe)(**parts, scheduler=copy.deepcopy(pipe.scheduler), **settings)
-    copied.set_progress_bar_config(disable=True)
-    return copied
 
 
 def _only_sample(output: LatentFlowOutput) -> tuple[np.ndarray, Motion]:
