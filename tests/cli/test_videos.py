@@ -1,5 +1,7 @@
 """Commands that make videos."""
 
+import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +16,8 @@ from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
 from PIL import Image
 
-from lfdm.config.presets import Preset
+from lfdm.config.presets import FLOW64, Preset
+from lfdm.config.serialization import to_json
 from lfdm.data.sound import has_sound
 from lfdm.data.video import read_video, video_info, write_video
 from lfdm.folders import sources
@@ -365,3 +368,23 @@ def test_info_names_labels_and_bundled_models(lfdm: Lfdm, model: Path) -> None:
     assert code == 0
     assert "bundled models" in out
     assert "mug128" in out
+
+
+def test_a_stage_1_run_transfers_and_reuses_motion_but_does_not_generate(
+    lfdm: Lfdm, model: Path, image: Path, tmp_path: Path
+) -> None:
+    """The run is a checkpoint of stage 1 with the settings of its training."""
+    run = tmp_path / "run"
+    checkpoint = run / "checkpoints" / "step-00000001"
+    shutil.copytree(model / "autoencoder", checkpoint / "autoencoder")
+    (checkpoint / "state.json").write_text("{}")
+    (run / "config.json").write_text(json.dumps({"stage": "autoencoder", "preset": to_json(FLOW64)}))
+    write_video("driving.mp4", np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8), fps=8)
+    assert lfdm("transfer", image, "driving.mp4", "--model", run, "--out", "moved", "--motion", "m.safetensors")[0] == 0
+    assert read_video("moved").shape == (4, 64, 64, 3)
+    assert lfdm("generate", image, "--reuse-motion", "m.safetensors", "--model", checkpoint, "--out", "again")[0] == 0
+    assert np.array_equal(read_video("moved"), read_video("again"))
+    code, _, err = lfdm("generate", image, "wave", "--model", run)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "stage-1 run" in err
+    assert "train diffusion" in err

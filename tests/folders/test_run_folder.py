@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lfdm.errors import UserError
+from lfdm.folders.model_folder import WEIGHTS_NAME
 from lfdm.folders.run_folder import find_layout, prepare_run
 
 
@@ -43,5 +44,6 @@ def test_a_stage_1_run_is_named_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds no model"):
         find_layout(tmp_path)
     (checkpoint / "state.json").touch()
+    (checkpoint / "autoencoder" / WEIGHTS_NAME).touch()
     with pytest.raises(FileNotFoundError, match=r"is a stage-1 run: .*train diffusion PRESET --autoencoder"):
         find_layout(tmp_path)

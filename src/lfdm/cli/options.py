@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from lfdm.pipeline.outputs import VideoFiles
     from lfdm.pipeline.pipeline import LatentFlowPipeline
+    from lfdm.pipeline.transfer import MotionTransfer, Stage1Pipeline
 
 DEFAULT_MODEL = "puppets64"
 MAX_REASON = 200
@@ -29,7 +30,7 @@ class ModelOptions:
     """Model, device and number format."""
 
     model: str = DEFAULT_MODEL
-    """Bundled name, pipeline folder, diffusion run folder or Hub repository."""
+    """Bundled name, pipeline folder, diffusion run folder or Hub repository; to transfer or reuse motion also a stage-1 run."""
     device: str | None = None
     """cpu, cuda, cuda:1, ...; by default the GPU if there is one."""
     dtype: Dtype = "float32"
@@ -45,6 +46,15 @@ class ModelOptions:
         if self.fit is not None:
             pipe.register_to_config(fit=self.fit)
         return pipe
+
+    def open_stage1(self) -> "Stage1Pipeline":
+        """Load stage 1 of the model, or of a stage-1 run."""
+        import torch
+
+        from lfdm.pipeline.transfer import Stage1Pipeline
+
+        dtype, device = getattr(torch, self.dtype), pick_device(self.device)
+        return Stage1Pipeline.from_pretrained(self.model, dtype=dtype, device=device, fit=self.fit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +126,7 @@ def panel_options(kinds: tuple[PanelKind, ...] | None, panel_format: PanelFormat
 
 
 def read_inputs(
-    pipe: "LatentFlowPipeline", image: Path, control: ControlOptions = ControlOptions()
+    pipe: "MotionTransfer", image: Path, control: ControlOptions = ControlOptions()
 ) -> "tuple[np.ndarray, dict[str, Any]]":
     """Return the fitted image (S, S, 3) uint8, and the arguments of `control` with the mask fitted in the same way."""
     from lfdm.data.images import fit_frames, read_image

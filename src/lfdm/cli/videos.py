@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lfdm.pipeline.outputs import VideoFiles
     from lfdm.pipeline.pipeline import LatentFlowPipeline
     from lfdm.pipeline.result import LatentFlowOutput
+    from lfdm.pipeline.transfer import MotionTransfer
 
 MAX_VIDEOS = 100_000
 MAX_DRIVING_FRAMES = 1_000_000
@@ -117,7 +118,7 @@ def generate(
         _check_nothing_sampled(condition, sampling)
         motion = Motion.load(reuse_motion)
         files = output.files(reuse_motion.stem, inputs, num_videos=len(motion.flow))
-        pipe = model.open()
+        pipe = model.open_stage1()
         source, steering = read_inputs(pipe, image, control)
         _write(files, pipe, source, _animate(pipe, source, motion, steering))
         return
@@ -142,7 +143,7 @@ def _check_nothing_sampled(condition: str | None, sampling: SamplingOptions) -> 
 
 
 def _animate(
-    pipe: "LatentFlowPipeline", source: "np.ndarray", motion: "Motion", steering: dict[str, Any]
+    pipe: "MotionTransfer", source: "np.ndarray", motion: "Motion", steering: dict[str, Any]
 ) -> "Iterable[LatentFlowOutput]":
     for start in range(0, len(motion.flow), VIDEOS_PER_BATCH):
         yield pipe.animate(source, motion.samples(start, start + VIDEOS_PER_BATCH), **steering, output_type="uint8")
@@ -203,7 +204,7 @@ def transfer(
     files = output.files("transfer", [image, driving_video, control.motion_mask, model.model], fps=fps)
     if not no_audio and files.fps == (info.stated_fps or info.fps):
         files = replace(files, sound=driving_video)
-    pipe = model.open()
+    pipe = model.open_stage1()
     source, steering = read_inputs(pipe, image, control)
     total = info.frames if num_frames is None else min(info.frames, num_frames)
     with progress_bar() as update:
@@ -224,7 +225,7 @@ def transfer(
     _write(files, pipe, source, [result])
 
 
-def _write(files: "VideoFiles", pipe: "LatentFlowPipeline", source: "np.ndarray", results: Iterable[Any]) -> None:
+def _write(files: "VideoFiles", pipe: "MotionTransfer", source: "np.ndarray", results: Iterable[Any]) -> None:
     """Write results one by one and print the path of each file."""
     for path in files.write(pipe, source, results):
         print(path)

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lfdm.config.presets import Preset
+from lfdm.config.serialization import from_json
+from lfdm.config.video import Fit
 from lfdm.errors import UserError
 from lfdm.folders.files import check_parents, write_bytes
 from lfdm.folders.model_folder import WEIGHTS_NAME, read_json
@@ -15,6 +18,8 @@ CONFIG_NAME = "config.json"
 CHECKPOINTS_DIR = "checkpoints"
 STAGE1_NAME = "autoencoder"
 """Folder of the model in the checkpoints of a stage-1 run."""
+_MAX_LEVELS = 3
+"""Folders between a run and the model in its checkpoints: RUN/checkpoints/step-N/autoencoder."""
 STATE_NAME = "state.json"
 """Written last into a checkpoint: a folder without it is incomplete."""
 MODEL_DIR = "model"
@@ -58,6 +63,37 @@ def find_model(path: Path, name: str) -> Path:
 
 
 @dataclass(frozen=True)
+class Stage1Layout:
+    """A trained stage 1, and the settings that its own folder does not hold."""
+
+    folder: Path
+    image_size: int
+    fit: Fit
+    fps: float
+
+
+def find_stage1(path: Path) -> Stage1Layout:
+    """Find stage 1 in a run of either stage, one of its checkpoints or a pipeline folder (`path` may also be the model in these).
+
+    Raises:
+        FileNotFoundError: no such model.
+        UserError: a model outside of a run or pipeline folder, whose image size is not known.
+    """
+    folder = find_model(path, STAGE1_NAME)
+    for parent in folder.absolute().parents[:_MAX_LEVELS]:
+        if (parent / INDEX_NAME).is_file():
+            index = read_json(parent / INDEX_NAME)
+            if all(name in index for name in ("image_size", "fit", "fps")):
+                return Stage1Layout(folder, index["image_size"], index["fit"], index["fps"])
+        elif (parent / CONFIG_NAME).is_file() and "preset" in (config := read_json(parent / CONFIG_NAME)):
+            preset = from_json(Preset, config["preset"])
+            return Stage1Layout(folder, preset.image_size, preset.fit, preset.fps)
+    raise UserError(
+        f"{folder} is an auto-encoder without its image size; give the training run or the pipeline folder it is from"
+    )
+
+
+@dataclass(frozen=True)
 class ModelLayout:
     """Where the parts of a pipeline are: in a pipeline folder, or in a stage-2 run.
 
@@ -86,17 +122,24 @@ def find_layout(folder: Path) -> ModelLayout:
     if (folder / INDEX_NAME).is_file():
         return ModelLayout(folder)
     model = folder / MODEL_DIR
-    if any((path / STAGE1_NAME).is_dir() for path in find_checkpoints(folder)) and not (model / INDEX_NAME).is_file():
-        raise FileNotFoundError(
-            f"{folder} is a stage-1 run: an auto-encoder, not a whole model. Train stage 2 from it with "
-            f"`lfdm train diffusion PRESET --autoencoder {folder}`, and give the folder of that run as the model"
-        )
     if not (model / INDEX_NAME).is_file():
+        if _holds_stage1(folder):
+            raise FileNotFoundError(
+                f"{folder} is a stage-1 run: an auto-encoder, not a whole model; it can transfer motion but not generate any. "
+                f"Train stage 2 from it with `lfdm train diffusion PRESET --autoencoder {folder}`, and give that run as the model"
+            )
         raise FileNotFoundError(f"{folder} holds no model: neither {INDEX_NAME} nor {MODEL_DIR}/{INDEX_NAME} of a diffusion run")
     checkpoints = find_checkpoints(folder)
     if not checkpoints:
         raise FileNotFoundError(f"{folder} is a diffusion run without a checkpoint yet")
     return ModelLayout(model, checkpoints[-1])
+
+
+def _holds_stage1(folder: Path) -> bool:
+    try:
+        return find_model(folder, STAGE1_NAME).is_dir()
+    except FileNotFoundError:
+        return False
 
 
 def check_run(out: Path, config: dict[str, Any], *, free: Collection[str] = ()) -> None:

@@ -3,4 +3,4 @@
 Shapes: image (b, 3, S, S) in [0, 1] · video (b, 3, t, S, S) in [0, 1] · uint8 frames (b, t, S, S, 3).
 """
 
-__all__ = ["control", "folder", "inputs", "outputs", "pipeline", "result"]
+__all__ = ["control", "folder", "inputs", "outputs", "pipeline", "result", "transfer"]

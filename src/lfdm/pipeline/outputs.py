@@ -19,8 +19,8 @@ from lfdm.data.video import check_target, max_fps, write_video
 from lfdm.errors import UserError
 from lfdm.folders.files import replaced_input
 from lfdm.motion.motion import Motion, check_motion_path
-from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.pipeline.result import LatentFlowOutput
+from lfdm.pipeline.transfer import MotionTransfer
 from lfdm.visualize import draw_panel
 
 OUT_ENDINGS = (".mp4", ".webm", ".gif", *ANIMATION_SUFFIXES)
@@ -109,7 +109,7 @@ class VideoFiles:
             _check_not_input(self.motion, read)
             _check_absent(self.motion, overwrite)
 
-    def write(self, pipeline: LatentFlowPipeline, source: np.ndarray, results: Iterable[LatentFlowOutput]) -> Iterator[Path]:
+    def write(self, pipeline: MotionTransfer, source: np.ndarray, results: Iterable[LatentFlowOutput]) -> Iterator[Path]:
         """Write the videos of all `results` (with output_type="uint8") one by one and yield the path of each file.
 
         Raises:
@@ -156,7 +156,7 @@ def _holds_something(path: Path) -> bool:
 
 
 @torch.no_grad()
-def region_maps(pipeline: LatentFlowPipeline, frames: np.ndarray) -> np.ndarray:
+def region_maps(pipeline: MotionTransfer, frames: np.ndarray) -> np.ndarray:
     """Return stage 1's region heat maps (t, K, h, w) of frames (t, H, W, 3) uint8; UserError for a dense motion predictor."""
     maps = []
     for start in range(0, len(frames), REGION_FRAMES):

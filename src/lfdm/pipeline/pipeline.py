@@ -28,23 +28,19 @@ from lfdm.diffusion.schedulers import make_scheduler, max_inference_steps, predi
 from lfdm.diffusion.windows import plan_windows
 from lfdm.errors import UserError
 from lfdm.motion.codec import MotionCodec, make_codec
-from lfdm.motion.motion import Motion
 from lfdm.pipeline.compatibility import check_components
-from lfdm.pipeline.control import MotionControl, estimate_driving_motion
 from lfdm.pipeline.decoding import decode_video
 from lfdm.pipeline.inputs import (
-    DrivingInput,
     ImageInput,
     MaskInput,
-    Picture,
     SeedInput,
-    fit_images,
     match_conditions,
     read_images,
     sample_generators,
 )
 from lfdm.pipeline.result import LatentFlowOutput, OutputType, check_output_type
 from lfdm.pipeline.strict import StrictPipeline
+from lfdm.pipeline.transfer import MotionTransfer
 
 StepCallback = Callable[["LatentFlowPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 
@@ -56,7 +52,7 @@ LOOP_SHARE = 1 / 4
 """Part of a training clip (or of a shorter video) over which the end of a loop blends into its start."""
 
 
-class LatentFlowPipeline(StrictPipeline):
+class LatentFlowPipeline(StrictPipeline, MotionTransfer):
     """Makes a video of an image and a condition.
 
     Args:
@@ -282,68 +278,3 @@ class LatentFlowPipeline(StrictPipeline):
     def embed_condition(self, condition: ConditionInput) -> Tensor:
         """Return the embeddings (b, D) of a condition in any of its forms; see `ConditionEncoder.encode`."""
         return self.condition.encode(condition)
-
-    @torch.no_grad()
-    def animate(
-        self,
-        image: ImageInput,
-        motion: Motion,
-        *,
-        motion_strength: float = 1.0,
-        motion_mask: MaskInput | None = None,
-        output_type: OutputType = "pil",
-    ) -> LatentFlowOutput:
-        """Apply given motion to images, one to one or one to many; the other arguments are as in a call.
-
-        Raises:
-            UserError: not a motion, or one of the other coordinate convention or of another batch size.
-        """
-        check_output_type(output_type)
-        if not isinstance(motion, Motion):
-            raise UserError(f"motion must be a Motion, as Motion.load returns; got {type(motion).__name__}")
-        pictures = read_images(image)
-        control = self._control(motion_strength, motion_mask, pictures)
-        images = self._fit_images(pictures)
-        if len(images) == 1:
-            images = images.expand(len(motion.flow), -1, -1, -1)
-        elif len(motion.flow) == 1:
-            motion = Motion.concatenate([motion] * len(images), dim=0)
-        features = self.autoencoder.encode(images)
-        return decode_video(self.autoencoder, features, control(motion.to(images.device)), output_type)
-
-    @torch.no_grad()
-    def transfer(
-        self,
-        image: ImageInput,
-        driving: DrivingInput,
-        *,
-        relative: bool = True,
-        motion_strength: float = 1.0,
-        motion_mask: MaskInput | None = None,
-        output_type: OutputType = "pil",
-        callback_on_decode: Callable[[int], None] | None = None,
-    ) -> LatentFlowOutput:
-        """Transfer the motion of a driving clip of any length to one image; a streamed clip is read a few frames at a time.
-
-        Args:
-            driving: frames (t, H, W, 3) uint8 or (3, t, H, W) in [0, 1], the path of a clip, or an iterable of frames
-                (H, W, 3) or (3, H, W) and such chunks.
-            relative: measure the motion against the clip's first frame, so that frame 0 is the image; False = against the
-                image, for clips that show the same object in the same place.
-            callback_on_decode: called with the number of frames decoded so far after every chunk; may raise to stop.
-        """
-        check_output_type(output_type)
-        pictures = read_images(image)
-        if len(pictures) != 1:
-            raise UserError(f"image must be one image; got {len(pictures)}")
-        control = self._control(motion_strength, motion_mask, pictures)
-        images = self._fit_images(pictures)
-        motion = estimate_driving_motion(self.autoencoder, images, driving, relative=relative, fit=self.config["fit"])
-        features = self.autoencoder.encode(images)
-        return decode_video(self.autoencoder, features, control(motion), output_type, after_chunk=callback_on_decode)
-
-    def _control(self, strength: float, mask: MaskInput | None, pictures: list[Picture]) -> MotionControl:
-        return MotionControl(strength, mask, pictures, size=self.config["image_size"], fit=self.config["fit"])
-
-    def _fit_images(self, pictures: list[Picture]) -> Tensor:
-        return fit_images(pictures, size=self.config["image_size"], fit=self.config["fit"]).to(self.device)
