@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import resource
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from PIL import Image
@@ -542,49 +540,3 @@ def test_the_average_follows_its_definition(tmp_path: Path) -> None:
         expected = decay * expected + (1 - decay) * stored["model.first.weight"]
         torch.testing.assert_close(stored["average.first.weight"], expected, rtol=0, atol=1e-6)
         assert torch.equal(stored["average.norm.running_mean"], stored["model.norm.running_mean"])
-
-
-# -------------------------------------------------------------------------------------------------- several processes
-
-
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    """Two processes with half of each batch make the same updates as one, in micro-batches."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    context = multiprocessing.get_context("fork")  # spares the imports
-    processes = [context.Process(target=_train_as, args=(rank, port, tmp_path / "two")) for rank in ("0", "1")]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0, 0]
-    two = tensors(find_checkpoints(tmp_path / "two")[-1])
-    assert [path.name for path in find_checkpoints(tmp_path / "two")] == ["step-00000008", "step-00000010"]  # they agreed
-    one = tensors(
-        train(
-            WithoutNoise(batch_norm=False),
-            replace(TWO_PROCESSES, checkpoint_minutes=1e6, micro_batch_size=None),
-            tmp_path / "one",
-        )
-    )
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
-    losses = [[line["loss"] for line in metrics(tmp_path / name)] for name in ("one", "two")]
-    np.testing.assert_allclose(*losses, rtol=1e-5)
-
-
-TWO_PROCESSES = replace(CONFIG, checkpoint_minutes=1e-9, log_steps=2, micro_batch_size=1)
-
-
-class WithoutNoise(Regression):
-    def loss(self, module: nn.Module, batch: dict[str, Tensor], randomness: BatchRandomness) -> dict[str, Tensor]:  # noqa: ARG002
-        return {"loss": (module(batch["x"]) - batch["x"].sum(1, keepdim=True)).square().mean()}
-
-
-def _train_as(rank: str, port: str, out: Path) -> None:
-    os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ["ACCELERATE_USE_CPU"] = "true"
-    AcceleratorState._reset_state(reset_partial_state=True)  # which this process has from the tests before
-    train(WithoutNoise(batch_norm=False), TWO_PROCESSES, out)
-    torch.distributed.destroy_process_group()

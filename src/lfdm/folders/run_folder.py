@@ -151,7 +151,7 @@ def check_run(out: Path, config: dict[str, Any], *, free: Collection[str] = ()) 
     path = out / CONFIG_NAME
     check_parents(path.parent)
     if path.exists():
-        differing = list(_differences(read_json(path), json.loads(json.dumps(config)), free))
+        differing = list(differences(read_json(path), json.loads(json.dumps(config)), free))
         if differing:
             raise UserError(f"{out} holds a run with other settings: {'; '.join(differing)}. Use them, or another --out")
     elif out.exists() and not (out.is_dir() and all(entry.name.startswith((".", CONFIG_NAME)) for entry in out.iterdir())):
@@ -176,11 +176,12 @@ def prepare_run(out: Path, config: dict[str, Any], *, free: Collection[str] = ()
     write_bytes(path, (json.dumps(new, indent=2) + "\n").encode())
 
 
-def _differences(old: object, new: object, free: Collection[str], name: str = "") -> Iterator[str]:
+def differences(old: object, new: object, free: Collection[str] = (), name: str = "") -> Iterator[str]:
+    """Yield a line for each setting that differs, except for `FREE_TO_CHANGE` and the dotted names in `free`."""
     if name in free or name.rpartition(".")[2] in FREE_TO_CHANGE:
         return
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
-            yield from _differences(old.get(key), new.get(key), free, f"{name}.{key}" if name else key)
+            yield from differences(old.get(key), new.get(key), free, f"{name}.{key}" if name else key)
     elif old != new:
         yield f"{name} is {old!r} there, {new!r} here"

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from accelerate import PartialState
-
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.serialization import to_json
 from lfdm.config.training import AdaptationConfig
@@ -22,6 +20,7 @@ from lfdm.folders.sources import INDEX_NAME, find_folder
 from lfdm.pipeline.folder import component_types
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.loop import train
+from lfdm.training.processes import process_state, require_same_settings
 from lfdm.training.reports import RunSummary, StepReport
 from lfdm.training.stage1 import AutoencoderTask, training_records
 
@@ -63,12 +62,13 @@ def adapt(
     data, out = expand_home(data), expand_home(out)
     records = training_records(data)
     settings = {"stage": "adaptation", "model": str(model), "data": str(data), "adaptation": to_json(config)}
+    require_same_settings(settings)
     check_run(out, settings)
     layout = find_layout(find_folder(model))
     pipe = LatentFlowPipeline.from_pretrained(model)
     freeze_all_but_decoder(pipe.autoencoder)
-    state = PartialState()
-    with state.main_process_first():  # the other processes find its cache
+    state = process_state()
+    with state.local_main_process_first():  # the other processes find its cache
         cache = open_cache(data, records, pipe.config["image_size"], pipe.config["fit"], progress=progress)
     task = AutoencoderTask(pipe.autoencoder, config.losses(), cache)
     if state.is_main_process:

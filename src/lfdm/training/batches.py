@@ -17,7 +17,8 @@ from lfdm.errors import UserError
 class BatchRandomness:
     """The random numbers of the samples `rows` of a batch.
 
-    They are generated for the whole batch, so that they do not depend on its division into micro-batches.
+    They are generated for the whole batch of all processes, so that they do not depend on its division among processes and
+    into micro-batches.
     """
 
     generator: torch.Generator
@@ -42,6 +43,15 @@ def micro_batches(batch_size: int, micro_batch_size: int | None) -> list[slice]:
     count = -(-batch_size // (micro_batch_size or batch_size))
     bounds = [batch_size * i // count for i in range(count + 1)]
     return [slice(*pair) for pair in itertools.pairwise(bounds)]
+
+
+def shared_rows(rows: slice, rank: int, world: int) -> slice:
+    """Return which rows of the whole batch are the `rows` of one process's share; row i of all belongs to process i % world.
+
+    >>> shared_rows(slice(1, 3), 0, 2)
+    slice(2, 6, 2)
+    """
+    return slice(rank + rows.start * world, rank + rows.stop * world, world)
 
 
 def sample_order(seed: int, start: int, stop: int, num_samples: int) -> Iterator[tuple[int, int]]:

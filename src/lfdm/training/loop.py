@@ -20,7 +20,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -28,11 +27,12 @@ from lfdm.config.training import OptimizationConfig
 from lfdm.errors import UserError
 from lfdm.folders.run_folder import CHECKPOINTS_DIR
 from lfdm.training.allocator import advise_on_memory, keep_freed_memory, peak_memory
-from lfdm.training.batches import BatchRandomness, StepSampler, micro_batches
+from lfdm.training.batches import BatchRandomness, StepSampler, micro_batches, shared_rows
 from lfdm.training.checkpoint import TrainingState, checkpoint_path, remove_unfinished
 from lfdm.training.interruption import TrainingInterrupted, catch_interruption, leave_interruption_to_parent
 from lfdm.training.log import RunLog
 from lfdm.training.optimization import lay_out, learning_rate, make_optimizer, set_training, update_average, uses_bf16
+from lfdm.training.processes import make_accelerator, synchronize_norms
 from lfdm.training.reports import RunSummary, StepReport, summarize
 
 ESTIMATE_STEPS = 4
@@ -121,7 +121,7 @@ class _Trainer:
         summary: Callable[[RunSummary], None] | None = None,
     ) -> None:
         self.task, self.config, self.out = task, config, out
-        self.accelerator = Accelerator(mixed_precision="no")  # its precision is fixed once per process; `_backward` casts
+        self.accelerator = make_accelerator()  # its precision is fixed once per process; `_backward` casts
         self.device, self.is_main = self.accelerator.device, self.accelerator.is_main_process
         self.report, self.summary = (report, summary) if self.is_main else (None, None)
         self.num_samples = len(task.dataset)  # type: ignore[arg-type]
@@ -130,6 +130,8 @@ class _Trainer:
         if config.batch_size % self.accelerator.num_processes:
             raise UserError(f"batch_size must divide by the {self.accelerator.num_processes} processes; got {config.batch_size}")
         module = task.module.to(self.device)
+        if self.accelerator.num_processes > 1:
+            synchronize_norms(module)
         self.bf16 = uses_bf16(config.mixed_precision, self.device)
         lay_out(module, bf16=self.bf16)
         self.trained, self.average = module, module
@@ -211,23 +213,25 @@ class _Trainer:
     def _backward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Add the gradient of the batch's mean loss, one micro-batch after the other, and return the mean losses."""
         size = len(next(iter(batch.values())))
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
         means: dict[str, Tensor] = {}
         for rows in micro_batches(size, self.config.micro_batch_size):
             part = {name: value[rows] for name, value in batch.items()}
+            randomness = BatchRandomness(self._generator(), size * world, shared_rows(rows, rank, world))
             share = (rows.stop - rows.start) / size
             # Processes add up their gradients in the last backward pass of a step only.
             last = rows.stop == size
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.module):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                    losses = self.task.loss(self.module, part, BatchRandomness(self._generator(), size, rows))
+                    losses = self.task.loss(self.module, part, randomness)
                 self.accelerator.backward(share * losses["loss"])
             for name, value in losses.items():
                 means[name] = means.get(name, 0) + share * value.detach()
         return means
 
     def _generator(self) -> torch.Generator:
-        """Return the random generator of this step and process, on the device."""
-        entropy = np.random.SeedSequence((self.config.seed, self.step, self.accelerator.process_index))
+        """Return the random generator of this step, on the device; it is the same in every process."""
+        entropy = np.random.SeedSequence((self.config.seed, self.step, 0))
         seed = int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))
         return torch.Generator(self.device).manual_seed(seed)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -32,6 +31,7 @@ from lfdm.training.losses.image import edge_aware_smoothness, multiscale_l1, ssi
 from lfdm.training.losses.perceptual import PerceptualLoss
 from lfdm.training.motion_cache import MotionCache, open_motion_cache
 from lfdm.training.optimization import uses_bf16
+from lfdm.training.processes import process_state, require_same_settings
 from lfdm.training.reports import RunSummary, StepReport
 from lfdm.visualize import flow_to_color
 
@@ -163,9 +163,10 @@ def train_autoencoder(
         start = LatentFlowAutoencoder.from_pretrained(find_model(find_folder(init), AutoencoderTask.name))
         load_exactly(module, start.state_dict(), str(init))
     settings = {"stage": AutoencoderTask.name, "data": str(data), "init": str(init) if init else None, "preset": to_json(preset)}
+    require_same_settings(settings)
     check_run(out, settings, free=STAGE2_SETTINGS)
-    teacher_motion, state = None, PartialState()
-    with state.main_process_first():  # the others find the caches that it makes
+    teacher_motion, state = None, process_state()
+    with state.local_main_process_first():  # the others find the caches that it makes
         cache = open_cache(data, records, preset.image_size, preset.fit, progress=progress)
         if distils:
             teacher = _tracking_teacher(module, preset)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -35,6 +34,7 @@ from lfdm.training.batches import BatchRandomness
 from lfdm.training.loop import train
 from lfdm.training.motion_cache import MotionCache, MotionDataset, open_motion_cache, to_motion
 from lfdm.training.optimization import uses_bf16
+from lfdm.training.processes import process_state, require_same_settings
 from lfdm.training.reports import RunSummary, StepReport
 from lfdm.training.stage1 import training_records
 from lfdm.training.starting import StartingWeights, load_autoencoder
@@ -195,8 +195,9 @@ def train_diffusion(
     records = training_records(data)
     paths = {"data": str(data), "autoencoder": str(autoencoder), "init": str(init) if init else None}
     settings = {"stage": DiffusionTask.name, **paths, "preset": to_json(preset)}
+    require_same_settings(settings)
     check_run(out, settings, free=STAGE1_SETTINGS)
-    model, state = out / MODEL_DIR, PartialState()
+    model, state = out / MODEL_DIR, process_state()
     begun = model.is_dir()
     stage1 = load_autoencoder(model if begun else autoencoder, preset)
     nn.Module.to(stage1, state.device)
@@ -204,7 +205,7 @@ def train_diffusion(
     start = None if init is None or find_checkpoints(out) else StartingWeights.load(find_folder(init), preset)
     names = [name for label in labels(records) if (name := _condition_of(label, preset.diffusion_training)) is not None]
     condition = _make_condition(preset, names, model / "condition", None if start is None else start.condition)
-    with state.main_process_first():  # the other processes find its caches
+    with state.local_main_process_first():  # the other processes find its caches
         clips, motion = _open_caches(stage1, preset, data, records, progress)
     codec = _load_codec(model) if begun else _measured_codec(preset, stage1, motion)
     pipeline = _build_pipeline(preset, stage1, condition, codec)

@@ -1,0 +1,101 @@
+"""Several processes that train together: how they are started, and what must be equal among them.
+
+`torchrun` and `accelerate launch` describe the processes in environment variables, which accelerate reads.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator, PartialState
+from accelerate.utils import gather_object, parse_flag_from_env
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+from lfdm.errors import UserError
+from lfdm.folders.run_folder import differences
+
+
+def process_state() -> PartialState:
+    """Return the processes of this training; without a GPU they exchange tensors by gloo.
+
+    accelerate leaves it to its caller to say that there is no GPU: otherwise each process trains on its own.
+    """
+    return PartialState(cpu=_on_cpu())
+
+
+def make_accelerator() -> Accelerator:
+    """Return accelerate's handle on the processes; its precision is left to the training loop."""
+    return Accelerator(cpu=_on_cpu(), mixed_precision="no")
+
+
+def _on_cpu() -> bool:
+    return not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
+
+
+def require_same_settings(settings: dict[str, Any]) -> None:
+    """Compare the settings of all processes, in every process.
+
+    Raises:
+        UserError: a process has other settings than the first one; the message names the first that differ.
+    """
+    state = process_state()
+    if state.num_processes == 1:
+        return
+    first, *others = gather_object([settings])
+    for rank, other in enumerate(others, start=1):
+        if differing := list(differences(first, other)):
+            raise UserError(f"process {rank} (here) must have the settings of process 0 (there): {'; '.join(differing)}")
+
+
+class SynchronizedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm over the samples of all processes, (n, c, ...), on any device; `nn.SyncBatchNorm` lacks the CPU.
+
+    Every process must hold as many samples as the others.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - PyTorch's name
+        """Accept any shape (n, c, ...)."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's name
+        """Normalize (n, c, ...) over all but c and over the processes; in evaluation mode by the running statistics."""
+        if not self.training:
+            return super().forward(input)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        axes = [axis for axis in range(input.ndim) if axis != 1]
+        values, world = input.float(), dist.get_world_size()
+        count = world * values.numel() // values.shape[1]
+        mean = all_reduce(values.mean(axes)) / world
+        shape = (1, -1) + (1,) * (input.ndim - 2)
+        centred = values - mean.view(shape)
+        variance = all_reduce(centred.square().mean(axes)) / world
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+        normed = centred * (variance + self.eps).rsqrt().view(shape)
+        return (normed * self.weight.view(shape) + self.bias.view(shape)).to(input.dtype)
+
+
+def synchronize_norms(module: nn.Module) -> None:
+    """Let the batch norms in `module` share their statistics among the processes, in place.
+
+    Parameters, buffers and their names stay the same. A GPU gets PyTorch's own kernels.
+    """
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+                parent.add_module(name, _synchronized(child))
+
+
+def _synchronized(norm: nn.modules.batchnorm._BatchNorm) -> nn.Module:
+    if norm.weight.device.type != "cpu":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(norm)
+    result = SynchronizedBatchNorm(norm.num_features, norm.eps, norm.momentum)
+    result.weight, result.bias = norm.weight, norm.bias
+    result.running_mean, result.running_var = norm.running_mean, norm.running_var
+    result.num_batches_tracked = norm.num_batches_tracked
+    return result.train(norm.training)
