@@ -109,10 +109,10 @@ def test_unconditional_and_half_precision(lfdm: Lfdm, model: Path, image: Path) 
         ([], "IMAGE"),
         (["nothing.png", "wave"], "nothing.png: no such file or folder"),
         (["notes.txt", "wave"], "notes.txt"),
-        (["person", "wave", "--out", "wave.mov"], "out must end in .mp4, .webm, .gif, .webp, .apng or nothing"),
+        (["person", "wave", "--out", "wave.mkv"], "out must end in .mp4, .webm, .mov, .gif, .webp, .apng or nothing"),
         (
             ["person", "wave", "--out", "wave.avi"],
-            "out must end in .mp4, .webm, .gif, .webp, .apng or nothing (a folder of PNGs); got 'wave.avi'",
+            "out must end in .mp4, .webm, .mov, .gif, .webp, .apng or nothing (a folder of PNGs); got 'wave.avi'",
         ),
         (["person", "wave", "--num-frames", "10001"], "num_frames must be a whole number from 1 to 10000; got 10001"),
         (["person", "wave", "--num-frames", "many"], "--num-frames"),

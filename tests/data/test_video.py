@@ -150,7 +150,7 @@ def test_writing_refuses_impossible_rates(tmp_path: Path, fps: float) -> None:
 
 @pytest.mark.parametrize("name", ["clip.mkv", "clip.png", "clip.v2"])
 def test_writing_refuses_other_endings_and_names_its_own(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match=rf"{Path(name).suffix}.*\.mp4, \.webm, \.gif, \.avi"):
+    with pytest.raises(UserError, match=rf"{Path(name).suffix}.*\.mp4, \.webm, \.mov, \.avi, \.gif"):
         write_video(tmp_path / name, noise(), fps=8)
 
 

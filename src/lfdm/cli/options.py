@@ -72,8 +72,8 @@ class OutputOptions:
     """Files to write."""
 
     out: Path | None = None
-    """mp4, webm, gif, webp or apng file; without an ending, a folder of lossless PNGs. By default an mp4 in the current folder,
-    named after the label, and numbered if that exists: wave.mp4, wave-2.mp4, ..."""
+    """mp4, webm, mov, gif, webp or apng file; without an ending, a folder of lossless PNGs. By default an mp4 in the current
+    folder, named after the label, and numbered if that exists: wave.mp4, wave-2.mp4, ..."""
     overwrite: bool = False
     """Replace files of earlier runs. Without it, an --out or --motion that exists is an error. Inputs are never replaced."""
     fps: float | None = None

@@ -4,6 +4,7 @@ Shapes: frames are (t, H, W, 3) uint8 RGB in numpy; items for training are uint8
 """
 
 __all__ = [
+    "alpha",
     "animations",
     "augmentation",
     "cache",

@@ -10,7 +10,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageSequence
 
-from lfdm.data.images import check_pixels, decoding, guarded, open_image, over_white
+from lfdm.data.alpha import add_alpha
+from lfdm.data.images import check_pixels, decoding, guarded, open_image, to_array
 from lfdm.data.timing import Timing, constant_rate
 from lfdm.errors import UserError
 
@@ -52,8 +53,8 @@ def read_animation_timing(path: Path) -> Timing:
     return constant_rate(durations, ticks_per_second=1000, width=layout.width, height=layout.height)
 
 
-def decode_animation(path: Path) -> Iterator[np.ndarray]:
-    """Yield the frames (H, W, 3) uint8 over white at a constant rate."""
+def decode_animation(path: Path, *, keep_alpha: bool = False) -> Iterator[np.ndarray]:
+    """Yield the frames (H, W, 3) uint8 over white, or (H, W, 4) with `keep_alpha`, at a constant rate."""
     repeats = iter(read_animation_timing(path).repeats)
     with open_image(path, formats=("WEBP", "PNG")) as image:
         for index, frame in enumerate(guarded(path, ImageSequence.Iterator(image))):
@@ -61,13 +62,17 @@ def decode_animation(path: Path) -> Iterator[np.ndarray]:
                 continue
             with decoding(path):
                 picture = frame.copy()
-            array = over_white(picture, path)
+            array = to_array(picture, path, keep_alpha=keep_alpha)
+            array = add_alpha(array) if keep_alpha else array
             for _ in range(next(repeats, 0)):
                 yield array
 
 
 def encode_animation(frames: Iterable[np.ndarray], suffix: str, *, fps: float, lossless: bool) -> bytes:
-    """Encode frames (H, W, 3) uint8 as `.webp` or `.apng`, which is always lossless. Equal frames in a row become one."""
+    """Encode frames (H, W, 3) or (H, W, 4) uint8 as `.webp` or `.apng`, which is always lossless.
+
+    Equal frames in a row become one.
+    """
     images = [Image.fromarray(frame) for frame in frames]
     ends = np.rint(np.arange(len(images) + 1) * 1000 / fps)  # rounding errors must not add up over the clip
     options: dict[str, Any] = {"save_all": True, "append_images": images[1:], "duration": np.diff(ends).astype(int).tolist()}

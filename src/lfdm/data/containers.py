@@ -85,10 +85,10 @@ class _OpenFile:
         with decoding(self.path):
             return self.decoder.decode(packet)
 
-    def converter(self) -> FrameConverter:
+    def converter(self, *, keep_alpha: bool = False) -> FrameConverter:
         """Return the converter of the stream's frames."""
         alpha = _ALPHA_OF_MODE.get(_graphics_mode(self.file)) if self._is_mov() else None
-        return FrameConverter(self.stream.sample_aspect_ratio, alpha or "straight")
+        return FrameConverter(self.stream.sample_aspect_ratio, alpha or "straight", keep_alpha=keep_alpha)
 
     def seconds(self, time: int) -> float:
         """Convert a time of the stream."""
@@ -171,13 +171,13 @@ def read_file_info(path: Path) -> VideoInfo:
         return VideoInfo(frames=opened.num_frames, fps=fps, width=width, height=height, stated_fps=stated_fps)
 
 
-def decode_file(path: Path) -> Iterator[np.ndarray]:
-    """Yield the frames (H, W, 3) uint8 as a player shows them, each once.
+def decode_file(path: Path, *, keep_alpha: bool = False) -> Iterator[np.ndarray]:
+    """Yield the frames (H, W, 3) uint8, or (H, W, 4) with `keep_alpha`, as a player shows them, each once.
 
     Raises UserError naming the path for a file that is broken or truncated.
     """
     with _open(path) as opened:
-        converter = opened.converter()
+        converter = opened.converter(keep_alpha=keep_alpha)
         decoded = (frame for packet in opened.packets() for frame in opened.decode(packet))
         num_decoded = 0
         for frame in deinterlace(path, decoded):
@@ -216,7 +216,8 @@ def _open(path: Path) -> Iterator[_OpenFile]:
 
 def _decoder(stream: VideoStream) -> VideoCodecContext:
     name = _ALPHA_DECODERS.get(stream.codec_context.codec.canonical_name)
-    if name is None or stream.metadata.get("alpha_mode") != "1":
+    tags = {key.lower(): value for key, value in stream.metadata.items()}  # FFmpeg's own files have it in capitals
+    if name is None or tags.get("alpha_mode") != "1":
         return stream.codec_context
     return cast(VideoCodecContext, av.CodecContext.create(name, "r"))
 

@@ -1,6 +1,6 @@
 """Decoded video frames as a player shows them: upright, with square pixels, deinterlaced, over white, in standard dynamic range.
 
-Shapes: an array is (H, W, 3) uint8 RGB.
+Shapes: an array is (H, W, 3) uint8 RGB, or (H, W, 4) with alpha.
 """
 
 import struct
@@ -17,6 +17,7 @@ from av.filter import Graph
 from av.sidedata.sidedata import SideData, Type
 from av.video.reformatter import VideoReformatter
 
+from lfdm.data.alpha import add_alpha, compose, unpremultiply
 from lfdm.data.hdr import is_hdr, to_sdr
 from lfdm.data.images import decoding, guarded
 
@@ -34,21 +35,25 @@ class FrameConverter:
     Args:
         aspect: width of a stored pixel divided by its height; None or 0 if unknown.
         alpha: how colours are stored next to alpha.
+        keep_alpha: return alpha, 255 where a frame has none, instead of composing over white.
     """
 
-    def __init__(self, aspect: Fraction | None, alpha: Alpha = "straight") -> None:
+    def __init__(self, aspect: Fraction | None, alpha: Alpha = "straight", *, keep_alpha: bool = False) -> None:
         self.alpha: Alpha = alpha
+        self.keep_alpha = keep_alpha
         self.aspect = aspect if aspect and Fraction(1, _MAX_ASPECT) <= aspect <= _MAX_ASPECT else Fraction(1)
         self._reformatter = VideoReformatter()  # one for all frames: setting it up costs more than a small frame
 
     def convert(self, frame: av.VideoFrame) -> np.ndarray:
-        """Return a frame as (H, W, 3) uint8."""
+        """Return a frame as (H, W, 3) uint8, or (H, W, 4) with `keep_alpha`."""
         if is_hdr(frame):
             array = to_sdr(self._reformat(frame, "rgb48le"), frame)
         elif _has_alpha(frame):
-            array = _over_white(self._reformat(frame, "rgba"), self.alpha)
+            rgba = self._reformat(frame, "rgba")
+            array = _straight(rgba, self.alpha) if self.keep_alpha else _over_white(rgba, self.alpha)
         else:
             array = self._reformat(frame, "rgb24")
+        array = add_alpha(array) if self.keep_alpha else array
         transposed, flipped_x, flipped_y = _orientation(frame)
         array = array.swapaxes(0, 1) if transposed else array
         return array[:: -1 if flipped_y else 1, :: -1 if flipped_x else 1]
@@ -95,10 +100,19 @@ def _over_white(rgba: np.ndarray, kind: Alpha) -> np.ndarray:
     """Compose (H, W, 4) uint8 over white: (H, W, 3) uint8."""
     if kind == "over white":
         return rgba[..., :3]
-    colour, alpha = rgba[..., :3].astype(np.uint32), rgba[..., 3:].astype(np.uint32)
     if kind == "over black":
-        return np.minimum(colour + 255 - alpha, 255).astype(np.uint8)
-    return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+        return np.minimum(rgba[..., :3].astype(np.uint32) + 255 - rgba[..., 3:], 255).astype(np.uint8)
+    return compose(rgba)
+
+
+def _straight(rgba: np.ndarray, kind: Alpha) -> np.ndarray:
+    """Convert (H, W, 4) uint8 to straight alpha."""
+    if kind == "straight":
+        return rgba
+    if kind == "over white":
+        premultiplied = np.maximum(rgba[..., :3].astype(np.int32) - (255 - rgba[..., 3:].astype(np.int32)), 0)
+        rgba = np.concatenate([premultiplied.astype(np.uint8), rgba[..., 3:]], axis=-1)
+    return unpremultiply(rgba)
 
 
 def deinterlace(path: Path, frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:

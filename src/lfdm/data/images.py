@@ -33,24 +33,25 @@ _STRIP = 2**20
 ItemT = TypeVar("ItemT")
 
 
-def read_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+def read_image(source: str | Path | Image.Image | np.ndarray, *, keep_alpha: bool = False) -> np.ndarray:
     """Return an image as (H, W, 3) uint8, from a file, a PIL image or an array.
 
-    Alpha is composited over white; ICC profiles, greyscale, palette, CMYK and 16-bit images are converted to sRGB; EXIF rotation
-    is applied. JPEGs of over 50 megapixels are decoded at a half, a quarter or an eighth of their size.
+    Alpha is composited over white; with `keep_alpha`, an image that is not opaque everywhere is (H, W, 4), straight. ICC
+    profiles, greyscale, palette, CMYK and 16-bit images are converted to sRGB; EXIF rotation is applied. JPEGs of over 50
+    megapixels are decoded at a half, a quarter or an eighth of their size.
     Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4): uint8, uint16, or floating point in [0, 1].
 
     Raises FileNotFoundError, and UserError (naming the path) for what is not an image or has over 50 megapixels.
     """
     if isinstance(source, np.ndarray):
-        return over_white(Image.fromarray(_array_to_8_bits(source, "image")))
+        return to_array(Image.fromarray(_array_to_8_bits(source, "image")), keep_alpha=keep_alpha)
     if isinstance(source, Image.Image):
         name = _name(source)
-        return over_white(_decode(source, name), name)
+        return to_array(_decode(source, name), name, keep_alpha=keep_alpha)
     if not isinstance(source, str | Path):
         raise UserError(f"an image must be a path, PIL image or array; got {type(source).__name__}")
     with open_image(expand_home(source)) as image:
-        return read_image(image)
+        return read_image(image, keep_alpha=keep_alpha)
 
 
 def read_gray(source: str | Path | Image.Image) -> np.ndarray:
@@ -61,7 +62,7 @@ def read_gray(source: str | Path | Image.Image) -> np.ndarray:
     name = _name(source)
     image = _decode(source, name)
     if not _has_alpha(image):
-        return np.asarray(Image.fromarray(over_white(image, name)).convert("L"))
+        return np.asarray(Image.fromarray(to_array(image, name)).convert("L"))
     return np.asarray(_over(image, "black").convert("L"))
 
 
@@ -218,8 +219,8 @@ def _array_to_8_bits(array: np.ndarray, name: str | Path) -> np.ndarray:
     return np.rint(array * 255.0).astype(np.uint8)
 
 
-def over_white(image: Image.Image, name: str | Path = "image") -> np.ndarray:
-    """Convert a decoded image, such as one frame of a GIF, to (H, W, 3) uint8. Errors name it `name`."""
+def to_array(image: Image.Image, name: str | Path = "image", *, keep_alpha: bool = False) -> np.ndarray:
+    """Convert a decoded image, such as one frame of a GIF, to (H, W, 3) uint8; see `read_image`. Errors name it `name`."""
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I"):  # 16-bit greyscale, which Pillow would clip instead of scaling
         deep = np.asarray(image)
@@ -231,6 +232,9 @@ def over_white(image: Image.Image, name: str | Path = "image") -> np.ndarray:
     with decoding(name):
         image = to_srgb(image, profile)
     if _has_alpha(image):
+        rgba = np.asarray(image.convert("RGBA"))
+        if keep_alpha and rgba[..., 3].min() < 255:
+            return rgba
         image = _over(image, "white")
     with decoding(name):
         return np.asarray(image.convert("RGB"))
@@ -275,13 +279,15 @@ def fit_frames(frames: np.ndarray, size: int, mode: Fit, *, border: Literal["con
     return np.pad(small, around, mode=border)
 
 
-def check_frames(frames: np.ndarray) -> None:
-    """Raise UserError for anything but frames (t, H, W, 3) uint8, at least one of at least one pixel."""
+def check_frames(frames: np.ndarray, *, may_have_alpha: bool = False) -> None:
+    """Raise UserError for anything but frames (t, H, W, 3) or perhaps (t, H, W, 4) uint8, at least one of at least one pixel."""
     if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
         got = getattr(frames, "dtype", type(frames).__name__)
         raise UserError(f"frames must be a numpy array of uint8, got {got}")
-    if frames.ndim != 4 or frames.shape[-1] != 3:
-        raise UserError(f"frames must have the shape (t, H, W, 3), got {frames.shape}")
+    channels = (3, 4) if may_have_alpha else (3,)
+    if frames.ndim != 4 or frames.shape[-1] not in channels:
+        allowed = " or ".join(f"(t, H, W, {number})" for number in channels)
+        raise UserError(f"frames must have the shape {allowed}, got {frames.shape}")
     if 0 in frames.shape:
         raise UserError(f"frames must hold at least one frame and one pixel, got the shape {frames.shape}")
 

@@ -11,7 +11,7 @@ from av.error import FFmpegError
 
 from lfdm.data.containers import open_container
 
-_CODECS = {".mp4": ("aac", 160_000), ".webm": ("libopus", 128_000)}
+_CODECS = {".mp4": ("aac", 160_000), ".mov": ("aac", 160_000), ".webm": ("libopus", 128_000)}
 """Encoder and bits per second by the ending of the file; other formats stay silent."""
 _RATE = 48_000
 """Samples per second, which both encoders take."""

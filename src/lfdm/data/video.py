@@ -1,6 +1,6 @@
 """Video files in and out: files, GIFs and folders of images. Single images and fitting: `lfdm.data.images`.
 
-Shapes: frames are (t, H, W, 3) uint8 RGB.
+Shapes: frames are (t, H, W, 3) uint8 RGB, or (t, H, W, 4) with straight alpha.
 """
 
 import re
@@ -14,9 +14,10 @@ from PIL import Image
 
 from lfdm.config.checks import check_number
 from lfdm.config.video import MAX_FPS, MIN_FPS, Fit
+from lfdm.data.alpha import add_alpha
 from lfdm.data.animations import ANIMATION_SUFFIXES, decode_animation, encode_animation, is_animation, read_animation_timing
 from lfdm.data.containers import VideoInfo, decode_file, read_file_info
-from lfdm.data.encoding import encode_file
+from lfdm.data.encoding import FILE_SUFFIXES, encode_file
 from lfdm.data.gif import decode_gif, encode_gif, read_gif_timing
 from lfdm.data.images import IMAGE_SUFFIXES, check_exists, check_frames, fit_frames, read_image
 from lfdm.errors import UserError
@@ -25,7 +26,7 @@ from lfdm.folders.files import check_parents, expand_home, replacing_folder, wri
 _VIDEO_ENDINGS = "mp4 m4v mov qt 3gp 3g2 avi divx webm mkv mpg mpeg m2v vob ts mts m2ts wmv asf flv f4v ogv dv gif apng"
 VIDEO_SUFFIXES = frozenset(f".{ending}" for ending in _VIDEO_ENDINGS.split(" "))
 """Endings of videos, in small letters. A folder's videos are found by them; how a file is read depends only on its content."""
-_WRITTEN_SUFFIXES = (".mp4", ".webm", ".gif", ".avi", *ANIMATION_SUFFIXES)
+_WRITTEN_SUFFIXES = (*FILE_SUFFIXES, ".gif", *ANIMATION_SUFFIXES)
 
 MAX_VIDEO_PIXELS = 600_000_000
 """Most frames x height x width that `read_video` decodes (1.8 GB): 290 frames of 1920x1080."""
@@ -35,7 +36,7 @@ MAX_GIF_FPS = 50.0
 """Browsers slow GIFs down whose frames last less than 20 ms."""
 
 FrameSource = np.ndarray | Iterable[np.ndarray]
-"""(t, H, W, 3) uint8, or one frame (H, W, 3) after the other."""
+"""(t, H, W, 3) uint8, or one frame (H, W, 3) after the other; with 4 channels in place of 3, the last one is straight alpha."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +70,15 @@ def write_video(path: str | Path, frames: FrameSource, *, fps: float, lossless: 
     - `.mp4` is H.264 in yuv420p, which every browser plays; odd sizes are padded by repeating the last row or column.
       It blurs colours over 2x2 pixels: `lossless` writes exact RGB, which most browsers refuse;
     - `.webm` is VP9 in yuv420p, or exact RGB with `lossless`;
+    - `.mov` is ProRes 4444, for video editors, or PNG frames with `lossless`;
     - `.apng` (an animated PNG) is exact, `.webp` with `lossless`;
     - `.gif` has its own palette for each frame (exact up to 256 colours) and frame times in steps of 10 ms.
 
-    `sound` is a clip whose sound is kept, from its first frame on and as long as the frames last, in `.mp4` (AAC) and `.webm`
-    (Opus); the other formats are silent.
+    All of them store alpha, except for `.mp4`, where frames are composed over white, and `lossless` `.webm`, which is refused. A
+    pixel of a `.gif` is visible (at least half alpha) or not.
+
+    `sound` is a clip whose sound is kept, from its first frame on and as long as the frames last, in `.mp4` and `.mov` (AAC) and
+    `.webm` (Opus); the other formats are silent.
 
     Parent folders are made. The file is written under a temporary name and then renamed; a folder is replaced only if it
     holds nothing but frames.
@@ -108,18 +113,18 @@ def encode_video(frames: FrameSource, suffix: str, *, fps: float, lossless: bool
     if suffix != ".gif":
         return encode_file(checked, suffix, fps=fps, lossless=lossless, sound=sound)
     if lossless:
-        raise UserError("lossless: a gif has 256 colours a frame; use .avi, .mp4, .webm or no ending (a folder)")
+        raise UserError("lossless: a gif has 256 colours a frame; use .avi, .mov, .mp4, .webm or no ending (a folder)")
     return encode_gif(checked, fps=fps)
 
 
 def _checked(frames: FrameSource) -> Iterator[np.ndarray]:
-    """Yield frames (H, W, 3) uint8. Raises UserError for others, for none, and where their size changes."""
+    """Yield frames (H, W, 3) or (H, W, 4) uint8. Raises UserError for others, for none, and where their size changes."""
     if isinstance(frames, np.ndarray):
-        check_frames(frames)
+        check_frames(frames, may_have_alpha=True)
         return iter(frames)
 
     def check(frame: np.ndarray) -> np.ndarray:
-        check_frames(frame[None])
+        check_frames(frame[None], may_have_alpha=True)
         return frame
 
     return _one_size("frames", map(check, frames))
@@ -146,20 +151,23 @@ def _holds_frames_only(path: Path) -> bool:
 # --------------------------------------------------------------------------------------------------------- reading
 
 
-def read_video(path: str | Path, *, max_frames: int | None = None, max_pixels: int = MAX_VIDEO_PIXELS) -> np.ndarray:
+def read_video(
+    path: str | Path, *, max_frames: int | None = None, max_pixels: int = MAX_VIDEO_PIXELS, keep_alpha: bool = False
+) -> np.ndarray:
     """Return the first `max_frames` frames (default: all) of a file, a GIF or a folder of images: (t, H, W, 3) uint8.
 
     Files are recognised by their content. Images of a folder come in natural order. Longer frames of a GIF, WebP or APNG are
     repeated, as in a video of constant rate; each stored frame of a video file is given once, whatever its duration, as a player
-    shows it: upright, with square pixels, deinterlaced, over white, in standard dynamic range.
+    shows it: upright, with square pixels, deinterlaced, over white, in standard dynamic range. With `keep_alpha` frames are
+    (t, H, W, 4), opaque where the clip stores no alpha.
 
     Raises FileNotFoundError, and UserError naming the path for anything that is not a whole clip: broken or truncated,
     without frames, of changing size, or above `max_pixels` pixels (frames x height x width).
     """
-    return _collect(expand_home(path), iterate_video(path, max_frames=max_frames), max_pixels)
+    return _collect(expand_home(path), iterate_video(path, max_frames=max_frames, keep_alpha=keep_alpha), max_pixels)
 
 
-def iterate_video(path: str | Path, *, max_frames: int | None = None) -> Iterator[np.ndarray]:
+def iterate_video(path: str | Path, *, max_frames: int | None = None, keep_alpha: bool = False) -> Iterator[np.ndarray]:
     """Yield the frames (H, W, 3) uint8 that `read_video` returns, so that a clip of any length is never in memory as a whole.
 
     Raises as `read_video` does while iterating, except for clips that are too large.
@@ -168,7 +176,7 @@ def iterate_video(path: str | Path, *, max_frames: int | None = None) -> Iterato
     check_exists(path)
     if max_frames is not None and max_frames < 1:
         raise UserError(f"max_frames must be at least 1, got {max_frames}")
-    return _one_size(path, islice(_decode(path), max_frames))
+    return _one_size(path, islice(_decode(path, keep_alpha=keep_alpha), max_frames))
 
 
 def read_fitted(
@@ -212,19 +220,20 @@ def video_info(path: str | Path) -> VideoInfo:
     return read_file_info(path)
 
 
-def _decode(path: Path) -> Iterator[np.ndarray]:
+def _decode(path: Path, *, keep_alpha: bool = False) -> Iterator[np.ndarray]:
     if path.is_dir():
-        return _decode_folder(path)
+        return _decode_folder(path, keep_alpha=keep_alpha)
     if is_animation(path):
-        return decode_animation(path)
-    return decode_gif(path) if _is_gif(path) else decode_file(path)
+        return decode_animation(path, keep_alpha=keep_alpha)
+    return decode_gif(path, keep_alpha=keep_alpha) if _is_gif(path) else decode_file(path, keep_alpha=keep_alpha)
 
 
-def _decode_folder(path: Path) -> Iterator[np.ndarray]:
+def _decode_folder(path: Path, *, keep_alpha: bool) -> Iterator[np.ndarray]:
     """Yield the images of a folder. Raises UserError naming two of different sizes, which no clip has."""
     first: tuple[str, tuple[int, ...]] | None = None
     for file in _frame_files(path):
-        frame = read_image(file)
+        frame = read_image(file, keep_alpha=keep_alpha)
+        frame = add_alpha(frame) if keep_alpha else frame
         first = first or (file.name, frame.shape)
         if frame.shape != first[1]:
             sizes = [f"{name} is {shape[1]}x{shape[0]}" for name, shape in (first, (file.name, frame.shape))]

@@ -23,8 +23,8 @@ from lfdm.pipeline.result import LatentFlowOutput
 from lfdm.pipeline.transfer import MotionTransfer
 from lfdm.visualize import draw_panel
 
-OUT_ENDINGS = (".mp4", ".webm", ".gif", *ANIMATION_SUFFIXES)
-"""Formats that browsers play; a path without an ending is a folder of lossless PNGs."""
+OUT_ENDINGS = (".mp4", ".webm", ".mov", ".gif", *ANIMATION_SUFFIXES)
+"""Formats that browsers play, and mov for video editors; a path without an ending is a folder of lossless PNGs."""
 MAX_SCALE = 32
 REGION_FRAMES = 32
 """Frames whose regions are computed at once."""
