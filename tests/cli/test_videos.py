@@ -388,3 +388,18 @@ def test_a_stage_1_run_transfers_and_reuses_motion_but_does_not_generate(
     assert (code, err.count("\n")) == (2, 1)
     assert "stage-1 run" in err
     assert "train diffusion" in err
+
+
+def test_the_image_may_be_a_frame_of_a_clip_which_is_never_replaced(lfdm: Lfdm, model: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    write_video("clip.webm", frames, fps=4, lossless=True)
+    common = ["--model", model, "--motion-strength", 0]
+    for name, index in (("clip.webm@2", 2), ("clip.webm@0.3s", 1)):
+        assert lfdm("transfer", name, "clip.webm", *common, "--out", f"moved-{index}")[0] == 0
+        assert lfdm("generate", name, "wave", *common, "--num-inference-steps", 1, "--out", f"made-{index}")[0] == 0
+        assert all(np.array_equal(read_video(f"{out}-{index}")[-1], frames[index]) for out in ("moved", "made"))
+    code, _, err = lfdm("generate", "clip.webm@0", "wave", *common, "--out", "clip.webm", "--overwrite")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "clip.webm would replace the input clip.webm" in err
+    code, _, err = lfdm("generate", "clip.webm@7s", "wave", *common)
+    assert (code, err) == (2, "lfdm: clip.webm: has no frame at 7 s; it lasts 1.00 s\n")

@@ -94,9 +94,10 @@ class OutputOptions:
 
         Args:
             name: Name of the file without --out.
-            inputs: Files and folders that are read, which must not be replaced.
+            inputs: Files and folders that are read, which must not be replaced; pictures may be frames of clips.
             fps: Rate without --fps; None = the model's.
         """
+        from lfdm.data.pictures import picture_file
         from lfdm.folders.files import as_file_name
         from lfdm.pipeline.outputs import VideoFiles
 
@@ -110,7 +111,7 @@ class OutputOptions:
         )
         if self.out is None and not self.overwrite:
             files = files.with_free_name()
-        files.check_targets([path for path in inputs if path is not None], overwrite=self.overwrite)
+        files.check_targets([picture_file(path) for path in inputs if path is not None], overwrite=self.overwrite)
         return files
 
 
@@ -129,11 +130,12 @@ def read_inputs(
     pipe: "MotionTransfer", image: Path, control: ControlOptions = ControlOptions()
 ) -> "tuple[np.ndarray, dict[str, Any]]":
     """Return the fitted image (S, S, 3) uint8, and the arguments of `control` with the mask fitted in the same way."""
-    from lfdm.data.images import fit_frames, read_image
+    from lfdm.data.images import fit_frames
+    from lfdm.data.pictures import read_picture
     from lfdm.pipeline.inputs import prepare_mask
 
     size, fit = pipe.config["image_size"], pipe.config["fit"]
-    picture = read_image(image)
+    picture = read_picture(image)
     mask = control.motion_mask
     fitted_mask = None if mask is None else prepare_mask(mask, size=size, fit=fit, image_sizes=[picture.shape[:2]])[0]
     return fit_frames(picture[None], size, fit)[0], {"motion_strength": control.motion_strength, "motion_mask": fitted_mask}

@@ -106,7 +106,7 @@ def generate(
     """Make videos from one image and a condition.
 
     Args:
-        image: Picture of any size and common format.
+        image: Picture of any size and common format, or a frame of a video: clip.mp4@1.5s (time), clip.mp4@30 (number, from 0).
         condition: Label of the model (`lfdm info --model NAME` lists them) or a mix of labels such as wave=0.7,jump=0.3;
             any text for a model with a text encoder. Left out with --unconditional and --reuse-motion.
         reuse_motion: File of --motion whose motion is applied to the image; nothing is sampled.
@@ -187,7 +187,7 @@ def transfer(
     """Transfer the motion of a driving video of any length to an image.
 
     Args:
-        image: Picture of any size and common format.
+        image: Picture of any size and common format, or a frame of a video: clip.mp4@1.5s (time), clip.mp4@30 (number, from 0).
         driving_video: Video of any common format, gif or folder of frames.
         absolute: Measure the motion of driving frames against the image instead of against the video's first frame.
         num_frames: Number of frames to use from the start of the video; by default all.

@@ -15,6 +15,7 @@ __all__ = [
     "gif_blocks",
     "images",
     "index",
+    "pictures",
     "progress",
     "puppets",
     "sprites",

@@ -4,6 +4,8 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -31,6 +33,8 @@ _RATE_TOLERANCE = 0.05
 """Relative difference up to which a stated frame rate is believed: frame times are rounded, to 1 ms in WebM."""
 _UNKNOWN_RATE = 25.0
 """Frames per second of a file that states none."""
+_SAME_TIME = Fraction(1, 1_000_000)
+"""Seconds by which a time may miss the start of a frame: FFmpeg rounds the start of a file so."""
 _LOSSLESS_CODEC = "ffv1"
 """Our own lossless clips."""
 _ALPHA_OF_MODE: dict[int | None, Alpha] = {257: "over white", 258: "over black"}
@@ -61,6 +65,7 @@ class _OpenFile:
     container: InputContainer
     stream: VideoStream
     decoder: VideoCodecContext
+    keep_alpha: bool
     times: list[int] = field(default_factory=list)
     """Times of the frames up to now, in units of the stream and in stored order."""
     end: int = 0
@@ -85,14 +90,36 @@ class _OpenFile:
         with decoding(self.path):
             return self.decoder.decode(packet)
 
-    def converter(self, *, keep_alpha: bool = False) -> FrameConverter:
-        """Return the converter of the stream's frames."""
+    def frames(self) -> Iterator[av.VideoFrame]:
+        """Yield the frames as they are decoded, deinterlaced."""
+        return deinterlace(self.path, (frame for packet in self.packets() for frame in self.decode(packet)))
+
+    def convert(self, frame: av.VideoFrame) -> np.ndarray:
+        """Return a frame as (H, W, 3) uint8, or (H, W, 4) with `keep_alpha`, as a player shows it."""
+        check_pixels(self.path, *self.converter.size(frame))
+        with decoding(self.path):
+            return self.converter.convert(frame)
+
+    @cached_property
+    def converter(self) -> FrameConverter:
+        """The converter of the stream's frames."""
         alpha = _ALPHA_OF_MODE.get(_graphics_mode(self.file)) if self._is_mov() else None
-        return FrameConverter(self.stream.sample_aspect_ratio, alpha or "straight", keep_alpha=keep_alpha)
+        return FrameConverter(self.stream.sample_aspect_ratio, alpha or "straight", keep_alpha=self.keep_alpha)
 
     def seconds(self, time: int) -> float:
         """Convert a time of the stream."""
         return float(time * (self.stream.time_base or 0))
+
+    def start_of(self, frame: av.VideoFrame, index: int) -> Fraction:
+        """Return when a frame begins, in seconds since the start of the file, where players start their clock."""
+        if frame.pts is None:  # a stream without times
+            return index / Fraction(self._stated_rate())
+        return frame.pts * Fraction(frame.time_base or 0) - Fraction(max(self.container.start_time or 0, 0), av.time_base)
+
+    def length(self) -> float:
+        """Return the seconds from the start of the file to the end of pictures and sound, after all packets."""
+        pictures = self._latest_end() if self.times else self.num_frames / self.frame_rate()
+        return max(pictures, (self.container.duration or 0) / av.time_base)
 
     def promised_seconds(self) -> float:
         """Return the duration in the header; 0 where it has none, or one that may be that of a longer sound track."""
@@ -108,7 +135,7 @@ class _OpenFile:
         A table of frames (mp4, mov) and broadcast formats are believed, other headers only if the frame times agree: browsers
         record WebM without a rate, and FFmpeg then guesses one that is up to 30 times too high.
         """
-        stated = float(self.stream.average_rate or self.stream.guessed_rate or _UNKNOWN_RATE)
+        stated = self._stated_rate()
         intervals = len(self.times) - 1
         span = self.seconds(max(self.times) - min(self.times)) if intervals > 0 else 0.0
         if span <= 0:  # a single frame
@@ -117,6 +144,9 @@ class _OpenFile:
             return stated
         agrees = abs(span - intervals / stated) <= max(_RATE_TOLERANCE * span, 2 * self.seconds(1))
         return stated if agrees else intervals / span
+
+    def _stated_rate(self) -> float:
+        return float(self.stream.average_rate or self.stream.guessed_rate or _UNKNOWN_RATE)
 
     def check_whole(self, num_decoded: int) -> None:
         """Raise UserError for a truncated file, after all packets."""
@@ -159,11 +189,10 @@ class _OpenFile:
 def read_file_info(path: Path) -> VideoInfo:
     """Count the frames of a file without decoding more than the first. Raises UserError naming the path for what is no clip."""
     with _open(path) as opened:
-        converter = opened.converter()
         size = None
         for packet in opened.packets():
             if size is None and (frames := opened.decode(packet)):
-                size = converter.size(frames[0])
+                size = opened.converter.size(frames[0])
         width, height = size or (opened.stream.width, opened.stream.height)
         stated = opened.frame_rate()
         fps = min(max(stated, MIN_FPS), MAX_FPS)
@@ -171,22 +200,44 @@ def read_file_info(path: Path) -> VideoInfo:
         return VideoInfo(frames=opened.num_frames, fps=fps, width=width, height=height, stated_fps=stated_fps)
 
 
-def decode_file(path: Path, *, keep_alpha: bool = False) -> Iterator[np.ndarray]:
-    """Yield the frames (H, W, 3) uint8, or (H, W, 4) with `keep_alpha`, as a player shows them, each once.
+def decode_file(path: Path, *, first: int = 0, keep_alpha: bool = False) -> Iterator[np.ndarray]:
+    """Yield the frames (H, W, 3) uint8, or (H, W, 4) with `keep_alpha`, from index `first` on, each once, as a player
+    shows them.
 
     Raises UserError naming the path for a file that is broken or truncated.
     """
-    with _open(path) as opened:
-        converter = opened.converter(keep_alpha=keep_alpha)
-        decoded = (frame for packet in opened.packets() for frame in opened.decode(packet))
+    with _open(path, keep_alpha=keep_alpha) as opened:
         num_decoded = 0
-        for frame in deinterlace(path, decoded):
-            check_pixels(path, *converter.size(frame))
-            with decoding(path):
-                array = converter.convert(frame)
+        for frame in opened.frames():
             num_decoded += 1
-            yield array
+            if num_decoded > first:
+                yield opened.convert(frame)
         opened.check_whole(num_decoded)
+
+
+def decode_file_at(path: Path, seconds: Fraction, *, keep_alpha: bool = False) -> np.ndarray:
+    """Return the frame (H, W, 3) uint8, or (H, W, 4) with `keep_alpha`, that a player shows at a time since the start of the file.
+
+    That is the last one that starts by then; the first one is shown from the start, the last one to the end of the sound.
+
+    Raises UserError naming the path for a file that is broken, and for a time beyond the end.
+    """
+    with _open(path, keep_alpha=keep_alpha) as opened:
+        shown = None
+        for index, frame in enumerate(opened.frames()):
+            if shown is not None and opened.start_of(frame, index) > seconds + _SAME_TIME:
+                return opened.convert(shown)
+            shown = frame
+        if shown is None:
+            raise UserError(f"{path}: must hold at least one frame; got none")
+        if seconds > (length := opened.length()) + _SAME_TIME:
+            raise beyond_end(path, seconds, length)
+        return opened.convert(shown)
+
+
+def beyond_end(path: Path, seconds: Fraction, length: float) -> UserError:
+    """Return the error of a time beyond the end of a clip."""
+    return UserError(f"{path}: has no frame at {float(seconds):g} s; it lasts {length:.2f} s")
 
 
 def open_container(file: BinaryIO) -> InputContainer:
@@ -195,7 +246,7 @@ def open_container(file: BinaryIO) -> InputContainer:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[_OpenFile]:
+def _open(path: Path, *, keep_alpha: bool = False) -> Iterator[_OpenFile]:
     """Open the first video stream of a file. Raises UserError naming the path for what holds none that can be decoded."""
     with path.open("rb") as file:
         with decoding(path):
@@ -211,7 +262,7 @@ def _open(path: Path) -> Iterator[_OpenFile]:
             decoder = _decoder(stream)
             decoder.options = {"max_pixels": str(MAX_IMAGE_PIXELS)}  # a size that changes within the stream
             decoder.thread_count = 1  # clips are small; the cache decodes several at once
-            yield _OpenFile(path=path, file=file, container=container, stream=stream, decoder=decoder)
+            yield _OpenFile(path=path, file=file, container=container, stream=stream, decoder=decoder, keep_alpha=keep_alpha)
 
 
 def _decoder(stream: VideoStream) -> VideoCodecContext:

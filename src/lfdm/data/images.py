@@ -27,6 +27,7 @@ MAX_IMAGE_PIXELS = 50_000_000
 """Larger images are refused before they are decoded, except for JPEGs, which can be decoded at a reduced size."""
 MAX_REDUCED_PIXELS = 200_000_000
 """Largest JPEG that is decoded at a reduced size: those of phones. A progressive one needs 6 bytes for each of its pixels."""
+_WEB = ("http:", "https:")
 _STRIP = 2**20
 """Numbers that shrinking sums up at a time (8 MB)."""
 
@@ -117,7 +118,8 @@ def _unidentified(path: Path, start: bytes, formats: tuple[str, ...] | None) -> 
         return UserError(f"{path}: broken or not a readable image; must be one of {', '.join(formats)}, got {kind}")
     if kind.endswith(("picture", "GIF", "format")):
         return UserError(f"{path}: broken or not a readable image ({kind})")
-    return UserError(f"{path}: not an image but {kind}")
+    hint = f"; a frame of it is named by time, {path.name}@1.5s, or number, {path.name}@0" if kind.startswith("a video") else ""
+    return UserError(f"{path}: not an image but {kind}{hint}")
 
 
 def _reduce(image: Image.Image) -> None:
@@ -185,7 +187,12 @@ def _reason(error: BaseException) -> str:
 
 
 def check_exists(path: Path) -> None:
-    """Raise FileNotFoundError where there is nothing, UserError for a pipe or a device, which could block for ever."""
+    """Raise FileNotFoundError where there is nothing, UserError for an address, and for a pipe or device, which could block."""
+    if path.parts and path.parts[0].lower() in _WEB:
+        address = str(path).replace(":/", "://", 1)  # Path makes one slash of two
+        raise UserError(
+            f"{address}: addresses are not fetched; download the file first (or in Python: diffusers.utils.load_image)"
+        )
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     if not (path.is_dir() or path.is_file()):

@@ -16,6 +16,8 @@ class Timing:
     """How often each frame is shown to get a constant rate, and the size of the picture."""
 
     repeats: list[int]
+    durations: list[float]
+    """Seconds that each frame is shown."""
     fps: float
     width: int
     height: int
@@ -32,18 +34,19 @@ def constant_rate(
     the mean of the shortest frames. A rate that the file states is taken where it explains the durations.
     """
     durations = np.asarray(ticks, np.float64)
+    seconds = (durations / ticks_per_second).tolist()
     if stated_fps:
         ends = np.cumsum(durations)
         stated = np.rint(ends * stated_fps / ticks_per_second)
         steps = np.diff(stated, prepend=0.0).astype(np.int64)
         if steps.min() >= 1 and np.abs(ends - stated * ticks_per_second / stated_fps).max() <= _ROUNDING:
-            return Timing(repeats=steps.tolist(), fps=stated_fps, width=width, height=height)
+            return Timing(repeats=steps.tolist(), durations=seconds, fps=stated_fps, width=width, height=height)
     repeats = _steps(durations)
     if repeats is None:
         step = durations[durations <= durations.min() + 1].mean()
         repeats = np.maximum(1, np.rint(durations / step)).astype(np.int64)
     fps = ticks_per_second * float(repeats.sum() / durations.sum())
-    return Timing(repeats=repeats.tolist(), fps=fps, width=width, height=height)
+    return Timing(repeats=repeats.tolist(), durations=seconds, fps=fps, width=width, height=height)
 
 
 def _steps(durations: np.ndarray) -> np.ndarray | None:

@@ -6,6 +6,7 @@ Shapes: frames are (t, H, W, 3) uint8 RGB, or (t, H, W, 4) with straight alpha.
 import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from lfdm.config.checks import check_number
 from lfdm.config.video import MAX_FPS, MIN_FPS, Fit
 from lfdm.data.alpha import add_alpha
 from lfdm.data.animations import ANIMATION_SUFFIXES, decode_animation, encode_animation, is_animation, read_animation_timing
-from lfdm.data.containers import VideoInfo, decode_file, read_file_info
+from lfdm.data.containers import VideoInfo, beyond_end, decode_file, decode_file_at, read_file_info
 from lfdm.data.encoding import FILE_SUFFIXES, encode_file
 from lfdm.data.gif import decode_gif, encode_gif, read_gif_timing
 from lfdm.data.images import IMAGE_SUFFIXES, check_exists, check_frames, fit_frames, read_image
+from lfdm.data.timing import Timing
 from lfdm.errors import UserError
 from lfdm.folders.files import check_parents, expand_home, replacing_folder, write_bytes
 
@@ -32,6 +34,8 @@ MAX_VIDEO_PIXELS = 600_000_000
 """Most frames x height x width that `read_video` decodes (1.8 GB): 290 frames of 1920x1080."""
 FOLDER_FPS = 25.0
 """Frames per second of a folder of images, which stores none."""
+_SAME_TIME = 1e-6
+"""Seconds by which a time may miss the start of a frame, for rounding."""
 MAX_GIF_FPS = 50.0
 """Browsers slow GIFs down whose frames last less than 20 ms."""
 
@@ -203,6 +207,38 @@ def read_fitted(
     return _collect(path, (fit_frames(frame[None], size, fit)[0] for frame in cut), MAX_VIDEO_PIXELS)
 
 
+def read_frame(path: str | Path, index: int, *, keep_alpha: bool = False) -> np.ndarray:
+    """Return the frame (H, W, 3) uint8, or (H, W, 4) with `keep_alpha`, of this index in what `read_video` returns.
+
+    Raises as `read_video` does, and UserError for an index beyond the end.
+    """
+    path = expand_home(path)
+    check_exists(path)
+    frame = next(_decode(path, first=index, keep_alpha=keep_alpha), None)
+    if frame is None:
+        num_frames = video_info(path).frames
+        raise UserError(f"{path}: has no frame {index}; the frames are 0 to {num_frames - 1}")
+    return frame
+
+
+def read_frame_at(path: str | Path, seconds: Fraction, *, keep_alpha: bool = False) -> np.ndarray:
+    """Return the frame (H, W, 3) uint8, or (H, W, 4) with `keep_alpha`, that a player shows at a time since the start of a clip.
+
+    Raises as `read_video` does, and UserError for a time beyond the end.
+    """
+    path = expand_home(path)
+    check_exists(path)
+    timing = None if path.is_dir() else _read_timing(path)
+    if timing is None and path.is_file():
+        return decode_file_at(path, seconds, keep_alpha=keep_alpha)
+    rates = [1 / FOLDER_FPS] * len(_frame_files(path)) if timing is None else timing.durations
+    ends = np.cumsum(rates)
+    if seconds > ends[-1] + _SAME_TIME:
+        raise beyond_end(path, seconds, float(ends[-1]))
+    stored = min(int(np.searchsorted(ends, float(seconds) + _SAME_TIME, side="right")), len(ends) - 1)
+    return read_frame(path, stored if timing is None else sum(timing.repeats[:stored]), keep_alpha=keep_alpha)
+
+
 def video_info(path: str | Path) -> VideoInfo:
     """Return the number of frames, average rate and size of a clip as it is read; read from headers where they tell it.
 
@@ -214,18 +250,25 @@ def video_info(path: str | Path) -> VideoInfo:
         files = _frame_files(path)
         height, width = read_image(files[0]).shape[:2]
         return VideoInfo(frames=len(files), fps=FOLDER_FPS, width=width, height=height)
-    timing = read_animation_timing(path) if is_animation(path) else read_gif_timing(path) if _is_gif(path) else None
+    timing = _read_timing(path)
     if timing is not None:
         return VideoInfo(frames=sum(timing.repeats), fps=timing.fps, width=timing.width, height=timing.height)
     return read_file_info(path)
 
 
-def _decode(path: Path, *, keep_alpha: bool = False) -> Iterator[np.ndarray]:
-    if path.is_dir():
-        return _decode_folder(path, keep_alpha=keep_alpha)
+def _read_timing(path: Path) -> Timing | None:
+    """Read the timing of an animated picture; None for a file of any other kind."""
     if is_animation(path):
-        return decode_animation(path, keep_alpha=keep_alpha)
-    return decode_gif(path, keep_alpha=keep_alpha) if _is_gif(path) else decode_file(path, keep_alpha=keep_alpha)
+        return read_animation_timing(path)
+    return read_gif_timing(path) if _is_gif(path) else None
+
+
+def _decode(path: Path, *, first: int = 0, keep_alpha: bool = False) -> Iterator[np.ndarray]:
+    """Yield the frames from index `first` on."""
+    if not path.is_dir() and not is_animation(path) and not _is_gif(path):
+        return decode_file(path, first=first, keep_alpha=keep_alpha)
+    decode = _decode_folder if path.is_dir() else decode_animation if is_animation(path) else decode_gif
+    return islice(decode(path, keep_alpha=keep_alpha), first, None)
 
 
 def _decode_folder(path: Path, *, keep_alpha: bool) -> Iterator[np.ndarray]:

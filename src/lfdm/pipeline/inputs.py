@@ -19,6 +19,7 @@ from lfdm.condition.encoder import Condition
 from lfdm.config.checks import MAX_SEED, check_integer
 from lfdm.config.video import Fit
 from lfdm.data.images import fit_frames, read_gray, read_image
+from lfdm.data.pictures import read_picture
 from lfdm.data.video import iterate_video
 from lfdm.errors import UserError
 
@@ -58,7 +59,7 @@ def read_images(image: ImageInput) -> list[Picture]:
         raise UserError(f"image must be a path, PIL image, array, tensor or a list of them; got {type(image).__name__}")
     if not images:
         raise UserError("image must hold at least one image; got none")
-    return [_read_tensor(one) if isinstance(one, Tensor) else read_image(one) for one in images]
+    return [_read_tensor(one) if isinstance(one, Tensor) else read_picture(one) for one in images]
 
 
 def _read_tensor(image: Tensor) -> Picture:
