@@ -216,7 +216,7 @@ def decode_file(path: Path, *, first: int = 0, keep_alpha: bool = False) -> Iter
 
 
 def decode_file_at(path: Path, seconds: Fraction, *, keep_alpha: bool = False) -> np.ndarray:
-    """Return the frame (H, W, 3) uint8, or (H, W, 4) with `keep_alpha`, that a player shows at a time since the start of the file.
+    """Return the frame (H, W, 3) uint8, or (H, W, 4) with `keep_alpha`, that a player shows at a time since the file starts.
 
     That is the last one that starts by then; the first one is shown from the start, the last one to the end of the sound.
 
