@@ -6,10 +6,10 @@ import pytest
 
 from lfdm.errors import UserError
 from lfdm.folders.files import (
-    build_once,
     check_parents,
     distinct_file_names,
     expand_home,
+    recover,
     replace_folder,
     replaced_input,
     replacing_folder,
@@ -84,26 +84,17 @@ def test_the_target_of_a_link_is_replaced_and_a_failed_rename_loses_nothing(
     assert {path.name for path in tmp_path.iterdir()} == {"real", "link"}
 
 
-def test_a_cache_is_built_once_and_a_failed_one_leaves_nothing(tmp_path: Path) -> None:
-    folder = tmp_path / ".cache" / "one"
-
-    def fail(temporary: Path) -> None:
-        (temporary / "half").touch()
-        raise OSError
-
-    with pytest.raises(OSError):
-        build_once(folder, fail)
-    assert list(tmp_path.iterdir()) == []
-    build_once(folder, lambda temporary: (temporary / "whole").touch())
-    build_once(folder, fail)
-    assert [entry.name for entry in folder.iterdir()] == ["whole"]
-
-    def overtaken(temporary: Path) -> None:
-        (temporary / "same").touch()
-        build_once(tmp_path / ".cache" / "two", lambda quicker: (quicker / "same").touch())
-
-    build_once(tmp_path / ".cache" / "two", overtaken)
-    assert sorted(entry.name for entry in folder.parent.iterdir()) == ["one", "two"]
+@pytest.mark.parametrize("put_back", [True, False])
+def test_what_a_killed_process_left_half_done_is_undone(tmp_path: Path, put_back: bool) -> None:
+    folder, old = tmp_path / "data", tmp_path / ".data.12345678.old"
+    for path in (old, tmp_path / ".data.87654321.tmp", tmp_path / ".data2.12345678.tmp"):
+        path.mkdir()
+    (old / "before").touch()
+    if not put_back:
+        folder.mkdir()
+    recover(folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".data2.12345678.tmp", "data"]
+    assert (folder / "before").exists() == put_back
 
 
 def test_a_file_among_the_parents_of_a_path_is_named(tmp_path: Path) -> None:

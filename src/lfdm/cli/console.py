@@ -20,6 +20,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from lfdm.errors import MissingExtraError, UserError
+from lfdm.folders.disk import disk_error
 from lfdm.folders.files import expand_home
 from lfdm.training.interruption import TrainingInterrupted
 
@@ -111,6 +112,8 @@ def _report_error(error: Exception, show_traceback: bool) -> int:
 def _user_message(error: Exception) -> str | None:
     """Return the line that tells the user what to change, or None for a bug of ours."""
     text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.filename is not None:
+        return str(disk_error(error, error.filename) or text)
     if isinstance(error, UserError | MissingExtraError | OSError):
         return text
     lacks_memory = isinstance(error, MemoryError) or (

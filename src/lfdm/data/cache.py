@@ -19,7 +19,8 @@ from lfdm.data.index import CACHE_DIR, CLIP_INDEX_NAME, ClipRecord
 from lfdm.data.progress import Progress
 from lfdm.data.video import read_fitted
 from lfdm.errors import UserError
-from lfdm.folders.files import build_once, expand_home
+from lfdm.folders.files import expand_home
+from lfdm.folders.lock import build_once
 
 _FRAMES_NAME = "frames.u8"
 _OFFSETS_NAME = "offsets.json"

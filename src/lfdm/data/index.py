@@ -12,7 +12,8 @@ from typing import Any, Literal, Self
 from lfdm.config.checks import MAX_SEED, check, check_integer, check_number
 from lfdm.data.tables import read_table, tidy
 from lfdm.errors import UserError
-from lfdm.folders.files import check_holds_only, check_parents, expand_home, replacing_folder, write_bytes
+from lfdm.folders.files import check_holds_only, check_parents, expand_home, recover, replacing_folder, write_bytes
+from lfdm.folders.lock import locked
 
 CLIP_INDEX_NAME = "clips.csv"
 CLIPS_DIR = "clips"
@@ -114,14 +115,17 @@ def read_index(root: str | Path) -> list[ClipRecord]:
 def new_data_set(out: str | Path) -> Iterator[Path]:
     """Yield a temporary folder to write a data set into, which replaces `out` when the block ends without an error.
 
-    Clips belong in its folder `clips`. Raises UserError if `out` exists and is anything but a complete data set.
+    Clips belong in its folder `clips`. Raises UserError if `out` exists and is anything but a complete data set,
+    or if another process is making it.
     """
     out = expand_home(out).resolve()
     check_data_set_folder(out)
     if (out / CLIPS_DIR).exists() and not (out / CLIP_INDEX_NAME).exists():
         raise UserError(f"{out}: holds {CLIPS_DIR!r} without {CLIP_INDEX_NAME}, not a complete data set; choose another folder")
-    with replacing_folder(out) as temporary:
-        yield temporary
+    with locked(out, inside=False):
+        recover(out)
+        with replacing_folder(out) as temporary:
+            yield temporary
 
 
 def check_data_set_folder(out: Path) -> None:

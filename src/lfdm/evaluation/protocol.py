@@ -29,6 +29,7 @@ from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.evaluation.stage1 import PerceptualDistance, measure_stage1
 from lfdm.evaluation.store import BatchStore
 from lfdm.folders.files import expand_home
+from lfdm.folders.lock import locked
 
 CACHE_DIR = "cache"
 """Folder of generated clips and intermediate results; it may be deleted once results.json is written."""
@@ -62,7 +63,7 @@ def evaluate(
 
     Raises:
         UserError: no held-out clips, exact motion of another size than the model's, labels that the model does not know, a
-            value that is not allowed, or an `out` that holds an evaluation with other settings.
+            value that is not allowed, an `out` that holds an evaluation with other settings, or another process that uses it.
         FileNotFoundError: no such model, data set or weights.
     """
     config = config or EvaluationConfig()
@@ -89,7 +90,8 @@ def evaluate(
         num_frames=evaluated.num_frames,
         fps=evaluated.fps,
     )
-    return _evaluate(context, subject, generator, evaluated)
+    with locked(context.out, hold=context.state.is_main_process):
+        return _evaluate(context, subject, generator, evaluated)
 
 
 def evaluate_generator(
@@ -130,7 +132,8 @@ def evaluate_generator(
         num_frames=num_frames,
         fps=fps,
     )
-    return _evaluate(context, subject, generator, None)
+    with locked(context.out, hold=context.state.is_main_process):
+        return _evaluate(context, subject, generator, None)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -15,7 +15,7 @@ from accelerate import PartialState
 
 from lfdm.data.progress import Progress
 from lfdm.errors import UserError
-from lfdm.folders.files import write_bytes
+from lfdm.folders.files import TEMPORARY_SUFFIX, write_bytes
 
 Arrays = dict[str, np.ndarray]
 
@@ -76,6 +76,9 @@ class BatchStore:
         self.state = state
         self.progress = progress if state.is_main_process else None
         self._claim(json.loads(json.dumps(settings)))
+        if state.is_main_process:
+            for left in self.folder.rglob(f".*{TEMPORARY_SUFFIX}"):  # by a killed process
+                left.unlink()
         state.wait_for_everyone()
 
     def _claim(self, settings: dict[str, Any]) -> None:

@@ -3,11 +3,16 @@
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 from lfdm.errors import UserError
+from lfdm.folders.disk import naming_disk_errors
+
+TEMPORARY_SUFFIX = ".tmp"
+OLD_SUFFIX = ".old"
+"""Ending of a folder that is moved away for a new one and then removed; see `recover`."""
 
 
 def as_file_name(text: str) -> str:
@@ -35,16 +40,36 @@ def distinct_file_names(texts: Iterable[str]) -> list[str]:
 
 def temporary_path(path: Path) -> Path:
     """Return an unused hidden path in the folder of `path`, to be renamed to it when complete."""
-    start = path.name.encode()[:80].decode(errors="ignore")  # names end at 255 bytes
-    return path.with_name(f".{start}.{uuid4().hex[:8]}.tmp")
+    return path.with_name(f".{_temporary_start(path)}.{uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
+
+
+def recover(path: Path) -> None:
+    """Undo what killed processes left half done for `path`: put back a folder that was being replaced, remove temporary files.
+
+    No other process may be writing `path`.
+    """
+    prefix = f".{_temporary_start(path)}."
+    hidden = [entry for entry in path.parent.glob(".*") if entry.name.startswith(prefix)]
+    for old in (entry for entry in hidden if entry.suffix == OLD_SUFFIX):
+        if path.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(path)
+    for left in (entry for entry in hidden if entry.suffix == TEMPORARY_SUFFIX):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _temporary_start(path: Path) -> str:
+    return path.name.encode()[:80].decode(errors="ignore")  # names end at 255 bytes
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path` in one step; an OSError leaves no trace."""
+    """Write `data` to `path` in one step; an OSError leaves no trace. Raises DiskError where the disk is full or read-only."""
     temporary = temporary_path(path)
     try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        with naming_disk_errors(path):
+            temporary.write_bytes(data)
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -105,52 +130,39 @@ def check_holds_only(folder: Path, allowed: Collection[str], what: str) -> None:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Give a temporary folder to write into, renamed to `folder` if the block ends without an error, otherwise removed.
 
-    An existing `folder` is replaced at the end; of a symbolic link, its target is. Raises FileExistsError if `folder` is a file.
+    An existing `folder` is replaced at the end; of a symbolic link, its target is. Raises FileExistsError if `folder` is a file,
+    and DiskError where the disk is full or read-only.
     """
     folder = folder.resolve()
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; choose another name for the folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(folder)
-    temporary.mkdir()
     try:
-        yield temporary
-        if folder.exists():
-            old = temporary_path(folder)
-            folder.rename(old)
-            try:
-                temporary.rename(folder)
-            except BaseException:
-                old.rename(folder)
-                raise
-            shutil.rmtree(old)
-        else:
-            temporary.rename(folder)
+        with naming_disk_errors(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
+            yield temporary
+        _put_in_place(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put_in_place(temporary: Path, folder: Path) -> None:
+    """Rename `temporary` to `folder`, and remove what was there before."""
+    if not folder.exists():
+        temporary.rename(folder)
+        return
+    old = temporary_path(folder).with_suffix(OLD_SUFFIX)
+    folder.rename(old)
+    try:
+        temporary.rename(folder)
+    except BaseException:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old)
 
 
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Call `write` with a temporary folder and rename it to `folder`; see `replacing_folder`."""
     with replacing_folder(folder) as temporary:
         write(temporary)
-
-
-def build_once(folder: Path, write: Callable[[Path], None]) -> None:
-    """Do `replace_folder` unless `folder` exists; safe when several processes build it."""
-    if folder.is_dir():
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(folder)
-    temporary.mkdir()
-    try:
-        write(temporary)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # otherwise another process has built it
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        with suppress(OSError):  # removes the parent if it is empty
-            folder.parent.rmdir()

@@ -16,6 +16,7 @@ from lfdm.folders.sources import INDEX_NAME
 
 CONFIG_NAME = "config.json"
 CHECKPOINTS_DIR = "checkpoints"
+SAMPLES_DIR = "samples"
 STAGE1_NAME = "autoencoder"
 """Folder of the model in the checkpoints of a stage-1 run."""
 _MAX_LEVELS = 3

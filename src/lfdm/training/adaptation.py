@@ -14,7 +14,8 @@ from lfdm.config.serialization import to_json
 from lfdm.config.training import AdaptationConfig
 from lfdm.data.cache import open_cache
 from lfdm.data.progress import Progress
-from lfdm.folders.files import expand_home, replace_folder, write_bytes
+from lfdm.folders.files import expand_home, recover, replace_folder, write_bytes
+from lfdm.folders.lock import locked
 from lfdm.folders.run_folder import check_run, find_layout, prepare_run
 from lfdm.folders.sources import INDEX_NAME, find_folder
 from lfdm.pipeline.folder import component_types
@@ -56,7 +57,8 @@ def adapt(
         progress: called while clips are decoded.
 
     Raises:
-        UserError: an unknown model, no training clips, or settings that contradict the run in `out` or each other.
+        UserError: an unknown model, no training clips, or settings that contradict the run in `out` or each other,
+            or another process that uses `out`.
         FileNotFoundError: no such data set, weights or model.
     """
     data, out = expand_home(data), expand_home(out)
@@ -68,23 +70,25 @@ def adapt(
     pipe = LatentFlowPipeline.from_pretrained(model)
     freeze_all_but_decoder(pipe.autoencoder)
     state = process_state()
-    with state.local_main_process_first():  # the other processes find its cache
-        cache = open_cache(data, records, pipe.config["image_size"], pipe.config["fit"], progress=progress)
-    task = AutoencoderTask(pipe.autoencoder, config.losses(), cache)
-    if state.is_main_process:
-        prepare_run(out, settings)
-    state.wait_for_everyone()
-    checkpoint = train(task, config.optimization, out, report=report, summary=summary)
-    if state.is_main_process:
-        folders = {name: layout.component(name) for name in component_types(LatentFlowPipeline)}
-        _publish(layout.index, {**folders, AutoencoderTask.name: checkpoint / AutoencoderTask.name}, out)
-    state.wait_for_everyone()
+    with locked(out, hold=state.is_main_process):
+        with state.local_main_process_first():  # the other processes find its cache
+            cache = open_cache(data, records, pipe.config["image_size"], pipe.config["fit"], progress=progress)
+        task = AutoencoderTask(pipe.autoencoder, config.losses(), cache)
+        if state.is_main_process:
+            prepare_run(out, settings)
+        state.wait_for_everyone()
+        checkpoint = train(task, config.optimization, out, report=report, summary=summary)
+        if state.is_main_process:
+            folders = {name: layout.component(name) for name in component_types(LatentFlowPipeline)}
+            _publish(layout.index, {**folders, AutoencoderTask.name: checkpoint / AutoencoderTask.name}, out)
+        state.wait_for_everyone()
     return out
 
 
 def _publish(index: Path, components: dict[str, Path], out: Path) -> None:
     """Copy every component's folder into `out`, and last the index, which makes it a pipeline folder."""
     for name, folder in components.items():
+        recover(out / name)
         replace_folder(out / name, partial(_copy, folder))
     write_bytes(out / INDEX_NAME, (index / INDEX_NAME).read_bytes())
 

@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from lfdm.folders.files import replace_folder
+from lfdm.folders.files import TEMPORARY_SUFFIX, replace_folder
 from lfdm.folders.model_folder import WEIGHTS_NAME, load_exactly, read_json, read_tensors
-from lfdm.folders.run_folder import CHECKPOINTS_DIR, STATE_NAME, find_checkpoints
+from lfdm.folders.run_folder import CHECKPOINTS_DIR, SAMPLES_DIR, STATE_NAME, find_checkpoints
 
 TRAINING_NAME = "training.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -70,7 +70,7 @@ class TrainingState:
         try:
             replace_folder(folder, write)
         except (OSError, SafetensorError) as error:
-            raise OSError(f"{folder}: the checkpoint could not be written ({error}); the one before is intact") from error
+            raise OSError(f"{error}; the checkpoint before is intact") from error
         for old in find_checkpoints(out)[:-keep]:
             (old / STATE_NAME).unlink()  # first: without it an interrupted removal leaves no checkpoint
             shutil.rmtree(old)
@@ -104,10 +104,11 @@ class TrainingState:
 
 
 def remove_unfinished(out: Path) -> None:
-    """Remove the remains of checkpoints that a killed process was writing or removing."""
+    """Remove what killed processes left in the run folder `out`: temporary files, checkpoints half written or half removed."""
     folder = out / CHECKPOINTS_DIR
-    for path in (*folder.glob(".step-*"), *set(folder.glob("step-*")).difference(find_checkpoints(out))):
-        shutil.rmtree(path)
+    hidden = (path for place in (out, out / SAMPLES_DIR) for path in place.glob(f".*{TEMPORARY_SUFFIX}"))
+    for path in (*hidden, *folder.glob(".step-*"), *set(folder.glob("step-*")).difference(find_checkpoints(out))):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

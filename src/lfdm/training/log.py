@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lfdm.folders.disk import naming_disk_errors
 from lfdm.folders.files import write_bytes
+from lfdm.folders.run_folder import SAMPLES_DIR
 
 logger = logging.getLogger(__name__)
 
 METRICS_NAME = "metrics.jsonl"
-SAMPLES_DIR = "samples"
 TENSORBOARD_DIR = "tensorboard"
 GIF_MILLISECONDS = 125
 """Duration of a frame."""
@@ -36,7 +37,8 @@ class RunLog:
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Append a line of metrics."""
-        with (self.out / METRICS_NAME).open("a") as file:
+        path = self.out / METRICS_NAME
+        with naming_disk_errors(path), path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         if self.writer is not None:
             for name, value in values.items():

@@ -20,7 +20,7 @@ from lfdm.data.augmentation import ColorJitter, mirror_motion, names_a_side
 from lfdm.data.cache import ClipCache
 from lfdm.data.frame_indices import sample_indices
 from lfdm.data.progress import Progress
-from lfdm.folders.files import build_once
+from lfdm.folders.lock import build_once
 from lfdm.motion.motion import Motion
 
 CHUNK_FRAMES = 64

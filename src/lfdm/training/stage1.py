@@ -22,6 +22,7 @@ from lfdm.data.index import ClipRecord, read_index
 from lfdm.data.progress import Progress
 from lfdm.errors import UserError
 from lfdm.folders.files import expand_home
+from lfdm.folders.lock import locked
 from lfdm.folders.model_folder import load_exactly
 from lfdm.folders.run_folder import check_run, find_checkpoints, find_model, prepare_run
 from lfdm.folders.sources import find_folder
@@ -147,7 +148,7 @@ def train_autoencoder(
         progress: called while clips are decoded and, with `tracking_distillation_weight`, their motion is estimated.
 
     Raises:
-        UserError: settings that do not fit the data, the run in `out` or each other.
+        UserError: settings that do not fit the data, the run in `out` or each other, or another process that uses `out`.
         FileNotFoundError: no such data set, weights or model.
     """
     data, out = expand_home(data), expand_home(out)
@@ -166,18 +167,19 @@ def train_autoencoder(
     require_same_settings(settings)
     check_run(out, settings, free=STAGE2_SETTINGS)
     teacher_motion, state = None, process_state()
-    with state.local_main_process_first():  # the others find the caches that it makes
-        cache = open_cache(data, records, preset.image_size, preset.fit, progress=progress)
-        if distils:
-            teacher = _tracking_teacher(module, preset)
-            nn.Module.to(teacher, state.device)
-            bf16 = uses_bf16(config.optimization.mixed_precision, teacher.device)
-            teacher_motion = open_motion_cache(teacher, cache, bf16=bf16, progress=progress)
-    task = AutoencoderTask(module, config, cache, teacher_motion)
-    if state.is_main_process:
-        prepare_run(out, settings, free=STAGE2_SETTINGS)
-    state.wait_for_everyone()
-    return train(task, config.optimization, out, report=report, summary=summary)
+    with locked(out, hold=state.is_main_process):
+        with state.local_main_process_first():  # the others find the caches that it makes
+            cache = open_cache(data, records, preset.image_size, preset.fit, progress=progress)
+            if distils:
+                teacher = _tracking_teacher(module, preset)
+                nn.Module.to(teacher, state.device)
+                bf16 = uses_bf16(config.optimization.mixed_precision, teacher.device)
+                teacher_motion = open_motion_cache(teacher, cache, bf16=bf16, progress=progress)
+        task = AutoencoderTask(module, config, cache, teacher_motion)
+        if state.is_main_process:
+            prepare_run(out, settings, free=STAGE2_SETTINGS)
+        state.wait_for_everyone()
+        return train(task, config.optimization, out, report=report, summary=summary)
 
 
 def _tracking_teacher(module: LatentFlowAutoencoder, preset: Preset) -> LatentFlowAutoencoder:

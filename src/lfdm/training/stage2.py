@@ -25,6 +25,7 @@ from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion.process import add_noise, diffusion_loss, sample_timesteps
 from lfdm.errors import UserError
 from lfdm.folders.files import expand_home
+from lfdm.folders.lock import locked
 from lfdm.folders.run_folder import MODEL_DIR, check_run, find_checkpoints, find_layout, prepare_run
 from lfdm.folders.sources import find_folder
 from lfdm.motion.codec import MotionCodec, make_codec
@@ -187,7 +188,7 @@ def train_diffusion(
 
     Raises:
         UserError: settings that contradict the data, the autoencoder, the run in `out` or each other, or a text encoder that
-            is not available.
+            is not available, or another process that uses `out`.
         FileNotFoundError: no such data set or model.
         MissingExtraError: text conditions without transformers.
     """
@@ -198,26 +199,27 @@ def train_diffusion(
     require_same_settings(settings)
     check_run(out, settings, free=STAGE1_SETTINGS)
     model, state = out / MODEL_DIR, process_state()
-    begun = model.is_dir()
-    stage1 = load_autoencoder(model if begun else autoencoder, preset)
-    nn.Module.to(stage1, state.device)
-    # A run with a checkpoint does not need the weights that it started from.
-    start = None if init is None or find_checkpoints(out) else StartingWeights.load(find_folder(init), preset)
-    names = [name for label in labels(records) if (name := _condition_of(label, preset.diffusion_training)) is not None]
-    condition = _make_condition(preset, names, model / "condition", None if start is None else start.condition)
-    with state.local_main_process_first():  # the other processes find its caches
-        clips, motion = _open_caches(stage1, preset, data, records, progress)
-    codec = _load_codec(model) if begun else _measured_codec(preset, stage1, motion)
-    pipeline = _build_pipeline(preset, stage1, condition, codec)
-    if start is not None:
-        pipeline.unet.load_state_dict(start.unet.state_dict())
-    if state.is_main_process:
-        prepare_run(out, settings, free=STAGE1_SETTINGS)
-        if not begun:
-            pipeline.save_pretrained(model, leave_out=["unet"])
-    state.wait_for_everyone()
-    task = DiffusionTask(pipeline, preset, clips, motion)
-    return train(task, preset.diffusion_training.optimization, out, report=report, summary=summary)
+    with locked(out, hold=state.is_main_process):
+        begun = model.is_dir()
+        stage1 = load_autoencoder(model if begun else autoencoder, preset)
+        nn.Module.to(stage1, state.device)
+        # A run with a checkpoint does not need the weights that it started from.
+        start = None if init is None or find_checkpoints(out) else StartingWeights.load(find_folder(init), preset)
+        names = [name for label in labels(records) if (name := _condition_of(label, preset.diffusion_training)) is not None]
+        condition = _make_condition(preset, names, model / "condition", None if start is None else start.condition)
+        with state.local_main_process_first():  # the other processes find its caches
+            clips, motion = _open_caches(stage1, preset, data, records, progress)
+        codec = _load_codec(model) if begun else _measured_codec(preset, stage1, motion)
+        pipeline = _build_pipeline(preset, stage1, condition, codec)
+        if start is not None:
+            pipeline.unet.load_state_dict(start.unet.state_dict())
+        if state.is_main_process:
+            prepare_run(out, settings, free=STAGE1_SETTINGS)
+            if not begun:
+                pipeline.save_pretrained(model, leave_out=["unet"])
+        state.wait_for_everyone()
+        task = DiffusionTask(pipeline, preset, clips, motion)
+        return train(task, preset.diffusion_training.optimization, out, report=report, summary=summary)
 
 
 def _condition_of(label: str, training: DiffusionTrainingConfig) -> str | None:

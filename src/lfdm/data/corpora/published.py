@@ -23,6 +23,7 @@ from lfdm.data.progress import Progress
 from lfdm.data.video import Crop
 from lfdm.errors import UserError
 from lfdm.folders.files import expand_home, write_bytes
+from lfdm.folders.lock import locked
 
 Key = tuple[str, ...]
 """Identity of a clip, from general to specific: ("subject 3", "action 7", "take 1")."""
@@ -100,7 +101,7 @@ def write_published(
     and clips.csv is written last.
 
     Raises FileNotFoundError for a missing tree; UserError for settings that are not allowed, a tree without any usable clip
-    of the corpus, and an `out` that holds other things, another corpus or another size, or overlaps the tree.
+    of the corpus, and an `out` that holds other things, another corpus or another size, overlaps the tree or is in use.
     """
     source, out = expand_home(source), expand_home(out)
     check_trees(source, out)
@@ -110,15 +111,16 @@ def write_published(
     corpus.survey(found)
     if not found.recordings:
         raise UserError(f"{source}: no clip of {corpus.name} in it; expected {corpus.layout}")
-    _claim(out, corpus, size)
-    made = convert(source, out, found.recordings, form, reuse=True, num_workers=num_workers, progress=progress)
-    skipped = (*found.skipped, *made.skipped)
-    if not made.records:
-        _give_up(out)
-        raise UserError(
-            f"{source}: no usable clip; of {len(skipped)} skipped the last is {skipped[-1].path} ({skipped[-1].reason})"
-        )
-    write_index(out, made.records)
+    with locked(out, inside=False):
+        _claim(out, corpus, size)
+        made = convert(source, out, found.recordings, form, reuse=True, num_workers=num_workers, progress=progress)
+        skipped = (*found.skipped, *made.skipped)
+        if not made.records:
+            _give_up(out)
+            raise UserError(
+                f"{source}: no usable clip; of {len(skipped)} skipped the last is {skipped[-1].path} ({skipped[-1].reason})"
+            )
+        write_index(out, made.records)
     missing: list[str] = []
     if made.num_clips("train") < corpus.num_train:
         present = [found.keys[record.path] for record in made.records if record.split == "train"]

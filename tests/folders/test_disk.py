@@ -1,0 +1,64 @@
+"""Full, read-only and limited disks: the message names file and disk, and nothing half written is left."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from lfdm.folders.disk import DiskError, disk_error, naming_disk_errors
+from lfdm.folders.files import replace_folder, write_bytes
+
+resource = pytest.importorskip("resource", reason="limits on file sizes need a Unix system")
+LIMIT = 1000
+
+
+@contextmanager
+def file_size_limit() -> Iterator[None]:
+    """Let files end at `LIMIT` bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_file_that_does_not_fit_is_named_and_the_old_one_kept(tmp_path: Path) -> None:
+    path = tmp_path / "wave.mp4"
+    path.write_bytes(b"old")
+    with file_size_limit(), pytest.raises(DiskError, match=r"wave\.mp4 could not be written: .*ulimit -f") as raised:
+        write_bytes(path, bytes(LIMIT + 1))
+    assert raised.value.errno == errno.EFBIG
+    assert "\n" not in str(raised.value)
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == {"wave.mp4": b"old"}
+
+
+def test_a_folder_that_does_not_fit_is_named_and_not_the_temporary_one(tmp_path: Path) -> None:
+    def write(folder: Path) -> None:
+        (folder / "small").write_bytes(b"1")
+        write_bytes(folder / "large", bytes(LIMIT + 1))
+
+    with file_size_limit(), pytest.raises(DiskError) as raised:
+        replace_folder(tmp_path / "run" / "model", write)
+    assert str(raised.value).startswith(f"{tmp_path / 'run' / 'model'} could not be written")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.ENOSPC, "no space is left on the disk at / "), (errno.EDQUOT, "quota on the disk at /"), (errno.EROFS, "read-only")],
+)
+def test_the_message_names_disk_and_remedy(number: int, words: str) -> None:
+    described = disk_error(OSError(number, "system's words"), "/not-there/wave.mp4")
+    assert described is not None
+    assert "/not-there/wave.mp4 could not be written" in str(described)
+    assert words in str(described)
+    assert "choose a place" in str(described)
+
+
+def test_other_errors_stay_as_they_are(tmp_path: Path) -> None:
+    assert disk_error(FileNotFoundError(errno.ENOENT, "gone"), tmp_path) is None
+    with pytest.raises(FileNotFoundError, match="gone"), naming_disk_errors(tmp_path):
+        raise FileNotFoundError(errno.ENOENT, "gone")
