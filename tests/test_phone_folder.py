@@ -101,7 +101,7 @@ def write_clip(path: Path, frames: np.ndarray, clip: PhoneClip) -> None:
         stream = cast(VideoStream, file.add_stream("libx265" if hdr else "libx264", rate=rate, options=options))
         stream.height, stream.width, stream.pix_fmt = *stored.shape[1:3], "yuv420p10le" if hdr else "yuv420p"
         if hdr:
-            context = stream.codec_context
+            context: Any = stream.codec_context
             context.color_trc, context.color_primaries, context.colorspace = clip.transfer, 9, 9
         if clip.matrix is not None:
             stream.set_display_matrix(clip.matrix)
