@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from lfdm.config.video import PanelKind
+from lfdm.data.alpha import compose
 from lfdm.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,8 +29,11 @@ MIN_ARROW, HEAD_LENGTH, HEAD_WIDTH = 2.0, 6.0, 3.0
 """Pixels: shortest motion that gets an arrow; most length and half width of an arrow's head."""
 STILL, TYPICAL = 1 / 20, 0.98
 """`flow_scale` takes this quantile of the lengths above this part of the longest: one stray pixel does not fade the others."""
+CHECKERS = 16
+"""Fields of a checkerboard along a picture's longer side."""
 PANEL_KINDS: tuple[PanelKind, ...] = ("source", "generated", "warped", "flow", "occlusion")
 """Default tiles of a panel."""
+_CHECKER_GREYS = (204, 153)
 _WHITE, _BLACK, _MAGENTA = (255, 255, 255), (0, 0, 0), np.array((255.0, 0.0, 255.0))
 
 
@@ -118,6 +122,14 @@ def overlay_regions(picture: np.ndarray, heat: np.ndarray, *, opacity: float = 0
     return np.round(picture * (1 - share) + colour * share).astype(np.uint8)
 
 
+def over_checkerboard(pictures: np.ndarray) -> np.ndarray:
+    """Compose pictures (..., H, W, 4) uint8 with straight alpha over a checkerboard: (..., H, W, 3); others stay as they are."""
+    if pictures.shape[-1] == 3:
+        return pictures
+    y, x = np.indices(pictures.shape[-3:-1]) // max(1, max(pictures.shape[-3:-1]) // CHECKERS)
+    return compose(pictures, np.where((x + y) % 2, *_CHECKER_GREYS)[..., None])
+
+
 def draw_panel(
     source: np.ndarray | None,
     frames: np.ndarray,
@@ -136,7 +148,7 @@ def draw_panel(
 
     Args:
         source: (H, W, 3) uint8; needed only for its tile.
-        frames, warped: (t, H, W, 3) uint8.
+        frames, warped: (t, H, W, 3) uint8. All three may have alpha (4 channels) and are then drawn over a checkerboard.
         motion: motion of one sample, with the same t.
         kinds: the tiles, in order.
         regions: heat maps (t, K, h, w) of the generated frames; needed only for their tile.
@@ -144,6 +156,8 @@ def draw_panel(
     Raises:
         UserError: shapes that do not agree, no tiles, an unknown tile, or one whose input is missing.
     """
+    source = None if source is None else over_checkerboard(source)
+    frames, warped = over_checkerboard(frames), over_checkerboard(warped)
     _check_panel(source, frames, warped, motion, kinds, regions)
     height, width = frames.shape[1:3]
     factor = max(1, PANEL_SIDE // max(height, width))

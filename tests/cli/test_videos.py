@@ -51,6 +51,22 @@ def test_generate_writes_the_format_of_the_ending(lfdm: Lfdm, model: Path, image
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
+def test_alpha_of_the_picture_is_kept_or_a_line_says_that_it_is_not(lfdm: Lfdm, model: Path, image: Path) -> None:
+    rgba = Image.open(image).convert("RGBA")
+    rgba.putalpha(Image.fromarray(np.tri(32, dtype=np.uint8) * 255))
+    rgba.save("sprite.png")
+    options = ["--model", model, "--num-inference-steps", 1]
+    for out in ("wave.webm", "wave.webp", "wave"):
+        code, printed, errors = lfdm("generate", "sprite.png", "wave", *options, "--out", out, "--panel", "--overwrite")
+        assert (code, printed.splitlines()[0], errors) == (0, out, "")
+        alpha = read_video(out, keep_alpha=True)[0, ..., 3]
+        assert np.abs(alpha.astype(int) - np.tri(32) * 255).mean() < 2
+    code, printed, errors = lfdm("transfer", "sprite.png", "wave", *options[:2], "--out", "moved.mp4")
+    assert (code, printed) == (0, "moved.mp4\n")
+    assert "moved.mp4: mp4 stores no alpha" in errors.splitlines()[-1]
+    assert (read_video("moved.mp4")[0, 2, 20:] > 240).all()  # over white
+
+
 def test_without_an_ending_it_is_a_folder_of_exact_frames_enlarged(lfdm: Lfdm, model: Path, image: Path) -> None:
     options = ["--out", "wave", "--num-inference-steps", 1, "--scale", 2]
     assert lfdm("generate", image, "wave", "--model", model, *options)[0] == 0

@@ -34,7 +34,7 @@ from lfdm.pipeline.result import frames_to_uint8
 
 
 def prepared(image: ImageInput, *, size: int, fit: Fit) -> Tensor:
-    return fit_images(read_images(image), size=size, fit=fit)
+    return fit_images(read_images(image), size=size, fit=fit).over_white
 
 
 LABELS = ("jump", "raise arms", "wave")

@@ -72,8 +72,9 @@ class OutputOptions:
     """Files to write."""
 
     out: Path | None = None
-    """mp4, webm, mov, gif, webp or apng file; without an ending, a folder of lossless PNGs. By default an mp4 in the current
-    folder, named after the label, and numbered if that exists: wave.mp4, wave-2.mp4, ..."""
+    """mp4, webm, mov, gif, webp or apng file; without an ending, a folder of lossless PNGs. All but mp4 keep the alpha of an
+    image. By default an mp4 in the current folder, named after the label, and numbered if that exists: wave.mp4, wave-2.mp4,
+    ..."""
     overwrite: bool = False
     """Replace files of earlier runs. Without it, an --out or --motion that exists is an error. Inputs are never replaced."""
     fps: float | None = None
@@ -129,16 +130,19 @@ def panel_options(kinds: tuple[PanelKind, ...] | None, panel_format: PanelFormat
 def read_inputs(
     pipe: "MotionTransfer", image: Path, control: ControlOptions = ControlOptions()
 ) -> "tuple[np.ndarray, dict[str, Any]]":
-    """Return the fitted image (S, S, 3) uint8, and the arguments of `control` with the mask fitted in the same way."""
-    from lfdm.data.images import fit_frames
+    """Return the fitted image (S, S, 3) uint8, and the arguments of `control` with the mask fitted in the same way.
+
+    An image that is not opaque everywhere is (S, S, 4).
+    """
+    from lfdm.data.alpha import fit_picture
     from lfdm.data.pictures import read_picture
     from lfdm.pipeline.inputs import prepare_mask
 
     size, fit = pipe.config["image_size"], pipe.config["fit"]
-    picture = read_picture(image)
+    picture = read_picture(image, keep_alpha=True)
     mask = control.motion_mask
     fitted_mask = None if mask is None else prepare_mask(mask, size=size, fit=fit, image_sizes=[picture.shape[:2]])[0]
-    return fit_frames(picture[None], size, fit)[0], {"motion_strength": control.motion_strength, "motion_mask": fitted_mask}
+    return fit_picture(picture, size, fit), {"motion_strength": control.motion_strength, "motion_mask": fitted_mask}
 
 
 def open_pipeline(model: str, device: str | None, **options: Any) -> "LatentFlowPipeline":

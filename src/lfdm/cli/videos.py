@@ -1,5 +1,6 @@
 """Commands that make videos."""
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -227,5 +228,8 @@ def transfer(
 
 def _write(files: "VideoFiles", pipe: "MotionTransfer", source: "np.ndarray", results: Iterable[Any]) -> None:
     """Write results one by one and print the path of each file."""
+    if source.shape[-1] == 4 and files.loses_alpha():
+        note = f"{files.out}: mp4 stores no alpha; composed over white (webm, mov, webp, apng or a folder keep it)"
+        print(note, file=sys.stderr)
     for path in files.write(pipe, source, results):
         print(path)

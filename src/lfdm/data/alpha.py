@@ -9,12 +9,20 @@ from itertools import pairwise
 
 import numpy as np
 
+from lfdm.config.video import Fit
+from lfdm.data.images import fit_frames
+
 
 def add_alpha(frame: np.ndarray) -> np.ndarray:
     """Return colours (..., 3) as opaque RGBA (..., 4), and RGBA as it is."""
     if frame.shape[-1] == 4:
         return frame
     return np.concatenate([frame, np.full((*frame.shape[:-1], 1), 255, np.uint8)], axis=-1)
+
+
+def without_alpha(frame: np.ndarray) -> np.ndarray:
+    """Compose straight RGBA (..., 4) over white: (..., 3); colours (..., 3) stay as they are."""
+    return frame if frame.shape[-1] == 3 else compose(frame)
 
 
 def premultiply(rgba: np.ndarray) -> np.ndarray:
@@ -35,6 +43,20 @@ def compose(rgba: np.ndarray, background: np.ndarray | int = 255) -> np.ndarray:
     alpha = rgba[..., 3:].astype(np.uint32)
     behind = np.asarray(background, np.uint32) * (255 - alpha)
     return ((rgba[..., :3] * alpha + behind + 127) // 255).astype(np.uint8)
+
+
+def fit_premultiplied(rgba: np.ndarray, size: int, mode: Fit) -> np.ndarray:
+    """Fit straight RGBA frames (t, H, W, 4) as `fit_frames` does, with transparent borders: premultiplied (t, size, size, 4)."""
+    alpha = np.repeat(rgba[..., 3:], 3, axis=-1)
+    colours = fit_frames(premultiply(rgba)[..., :3], size, mode)
+    return np.concatenate([colours, fit_frames(alpha, size, mode)[..., :1]], axis=-1)
+
+
+def fit_picture(picture: np.ndarray, size: int, mode: Fit) -> np.ndarray:
+    """Fit a picture (H, W, 3), or (H, W, 4) with straight alpha, as `fit_frames` does: (size, size, 3) or (size, size, 4)."""
+    if picture.shape[-1] == 3 or picture.shape[:2] == (size, size):
+        return fit_frames(picture[None], size, mode)[0] if picture.shape[-1] == 3 else picture
+    return unpremultiply(fit_premultiplied(picture[None], size, mode)[0])
 
 
 def fill_invisible(rgba: np.ndarray) -> np.ndarray:

@@ -1,18 +1,24 @@
 """Decode a motion of any length in little memory: a few frames at a time, each chunk converted to its final form at once.
 
-Shapes: video (b, 3, t, S, S) in [0, 1].
+Shapes: video (b, 3, t, S, S) in [0, 1], or (b, 4, t, S, S) with straight alpha.
 """
 
 from collections.abc import Callable
 
-from lfdm.autoencoder.autoencoder import Features, LatentFlowAutoencoder
+import torch
+from torch import Tensor
+
+from lfdm.autoencoder.autoencoder import Decoded, Features, LatentFlowAutoencoder
 from lfdm.motion.motion import Motion
+from lfdm.motion.warp import resize, warp
 from lfdm.pipeline.result import LatentFlowOutput, OutputType, VideoBuffer
 
 CHUNK_BYTES = 256 * 2**20
 """Upper bound of the memory for one chunk's tensors, whatever the video's length; a chunk has at least a frame of each sample."""
 CHUNK_MAPS = 8
 """Full-size maps of `channels` channels allowed for a frame; the presets take about 4 to decode, 5 to 7 to estimate."""
+_MIN_ALPHA = 1e-4
+"""Smallest alpha by which colours are divided: below it a pixel is invisible in 8 bits, and in 12."""
 
 
 def frames_per_chunk(autoencoder: LatentFlowAutoencoder, image_size: int, batch_size: int) -> int:
@@ -27,6 +33,7 @@ def decode_video(
     motion: Motion,
     output_type: OutputType,
     *,
+    premultiplied: Tensor | None = None,
     after_chunk: Callable[[int], None] | None = None,
 ) -> LatentFlowOutput:
     """Decode all frames of `motion`, in memory for one chunk and the result.
@@ -34,18 +41,39 @@ def decode_video(
     The result takes 6 S^2 bytes per frame as `uint8`, 8 S^2 as `pil` and 24 S^2 as `np` or `pt`, `frames` and `warped` together.
 
     Args:
+        premultiplied: images with alpha (b, 4, S, S), whose frames have alpha, too; `features` are then those of the images
+            with filled background, see `lfdm.pipeline.inputs.FittedImages`.
         after_chunk: called with the number of frames decoded so far.
     """
     batch, length = len(motion.flow), motion.num_frames
     chunk = frames_per_chunk(autoencoder, features.image.shape[-1], batch)
-    frames, warped = (
-        VideoBuffer(features.image, length, output_type, truncate=autoencoder.corners) for _ in ("prediction", "warped")
-    )
+    image = features.image if premultiplied is None else premultiplied
+    frames, warped = (VideoBuffer(image, length, output_type, truncate=autoencoder.corners) for _ in ("prediction", "warped"))
     for start in range(0, length, chunk):
-        decoded = autoencoder.decode(features, motion.frames(start, start + chunk))
+        part = motion.frames(start, start + chunk)
+        decoded = autoencoder.decode(features, part)
+        if premultiplied is not None:
+            decoded = _with_alpha(decoded, part, premultiplied, autoencoder.padding_mode)
         frames.put(decoded.prediction, start)
         warped.put(decoded.warped, start)
         del decoded  # before the next chunk needs the memory
         if after_chunk is not None:
             after_chunk(min(start + chunk, length))
     return LatentFlowOutput(frames.video, warped.video, motion)
+
+
+def _with_alpha(decoded: Decoded, motion: Motion, premultiplied: Tensor, padding_mode: str) -> Decoded:
+    """Return decoded frames (b, 4, n, S, S) of images with alpha: `decoded` gives the colours of what is inpainted.
+
+    Alpha is that of the image, warped. Visible pixels are warped premultiplied, so that no colour of invisible ones is mixed in.
+    """
+    size = (premultiplied.shape[-2], premultiplied.shape[-1])
+    warped = warp(premultiplied, motion.resize(size).grid(), padding_mode=padding_mode)
+    alpha, occlusion = warped[:, 3:], resize(motion.occlusion, size).to(warped)
+    inpainted = decoded.inpainted.to(warped) * alpha
+    blended = torch.lerp(inpainted, warped[:, :3], occlusion)
+    prediction, visible, inpainted = (
+        torch.cat((colours / alpha.clamp(min=_MIN_ALPHA), alpha), dim=1).clamp(0, 1)
+        for colours in (blended, warped[:, :3], inpainted)
+    )
+    return Decoded(prediction, visible, inpainted)

@@ -1,11 +1,12 @@
 """Convert what a user gives to the pipeline into what its networks take.
 
-Shapes: image (b, 3, S, S) in [0, 1] · video frames in numpy (t, H, W, 3) uint8.
+Shapes: image (b, 3, S, S) in [0, 1], or (b, 4, S, S) with alpha · video frames in numpy (t, H, W, 3) uint8.
 """
 
 import numbers
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from lfdm.condition.encoder import Condition
 from lfdm.config.checks import MAX_SEED, check_integer
 from lfdm.config.video import Fit
+from lfdm.data.alpha import fill_invisible, fit_premultiplied, unpremultiply
 from lfdm.data.images import fit_frames, read_gray, read_image
 from lfdm.data.pictures import read_picture
 from lfdm.data.video import iterate_video
@@ -31,9 +33,9 @@ _MIX = re.compile(f"{_SHARE}(,{_SHARE})*")
 
 SingleImage = str | Path | Image.Image | np.ndarray | Tensor
 ImageInput = SingleImage | Sequence[SingleImage]
-"""One image, a list of them, or a batch: array (b, H, W, 3), tensor (b, 3, H, W)."""
+"""One image, a list of them, or a batch: array (b, H, W, 3), tensor (b, 3, H, W); 4 channels with straight alpha."""
 Picture = np.ndarray | Tensor
-"""An image that has been read: (H, W, 3) uint8, or a tensor (3, H, W) float32 in [0, 1]."""
+"""An image that has been read: (H, W, 3) uint8, or a tensor (3, H, W) float32 in [0, 1]; 4 channels with straight alpha."""
 Seed = int | torch.Generator
 SeedInput = Seed | Sequence[Seed] | None
 MaskInput = str | Path | Image.Image | np.ndarray | Tensor
@@ -42,8 +44,28 @@ DrivingPart = Image.Image | np.ndarray | Tensor
 DrivingInput = str | Path | np.ndarray | Tensor | Iterable[DrivingPart]
 
 
-def read_images(image: ImageInput) -> list[Picture]:
-    """Read one or more images of any kind, in their own sizes.
+@dataclass(frozen=True, eq=False)
+class FittedImages:
+    """Images at the model's size, float32 in [0, 1]."""
+
+    over_white: Tensor
+    """(b, 3, S, S)."""
+    premultiplied: Tensor | None = None
+    """(b, 4, S, S), where one of the images is not opaque."""
+    filled: Tensor | None = None
+    """(b, 3, S, S): then, opaque images in which the colours of visible pixels continue into invisible ones."""
+
+    def to(self, device: torch.device) -> "FittedImages":
+        """Move the images to a device."""
+        if self.premultiplied is None or self.filled is None:
+            return FittedImages(self.over_white.to(device))
+        return FittedImages(self.over_white.to(device), self.premultiplied.to(device), self.filled.to(device))
+
+
+def read_images(image: ImageInput, *, keep_alpha: bool = False) -> list[Picture]:
+    """Read one or more images of any kind, in their own sizes; alpha is composed over white.
+
+    With `keep_alpha` an image that is not opaque everywhere has 4 channels instead.
 
     Raises:
         UserError: not an image, values outside their range, NaN.
@@ -59,19 +81,30 @@ def read_images(image: ImageInput) -> list[Picture]:
         raise UserError(f"image must be a path, PIL image, array, tensor or a list of them; got {type(image).__name__}")
     if not images:
         raise UserError("image must hold at least one image; got none")
-    return [_read_tensor(one) if isinstance(one, Tensor) else read_picture(one) for one in images]
+    return [
+        _read_tensor(one, keep_alpha=keep_alpha) if isinstance(one, Tensor) else read_picture(one, keep_alpha=keep_alpha)
+        for one in images
+    ]
 
 
-def _read_tensor(image: Tensor) -> Picture:
-    if image.ndim != 3 or image.shape[0] != 3:
-        raise UserError(f"an image tensor must be (3, H, W) or (b, 3, H, W); got {tuple(image.shape)}")
+def _read_tensor(image: Tensor, *, keep_alpha: bool) -> Picture:
+    if image.ndim != 3 or image.shape[0] not in (3, 4):
+        raise UserError(f"an image tensor must be (3, H, W), (4, H, W) or a batch of them; got {tuple(image.shape)}")
     if image.dtype == torch.uint8:
-        return rearrange(image.detach().cpu(), "c h w -> h w c").numpy()
+        return read_image(rearrange(image.detach().cpu(), "c h w -> h w c").numpy(), keep_alpha=keep_alpha)
     if not image.is_floating_point():
         raise UserError(f"an image tensor must be uint8 or floating point; got {image.dtype}")
     if not (image.numel() and image.min() >= 0 and image.max() <= 1):  # also False for NaN
         raise UserError("a floating point image tensor must lie in [0, 1]; got values outside, NaN or no pixels")
-    return image.detach().float().cpu()
+    picture = image.detach().float().cpu()
+    if len(picture) == 3 or (keep_alpha and picture[3].min() < 1):
+        return picture
+    return over_white(picture[:3] * picture[3:], picture[3:])
+
+
+def over_white(premultiplied: Tensor, alpha: Tensor) -> Tensor:
+    """Compose premultiplied colours over white."""
+    return premultiplied + (1 - alpha)
 
 
 def picture_size(picture: Picture) -> tuple[int, int]:
@@ -80,21 +113,52 @@ def picture_size(picture: Picture) -> tuple[int, int]:
     return height, width
 
 
-def fit_images(pictures: Sequence[Picture], *, size: int, fit: Fit) -> Tensor:
-    """Fit images to the model's size as the training data was: (b, 3, size, size) float32 in [0, 1].
+def fit_images(pictures: Sequence[Picture], *, size: int, fit: Fit) -> FittedImages:
+    """Fit images to the model's size as the training data was.
 
-    Float tensors of this size are taken as they are; everything else passes through 8 bits.
+    Float tensors of this size are taken as they are; everything else passes through 8 bits. Borders of images with alpha are
+    transparent.
     """
-    return torch.stack([_fit_image(picture, size, fit) for picture in pictures])
+    if all(_num_channels(picture) == 3 for picture in pictures):
+        return FittedImages(torch.stack([_fit_image(picture, size, fit) for picture in pictures]))
+    rgba = torch.stack([_fit_premultiplied(picture, size, fit) for picture in pictures])
+    straight = (unpremultiply(np.array(_to_8_bits(one))) for one in rgba)
+    filled = torch.stack([_to_float(fill_invisible(one)[..., :3]) for one in straight])
+    return FittedImages(over_white(rgba[:, :3], rgba[:, 3:]), rgba, filled)
+
+
+def _num_channels(picture: Picture) -> int:
+    return picture.shape[0] if isinstance(picture, Tensor) else picture.shape[-1]
+
+
+def _fit_premultiplied(picture: Picture, size: int, fit: Fit) -> Tensor:
+    """Fit an image with or without alpha: (4, size, size), premultiplied."""
+    if _num_channels(picture) == 3:
+        image = _fit_image(picture, size, fit)
+        return torch.cat((image, torch.ones_like(image[:1])))
+    if isinstance(picture, Tensor):
+        if picture.shape[1:] == (size, size):
+            return torch.cat((picture[:3] * picture[3:], picture[3:]))
+        picture = _to_8_bits(picture)
+    if picture.shape[:2] == (size, size):  # exact, where premultiplied colours in 8 bits would be rounded
+        return _fit_premultiplied(_to_float(picture), size, fit)
+    return _to_float(fit_premultiplied(picture[None], size, fit)[0])
+
+
+def _to_8_bits(image: Tensor) -> np.ndarray:
+    return np.rint(rearrange(image, "c h w -> h w c").numpy() * 255).astype(np.uint8)
+
+
+def _to_float(frame: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(frame)).permute(2, 0, 1).float() / 255
 
 
 def _fit_image(picture: Picture, size: int, fit: Fit) -> Tensor:
     if isinstance(picture, Tensor):
         if picture.shape[1:] == (size, size):
             return picture
-        picture = read_image(rearrange(picture, "c h w -> h w c").numpy())
-    frame = fit_frames(picture[None], size, fit)[0]
-    return torch.from_numpy(np.array(frame)).permute(2, 0, 1).float() / 255
+        picture = _to_8_bits(picture)
+    return _to_float(fit_frames(picture[None], size, fit)[0])
 
 
 def prepare_mask(mask: MaskInput, *, size: int, fit: Fit, image_sizes: Collection[tuple[int, int]] = ()) -> Tensor:
@@ -155,7 +219,7 @@ def driving_chunks(driving: DrivingInput, num_frames: int, *, size: int, fit: Fi
     while chunk := list(islice(frames, num_frames)):
         empty = False
         pictures = [picture for frame in chunk for picture in read_images(frame)]
-        yield rearrange(fit_images(pictures, size=size, fit=fit), "t c h w -> 1 c t h w")
+        yield rearrange(fit_images(pictures, size=size, fit=fit).over_white, "t c h w -> 1 c t h w")
     if empty:
         raise UserError("the driving clip holds no frames")
 

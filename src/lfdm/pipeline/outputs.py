@@ -1,6 +1,6 @@
 """Write generated videos, and panels that show their motion.
 
-Shapes: source (H, W, 3) uint8 · frames (b, t, H, W, 3) uint8.
+Shapes: source (H, W, 3) uint8 · frames (b, t, H, W, 3) uint8; both may have alpha, and then 4 channels.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +14,7 @@ import torch
 
 from lfdm.config.checks import check_integer, check_number
 from lfdm.config.video import MIN_FPS, PanelFormat, PanelKind
+from lfdm.data.alpha import without_alpha
 from lfdm.data.animations import ANIMATION_SUFFIXES
 from lfdm.data.video import check_target, max_fps, write_video
 from lfdm.errors import UserError
@@ -109,6 +110,10 @@ class VideoFiles:
             _check_not_input(self.motion, read)
             _check_absent(self.motion, overwrite)
 
+    def loses_alpha(self) -> bool:
+        """Return whether the format of the videos stores no alpha: frames are then composed over white."""
+        return self.out.suffix.lower() == ".mp4"
+
     def write(self, pipeline: MotionTransfer, source: np.ndarray, results: Iterable[LatentFlowOutput]) -> Iterator[Path]:
         """Write the videos of all `results` (with output_type="uint8") one by one and yield the path of each file.
 
@@ -128,7 +133,7 @@ class VideoFiles:
                 enlarged = (frame.repeat(self.scale, axis=0).repeat(self.scale, axis=1) for frame in frames)
                 yield write_video(self.video_path(index), enlarged, fps=fps, sound=self.sound)
                 if self.panel:
-                    regions = region_maps(pipeline, frames) if "regions" in self.panel else None
+                    regions = region_maps(pipeline, without_alpha(frames)) if "regions" in self.panel else None
                     motion = result.motion.samples(i, i + 1)
                     panel = draw_panel(source, frames, result.warped[i], motion, kinds=self.panel, regions=regions)
                     path = self.panel_path(index)

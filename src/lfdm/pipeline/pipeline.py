@@ -29,7 +29,6 @@ from lfdm.diffusion.windows import plan_windows
 from lfdm.errors import UserError
 from lfdm.motion.codec import MotionCodec, make_codec
 from lfdm.pipeline.compatibility import check_components
-from lfdm.pipeline.decoding import decode_video
 from lfdm.pipeline.inputs import (
     ImageInput,
     MaskInput,
@@ -168,12 +167,14 @@ class LatentFlowPipeline(StrictPipeline, MotionTransfer):
         motion_mask: MaskInput | None = None,
         negative_condition: ConditionInput = None,
         loop: bool = False,
+        keep_alpha: bool = True,
         return_dict: bool = True,
     ) -> LatentFlowOutput:
         """Make videos of an image under a condition; a single image or condition goes with every one of the other.
 
         Args:
             image: path, PIL image, array (H, W, 3), tensor (3, H, W), a list or a batch of them; fitted to the model's size.
+                One of 4 channels has straight alpha.
             condition: see `ConditionEncoder.encode`; None = unconditional.
             num_frames: up to 10,000; more than four times the length of training clips are sampled in overlapping windows.
             guidance_scale: classifier-free guidance (2207.12598, eq. 6 with w + 1); 1 = the conditional prediction, 0 = the
@@ -187,6 +188,8 @@ class LatentFlowPipeline(StrictPipeline, MotionTransfer):
                 see `Motion.masked`. None = everywhere.
             negative_condition: what guidance moves away from instead of the null condition; needs a guidance_scale above 1.
             loop: lets the last frames lead into the first; see `Motion.closed`.
+            keep_alpha: makes frames with alpha of images that are not opaque everywhere (all frames of a call, if one image is
+                not); False = images are composed over white.
             return_dict: False = return the tuple (frames, warped, motion), as diffusers' pipelines do.
 
         Raises:
@@ -195,17 +198,17 @@ class LatentFlowPipeline(StrictPipeline, MotionTransfer):
         """
         num_frames, steps, scale = self.sampling_settings(num_frames, num_inference_steps, guidance_scale, loop=loop)
         check_output_type(output_type)
-        pictures = read_images(image)
+        pictures = read_images(image, keep_alpha=keep_alpha)
         control = self._control(motion_strength, motion_mask, pictures)
         guidance, embedding = self._guidance(scale, condition, negative_condition, len(pictures), num_videos)
         generators = sample_generators(generator, len(embedding))
-        features = self.autoencoder.encode(self._fit_images(pictures)).repeat(len(embedding) // len(pictures))
-        context = DenoiserContext(condition=embedding, latent=features.latent, attention_frames=self.config["num_frames"])
+        source = self._encode(pictures).repeat(len(embedding) // len(pictures))
+        context = DenoiserContext(condition=embedding, latent=source.features.latent, attention_frames=self.config["num_frames"])
         sample = self._sample(context, guidance, num_frames, steps, generators, callback_on_step_end)
         motion = self.motion_codec.decode(sample, num_frames)
         if loop:
             motion = motion.closed(max(1, int(LOOP_SHARE * min(num_frames, self.config["num_frames"]))))
-        output = decode_video(self.autoencoder, features, control(motion), output_type)
+        output = self._decode(source, control(motion), output_type)
         return output if return_dict else cast("LatentFlowOutput", output.to_tuple())
 
     def sampling_settings(

@@ -1,6 +1,6 @@
 """The result of a pipeline call, and the forms of its videos.
 
-Shapes: decoded video (b, 3, t, H, W) in [0, 1] · `Frames` as `OutputType` says.
+Shapes: decoded video (b, 3, t, H, W) in [0, 1], or (b, 4, t, H, W) with straight alpha · `Frames` as `OutputType` says.
 """
 
 import base64
@@ -24,7 +24,7 @@ from lfdm.visualize import draw_panel
 
 OutputType = Literal["pil", "np", "pt", "uint8"]
 """`pil`: a list per sample of lists of images; `np`: (b, t, H, W, 3) float32 in [0, 1]; `pt`: tensor (b, t, 3, H, W) in [0, 1];
-`uint8`: array (b, t, H, W, 3)."""
+`uint8`: array (b, t, H, W, 3). With alpha there are 4 channels, and images of mode RGBA."""
 Frames = list[list[Image.Image]] | np.ndarray | Tensor
 
 
@@ -86,7 +86,7 @@ class VideoBuffer:
     """Collects decoded chunks into a video in its final form.
 
     Args:
-        image: images (b, 3, H, W) of the video's size and device.
+        image: images (b, 3, H, W) or (b, 4, H, W) of the video's size, channels and device.
         length: number of frames.
         truncate: see `frames_to_uint8`.
     """
@@ -105,7 +105,7 @@ class VideoBuffer:
             self.video = np.empty((batch, length, height, width, channels), dtype)
 
     def put(self, chunk: Tensor, start: int) -> None:
-        """Store frames (b, 3, n, H, W) from index `start` on."""
+        """Store frames (b, 3, n, H, W) or (b, 4, n, H, W) from index `start` on."""
         stop = start + chunk.shape[2]
         if isinstance(self.video, Tensor):
             self.video[:, start:stop] = rearrange(chunk.clamp(0, 1), "b c t h w -> b t c h w")
@@ -119,7 +119,7 @@ class VideoBuffer:
 
 
 def _sample_to_uint8(video: Frames, sample: int) -> np.ndarray:
-    """Return sample `sample` of a video in any form as (t, H, W, 3) uint8."""
+    """Return sample `sample` of a video in any form as (t, H, W, 3) uint8, or (t, H, W, 4) with alpha."""
     frames = video[sample]
     if isinstance(frames, list):
         return np.stack([np.asarray(frame) for frame in frames])
@@ -135,7 +135,7 @@ def check_output_type(output_type: object) -> None:
 
 
 def frames_to_uint8(video: Tensor, *, truncate: bool = False) -> np.ndarray:
-    """Convert a video (b, 3, t, H, W) in [0, 1] to (b, t, H, W, 3) uint8.
+    """Convert a video (b, c, t, H, W) in [0, 1] to (b, t, H, W, c) uint8.
 
     Values are rounded; `truncate` is the published behaviour, kept for the paper presets. Both give an 8-bit image back exactly.
     """

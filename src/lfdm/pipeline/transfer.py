@@ -4,13 +4,14 @@ Shapes: image (b, 3, S, S) in [0, 1] · video (b, 3, t, S, S) in [0, 1].
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor
 
-from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
+from lfdm.autoencoder.autoencoder import Features, LatentFlowAutoencoder
 from lfdm.config.checks import check_number
 from lfdm.config.video import MIN_FPS, Fit
 from lfdm.errors import UserError
@@ -49,6 +50,7 @@ class MotionTransfer:
         motion_strength: float = 1.0,
         motion_mask: MaskInput | None = None,
         output_type: OutputType = "pil",
+        keep_alpha: bool = True,
     ) -> LatentFlowOutput:
         """Apply given motion to images, one to one or one to many; the other arguments are as in a call.
 
@@ -58,15 +60,14 @@ class MotionTransfer:
         check_output_type(output_type)
         if not isinstance(motion, Motion):
             raise UserError(f"motion must be a Motion, as Motion.load returns; got {type(motion).__name__}")
-        pictures = read_images(image)
+        pictures = read_images(image, keep_alpha=keep_alpha)
         control = self._control(motion_strength, motion_mask, pictures)
-        images = self._fit_images(pictures)
-        if len(images) == 1:
-            images = images.expand(len(motion.flow), -1, -1, -1)
-        elif len(motion.flow) == 1:
-            motion = Motion.concatenate([motion] * len(images), dim=0)
-        features = self.autoencoder.encode(images)
-        return decode_video(self.autoencoder, features, control(motion.to(images.device)), output_type)
+        if len(pictures) > 1 and len(motion.flow) == 1:
+            motion = Motion.concatenate([motion] * len(pictures), dim=0)
+        source = self._encode(pictures)
+        if len(pictures) == 1:
+            source = source.repeat(len(motion.flow))
+        return self._decode(source, control(motion.to(self.device)), output_type)
 
     @torch.no_grad()
     def transfer(
@@ -78,6 +79,7 @@ class MotionTransfer:
         motion_strength: float = 1.0,
         motion_mask: MaskInput | None = None,
         output_type: OutputType = "pil",
+        keep_alpha: bool = True,
         callback_on_decode: Callable[[int], None] | None = None,
     ) -> LatentFlowOutput:
         """Transfer the motion of a driving clip of any length to one image; a streamed clip is read a few frames at a time.
@@ -90,20 +92,57 @@ class MotionTransfer:
             callback_on_decode: called with the number of frames decoded so far after every chunk; may raise to stop.
         """
         check_output_type(output_type)
-        pictures = read_images(image)
+        pictures = read_images(image, keep_alpha=keep_alpha)
         if len(pictures) != 1:
             raise UserError(f"image must be one image; got {len(pictures)}")
         control = self._control(motion_strength, motion_mask, pictures)
-        images = self._fit_images(pictures)
-        motion = estimate_driving_motion(self.autoencoder, images, driving, relative=relative, fit=self.config["fit"])
-        features = self.autoencoder.encode(images)
-        return decode_video(self.autoencoder, features, control(motion), output_type, after_chunk=callback_on_decode)
+        source = self._encode(pictures)
+        motion = estimate_driving_motion(
+            self.autoencoder, source.features.image, driving, relative=relative, fit=self.config["fit"]
+        )
+        return self._decode(source, control(motion), output_type, after_chunk=callback_on_decode)
 
     def _control(self, strength: float, mask: MaskInput | None, pictures: list[Picture]) -> MotionControl:
         return MotionControl(strength, mask, pictures, size=self.config["image_size"], fit=self.config["fit"])
 
-    def _fit_images(self, pictures: list[Picture]) -> Tensor:
-        return fit_images(pictures, size=self.config["image_size"], fit=self.config["fit"]).to(self.device)
+    def _encode(self, pictures: list[Picture]) -> "_Source":
+        images = fit_images(pictures, size=self.config["image_size"], fit=self.config["fit"]).to(self.device)
+        features = self.autoencoder.encode(images.over_white)
+        if images.filled is None:
+            return _Source(features, features)
+        return _Source(features, self.autoencoder.encode(images.filled), images.premultiplied)
+
+    def _decode(
+        self, source: "_Source", motion: Motion, output_type: OutputType, after_chunk: Callable[[int], None] | None = None
+    ) -> LatentFlowOutput:
+        return decode_video(
+            self.autoencoder,
+            source.decoded,
+            motion,
+            output_type,
+            premultiplied=source.premultiplied,
+            after_chunk=after_chunk,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """Encoded images."""
+
+    features: Features
+    """What motion is sampled from or estimated with: images over white, where they have alpha."""
+    decoded: Features
+    """What frames are decoded from."""
+    premultiplied: Tensor | None = None
+    """The images (b, 4, S, S), where they have alpha."""
+
+    def repeat(self, count: int) -> "_Source":
+        """Return these images, each `count` times in a row."""
+        features = self.features.repeat(count)
+        if self.premultiplied is None:
+            return _Source(features, features)
+        premultiplied = self.premultiplied.repeat_interleave(count, dim=0)
+        return _Source(features, self.decoded.repeat(count), premultiplied)
 
 
 class Stage1Pipeline(MotionTransfer):
