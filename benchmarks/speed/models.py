@@ -79,7 +79,7 @@ class Models:
         models = copy.copy(self)
         models.pipeline = copy.deepcopy(self.pipeline)
         for module in (models.pipeline.autoencoder, models.pipeline.unet, models.pipeline.condition):
-            nn.Module.to(module, self.dtype if cast else torch.float32)  # diffusers' `to` warns about casts
+            module.to(self.dtype if cast else torch.float32)
         if self.compiled:
             autoencoder = models.pipeline.autoencoder
             models.pipeline.unet.compile()

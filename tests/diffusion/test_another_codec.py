@@ -7,20 +7,19 @@ from typing import Any, Self
 
 import pytest
 import torch
-from diffusers.configuration_utils import register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.condition.encoder import ConditionEncoder
 from lfdm.config.presets import Preset
+from lfdm.config.registration import register_to_config
 from lfdm.config.serialization import to_json
 from lfdm.data.cache import open_cache
 from lfdm.data.index import ClipRecord
 from lfdm.denoiser.network import DenoiserNetwork
 from lfdm.diffusion.schedulers import MotionScheduler
 from lfdm.errors import UserError
-from lfdm.folders.model_folder import StrictLoading
+from lfdm.folders.components import Model
 from lfdm.motion.codec import MotionCodec
 from lfdm.motion.motion import Motion
 from lfdm.pipeline.pipeline import LatentFlowPipeline
@@ -33,7 +32,7 @@ WIDTH = 8
 LABELS = ("jump", "wave")
 
 
-class ClipImageCodec(StrictLoading, ModelMixin, MotionCodec):  # pyright: ignore[reportIncompatibleMethodOverride]
+class ClipImageCodec(Model, MotionCodec):
     """All frames of a clip as the channels of one image, (b, 3 * num_frames, h, w), times a stored factor.
 
     It has weights, which a pipeline folder stores with it.
@@ -119,6 +118,7 @@ def test_it_trains_saves_loads_and_samples(
 
     loaded = LatentFlowPipeline.from_pretrained(tmp_path / "run")
     loaded.set_progress_bar_config(disable=True)
+    assert isinstance(pipe.motion_codec, ClipImageCodec)
     assert isinstance(loaded.motion_codec, ClipImageCodec)
     assert isinstance(loaded.unet, ImageDenoiser)
     assert float(loaded.motion_codec.scale) == float(pipe.motion_codec.scale) != 1

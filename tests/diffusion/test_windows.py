@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
+from lfdm.config.registration import register_to_config
 from lfdm.denoiser.network import DenoiserContext, DenoiserNetwork
 from lfdm.diffusion.guidance import Guidance
 from lfdm.diffusion.process import prediction_from_clean

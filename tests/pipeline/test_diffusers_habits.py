@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import logging
 
 from lfdm import LatentFlowAutoencoder, LatentFlowPipeline, Motion
@@ -76,12 +75,6 @@ def test_options_of_loading(pipe: LatentFlowPipeline, tmp_path: Path) -> None:
         LatentFlowPipeline.from_pretrained(folder, torch_dtype=torch.float16, dtype=torch.float16)
     with pytest.raises(UserError, match=r"safe_serialization .*got False"):
         pipe.save_pretrained(folder, safe_serialization=False)
-
-
-def test_the_loading_of_diffusers_refers_to_ours(pipe: LatentFlowPipeline, tmp_path: Path) -> None:
-    pipe.save_pretrained(tmp_path / "model")
-    with pytest.raises(UserError, match=r"^[^\n]*lfdm\.LatentFlowPipeline\.from_pretrained[^\n]*$"):
-        DiffusionPipeline.from_pretrained(tmp_path / "model")
 
 
 def test_an_image_size_that_the_unet_cannot_take_is_refused_when_the_pipeline_is_built(tiny_preset: Preset) -> None:

@@ -17,16 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from lfdm.config.registration import register_to_config
 from lfdm.config.training import OptimizationConfig
 from lfdm.errors import UserError
-from lfdm.folders.model_folder import StrictLoading
+from lfdm.folders.components import Model
 from lfdm.folders.run_folder import find_checkpoints
 from lfdm.training.batches import BatchRandomness
 from lfdm.training.interruption import SIGNALS, TrainingInterrupted
@@ -46,7 +45,7 @@ CONFIG = OptimizationConfig(
 )
 
 
-class Network(StrictLoading, ModelMixin, ConfigMixin):  # type: ignore[misc]
+class Network(Model):
     """Two layers, optionally with batch norm, and an optional layer that is not trained."""
 
     @register_to_config

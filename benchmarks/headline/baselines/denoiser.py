@@ -12,16 +12,15 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from lfdm.condition.encoder import ConditionEncoder
 from lfdm.config.diffusion import PredictionType
+from lfdm.config.registration import register_to_config
 from lfdm.diffusion.process import prediction_from_clean, signal_and_noise_scale
 from lfdm.errors import UserError
-from lfdm.folders.model_folder import StrictLoading
+from lfdm.folders.components import Model
 
 PACKAGE = "video_diffusion_pytorch"
 LEAST_NOISE = 0.05
@@ -63,7 +62,7 @@ def _without_torchvision() -> Iterator[None]:
                 sys.modules[name] = module
 
 
-class ClipDenoiser(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[reportIncompatibleMethodOverride]
+class ClipDenoiser(Model):
     """Denoise a clip, given its first frame and its label.
 
     sample (b, c, t, h, w), first (b, c, h, w) -> prediction (b, c, t, h, w).
@@ -78,6 +77,8 @@ class ClipDenoiser(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[r
             narrow network cannot pass on noise, which fills every channel, whereas images fill few.
         condition_dim: size of a label embedding.
     """
+
+    table: Tensor
 
     @register_to_config
     def __init__(

@@ -12,8 +12,6 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -22,9 +20,11 @@ from lfdm.autoencoder.layers import DownBlock, ResBlock, SameBlock, UpBlock
 from lfdm.autoencoder.predictors.predictor import AuxiliaryLoss, MotionEstimate
 from lfdm.autoencoder.predictors.registry import build_predictor
 from lfdm.config.models import AutoencoderConfig
+from lfdm.config.registration import register_to_config
 from lfdm.config.serialization import to_json
 from lfdm.errors import UserError
-from lfdm.folders.model_folder import StrictLoading, checked_settings
+from lfdm.folders.components import Model
+from lfdm.folders.model_folder import checked_settings
 from lfdm.motion.motion import Motion
 from lfdm.motion.warp import warp
 
@@ -76,7 +76,7 @@ class Reconstruction:
     """The motion predictor's auxiliary losses by name."""
 
 
-class LatentFlowAutoencoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[reportIncompatibleMethodOverride]
+class LatentFlowAutoencoder(Model):
     """Encoder, motion predictor and decoder; `lfdm.config.models.AutoencoderConfig` documents and checks the arguments.
 
     Args:

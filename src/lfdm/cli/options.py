@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from lfdm.pipeline.transfer import MotionTransfer, Stage1Pipeline
 
 DEFAULT_MODEL = "puppets64"
-MAX_REASON = 200
-"""Torch's errors for devices that it lacks list all of its backends, in over a thousand characters."""
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Panel = Annotated[tuple[PanelKind, ...] | None, arg(metavar="[KIND ...]")]
@@ -158,12 +156,9 @@ def pick_device(name: str | None) -> str:
     """Return the device `name`, by default the GPU if there is one; UserError if it cannot be used."""
     import torch
 
+    from lfdm.folders.components import check_device
+
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name).item()
-    except (RuntimeError, AssertionError, ImportError) as error:
-        lines = str(error).splitlines()
-        reason = lines[0] if lines and len(lines[0]) < MAX_REASON else "this installation of torch does not support it"
-        raise UserError(f"device {name!r} cannot be used here ({reason}); try cpu or cuda") from None
+    check_device(name)
     return name

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Literal, Self
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from lfdm.condition.text import TokenStates, encode_tokens, encoder_source
 from lfdm.config.checks import check_arguments
+from lfdm.config.registration import register_to_config
 from lfdm.data.tables import tidy
 from lfdm.errors import MissingExtraError, UserError
-from lfdm.folders.model_folder import StrictLoading
+from lfdm.folders.components import Model
 
 Pooling = Literal["mean", "attention"]
 Condition = str | Mapping[str, float] | None
@@ -31,7 +30,7 @@ NULL_LABEL = "None"
 """A clip with this label trains the null condition, as published; the model does not count it as a label."""
 
 
-class ConditionEncoder(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[reportIncompatibleMethodOverride]
+class ConditionEncoder(Model):
     """Looks up labels in a stored table; any other text is embedded by the text model, if there is one.
 
     Only a learned null condition and the query of attention pooling are trained.

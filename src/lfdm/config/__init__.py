@@ -1,3 +1,3 @@
 """Settings: frozen dataclasses that check themselves, and the presets made of them. Imports neither torch nor numpy."""
 
-__all__ = ["checks", "diffusion", "models", "predictors", "presets", "serialization", "training", "video"]
+__all__ = ["checks", "diffusion", "models", "predictors", "presets", "registration", "serialization", "training", "video"]

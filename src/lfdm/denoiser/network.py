@@ -7,11 +7,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-from diffusers.configuration_utils import ConfigMixin
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from lfdm.folders.model_folder import StrictLoading
+from lfdm.errors import UserError
+from lfdm.folders.components import Model
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,7 +27,7 @@ class DenoiserContext:
     """Number of frames around it that each frame attends to; None = all."""
 
 
-class DenoiserNetwork(StrictLoading, ModelMixin, ConfigMixin, ABC):  # pyright: ignore[reportIncompatibleMethodOverride]
+class DenoiserNetwork(Model, ABC):
     """Predicts the diffusion target of a noisy sample.
 
     A pipeline can load every subclass that is imported. Its configuration has at least `sample_channels`, `latent_channels`
@@ -41,6 +40,10 @@ class DenoiserNetwork(StrictLoading, ModelMixin, ConfigMixin, ABC):  # pyright: 
     def prepare(self, context: DenoiserContext) -> dict[str, Any]:
         """Return the keyword arguments of `forward`, besides the condition, that stay the same at every step of sampling."""
         return {"latent": context.latent}
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Compute activations again in the backward pass instead of keeping them; UserError if the network cannot."""
+        raise UserError(f"gradient_checkpointing is not supported by {type(self).__name__}; leave it out")
 
     @abstractmethod
     def forward(self, sample: Tensor, timestep: Tensor | float, condition: Tensor, latent: Tensor) -> Tensor:

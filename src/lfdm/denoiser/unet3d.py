@@ -15,11 +15,12 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import register_to_config
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lfdm.config.models import FLOW_CHANNELS, UNetConfig
+from lfdm.config.registration import register_to_config
 from lfdm.denoiser.attention import (
     FrameGeometry,
     RelativePositionBias,
@@ -118,8 +119,6 @@ class MotionUNet3D(DenoiserNetwork):
         UserError: an argument that is not allowed.
     """
 
-    _supports_gradient_checkpointing = True
-
     @register_to_config
     def __init__(
         self,
@@ -164,6 +163,9 @@ class MotionUNet3D(DenoiserNetwork):
         self.middle = Middle(coarsest, num_groups=num_groups, embedding_dim=4 * dim + condition_dim, **heads)
         splits = (FLOW_CHANNELS, sample_channels - FLOW_CHANNELS) if separate_heads else (sample_channels,)
         self.heads = nn.ModuleList(Head(2 * dim, dim, n * area, num_groups=num_groups) for n in splits)
+
+    def enable_gradient_checkpointing(self) -> None:
+        self.gradient_checkpointing = True
 
     def prepare(self, context: DenoiserContext) -> dict[str, Any]:
         """Return the keyword arguments of `forward`, besides the condition, that stay the same at every step of sampling."""
@@ -245,10 +247,9 @@ class MotionUNet3D(DenoiserNetwork):
 
     def _run(self, operation: Callable[..., Tensor], *inputs: Tensor | FrameGeometry) -> Tensor:
         """Apply a block; with gradient checkpointing its activations are recomputed in the backward pass."""
-        checkpoint = self._gradient_checkpointing_func
-        if checkpoint is None or not (self.gradient_checkpointing and torch.is_grad_enabled()) or is_transformed():
+        if not (self.gradient_checkpointing and torch.is_grad_enabled()) or is_transformed():
             return operation(*inputs)
-        return checkpoint(operation, *inputs)
+        return checkpoint(operation, *inputs, use_reentrant=False)
 
     def _embed(self, timestep: Tensor | float, condition: Tensor, *, batch_size: int) -> Tensor:
         """Return time, then condition, after the SiLU that precedes every modulation: (k b, 4 dim + condition_dim)."""

@@ -1,23 +1,22 @@
 """Schedulers: which sampler a pipeline uses, as a component that is saved with it. Ours, and an adapter for diffusers'.
 
 `MotionScheduler` names a function of `lfdm.diffusion.samplers`. `sample_with_diffusers` runs a diffusers scheduler over the
-same `Denoiser`: at every step it is given the output that it expects, computed from the predicted x0. No scheduler module of
-diffusers is imported here unless one is made.
+same `Denoiser`: at every step it is given the output that it expects, computed from the predicted x0. diffusers is imported
+only to make one of its schedulers.
 """
 
 import copy
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from lfdm.config.diffusion import PAPER_SAMPLERS, PredictionType, SamplerName
+from lfdm.config.registration import argument_names, register_to_config
 from lfdm.diffusion.process import (
     MIN_LOG_SNR,
     check_prediction_type,
@@ -29,7 +28,9 @@ from lfdm.diffusion.process import (
 )
 from lfdm.diffusion.samplers import SAMPLERS, AfterStep, Denoiser
 from lfdm.errors import UserError
+from lfdm.folders.components import Component
 
+SCHEDULER_CONFIG_NAME = "scheduler_config.json"
 PAPER_QUANTILE = 0.9
 """The paper's dynamic threshold: x0 is clamped to this quantile of its absolute value."""
 UNBOUNDED = 1e6
@@ -38,7 +39,7 @@ MAX_TWO_STAGE_SIGMA = 200.0
 """Largest sigma / alpha at which Heun's method and KDPM2 may begin: they amplify errors of the first step by about as much."""
 
 
-class MotionScheduler(SchedulerMixin, ConfigMixin):
+class MotionScheduler(Component):
     """Names the sampler of a pipeline and what its network predicts.
 
     Args:
@@ -49,6 +50,8 @@ class MotionScheduler(SchedulerMixin, ConfigMixin):
         UserError: an unknown name.
     """
 
+    config_name = SCHEDULER_CONFIG_NAME
+
     @register_to_config
     def __init__(self, *, prediction_type: PredictionType = "velocity", sampler: SamplerName = "dpmpp_2m") -> None:
         check_prediction_type(prediction_type)
@@ -56,6 +59,16 @@ class MotionScheduler(SchedulerMixin, ConfigMixin):
             raise UserError(f"sampler must be one of {', '.join(SAMPLERS)}; got {sampler!r}")
         self.prediction_type: PredictionType = prediction_type
         self.sampler: SamplerName = sampler
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], **changes: Any) -> Self:
+        """Construct a scheduler with the settings in `config`, which may be that of a scheduler of diffusers.
+
+        Raises:
+            UserError: a change that the class does not take, or another value that is not allowed.
+        """
+        own = {name: value for name, value in config.items() if name in argument_names(cls)}
+        return super().from_config(own, **changes)
 
 
 def make_scheduler(sampler: SamplerName, *, prediction_type: PredictionType, paper: bool = False) -> Any:
@@ -73,7 +86,7 @@ def make_scheduler(sampler: SamplerName, *, prediction_type: PredictionType, pap
     return _paper_scheduler(scheduler) if paper else scheduler
 
 
-def _paper_scheduler(scheduler: MotionScheduler) -> SchedulerMixin:
+def _paper_scheduler(scheduler: MotionScheduler) -> Any:
     import diffusers
 
     if scheduler.sampler not in PAPER_SAMPLERS:
@@ -101,7 +114,7 @@ def predicted_by(scheduler: Any) -> PredictionType:
     Raises:
         UserError: something that no network here is trained to predict, such as x0.
     """
-    known = "prediction_type" in _own_settings(scheduler)
+    known = "prediction_type" in argument_names(type(scheduler))
     kind = scheduler.config.get("prediction_type", "epsilon") if known else "velocity"
     kind = "velocity" if kind == "flow_prediction" else kind  # diffusers' name for it
     check_prediction_type(kind)
@@ -118,11 +131,6 @@ def max_inference_steps(scheduler: Any) -> int:
     if isinstance(scheduler, MotionScheduler):
         return max_sampling_steps(scheduler.prediction_type)
     return scheduler.config.num_train_timesteps
-
-
-def _own_settings(scheduler: Any) -> set[str]:
-    """Return the settings that a scheduler takes; its `config` may hold others, left over from another scheduler."""
-    return set(inspect.signature(type(scheduler).__init__).parameters)
 
 
 def run_sampler(
@@ -259,7 +267,7 @@ def check_supported(scheduler: Any) -> None:
 def _started(scheduler: Any, family: _Family, num_steps: int) -> Any:
     """Return a copy of the scheduler at the first of `num_steps` steps, set to take what the adapter gives it."""
     scheduler = copy.deepcopy(scheduler)
-    known = _own_settings(scheduler)
+    known = argument_names(type(scheduler))
     taken = {"x0": "sample", "noise": "epsilon", "velocity": "flow_prediction"}[family.output]
     changes = {"prediction_type": taken, "clip_sample": False}  # clipping to [-1, 1] is meant for pixels
     scheduler.register_to_config(**{name: value for name, value in changes.items() if name in known})

@@ -1,20 +1,17 @@
-"""Read model folders strictly and write them atomically: `config.json` and `diffusion_pytorch_model.safetensors`."""
+"""Read the files of a model folder strictly: `config.json` and `diffusion_pytorch_model.safetensors`."""
 
-import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, TypeVar
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lfdm.config.registration import CLASS_KEY, argument_names
 from lfdm.config.serialization import SettingsT, from_json
 from lfdm.errors import UserError
-from lfdm.folders.files import check_holds_only, expand_home, replace_folder
-from lfdm.folders.sources import HubOptions, find_folder, upload_folder
 
 ModelT = TypeVar("ModelT")
 
@@ -40,16 +37,16 @@ def weights_name(variant: str | None) -> str:
     return WEIGHTS_NAME if variant is None else WEIGHTS_NAME.replace(".safetensors", f".{variant}.safetensors")
 
 
-def read_config(folder: Path, cls: type) -> dict[str, Any]:
-    """Read the constructor arguments of `cls` from a folder; UserError for another class or unknown keys."""
-    config = read_json(folder / CONFIG_NAME)
-    if config.get("_class_name", cls.__name__) != cls.__name__:
-        raise UserError(f"{folder} holds a {config['_class_name']}; a {cls.__name__} is needed")
+def read_config(path: Path, cls: type) -> dict[str, Any]:
+    """Read the constructor arguments of `cls` from a JSON file; UserError for another class or unknown keys."""
+    config = read_json(path)
+    if config.get(CLASS_KEY, cls.__name__) != cls.__name__:
+        raise UserError(f"{path.parent} holds a {config[CLASS_KEY]}; a {cls.__name__} is needed")
     arguments = {name: value for name, value in config.items() if not name.startswith("_")}
-    allowed = set(inspect.signature(cls.__init__).parameters) - {"self"}
+    allowed = argument_names(cls)
     unknown = sorted(set(arguments) - allowed)
     if unknown:
-        raise UserError(f"{folder / CONFIG_NAME} has unknown keys {unknown}; {cls.__name__} takes {sorted(allowed)}")
+        raise UserError(f"{path} has unknown keys {unknown}; {cls.__name__} takes {sorted(allowed)}")
     return arguments
 
 
@@ -58,13 +55,12 @@ def checked_settings(cls: type[SettingsT], config: Mapping[str, Any]) -> Setting
     return from_json(cls, {name: value for name, value in config.items() if not name.startswith("_")})
 
 
-def build_from_config(folder: Path, cls: type[ModelT]) -> ModelT:
-    """Construct a `cls` with the arguments stored in a folder; UserError naming the file if it does not accept them."""
-    path, arguments = folder / CONFIG_NAME, read_config(folder, cls)
+def build_from_config(path: Path, cls: Callable[..., ModelT], arguments: Mapping[str, Any]) -> ModelT:
+    """Construct a `cls` with the arguments stored in a file; UserError naming the file if it does not accept them."""
     try:
         return cls(**arguments)
     except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
-        raise UserError(f"{path} has values that {cls.__name__} does not accept: {error}") from error
+        raise UserError(f"{path} has values that {getattr(cls, '__name__', cls)} does not accept: {error}") from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -92,103 +88,3 @@ def load_exactly(module: nn.Module, tensors: dict[str, Tensor], origin: str) -> 
             f"{origin} does not match {type(module).__name__}: missing {missing}, unexpected {unexpected}, misshapen {misshapen}"
         )
     module.load_state_dict(tensors)
-
-
-def check_load_options(
-    dtype: torch.dtype | None, torch_dtype: torch.dtype | None, use_safetensors: bool | None = None
-) -> torch.dtype:
-    """Return the requested number format, float32 by default; `torch_dtype` is diffusers' older name of `dtype`."""
-    if dtype is not None and torch_dtype is not None:
-        raise UserError(f"dtype and torch_dtype mean the same: give one of them; got {dtype} and {torch_dtype}")
-    chosen = dtype or torch_dtype or torch.float32
-    if not isinstance(chosen, torch.dtype):
-        raise UserError(f"dtype must be a torch.dtype such as torch.float16; got {chosen!r}")
-    check_safetensors("use_safetensors", use_safetensors)
-    return chosen
-
-
-def check_safetensors(name: str, value: bool | None) -> None:
-    """Raise UserError for a request to read or write weights in another format."""
-    if value is False:
-        raise UserError(f"{name} must be True: weights are only read and written as safetensors; got False")
-
-
-class StrictLoading:
-    """Replaces the loading of diffusers' `ModelMixin`, which initialises weights that are missing instead of refusing them."""
-
-    to: Any = nn.Module.to
-    """torch's own: the one of `ModelMixin` warns about every conversion of the number format."""
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name: str | Path,
-        *,
-        subfolder: str | None = None,
-        dtype: torch.dtype | None = None,
-        torch_dtype: torch.dtype | None = None,
-        device: torch.device | str = "cpu",
-        variant: str | None = None,
-        use_safetensors: bool | None = None,
-        **hub: Unpack[HubOptions],
-    ) -> Self:
-        """Load a model in evaluation mode from safetensors.
-
-        Args:
-            name: local folder, bundled model or Hub repository; a pipeline holds its models in subfolders.
-            subfolder: the model's folder in it, such as `autoencoder`.
-            dtype: number format; float32 by default. `torch_dtype` means the same.
-            variant: reads `diffusion_pytorch_model.<variant>.safetensors`.
-            hub: see `HubOptions`.
-
-        Raises:
-            FileNotFoundError: no such folder or file.
-            UserError: an unknown option or configuration key, or weights with missing, unexpected or misshapen names.
-        """
-        dtype = check_load_options(dtype, torch_dtype, use_safetensors)
-        folder = find_folder(name, **hub) / (subfolder or "")
-        model = build_from_config(folder, cls)
-        assert isinstance(model, nn.Module)
-        weights = folder / weights_name(variant)
-        load_exactly(model, read_tensors(weights), str(weights))
-        return model.to(device=device, dtype=dtype).eval()
-
-    def save_pretrained(
-        self,
-        folder: str | Path,
-        *,
-        half: bool = False,
-        safe_serialization: bool = True,
-        variant: str | None = None,
-        push_to_hub: bool = False,
-        repo_id: str | None = None,
-        token: str | None = None,
-    ) -> None:
-        """Write the model folder atomically.
-
-        Args:
-            half: store float16 weights, batch-norm statistics in float32.
-            safe_serialization: as in diffusers; must be True.
-            variant: part of the weights' file name.
-            push_to_hub: also upload the folder to the Hub repository `repo_id`, by default of the folder's name.
-
-        Raises:
-            UserError: the folder holds anything else than such a model, which would be lost.
-        """
-        check_safetensors("safe_serialization", safe_serialization)
-        assert isinstance(self, nn.Module)
-        check_holds_only(expand_home(folder), (CONFIG_NAME, weights_name(variant)), "a model folder")
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        if half:
-            tensors = {
-                name: value.half() if value.is_floating_point() and "running_" not in name else value
-                for name, value in tensors.items()
-            }
-
-        def write(temporary: Path) -> None:
-            (temporary / weights_name(variant)).write_bytes(save(tensors))
-            (temporary / CONFIG_NAME).write_text(self.to_json_string())  # type: ignore[attr-defined]
-
-        replace_folder(expand_home(folder), write)
-        if push_to_hub:
-            upload_folder(expand_home(folder), repo_id, token)

@@ -8,6 +8,7 @@ from lfdm.errors import UserError
 from lfdm.folders.files import existing_path
 
 INDEX_NAME = "model_index.json"
+CARD_NAME = "README.md"
 ASSETS_DIR = Path(__file__).parents[1] / "assets"
 
 
@@ -19,6 +20,15 @@ class HubOptions(TypedDict, total=False):
     local_files_only: bool
     token: str | bool | None
     force_download: bool
+
+
+class UploadOptions(TypedDict, total=False):
+    """How a folder is uploaded to a Hub repository, with the names and meanings of diffusers' `push_to_hub`."""
+
+    private: bool | None
+    token: str | bool | None
+    commit_message: str | None
+    create_pr: bool
 
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -76,15 +86,58 @@ def _download(repository: str, options: HubOptions) -> Path:
     try:
         return Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors"], **options))
     except (OSError, HFValidationError, RuntimeError) as error:  # RuntimeError: httpx without a connection
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"model {repository} not found locally and could not be downloaded from the Hub ({reason}); {_allowed_names()}"
+            f"model {repository} not found locally and could not be downloaded from the Hub ({_first_line(error)}); "
+            f"{_allowed_names()}"
         ) from error
 
 
-def upload_folder(folder: Path, repository: str | None, token: str | None) -> None:
-    """Upload a folder to a Hub repository, which is created if needed; its name is the folder's by default."""
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def upload_folder(folder: Path, repository: str, **options: Unpack[UploadOptions]) -> str:
+    """Upload a folder to a Hub repository, which is created if needed; return the address of the commit.
+
+    Raises:
+        UserError: an unknown option, or the Hub cannot be reached or refuses.
+    """
     import huggingface_hub
 
-    created = huggingface_hub.create_repo(repository or folder.resolve().name, token=token, exist_ok=True)
-    huggingface_hub.upload_folder(repo_id=created.repo_id, folder_path=folder, token=token)
+    unknown = sorted(set(options) - set(UploadOptions.__annotations__))
+    if unknown:
+        raise UserError(f"an upload has no option {unknown[0]!r}; it has {list(UploadOptions.__annotations__)}")
+    token = options.get("token")
+    try:
+        name = huggingface_hub.create_repo(repository, token=token, private=options.get("private"), exist_ok=True).repo_id
+        kept = [CARD_NAME] if huggingface_hub.file_exists(name, CARD_NAME, token=token) else None
+        commit = huggingface_hub.upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            token=token,
+            commit_message=options.get("commit_message"),
+            create_pr=options.get("create_pr", False),
+            ignore_patterns=kept,
+        )
+    except Exception as error:  # the client raises those of its HTTP library, too
+        raise UserError(f"{repository} could not be uploaded to the Hub ({_first_line(error)})") from error
+    return str(commit)
+
+
+def write_model_card(folder: Path, class_name: str, repository: str) -> None:
+    """Write the README.md that tells visitors of a Hub repository how to load what it holds."""
+    (folder / CARD_NAME).write_text(
+        f"""---
+library_name: lfdm
+tags: [latent-flow-diffusion, image-to-video]
+---
+
+A {class_name} of lfdm, which animates an image by latent flow diffusion.
+
+```python
+from lfdm import {class_name}
+
+model = {class_name}.from_pretrained("{repository}")
+```
+"""
+    )

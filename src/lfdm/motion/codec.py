@@ -3,22 +3,19 @@
 Shapes: motion see `lfdm.motion.motion` · h, w size of the image latent · sample (b, *codec.sample_shape(num_frames, h, w)).
 """
 
-import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor
 
 from lfdm.config.checks import check_arguments
 from lfdm.config.diffusion import DiffusionConfig
+from lfdm.config.registration import register_to_config
 from lfdm.errors import UserError
-from lfdm.folders.files import check_holds_only, expand_home, replace_folder
-from lfdm.folders.model_folder import CONFIG_NAME, build_from_config
+from lfdm.folders.components import Component
 from lfdm.motion.motion import Motion
 
 Triple = tuple[float, float, float]
@@ -26,14 +23,12 @@ MIN_STD = 1e-3
 """Lower bound of a measured standard deviation, so that a nearly constant channel (occlusion of still clips) is not amplified."""
 
 
-class MotionCodec(ConfigMixin, ABC):
+class MotionCodec(Component, ABC):
     """Maps motion to the samples that stage 2 diffuses, and back.
 
     A pipeline can load every subclass that is imported. A codec without weights is one JSON file, as here; one with weights
-    is also a model: class X(StrictLoading, ModelMixin, MotionCodec).
+    is also a model: class X(Model, MotionCodec).
     """
-
-    config_name = CONFIG_NAME
 
     has_frame_axis: ClassVar[bool] = False
     """Samples are (b, c, t, h, w), one entry per frame: a long clip can be sampled in windows."""
@@ -64,22 +59,6 @@ class MotionCodec(ConfigMixin, ABC):
         """Return this codec with the statistics of training motions; `clamp` stores their range, too."""
         del motions, clamp
         return self
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
-        """Load from a folder's config.json; UserError for unknown keys."""
-        return build_from_config(expand_home(folder), cls)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the folder whole; UserError if it holds anything else."""
-        check_holds_only(expand_home(folder), (CONFIG_NAME,), "the folder of a motion codec")
-        arguments = {name: value for name, value in self.config.items() if not name.startswith("_")}
-        text = json.dumps({"_class_name": type(self).__name__, **arguments}, indent=2) + "\n"
-
-        def write(temporary: Path) -> None:
-            (temporary / CONFIG_NAME).write_text(text)
-
-        replace_folder(expand_home(folder), write)
 
 
 class FrameCodec(MotionCodec):

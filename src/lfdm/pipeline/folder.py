@@ -14,26 +14,25 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import diffusers
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import nn
 
 import lfdm
+from lfdm.config.registration import CLASS_KEY, argument_names
+from lfdm.diffusion.schedulers import SCHEDULER_CONFIG_NAME, MotionScheduler
 from lfdm.errors import UserError
+from lfdm.folders.components import Component
 from lfdm.folders.files import check_holds_only, replace_folder
-from lfdm.folders.model_folder import CONFIG_NAME, read_json, weights_name
+from lfdm.folders.model_folder import CONFIG_NAME, build_from_config, read_config, read_json, weights_name
 from lfdm.folders.run_folder import ModelLayout
 from lfdm.folders.sources import INDEX_NAME
 
-SCHEDULER_CONFIG_NAME = "scheduler_config.json"
-
 
 def component_types(pipeline: type) -> dict[str, type]:
-    """Return the annotated class of every component of a pipeline class; one that may be Any is a scheduler."""
+    """Return the annotated class of every component of a pipeline class; Any stands for a scheduler, ours or of diffusers."""
     hints = typing.get_type_hints(pipeline.__init__)
     parameters = inspect.signature(pipeline.__init__).parameters.values()
     names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"]
-    return {name: SchedulerMixin if hints[name] is Any else hints[name] for name in names}
+    return {name: MotionScheduler if hints[name] is Any else hints[name] for name in names}
 
 
 def setting_names(pipeline: type) -> list[str]:
@@ -54,30 +53,38 @@ def read_index(folder: Path, pipeline: type) -> tuple[dict[str, type[Any]], dict
     """
     path = folder / INDEX_NAME
     index = {key: value for key, value in read_json(path).items() if not key.startswith("_")}
-    types = component_types(pipeline)
+    classes = find_classes(path, index, pipeline)
+    return classes, {key: value for key, value in index.items() if key not in classes}
+
+
+def find_classes(path: Path | str, index: Mapping[str, Any], pipeline: type) -> dict[str, type[Any]]:
+    """Return the classes of the components that the entries of the file `path` refer to.
+
+    Raises:
+        UserError: see `read_index`.
+    """
+    types, settings = component_types(pipeline), setting_names(pipeline)
     missing = [name for name in types if name not in index]
     if missing:
         raise UserError(f"{path} misses the components {missing}")
-    classes = {name: _find_class(path, name, index.pop(name), base) for name, base in types.items()}
-    allowed = setting_names(pipeline)
     for key in index:
-        if key not in allowed:
-            near = difflib.get_close_matches(key, allowed, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {allowed}"
+        if key not in types and key not in settings:
+            near = difflib.get_close_matches(key, settings, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {settings}"
             raise UserError(f"{path}: unknown key {key!r}; {hint}")
-    return classes, index
+    return {name: _find_class(path, name, index[name], base) for name, base in types.items()}
 
 
-def _find_class(path: Path, name: str, entry: object, base: type) -> type[Any]:
+def _find_class(path: Path | str, name: str, entry: object, base: type) -> type[Any]:
     """Return the class that an index entry `[library, class name]` refers to."""
     allowed = _loadable_classes(base)
     key = tuple(entry) if isinstance(entry, list) and all(isinstance(part, str) for part in entry) else ()
     if key in allowed:
         return allowed[key]
-    if base is SchedulerMixin and len(key) == 2 and key[0] == "diffusers":
+    if base is MotionScheduler and len(key) == 2 and key[0] == "diffusers":
         return _diffusers_scheduler(path, key[1])
     known = ", ".join(str(list(known)) for known in allowed if known[0] != "diffusers")
-    known += " or a scheduler class of diffusers" if base is SchedulerMixin else ""
+    known += " or a scheduler class of diffusers" if base is MotionScheduler else ""
     raise UserError(f"{path}: component {name!r} must be one of: {known}; got {entry!r}")
 
 
@@ -104,8 +111,11 @@ def _index_entry(cls: type) -> tuple[str, str]:
     return "diffusers" if cls.__module__.startswith("diffusers.") else cls.__module__, cls.__name__
 
 
-def _diffusers_scheduler(path: Path, name: object) -> type[Any]:
+def _diffusers_scheduler(path: Path | str, name: object) -> type[Any]:
     """Return a scheduler class of diffusers by name; nothing is imported for an unknown one."""
+    import diffusers
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
     if not (isinstance(name, str) and name.endswith("Scheduler") and name in dir(diffusers.schedulers)):
         raise UserError(f"{path}: the scheduler must be a scheduler class of diffusers; got {name!r}")
     cls = getattr(diffusers.schedulers, name)
@@ -117,18 +127,10 @@ def _diffusers_scheduler(path: Path, name: object) -> type[Any]:
 def load_scheduler(folder: Path) -> Any:
     """Load a scheduler from its folder; UserError for a class that is not allowed or settings that it does not take."""
     path = folder / SCHEDULER_CONFIG_NAME
-    config = read_json(path)
-    name = config.get("_class_name")
-    known = {cls.__name__: cls for cls in _loadable_classes(SchedulerMixin).values()}
+    name = read_json(path).get(CLASS_KEY)
+    known = {cls.__name__: cls for cls in _loadable_classes(MotionScheduler).values()}
     cls = known.get(str(name)) or _diffusers_scheduler(path, name)
-    arguments = {key: value for key, value in config.items() if not key.startswith("_")}
-    unknown = sorted(set(arguments) - set(inspect.signature(cls.__init__).parameters))
-    if unknown:
-        raise UserError(f"{path} has keys that {name} does not take: {unknown}")
-    try:
-        return cls(**arguments)
-    except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:  # diffusers checks little of the values
-        raise UserError(f"{path} has values that {name} does not accept: {error}") from error
+    return build_from_config(path, cls, read_config(path, cls))
 
 
 def load_components(layout: ModelLayout, classes: Mapping[str, type[Any]], **options: Any) -> dict[str, Any]:
@@ -141,7 +143,7 @@ def load_components(layout: ModelLayout, classes: Mapping[str, type[Any]], **opt
     components: dict[str, Any] = {}
     for name, cls in classes.items():
         folder = layout.component(name)
-        if issubclass(cls, SchedulerMixin):
+        if not issubclass(cls, Component) or issubclass(cls, MotionScheduler):
             components[name] = load_scheduler(folder)
             continue
         if not (folder / CONFIG_NAME).is_file():
@@ -169,14 +171,14 @@ def save_folder(
     others = [path for path in folder.glob("*/*.safetensors") if path.name != weights_name(variant)]
     if others:
         raise UserError(f"{folder} holds weights of another variant, {others[0].name}; choose another name")
-    components: dict[str, Any] = {name: getattr(pipeline, name) for name in types}
+    components: dict[str, Any] = {name: _uncompiled(getattr(pipeline, name)) for name in types}
     for name, component in components.items():
         entry = _index_entry(type(component))
-        if entry not in _loadable_classes(types[name]):
+        of_diffusers = types[name] is MotionScheduler and entry[0] == "diffusers"
+        if entry not in _loadable_classes(types[name]) and not of_diffusers:
             raise UserError(f"component {name!r} has a class that could not be loaded again: {'.'.join(entry)}")
     index = {
-        "_class_name": "LatentFlowPipeline",
-        "_diffusers_version": diffusers.__version__,
+        CLASS_KEY: "LatentFlowPipeline",
         **{name: list(_index_entry(type(component))) for name, component in components.items()},
         **{name: pipeline.config[name] for name in setting_names(type(pipeline))},
     }
@@ -187,14 +189,19 @@ def save_folder(
                 continue
             # the condition stays in float32: it is small, and it is compared with other tables
             options = {"half": half and name != "condition", "variant": variant} if isinstance(component, nn.Module) else {}
-            stored: Any = _without_foreign_settings(component) if isinstance(component, SchedulerMixin) else component
+            stored = component if isinstance(component, Component) else _without_foreign_settings(component)
             stored.save_pretrained(temporary / name, **options)
         (temporary / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
 
     replace_folder(folder, write)
 
 
+def _uncompiled(component: Any) -> Any:
+    """Return the network that `torch.compile` has wrapped."""
+    return getattr(component, "_orig_mod", component)
+
+
 def _without_foreign_settings(scheduler: Any) -> Any:
     """Return the scheduler without the settings that `from_config` of another class left in its configuration."""
-    own = inspect.signature(type(scheduler).__init__).parameters
+    own = argument_names(type(scheduler))
     return type(scheduler)(**{name: value for name, value in scheduler.config.items() if name in own})

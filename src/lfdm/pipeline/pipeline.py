@@ -28,6 +28,7 @@ from lfdm.diffusion.schedulers import make_scheduler, max_inference_steps, predi
 from lfdm.diffusion.windows import plan_windows
 from lfdm.errors import UserError
 from lfdm.motion.codec import MotionCodec, make_codec
+from lfdm.pipeline.base import BasePipeline
 from lfdm.pipeline.compatibility import check_components
 from lfdm.pipeline.inputs import (
     ImageInput,
@@ -38,7 +39,6 @@ from lfdm.pipeline.inputs import (
     sample_generators,
 )
 from lfdm.pipeline.result import LatentFlowOutput, OutputType, check_output_type
-from lfdm.pipeline.strict import StrictPipeline
 from lfdm.pipeline.transfer import MotionTransfer
 
 StepCallback = Callable[["LatentFlowPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
@@ -51,7 +51,7 @@ LOOP_SHARE = 1 / 4
 """Part of a training clip (or of a shorter video) over which the end of a loop blends into its start."""
 
 
-class LatentFlowPipeline(StrictPipeline, MotionTransfer):
+class LatentFlowPipeline(BasePipeline, MotionTransfer):
     """Makes a video of an image and a condition.
 
     Args:
@@ -92,9 +92,8 @@ class LatentFlowPipeline(StrictPipeline, MotionTransfer):
         super().__init__()
         num_frames = check_integer("num_frames", num_frames, 2, MAX_FRAMES)
         check_components(autoencoder, unet, condition, motion_codec, image_size=image_size, fit=fit, num_frames=num_frames)
-        self.register_modules(
-            autoencoder=autoencoder, unet=unet, condition=condition, motion_codec=motion_codec, scheduler=scheduler
-        )
+        self.autoencoder, self.unet, self.condition = autoencoder, unet, condition
+        self.motion_codec, self.scheduler = motion_codec, scheduler
         self._predicts: PredictionType = predicted_by(scheduler)
         self.register_to_config(
             image_size=image_size,
@@ -254,7 +253,7 @@ class LatentFlowPipeline(StrictPipeline, MotionTransfer):
         """Return samples (b, *codec.sample_shape) by `num_steps` of the scheduler."""
         longest = MAX_PASS_FACTOR * self.config["num_frames"]
         sampler = MotionSampler(self.unet, self.motion_codec, self.scheduler, self._predicts)
-        with self.progress_bar(total=num_steps) as bar:  # pyright: ignore[reportCallIssue] - diffusers leaves it untyped
+        with self.progress_bar(total=num_steps) as bar:
             return sampler.sample(
                 context,
                 guidance,

@@ -15,7 +15,7 @@ from lfdm.autoencoder.autoencoder import Features, LatentFlowAutoencoder
 from lfdm.config.checks import check_number
 from lfdm.config.video import MIN_FPS, Fit
 from lfdm.errors import UserError
-from lfdm.folders.model_folder import check_load_options
+from lfdm.folders.components import check_load_options
 from lfdm.folders.run_folder import find_stage1
 from lfdm.folders.sources import HubOptions, find_folder
 from lfdm.motion.motion import Motion

@@ -172,7 +172,7 @@ def train_autoencoder(
             cache = open_cache(data, records, preset.image_size, preset.fit, progress=progress)
             if distils:
                 teacher = _tracking_teacher(module, preset)
-                nn.Module.to(teacher, state.device)
+                teacher.to(state.device)
                 bf16 = uses_bf16(config.optimization.mixed_precision, teacher.device)
                 teacher_motion = open_motion_cache(teacher, cache, bf16=bf16, progress=progress)
         task = AutoencoderTask(module, config, cache, teacher_motion)

@@ -126,7 +126,7 @@ class DiffusionTask:
         """Return the clean sample (b, *codec.sample_shape(t, h, w)) and the image latent (b, C, h, w)."""
         autoencoder, codec = self.pipeline.autoencoder, self.pipeline.motion_codec
         if autoencoder.device != device:
-            nn.Module.to(autoencoder, device)
+            autoencoder.to(device)
         if "motion" in batch:
             image = batch["image"].float() / 255
             motion = to_motion(batch["motion"], corners=codec.corners)
@@ -202,7 +202,7 @@ def train_diffusion(
     with locked(out, hold=state.is_main_process):
         begun = model.is_dir()
         stage1 = load_autoencoder(model if begun else autoencoder, preset)
-        nn.Module.to(stage1, state.device)
+        stage1.to(state.device)
         # A run with a checkpoint does not need the weights that it started from.
         start = None if init is None or find_checkpoints(out) else StartingWeights.load(find_folder(init), preset)
         names = [name for label in labels(records) if (name := _condition_of(label, preset.diffusion_training)) is not None]

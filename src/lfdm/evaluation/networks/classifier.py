@@ -14,18 +14,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
+from lfdm.config.registration import register_to_config
 from lfdm.data.cache import ClipCache
 from lfdm.data.frame_indices import uniform_indices
 from lfdm.data.progress import Progress
 from lfdm.errors import UserError
 from lfdm.evaluation.networks.training import load_or_train, train_network
 from lfdm.evaluation.settings import ClassifierTraining
-from lfdm.folders.model_folder import StrictLoading
+from lfdm.folders.components import Model
 
 MIN_CONTRAST = 0.05
 """Smallest root mean square change by which a clip is divided, in units of the intensity range."""
@@ -44,7 +43,7 @@ _VERSION = 1
 """Version of network and training; a new one trains stored classifiers again."""
 
 
-class ActionClassifier(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[reportIncompatibleMethodOverride]
+class ActionClassifier(Model):
     """Classifier of clips with `num_frames` frames; about 0.17 million parameters with the default channels.
 
     Args:

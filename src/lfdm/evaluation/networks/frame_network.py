@@ -13,16 +13,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from lfdm.config.registration import register_to_config
 from lfdm.data.cache import ClipCache
 from lfdm.data.progress import Progress
 from lfdm.errors import UserError
 from lfdm.evaluation.networks.training import load_or_train, train_network
 from lfdm.evaluation.settings import ClassifierTraining
-from lfdm.folders.model_folder import StrictLoading
+from lfdm.folders.components import Model
 
 NORM_GROUPS = 8
 MAX_SHIFT = 0.1
@@ -33,7 +32,7 @@ _VERSION = 1
 """Version of network and training; a new one trains stored networks again."""
 
 
-class FrameNetwork(StrictLoading, ModelMixin, ConfigMixin):  # pyright: ignore[reportIncompatibleMethodOverride]
+class FrameNetwork(Model):
     """Classifier of the subject of a frame, whose features describe any frame.
 
     Args:

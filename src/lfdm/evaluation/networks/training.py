@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from lfdm.data.cache import ClipCache
 from lfdm.data.progress import Progress
 from lfdm.evaluation.settings import ClassifierTraining
-from lfdm.folders.model_folder import StrictLoading
+from lfdm.folders.components import Model
 
-NetworkT = TypeVar("NetworkT", bound=StrictLoading)
+NetworkT = TypeVar("NetworkT", bound=Model)
 LoadBatch = Callable[[np.ndarray, torch.Generator], Tensor]
 """Loads the augmented inputs of the given clips."""
 
@@ -47,8 +47,7 @@ def train_network(
     with torch.random.fork_rng():
         torch.manual_seed(training.seed)
         model = make(classes)
-    assert isinstance(model, nn.Module)
-    nn.Module.to(model, device)
+    model.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.learning_rate, total_steps=training.num_steps)
     rng = np.random.default_rng((training.seed, num_clips))
