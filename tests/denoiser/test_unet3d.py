@@ -264,7 +264,7 @@ def test_checkpointing_changes_neither_output_nor_gradients():
         out = unet(*inputs())
         out.square().mean().backward()
         results.append([out.detach(), *(p.grad for p in unet.parameters())])
-        assert unet.is_gradient_checkpointing == checkpointing
+        assert unet.gradient_checkpointing == checkpointing
     for plain, checkpointed in zip(*results, strict=True):
         torch.testing.assert_close(plain, checkpointed)
 

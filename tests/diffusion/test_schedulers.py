@@ -197,7 +197,7 @@ def test_paper_sampling_thresholds(name: Any) -> None:
 
 
 def test_our_scheduler_takes_the_settings_of_others_but_no_unknown_change() -> None:
-    of_diffusers = DDIMScheduler.from_config(MotionScheduler(prediction_type="v_prediction", sampler="heun").config)
+    of_diffusers: Any = DDIMScheduler.from_config(MotionScheduler(prediction_type="v_prediction", sampler="heun").config)
     back = MotionScheduler.from_config(of_diffusers.config)
     assert (back.prediction_type, back.sampler) == ("v_prediction", "heun")
     with pytest.raises(UserError, match=r"no settings \['beta'\]"):

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def test_schedulers_of_diffusers_take_our_settings_without_a_warning(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.get_logger("diffusers"), "propagate", True)
-    taken = DDIMScheduler.from_config(MotionScheduler(prediction_type="v_prediction", sampler="heun").config)
+    taken: Any = DDIMScheduler.from_config(MotionScheduler(prediction_type="v_prediction", sampler="heun").config)
     assert taken.config["prediction_type"] == "v_prediction"
     assert caplog.records == []
 

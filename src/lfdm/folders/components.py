@@ -86,7 +86,8 @@ class Component(Saved):
 class Model(Component, nn.Module):
     """A network that is saved with its configuration."""
 
-    __repr__ = nn.Module.__repr__
+    def __repr__(self) -> str:
+        return nn.Module.__repr__(self)
 
     @property
     def dtype(self) -> torch.dtype:
