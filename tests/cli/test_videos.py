@@ -19,6 +19,7 @@ from PIL import Image
 from lfdm.config.presets import FLOW64, Preset
 from lfdm.config.serialization import to_json
 from lfdm.data.sound import has_sound
+from lfdm.data.sprite_sheets import read_sheet
 from lfdm.data.video import read_video, video_info, write_video
 from lfdm.folders import sources
 from lfdm.motion.motion import Motion
@@ -65,6 +66,22 @@ def test_alpha_of_the_picture_is_kept_or_a_line_says_that_it_is_not(lfdm: Lfdm, 
     assert (code, printed) == (0, "moved.mp4\n")
     assert "moved.mp4: mp4 stores no alpha" in errors.splitlines()[-1]
     assert (read_video("moved.mp4")[0, 2, 20:] > 240).all()  # over white
+
+
+def test_a_sprite_sheet_is_data_and_a_picture(lfdm: Lfdm, model: Path, image: Path) -> None:
+    common = ["generate", image, "wave", "--model", model, "--num-inference-steps", 1]
+    options = [*common, "--num-videos", 2, "--scale", 2]
+    code, printed, _ = lfdm(*options, "--out", "sheets/wave.json", "--sheet-format", "array")
+    assert (code, printed) == (0, "sheets/wave-0.json\nsheets/wave-1.json\n")
+    (clip,) = read_sheet("sheets/wave-1.json")
+    assert lfdm(*options, "--out", "frames/wave")[0] == 0
+    assert np.array_equal(clip.frames[..., :3], read_video("frames/wave-1"))
+    (Path("taken") / "wave.png").parent.mkdir()
+    shutil.copy(image, "taken/wave.png")  # the picture of the sheet would replace it
+    code, _, errors = lfdm(*common, "--out", "taken/wave.json")
+    assert (code, "taken/wave.png exists" in errors) == (2, True)
+    code, _, errors = lfdm(*common, "--out", "wave.mp4", "--sheet-format", "array")
+    assert (code, "sheet_format" in errors) == (2, True)
 
 
 def test_without_an_ending_it_is_a_folder_of_exact_frames_enlarged(lfdm: Lfdm, model: Path, image: Path) -> None:
@@ -125,10 +142,14 @@ def test_unconditional_and_half_precision(lfdm: Lfdm, model: Path, image: Path) 
         ([], "IMAGE"),
         (["nothing.png", "wave"], "nothing.png: no such file or folder"),
         (["notes.txt", "wave"], "notes.txt"),
-        (["person", "wave", "--out", "wave.mkv"], "out must end in .mp4, .webm, .mov, .gif, .webp, .apng or nothing"),
+        (
+            ["person", "wave", "--out", "wave.mkv"],
+            "out must end in .mp4, .webm, .mov, .gif, .webp, .apng, .json",
+        ),
         (
             ["person", "wave", "--out", "wave.avi"],
-            "out must end in .mp4, .webm, .mov, .gif, .webp, .apng or nothing (a folder of PNGs); got 'wave.avi'",
+            "out must end in .mp4, .webm, .mov, .gif, .webp, .apng, .json (a sprite sheet) or nothing (a folder "
+            "of PNGs); got 'wave.avi'",
         ),
         (["person", "wave", "--num-frames", "10001"], "num_frames must be a whole number from 1 to 10000; got 10001"),
         (["person", "wave", "--num-frames", "many"], "--num-frames"),

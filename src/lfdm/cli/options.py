@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from lfdm.config.video import Fit, PanelFormat, PanelKind
+from lfdm.config.video import Fit, PanelFormat, PanelKind, SheetFormat
 from lfdm.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,15 +70,17 @@ class OutputOptions:
     """Files to write."""
 
     out: Path | None = None
-    """mp4, webm, mov, gif, webp or apng file; without an ending, a folder of lossless PNGs. All but mp4 keep the alpha of an
-    image. By default an mp4 in the current folder, named after the label, and numbered if that exists: wave.mp4, wave-2.mp4,
-    ..."""
+    """mp4, webm, mov, gif, webp or apng file; json for a sprite sheet, with the picture next to it; without an ending, a folder
+    of lossless PNGs. All but mp4 keep the alpha of an image. By default an mp4 in the current folder, named after the label, and
+    numbered if that exists: wave.mp4, wave-2.mp4, ..."""
     overwrite: bool = False
     """Replace files of earlier runs. Without it, an --out or --motion that exists is an error. Inputs are never replaced."""
     fps: float | None = None
     """Frames per second; by default the model's or the driving video's."""
     scale: int = 1
     """Whole factor by which the written video is enlarged."""
+    sheet_format: SheetFormat | None = None
+    """Data of a sprite sheet: aseprite (the default), or hash or array as TexturePacker writes them."""
     panel: Panel = None
     """Also write <out>-panel.gif: source, generated, warped, flow and occlusion, or only the tiles named."""
     panel_format: PanelFormat | None = None
@@ -105,6 +107,7 @@ class OutputOptions:
             num_videos=num_videos,
             fps=fps if self.fps is None else self.fps,
             scale=self.scale,
+            sheet_format=self.sheet_format,
             motion=self.motion,
             **panel_options(self.panel, self.panel_format),
         )

@@ -18,6 +18,7 @@ __all__ = [
     "pictures",
     "progress",
     "puppets",
+    "sprite_sheets",
     "sprites",
     "tables",
     "video",

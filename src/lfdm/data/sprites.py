@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from lfdm.config.checks import check_integer
+from lfdm.data.alpha import compose
 from lfdm.data.images import decoding, fit_frames, open_image
 from lfdm.data.index import (
     MAX_SUBJECTS,
@@ -29,11 +30,13 @@ from lfdm.data.index import (
     write_index,
 )
 from lfdm.data.progress import Progress, run_all
+from lfdm.data.sprite_sheets import Grid
 from lfdm.data.video import write_video
 from lfdm.errors import UserError
 from lfdm.folders.files import expand_home
 
 CELL = 64
+_GRID = Grid(width=CELL, height=CELL)
 SHEET_SIZE = (832, 1344)
 DIRECTIONS = ("back", "left", "front", "right")
 """In the order of the rows of an action."""
@@ -207,12 +210,11 @@ def render_clip(sheet: np.ndarray, background: np.ndarray, label: str, direction
     row = action.row + (0 if action.only_front else offset)
     standing = _cell(sheet, ACTIONS["walk"].row + offset, 0)
     cells = np.stack([standing, *(_cell(sheet, row, column) for column in cell_indices(action, num_frames))])
-    alpha = cells[..., 3:].astype(np.float32) / 255
-    return np.rint(cells[..., :3] * alpha + background * (1 - alpha)).astype(np.uint8)
+    return compose(cells, background)
 
 
 def _cell(sheet: np.ndarray, row: int, column: int) -> np.ndarray:
-    return sheet[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
+    return _GRID.cell(sheet, row, column)
 
 
 def _write_character(

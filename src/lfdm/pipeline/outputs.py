@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from lfdm.config.checks import check_integer, check_number
-from lfdm.config.video import MIN_FPS, PanelFormat, PanelKind
+from lfdm.config.video import MIN_FPS, PanelFormat, PanelKind, SheetFormat
 from lfdm.data.alpha import without_alpha
 from lfdm.data.animations import ANIMATION_SUFFIXES
+from lfdm.data.sprite_sheets import SHEET_SUFFIX, enlarge, sheet_image, write_sheet
 from lfdm.data.video import check_target, max_fps, write_video
 from lfdm.errors import UserError
 from lfdm.folders.files import replaced_input
@@ -26,6 +27,7 @@ from lfdm.visualize import draw_panel
 
 OUT_ENDINGS = (".mp4", ".webm", ".mov", ".gif", *ANIMATION_SUFFIXES)
 """Formats that browsers play, and mov for video editors; a path without an ending is a folder of lossless PNGs."""
+_ENDINGS = (*OUT_ENDINGS, SHEET_SUFFIX)
 MAX_SCALE = 32
 REGION_FRAMES = 32
 """Frames whose regions are computed at once."""
@@ -51,6 +53,8 @@ class VideoFiles:
     """Tiles of the panel that is written next to each video; none = no panel."""
     panel_format: PanelFormat = "gif"
     """Format of panels; `png` is a folder of frames."""
+    sheet_format: SheetFormat | None = None
+    """Data of a sprite sheet (`.json`), see `lfdm.data.sprite_sheets.write_sheet`; None = `aseprite`."""
     motion: Path | None = None
     """File to save the motion of all videos to."""
     sound: Path | None = None
@@ -58,8 +62,11 @@ class VideoFiles:
 
     def __post_init__(self) -> None:
         ending = self.out.suffix.lower()
-        if not self.out.name or ending not in ("", *OUT_ENDINGS) or self.out.name.lower() in OUT_ENDINGS:
-            raise UserError(f"out must end in {', '.join(OUT_ENDINGS)} or nothing (a folder of PNGs); got {str(self.out)!r}")
+        if not self.out.name or ending not in ("", *_ENDINGS) or self.out.name.lower() in _ENDINGS:
+            allowed = f"{', '.join(OUT_ENDINGS)}, {SHEET_SUFFIX} (a sprite sheet) or nothing (a folder of PNGs)"
+            raise UserError(f"out must end in {allowed}; got {str(self.out)!r}")
+        if self.sheet_format is not None and ending != SHEET_SUFFIX:
+            raise UserError(f"sheet_format has no effect without an out that ends in {SHEET_SUFFIX}; got {self.sheet_format!r}")
         check_integer("num_videos", self.num_videos, 1, 100_000)
         check_integer("scale", self.scale, 1, MAX_SCALE)
         if self.fps is not None:
@@ -82,7 +89,9 @@ class VideoFiles:
 
     def _video_targets(self) -> Iterator[Path]:
         for index in range(self.num_videos):
-            yield self.video_path(index)
+            yield (path := self.video_path(index))
+            if path.suffix.lower() == SHEET_SUFFIX:
+                yield sheet_image(path)
             if self.panel:
                 yield self.panel_path(index)
 
@@ -110,6 +119,12 @@ class VideoFiles:
             _check_not_input(self.motion, read)
             _check_absent(self.motion, overwrite)
 
+    def _write_video(self, path: Path, frames: np.ndarray, fps: float) -> Path:
+        if path.suffix.lower() == SHEET_SUFFIX:
+            return write_sheet(path, enlarge(frames, self.scale), fps=fps, form=self.sheet_format or "aseprite")
+        enlarged = (enlarge(frame[None], self.scale)[0] for frame in frames)
+        return write_video(path, enlarged, fps=fps, sound=self.sound)
+
     def loses_alpha(self) -> bool:
         """Return whether the format of the videos stores no alpha: frames are then composed over white."""
         return self.out.suffix.lower() == ".mp4"
@@ -130,8 +145,7 @@ class VideoFiles:
             if self.motion is not None:
                 motions.append(result.motion)
             for i, frames in enumerate(result.frames):
-                enlarged = (frame.repeat(self.scale, axis=0).repeat(self.scale, axis=1) for frame in frames)
-                yield write_video(self.video_path(index), enlarged, fps=fps, sound=self.sound)
+                yield self._write_video(self.video_path(index), frames, fps)
                 if self.panel:
                     regions = region_maps(pipeline, without_alpha(frames)) if "regions" in self.panel else None
                     motion = result.motion.samples(i, i + 1)

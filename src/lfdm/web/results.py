@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lfdm.data.sprite_sheets import tile
 from lfdm.data.video import write_video
 from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
@@ -91,12 +92,7 @@ def _draw_flow(flow: np.ndarray, size: tuple[int, int], scale: float) -> np.ndar
 
 
 def _write_sheet(path: Path, frames: np.ndarray, columns: int) -> Path:
-    t, height, width = frames.shape[:3]
-    rows = math.ceil(t / columns)
-    sheet = np.zeros((rows * columns, height, width, 3), np.uint8)
-    sheet[:t] = frames
-    picture = sheet.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
-    Image.fromarray(picture).save(path, "WEBP", lossless=True, quality=0, method=0)
+    Image.fromarray(tile(frames, columns)).save(path, "WEBP", lossless=True, quality=0, method=0)
     return path
 
 
