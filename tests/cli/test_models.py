@@ -57,7 +57,7 @@ def test_a_non_finite_loss_is_one_line(lfdm: Lfdm, puppets_dir: Path) -> None:
     line += [*short_run("autoencoder-training"), "--autoencoder-training.optimization.learning-rate", "1e30"]
     code, _, err = lfdm(*line)
     assert code == 2
-    assert "stopped being finite between steps 0 and 2; the last checkpoint" in err.splitlines()[-1]
+    assert "stopped being finite at step 2; the last checkpoint" in err.splitlines()[-1]
     assert "Traceback" not in err
 
 

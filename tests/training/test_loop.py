@@ -29,7 +29,7 @@ from lfdm.folders.components import Model
 from lfdm.folders.run_folder import find_checkpoints
 from lfdm.training.batches import BatchRandomness
 from lfdm.training.interruption import SIGNALS, TrainingInterrupted
-from lfdm.training.loop import NonFiniteLossError, train
+from lfdm.training.loop import DivergedError, train
 from lfdm.training.optimization import learning_rate, uses_bf16
 from lfdm.training.reports import RunSummary, StepReport
 
@@ -422,7 +422,7 @@ def test_a_run_is_summarized_at_its_start_and_once_its_speed_is_known(tmp_path: 
 def test_a_loss_that_is_not_finite_ends_the_training_with_the_last_checkpoint_intact(tmp_path: Path, log_steps: int) -> None:
     config = replace(CONFIG, log_steps=log_steps)
     broken = Regression(dataset=Points(broken_from=7 * 4))
-    with pytest.raises(NonFiniteLossError, match=r"loss, error, grad_norm stopped being finite .*learning_rate$"):
+    with pytest.raises(DivergedError, match=r"loss, error, grad_norm stopped being finite at step 8;.*learning_rate$"):
         train(broken, config, tmp_path / "run")
     assert [path.name for path in find_checkpoints(tmp_path / "run")] == ["step-00000005"]
     assert all(math.isfinite(value) for line in metrics(tmp_path / "run") for value in line.values())
@@ -445,8 +445,28 @@ class BrokenGradient(Regression):
         return {"loss": losses["loss"] + (0 * module.first.weight).sum().sqrt()}
 
 
+@pytest.mark.parametrize("log_steps", [1, 100])
+def test_a_gradient_that_overflows_is_named_with_its_step(tmp_path: Path, log_steps: int) -> None:
+    with pytest.raises(DivergedError, match=r"^grad_norm stopped being finite at step 1;"):
+        train(BrokenGradient(), replace(CONFIG, log_steps=log_steps), tmp_path)
+    assert find_checkpoints(tmp_path) == []
+
+
+class VanishingGradient(Regression):
+    """A loss so small that its gradient is zero in bfloat16 and float32."""
+
+    def loss(self, module: nn.Module, batch: dict[str, Tensor], randomness: BatchRandomness) -> dict[str, Tensor]:
+        return {name: value * 1e-44 for name, value in super().loss(module, batch, randomness).items()}
+
+
+def test_a_gradient_of_zero_ends_the_training(tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match=r"^grad_norm is zero in steps 1 to 5"):
+        train(VanishingGradient(), CONFIG, tmp_path)
+    assert find_checkpoints(tmp_path) == []
+
+
 def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
-    with pytest.raises(NonFiniteLossError, match=r"model\.first\.weight"):
+    with pytest.raises(DivergedError, match=r"model\.first\.weight"):
         train(BrokenGradient(), replace(CONFIG, checkpoint_steps=1, max_grad_norm=None), tmp_path)
     assert find_checkpoints(tmp_path) == []
 

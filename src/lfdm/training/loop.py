@@ -70,8 +70,8 @@ class TrainingTask(Protocol):
         ...
 
 
-class NonFiniteLossError(UserError):
-    """The loss or the weights are not finite numbers any more."""
+class DivergedError(UserError):
+    """Loss, gradient or weights that no training can go on from: not finite, or a gradient of exactly zero."""
 
 
 def train(
@@ -98,7 +98,7 @@ def train(
 
     Raises:
         TrainingInterrupted: ended by a signal.
-        NonFiniteLossError: the loss or the weights are not finite any more; the last checkpoint is intact.
+        DivergedError: the loss or the weights are not finite any more, or the gradient is zero; the last checkpoint is intact.
         OSError: a checkpoint could not be written; the last one is intact.
         UserError: no samples, a batch size that is not divisible by the number of processes, a checkpoint of another model,
             or not enough memory.
@@ -141,6 +141,7 @@ class _Trainer:
         self.step = self.state.load_newest(out)
         self.module = self.accelerator.prepare_model(module)  # not the optimizer: accelerate would move its step counts
         self.totals: dict[str, Tensor] = {}
+        self.finite_steps: dict[str, Tensor] = {}
         self.reported_step, self.reported_at = self.step, time.monotonic()
         self.saved_at = self.timed_from = self.reported_at
 
@@ -173,6 +174,7 @@ class _Trainer:
                     losses = self._train_step(batch)
                 for name, value in losses.items():
                     self.totals[name] = self.totals.get(name, 0) + value
+                    self.finite_steps[name] = self.finite_steps.get(name, 0) + self.totals[name].isfinite()
                 self.step += 1
                 self._estimate(summary, stop)
                 due, interrupted = self._decide(interruption.signal_number is not None)
@@ -254,25 +256,34 @@ class _Trainer:
         values = torch.stack([value.float() for value in self.totals.values()]) / steps
         averaged: Tensor = self.accelerator.reduce(values, "mean")  # type: ignore[assignment]
         metrics = dict(zip(self.totals, averaged.tolist(), strict=True))
-        self._check_finite([name for name, value in metrics.items() if not math.isfinite(value)])
+        self._check_metrics(metrics)
         metrics["learning_rate"] = learning_rate(self.config, self.step - 1)
         now = time.monotonic()
         speed = steps / max(now - self.reported_at, 1e-9)
-        self.totals, self.reported_step, self.reported_at = {}, self.step, now
+        self.totals, self.finite_steps, self.reported_step, self.reported_at = {}, {}, self.step, now
         if log is not None:
             log.scalars(self.step, {**metrics, "steps_per_second": speed})
             if self.report is not None:
                 self.report(StepReport(self.step, self.config.num_steps, metrics, speed))
 
-    def _check_finite(self, bad: list[str]) -> None:
-        if bad:
-            hint = " or mixed_precision='no'" if self.bf16 else ""
-            more = f" and {len(bad) - MAX_NAMES} more" if len(bad) > MAX_NAMES else ""
-            raise NonFiniteLossError(
-                f"{', '.join(bad[:MAX_NAMES])}{more} stopped being finite between steps {self.reported_step} and {self.step}; "
-                f"the last checkpoint in {self.out / CHECKPOINTS_DIR} is intact. Train in another --out with a lower "
-                f"learning_rate{hint}"
-            )
+    def _check_metrics(self, metrics: dict[str, float]) -> None:
+        """Raise DivergedError with the first step since the last report that broke a loss, and the losses that broke there."""
+        if not all(map(math.isfinite, metrics.values())):
+            counts: Tensor = self.accelerator.gather(torch.stack(list(self.finite_steps.values()))[None])  # type: ignore[assignment]
+            finite = dict(zip(self.finite_steps, counts.amin(0).tolist(), strict=True))
+            first = min(finite.values())
+            names = [name for name, count in finite.items() if count == first]
+            self._stop(names, f"stopped being finite at step {self.reported_step + first + 1}")
+        if metrics.get("grad_norm") == 0:
+            self._stop(["grad_norm"], f"is zero in steps {self.reported_step + 1} to {self.step}: nothing is learned")
+
+    def _stop(self, names: list[str], fault: str) -> None:
+        hint = " or mixed_precision='no'" if self.bf16 else ""
+        more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+        raise DivergedError(
+            f"{', '.join(names[:MAX_NAMES])}{more} {fault}; the last checkpoint in {self.out / CHECKPOINTS_DIR} is intact. Train "
+            f"in another --out with a lower learning_rate{hint}"
+        )
 
     @torch.no_grad()
     def _sample(self, log: RunLog) -> None:
@@ -296,7 +307,8 @@ class _Trainer:
         return votes[0], votes[1]
 
     def _save(self) -> None:
-        self._check_finite(self.state.non_finite())
+        if bad := self.state.non_finite():
+            self._stop(bad, f"not finite after step {self.step}")
         if self.is_main:
             self.state.save(self.out, self.step, keep=self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()
