@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lfdm.data.video import write_video
+from lfdm.data.video import read_video, write_video
 
 Lfdm = Callable[..., tuple[int, str, str]]
 
@@ -112,3 +112,19 @@ def test_long_videos_are_cut_and_the_layout_and_the_split_are_told(lfdm: Lfdm) -
     code, _, err = lfdm("data", "folder", "tree", "--out", "other", "--stride-seconds", 2)
     assert (code, err.count("\n")) == (2, 1)
     assert "clip_seconds must" in err
+
+
+def test_sprite_sheets_become_a_data_set(lfdm: Lfdm) -> None:
+    sheet = np.random.default_rng(0).integers(1, 256, (40, 60, 4), np.uint8)
+    for name in ("hero.png", "orc.png"):
+        Image.fromarray(sheet).save(name)
+    options = ["--grid", "20x15", "--rows", "walk,-", "--scale", 2, "--out", "set"]
+    code, printed, err = lfdm("data", "sprites", "hero.png", "orc.png", *options)
+    assert code == 0, err
+    assert "walk: 2 clips" in printed
+    assert "1 training and 1 test clips of 2 subjects in set" in printed
+    assert "note hero.png: 1 rows have no name and are left out" in printed
+    assert read_video("set/clips/hero/00-walk.avi").shape == (4, 40, 30, 3)
+    for wrong in (["--grid", "20by15", "--rows", "walk"], ["--rows", "walk"], ["--margin", 2], ["--grid", "0x4", "--rows", "a"]):
+        code, _, err = lfdm("data", "sprites", "hero.png", "--out", "other", *wrong)
+        assert (code, err.count("\n")) == (2, 1), wrong

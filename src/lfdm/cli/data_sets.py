@@ -9,6 +9,7 @@ from tyro.conf import Positional, arg
 
 from lfdm.cli.console import progress_bar
 from lfdm.config.video import Fit, FolderLayout
+from lfdm.errors import UserError
 
 if TYPE_CHECKING:
     from lfdm.data.corpora.conversion import Conversion
@@ -100,6 +101,55 @@ def data_lpc(
             progress=progress,
         )
     print(index)
+
+
+def data_sprites(
+    sheets: Annotated[tuple[Path, ...], Positional, arg(metavar="SHEET [SHEET ...]")],
+    *,
+    out: Path,
+    grid: Annotated[str | None, arg(metavar="HEIGHTxWIDTH")] = None,
+    rows: Annotated[str, arg(metavar="LABEL,LABEL,...")] = "",
+    margin: int = 0,
+    spacing: int = 0,
+    scale: int = 1,
+    fps: float | None = None,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+) -> None:
+    """Make a clip data set from sprite sheets, which keeps their alpha.
+
+    Args:
+        sheets: Pictures that --grid and --rows describe, or json files of Aseprite or TexturePacker. Each is a subject.
+        out: Folder for the clip data set; an existing data set there is replaced.
+        grid: Size of a cell in pixels, such as 64x64 or 64 for a square.
+        rows: Labels of the rows from the top; - leaves a row out. A row ends at its first empty cell.
+        margin: Pixels around the cells.
+        spacing: Pixels between cells.
+        scale: Whole factor by which frames are enlarged; pixels stay square.
+        fps: Frames per second; by default as an Aseprite json states, or 8.
+        test_fraction: Fraction of sheets held out for testing.
+        seed: Seed of the split.
+    """
+    from lfdm.data.corpora.sprites import write_sprites
+    from lfdm.data.sprite_sheets import Grid
+
+    names = [None if name.strip() == "-" else name.strip() for name in rows.split(",")] if rows else []
+    if grid is None and (margin or spacing):
+        raise UserError("margin and spacing have no effect without --grid")
+    with progress_bar() as progress:
+        report = write_sprites(
+            sheets,
+            out,
+            grid=None if grid is None else Grid.parse(grid, margin=margin, spacing=spacing),
+            rows=names,
+            scale=scale,
+            fps=fps,
+            test_fraction=test_fraction,
+            seed=seed,
+            progress=progress,
+        )
+    _print_clips(report, out)
+    _print_notes(report)
 
 
 def data_folder(

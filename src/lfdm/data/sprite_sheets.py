@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
@@ -66,6 +66,13 @@ class Grid:
             check(1 <= getattr(self, name) <= MAX_SHEET_SIDE, name, getattr(self, name), f"1 to {MAX_SHEET_SIDE}")
         for name in ("margin", "spacing"):
             check(0 <= getattr(self, name) <= MAX_SHEET_SIDE, name, getattr(self, name), f"0 to {MAX_SHEET_SIDE}")
+
+    @classmethod
+    def parse(cls, text: str, *, margin: int = 0, spacing: int = 0) -> Self:
+        """Return the grid of cells of a size such as "64x48" (height x width) or "64"; UserError for another text."""
+        sides = text.lower().split("x")
+        check(len(sides) <= 2 and all(side.isdecimal() for side in sides), "grid", text, "HEIGHTxWIDTH of a cell in pixels")
+        return cls(height=int(sides[0]), width=int(sides[-1]), margin=margin, spacing=spacing)
 
     def count(self, sheet: np.ndarray) -> tuple[int, int]:
         """Return the number of whole rows and columns of a sheet."""

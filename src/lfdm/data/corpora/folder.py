@@ -1,6 +1,5 @@
 """Convert any folder of labelled clips to a clip data set."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
@@ -22,9 +21,9 @@ from lfdm.data.corpora.conversion import (
 from lfdm.data.corpora.cutting import Cutting
 from lfdm.data.corpora.layouts import MIN_LISTED_SHARE, Arrangement, Place, arrange, separate_subjects
 from lfdm.data.corpora.listings import Listing, read_label_table, read_split_lists, read_texts, text_names
-from lfdm.data.corpora.splits import sample_test_subjects
+from lfdm.data.corpora.splits import hold_out_subjects
 from lfdm.data.images import IMAGE_SUFFIXES
-from lfdm.data.index import ClipRecord, check_split, check_workers, new_data_set, split_warnings, write_index
+from lfdm.data.index import check_split, check_workers, new_data_set, split_warnings, write_index
 from lfdm.data.progress import Progress
 from lfdm.data.video import VIDEO_SUFFIXES
 from lfdm.errors import UserError
@@ -81,7 +80,7 @@ def write_folder(
             raise UserError(f"{source}: {_nothing_usable(skipped, found.expected)}")
         records, notes = list(made.records), [f"layout: {found.description}"]
         if all(place.split != "test" for place in found.places.values()):
-            records = _split(records, test_fraction, seed)
+            records = hold_out_subjects(records, test_fraction, seed)
             if test_fraction > 0 and all(record.split == "train" for record in records):
                 notes.append("no test clips: no subject can be held out without taking a label from training")
         write_index(folder, records)
@@ -210,12 +209,3 @@ def _reason_not_a_clip(path: Path) -> str:
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return "a single image; a clip of frames is a folder of them"
     return f"not a clip; known endings are {' '.join(sorted(VIDEO_SUFFIXES))}"
-
-
-def _split(records: Sequence[ClipRecord], test_fraction: float, seed: int) -> list[ClipRecord]:
-    """Move about `test_fraction` of the subjects to the test split."""
-    labels_of: dict[str, set[str]] = defaultdict(set)
-    for record in records:
-        labels_of[record.subject].add(record.label)
-    test = sample_test_subjects(labels_of, test_fraction, seed)
-    return [replace(record, split="test") if record.subject in test else record for record in records]

@@ -3,10 +3,11 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 
 import numpy as np
 
-from lfdm.data.index import num_test_subjects
+from lfdm.data.index import ClipRecord, num_test_subjects
 
 _NUM_ORDERS = 50
 """Orders of the subjects that are tried where the first leaves a label out: one order is not always enough when subjects have
@@ -37,6 +38,15 @@ def sample_test_subjects(labels_of: Mapping[str, AbstractSet[str]], test_fractio
             break
         ranked = [ranked[i] for i in rng.permutation(len(ranked))]
     return best
+
+
+def hold_out_subjects(records: Sequence[ClipRecord], test_fraction: float, seed: int) -> list[ClipRecord]:
+    """Move about `test_fraction` of the subjects to the test split; see `sample_test_subjects`."""
+    labels_of: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        labels_of[record.subject].add(record.label)
+    test = sample_test_subjects(labels_of, test_fraction, seed)
+    return [replace(record, split="test") if record.subject in test else record for record in records]
 
 
 def _rank(labels_of: Mapping[str, AbstractSet[str]], seed: int) -> list[str]:
