@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lfdm.condition.text import TokenStates, encode_tokens, encoder_source
 from lfdm.config.checks import check_arguments
 from lfdm.config.registration import register_to_config
+from lfdm.data.index import NULL_LABEL
 from lfdm.data.tables import tidy
 from lfdm.errors import MissingExtraError, UserError
 from lfdm.folders.components import Model
@@ -25,9 +26,6 @@ Condition = str | Mapping[str, float] | None
 """A label or text, several of them mixed by weight, or the null condition."""
 ConditionInput = Condition | Sequence[Condition] | Tensor
 """One condition, a list of them, or embeddings (dim,) or (b, dim)."""
-
-NULL_LABEL = "None"
-"""A clip with this label trains the null condition, as published; the model does not count it as a label."""
 
 
 class ConditionEncoder(Model):

@@ -25,6 +25,9 @@ MAX_CLIP_PIXELS = 50_000_000
 MAX_SUBJECTS = 100_000
 MAX_WORKERS = 1000
 
+NULL_LABEL = "None"
+"""A clip with this label trains the null condition, as published; the model does not count it as a label."""
+
 Split = Literal["train", "test"]
 
 

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
-from lfdm.condition.encoder import NULL_LABEL
 from lfdm.config.presets import Preset
 from lfdm.config.serialization import from_json
 from lfdm.config.video import Fit
-from lfdm.data.index import ClipRecord, labels
+from lfdm.data.index import NULL_LABEL, ClipRecord, labels
 from lfdm.data.puppets.truth import truth_path
 from lfdm.errors import UserError
 from lfdm.folders.files import existing_path

@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
-from lfdm.condition.encoder import NULL_LABEL, ConditionEncoder
+from lfdm.condition.encoder import ConditionEncoder
 from lfdm.config.diffusion import DiffusionConfig
 from lfdm.config.presets import Preset
 from lfdm.config.serialization import to_json
@@ -18,7 +18,7 @@ from lfdm.data.augmentation import ColorJitter
 from lfdm.data.cache import ClipCache, open_cache
 from lfdm.data.clips import ClipDataset
 from lfdm.data.frame_indices import uniform_indices
-from lfdm.data.index import ClipRecord, labels
+from lfdm.data.index import NULL_LABEL, ClipRecord, labels
 from lfdm.data.progress import Progress
 from lfdm.denoiser.network import DenoiserNetwork
 from lfdm.denoiser.unet3d import MotionUNet3D

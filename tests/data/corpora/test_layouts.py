@@ -172,6 +172,73 @@ def test_kth_names_give_label_and_person(tree: Tree, folder: str) -> None:
     assert {split for _, _, split in rows.values()} == {"train", "test"}
 
 
+def test_official_lists_may_lie_next_to_the_folder(tree: Tree) -> None:
+    names = [f"Archery/v_Archery_g{group:02}_c01.avi" for group in (1, 8, 9)]
+    tree.add(*names)
+    tree.write({"../ucfTrainTestlist/trainlist01.txt": "".join(f"{name} 1\n" for name in names[1:])})
+    tree.write({"../ucfTrainTestlist/testlist01.txt": f"{names[0]}\n", "../train.txt": "\n".join(names)})
+    assert [split for _, _, split in tree.rows().values()] == ["test", "train", "train"]
+    assert tree.convert().notes[0].endswith("splits by testlist01.txt and trainlist01.txt")
+
+
+@pytest.mark.parametrize("folder", ["", "../"])
+def test_hmdb51_lists_have_a_number_for_the_split_of_each_clip(tree: Tree, folder: str) -> None:
+    tree.add(*(f"{label}/{label}_{n}.avi" for label in ("brush_hair", "wave", "run") for n in range(4)))
+    for split in (1, 2):
+        lists = {
+            f"{folder}testTrainMulti_7030_splits/{label}_test_split{split}.txt": "".join(
+                f"{label}_{n}.avi {number} \n" for n, number in enumerate((1, 2, 0, 1) if split == 1 else (2, 1, 1, 0))
+            )
+            for label in ("brush_hair", "wave", "run")
+        }
+        tree.write(lists)
+    rows = tree.rows()
+    assert {path.split("_")[-1]: split for path, (_, _, split) in rows.items()} == {
+        "0.avi": "train",
+        "1.avi": "test",
+        "3.avi": "train",
+    }
+    assert len(rows) == 9
+    report = tree.convert()
+    assert report.notes[0].endswith("splits by brush_hair_test_split1.txt and 2 others")
+    assert {skipped.path.split("_")[-1] for skipped in report.skipped if skipped.path.endswith("avi")} == {"2.avi"}
+
+
+@pytest.mark.parametrize("folder", ["", "../"])
+def test_kth_people_are_split_as_its_list_says(tree: Tree, folder: str) -> None:
+    tree.add(*(f"boxing/person{n:02}_boxing_d1_uncomp.avi" for n in (1, 2, 11, 22)))
+    text = (
+        "Training:\tperson11, 12, 13\nValidation:  person19, 20, 01, 04\nTest:  person22, 02, 03\n\n"
+        "person01_boxing_d1\tframes\t1-95, 96-185, 186-245, 246-360\n"
+    )
+    tree.write({f"{folder}00sequences.txt": text})
+    assert {subject: split for _, subject, split in tree.rows().values()} == {
+        "person01": "test",
+        "person02": "test",
+        "person11": "train",
+        "person22": "test",
+    }
+
+
+def test_clips_without_labels(tree: Tree) -> None:
+    tree.add("train/a.avi", "test/c.avi")
+    with pytest.raises(UserError, match="layout unlabelled"):
+        tree.convert()
+    tree.add("train/deep/b.avi")
+    assert tree.rows(layout="unlabelled") == {
+        "train/a.avi": ("None", "train/a.avi", "train"),
+        "train/deep/b.avi": ("None", "train/deep/b.avi", "train"),
+        "test/c.avi": ("None", "test/c.avi", "test"),
+    }
+
+
+def test_clips_without_labels_or_folders(tree: Tree) -> None:
+    tree.add(*(f"{n}.avi" for n in range(5)))
+    rows = tree.rows(layout="unlabelled")
+    assert {label for label, _, _ in rows.values()} == {"None"}
+    assert {split for _, _, split in rows.values()} == {"train", "test"}
+
+
 def test_a_forced_layout_names_clips_of_another_one(tree: Tree) -> None:
     tree.add("wave/a.avi", "wave/ann/1.avi", "wave/ann/2.avi")
     assert tree.rows(layout="label") == {"wave/a.avi": ("wave", "wave/a.avi", "train")}

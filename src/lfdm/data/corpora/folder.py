@@ -20,7 +20,7 @@ from lfdm.data.corpora.conversion import (
 )
 from lfdm.data.corpora.cutting import Cutting
 from lfdm.data.corpora.layouts import MIN_LISTED_SHARE, Arrangement, Place, arrange, separate_subjects
-from lfdm.data.corpora.listings import Listing, read_label_table, read_split_lists, read_texts, text_names
+from lfdm.data.corpora.listings import Listing, lists_beside, read_label_table, read_split_lists, read_texts, text_names
 from lfdm.data.corpora.splits import hold_out_subjects
 from lfdm.data.images import IMAGE_SUFFIXES
 from lfdm.data.index import check_split, check_workers, new_data_set, split_warnings, write_index
@@ -70,7 +70,7 @@ def write_folder(
     check_split(seed=seed, test_fraction=test_fraction)
     check_workers(num_workers)
     form = ClipFormat(size=size, fit=fit, max_frames=max_frames, cutting=cutting)
-    tree = _scan(source)
+    tree = _scan(source, has_labels=layout != "unlabelled")
     found = _arrange(tree, layout, labels)
     recordings = [_recording(source, clip, place) for clip, place in found.places.items()]
     with new_data_set(out) as folder:
@@ -102,6 +102,8 @@ class _Tree:
     """The clips of a tree in natural order, and everything else in it except hidden files."""
 
     source: Path
+    has_labels: bool
+    """Whether the folders at the top are those of labels, and no clips."""
     clips: list[PurePath] = field(default_factory=list)
     """Relative to the tree."""
     others: dict[PurePath, str] = field(default_factory=dict)
@@ -112,8 +114,8 @@ class _Tree:
         return [path for path in self.others if path.suffix.lower() == ".txt"]
 
 
-def _scan(source: Path) -> _Tree:
-    tree = _Tree(source=source)
+def _scan(source: Path, *, has_labels: bool) -> _Tree:
+    tree = _Tree(source=source, has_labels=has_labels)
     _scan_folder(tree, source)
     return tree
 
@@ -122,7 +124,7 @@ def _scan_folder(tree: _Tree, folder: Path) -> None:
     at_top = folder == tree.source
     for entry in entries_or_skip(tree.source, folder, tree.skipped):
         path = entry.relative_to(tree.source)
-        if _is_clip(entry) and not (at_top and _is_folder(entry)):
+        if _is_clip(entry) and not (at_top and tree.has_labels and _is_folder(entry)):
             tree.clips.append(path)
         elif not _is_folder(entry):
             tree.others[path] = "not a label's folder" if at_top else _reason_not_a_clip(entry)
@@ -142,14 +144,16 @@ def _arrange(tree: _Tree, layout: FolderLayout, labels: str | Path | None) -> Ar
         assert listing is not None
         found = arrange(tree.clips, layout, labels=listing.places, labels_from=listing.name)
     places, description = found.places, found.description
-    if layout in ("auto", "ucf101") and all(place.split is None for place in places.values()):
-        lists, splits = read_split_lists(tree.source, tree.clips, texts)
+    if not layout.startswith("split") and all(place.split is None for place in places.values()):
+        in_tree = {tree.source / text: text for text in texts}
+        lists, splits = read_split_lists(places, [*in_tree, *lists_beside(tree.source)])
         if splits:
-            description = f"{description}; splits by {lists}"
-            found.misplaced.update((clip, f"not listed in {lists}") for clip in places if clip not in splits)
+            name = " and ".join(text.name for text in lists) if len(lists) < 3 else f"{lists[0].name} and {len(lists) - 1} others"
+            description = f"{description}; splits by {name}"
+            found.misplaced.update((clip, f"not listed in {name}") for clip in places if clip not in splits)
             places = {clip: replace(place, split=splits[clip]) for clip, place in places.items() if clip in splits}
-            for name in lists.split(" and "):
-                tree.others.pop(next(text for text in texts if text.name == name), None)
+            for text in lists:
+                tree.others.pop(in_tree.get(text, text), None)
     tree.skipped.extend(skip(tree.source, tree.source / clip, reason) for clip, reason in found.misplaced.items())
     return replace(found, places=separate_subjects(places), description=description)
 

@@ -12,7 +12,7 @@ from typing import get_args
 
 from lfdm.config.checks import check
 from lfdm.config.video import FolderLayout
-from lfdm.data.index import Split
+from lfdm.data.index import NULL_LABEL, Split
 from lfdm.data.tables import tidy
 from lfdm.errors import UserError
 
@@ -37,7 +37,10 @@ _PATTERNS: dict[FolderLayout, str] = {
     "split-label-subject": "<split>/<label>/<subject>/<clip>",
     "ucf101": "v_<label>_g<group>_c<clip>",
     "kth": "<person>_<label>_<scenario>",
+    "unlabelled": "<clip>",
 }
+_NEED_NO_FOLDER = ("ucf101", "kth", "unlabelled")
+"""Layouts in which no folder says what the label is."""
 _NUM_NAMES: dict[FolderLayout, tuple[int, ...]] = {"auto": (2, 3), "label": (2,), "label-subject": (3,), "split-label": (2,)}
 """Names in a clip's path without its split: label, perhaps subject, and file name."""
 
@@ -102,7 +105,7 @@ def arrange(
     """
     check(layout in get_args(FolderLayout), "layout", layout, f"one of {', '.join(get_args(FolderLayout))}")
     kind = _corpus_of(clips) if layout == "auto" and labels is None else layout
-    folders = _split_folders(clips, kind, needs_label=labels is None and kind not in ("ucf101", "kth"))
+    folders = _split_folders(clips, kind, needs_label=labels is None and kind not in _NEED_NO_FOLDER)
     if folders.level is None and kind.startswith("split"):
         raise UserError(f"layout must have folders 'train' and 'test'; got {kind!r} for a tree without them")
     pattern = f"<clip> with {labels_from}" if labels is not None else _PATTERNS[kind]
@@ -117,7 +120,8 @@ def arrange(
             found.misplaced[clip] = f"no label in {labels_from}"
         elif place is None and len(names) == 1 and folders.level is not None:
             found.misplaced[clip] = (
-                "no label; labels may be a table, texts beside the clips, or the folders themselves (layout label)"
+                "no label; labels may be a table, texts beside the clips, or the folders themselves (layout label); "
+                "layout unlabelled takes clips without labels"
             )
         elif place is None:
             found.misplaced[clip] = f"a clip of another layout; expected {expected}"
@@ -180,6 +184,8 @@ def _split_names(names: Sequence[tuple[str, ...]], level: int) -> tuple[str, ...
 
 def _place(clip: PurePath, names: tuple[str, ...], layout: FolderLayout) -> Place | None:
     """Return label and subject by a clip's own name or by its folders, None where the layout has none."""
+    if layout == "unlabelled":
+        return Place(label=NULL_LABEL, subject=clip.as_posix())
     if layout == "ucf101" and (match := _UCF101_NAME.fullmatch(clip.stem)):
         label = match["label"]
         if len(names) > 1 and names[-2].lower() == label.lower():  # v_HandStandPushups_... in HandstandPushups/

@@ -5,7 +5,7 @@ Clips are paths relative to the tree.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath, PurePosixPath
 
@@ -17,6 +17,13 @@ from lfdm.errors import UserError
 MAX_TEXT_BYTES = 10_000
 """A longer text next to a clip is no label."""
 _LIST_NUMBER = re.compile(r"\d+$")
+_HMDB51_LIST = re.compile(r".+_test_split(?P<number>\d+)")
+"""A list of HMDB51: the clips of one label, each with 1 for training, 2 for test or 0 for neither."""
+_KTH_LIST = "00sequences"
+_KTH_LINE = re.compile(r"^\W*(?P<split>training|validation|test)\W+person\s*(?P<people>\d+(?:\s*,\s*\d+)*)", re.I | re.M)
+_FOLDERS_BESIDE = ("", "ucfTrainTestlist", "testTrainMulti_7030_splits")
+"""Where the official lists of UCF-101, HMDB51 and KTH are unpacked, next to the clips."""
+_OFFICIAL_LIST = re.compile(rf"(?:train|test)list\d+|{_HMDB51_LIST.pattern}|{_KTH_LIST}")
 
 
 class _Names:
@@ -105,31 +112,67 @@ def _first_line(path: Path) -> str:
     return next((tidy(line) for line in lines if line.strip()), "")
 
 
-def read_split_lists(source: Path, clips: Sequence[PurePath], texts: Iterable[PurePath]) -> tuple[str, dict[PurePath, Split]]:
-    """Return the names and the clips of the first lists like trainlist01.txt and testlist01.txt that name most of the clips.
+def lists_beside(source: Path) -> list[Path]:
+    """List the official split lists of UCF-101, HMDB51 and KTH that lie next to a tree of clips instead of in it."""
+    folders = (source.absolute().parent / name for name in _FOLDERS_BESIDE)
+    return [path for folder in folders for path in sorted(folder.glob("*.txt")) if _OFFICIAL_LIST.fullmatch(path.stem)]
 
-    A line holds a path and perhaps a number. A clip in two lists is held out from training. Returns ("", {}) without lists.
+
+def read_split_lists(places: Mapping[PurePath, Place], texts: Iterable[Path]) -> tuple[list[Path], dict[PurePath, Split]]:
+    """Return the first lists that name most of the clips, and the split of each clip that they name; ([], {}) without lists.
+
+    Lists are trainlist01.txt and testlist01.txt (UCF-101) and such pairs, in which a line holds a path and perhaps a number;
+    those of HMDB51, one for each label; and 00sequences.txt (KTH), which names people. Of UCF-101 and HMDB51 the first of the
+    three splits is used. A clip in two lists is held out from training.
     """
-    groups: dict[str, list[PurePath]] = defaultdict(list)
+    groups: dict[tuple[int, str], list[Path]] = defaultdict(list)
     for text in texts:
-        if split_of_name(text.stem) is not None:
+        if match := _HMDB51_LIST.fullmatch(text.stem):
+            groups[1, match["number"]].append(text)
+        elif text.stem == _KTH_LIST:
+            groups[2, ""].append(text)
+        elif split_of_name(text.stem) is not None:
             number = _LIST_NUMBER.search(text.stem)
-            groups[number[0] if number else ""].append(text)
-    names = _Names(clips)
-    for _, lists in sorted(groups.items()):
-        splits: dict[PurePath, Split] = {}
-        for text in sorted(lists, key=lambda text: split_of_name(text.stem) != "train"):  # test last: it wins
-            split = split_of_name(text.stem)
-            splits |= {clip: split for clip in _listed(source / text, names) if split is not None}
-        if splits and len(splits) >= MIN_LISTED_SHARE * len(clips):
-            return " and ".join(text.name for text in lists), splits
-    return "", {}
+            groups[0, number[0] if number else ""].append(text)
+    names = _Names(places)
+    for (kind, _), lists in sorted(groups.items()):
+        read = (_read_pair, _read_hmdb51, _read_kth)[kind]
+        splits = read(lists, names, places)
+        if splits and len(splits) >= MIN_LISTED_SHARE * len(places):
+            return lists, splits
+    return [], {}
 
 
-def _listed(path: Path, names: _Names) -> list[PurePath]:
+def _read_pair(lists: Sequence[Path], names: _Names, _: Mapping[PurePath, Place]) -> dict[PurePath, Split]:
+    splits: dict[PurePath, Split] = {}
+    for text in sorted(lists, key=lambda text: split_of_name(text.stem) != "train"):  # test last: it wins
+        split = split_of_name(text.stem)
+        splits |= {clip: split for clip, _ in _listed(text, names) if split is not None}
+    return splits
+
+
+def _read_hmdb51(lists: Sequence[Path], names: _Names, _: Mapping[PurePath, Place]) -> dict[PurePath, Split]:
+    by_number: dict[str, Split] = {"1": "train", "2": "test"}
+    return {clip: by_number[number] for text in lists for clip, number in _listed(text, names) if number in by_number}
+
+
+def _read_kth(lists: Sequence[Path], _: _Names, places: Mapping[PurePath, Place]) -> dict[PurePath, Split]:
+    people: dict[str, Split] = {}
+    for match in _KTH_LINE.finditer("\n".join(line for text in lists for line in _lines(text))):
+        split = split_of_name(match["split"].lower())
+        people |= {f"person{int(number):02d}": split for number in match["people"].split(",") if split is not None}
+    return {clip: people[place.subject] for clip, place in places.items() if place.subject in people}
+
+
+def _listed(path: Path, names: _Names) -> list[tuple[PurePath, str]]:
+    """Return the clips that a list names, and the number after each, "" where there is none."""
+    entries = (re.fullmatch(r"(.*?)(?:[\s,]+(\d+))?", line) for line in _lines(path))
+    found = [(names.find(entry[1]), entry[2] or "") for entry in entries if entry is not None]
+    return [(clip, number) for clip, number in found if clip is not None]
+
+
+def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError):
         return []
-    entries = (re.sub(r"[\s,]+\d+$", "", line.strip()) for line in lines if line.strip())
-    return [clip for entry in entries if (clip := names.find(entry)) is not None]
