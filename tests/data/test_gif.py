@@ -229,6 +229,37 @@ def test_an_animation_that_ends_early_is_broken(tmp_path: Path, suffix: str) -> 
             read_video(path)
 
 
+@pytest.mark.parametrize("suffix", [".webp", ".apng"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_clip_that_holds_still_is_an_animation_of_one_frame(tmp_path: Path, suffix: str, channels: int) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (9, 7, channels), dtype=np.uint8)
+    for count in (1, 5):
+        path = write_video(tmp_path / f"a{suffix}", np.repeat(picture[None], count, axis=0), fps=8, lossless=True)
+        info = video_info(path)
+        assert (info.frames, info.width, info.height) == (1, 7, 9)
+        assert info.fps == pytest.approx(8 / count)
+        (frame,) = read_video(path, keep_alpha=channels == 4)
+        visible = picture[..., 3] > 0 if channels == 4 else np.ones((9, 7), bool)
+        assert np.array_equal(frame[visible], picture[visible])
+        with Image.open(path) as image:
+            assert image.size == (7, 9)
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png"])
+def test_a_frame_too_short_for_browsers_lasts_100_ms(tmp_path: Path, name: str) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, RED)]
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], duration=10)
+    assert video_info(tmp_path / name).fps == pytest.approx(10)
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.apng"])
+def test_an_animation_is_not_written_faster_than_browsers_show_it(tmp_path: Path, name: str) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    assert video_info(write_video(tmp_path / name, frames, fps=90)).fps == pytest.approx(90, rel=0.03)
+    with pytest.raises(UserError, match=r"fps must be a finite number, 0\.01 to 90; got 100"):
+        write_video(tmp_path / name, frames, fps=100)
+
+
 def test_a_still_picture_is_no_clip(tmp_path: Path) -> None:
     for name in ("a.webp", "a.png"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,11 @@ from lfdm.errors import UserError
 ANIMATION_SUFFIXES = (".webp", ".apng")
 """Endings that can be written; a `.png` that is animated is read, too."""
 _ENDINGS = (*ANIMATION_SUFFIXES, ".png")
-_DEFAULT_MS = 100.0
-"""Duration of a frame that states none, as browsers take it."""
+_SHORTEST_MS, _DEFAULT_MS = 11.0, 100.0
+"""Browsers take a shorter duration, or none, for the default."""
 _QUALITY = 90
 """Quality of lossy WebP, 0 to 100."""
-_PNG, _WEBP_ANIMATED = b"\x89PNG\r\n\x1a\n", 0x02
+_PNG, _WEBP_ANIMATED, _WEBP_ALPHA = b"\x89PNG\r\n\x1a\n", 0x02, 0x10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ def read_animation_timing(path: Path) -> Timing:
     if layout is None or not layout.durations or len(layout.durations) != layout.num_frames:
         raise UserError(f"{path}: broken or not a readable clip or image (not a whole animation)")
     check_pixels(path, layout.width, layout.height)
-    durations = [duration or _DEFAULT_MS for duration in layout.durations]
+    durations = [duration if duration >= _SHORTEST_MS else _DEFAULT_MS for duration in layout.durations]
     return constant_rate(durations, ticks_per_second=1000, width=layout.width, height=layout.height)
 
 
@@ -80,7 +81,37 @@ def encode_animation(frames: Iterable[np.ndarray], suffix: str, *, fps: float, l
         options |= {"lossless": lossless, "quality": _QUALITY}
     buffer = io.BytesIO()
     images[0].save(buffer, "WEBP" if suffix == ".webp" else "PNG", loop=0, **options)
-    return buffer.getvalue()
+    data = buffer.getvalue()
+    if _read_file(io.BytesIO(data)) is None:  # Pillow writes a picture if all frames are equal
+        return (_animated_webp if suffix == ".webp" else _animated_png)(data, images[0], round(ends[-1]))
+    return data
+
+
+def _animated_png(data: bytes, image: Image.Image, milliseconds: int) -> bytes:
+    """Make a PNG an animation of one frame."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    number, unit = (milliseconds, 1000) if milliseconds < 2**16 else (min(milliseconds // 1000, 2**16 - 1), 1)
+    control = chunk(b"acTL", struct.pack(">II", 1, 0))
+    control += chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, *image.size, 0, 0, number, unit, 0, 0))
+    end = data.index(b"IDAT") - 4
+    return data[:end] + control + data[end:]
+
+
+def _animated_webp(data: bytes, image: Image.Image, milliseconds: int) -> bytes:
+    """Make a WebP an animation of one frame."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return kind + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
+
+    size = b"".join((side - 1).to_bytes(3, "little") for side in image.size)
+    picture = data[30:] if data[12:16] == b"VP8X" else data[12:]
+    frame = bytes(6) + size + min(milliseconds, 2**24 - 1).to_bytes(3, "little") + bytes(1) + picture
+    flags = _WEBP_ANIMATED | (_WEBP_ALPHA if image.mode == "RGBA" else 0)
+    content = chunk(b"VP8X", bytes([flags, 0, 0, 0]) + size) + chunk(b"ANIM", bytes(6)) + chunk(b"ANMF", frame)
+    return b"RIFF" + struct.pack("<I", len(content) + 4) + b"WEBP" + content
 
 
 # ------------------------------------------------------------------------------------------------------------- headers
@@ -89,15 +120,19 @@ def encode_animation(frames: Iterable[np.ndarray], suffix: str, *, fps: float, l
 def _read_layout(path: Path) -> _Layout | None:
     """Read the headers of an animation; None for any other file. One that ends early has fewer durations than frames."""
     with path.open("rb") as file:
-        head = file.read(12)
-        try:
-            if head.startswith(_PNG):
-                file.seek(len(_PNG))
-                return _read_png(file)
-            if head.startswith(b"RIFF") and head.endswith(b"WEBP"):
-                return _read_webp(file)
-        except struct.error:  # ends within a header
-            return None
+        return _read_file(file)
+
+
+def _read_file(file: BinaryIO) -> _Layout | None:
+    head = file.read(12)
+    try:
+        if head.startswith(_PNG):
+            file.seek(len(_PNG))
+            return _read_png(file)
+        if head.startswith(b"RIFF") and head.endswith(b"WEBP"):
+            return _read_webp(file)
+    except struct.error:  # ends within a header
+        return None
     return None
 
 

@@ -18,8 +18,8 @@ from lfdm.errors import UserError
 
 _TICK_MS = 10
 """Unit of a GIF's frame times."""
-_DEFAULT_TICKS = 10
-"""Duration of a frame that states none, as browsers take it."""
+_SHORTEST_TICKS, _DEFAULT_TICKS = 2, 10
+"""Browsers take a shorter duration, or none, for the default."""
 _INVISIBLE = 255
 """Palette index of invisible pixels in what is written."""
 _MIN_ALPHA = 128
@@ -88,7 +88,7 @@ def _layout(file: BinaryIO, path: Path) -> GifLayout:
 
 
 def _timing(layout: GifLayout) -> Timing:
-    ticks = [frame.ticks or _DEFAULT_TICKS for frame in layout.frames]
+    ticks = [frame.ticks if frame.ticks >= _SHORTEST_TICKS else _DEFAULT_TICKS for frame in layout.frames]
     rate = re.fullmatch(_RATE_COMMENT + r"(\d+\.?\d*)", layout.comment.decode("latin-1"))
     return constant_rate(
         ticks,

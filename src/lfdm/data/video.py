@@ -36,8 +36,8 @@ FOLDER_FPS = 25.0
 """Frames per second of a folder of images, which stores none."""
 _SAME_TIME = 1e-6
 """Seconds by which a time may miss the start of a frame, for rounding."""
-MAX_GIF_FPS = 50.0
-"""Browsers slow GIFs down whose frames last less than 20 ms."""
+MAX_GIF_FPS, MAX_ANIMATION_FPS = 50.0, 90.0
+"""Browsers slow animations down whose frames last 10 ms or less; a GIF states their time in steps of 10 ms, others in 1 ms."""
 
 FrameSource = np.ndarray | Iterable[np.ndarray]
 """(t, H, W, 3) uint8, or one frame (H, W, 3) after the other; with 4 channels in place of 3, the last one is straight alpha."""
@@ -136,7 +136,8 @@ def _checked(frames: FrameSource) -> Iterator[np.ndarray]:
 
 def max_fps(path: Path) -> float:
     """Return the highest rate that the format of `path` can store."""
-    return MAX_GIF_FPS if path.suffix.lower() == ".gif" else MAX_FPS
+    suffix = path.suffix.lower()
+    return MAX_GIF_FPS if suffix == ".gif" else MAX_ANIMATION_FPS if suffix in ANIMATION_SUFFIXES else MAX_FPS
 
 
 def check_target(path: Path) -> None:
