@@ -35,6 +35,8 @@ _UNKNOWN_RATE = 25.0
 """Frames per second of a file that states none."""
 _SAME_TIME = Fraction(1, 1_000_000)
 """Seconds by which a time may miss the start of a frame: FFmpeg rounds the start of a file so."""
+_BLOCK_HEADER = 8
+"""Most bytes between the position that FFmpeg gives to a block of Matroska and its data: track, time and flags."""
 _LOSSLESS_CODEC = "ffv1"
 """Our own lossless clips."""
 _ALPHA_OF_MODE: dict[int | None, Alpha] = {257: "over white", 258: "over black"}
@@ -71,10 +73,16 @@ class _OpenFile:
     end: int = 0
     """End of the last frame up to now, as far as known."""
     num_frames: int = 0
+    last_byte: int = 0
+    """End of the last packet of any stream up to now, in bytes."""
 
     def packets(self) -> "Iterator[av.Packet[Any]]":
         """Yield the packets of the stream and keep account. Raises UserError for a file that ends within a frame."""
-        for packet in guarded(self.path, self.container.demux(self.stream)):
+        for packet in guarded(self.path, self.container.demux()):
+            if packet.size and packet.pos is not None:
+                self.last_byte = max(self.last_byte, packet.pos + packet.size)
+            if packet.stream.index != self.stream.index:
+                continue
             if packet.is_corrupt and self.container.format.name not in _CUT_ANYWHERE:
                 raise UserError(f"{self.path}: truncated: the file ends in the middle of a frame")
             time = packet.dts if packet.pts is None else packet.pts
@@ -170,7 +178,10 @@ class _OpenFile:
         if self._is_mov() and any(entry.pos + entry.size > size for entry in self.stream.index_entries):
             return False
         stated = _stated_size(self.file)
-        return True if self._has_frame_table() or (stated is not None and stated <= size) else None
+        if self._has_frame_table() or (stated is not None and stated <= size):
+            return True
+        # Of a live recording in Matroska: the last block ends the file, while one that was cut off leaves a rest.
+        return True if self._is_matroska() and size - self.last_byte <= _BLOCK_HEADER else None
 
     def _latest_end(self) -> float:
         """Return the time in seconds at which the last frame may end, which can state no duration."""
@@ -181,6 +192,9 @@ class _OpenFile:
 
     def _is_mov(self) -> bool:
         return self.container.format.name.startswith("mov")
+
+    def _is_matroska(self) -> bool:
+        return self.container.format.name.startswith("matroska")
 
     def _has_frame_table(self) -> bool:
         return self._is_mov() and self.stream.frames > 0

@@ -32,6 +32,8 @@ _ROTATIONS = ((False, False, False), (True, False, True), (False, True, True), (
 class FrameConverter:
     """Converts the frames of one video stream to RGB.
 
+    Frames whose size changes within the stream, as in recordings of video calls, are scaled to the size of the first one.
+
     Args:
         aspect: width of a stored pixel divided by its height; None or 0 if unknown.
         alpha: how colours are stored next to alpha.
@@ -42,6 +44,8 @@ class FrameConverter:
         self.alpha: Alpha = alpha
         self.keep_alpha = keep_alpha
         self.aspect = aspect if aspect and Fraction(1, _MAX_ASPECT) <= aspect <= _MAX_ASPECT else Fraction(1)
+        self._stored_size: tuple[int, int] | None = None
+        """Width and height of the first frame, before it is turned."""
         self._reformatter = VideoReformatter()  # one for all frames: setting it up costs more than a small frame
 
     def convert(self, frame: av.VideoFrame) -> np.ndarray:
@@ -60,17 +64,19 @@ class FrameConverter:
 
     def size(self, frame: av.VideoFrame) -> tuple[int, int]:
         """Return width and height of the converted frame."""
-        width, height = self._square_width(frame), frame.height
+        width, height = self._shown_size(frame)
         return (height, width) if _orientation(frame)[0] else (width, height)
 
-    def _square_width(self, frame: av.VideoFrame) -> int:
-        return max(1, round(frame.width * self.aspect))
+    def _shown_size(self, frame: av.VideoFrame) -> tuple[int, int]:
+        if self._stored_size is None:
+            self._stored_size = max(1, round(frame.width * self.aspect)), frame.height
+        return self._stored_size
 
     def _reformat(self, frame: av.VideoFrame, pixel_format: str) -> np.ndarray:
-        width = self._square_width(frame)
-        if width == frame.width:
+        size = self._shown_size(frame)
+        if size == (frame.width, frame.height):
             return self._reformatter.reformat(frame, format=pixel_format).to_ndarray()
-        return self._reformatter.reformat(frame, width, format=pixel_format, interpolation="BICUBIC").to_ndarray()
+        return self._reformatter.reformat(frame, *size, format=pixel_format, interpolation="BICUBIC").to_ndarray()
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
