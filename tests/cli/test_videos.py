@@ -170,6 +170,7 @@ def test_unconditional_and_half_precision(lfdm: Lfdm, model: Path, image: Path) 
         (["person", "wave", "--out", ".mp4"], "(a folder of PNGs); got '.mp4'"),
         (["person", "wave", "--device", "meta"], "device 'meta' cannot be used here"),
         (["person", "wave", "--fit", "stretch"], "'stretch'"),
+        (["person", "wave", "--model", ""], "model must be a name or a folder; got ''"),
         (["person", "wave", "--model", "nobody"], "unknown model 'nobody'; bundled models: "),
         (["person", "wave", "--model", "./nobody"], "no model folder ./nobody"),
         (["person", "wave", "--model", "~nobody/model"], "no model folder ~nobody/model"),

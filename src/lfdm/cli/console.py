@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ EXIT_USER_ERROR = 2
 EXIT_TERMINATED = 128 + signal.SIGTERM
 EXIT_CLOSED_PIPE = 128 + 13
 """Exit code of a program that SIGPIPE ended, which Windows does not define."""
+LINE_SECONDS = 30.0
 TRACEBACK_OPTION = "--traceback"
 TRACEBACK_VARIABLE = "LFDM_TRACEBACK"
 
@@ -232,7 +234,10 @@ def _print_error(message: str) -> None:
 
 
 class ProgressBars:
-    """A `Progress` with one bar on stderr for each named work; `note` is shown after the bar."""
+    """A `Progress` with one bar on stderr for each named work; `note` is shown after the bar.
+
+    Where stderr is no terminal, such as a log file, a line is printed every `LINE_SECONDS` and at the end of each work instead.
+    """
 
     def __init__(self) -> None:
         from rich import progress
@@ -247,8 +252,14 @@ class ProgressBars:
         )
         self._bars = progress.Progress(*columns, console=Console(stderr=True))
         self._tasks: dict[str, progress.TaskID] = {}
+        self._printed = time.monotonic()
 
     def __call__(self, work: str, done: int, total: int, *, note: str = "") -> None:
+        if not self._bars.console.is_terminal:
+            if done >= total or time.monotonic() > self._printed + LINE_SECONDS:
+                self._printed = time.monotonic()
+                self.print(f"{work} {done}/{total} {note}".rstrip())
+            return
         if not self._tasks:
             self._bars.start()  # no earlier: an error before the first update stays the only line
         if work not in self._tasks:

@@ -61,6 +61,8 @@ def find_folder(name: str | Path, **hub: Unpack[HubOptions]) -> Path:
     if unknown:
         raise UserError(f"from_pretrained has no option {unknown[0]!r}; of a download it has {list(HubOptions.__annotations__)}")
     text = str(name)
+    if not text.strip():
+        raise UserError(f"model must be a name or a folder; got {text!r}; {_allowed_names()}")
     if isinstance(name, str) and text in bundled_models():
         return ASSETS_DIR / text
     folder = existing_path(name)
