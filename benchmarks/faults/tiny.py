@@ -68,6 +68,19 @@ class Commands:
     def evaluate(self, out: Path, data: Path | None = None) -> list[str]:
         return self._words("evaluate", EVALUATION, model=self.model, data=data or self.data, device="cpu", out=out)
 
+    def generate(self, out: Path, extra: str = "") -> list[str]:
+        return self._words("generate", f"{self.clip}@0 wave", extra, model=self.model, out=out)
+
+    def transfer(self, out: Path) -> list[str]:
+        return self._words("transfer", f"{self.clip}@0 {self.clip}", model=self.model, out=out)
+
+    def demo(self, out: Path) -> list[str]:
+        return self._words("demo", "--panel", out=out)
+
+    @property
+    def clip(self) -> Path:
+        return min((self.data / CLIPS_DIR).rglob("wave-*.avi"))
+
     def _optimization(self, prefix: str) -> str:
         return " ".join(f"--{prefix}.{setting.strip()}" for setting in f"num-steps {self.num_steps}, {OPTIMIZATION}".split(","))
 

@@ -202,7 +202,14 @@ def test_where_the_data_may_not_be_written_to_the_cache_is_the_users_own(
 @pytest.mark.parametrize("damage", ["missing", "broken", "short", "folder"])
 def test_a_bad_clip_is_one_error_and_leaves_no_cache(data_set: tuple[Path, list[ClipRecord]], damage: str) -> None:
     root, records = data_set
-    path = root / records[1].path
+    _damage_clip(root / records[1].path, damage)
+    with pytest.raises(UserError, match=r"kick/7\.avi") as caught:
+        open_cache(root, records, 8, "pad")
+    assert "\n" not in str(caught.value)
+    assert not list(root.glob(".cache/*"))
+
+
+def _damage_clip(path: Path, damage: str) -> None:
     if damage == "short":
         write_video(path, numbered_clip(6), fps=8)
     else:
@@ -211,10 +218,57 @@ def test_a_bad_clip_is_one_error_and_leaves_no_cache(data_set: tuple[Path, list[
         path.write_bytes(b"RIFF")
     if damage == "folder":
         path.mkdir()
-    with pytest.raises(UserError, match=r"kick/7\.avi") as caught:
+
+
+@pytest.mark.parametrize("damage", ["missing", "broken", "short", "folder"])
+def test_a_bad_clip_is_left_out_of_a_training_and_named_once(
+    data_set: tuple[Path, list[ClipRecord]], damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    root, records = data_set
+    _damage_clip(root / records[1].path, damage)
+    for _ in range(2):  # the second time from the cache
+        caplog.clear()
+        cache = open_cache(root, records, 8, "pad", skip_broken=True)
+        assert cache.records == [records[0], records[2]]
+        assert [message.count("kick/7.avi") for message in caplog.messages] == [1]
+        for index, record in enumerate(cache.records):
+            assert np.array_equal(cache.clip(index), fit_frames(numbered_clip(record.frames), 8, "pad"))
+    with pytest.raises(UserError, match=r"kick/7\.avi"):
         open_cache(root, records, 8, "pad")
-    assert "\n" not in str(caught.value)
+
+
+def test_without_any_usable_clip_there_is_no_cache(data_set: tuple[Path, list[ClipRecord]]) -> None:
+    root, records = data_set
+    for record in records:
+        (root / record.path).unlink()
+    with pytest.raises(UserError, match=r"no clip is usable; the first of 3: .*the clip is missing"):
+        open_cache(root, records, 8, "pad", skip_broken=True)
     assert not list(root.glob(".cache/*"))
+
+
+@pytest.mark.parametrize("damage", ["page", "cut", "list"])
+def test_a_cache_that_changed_on_the_disk_is_made_anew(
+    data_set: tuple[Path, list[ClipRecord]], damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    root, records = data_set
+    folder = open_cache(root, records, 8, "pad").folder
+    path = folder / ("clips.json" if damage == "list" else "frames.u8")
+    content = bytearray(path.read_bytes())
+    if damage == "page":
+        content[cache_bytes(records[:1]) + 5] ^= 1  # in the second clip
+    path.write_bytes(content if damage == "page" else content[:-1])
+    cache = open_cache(root, records, 8, "pad")
+    assert len(caplog.messages) == 1
+    if damage == "page":
+        assert records[1].path in caplog.text
+        assert records[0].path not in caplog.text
+    for index, record in enumerate(records):
+        assert np.array_equal(cache.clip(index), fit_frames(numbered_clip(record.frames), 8, "pad"))
+    assert [entry.name for entry in (root / ".cache").iterdir()] == [folder.name]
+
+
+def cache_bytes(records: list[ClipRecord]) -> int:
+    return sum(record.frames for record in records) * 8 * 8 * 3
 
 
 def test_cache_refuses_impossible_settings(data_set: tuple[Path, list[ClipRecord]]) -> None:

@@ -35,6 +35,16 @@ def test_a_file_that_does_not_fit_is_named_and_the_old_one_kept(tmp_path: Path) 
     assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == {"wave.mp4": b"old"}
 
 
+def test_on_a_read_only_disk_the_file_is_named_and_not_the_temporary_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)  # also of a file that does not exist
+    with pytest.raises(DiskError, match=r"/wave\.mp4 could not be written: the disk at .* is read-only"):
+        write_bytes(tmp_path / "wave.mp4", b"new")
+
+
 def test_a_folder_that_does_not_fit_is_named_and_not_the_temporary_one(tmp_path: Path) -> None:
     def write(folder: Path) -> None:
         (folder / "small").write_bytes(b"1")

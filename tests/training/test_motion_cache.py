@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from lfdm.config.serialization import to_json
 from lfdm.data.augmentation import ColorJitter, mirror_motion
 from lfdm.data.cache import ClipCache, open_cache
 from lfdm.data.index import ClipRecord
+from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
 from lfdm.motion.warp import warp
 from lfdm.training import motion_cache
@@ -96,17 +98,43 @@ def test_a_stopped_estimation_leaves_nothing(autoencoder: LatentFlowAutoencoder,
     assert autoencoder.training
 
 
-def test_two_processes_may_estimate_at_once(autoencoder: LatentFlowAutoencoder, clips: ClipCache) -> None:
+def test_one_of_two_estimates_and_the_other_waits(autoencoder: LatentFlowAutoencoder, clips: ClipCache) -> None:
     opened: list[MotionCache] = []
+    second = threading.Thread(target=lambda: opened.append(open_motion_cache(autoencoder, clips, progress=never)))
 
-    def overtake(_: str, count: int, __: int) -> None:
-        if count == 2 and not opened:
-            opened.append(open_motion_cache(autoencoder, clips))
+    def begin_second(_: str, count: int, __: int) -> None:
+        if count == 1:
+            second.start()
 
-    cache = open_motion_cache(autoencoder, clips, progress=overtake)
-    assert cache.folder == opened[0].folder
+    def never(*_: object) -> None:
+        raise AssertionError("estimated twice")
+
+    cache = open_motion_cache(autoencoder, clips, progress=begin_second)
+    second.join()
     np.testing.assert_array_equal(cache.clip(1), opened[0].clip(1))
-    assert not list(clips.folder.parent.glob("*.tmp"))
+    assert not list(clips.folder.parent.glob(".*"))
+
+
+def test_motion_that_changed_on_the_disk_is_estimated_anew(
+    autoencoder: LatentFlowAutoencoder, clips: ClipCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = open_motion_cache(autoencoder, clips)
+    before = np.array(cache.clip(2))
+    path = cache.folder / "motion.f16"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    np.testing.assert_array_equal(open_motion_cache(autoencoder, clips).clip(2), before)
+    assert [message.count(clips.records[2].path) for message in caplog.messages] == [1]
+
+
+def test_motion_that_is_not_finite_is_never_stored(autoencoder: LatentFlowAutoencoder, clips: ClipCache) -> None:
+    broken = copy.deepcopy(autoencoder).requires_grad_(False)
+    for parameter in broken.motion_predictor.parameters():
+        parameter.fill_(float("nan"))
+    with pytest.raises(UserError, match=f"{clips.records[0].path}: .*not finite"):
+        open_motion_cache(broken, clips)
+    assert [path.name for path in clips.folder.parent.iterdir()] == [clips.folder.name]
 
 
 def test_loader_processes_get_a_cache_as_a_path(autoencoder: LatentFlowAutoencoder, clips: ClipCache) -> None:

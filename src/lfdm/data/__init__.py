@@ -8,6 +8,7 @@ __all__ = [
     "animations",
     "augmentation",
     "cache",
+    "clip_file",
     "clips",
     "containers",
     "corpora",

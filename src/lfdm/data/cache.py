@@ -5,16 +5,19 @@ Shapes: a clip is (t, S, S, 3) uint8.
 
 import hashlib
 import json
+import logging
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lfdm.config.video import Fit
+from lfdm.data.clip_file import Part, damaged_clips, write_clips
 from lfdm.data.index import CACHE_DIR, CLIP_INDEX_NAME, ClipRecord
 from lfdm.data.progress import Progress
 from lfdm.data.video import read_fitted
@@ -22,19 +25,28 @@ from lfdm.errors import UserError
 from lfdm.folders.files import expand_home
 from lfdm.folders.lock import build_once
 
+logger = logging.getLogger(__name__)
+
 _FRAMES_NAME = "frames.u8"
-_OFFSETS_NAME = "offsets.json"
-_CACHE_VERSION = 1
+_CLIPS_NAME = "clips.json"
+_CACHE_VERSION = 2
 
 
 class ClipCache:
-    """All frames of a list of clips, fitted to one square size, in one memory-mapped file. See `open_cache`."""
+    """All frames of a list of clips, fitted to one square size, in one memory-mapped file. See `open_cache`.
+
+    Attributes:
+        records: the clips, without broken ones.
+        broken: reasons why clips are left out, by path.
+        offsets: number of frames before each clip, and of all frames.
+    """
 
     def __init__(self, folder: Path, records: Sequence[ClipRecord], size: int) -> None:
         self.folder = folder
-        self.records = list(records)
+        self.broken: dict[str, str] = json.loads((folder / _CLIPS_NAME).read_text())["broken"]
+        self.records = [record for record in records if record.path not in self.broken]
         self.size = size
-        self.offsets: list[int] = json.loads((folder / _OFFSETS_NAME).read_text())
+        self.offsets: list[int] = np.cumsum([0, *(record.frames for record in self.records)]).tolist()
         self._frames = self._map()
 
     def _map(self) -> np.ndarray:
@@ -69,6 +81,7 @@ def open_cache(
     fit: Fit,
     cache_dir: str | Path | None = None,
     *,
+    skip_broken: bool = False,
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> ClipCache:
@@ -76,19 +89,30 @@ def open_cache(
 
     The cache is a folder in `cache_dir` (default: `.cache` in the data folder or, if that is not writable,
     `$XDG_CACHE_HOME/lfdm` or `~/.cache/lfdm`). Its name is a digest of the records, the clips' file sizes and times,
-    `size` and `fit`. It appears only when it is complete, and several processes may build it at once.
+    `size` and `fit`. It appears only when it is complete, and one process builds it while others wait. A cache that has
+    changed on the disk is made anew.
 
-    Raises UserError naming the clip for one that is missing, broken or of another length than its record, and OSError
-    where the disk refuses.
+    `skip_broken` leaves out clips that are missing, broken or of another length than their record, and logs a warning that
+    names each; otherwise UserError names the first one. Raises UserError where no clip is usable, and OSError where the
+    disk refuses.
     """
     root = expand_home(root)
     if not records:
         raise UserError(f"{root}: no clips to cache")
     parent = _default_cache_dir(root) if cache_dir is None else Path(cache_dir)
     folder = parent / f"{size}-{fit}-{_content_key(root, records, size, fit)}"
-    clips = _decoded(root, records, size, fit, num_workers or os.cpu_count() or 1)
-    build_once(folder, lambda temporary: _write_cache(temporary, clips, records, progress))
-    return ClipCache(folder, records, size)
+
+    def write(temporary: Path) -> None:
+        clips = _decoded(root, records, size, fit, num_workers or os.cpu_count() or 1)
+        _write_cache(temporary, records, clips, progress, skip_broken=skip_broken)
+
+    build_once(folder, write, _find_damage)
+    cache = ClipCache(folder, records, size)
+    if cache.broken and not skip_broken:
+        raise UserError(next(iter(cache.broken.values())))
+    for reason in cache.broken.values():
+        logger.warning("clip left out: %s", reason)
+    return cache
 
 
 def _default_cache_dir(root: Path) -> Path:
@@ -105,27 +129,59 @@ def _content_key(root: Path, records: Sequence[ClipRecord], size: int, fit: Fit)
         clip = root / record.path
         try:
             stats = [path.stat() for path in (clip, *(sorted(clip.iterdir()) if clip.is_dir() else ()))]
-        except OSError as error:
-            raise UserError(f"{clip}: the clip is missing ({error.strerror})") from error
+        except OSError:  # missing, which decoding it reports
+            stats = []
         digest.update(json.dumps([record.path, record.frames, [[stat.st_size, stat.st_mtime_ns] for stat in stats]]).encode())
     return digest.hexdigest()[:16]
 
 
-def _write_cache(folder: Path, clips: Iterable[np.ndarray], records: Sequence[ClipRecord], progress: Progress | None) -> None:
-    with (folder / _FRAMES_NAME).open("wb") as file:
-        for done, frames in enumerate(clips, start=1):
-            file.write(np.ascontiguousarray(frames).data)
+def _write_cache(
+    folder: Path,
+    records: Sequence[ClipRecord],
+    clips: Iterable[np.ndarray | UserError],
+    progress: Progress | None,
+    *,
+    skip_broken: bool,
+) -> None:
+    """Write the frames of all clips that are usable, then the list of clips with checksums and reasons."""
+    broken: dict[str, str] = {}
+    usable: list[str] = []
+
+    def arrays() -> Iterator[list[np.ndarray]]:
+        for done, (record, clip) in enumerate(zip(records, clips, strict=True), start=1):
+            if isinstance(clip, UserError):
+                if not skip_broken:
+                    raise clip
+                broken[record.path] = str(clip)
+            else:
+                usable.append(record.path)
+                yield [clip]
             if progress is not None:
                 progress("decoding clips", done, len(records))
-    offsets = np.cumsum([0, *(record.frames for record in records)]).tolist()
-    (folder / _OFFSETS_NAME).write_text(json.dumps(offsets))
+
+    parts = [asdict(part) for part in write_clips(folder / _FRAMES_NAME, arrays())]
+    if not usable:
+        raise UserError(f"no clip is usable; the first of {len(broken)}: {next(iter(broken.values()))}")
+    (folder / _CLIPS_NAME).write_text(json.dumps({"clips": dict(zip(usable, parts, strict=True)), "broken": broken}))
 
 
-def _decoded(root: Path, records: Sequence[ClipRecord], size: int, fit: Fit, num_workers: int) -> Iterator[np.ndarray]:
-    """Yield the clips in order, a few decoded ahead by threads (PyAV releases the interpreter's lock)."""
+def _find_damage(folder: Path) -> str | None:
+    """Return what has changed in a cache since it was written."""
+    try:
+        clips = json.loads((folder / _CLIPS_NAME).read_text())["clips"]
+        damaged = damaged_clips(folder / _FRAMES_NAME, [Part(**part) for part in clips.values()])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return str(error)
+    return f"changed on the disk: {', '.join([*clips][index] for index in damaged)}" if damaged else None
+
+
+def _decoded(
+    root: Path, records: Sequence[ClipRecord], size: int, fit: Fit, num_workers: int
+) -> Iterator[np.ndarray | UserError]:
+    """Yield each clip in order, or its error, a few decoded ahead by threads (PyAV releases the interpreter's lock)."""
     remaining = iter(records)
     with ThreadPoolExecutor(num_workers) as pool:
-        waiting: deque[Future[np.ndarray]] = deque()
+        waiting: deque[Future[np.ndarray | UserError]] = deque()
         try:
             while True:
                 while len(waiting) < 2 * num_workers and (record := next(remaining, None)) is not None:
@@ -137,12 +193,14 @@ def _decoded(root: Path, records: Sequence[ClipRecord], size: int, fit: Fit, num
             pool.shutdown(cancel_futures=True)
 
 
-def _decode_clip(root: Path, record: ClipRecord, size: int, fit: Fit) -> np.ndarray:
+def _decode_clip(root: Path, record: ClipRecord, size: int, fit: Fit) -> np.ndarray | UserError:
     path = root / record.path
     try:
         frames = read_fitted(path, size, fit)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: the clip is missing") from error
+    except FileNotFoundError:
+        return UserError(f"{path}: the clip is missing")
+    except (UserError, OSError) as error:
+        return error if isinstance(error, UserError) else UserError(f"{path}: {error}")
     if len(frames) != record.frames:
-        raise UserError(f"{path}: holds {len(frames)} frames, {CLIP_INDEX_NAME} says {record.frames}")
+        return UserError(f"{path}: holds {len(frames)} frames, {CLIP_INDEX_NAME} says {record.frames}")
     return frames

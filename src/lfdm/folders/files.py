@@ -3,7 +3,7 @@
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -71,7 +71,8 @@ def write_bytes(path: Path, data: bytes) -> None:
             temporary.write_bytes(data)
             temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # there is none, or the disk is read-only
+            temporary.unlink()
         raise
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -54,12 +55,18 @@ def locked(folder: Path, *, inside: bool = True, wait: bool = False, hold: bool 
         lock.release()
 
 
-def build_once(folder: Path, write: Callable[[Path], None]) -> None:
-    """Do `replace_folder` unless `folder` exists. Of several processes one builds it, and the others wait."""
-    if folder.is_dir():
+def build_once(folder: Path, write: Callable[[Path], None], find_damage: Callable[[Path], str | None] | None = None) -> None:
+    """Do `replace_folder` unless `folder` exists. Of several processes one builds it, and the others wait.
+
+    A folder in which `find_damage` finds something is built anew; what it says is logged.
+    """
+    if folder.is_dir() and (find_damage is None or find_damage(folder) is None):
         return
     with locked(folder, inside=False, wait=True):
         recover(folder)
+        if folder.is_dir() and find_damage is not None and (damage := find_damage(folder)) is not None:
+            logger.warning("%s is damaged and made anew: %s", folder, damage)
+            shutil.rmtree(folder)
         if not folder.is_dir():
             replace_folder(folder, write)
 

@@ -6,6 +6,8 @@ Shapes: motion of one clip (3, t, h, w) float16: flow x, flow y (half images), o
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,16 @@ from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.training import FrameSampler
 from lfdm.data.augmentation import ColorJitter, mirror_motion, names_a_side
 from lfdm.data.cache import ClipCache
+from lfdm.data.clip_file import Part, damaged_clips, write_clips
 from lfdm.data.frame_indices import sample_indices
 from lfdm.data.progress import Progress
+from lfdm.errors import UserError
 from lfdm.folders.lock import build_once
 from lfdm.motion.motion import Motion
 
 CHUNK_FRAMES = 64
 """Frames whose motion is estimated at a time."""
-MOTION_VERSION = 1
+MOTION_VERSION = 2
 """Part of a cache's name. Increase it when a change of the code makes the same weights estimate another motion."""
 _MOTION_NAME = "motion.f16"
 _SHAPE_NAME = "shape.json"
@@ -39,7 +43,7 @@ class MotionCache:
         self._motion = self._map()
 
     def _map(self) -> np.ndarray:
-        shape = tuple(json.loads((self.folder / _SHAPE_NAME).read_text()))
+        shape = tuple(json.loads((self.folder / _SHAPE_NAME).read_text())["shape"])
         return np.memmap(self.folder / _MOTION_NAME, np.float16, "r", shape=shape)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -84,7 +88,7 @@ def open_motion_cache(
         with torch.autocast(autoencoder.device.type, torch.bfloat16, enabled=bf16):
             _estimate(autoencoder, clips, temporary, progress)
 
-    build_once(folder, write)
+    build_once(folder, write, partial(_find_damage, clips))
     return MotionCache(folder, clips.offsets, corners=autoencoder.corners)
 
 
@@ -102,18 +106,34 @@ def _digest(autoencoder: LatentFlowAutoencoder) -> str:
 def _estimate(autoencoder: LatentFlowAutoencoder, clips: ClipCache, folder: Path, progress: Progress | None) -> None:
     was_training = autoencoder.training
     autoencoder.eval()
-    shape: tuple[int, ...] = (0, 0, 0)
+    shape: tuple[int, ...] = ()
+
+    def arrays() -> Iterator[list[np.ndarray]]:
+        nonlocal shape
+        for index, record in enumerate(clips.records):
+            motion = list(_clip_motion(autoencoder, clips.clip(index)))
+            if not all(np.isfinite(values).all() for values in motion):
+                raise UserError(f"{record.path}: the motion that stage 1 estimates is not finite in float16; train stage 1 anew")
+            shape = motion[0].shape[1:]
+            yield motion
+            if progress is not None:
+                progress("estimating motion", index + 1, len(clips))
+
     try:
-        with (folder / _MOTION_NAME).open("wb") as file:
-            for index in range(len(clips)):
-                for values in _clip_motion(autoencoder, clips.clip(index)):
-                    file.write(values.data)
-                    shape = values.shape[1:]
-                if progress is not None:
-                    progress("estimating motion", index + 1, len(clips))
+        parts = [asdict(part) for part in write_clips(folder / _MOTION_NAME, arrays())]
     finally:
         autoencoder.train(was_training)
-    (folder / _SHAPE_NAME).write_text(json.dumps([clips.offsets[-1], *shape]))
+    (folder / _SHAPE_NAME).write_text(json.dumps({"shape": [clips.offsets[-1], *shape], "clips": parts}))
+
+
+def _find_damage(clips: ClipCache, folder: Path) -> str | None:
+    """Return what has changed in a motion cache since it was written."""
+    try:
+        parts = [Part(**part) for part in json.loads((folder / _SHAPE_NAME).read_text())["clips"]]
+        damaged = [clips.records[index].path for index in damaged_clips(folder / _MOTION_NAME, parts)]
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        return str(error)
+    return f"changed on the disk: {', '.join(damaged)}" if damaged else None
 
 
 def _clip_motion(autoencoder: LatentFlowAutoencoder, clip: np.ndarray) -> Iterator[np.ndarray]:

@@ -169,7 +169,7 @@ def train_autoencoder(
     teacher_motion, state = None, process_state()
     with locked(out, hold=state.is_main_process):
         with state.local_main_process_first():  # the others find the caches that it makes
-            cache = open_cache(data, records, preset.image_size, preset.fit, progress=progress)
+            cache = open_cache(data, records, preset.image_size, preset.fit, skip_broken=True, progress=progress)
             if distils:
                 teacher = _tracking_teacher(module, preset)
                 teacher.to(state.device)

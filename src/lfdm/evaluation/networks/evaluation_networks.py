@@ -75,7 +75,7 @@ def add_trained_networks(
         _leave_out(run, config.extractors, "action_accuracy", "distances", CLASSIFIER, f"the classifier {reason}")
         _leave_out(run, config.frame_extractors, "identity", "frame_distances", FRAMES, f"the frame network {reason}")
         return
-    cache = open_cache(run.clips.root, train, run.clips.image_size, fit, progress=progress)
+    cache = open_cache(run.clips.root, train, run.clips.image_size, fit, skip_broken=True, progress=progress)
     _add_classifier(networks, run, cache, config, progress)
     _add_frame_network(networks, run, cache, config, progress)
 
