@@ -16,6 +16,7 @@ from lfdm.config.checks import (
 from lfdm.config.diffusion import NUM_TRAIN_TIMESTEPS
 
 FrameSampler = Literal["uniform", "random", "very_random"]
+Background = Literal["white", "random"]
 MixedPrecision = Literal["auto", "no", "bf16"]
 
 MAX_HUE_JITTER = 0.5
@@ -127,6 +128,8 @@ class AutoencoderTrainingConfig:
     """Probability of swapping source and driving frame."""
     color_jitter: tuple[float, float, float, float] = (0.1, 0.1, 0.1, 0.1)
     """Brightness, contrast, saturation (factors 1 +- x) and hue (shift +- x)."""
+    background: Background = "white"
+    """What clips with alpha are composed over: white, or a random background in every sample."""
     l1_weight: float = 1.0
     """Mean absolute error of the prediction at scales 1, 1/2, 1/4."""
     warped_weight: float = 1.0
@@ -229,6 +232,8 @@ class DiffusionTrainingConfig:
     """Probability of mirroring image and motion; never if the label names a side."""
     color_jitter: tuple[float, float, float, float] = (0.1, 0.1, 0.1, 0.1)
     """As in stage 1, for the image that is encoded, or for the whole clip with cache_motion=False."""
+    background: Background = "white"
+    """As in stage 1; cached motion is estimated over white."""
     cache_motion: bool = True
     """Estimate all motion once before training instead of at every step."""
     gradient_checkpointing: bool = False

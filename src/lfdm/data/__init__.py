@@ -7,6 +7,7 @@ __all__ = [
     "alpha",
     "animations",
     "augmentation",
+    "backgrounds",
     "cache",
     "clip_file",
     "clips",

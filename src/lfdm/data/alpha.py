@@ -45,6 +45,12 @@ def compose(rgba: np.ndarray, background: np.ndarray | int = 255) -> np.ndarray:
     return ((rgba[..., :3] * alpha + behind + 127) // 255).astype(np.uint8)
 
 
+def compose_premultiplied(premultiplied: np.ndarray, background: np.ndarray | int = 255) -> np.ndarray:
+    """Compose premultiplied colours (..., 4) over a background, as `compose` does: (..., 3) uint8."""
+    behind = np.asarray(background, np.uint32) * (255 - premultiplied[..., 3:].astype(np.uint32))
+    return np.minimum(premultiplied[..., :3] + (behind + 127) // 255, 255).astype(np.uint8)
+
+
 def fit_premultiplied(rgba: np.ndarray, size: int, mode: Fit) -> np.ndarray:
     """Fit straight RGBA frames (t, H, W, 4) as `fit_frames` does, with transparent borders: premultiplied (t, size, size, 4)."""
     alpha = np.repeat(rgba[..., 3:], 3, axis=-1)

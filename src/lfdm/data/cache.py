@@ -1,6 +1,6 @@
 """All frames of a data set, decoded once into a memory-mapped file. Imports no torch.
 
-Shapes: a clip is (t, S, S, 3) uint8.
+Shapes: a clip is (t, S, S, 3) uint8; stored with alpha it is (t, S, S, 4), premultiplied.
 """
 
 import hashlib
@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from lfdm.config.video import Fit
+from lfdm.data.alpha import compose_premultiplied
+from lfdm.data.backgrounds import sample_training_background
 from lfdm.data.clip_file import Part, damaged_clips, write_clips
 from lfdm.data.index import CACHE_DIR, CLIP_INDEX_NAME, ClipRecord
 from lfdm.data.progress import Progress
@@ -41,8 +43,9 @@ class ClipCache:
         offsets: number of frames before each clip, and of all frames.
     """
 
-    def __init__(self, folder: Path, records: Sequence[ClipRecord], size: int) -> None:
+    def __init__(self, folder: Path, records: Sequence[ClipRecord], size: int, *, keep_alpha: bool = False) -> None:
         self.folder = folder
+        self.keep_alpha = keep_alpha
         self.broken: dict[str, str] = json.loads((folder / _CLIPS_NAME).read_text())["broken"]
         self.records = [record for record in records if record.path not in self.broken]
         self.size = size
@@ -50,7 +53,7 @@ class ClipCache:
         self._frames = self._map()
 
     def _map(self) -> np.ndarray:
-        shape = (self.offsets[-1], self.size, self.size, 3)
+        shape = (self.offsets[-1], self.size, self.size, 4 if self.keep_alpha else 3)
         return np.memmap(self.folder / _FRAMES_NAME, np.uint8, "r", shape=shape)
 
     def __len__(self) -> int:
@@ -61,7 +64,18 @@ class ClipCache:
         return self.offsets[index + 1] - self.offsets[index]
 
     def clip(self, index: int) -> np.ndarray:
-        """Return clip `index` as a read-only view (t, S, S, 3) uint8 of the file."""
+        """Return clip `index` (t, S, S, 3) uint8: a read-only view of the file or, where it stores alpha, composed over white."""
+        stored = self._stored(index)
+        return compose_premultiplied(stored) if self.keep_alpha else stored
+
+    def frames(self, index: int, chosen: Sequence[int] | np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return the `chosen` frames of clip `index`, (n, S, S, 3) uint8; with alpha, all over one background from `rng`."""
+        frames = np.asarray(self._stored(index)[np.asarray(chosen)])
+        if not self.keep_alpha:
+            return frames
+        return compose_premultiplied(frames, sample_training_background(rng, *frames.shape[1:3]))
+
+    def _stored(self, index: int) -> np.ndarray:
         if not 0 <= index < len(self.records):
             raise IndexError(f"clip index must lie in 0..{len(self.records) - 1}, got {index}")
         return self._frames[self.offsets[index] : self.offsets[index + 1]]
@@ -82,6 +96,7 @@ def open_cache(
     cache_dir: str | Path | None = None,
     *,
     skip_broken: bool = False,
+    keep_alpha: bool = False,
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> ClipCache:
@@ -92,6 +107,8 @@ def open_cache(
     `size` and `fit`. It appears only when it is complete, and one process builds it while others wait. A cache that has
     changed on the disk is made anew.
 
+    With `keep_alpha` it stores alpha instead of composing over white, and `ClipCache.frames` composes over random backgrounds.
+
     `skip_broken` leaves out clips that are missing, broken or of another length than their record, and logs a warning that
     names each; otherwise UserError names the first one. Raises UserError where no clip is usable, and OSError where the
     disk refuses.
@@ -100,14 +117,14 @@ def open_cache(
     if not records:
         raise UserError(f"{root}: no clips to cache")
     parent = _default_cache_dir(root) if cache_dir is None else Path(cache_dir)
-    folder = parent / f"{size}-{fit}-{_content_key(root, records, size, fit)}"
+    folder = parent / f"{size}-{fit}-{_content_key(root, records, size, fit)}{'-alpha' if keep_alpha else ''}"
 
     def write(temporary: Path) -> None:
-        clips = _decoded(root, records, size, fit, num_workers or os.cpu_count() or 1)
+        clips = _decoded(root, records, size, fit, num_workers or os.cpu_count() or 1, keep_alpha=keep_alpha)
         _write_cache(temporary, records, clips, progress, skip_broken=skip_broken)
 
     build_once(folder, write, _find_damage)
-    cache = ClipCache(folder, records, size)
+    cache = ClipCache(folder, records, size, keep_alpha=keep_alpha)
     if cache.broken and not skip_broken:
         raise UserError(next(iter(cache.broken.values())))
     for reason in cache.broken.values():
@@ -176,7 +193,7 @@ def _find_damage(folder: Path) -> str | None:
 
 
 def _decoded(
-    root: Path, records: Sequence[ClipRecord], size: int, fit: Fit, num_workers: int
+    root: Path, records: Sequence[ClipRecord], size: int, fit: Fit, num_workers: int, *, keep_alpha: bool
 ) -> Iterator[np.ndarray | UserError]:
     """Yield each clip in order, or its error, a few decoded ahead by threads (PyAV releases the interpreter's lock)."""
     remaining = iter(records)
@@ -185,7 +202,7 @@ def _decoded(
         try:
             while True:
                 while len(waiting) < 2 * num_workers and (record := next(remaining, None)) is not None:
-                    waiting.append(pool.submit(_decode_clip, root, record, size, fit))
+                    waiting.append(pool.submit(_decode_clip, root, record, size, fit, keep_alpha=keep_alpha))
                 if not waiting:
                     return
                 yield waiting.popleft().result()
@@ -193,10 +210,10 @@ def _decoded(
             pool.shutdown(cancel_futures=True)
 
 
-def _decode_clip(root: Path, record: ClipRecord, size: int, fit: Fit) -> np.ndarray | UserError:
+def _decode_clip(root: Path, record: ClipRecord, size: int, fit: Fit, *, keep_alpha: bool) -> np.ndarray | UserError:
     path = root / record.path
     try:
-        frames = read_fitted(path, size, fit)
+        frames = read_fitted(path, size, fit, keep_alpha=keep_alpha)
     except FileNotFoundError:
         return UserError(f"{path}: the clip is missing")
     except (UserError, OSError) as error:

@@ -48,8 +48,8 @@ class ClipDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         position, index = key
         rng = np.random.default_rng((self.seed, position))
-        clip = self.cache.clip(index)
-        frames = np.asarray(clip[sample_indices(self.sampling, len(clip), self.num_frames, rng)])
+        chosen = sample_indices(self.sampling, self.cache.num_frames(index), self.num_frames, rng)
+        frames = self.cache.frames(index, chosen, rng)
         if rng.random() < self.flip_probability and self._may_flip[index]:
             frames = frames[:, :, ::-1]
         if self.jitter is not None:
@@ -105,9 +105,8 @@ class PairDataset(Dataset[dict[str, torch.Tensor]]):
         rng = np.random.default_rng((self.seed, position))
         if self._clips_of_subject is not None:
             index = int(rng.choice(self._clips_of_subject[index]))
-        clip = self.cache.clip(index)
-        first, second, from_first = self._sample_frames(len(clip), rng)
-        pair, mirrored = np.stack([clip[first], clip[second]]), False
+        first, second, from_first = self._sample_frames(self.cache.num_frames(index), rng)
+        pair, mirrored = self.cache.frames(index, [first, second], rng), False
         if self.augment is not None:
             may_mirror = self._may_mirror[index]
             pair, mirrored = augment_pair(pair, self.augment, rng, may_swap=not from_first, may_mirror=may_mirror)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from lfdm.config.checks import check_integer
 from lfdm.data.alpha import compose
+from lfdm.data.backgrounds import sample_background
 from lfdm.data.images import decoding, fit_frames, open_image
 from lfdm.data.index import (
     MAX_SUBJECTS,
@@ -173,23 +174,6 @@ def _open_sheet(path: Path) -> Image.Image:
             return image.convert("RGBA")
 
 
-def _sample_background(rng: np.random.Generator) -> np.ndarray:
-    """Sample a plain colour, soft blotches or tiles, muted so that the figure stands out: (CELL, CELL, 3) uint8."""
-    first, second = rng.uniform(60, 200, (2, 3))
-    kind = rng.integers(3)
-    if kind == 0:
-        blend = np.zeros((CELL, CELL))
-    elif kind == 1:
-        coarse = Image.fromarray(rng.random((7, 7)).astype(np.float32))
-        blend = np.asarray(coarse.resize((CELL, CELL), Image.Resampling.BICUBIC)).clip(0, 1)
-    else:
-        tile = int(rng.choice([8, 16]))
-        row, column = np.indices((CELL, CELL)) // tile
-        blend = 0.4 * ((row + column) % 2)
-    colour = first + blend[..., None] * (second - first)
-    return np.rint(colour).astype(np.uint8)
-
-
 # -------------------------------------------------------------------------------------------------------------- clips
 
 
@@ -221,7 +205,7 @@ def _write_character(
     layers: _Layers, folder: Path, size: int, num_frames: int, seed: int, num_train: int, index: int
 ) -> list[ClipRecord]:
     rng = np.random.default_rng((seed, index))
-    sheet, background = _sample_character(layers, rng), _sample_background(rng)
+    sheet, background = _sample_character(layers, rng), sample_background(rng, CELL, CELL)
     subject, split = f"character-{index:05d}", "train" if index < num_train else "test"
     records = []
     for label, action in ACTIONS.items():

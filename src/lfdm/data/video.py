@@ -15,7 +15,7 @@ from PIL import Image
 
 from lfdm.config.checks import check_number
 from lfdm.config.video import MAX_FPS, MIN_FPS, Fit
-from lfdm.data.alpha import add_alpha
+from lfdm.data.alpha import add_alpha, fit_premultiplied
 from lfdm.data.animations import ANIMATION_SUFFIXES, decode_animation, encode_animation, is_animation, read_animation_timing
 from lfdm.data.containers import VideoInfo, beyond_end, decode_file, decode_file_at, read_file_info
 from lfdm.data.encoding import FILE_SUFFIXES, encode_file
@@ -192,20 +192,23 @@ def read_fitted(
     max_frames: int | None = None,
     crop: Crop | None = None,
     only: Collection[int] | None = None,
+    keep_alpha: bool = False,
 ) -> np.ndarray:
     """Read a clip, crop it and fit it to a square frame by frame: a long clip is never in memory at its own size.
 
-    `only` selects frames by index; indices beyond the end are ignored.
+    `only` selects frames by index; indices beyond the end are ignored. With `keep_alpha` frames have four channels and are
+    premultiplied.
 
     Raises as `read_video` and `fit_frames` do, and UserError for frames of another size than the crop's.
     """
     path = expand_home(path)
     check_exists(path)
     chosen = None if only is None else frozenset(only)
-    numbered = enumerate(islice(_decode(path), max_frames))
+    numbered = enumerate(islice(_decode(path, keep_alpha=keep_alpha), max_frames))
     frames = (frame for index, frame in numbered if chosen is None or index in chosen)
     cut = frames if crop is None else (crop.cut(path, frame) for frame in frames)
-    return _collect(path, (fit_frames(frame[None], size, fit)[0] for frame in cut), MAX_VIDEO_PIXELS)
+    fitted = fit_premultiplied if keep_alpha else fit_frames
+    return _collect(path, (fitted(frame[None], size, fit)[0] for frame in cut), MAX_VIDEO_PIXELS)
 
 
 def read_frame(path: str | Path, index: int, *, keep_alpha: bool = False) -> np.ndarray:

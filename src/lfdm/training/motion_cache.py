@@ -176,7 +176,7 @@ class MotionDataset(Dataset[dict[str, Tensor]]):
         motion = self.motion.clip(index)
         indices = sample_indices(self.sampler, len(motion), self.num_frames, rng)
         motion = motion[indices].transpose(1, 0, 2, 3)
-        image = self.jitter.apply(np.asarray(self.clips.clip(index)[:1]), rng)[0]
+        image = self.jitter.apply(self.clips.frames(index, [0], rng), rng)[0]
         if rng.random() < self.flip_probability and self._may_flip[index]:
             image, motion = image[:, ::-1], mirror_motion(motion)
         return {

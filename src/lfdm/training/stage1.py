@@ -169,7 +169,10 @@ def train_autoencoder(
     teacher_motion, state = None, process_state()
     with locked(out, hold=state.is_main_process):
         with state.local_main_process_first():  # the others find the caches that it makes
-            cache = open_cache(data, records, preset.image_size, preset.fit, skip_broken=True, progress=progress)
+            keep_alpha = config.background == "random"
+            cache = open_cache(
+                data, records, preset.image_size, preset.fit, skip_broken=True, keep_alpha=keep_alpha, progress=progress
+            )
             if distils:
                 teacher = _tracking_teacher(module, preset)
                 teacher.to(state.device)

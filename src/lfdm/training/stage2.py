@@ -230,7 +230,8 @@ def _condition_of(label: str, training: DiffusionTrainingConfig) -> str | None:
 def _open_caches(
     stage1: LatentFlowAutoencoder, preset: Preset, data: Path, records: list[ClipRecord], progress: Progress | None
 ) -> tuple[ClipCache, MotionCache | None]:
-    clips = open_cache(data, records, preset.image_size, preset.fit, skip_broken=True, progress=progress)
+    keep_alpha = preset.diffusion_training.background == "random"
+    clips = open_cache(data, records, preset.image_size, preset.fit, skip_broken=True, keep_alpha=keep_alpha, progress=progress)
     if not preset.diffusion_training.cache_motion:
         return clips, None
     bf16 = uses_bf16(preset.diffusion_training.optimization.mixed_precision, stage1.device)
