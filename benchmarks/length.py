@@ -116,7 +116,7 @@ def main() -> None:
     options = parser.parse_args()
     pipe = LatentFlowPipeline.from_pretrained(options.model)
     pipe.set_progress_bar_config(disable=True)
-    length, size, fit = (pipe.config[name] for name in ("num_frames", "image_size", "fit"))
+    length, size, fit = pipe.config["num_frames"], pipe.size, pipe.config["fit"]
     variants = {f"{factor}x": (factor, False) for factor in FACTORS}
     variants |= {f"{factor}x loop": (factor, True) for factor in LOOP_FACTORS}
     figures: dict[str, list[dict[str, float]]] = defaultdict(list)

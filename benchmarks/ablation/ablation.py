@@ -138,7 +138,7 @@ class Ablation:
         preset, data = self.settings.preset, self.settings.data
         clips = training_clips(preset, data)
         with tempfile.TemporaryDirectory(dir=self.out) as scratch:
-            few = open_cache(data, clips.records[:TRIAL_CLIPS], preset.image_size, preset.fit, scratch)
+            few = open_cache(data, clips.records[:TRIAL_CLIPS], preset.size, preset.fit, scratch)
             pipeline = LatentFlowPipeline.from_preset(preset, labels(clips.records))
             task = DiffusionTask(pipeline, preset, few, open_motion_cache(pipeline.autoencoder, few))
             seconds = measure_steps([Trial(BASE, task, preset.diffusion_training.optimization)])[BASE]

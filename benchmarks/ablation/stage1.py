@@ -37,7 +37,7 @@ def evaluate_autoencoder(
     records = read_index(data)
     held_out = [record for record in records if record.split == "test"]
     chosen = select_clips(records, config.num_clips, config.seed, where=str(data))
-    cache = open_cache(data, held_out, preset.image_size, preset.fit)
+    cache = open_cache(data, held_out, preset.size, preset.fit)
     store = BatchStore(
         out,
         {"weights_sha256": file_sha256(folder / WEIGHTS_NAME), "clips": cache.folder.name, "chosen": chosen},

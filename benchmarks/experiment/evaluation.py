@@ -40,7 +40,7 @@ def evaluate_at_preset(
 
 def training_clips(preset: Preset, data: Path) -> ClipCache:
     """Open the cache of the training clips of `data`."""
-    return open_cache(data, training_records(data), preset.image_size, preset.fit)
+    return open_cache(data, training_records(data), preset.size, preset.fit)
 
 
 def shortened(preset: Preset, training: Literal["autoencoder_training", "diffusion_training"], num_steps: int) -> Preset:

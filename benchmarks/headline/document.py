@@ -3,6 +3,7 @@
 from typing import Any
 
 from benchmarks.experiment.tables import minutes, number, table, with_interval
+from lfdm.config.video import Size
 
 TITLES = {
     "ours": "ours: motion by diffusion in a latent flow space",
@@ -45,7 +46,7 @@ def _render_one(results: dict[str, Any]) -> str:
     about = (
         f"## {name}: {budget}\n\n"
         f"{evaluation['num_clips']} held-out clips of {results['data']['num_subjects']} subjects, {evaluation['num_frames']}"
-        f" frames of {size}x{size}, seed {evaluation['seed']}; {sampling['num_inference_steps']} steps of"
+        f" frames of {Size.parse(size)}, seed {evaluation['seed']}; {sampling['num_inference_steps']} steps of"
         f" {sampling['scheduler']}, guidance {sampling['guidance_scale']:g}, for every method. Every diffusion network predicts"
         f" {sampling['prediction_type']}; {weights}."
         f" Seconds per video on {results['speed']['device']}, {threads} thread{'s'[: threads != 1]}.{classifier}\n\n"

@@ -109,9 +109,7 @@ def _trials(
 ) -> tuple[list[Trial], dict[str, float]]:
     """Return the trainings to be timed, and the seconds that a stage takes before its first step."""
     preset, baselines = settings.preset, settings.baselines
-    few, one = (
-        open_cache(settings.data, clips.records[:count], preset.image_size, preset.fit, scratch) for count in (TRIAL_CLIPS, 1)
-    )
+    few, one = (open_cache(settings.data, clips.records[:count], preset.size, preset.fit, scratch) for count in (TRIAL_CLIPS, 1))
     per_clip = len(clips) / len(few)
     pipeline = LatentFlowPipeline.from_preset(preset, labels(clips.records))
     bf16 = uses_bf16(settings.preset.diffusion_training.optimization.mixed_precision, pipeline.autoencoder.device)

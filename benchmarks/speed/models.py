@@ -91,8 +91,7 @@ class Models:
         return self.videos(batch)[:, :, 0]
 
     def videos(self, batch: int) -> Tensor:
-        size, frames = self.preset.image_size, self.preset.num_frames
-        return torch.rand(batch, 3, frames, size, size, generator=self.random, device=self.device)
+        return torch.rand(batch, 3, self.preset.num_frames, *self.preset.size, generator=self.random, device=self.device)
 
     def normal(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self.random, device=self.device)
@@ -101,14 +100,13 @@ class Models:
         return self.normal(batch, self.preset.unet.condition_dim)
 
     def samples(self, batch: int) -> Tensor:
-        side = self.preset.image_size // self.pipeline.autoencoder.stride
-        return self.normal(batch, 3, self.preset.num_frames, side, side)
+        return self.normal(batch, 3, self.preset.num_frames, *self.preset.size.cells(self.pipeline.autoencoder.stride))
 
     def motions(self, batch: int) -> Motion:
         """Return random smooth motion, so that warping reads memory as for a real one."""
         coarse = 0.1 * self.normal(batch * self.preset.num_frames, 3, 4, 4)
-        side = self.preset.image_size // self.pipeline.autoencoder.stride
-        fine = nn.functional.interpolate(coarse, size=(side, side), mode="bilinear", align_corners=False)
+        cells = self.preset.size.cells(self.pipeline.autoencoder.stride)
+        fine = nn.functional.interpolate(coarse, size=cells, mode="bilinear", align_corners=False)
         fine = fine.unflatten(0, (batch, -1)).transpose(1, 2)
         return Motion(fine[:, :2], fine[:, 2:].sigmoid(), self.pipeline.autoencoder.corners)
 
@@ -132,20 +130,27 @@ def _make_motion_visible(autoencoder: nn.Module) -> None:
 
 def random_clips(folder: Path, preset: Preset, *, num_clips: int, label: str) -> ClipCache:
     """Return a decoded data set of lossless noise, made on the first call."""
-    size, frames = preset.image_size, preset.num_frames
+    (height, width), frames = preset.size, preset.num_frames
     rng = np.random.default_rng(0)
     records = []
     for index in range(num_clips):
         path = f"clips/{index}.avi"
         if not (folder / path).exists():
-            write_video(folder / path, rng.integers(0, 256, (frames, size, size, 3), np.uint8), fps=preset.fps)
+            write_video(folder / path, rng.integers(0, 256, (frames, height, width, 3), np.uint8), fps=preset.fps)
         records.append(
             ClipRecord(
-                path=path, label=label, subject=str(index), split="train", frames=frames, fps=preset.fps, width=size, height=size
+                path=path,
+                label=label,
+                subject=str(index),
+                split="train",
+                frames=frames,
+                fps=preset.fps,
+                width=width,
+                height=height,
             )
         )
     write_index(folder, records)
-    return open_cache(folder, records, size, preset.fit)
+    return open_cache(folder, records, preset.size, preset.fit)
 
 
 def write_random_vgg19(path: Path, widths: tuple[int, ...] = VGG19_WIDTHS) -> Path:

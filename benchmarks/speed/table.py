@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.experiment.tables import RESULTS_DIR, ROOT, table
 from benchmarks.speed.records import PLAIN, Results, Row, Variant
+from lfdm.config.video import Size
 from lfdm.errors import UserError
 
 README, DOCUMENT = ROOT / "README.md", ROOT / "docs" / "performance.md"
@@ -134,7 +135,7 @@ def _throughput(results: Results) -> list[str]:
         waits = entry["synchronisations_per_step"]
         rows.append(
             (
-                f"{entry['stage']}, {entry['preset']}, {entry['image_size']}x{entry['image_size']}"
+                f"{entry['stage']}, {entry['preset']}, {Size.parse(entry['image_size'])}"
                 + (", gradient checkpointing" if entry["gradient_checkpointing"] else ""),
                 str(entry["batch"]),
                 f"{entry['steps_per_second']:.3g}",

@@ -58,13 +58,25 @@ def flow_scale(flow: np.ndarray) -> float:
     return float(np.quantile(moving, TYPICAL)) if moving.size else 0.0
 
 
+def in_half_widths(flow: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return flow (..., 2) for an image of `size` (height, width) with both axes in units of half the width.
+
+    Length and direction are then those in the image, as flow colours need them.
+    """
+    height, width = size
+    return flow * np.array((1.0, height / width), flow.dtype)
+
+
 def draw_warped_grid(picture: np.ndarray, flow: np.ndarray, *, num_lines: int = 16, opacity: float = 0.6) -> np.ndarray:
-    """Draw a regular grid of the source image, warped by `flow` (H, W, 2), in black over a picture (H, W, 3)."""
+    """Draw a square grid of the source image, warped by `flow` (H, W, 2), in black over a picture (H, W, 3).
+
+    `num_lines` is the number of lines across the picture's short side.
+    """
     coverage = np.zeros(picture.shape[:2])
+    spacing = min(picture.shape[:2]) / num_lines
     for axis, size in ((0, picture.shape[1]), (1, picture.shape[0])):
         centres = np.arange(size) + 0.5
         pixel = centres[None, :] if axis == 0 else centres[:, None]
-        spacing = size / num_lines
         source = pixel + flow[..., axis] * size / 2  # the position that each pixel reads in the source image
         distance = np.abs((source / spacing - 0.5) % 1 - 0.5) * spacing
         coverage = np.maximum(coverage, np.clip(1 - distance, 0, 1))
@@ -164,7 +176,8 @@ def draw_panel(
     size = (width * factor, height * factor)
     flow = motion.flow[0].permute(1, 2, 3, 0).float().cpu().numpy()  # (t, h, w, 2)
     occlusion = motion.occlusion[0, 0].float().cpu().numpy()
-    scale = flow_scale(flow)
+    colour_flow = in_half_widths(flow, (height, width))
+    scale = flow_scale(colour_flow)
     captions = [f"flow, rim {scale * width / 2:.1f} px" if kind == "flow" else kind for kind in kinds]
 
     def tile(kind: PanelKind, k: int) -> np.ndarray:
@@ -181,7 +194,8 @@ def draw_panel(
             return occlusion_to_gray(visible) if kind == "occlusion" else overlay_occlusion(frame, visible)
         large = np.stack([_resize(flow[k, ..., axis], size) for axis in range(2)], axis=-1)
         if kind == "flow":
-            return draw_flow_legend(draw_warped_grid(flow_to_color(large, max_flow=scale), large))
+            colours = flow_to_color(in_half_widths(large, (height, width)), max_flow=scale)
+            return draw_flow_legend(draw_warped_grid(colours, large))
         return draw_arrows(frame, large) if kind == "arrows" else draw_warped_grid(frame, large)
 
     return (_row([tile(kind, k) for kind in kinds], captions) for k in range(len(frames)))

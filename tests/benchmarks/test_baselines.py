@@ -163,7 +163,7 @@ def test_copy_repeats_the_image() -> None:
 def test_nearest_motion_finds_the_clip_of_that_figure_and_label(
     puppets_dir: Path, puppet_records: list[ClipRecord], quick_preset: Preset
 ) -> None:
-    clips = open_cache(puppets_dir, puppet_records, quick_preset.image_size, quick_preset.fit)
+    clips = open_cache(puppets_dir, puppet_records, quick_preset.size, quick_preset.fit)
     pipeline = LatentFlowPipeline.from_preset(quick_preset, ("jump", "wave"))
     generator = NearestMotionGenerator(pipeline, clips, num_frames=quick_preset.num_frames)
     for index, record in enumerate(clips.records):

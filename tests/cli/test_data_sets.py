@@ -16,7 +16,22 @@ Lfdm = Callable[..., tuple[int, str, str]]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("puppets --out d --size 100000000", "size must be a whole number from 32 to 2048; got 100000000"),
+        (
+            "puppets --out d --size 100000000",
+            "size must be a multiple of 16 from 16 to 4096, or HEIGHTxWIDTH of two such numbers; got '100000000'",
+        ),
+        ("puppets --out d --size 96x100", "got '96x100'"),
+        (
+            "puppets --out d --size 16",
+            "size must be a multiple of 16 from 32 to 4096, or HEIGHTxWIDTH of two such numbers; got 16",
+        ),
+        (
+            "folder empty --out d --size 0",
+            "size must be a multiple of 16 from 16 to 4096, or HEIGHTxWIDTH of two such numbers; got 0",
+        ),
+        ("folder empty --out d --size -16", "got '-16'"),
+        ("folder empty --out d --size 64x4112", "got '64x4112'"),
+        ("folder empty --out d --size wide", "got 'wide'"),
         ("puppets --out d --num-frames 1", "num_frames must be a whole number from 2 to 1000; got 1"),
         ("puppets --out d --fps nan", "fps must be a finite number, 0.01 to 1000; got nan"),
         ("puppets --out d --num-subjects 1000000000000", "num_subjects must be a whole number from 1 to 100000"),
@@ -103,7 +118,7 @@ def test_long_videos_are_cut_and_the_layout_and_the_split_are_told(lfdm: Lfdm) -
     for path in ("train/wave/a.avi", "test/jump/a.avi"):
         write_video(Path("tree", path), np.zeros((12, 8, 8, 3), np.uint8), fps=4)
     Path("tree/train/wave/b.mp4").write_bytes(b"broken")
-    code, printed, err = lfdm("data", "folder", "tree", "--out", "set", "--size", 8, "--clip-seconds", 1, "--stride-seconds", 2)
+    code, printed, err = lfdm("data", "folder", "tree", "--out", "set", "--size", 16, "--clip-seconds", 1, "--stride-seconds", 2)
     assert code == 0, err
     assert "2 training and 2 test clips of 2 subjects in set" in printed
     assert "1 files or folders skipped" in printed

@@ -169,7 +169,7 @@ def test_unconditional_and_half_precision(lfdm: Lfdm, model: Path, image: Path) 
         (["person", "None"], "got neither (None means no CONDITION)"),
         (["person", "wave", "--out", ".mp4"], "(a folder of PNGs); got '.mp4'"),
         (["person", "wave", "--device", "meta"], "device 'meta' cannot be used here"),
-        (["person", "wave", "--fit", "stretch"], "'stretch'"),
+        (["person", "wave", "--fit", "cover"], "'cover'"),
         (["person", "wave", "--model", ""], "model must be a name or a folder; got ''"),
         (["person", "wave", "--model", "nobody"], "unknown model 'nobody'; bundled models: "),
         (["person", "wave", "--model", "./nobody"], "no model folder ./nobody"),

@@ -36,10 +36,10 @@ def num_parameters(module: torch.nn.Module) -> int:
 @every_preset
 def test_both_models_agree_with_each_other_and_the_image_size(preset: Preset) -> None:
     autoencoder, unet = build(preset)
-    assert preset.image_size % autoencoder.size_multiple == 0
+    assert all(side % autoencoder.size_multiple == 0 for side in preset.size)
     assert autoencoder.size_multiple == preset.autoencoder.size_multiple
     with torch.device("meta"):
-        latent = autoencoder.encode(torch.empty(2, 3, preset.image_size, preset.image_size)).latent
+        latent = autoencoder.encode(torch.empty(2, 3, *preset.size)).latent
         motion = torch.empty(2, 3, preset.num_frames, *latent.shape[-2:])
         prediction = unet(motion, torch.zeros(2), torch.empty(2, preset.unet.condition_dim), latent)
     assert latent.shape[1] == preset.autoencoder.latent_channels

@@ -218,8 +218,16 @@ def test_json_of_wrong_keys_or_types_is_refused(cls: type, values: dict[str, Any
         (lambda: DiffusionTrainingConfig(optimization=STEPS, min_snr_gamma=0.0), "min_snr_gamma", "positive or None; got 0.0"),
         (lambda: replace(FLOW64, num_frames=1), "num_frames", "at least 2; got 1"),
         (lambda: replace(FLOW64, fps=0.0), "fps", "a finite number, 0.01 to 1000; got 0.0"),
-        (lambda: replace(FLOW64, image_size=72), "image_size", "a multiple of 16 (for these two models), at least 16; got 72"),
-        (lambda: replace(MUG128, image_size=64), "image_size", "a multiple of 128 (for these two models), at least 128; got 64"),
+        (
+            lambda: replace(FLOW64, image_size=72),
+            "image_size",
+            "a multiple of 16 (for these two models), at least 16, or HEIGHTxWIDTH of two such numbers; got 72",
+        ),
+        (
+            lambda: replace(MUG128, image_size=64),
+            "image_size",
+            "a multiple of 128 (for these two models), at least 128, or HEIGHTxWIDTH of two such numbers; got 64",
+        ),
         (lambda: replace(FLOW64, unet=UNetConfig()), "unet.latent_channels", "48, as the auto-encoder gives; got 256"),
     ],
 )

@@ -160,6 +160,14 @@ def test_cache_holds_every_fitted_frame_and_is_built_once(data_set: tuple[Path, 
     assert [entry.name for entry in (root / ".cache").iterdir()] == [cache.folder.name]
 
 
+def test_a_cache_may_be_a_rectangle(data_set: tuple[Path, list[ClipRecord]]) -> None:
+    root, records = data_set
+    cache = open_cache(root, records, (8, 16), "stretch")
+    assert cache.size == (8, 16)
+    assert np.array_equal(cache.clip(1), fit_frames(numbered_clip(records[1].frames), (8, 16), "stretch"))
+    assert np.array_equal(pickle.loads(pickle.dumps(cache)).clip(0), open_cache(root, records, "8x16", "stretch").clip(0))
+
+
 def test_cache_is_made_anew_for_other_settings_and_other_content(data_set: tuple[Path, list[ClipRecord]]) -> None:
     root, records = data_set
     folders = {open_cache(root, records, 8, "pad").folder, open_cache(root, records, 8, "crop").folder}
@@ -275,8 +283,8 @@ def test_cache_refuses_impossible_settings(data_set: tuple[Path, list[ClipRecord
     root, records = data_set
     with pytest.raises(UserError, match="size"):
         open_cache(root, records, 0, "pad")
-    with pytest.raises(UserError, match="'stretch'"):
-        open_cache(root, records, 8, "stretch")  # pyright: ignore[reportArgumentType] - what a command line could pass
+    with pytest.raises(UserError, match="'cover'"):
+        open_cache(root, records, 8, "cover")  # pyright: ignore[reportArgumentType] - what a command line could pass
     with pytest.raises(UserError, match="no clips"):
         open_cache(root, [], 8, "pad")
 

@@ -123,6 +123,27 @@ def test_crop_keeps_the_centre() -> None:
     assert (fit_frames(frames, 10, "crop") == 90).all()
 
 
+@pytest.mark.parametrize(
+    ("source", "size"), [((30, 50), (16, 48)), ((50, 30), (16, 48)), ((27, 48), (96, 64)), ((9, 16), (18, 32))]
+)
+def test_rectangles_are_padded_cropped_and_stretched(source: tuple[int, int], size: tuple[int, int]) -> None:
+    """A plain frame keeps its proportions with bars, keeps the centre, or fills the size."""
+    plain = np.full((1, *source, 3), 200, np.uint8)
+    padded = fit_frames(plain, size, "pad")[0, :, :, 0]
+    rows, columns = int(padded.any(axis=1).sum()), int(padded.any(axis=0).sum())
+    assert padded.shape == size
+    assert rows == size[0] or columns == size[1]
+    assert abs(rows * source[1] - columns * source[0]) < max(source)  # truncated by less than a pixel
+    edges = plain.copy()
+    middle = [slice(side // 4, side - side // 4) for side in source]
+    edges[:, middle[0], middle[1]] = 90
+    stretched, cropped = fit_frames(edges, size, "stretch")[0], fit_frames(edges, size, "crop")[0]
+    assert stretched.shape == cropped.shape == (*size, 3)
+    assert (stretched[[0, 0, -1, -1], [0, -1, 0, -1]] == 200).all()
+    assert stretched[size[0] // 2, size[1] // 2, 0] == cropped[size[0] // 2, size[1] // 2, 0] == 90
+    assert np.array_equal(fit_frames(plain, f"{size[0]}x{size[1]}", "crop"), np.full((1, *size, 3), 200))
+
+
 def test_shrinking_averages_exact_areas() -> None:
     """Against the definition: each new pixel is the mean over its area, at 1/3 of a pixel's resolution."""
     frame = noise(1, 8, 10)[0]
@@ -146,8 +167,8 @@ def test_enlarging_keeps_a_plain_frame_and_the_range() -> None:
 
 
 def test_fit_refuses_other_modes_and_sizes() -> None:
-    with pytest.raises(UserError, match="'stretch'"):
-        fit_frames(noise(), 8, "stretch")  # pyright: ignore[reportArgumentType] - what a command line could pass
+    with pytest.raises(UserError, match="'cover'"):
+        fit_frames(noise(), 8, "cover")  # pyright: ignore[reportArgumentType] - what a command line could pass
     with pytest.raises(UserError, match="size"):
         fit_frames(noise(), 0, "pad")
 
@@ -255,7 +276,7 @@ def test_a_damaged_picture_in_a_folder_of_frames_costs_its_clip_only(tmp_path: P
     write_video(tmp_path / "clips" / "wave" / "bob" / "whole.avi", noise(3, 8, 8), fps=8)
     with pytest.raises(UserError, match=r"2\.png: broken"):
         read_image(frames / "2.png")
-    made = write_folder(tmp_path / "clips", tmp_path / "out", size=8)
+    made = write_folder(tmp_path / "clips", tmp_path / "out", size=16)
     assert len(made.records) == 1
     assert [skipped.path for skipped in made.skipped] == ["wave/ann/frames"]
     assert "2.png: broken" in made.skipped[0].reason

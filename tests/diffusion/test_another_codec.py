@@ -108,7 +108,7 @@ def test_it_trains_saves_loads_and_samples(
 ) -> None:
     optimization = replace(tiny_preset.diffusion_training.optimization, num_steps=2)
     preset = replace(tiny_preset, diffusion_training=replace(tiny_preset.diffusion_training, optimization=optimization))
-    clips = open_cache(puppets_dir, puppet_records, preset.image_size, preset.fit, tmp_path / "cache")
+    clips = open_cache(puppets_dir, puppet_records, preset.size, preset.fit, tmp_path / "cache")
     motion = open_motion_cache(pipe.autoencoder, clips)
     pipe.motion_codec = pipe.motion_codec.measured(motion.motions())
     before = {name: value.clone() for name, value in pipe.unet.state_dict().items()}

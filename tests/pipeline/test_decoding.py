@@ -15,6 +15,7 @@ from lfdm import LatentFlowPipeline, Motion
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.presets import FLOW64, Preset
 from lfdm.config.serialization import to_json
+from lfdm.config.video import Size
 from lfdm.pipeline import decoding as pipeline_decoding
 from lfdm.pipeline.decoding import frames_per_chunk
 from lfdm.pipeline.result import OutputType
@@ -61,7 +62,7 @@ def pipe(module_pipe: LatentFlowPipeline, monkeypatch: pytest.MonkeyPatch) -> La
     """Chunks of `CHUNK_FRAMES` frames."""
     maps = pipeline_decoding.CHUNK_MAPS * 4 * module_pipe.autoencoder.config["channels"] * SIZE**2
     monkeypatch.setattr(pipeline_decoding, "CHUNK_BYTES", CHUNK_FRAMES * maps)
-    assert frames_per_chunk(module_pipe.autoencoder, SIZE, 1) == CHUNK_FRAMES
+    assert frames_per_chunk(module_pipe.autoencoder, Size(SIZE, SIZE), 1) == CHUNK_FRAMES
     return module_pipe
 
 
@@ -95,7 +96,7 @@ def test_chunked_decoding_equals_decoding_at_once(
 
 
 def test_a_chunk_has_at_least_one_frame_of_each_sample(module_pipe: LatentFlowPipeline) -> None:
-    assert frames_per_chunk(module_pipe.autoencoder, SIZE, 10**9) == 1
+    assert frames_per_chunk(module_pipe.autoencoder, Size(SIZE, SIZE), 10**9) == 1
 
 
 def test_a_chunk_stays_within_its_memory() -> None:

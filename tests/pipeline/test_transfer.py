@@ -61,4 +61,4 @@ def test_a_stage_1_run_does_not_generate_and_a_model_needs_its_run(run: Path, ti
     with pytest.raises(FileNotFoundError, match="no autoencoder"):
         Stage1Pipeline.from_pretrained(tmp_path)
     with pytest.raises(UserError, match="fit must be"):
-        Stage1Pipeline.from_pretrained(run, fit="stretch")  # type: ignore[arg-type]
+        Stage1Pipeline.from_pretrained(run, fit="cover")  # type: ignore[arg-type]

@@ -47,7 +47,7 @@ class Watch(TorchDispatchMode):
 
 
 def make_trainer(preset: Preset, data: Path, records: list[ClipRecord], tmp_path: Path) -> _Trainer:
-    clips = open_cache(data, records, preset.image_size, preset.fit, tmp_path / "cache")
+    clips = open_cache(data, records, preset.size, preset.fit, tmp_path / "cache")
     pipe = LatentFlowPipeline.from_preset(preset, sorted({record.label for record in records}))
     motion = open_motion_cache(pipe.autoencoder, clips)
     pipe.motion_codec = make_codec(preset.diffusion, corners=motion.corners).measured(motion.motions(), clamp=True)

@@ -142,10 +142,9 @@ def open_latents(autoencoder: AutoencoderKL, clips: ClipCache, path: Path) -> np
         if bf16:
             channels_last_kernels(autoencoder)
         stride = 2 ** (len(autoencoder.config["block_out_channels"]) - 1)
-        size = clips.size // stride
         temporary = temporary_path(path)
         try:
-            shape = (clips.offsets[-1], autoencoder.config["latent_channels"], size, size)
+            shape = (clips.offsets[-1], autoencoder.config["latent_channels"], *clips.size.cells(stride))
             latents = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
             for index in range(len(clips)):
                 frames = torch.from_numpy(np.array(clips.clip(index))).permute(0, 3, 1, 2).to(autoencoder.device).float() / 255

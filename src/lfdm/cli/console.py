@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from lfdm.config.video import Size, SizeSetting, training_size
 from lfdm.errors import MissingExtraError, UserError
 from lfdm.folders.disk import disk_error
 from lfdm.folders.files import expand_home
@@ -152,7 +153,7 @@ def _dispatch(tree: CommandTree, arguments: list[str], program: str, description
         return _dispatch(entry.commands, arguments[1:], f"{program} {arguments[0]}", entry.help)
     if entry is not None:
         with _short_errors():
-            bound = tyro.cli(_binding(entry), prog=f"{program} {arguments[0]}", args=arguments[1:], registry=_home_paths())
+            bound = tyro.cli(_binding(entry), prog=f"{program} {arguments[0]}", args=arguments[1:], registry=_text_forms())
         return bound()
     if arguments and not arguments[0].startswith("-"):
         near = difflib.get_close_matches(arguments[0], tree, n=1)
@@ -164,8 +165,8 @@ def _dispatch(tree: CommandTree, arguments: list[str], program: str, description
     return None
 
 
-def _home_paths() -> ConstructorRegistry:
-    """Return a tyro registry that replaces ~ in all paths: shells leave it in --out=~/x and in quotes."""
+def _text_forms() -> ConstructorRegistry:
+    """Return a tyro registry of paths, in which ~ is replaced (shells leave it in --out=~/x and in quotes), and of sizes."""
     registry = ConstructorRegistry()
 
     @registry.primitive_rule
@@ -180,7 +181,27 @@ def _home_paths() -> ConstructorRegistry:
             str_from_instance=lambda path: [str(path)],
         )
 
+    @registry.primitive_rule
+    def size_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[SizeSetting] | None:
+        if info.type != SizeSetting:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="HxW",
+            instance_from_str=lambda words: _parse_size(words[0]),
+            is_instance=lambda value: isinstance(value, int | tuple),
+            str_from_instance=lambda size: [str(Size.parse(size))],
+        )
+
     return registry
+
+
+def _parse_size(text: str) -> SizeSetting:
+    """Return a size; ValueError, which tyro reports with the option's name, for any other text."""
+    try:
+        return training_size(text).setting
+    except UserError as error:
+        raise ValueError(str(error)) from None
 
 
 def _binding(command: Command) -> Callable[..., Callable[[], None]]:

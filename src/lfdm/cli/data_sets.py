@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from lfdm.cli.console import progress_bar
-from lfdm.config.video import Fit, FolderLayout
+from lfdm.config.video import Fit, FolderLayout, SizeSetting, is_one_number
 from lfdm.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def data_puppets(
     out: Path,
     num_subjects: int = 360,
     num_takes: int = 2,
-    size: int = 64,
+    size: SizeSetting = 64,
     num_frames: int = 16,
     fps: float = 8.0,
     seed: int = 0,
@@ -36,7 +36,7 @@ def data_puppets(
         out: New folder for the clip data set.
         num_subjects: Puppets of different appearance.
         num_takes: Clips of each subject and action.
-        size: Height and width of frames, at least 32.
+        size: Height x width of frames, or one number for squares; multiples of 16, at least 32.
         num_frames: Frames of each clip.
         fps: Frames per second.
         seed: Seed of the data set.
@@ -68,7 +68,7 @@ def data_lpc(
     sheets: Path,
     out: Path,
     num_characters: int = 300,
-    size: int = 64,
+    size: SizeSetting = 64,
     num_frames: int = 16,
     seed: int = 0,
     test_fraction: float = 0.2,
@@ -80,7 +80,7 @@ def data_lpc(
         sheets: Folder of the sheets.
         out: Folder for the clip data set; an existing data set there is replaced.
         num_characters: Randomly assembled characters.
-        size: Height and width of frames.
+        size: Height x width of frames, or one number for squares; multiples of 16.
         num_frames: Frames of each clip.
         seed: Seed of the data set.
         test_fraction: Fraction of characters held out for testing.
@@ -156,7 +156,7 @@ def data_folder(
     folder: Annotated[Path, Positional, arg(metavar="DIR")],
     *,
     out: Path,
-    size: int = 64,
+    size: Annotated[str | None, arg(metavar="HxW|SHORT")] = None,
     fit: Fit = "pad",
     layout: FolderLayout = "auto",
     labels: Annotated[str | None, arg(metavar="TABLE|txt")] = None,
@@ -173,8 +173,9 @@ def data_folder(
     Args:
         folder: Folder tree of videos or folders of frames.
         out: Folder for the clip data set; an existing data set there is replaced.
-        size: Height and width of frames.
-        fit: Black borders (pad) or a centre crop for frames that are not square.
+        size: Height x width of frames, multiples of 16, such as 96x128. One number is the short side (default: 64) of the shape
+            that most clips have; without --size all clips must have one shape.
+        fit: Black borders (pad), the central part (crop) or stretching for clips of another shape.
         layout: Where a clip's label, subject and split are in its path; by default this is recognised.
         labels: Table with the columns path,label and perhaps subject,split; or txt for a .txt next to each clip.
         test_fraction: Fraction of subjects held out for testing, where the folder has no split of its own.
@@ -190,11 +191,13 @@ def data_folder(
 
     cut = scene_cuts or clip_seconds is not None or stride_seconds is not None
     cutting = Cutting(clip_seconds=clip_seconds, stride_seconds=stride_seconds, scene_cuts=scene_cuts) if cut else None
+    short_side = int(size) if size is not None and is_one_number(size) else None
     with progress_bar() as progress:
         report = write_folder(
             folder,
             out,
-            size=size,
+            size=None if short_side else size,
+            short_side=short_side,
             fit=fit,
             layout=layout,
             labels=labels,
@@ -219,7 +222,7 @@ def data_corpus(name: str, layout: str) -> Callable[..., None]:
         source: Annotated[Path, Positional, arg(metavar="SOURCE")],
         *,
         out: Path,
-        size: int = 128,
+        size: SizeSetting = 128,
         num_workers: int | None = None,
     ) -> None:
         """Make a clip data set from your copy of CORPUS, cropped and split as in the paper; the same command resumes.
@@ -227,7 +230,7 @@ def data_corpus(name: str, layout: str) -> Callable[..., None]:
         Args:
             source: Folder with LAYOUT
             out: Folder for the clip data set.
-            size: Height and width of frames, with black borders.
+            size: Height x width of frames, or one number for squares; multiples of 16. Other shapes get black borders.
             num_workers: Threads; by default one per core.
         """
         from lfdm.data.corpora.mhad import UTD_MHAD

@@ -42,13 +42,12 @@ def _describe_model(model: str) -> dict[str, str]:
     networks = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
     sizes = {name: sum(parameter.numel() for parameter in network.parameters()) for name, network in networks.items()}
     config, sampler = pipe.config, scheduler_name(pipe.scheduler)
-    latent_size = config["image_size"] // pipe.autoencoder.stride
-    shape = pipe.motion_codec.sample_shape(config["num_frames"], latent_size, latent_size)
+    shape = pipe.motion_codec.sample_shape(config["num_frames"], *pipe.size.cells(pipe.autoencoder.stride))
     return {
         "model": model,
         "labels": ", ".join(pipe.condition.labels) or "none (--unconditional, or embedding tensors)",
         "text encoder": pipe.condition.text_encoder or "none (only labels)",
-        "video": "{num_frames} frames of {image_size}x{image_size}, {fps:g} per second".format(**config),
+        "video": f"{config['num_frames']} frames of {pipe.size}, {config['fps']:g} per second",
         "diffused": f"{type(pipe.motion_codec).__name__}, samples of {'x'.join(map(str, shape))}",
         "sampling": f"{sampler}, " + "{num_inference_steps} steps, guidance {guidance_scale:g}".format(**config),
         "parameters": ", ".join(f"{name} {size / 1e6:.1f} M" for name, size in sizes.items() if size),

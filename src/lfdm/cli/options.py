@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from lfdm.config.video import Fit, PanelFormat, PanelKind, SheetFormat
+from lfdm.config.video import PanelFormat, PanelKind, PictureFit, SheetFormat
 from lfdm.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,17 +33,15 @@ class ModelOptions:
     """cpu, cuda, cuda:1, ...; by default the GPU if there is one."""
     dtype: Dtype = "float32"
     """Number format of the networks."""
-    fit: Fit | None = None
-    """Black borders (pad) or a centre crop for images that are not square; by default as in training."""
+    fit: PictureFit | None = None
+    """Black borders (pad), the central part (crop) or stretching for images of another shape than in training, or `native`: a
+    video in the image's own shape. By default as in training."""
 
     def open(self) -> "LatentFlowPipeline":
         """Load the model."""
         import torch
 
-        pipe = open_pipeline(self.model, self.device, dtype=getattr(torch, self.dtype))
-        if self.fit is not None:
-            pipe.register_to_config(fit=self.fit)
-        return pipe
+        return open_pipeline(self.model, self.device, dtype=getattr(torch, self.dtype))
 
     def open_stage1(self) -> "Stage1Pipeline":
         """Load stage 1 of the model, or of a stage-1 run."""
@@ -52,7 +50,7 @@ class ModelOptions:
         from lfdm.pipeline.transfer import Stage1Pipeline
 
         dtype, device = getattr(torch, self.dtype), pick_device(self.device)
-        return Stage1Pipeline.from_pretrained(self.model, dtype=dtype, device=device, fit=self.fit)
+        return Stage1Pipeline.from_pretrained(self.model, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,21 +127,23 @@ def panel_options(kinds: tuple[PanelKind, ...] | None, panel_format: PanelFormat
 
 
 def read_inputs(
-    pipe: "MotionTransfer", image: Path, control: ControlOptions = ControlOptions()
+    pipe: "MotionTransfer", image: Path, control: ControlOptions = ControlOptions(), fit: PictureFit | None = None
 ) -> "tuple[np.ndarray, dict[str, Any]]":
-    """Return the fitted image (S, S, 3) uint8, and the arguments of `control` with the mask fitted in the same way.
+    """Return the fitted image (H, W, 3) uint8, and the arguments of `control` and `fit` with the mask fitted in the same way.
 
-    An image that is not opaque everywhere is (S, S, 4).
+    An image that is not opaque everywhere is (H, W, 4).
     """
     from lfdm.data.alpha import fit_picture
     from lfdm.data.pictures import read_picture
-    from lfdm.pipeline.inputs import prepare_mask
+    from lfdm.pipeline.inputs import picture_size, prepare_mask
 
-    size, fit = pipe.config["image_size"], pipe.config["fit"]
     picture = read_picture(image, keep_alpha=True)
+    framing, own = pipe.framing([picture], fit), picture_size(picture)
+    size, mask_fit = framing.size, framing.fit_of(own)
     mask = control.motion_mask
-    fitted_mask = None if mask is None else prepare_mask(mask, size=size, fit=fit, image_sizes=[picture.shape[:2]])[0]
-    return fit_picture(picture, size, fit), {"motion_strength": control.motion_strength, "motion_mask": fitted_mask}
+    fitted_mask = None if mask is None else prepare_mask(mask, size=size, fit=mask_fit, image_sizes=[own])[0]
+    steering = {"motion_strength": control.motion_strength, "motion_mask": fitted_mask, "fit": fit}
+    return fit_picture(picture, size, mask_fit), steering
 
 
 def open_pipeline(model: str, device: str | None, **options: Any) -> "LatentFlowPipeline":

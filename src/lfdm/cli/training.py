@@ -72,7 +72,7 @@ def diffusion_training(preset: Preset) -> Callable[..., None]:
 
 def _naming_preset(command: Callable[..., None], preset: Preset) -> Callable[..., None]:
     """Return `command` with the preset in its help text."""
-    size = f"{preset.name} ({preset.image_size}x{preset.image_size}, {preset.num_frames} frames)"
+    size = f"{preset.name} ({preset.size}, {preset.num_frames} frames)"
     command.__doc__ = (command.__doc__ or "").replace("PRESET", size)
     return command
 

@@ -120,7 +120,7 @@ def generate(
         motion = Motion.load(reuse_motion)
         files = output.files(reuse_motion.stem, inputs, num_videos=len(motion.flow))
         pipe = model.open_stage1()
-        source, steering = read_inputs(pipe, image, control)
+        source, steering = read_inputs(pipe, image, control, model.fit)
         _write(files, pipe, source, _animate(pipe, source, motion, steering))
         return
     if (condition is None) != sampling.unconditional:
@@ -131,7 +131,7 @@ def generate(
     sampling.check()
     files = output.files(condition or "unconditional", inputs, num_videos=sampling.num_videos)
     pipe = model.open()
-    source, steering = read_inputs(pipe, image, control)
+    source, steering = read_inputs(pipe, image, control, model.fit)
     _write(files, pipe, source, _sample(pipe, source, condition, sampling, steering))
 
 
@@ -206,7 +206,7 @@ def transfer(
     if not no_audio and files.fps == (info.stated_fps or info.fps):
         files = replace(files, sound=driving_video)
     pipe = model.open_stage1()
-    source, steering = read_inputs(pipe, image, control)
+    source, steering = read_inputs(pipe, image, control, model.fit)
     total = info.frames if num_frames is None else min(info.frames, num_frames)
     with progress_bar() as update:
 

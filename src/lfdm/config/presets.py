@@ -8,10 +8,8 @@ from lfdm.config.diffusion import DiffusionConfig
 from lfdm.config.models import AutoencoderConfig, UNetConfig
 from lfdm.config.predictors import DenseConfig, RegionConfig
 from lfdm.config.training import AutoencoderTrainingConfig, DiffusionTrainingConfig, FrameSampler, OptimizationConfig
-from lfdm.config.video import MAX_FPS, MIN_FPS, Fit
+from lfdm.config.video import MAX_FPS, MIN_FPS, MIN_MOTION_SIDE, MIN_SIDE, Fit, Size, SizeSetting
 from lfdm.errors import UserError
-
-MIN_IMAGE_SIZE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,10 +18,10 @@ class Preset:
 
     name: str
     """Name of the configuration."""
-    image_size: int
-    """Height and width of frames in pixels."""
+    image_size: SizeSetting
+    """Height x width of frames in pixels, or one number for squares."""
     fit: Fit = "pad"
-    """Black borders (pad) or a centre crop for frames that are not square."""
+    """Black borders (pad), the central part (crop) or stretching for frames of another shape."""
     num_frames: int = 16
     """Frames of a training clip and, by default, of a video."""
     fps: float = 8.0
@@ -40,17 +38,19 @@ class Preset:
     """Stage-2 training."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "image_size", Size.parse(self.image_size, "image_size").setting)
         check_types(self)
         check(self.num_frames >= 2, "num_frames", self.num_frames, "at least 2")
         check_at_most(self, 1000, "num_frames")
-        check_at_most(self, 2048, "image_size")
         check_number("fps", self.fps, low=MIN_FPS, high=MAX_FPS)
         given, channels = self.unet.latent_channels, self.autoencoder.latent_channels
         check(given == channels, "unet.latent_channels", given, f"{channels}, as the auto-encoder gives")
-        multiple = math.lcm(self.autoencoder.size_multiple, 2**self.autoencoder.num_downs * self.unet.size_multiple)
-        least = max(MIN_IMAGE_SIZE, self.autoencoder.min_size)
-        fits = self.image_size >= least and self.image_size % multiple == 0
-        check(fits, "image_size", self.image_size, f"a multiple of {multiple} (for these two models), at least {least}")
+        stride = 2**self.autoencoder.num_downs
+        multiple = math.lcm(self.autoencoder.size_multiple, stride * self.unet.size_multiple)
+        least = max(MIN_SIDE, self.autoencoder.min_size, MIN_MOTION_SIDE * stride)
+        fits = all(side >= least and side % multiple == 0 for side in self.size)
+        allowed = f"a multiple of {multiple} (for these two models), at least {least}, or HEIGHTxWIDTH of two such numbers"
+        check(fits, "image_size", self.image_size, allowed)
         given, channels = self.unet.sample_channels, self.diffusion.sample_channels
         check(given == channels, "unet.sample_channels", given, f"{channels}, as diffusion.codec gives")
         measurable = self.diffusion_training.cache_motion or not self.diffusion.normalize
@@ -59,6 +59,11 @@ class Preset:
         for loss, weight in self.autoencoder_training.auxiliary_weights().items():
             known = loss in predictor.losses or weight == 0
             check(known, f"autoencoder_training.{loss}_weight", weight, f"0 with the predictor {predictor.type!r}")
+
+    @property
+    def size(self) -> Size:
+        """Size of frames."""
+        return Size.parse(self.image_size)
 
 
 FLOW64 = Preset(

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from lfdm.config.video import Fit
+from lfdm.config.video import Fit, Size, SizeInput
 from lfdm.data.images import fit_frames
 
 
@@ -51,16 +51,16 @@ def compose_premultiplied(premultiplied: np.ndarray, background: np.ndarray | in
     return np.minimum(premultiplied[..., :3] + (behind + 127) // 255, 255).astype(np.uint8)
 
 
-def fit_premultiplied(rgba: np.ndarray, size: int, mode: Fit) -> np.ndarray:
-    """Fit straight RGBA frames (t, H, W, 4) as `fit_frames` does, with transparent borders: premultiplied (t, size, size, 4)."""
+def fit_premultiplied(rgba: np.ndarray, size: SizeInput, mode: Fit) -> np.ndarray:
+    """Fit straight RGBA frames (t, H, W, 4) as `fit_frames` does, with transparent borders, and premultiply them."""
     alpha = np.repeat(rgba[..., 3:], 3, axis=-1)
     colours = fit_frames(premultiply(rgba)[..., :3], size, mode)
     return np.concatenate([colours, fit_frames(alpha, size, mode)[..., :1]], axis=-1)
 
 
-def fit_picture(picture: np.ndarray, size: int, mode: Fit) -> np.ndarray:
-    """Fit a picture (H, W, 3), or (H, W, 4) with straight alpha, as `fit_frames` does: (size, size, 3) or (size, size, 4)."""
-    if picture.shape[-1] == 3 or picture.shape[:2] == (size, size):
+def fit_picture(picture: np.ndarray, size: SizeInput, mode: Fit) -> np.ndarray:
+    """Fit a picture (H, W, 3), or (H, W, 4) with straight alpha, as `fit_frames` does: (height, width, 3 or 4)."""
+    if picture.shape[-1] == 3 or picture.shape[:2] == Size.parse(size):
         return fit_frames(picture[None], size, mode)[0] if picture.shape[-1] == 3 else picture
     return unpremultiply(fit_premultiplied(picture[None], size, mode)[0])
 

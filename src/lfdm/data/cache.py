@@ -1,6 +1,6 @@
 """All frames of a data set, decoded once into a memory-mapped file. Imports no torch.
 
-Shapes: a clip is (t, S, S, 3) uint8; stored with alpha it is (t, S, S, 4), premultiplied.
+Shapes: a clip is (t, H, W, 3) uint8; stored with alpha it is (t, H, W, 4), premultiplied.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from lfdm.config.video import Fit
+from lfdm.config.video import Fit, Size, SizeInput
 from lfdm.data.alpha import compose_premultiplied
 from lfdm.data.backgrounds import sample_training_background
 from lfdm.data.clip_file import Part, damaged_clips, write_clips
@@ -35,7 +35,7 @@ _CACHE_VERSION = 2
 
 
 class ClipCache:
-    """All frames of a list of clips, fitted to one square size, in one memory-mapped file. See `open_cache`.
+    """All frames of a list of clips, fitted to one size, in one memory-mapped file. See `open_cache`.
 
     Attributes:
         records: the clips, without broken ones.
@@ -43,7 +43,7 @@ class ClipCache:
         offsets: number of frames before each clip, and of all frames.
     """
 
-    def __init__(self, folder: Path, records: Sequence[ClipRecord], size: int, *, keep_alpha: bool = False) -> None:
+    def __init__(self, folder: Path, records: Sequence[ClipRecord], size: Size, *, keep_alpha: bool = False) -> None:
         self.folder = folder
         self.keep_alpha = keep_alpha
         self.broken: dict[str, str] = json.loads((folder / _CLIPS_NAME).read_text())["broken"]
@@ -53,7 +53,7 @@ class ClipCache:
         self._frames = self._map()
 
     def _map(self) -> np.ndarray:
-        shape = (self.offsets[-1], self.size, self.size, 4 if self.keep_alpha else 3)
+        shape = (self.offsets[-1], *self.size, 4 if self.keep_alpha else 3)
         return np.memmap(self.folder / _FRAMES_NAME, np.uint8, "r", shape=shape)
 
     def __len__(self) -> int:
@@ -64,12 +64,12 @@ class ClipCache:
         return self.offsets[index + 1] - self.offsets[index]
 
     def clip(self, index: int) -> np.ndarray:
-        """Return clip `index` (t, S, S, 3) uint8: a read-only view of the file or, where it stores alpha, composed over white."""
+        """Return clip `index` (t, H, W, 3) uint8: a read-only view of the file or, where it stores alpha, composed over white."""
         stored = self._stored(index)
         return compose_premultiplied(stored) if self.keep_alpha else stored
 
     def frames(self, index: int, chosen: Sequence[int] | np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return the `chosen` frames of clip `index`, (n, S, S, 3) uint8; with alpha, all over one background from `rng`."""
+        """Return the `chosen` frames of clip `index`, (n, H, W, 3) uint8; with alpha, all over one background from `rng`."""
         frames = np.asarray(self._stored(index)[np.asarray(chosen)])
         if not self.keep_alpha:
             return frames
@@ -91,7 +91,7 @@ class ClipCache:
 def open_cache(
     root: str | Path,
     records: Sequence[ClipRecord],
-    size: int,
+    size: SizeInput,
     fit: Fit,
     cache_dir: str | Path | None = None,
     *,
@@ -113,7 +113,7 @@ def open_cache(
     names each; otherwise UserError names the first one. Raises UserError where no clip is usable, and OSError where the
     disk refuses.
     """
-    root = expand_home(root)
+    root, size = expand_home(root), Size.parse(size)
     if not records:
         raise UserError(f"{root}: no clips to cache")
     parent = _default_cache_dir(root) if cache_dir is None else Path(cache_dir)
@@ -140,8 +140,8 @@ def _default_cache_dir(root: Path) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lfdm"
 
 
-def _content_key(root: Path, records: Sequence[ClipRecord], size: int, fit: Fit) -> str:
-    digest = hashlib.sha256(json.dumps([_CACHE_VERSION, size, fit]).encode())
+def _content_key(root: Path, records: Sequence[ClipRecord], size: Size, fit: Fit) -> str:
+    digest = hashlib.sha256(json.dumps([_CACHE_VERSION, size.setting, fit]).encode())
     for record in records:
         clip = root / record.path
         try:
@@ -193,7 +193,7 @@ def _find_damage(folder: Path) -> str | None:
 
 
 def _decoded(
-    root: Path, records: Sequence[ClipRecord], size: int, fit: Fit, num_workers: int, *, keep_alpha: bool
+    root: Path, records: Sequence[ClipRecord], size: Size, fit: Fit, num_workers: int, *, keep_alpha: bool
 ) -> Iterator[np.ndarray | UserError]:
     """Yield each clip in order, or its error, a few decoded ahead by threads (PyAV releases the interpreter's lock)."""
     remaining = iter(records)
@@ -210,7 +210,7 @@ def _decoded(
             pool.shutdown(cancel_futures=True)
 
 
-def _decode_clip(root: Path, record: ClipRecord, size: int, fit: Fit, *, keep_alpha: bool) -> np.ndarray | UserError:
+def _decode_clip(root: Path, record: ClipRecord, size: Size, fit: Fit, *, keep_alpha: bool) -> np.ndarray | UserError:
     path = root / record.path
     try:
         frames = read_fitted(path, size, fit, keep_alpha=keep_alpha)

@@ -1,6 +1,6 @@
 """Training data sets over the cached frames of a clip data set.
 
-Shapes: a clip is (t, S, S, 3) uint8 in numpy; items for torch are uint8 tensors (3, S, S) or (3, t, S, S).
+Shapes: a clip is (t, H, W, 3) uint8 in numpy; items for torch are uint8 tensors (3, H, W) or (3, t, H, W).
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
     """Clips of a fixed number of frames, requested by (position, index) so that training can be resumed exactly.
 
     `position` counts the samples since training began, `index` is that of the clip; every random number is a pure function
-    of (seed, position). Items: `video` (3, num_frames, S, S) uint8, `index` int.
+    of (seed, position). Items: `video` (3, num_frames, H, W) uint8, `index` int.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
 class PairDataset(Dataset[dict[str, torch.Tensor]]):
     """Training pairs of stage 1: two frames of one clip, sampled with replacement, in time order, then augmented.
 
-    Requested by (position, index) as in `ClipDataset`. Items: `source` and `driving`, (3, S, S) uint8; with `motion` also
+    Requested by (position, index) as in `ClipDataset`. Items: `source` and `driving`, (3, H, W) uint8; with `motion` also
     `flow` (2, h, w) float32 and `has_flow`, which is true for pairs whose source is the clip's frame 0.
     """
 

@@ -1,4 +1,4 @@
-"""Image files and objects of any kind, read as RGB and fitted to a square.
+"""Image files and objects of any kind, read as RGB and fitted to a size.
 
 Shapes: an image is (H, W, 3) uint8 RGB, frames are (t, H, W, 3) uint8 RGB.
 """
@@ -8,12 +8,13 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeVar
+from typing import BinaryIO, Literal, TypeVar, get_args
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from lfdm.config.video import Fit
+from lfdm.config.checks import check
+from lfdm.config.video import Fit, Size, SizeInput
 from lfdm.data.colour_profiles import to_srgb
 from lfdm.data.gif_blocks import read_gif_layout
 from lfdm.data.gif_frames import compose_gif
@@ -259,30 +260,33 @@ def _over(image: Image.Image, colour: str) -> Image.Image:
 # --------------------------------------------------------------------------------------------------------- fitting
 
 
-def fit_frames(frames: np.ndarray, size: int, mode: Fit, *, border: Literal["constant", "edge"] = "constant") -> np.ndarray:
-    """Fit frames (t, H, W, 3) uint8 to a square: (t, size, size, 3) uint8.
+def fit_frames(frames: np.ndarray, size: SizeInput, mode: Fit, *, border: Literal["constant", "edge"] = "constant") -> np.ndarray:
+    """Fit frames (t, H, W, 3) uint8 to a size (height, width) or, given as one number, to a square: (t, height, width, 3) uint8.
 
-    `pad` scales the long side to `size`, truncates the short side to whole pixels and fills the borders with black or, with
-    border="edge", the nearest pixel; an odd pixel goes to the bottom or right. `crop` keeps the central square.
+    `pad` scales frames to the largest size that fits, truncated to whole pixels, and fills the borders with black or, with
+    border="edge", the nearest pixel; an odd pixel goes to the bottom or right. `crop` keeps the largest central part that has
+    the proportions of `size`; `stretch` changes the proportions.
     Shrinking averages the exact area under each new pixel, as the published recipe does; enlarging is bilinear.
     """
     check_frames(frames)
-    if size < 1:
-        raise UserError(f"size must be at least 1, got {size}")
-    if mode not in ("pad", "crop"):
-        raise UserError(f"fit must be 'pad' or 'crop', got {mode!r}")
-    height, width = frames.shape[1:3]
+    height, width = Size.parse(size)
+    check(mode in get_args(Fit), "fit", mode, "one of " + ", ".join(map(repr, get_args(Fit))))
+    old_height, old_width = frames.shape[1:3]
+    if mode == "stretch":
+        return _resize(frames, height, width)
+    wider = old_width * height > width * old_height
     if mode == "crop":
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        return _resize(frames[:, top : top + side, left : left + side], size, size)
-    longest = max(height, width)
-    new_height, new_width = max(1, height * size // longest), max(1, width * size // longest)
+        part = (old_height, max(1, old_height * width // height)) if wider else (max(1, old_width * height // width), old_width)
+        top, left = (old_height - part[0]) // 2, (old_width - part[1]) // 2
+        return _resize(frames[:, top : top + part[0], left : left + part[1]], height, width)
+    new_height, new_width = (height, max(1, old_width * height // old_height))
+    if wider:
+        new_height, new_width = max(1, old_height * width // old_width), width
     small = _resize(frames, new_height, new_width)
-    if new_height == new_width:
+    if (new_height, new_width) == (height, width):
         return small
-    top, left = (size - new_height) // 2, (size - new_width) // 2
-    around = ((0, 0), (top, size - new_height - top), (left, size - new_width - left), (0, 0))
+    top, left = (height - new_height) // 2, (width - new_width) // 2
+    around = ((0, 0), (top, height - new_height - top), (left, width - new_width - left), (0, 0))
     return np.pad(small, around, mode=border)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
 from lfdm.config.checks import MAX_SEED, check, check_integer, check_number
+from lfdm.config.video import SIDE_MULTIPLE, Size, SizeInput
 from lfdm.data.tables import read_table, tidy
 from lfdm.errors import UserError
 from lfdm.folders.files import check_holds_only, check_parents, expand_home, recover, replacing_folder, write_bytes
@@ -18,7 +19,6 @@ from lfdm.folders.lock import locked
 CLIP_INDEX_NAME = "clips.csv"
 CLIPS_DIR = "clips"
 CACHE_DIR = ".cache"
-MAX_SIZE = 2048
 MAX_FRAMES = 1000
 MAX_CLIP_PIXELS = 50_000_000
 """Most frames x height x width of a rendered clip: 16 frames of 1024x1024 are allowed."""
@@ -137,12 +137,13 @@ def check_data_set_folder(out: Path) -> None:
     check_holds_only(out, (CLIP_INDEX_NAME, CLIPS_DIR, CACHE_DIR), "a data set made by these commands")
 
 
-def check_rendering(*, size: int, num_frames: int, min_size: int) -> None:
-    """Raise UserError for a size and length that rendered clips cannot have."""
-    check_integer("size", size, min_size, MAX_SIZE)
+def check_rendering(*, size: SizeInput, num_frames: int, min_side: int) -> Size:
+    """Return the size of rendered clips; raise UserError for a size or length that they cannot have."""
+    frame = Size.parse(size, low=min_side, multiple=SIDE_MULTIPLE)
     check_integer("num_frames", num_frames, 2, MAX_FRAMES)
-    pixels, name = num_frames * size**2, "num_frames x size x size"
+    pixels, name = num_frames * frame.height * frame.width, "num_frames x height x width"
     check(pixels <= MAX_CLIP_PIXELS, name, pixels, f"at most {MAX_CLIP_PIXELS}")
+    return frame
 
 
 def check_split(*, seed: int, test_fraction: float, may_lack_training: bool = False) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from lfdm.config.checks import check_integer
+from lfdm.config.video import MIN_SIDE, Size, SizeInput
 from lfdm.data.alpha import compose
 from lfdm.data.backgrounds import sample_background
 from lfdm.data.images import decoding, fit_frames, open_image
@@ -42,8 +43,6 @@ SHEET_SIZE = (832, 1344)
 DIRECTIONS = ("back", "left", "front", "right")
 """In the order of the rows of an action."""
 FPS = 8.0
-MIN_SIZE = 16
-"""Smallest frames, in pixels: a quarter of a cell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +91,7 @@ def write_lpc(
     out: str | Path,
     *,
     num_characters: int = 300,
-    size: int = 64,
+    size: SizeInput = CELL,
     num_frames: int = 16,
     seed: int = 0,
     test_fraction: float = 0.2,
@@ -110,7 +109,7 @@ def write_lpc(
     """
     sheets = Path(sheets)
     check_integer("num_characters", num_characters, 1, MAX_SUBJECTS)
-    check_rendering(size=size, num_frames=num_frames, min_size=MIN_SIZE)
+    size = check_rendering(size=size, num_frames=num_frames, min_side=MIN_SIDE)
     check_split(seed=seed, test_fraction=test_fraction)
     check_workers(num_workers)
     layers = _find_layers(sheets)
@@ -202,7 +201,7 @@ def _cell(sheet: np.ndarray, row: int, column: int) -> np.ndarray:
 
 
 def _write_character(
-    layers: _Layers, folder: Path, size: int, num_frames: int, seed: int, num_train: int, index: int
+    layers: _Layers, folder: Path, size: Size, num_frames: int, seed: int, num_train: int, index: int
 ) -> list[ClipRecord]:
     rng = np.random.default_rng((seed, index))
     sheet, background = _sample_character(layers, rng), sample_background(rng, CELL, CELL)
@@ -217,8 +216,9 @@ def _write_character(
     return records
 
 
-def _scale(frames: np.ndarray, size: int) -> np.ndarray:
-    """Resize clips; whole multiples keep their pixels square and sharp."""
-    if size % CELL:
-        return fit_frames(frames, size, "pad")
-    return frames.repeat(size // CELL, axis=1).repeat(size // CELL, axis=2)
+def _scale(frames: np.ndarray, size: Size) -> np.ndarray:
+    """Resize clips, with their border repeated in frames that are not square; whole multiples keep pixels square and sharp."""
+    side = min(size)
+    if side % CELL == 0:
+        frames = frames.repeat(side // CELL, axis=1).repeat(side // CELL, axis=2)
+    return fit_frames(frames, size, "pad", border="edge")

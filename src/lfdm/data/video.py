@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from lfdm.config.checks import check_number
-from lfdm.config.video import MAX_FPS, MIN_FPS, Fit
+from lfdm.config.video import MAX_FPS, MIN_FPS, Fit, SizeInput
 from lfdm.data.alpha import add_alpha, fit_premultiplied
 from lfdm.data.animations import ANIMATION_SUFFIXES, decode_animation, encode_animation, is_animation, read_animation_timing
 from lfdm.data.containers import VideoInfo, beyond_end, decode_file, decode_file_at, read_file_info
@@ -186,7 +186,7 @@ def iterate_video(path: str | Path, *, max_frames: int | None = None, keep_alpha
 
 def read_fitted(
     path: str | Path,
-    size: int,
+    size: SizeInput,
     fit: Fit,
     *,
     max_frames: int | None = None,
@@ -194,7 +194,7 @@ def read_fitted(
     only: Collection[int] | None = None,
     keep_alpha: bool = False,
 ) -> np.ndarray:
-    """Read a clip, crop it and fit it to a square frame by frame: a long clip is never in memory at its own size.
+    """Read a clip, crop it and fit it to `size` frame by frame: a long clip is never in memory at its own size.
 
     `only` selects frames by index; indices beyond the end are ignored. With `keep_alpha` frames have four channels and are
     premultiplied.

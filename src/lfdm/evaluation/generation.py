@@ -1,12 +1,13 @@
 """Evaluate generation: videos made from the first frames and labels of held-out clips, compared with those clips.
 
-Shapes: frames (n, t, S, S, 3) uint8 · flow (n, 2, t, h, w) float16 in half images. Frame 0 is given and does not count as motion.
+Shapes: frames (n, t, H, W, 3) uint8 · flow (n, 2, t, h, w) float16 in half images. Frame 0 is given and does not count as motion.
 """
 
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lfdm.config.video import Size
 from lfdm.data.index import ClipRecord
 from lfdm.evaluation.distances import frame_distance, video_distances
 from lfdm.evaluation.generators import VideoGenerator
@@ -158,10 +160,10 @@ def _diversity(
         run.left_out["generation.diversity"] = NO_FLOW
         return results
     flow, flow_again, real_flow = (_rows_of(arrays, "flow") for arrays in (generated, others, real))
-    half = run.clips.image_size / 2
+    mean_length = partial(_mean_length, image_size=run.clips.image_size)
     lengths = {
-        "between_seeds": _mean_over(seeds, _mean_length, flow, flow_again, size) * half,
-        "between_takes": _mean_over(takes, _mean_length, real_flow, real_flow, size) * half,
+        "between_seeds": _mean_over(seeds, mean_length, flow, flow_again, size),
+        "between_takes": _mean_over(takes, mean_length, real_flow, real_flow, size),
     }
     return results | {"diversity": ratio("px", **lengths) | counts}
 
@@ -187,14 +189,15 @@ def _mean_over(
     return float(np.concatenate(parts).mean())
 
 
-def _mean_length(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the mean length of the difference of two flows (n, 2, t, h, w) after frame 0, (n,)."""
+def _mean_length(a: np.ndarray, b: np.ndarray, *, image_size: Size) -> np.ndarray:
+    """Return the mean length of the difference of two flows (n, 2, t, h, w) after frame 0, in pixels of the image: (n,)."""
     difference = a[:, :, 1:].astype(np.float32) - b[:, :, 1:].astype(np.float32)
-    return np.linalg.norm(difference, axis=1).mean(axis=(1, 2, 3), dtype=np.float64)
+    difference[:, 1] *= image_size.height / image_size.width  # now in half widths
+    return np.linalg.norm(difference, axis=1).mean(axis=(1, 2, 3), dtype=np.float64) * (image_size.width / 2)
 
 
 def _mean_change(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the mean absolute difference of frames (n, t, S, S, 3) after frame 0, in units of the intensity range, (n,)."""
+    """Return the mean absolute difference of frames (n, t, H, W, 3) after frame 0, in units of the intensity range, (n,)."""
     difference = a[:, 1:].astype(np.float32) - b[:, 1:].astype(np.float32)
     return np.abs(difference / 255).mean(axis=(1, 2, 3, 4), dtype=np.float64)
 

@@ -1,6 +1,6 @@
 """Generators of videos from first frames. `PipelineGenerator` wraps our own pipeline.
 
-Shapes: images (S, S, 3) uint8 · frames (b, t, S, S, 3) uint8, where frame 0 is the generator's rendering of the image.
+Shapes: images (H, W, 3) uint8 · frames (b, t, H, W, 3) uint8, where frame 0 is the generator's rendering of the image.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class GeneratedVideos:
     """A batch of generated videos."""
 
     frames: np.ndarray
-    """(b, t, S, S, 3) uint8."""
+    """(b, t, H, W, 3) uint8."""
     motion: Motion | None
     """Motion of the same b and t; None for a generator without flow."""
 
@@ -32,7 +32,7 @@ class VideoGenerator(Protocol):
     name: str
 
     def __call__(self, images: Sequence[np.ndarray], labels: Sequence[str] | None, seeds: Sequence[int]) -> GeneratedVideos:
-        """Generate videos for b images (S, S, 3) uint8, b labels (or None: unconditional) and b seeds."""
+        """Generate videos for b images (H, W, 3) uint8, b labels (or None: unconditional) and b seeds."""
         ...
 
 

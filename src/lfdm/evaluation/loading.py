@@ -12,7 +12,7 @@ import torch
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.presets import Preset
 from lfdm.config.serialization import from_json
-from lfdm.config.video import Fit
+from lfdm.config.video import Fit, Size
 from lfdm.data.index import NULL_LABEL, ClipRecord, labels
 from lfdm.data.puppets.truth import truth_path
 from lfdm.errors import UserError
@@ -32,7 +32,7 @@ class EvaluatedModel:
 
     autoencoder: LatentFlowAutoencoder
     pipeline: LatentFlowPipeline | None
-    image_size: int
+    image_size: Size
     fit: Fit
     num_frames: int
     fps: float
@@ -63,9 +63,9 @@ def load_model(model: str | Path, records: Sequence[ClipRecord], *, device: torc
     layout = find_layout(find_folder(model))
     pipe = LatentFlowPipeline.from_pretrained(model, device=device)
     pipe.set_progress_bar_config(disable=True)
-    size, fit, num_frames, fps = (pipe.config[name] for name in ("image_size", "fit", "num_frames", "fps"))
+    fit, num_frames, fps = (pipe.config[name] for name in ("fit", "num_frames", "fps"))
     hashes = _hash_weights({name: layout.component(name) for name in pipe.components})
-    return EvaluatedModel(pipe.autoencoder, pipe, size, fit, num_frames, fps, hashes)
+    return EvaluatedModel(pipe.autoencoder, pipe, pipe.size, fit, num_frames, fps, hashes)
 
 
 def _load_stage1(
@@ -76,15 +76,15 @@ def _load_stage1(
     hashes = _hash_weights({"autoencoder": weights})
     if "preset" in config:
         preset = from_json(Preset, config["preset"])
-        return EvaluatedModel(autoencoder, None, preset.image_size, preset.fit, preset.num_frames, preset.fps, hashes)
-    sizes = {(record.width, record.height) for record in records}
-    width, height = min(sizes)
-    if len(sizes) > 1 or width != height or width % autoencoder.size_multiple:
+        return EvaluatedModel(autoencoder, None, preset.size, preset.fit, preset.num_frames, preset.fps, hashes)
+    sizes = {Size(record.height, record.width) for record in records}
+    size = min(sizes)
+    if len(sizes) > 1 or any(side % autoencoder.size_multiple for side in size):
         raise UserError(
-            f"{folder} is an auto-encoder, which does not store its image size: the clips must be square and of one size "
-            f"divisible by {autoencoder.size_multiple}; got {sorted(sizes)}"
+            f"{folder} is an auto-encoder, which does not store its image size: the clips must have one size, its sides "
+            f"divisible by {autoencoder.size_multiple}; got {', '.join(map(str, sorted(sizes)))} (height x width)"
         )
-    return EvaluatedModel(autoencoder, None, width, "pad", DEFAULT_FRAMES, records[0].fps, hashes)
+    return EvaluatedModel(autoencoder, None, size, "pad", DEFAULT_FRAMES, records[0].fps, hashes)
 
 
 def select_clips(records: Sequence[ClipRecord], num_clips: int | None, seed: int, *, where: str) -> list[int]:
@@ -107,10 +107,10 @@ def check_clips(model: EvaluatedModel, records: Sequence[ClipRecord], root: Path
     """Raise UserError if a clip with exact motion has another size than the model, or a label that the model does not know."""
     size = model.image_size
     for record in records:
-        if (record.width, record.height) != (size, size) and truth_path(root / record.path).is_file():
+        if (record.height, record.width) != size and truth_path(root / record.path).is_file():
             raise UserError(
-                f"the model works at {size}x{size} pixels; {root / record.path} and its exact motion are "
-                f"{record.width}x{record.height}: render the clips at the model's size"
+                f"the model works at {size} pixels (height x width); {root / record.path} and its exact motion are "
+                f"{record.height}x{record.width}: render the clips at the model's size"
             )
     if model.pipeline is not None and not unconditional:
         known = set(model.pipeline.condition.labels)

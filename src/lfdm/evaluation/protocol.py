@@ -13,7 +13,7 @@ import torch
 from accelerate import PartialState
 
 from lfdm.config.diffusion import SamplerName
-from lfdm.config.video import Fit
+from lfdm.config.video import Fit, Size, SizeInput
 from lfdm.data.cache import open_cache
 from lfdm.data.index import CLIP_INDEX_NAME, ClipRecord, labels, read_index
 from lfdm.data.progress import Progress
@@ -100,7 +100,7 @@ def evaluate_generator(
     out: str | Path,
     config: EvaluationConfig | None = None,
     *,
-    image_size: int,
+    image_size: SizeInput,
     fit: Fit,
     num_frames: int,
     fps: float,
@@ -127,7 +127,7 @@ def evaluate_generator(
         name=generator.name,
         description=description,
         sampling={},
-        image_size=image_size,
+        image_size=Size.parse(image_size, "image_size"),
         fit=fit,
         num_frames=num_frames,
         fps=fps,
@@ -166,7 +166,7 @@ class _Subject:
     name: str
     description: dict[str, Any]
     sampling: dict[str, Any]
-    image_size: int
+    image_size: Size
     fit: Fit
     num_frames: int
     fps: float
@@ -245,7 +245,7 @@ def _describe(context: _Context, subject: _Subject, perceptual: PerceptualDistan
         | {
             "num_clips": len(context.chosen),
             "num_frames": subject.num_frames,
-            "image_size": subject.image_size,
+            "image_size": subject.image_size.setting,
             "fit": subject.fit,
             **subject.sampling,
             "device": context.device.type,

@@ -1,6 +1,6 @@
 """State that all parts of an evaluation share: the held-out clips, the store of results, and the figures that were left out.
 
-Shapes: frames (b, t, S, S, 3) uint8 · video (b, 3, t, S, S) float32 in [0, 1].
+Shapes: frames (b, t, H, W, 3) uint8 · video (b, 3, t, H, W) float32 in [0, 1].
 """
 
 from collections.abc import Callable, Sequence
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lfdm.config.video import Size
 from lfdm.data.cache import ClipCache
 from lfdm.data.frame_indices import uniform_indices
 from lfdm.data.index import ClipRecord
@@ -38,7 +39,7 @@ class HeldOutClips:
         return [self.cache.records[i] for i in self.chosen]
 
     @property
-    def image_size(self) -> int:
+    def image_size(self) -> Size:
         return self.cache.size
 
     def frame_indices(self, clip: int) -> np.ndarray:
@@ -46,11 +47,11 @@ class HeldOutClips:
         return uniform_indices(self.cache.num_frames(self.chosen[clip]), self.num_frames)
 
     def frames(self, clips: Sequence[int]) -> np.ndarray:
-        """Return frames (b, t, S, S, 3) uint8."""
+        """Return frames (b, t, H, W, 3) uint8."""
         return np.stack([self.cache.clip(self.chosen[i])[self.frame_indices(i)] for i in clips])
 
     def sources(self, clips: Sequence[int]) -> np.ndarray:
-        """Return first frames (b, S, S, 3) uint8."""
+        """Return first frames (b, H, W, 3) uint8."""
         return np.stack([self.cache.clip(self.chosen[i])[0] for i in clips])
 
 
@@ -74,7 +75,7 @@ class EvaluationRun:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def video(self, frames: np.ndarray) -> Tensor:
-        """Convert frames (b, t, S, S, 3) uint8 to a video (b, 3, t, S, S) in [0, 1] on the device."""
+        """Convert frames (b, t, H, W, 3) uint8 to a video (b, 3, t, H, W) in [0, 1] on the device."""
         return torch.from_numpy(frames).to(self.device).permute(0, 4, 1, 2, 3).float() / 255
 
     def apply_network(
@@ -84,7 +85,7 @@ class EvaluationRun:
 
         Args:
             name: folder of the outputs in the store.
-            network: maps frames (b, t, S, S, 3) uint8 and the indices of their clips to outputs (b, ...).
+            network: maps frames (b, t, H, W, 3) uint8 and the indices of their clips to outputs (b, ...).
             task: description for progress reports.
         """
 

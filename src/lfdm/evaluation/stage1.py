@@ -1,6 +1,6 @@
 """Stage 1 on real clips: how well it reconstructs their frames from frame 0, and how accurate its motion is.
 
-Shapes: video (b, 3, t, S, S) in [0, 1] · figures per clip have the clip first · frame 0, which is given, never counts.
+Shapes: video (b, 3, t, H, W) in [0, 1] · figures per clip have the clip first · frame 0, which is given, never counts.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
+from lfdm.config.video import Size
 from lfdm.data.puppets.truth import truth_path
 from lfdm.evaluation.loading import file_sha256
 from lfdm.evaluation.metrics.frames import l1_per_clip, psnr_per_clip, ssim_per_clip
@@ -89,9 +90,11 @@ def measure_stage1(
     return results | motion_accuracy.results(stored), stored
 
 
-def flow_length(motion: Motion, image_size: int) -> Tensor:
+def flow_length(motion: Motion, image_size: Size) -> Tensor:
     """Return the mean length of each clip's flow after frame 0, in pixels of the image: (b,)."""
-    return motion.flow[:, :, 1:].float().norm(dim=1).mean(dim=(1, 2, 3), dtype=torch.float64) * (image_size / 2)
+    x, y = motion.flow[:, :, 1:].float().unbind(1)
+    flow = torch.stack((x, y * (image_size.height / image_size.width)), dim=1)  # in half widths
+    return flow.norm(dim=1).mean(dim=(1, 2, 3), dtype=torch.float64) * (image_size.width / 2)
 
 
 def _distances(guess: Tensor, video: Tensor, perceptual: PerceptualDistance | None) -> dict[str, Tensor]:

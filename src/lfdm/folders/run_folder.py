@@ -8,7 +8,7 @@ from typing import Any
 
 from lfdm.config.presets import Preset
 from lfdm.config.serialization import from_json
-from lfdm.config.video import Fit
+from lfdm.config.video import Fit, SizeInput
 from lfdm.errors import UserError
 from lfdm.folders.files import check_parents, write_bytes
 from lfdm.folders.model_folder import WEIGHTS_NAME, read_json
@@ -68,7 +68,7 @@ class Stage1Layout:
     """A trained stage 1, and the settings that its own folder does not hold."""
 
     folder: Path
-    image_size: int
+    image_size: SizeInput
     fit: Fit
     fps: float
 

@@ -1,6 +1,6 @@
 """Decode a motion of any length in little memory: a few frames at a time, each chunk converted to its final form at once.
 
-Shapes: video (b, 3, t, S, S) in [0, 1], or (b, 4, t, S, S) with straight alpha.
+Shapes: video (b, 3, t, H, W) in [0, 1], or (b, 4, t, H, W) with straight alpha.
 """
 
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lfdm.autoencoder.autoencoder import Decoded, Features, LatentFlowAutoencoder
+from lfdm.config.video import Size
 from lfdm.motion.motion import Motion
 from lfdm.motion.warp import resize, warp
 from lfdm.pipeline.result import LatentFlowOutput, OutputType, VideoBuffer
@@ -21,9 +22,9 @@ _MIN_ALPHA = 1e-4
 """Smallest alpha by which colours are divided: below it a pixel is invisible in 8 bits, and in 12."""
 
 
-def frames_per_chunk(autoencoder: LatentFlowAutoencoder, image_size: int, batch_size: int) -> int:
+def frames_per_chunk(autoencoder: LatentFlowAutoencoder, image_size: Size, batch_size: int) -> int:
     """Return how many frames of each sample are estimated or decoded at once."""
-    map_bytes = 4 * autoencoder.config["channels"] * image_size**2
+    map_bytes = 4 * autoencoder.config["channels"] * image_size.height * image_size.width
     return max(1, CHUNK_BYTES // (CHUNK_MAPS * map_bytes * batch_size))
 
 
@@ -38,15 +39,15 @@ def decode_video(
 ) -> LatentFlowOutput:
     """Decode all frames of `motion`, in memory for one chunk and the result.
 
-    The result takes 6 S^2 bytes per frame as `uint8`, 8 S^2 as `pil` and 24 S^2 as `np` or `pt`, `frames` and `warped` together.
+    The result takes 6 H W bytes per frame as `uint8`, 8 H W as `pil` and 24 H W as `np` or `pt`, `frames` and `warped` together.
 
     Args:
-        premultiplied: images with alpha (b, 4, S, S), whose frames have alpha, too; `features` are then those of the images
+        premultiplied: images with alpha (b, 4, H, W), whose frames have alpha, too; `features` are then those of the images
             with filled background, see `lfdm.pipeline.inputs.FittedImages`.
         after_chunk: called with the number of frames decoded so far.
     """
     batch, length = len(motion.flow), motion.num_frames
-    chunk = frames_per_chunk(autoencoder, features.image.shape[-1], batch)
+    chunk = frames_per_chunk(autoencoder, Size(*features.image.shape[-2:]), batch)
     image = features.image if premultiplied is None else premultiplied
     frames, warped = (VideoBuffer(image, length, output_type, truncate=autoencoder.corners) for _ in ("prediction", "warped"))
     for start in range(0, length, chunk):
@@ -63,7 +64,7 @@ def decode_video(
 
 
 def _with_alpha(decoded: Decoded, motion: Motion, premultiplied: Tensor, padding_mode: str) -> Decoded:
-    """Return decoded frames (b, 4, n, S, S) of images with alpha: `decoded` gives the colours of what is inpainted.
+    """Return decoded frames (b, 4, n, H, W) of images with alpha: `decoded` gives the colours of what is inpainted.
 
     Alpha is that of the image, warped. Visible pixels are warped premultiplied, so that no colour of invisible ones is mixed in.
     """

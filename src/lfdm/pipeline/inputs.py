@@ -1,6 +1,6 @@
 """Convert what a user gives to the pipeline into what its networks take.
 
-Shapes: image (b, 3, S, S) in [0, 1], or (b, 4, S, S) with alpha · video frames in numpy (t, H, W, 3) uint8.
+Shapes: image (b, 3, H, W) in [0, 1], or (b, 4, H, W) with alpha · video frames in numpy (t, H, W, 3) uint8.
 """
 
 import numbers
@@ -18,12 +18,13 @@ from torch import Tensor
 
 from lfdm.condition.encoder import Condition
 from lfdm.config.checks import MAX_SEED, check_integer
-from lfdm.config.video import Fit
+from lfdm.config.video import Fit, Size, SizeInput
 from lfdm.data.alpha import fill_invisible, fit_premultiplied, unpremultiply
 from lfdm.data.images import fit_frames, read_gray, read_image
 from lfdm.data.pictures import read_picture
 from lfdm.data.video import iterate_video
 from lfdm.errors import UserError
+from lfdm.pipeline.framing import Framing
 
 MAX_VIDEOS = 10_000
 """Most videos of one call per image and condition."""
@@ -49,11 +50,11 @@ class FittedImages:
     """Images at the model's size, float32 in [0, 1]."""
 
     over_white: Tensor
-    """(b, 3, S, S)."""
+    """(b, 3, H, W)."""
     premultiplied: Tensor | None = None
-    """(b, 4, S, S), where one of the images is not opaque."""
+    """(b, 4, H, W), where one of the images is not opaque."""
     filled: Tensor | None = None
-    """(b, 3, S, S): then, opaque images in which the colours of visible pixels continue into invisible ones."""
+    """(b, 3, H, W): then, opaque images in which the colours of visible pixels continue into invisible ones."""
 
     def to(self, device: torch.device) -> "FittedImages":
         """Move the images to a device."""
@@ -107,21 +108,21 @@ def over_white(premultiplied: Tensor, alpha: Tensor) -> Tensor:
     return premultiplied + (1 - alpha)
 
 
-def picture_size(picture: Picture) -> tuple[int, int]:
-    """Return (height, width)."""
-    height, width = picture.shape[1:] if isinstance(picture, Tensor) else picture.shape[:2]
-    return height, width
+def picture_size(picture: Picture) -> Size:
+    """Return the size of a picture."""
+    return Size(*(picture.shape[1:] if isinstance(picture, Tensor) else picture.shape[:2]))
 
 
-def fit_images(pictures: Sequence[Picture], *, size: int, fit: Fit) -> FittedImages:
+def fit_images(pictures: Sequence[Picture], *, size: SizeInput, fit: Fit) -> FittedImages:
     """Fit images to the model's size as the training data was.
 
     Float tensors of this size are taken as they are; everything else passes through 8 bits. Borders of images with alpha are
     transparent.
     """
+    frame = Size.parse(size)
     if all(_num_channels(picture) == 3 for picture in pictures):
-        return FittedImages(torch.stack([_fit_image(picture, size, fit) for picture in pictures]))
-    rgba = torch.stack([_fit_premultiplied(picture, size, fit) for picture in pictures])
+        return FittedImages(torch.stack([_fit_image(picture, frame, fit) for picture in pictures]))
+    rgba = torch.stack([_fit_premultiplied(picture, frame, fit) for picture in pictures])
     straight = (unpremultiply(np.array(_to_8_bits(one))) for one in rgba)
     filled = torch.stack([_to_float(fill_invisible(one)[..., :3]) for one in straight])
     return FittedImages(over_white(rgba[:, :3], rgba[:, 3:]), rgba, filled)
@@ -131,16 +132,16 @@ def _num_channels(picture: Picture) -> int:
     return picture.shape[0] if isinstance(picture, Tensor) else picture.shape[-1]
 
 
-def _fit_premultiplied(picture: Picture, size: int, fit: Fit) -> Tensor:
-    """Fit an image with or without alpha: (4, size, size), premultiplied."""
+def _fit_premultiplied(picture: Picture, size: Size, fit: Fit) -> Tensor:
+    """Fit an image with or without alpha: (4, height, width), premultiplied."""
     if _num_channels(picture) == 3:
         image = _fit_image(picture, size, fit)
         return torch.cat((image, torch.ones_like(image[:1])))
     if isinstance(picture, Tensor):
-        if picture.shape[1:] == (size, size):
+        if picture.shape[1:] == size:
             return torch.cat((picture[:3] * picture[3:], picture[3:]))
         picture = _to_8_bits(picture)
-    if picture.shape[:2] == (size, size):  # exact, where premultiplied colours in 8 bits would be rounded
+    if picture.shape[:2] == size:  # exact, where premultiplied colours in 8 bits would be rounded
         return _fit_premultiplied(_to_float(picture), size, fit)
     return _to_float(fit_premultiplied(picture[None], size, fit)[0])
 
@@ -153,16 +154,16 @@ def _to_float(frame: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(frame)).permute(2, 0, 1).float() / 255
 
 
-def _fit_image(picture: Picture, size: int, fit: Fit) -> Tensor:
+def _fit_image(picture: Picture, size: Size, fit: Fit) -> Tensor:
     if isinstance(picture, Tensor):
-        if picture.shape[1:] == (size, size):
+        if picture.shape[1:] == size:
             return picture
         picture = _to_8_bits(picture)
     return _to_float(fit_frames(picture[None], size, fit)[0])
 
 
-def prepare_mask(mask: MaskInput, *, size: int, fit: Fit, image_sizes: Collection[tuple[int, int]] = ()) -> Tensor:
-    """Fit a mask as its image is fitted; padding repeats the mask's nearest edge: (1, 1, size, size) float32 in [0, 1].
+def prepare_mask(mask: MaskInput, *, size: SizeInput, fit: Fit, image_sizes: Collection[tuple[int, int]] = ()) -> Tensor:
+    """Fit a mask as its image is fitted; padding repeats the mask's nearest edge: (1, 1, height, width) float32 in [0, 1].
 
     A coloured picture counts by its luminance; where it is transparent it counts as black.
 
@@ -203,8 +204,8 @@ def _mask_to_8_bits(mask: np.ndarray) -> np.ndarray:
     return np.rint(mask * 255.0).astype(np.uint8)
 
 
-def driving_chunks(driving: DrivingInput, num_frames: int, *, size: int, fit: Fit) -> Iterator[Tensor]:
-    """Yield a driving clip, fitted, `num_frames` at a time: (1, 3, n, size, size) float32 in [0, 1].
+def driving_chunks(driving: DrivingInput, num_frames: int, framing: Framing) -> Iterator[Tensor]:
+    """Yield a driving clip, fitted, `num_frames` at a time: (1, 3, n, H, W) float32 in [0, 1].
 
     Raises:
         UserError: not a frame or chunk of frames, or no frames at all.
@@ -219,7 +220,8 @@ def driving_chunks(driving: DrivingInput, num_frames: int, *, size: int, fit: Fi
     while chunk := list(islice(frames, num_frames)):
         empty = False
         pictures = [picture for frame in chunk for picture in read_images(frame)]
-        yield rearrange(fit_images(pictures, size=size, fit=fit).over_white, "t c h w -> 1 c t h w")
+        fit = framing.fit_of(picture_size(pictures[0]))
+        yield rearrange(fit_images(pictures, size=framing.size, fit=fit).over_white, "t c h w -> 1 c t h w")
     if empty:
         raise UserError("the driving clip holds no frames")
 

@@ -2,7 +2,7 @@
 
 The image is encoded once, its motion is sampled in N steps, and all frames are decoded from the image warped by that motion.
 
-Shapes: image (b, 3, S, S) in [0, 1] · motion sample (b, 3, t, h, w) · video (b, 3, t, S, S) in [0, 1].
+Shapes: image (b, 3, H, W) in [0, 1] · motion sample (b, 3, t, h, w) · video (b, 3, t, H, W) in [0, 1].
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from lfdm.config.checks import check_integer, check_number
 from lfdm.config.diffusion import MAX_GUIDANCE_SCALE, PredictionType
 from lfdm.config.presets import Preset, get_preset
 from lfdm.config.serialization import to_json
-from lfdm.config.video import Fit
+from lfdm.config.video import Fit, PictureFit, Size, SizeInput
 from lfdm.denoiser.network import DenoiserContext, DenoiserNetwork
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion.guidance import Guidance
@@ -29,7 +29,8 @@ from lfdm.diffusion.windows import plan_windows
 from lfdm.errors import UserError
 from lfdm.motion.codec import MotionCodec, make_codec
 from lfdm.pipeline.base import BasePipeline
-from lfdm.pipeline.compatibility import check_components
+from lfdm.pipeline.compatibility import check_components, side_multiple
+from lfdm.pipeline.control import MotionControl
 from lfdm.pipeline.inputs import (
     ImageInput,
     MaskInput,
@@ -61,7 +62,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         motion_codec: converts motion to the samples that stage 2 diffuses, and back.
         scheduler: a `MotionScheduler` or one of diffusers; its `prediction_type` says what the unet predicts. Another one that
             is set later must say the same: make it with `from_config(pipe.scheduler.config)`.
-        image_size: frames are image_size x image_size.
+        image_size: (height, width) of frames, or one number for squares.
         fit: how images of other shapes are fitted, as the training data was.
         num_frames: frames of a training clip, and the default of a call.
         fps: frames per second of written videos.
@@ -82,7 +83,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         motion_codec: MotionCodec,
         scheduler: Any,
         *,
-        image_size: int = 64,
+        image_size: SizeInput = 64,
         fit: Fit = "pad",
         num_frames: int = 16,
         fps: float = 8.0,
@@ -91,12 +92,13 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
     ) -> None:
         super().__init__()
         num_frames = check_integer("num_frames", num_frames, 2, MAX_FRAMES)
-        check_components(autoencoder, unet, condition, motion_codec, image_size=image_size, fit=fit, num_frames=num_frames)
+        size = Size.parse(image_size, "image_size")
+        check_components(autoencoder, unet, condition, motion_codec, image_size=size, fit=fit, num_frames=num_frames)
         self.autoencoder, self.unet, self.condition = autoencoder, unet, condition
         self.motion_codec, self.scheduler = motion_codec, scheduler
         self._predicts: PredictionType = predicted_by(scheduler)
         self.register_to_config(
-            image_size=image_size,
+            image_size=size.setting,
             fit=fit,
             num_frames=num_frames,
             fps=check_number("fps", fps, low=0.01),
@@ -145,6 +147,11 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         return cls(autoencoder, unet, condition, motion_codec, scheduler, **settings, **sampling)
 
     @property
+    def side_multiple(self) -> int:
+        """The number that height and width of images must be multiples of."""
+        return side_multiple(self.autoencoder, self.unet)
+
+    @property
     def max_inference_steps(self) -> int:
         """The largest `num_inference_steps` that the scheduler can take."""
         return max_inference_steps(self.scheduler)
@@ -164,6 +171,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         callback_on_step_end: StepCallback | None = None,
         motion_strength: float = 1.0,
         motion_mask: MaskInput | None = None,
+        fit: PictureFit | None = None,
         negative_condition: ConditionInput = None,
         loop: bool = False,
         keep_alpha: bool = True,
@@ -185,6 +193,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
             motion_strength: 0 to 2: 1 = as generated, 0 = the fitted image in every frame; see `Motion.scaled`.
             motion_mask: where the image moves, in the image's size: path, PIL image, array or tensor (H, W), uint8 or in [0, 1];
                 see `Motion.masked`. None = everywhere.
+            fit: how the image is fitted, see `framing`: `native` = in its own shape, with about as many pixels as in training.
             negative_condition: what guidance moves away from instead of the null condition; needs a guidance_scale above 1.
             loop: lets the last frames lead into the first; see `Motion.closed`.
             keep_alpha: makes frames with alpha of images that are not opaque everywhere (all frames of a call, if one image is
@@ -198,10 +207,11 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         num_frames, steps, scale = self.sampling_settings(num_frames, num_inference_steps, guidance_scale, loop=loop)
         check_output_type(output_type)
         pictures = read_images(image, keep_alpha=keep_alpha)
-        control = self._control(motion_strength, motion_mask, pictures)
+        framing = self.framing(pictures, fit)
+        control = MotionControl(motion_strength, motion_mask, pictures, framing)
         guidance, embedding = self._guidance(scale, condition, negative_condition, len(pictures), num_videos)
         generators = sample_generators(generator, len(embedding))
-        source = self._encode(pictures).repeat(len(embedding) // len(pictures))
+        source = self._encode(pictures, framing).repeat(len(embedding) // len(pictures))
         context = DenoiserContext(condition=embedding, latent=source.features.latent, attention_frames=self.config["num_frames"])
         sample = self._sample(context, guidance, num_frames, steps, generators, callback_on_step_end)
         motion = self.motion_codec.decode(sample, num_frames)

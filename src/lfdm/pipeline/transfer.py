@@ -1,28 +1,29 @@
 """What needs only stage 1: transfer the motion of a clip, or a given motion, to images.
 
-Shapes: image (b, 3, S, S) in [0, 1] · video (b, 3, t, S, S) in [0, 1].
+Shapes: image (b, 3, H, W) in [0, 1] · video (b, 3, t, H, W) in [0, 1].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any, Self, Unpack, get_args
 
 import torch
 from torch import Tensor
 
 from lfdm.autoencoder.autoencoder import Features, LatentFlowAutoencoder
-from lfdm.config.checks import check_number
-from lfdm.config.video import MIN_FPS, Fit
+from lfdm.config.checks import check, check_number
+from lfdm.config.video import MIN_FPS, Fit, PictureFit, Size, SizeInput
 from lfdm.errors import UserError
 from lfdm.folders.components import check_load_options
 from lfdm.folders.run_folder import find_stage1
 from lfdm.folders.sources import HubOptions, find_folder
 from lfdm.motion.motion import Motion
-from lfdm.pipeline.compatibility import check_image
+from lfdm.pipeline.compatibility import check_image, min_side
 from lfdm.pipeline.control import MotionControl, estimate_driving_motion
 from lfdm.pipeline.decoding import decode_video
-from lfdm.pipeline.inputs import DrivingInput, ImageInput, MaskInput, Picture, fit_images, read_images
+from lfdm.pipeline.framing import Framing, check_pictures, native_framing
+from lfdm.pipeline.inputs import DrivingInput, ImageInput, MaskInput, Picture, fit_images, picture_size, read_images
 from lfdm.pipeline.result import LatentFlowOutput, OutputType, check_output_type
 
 
@@ -37,6 +38,11 @@ class MotionTransfer:
         raise NotImplementedError
 
     @property
+    def size(self) -> Size:
+        """Size of frames, as in training."""
+        return Size.parse(self.config["image_size"])
+
+    @property
     def device(self) -> torch.device:
         """The device of the networks."""
         return self.autoencoder.device
@@ -49,6 +55,7 @@ class MotionTransfer:
         *,
         motion_strength: float = 1.0,
         motion_mask: MaskInput | None = None,
+        fit: PictureFit | None = None,
         output_type: OutputType = "pil",
         keep_alpha: bool = True,
     ) -> LatentFlowOutput:
@@ -61,10 +68,11 @@ class MotionTransfer:
         if not isinstance(motion, Motion):
             raise UserError(f"motion must be a Motion, as Motion.load returns; got {type(motion).__name__}")
         pictures = read_images(image, keep_alpha=keep_alpha)
-        control = self._control(motion_strength, motion_mask, pictures)
+        framing = self.framing(pictures, fit)
+        control = MotionControl(motion_strength, motion_mask, pictures, framing)
         if len(pictures) > 1 and len(motion.flow) == 1:
             motion = Motion.concatenate([motion] * len(pictures), dim=0)
-        source = self._encode(pictures)
+        source = self._encode(pictures, framing)
         if len(pictures) == 1:
             source = source.repeat(len(motion.flow))
         return self._decode(source, control(motion.to(self.device)), output_type)
@@ -78,6 +86,7 @@ class MotionTransfer:
         relative: bool = True,
         motion_strength: float = 1.0,
         motion_mask: MaskInput | None = None,
+        fit: PictureFit | None = None,
         output_type: OutputType = "pil",
         keep_alpha: bool = True,
         callback_on_decode: Callable[[int], None] | None = None,
@@ -95,18 +104,41 @@ class MotionTransfer:
         pictures = read_images(image, keep_alpha=keep_alpha)
         if len(pictures) != 1:
             raise UserError(f"image must be one image; got {len(pictures)}")
-        control = self._control(motion_strength, motion_mask, pictures)
-        source = self._encode(pictures)
-        motion = estimate_driving_motion(
-            self.autoencoder, source.features.image, driving, relative=relative, fit=self.config["fit"]
-        )
+        framing = self.framing(pictures, fit)
+        control = MotionControl(motion_strength, motion_mask, pictures, framing)
+        source = self._encode(pictures, framing)
+        motion = estimate_driving_motion(self.autoencoder, source.features.image, driving, relative=relative, framing=framing)
         return self._decode(source, control(motion), output_type, after_chunk=callback_on_decode)
 
-    def _control(self, strength: float, mask: MaskInput | None, pictures: list[Picture]) -> MotionControl:
-        return MotionControl(strength, mask, pictures, size=self.config["image_size"], fit=self.config["fit"])
+    @property
+    def side_multiple(self) -> int:
+        """The number that height and width of images must be multiples of."""
+        return self.autoencoder.size_multiple
 
-    def _encode(self, pictures: list[Picture]) -> "_Source":
-        images = fit_images(pictures, size=self.config["image_size"], fit=self.config["fit"]).to(self.device)
+    def framing(self, pictures: Sequence[Picture], fit: PictureFit | None = None) -> Framing:
+        """Return the size in which pictures are animated, and how they are fitted to it.
+
+        Args:
+            fit: `native` = the pictures' own shape, with about as many pixels as in training; others = the size of training;
+                None = as in training.
+
+        Raises:
+            UserError: an unknown `fit`, a picture that is too small, or with `native` a shape that the networks cannot take or
+                pictures of several shapes.
+        """
+        allowed = "one of " + ", ".join(map(repr, get_args(PictureFit)))
+        check(fit is None or fit in get_args(PictureFit), "fit", fit, allowed)
+        sizes = [picture_size(picture) for picture in pictures]
+        check_pictures(sizes)
+        if fit != "native":
+            return Framing(size=self.size, fit=fit or self.config["fit"])
+        multiple = self.side_multiple
+        least = min_side(multiple=multiple, stride=self.autoencoder.stride)
+        return native_framing(sizes, training=self.size, fit=self.config["fit"], multiple=multiple, least=least)
+
+    def _encode(self, pictures: Sequence[Picture], framing: Framing) -> "_Source":
+        fit = framing.fit_of(picture_size(pictures[0]))
+        images = fit_images(pictures, size=framing.size, fit=fit).to(self.device)
         features = self.autoencoder.encode(images.over_white)
         if images.filled is None:
             return _Source(features, features)
@@ -134,7 +166,7 @@ class _Source:
     decoded: Features
     """What frames are decoded from."""
     premultiplied: Tensor | None = None
-    """The images (b, 4, S, S), where they have alpha."""
+    """The images (b, 4, H, W), where they have alpha."""
 
     def repeat(self, count: int) -> "_Source":
         """Return these images, each `count` times in a row."""
@@ -150,7 +182,7 @@ class Stage1Pipeline(MotionTransfer):
 
     Args:
         autoencoder: stage 1.
-        image_size: frames are image_size x image_size.
+        image_size: (height, width) of frames, or one number for squares.
         fit: how images of other shapes are fitted, as the training data was.
         fps: frames per second of written videos.
 
@@ -158,10 +190,11 @@ class Stage1Pipeline(MotionTransfer):
         UserError: a setting that is not allowed.
     """
 
-    def __init__(self, autoencoder: LatentFlowAutoencoder, *, image_size: int, fit: Fit = "pad", fps: float = 8.0) -> None:
-        check_image(image_size, fit, multiple=autoencoder.size_multiple)
+    def __init__(self, autoencoder: LatentFlowAutoencoder, *, image_size: SizeInput, fit: Fit = "pad", fps: float = 8.0) -> None:
+        size = Size.parse(image_size, "image_size")
+        check_image(size, fit, multiple=autoencoder.size_multiple, stride=autoencoder.stride)
         self.autoencoder = autoencoder
-        self._config = {"image_size": image_size, "fit": fit, "fps": check_number("fps", fps, low=MIN_FPS)}
+        self._config = {"image_size": size.setting, "fit": fit, "fps": check_number("fps", fps, low=MIN_FPS)}
 
     @property
     def config(self) -> dict[str, Any]:

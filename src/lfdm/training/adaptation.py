@@ -72,7 +72,7 @@ def adapt(
     state = process_state()
     with locked(out, hold=state.is_main_process):
         with state.local_main_process_first():  # the other processes find its cache
-            cache = open_cache(data, records, pipe.config["image_size"], pipe.config["fit"], skip_broken=True, progress=progress)
+            cache = open_cache(data, records, pipe.size, pipe.config["fit"], skip_broken=True, progress=progress)
         task = AutoencoderTask(pipe.autoencoder, config.losses(), cache)
         if state.is_main_process:
             prepare_run(out, settings)

@@ -137,7 +137,7 @@ def _find_damage(clips: ClipCache, folder: Path) -> str | None:
 
 
 def _clip_motion(autoencoder: LatentFlowAutoencoder, clip: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the motion of a clip (t, S, S, 3) uint8, some frames at a time: (n, 3, h, w) float16."""
+    """Yield the motion of a clip (t, H, W, 3) uint8, some frames at a time: (n, 3, h, w) float16."""
     video = torch.from_numpy(np.array(clip)).permute(3, 0, 1, 2)[None].to(autoencoder.device).float() / 255
     for motion in autoencoder.estimate_motions(video[:, :, 0], video.split(CHUNK_FRAMES, dim=2)):
         values = torch.cat((motion.flow, motion.occlusion), dim=1)[0].transpose(0, 1)
@@ -147,7 +147,7 @@ def _clip_motion(autoencoder: LatentFlowAutoencoder, clip: np.ndarray) -> Iterat
 class MotionDataset(Dataset[dict[str, Tensor]]):
     """Map (position, index) to a sample of stage 2: first frame, cached motion and clip index.
 
-    Items: `image` (3, S, S) uint8, `motion` (3, num_frames, h, w) float16, `index` int64. Image and motion are mirrored
+    Items: `image` (3, H, W) uint8, `motion` (3, num_frames, h, w) float16, `index` int64. Image and motion are mirrored
     together; color jitter changes only the image.
     """
 

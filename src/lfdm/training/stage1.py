@@ -34,7 +34,7 @@ from lfdm.training.motion_cache import MotionCache, open_motion_cache
 from lfdm.training.optimization import uses_bf16
 from lfdm.training.processes import process_state, require_same_settings
 from lfdm.training.reports import RunSummary, StepReport
-from lfdm.visualize import flow_to_color
+from lfdm.visualize import flow_to_color, in_half_widths
 
 PANEL_PAIRS = 6
 STAGE2_SETTINGS = tuple(f"preset.{name}" for name in ("name", "num_frames", "fps", "unet", "diffusion", "diffusion_training"))
@@ -121,7 +121,8 @@ class AutoencoderTask:
             pair = torch.from_numpy(np.stack([clip[0], clip[len(clip) // 2]])).permute(0, 3, 1, 2).to(device).float() / 255
             result = module(pair[:1], pair[1:])
             motion = result.motion.resize((pair.shape[-2], pair.shape[-1]))
-            flow = flow_to_color(motion.flow[0, :, 0].permute(1, 2, 0).float().cpu().numpy())
+            flow = motion.flow[0, :, 0].permute(1, 2, 0).float().cpu().numpy()
+            flow = flow_to_color(in_half_widths(flow, motion.size))
             pictures = [pair[0], pair[1], result.decoded.prediction[0, :, 0], result.decoded.warped[0, :, 0]]
             tiles = [_to_bytes(picture) for picture in pictures]
             tiles += [flow, _to_bytes(motion.occlusion[0, :, 0].expand(3, -1, -1))]
@@ -171,7 +172,7 @@ def train_autoencoder(
         with state.local_main_process_first():  # the others find the caches that it makes
             keep_alpha = config.background == "random"
             cache = open_cache(
-                data, records, preset.image_size, preset.fit, skip_broken=True, keep_alpha=keep_alpha, progress=progress
+                data, records, preset.size, preset.fit, skip_broken=True, keep_alpha=keep_alpha, progress=progress
             )
             if distils:
                 teacher = _tracking_teacher(module, preset)

@@ -143,7 +143,7 @@ class DiffusionTask:
         return self.rows[index].masked_fill(chances < self.config.condition_dropout, -1)
 
     def panel(self, module: nn.Module) -> np.ndarray:
-        """Return a clip (t, 2 S, n S, 3): real clips above those generated from their first frames and labels."""
+        """Return a clip (t, 2 H, n W, 3): real clips above those generated from their first frames and labels."""
         assert isinstance(module, ConditionedUNet)
         clips, pipeline = self.clips, self.pipeline
         chosen = [int(i) for i in np.linspace(0, len(clips) - 1, PANEL_CLIPS)]
@@ -231,7 +231,7 @@ def _open_caches(
     stage1: LatentFlowAutoencoder, preset: Preset, data: Path, records: list[ClipRecord], progress: Progress | None
 ) -> tuple[ClipCache, MotionCache | None]:
     keep_alpha = preset.diffusion_training.background == "random"
-    clips = open_cache(data, records, preset.image_size, preset.fit, skip_broken=True, keep_alpha=keep_alpha, progress=progress)
+    clips = open_cache(data, records, preset.size, preset.fit, skip_broken=True, keep_alpha=keep_alpha, progress=progress)
     if not preset.diffusion_training.cache_motion:
         return clips, None
     bf16 = uses_bf16(preset.diffusion_training.optimization.mixed_precision, stage1.device)

@@ -86,7 +86,7 @@ def read_model_page(name: str, pipe: LatentFlowPipeline, folder: Path) -> ModelP
         name=Path(name).name,
         card=card.read_text(errors="replace")[:MAX_CARD_BYTES] if card.is_file() else "",
         labels=tuple(pipe.condition.labels),
-        video="{num_frames} frames of {image_size}x{image_size}, {fps:g} per second".format(**config),
+        video=f"{config['num_frames']} frames of {pipe.size}, {config['fps']:g} per second",
         sampling="{num_inference_steps} steps, guidance {guidance_scale:g}".format(**config),
         figures=tuple(figure for figure in figures if figure is not None),
         accuracy_by_label={k: float(v) for k, v in by_label.items() if _is_number(v)} if isinstance(by_label, dict) else {},

@@ -15,7 +15,7 @@ from lfdm.data.sprite_sheets import tile
 from lfdm.data.video import write_video
 from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
-from lfdm.visualize import draw_warped_grid, flow_scale, flow_to_color, occlusion_to_gray
+from lfdm.visualize import draw_warped_grid, flow_scale, flow_to_color, in_half_widths, occlusion_to_gray
 
 FILE_SIDE = 256
 """Side in pixels to which videos are enlarged by a whole factor, since players blur small ones."""
@@ -68,7 +68,7 @@ def write_result(
     file = write_video(folder / f"{name}.mp4", _enlarged(frames, after_frame), fps=fps)
     flow = motion.flow[0].permute(1, 2, 3, 0).float().cpu().numpy()  # (t, h, w, 2)
     occlusion = motion.occlusion[0, 0].float().cpu().numpy()
-    scale = flow_scale(flow)
+    scale = flow_scale(in_half_widths(flow, (size[1], size[0])))
     pictures = {
         "video": frames,
         "flow": np.stack([_draw_flow(frame, size, scale) for frame in _each(flow, after_frame)]),
@@ -88,7 +88,7 @@ def sheet_columns(num_frames: int, width: int, height: int) -> int:
 
 def _draw_flow(flow: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray:
     large = np.stack([_resize(flow[..., axis], size) for axis in range(2)], axis=-1)
-    return draw_warped_grid(flow_to_color(large, max_flow=scale), large)
+    return draw_warped_grid(flow_to_color(in_half_widths(large, (size[1], size[0])), max_flow=scale), large)
 
 
 def _write_sheet(path: Path, frames: np.ndarray, columns: int) -> Path:

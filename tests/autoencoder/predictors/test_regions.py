@@ -113,6 +113,23 @@ def test_a_turned_region_gives_its_rotation() -> None:
     torch.testing.assert_close(relative_affine(source, make_regions(shift, covariance)), rotation)
 
 
+@pytest.mark.parametrize("aspect", [0.5, 1.0, 1.75])
+def test_a_region_that_turns_in_a_rectangle_gives_its_rotation_in_pixels(aspect: float) -> None:
+    """Coordinates are relative to the image: a rotation in pixels is D R D^-1 with D = diag(1 / aspect, 1)."""
+    turn = torch.tensor(0.4, dtype=torch.float64)
+    rotation = torch.stack((turn.cos(), -turn.sin(), turn.sin(), turn.cos())).view(2, 2)
+    to_relative = torch.diag(torch.tensor([1 / aspect, 1.0], dtype=torch.float64))
+    at_rest = torch.diag(torch.tensor([0.2, 0.05], dtype=torch.float64))
+    covariances = [to_relative @ turned @ to_relative for turned in (rotation @ at_rest @ rotation.mT, at_rest)]
+    axes = [principal_axes(covariance[None, None], aspect=aspect) for covariance in covariances]
+    for covariance, axis in zip(covariances, axes, strict=True):
+        torch.testing.assert_close(axis[0, 0] @ axis[0, 0].mT, covariance)
+    heatmap, shift = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 2)
+    source, driving = (Regions(shift, one[None, None], axis, heatmap) for one, axis in zip(covariances, axes, strict=True))
+    expected = to_relative @ rotation @ to_relative.inverse()
+    torch.testing.assert_close(relative_affine(source, driving)[0, 0], expected)
+
+
 def test_two_by_two_algebra() -> None:
     a, b = random_covariances(10), random_covariances(20)[10:]
     torch.testing.assert_close(multiply_2x2(a, b), a @ b)

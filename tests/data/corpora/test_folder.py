@@ -102,7 +102,7 @@ def test_the_split_is_by_subject_over_all_labels_and_follows_the_seed(tmp_path: 
             write_video(tree / label / f"{n}.avi", clip(2, 8, 8), fps=8)
 
     def test_paths(name: str, seed: int) -> set[str]:
-        write_folder(tree, tmp_path / name, size=8, test_fraction=0.3, seed=seed)
+        write_folder(tree, tmp_path / name, size=16, test_fraction=0.3, seed=seed)
         return {record.path for record in read_index(tmp_path / name) if record.split == "test"}
 
     first = test_paths("one", 0)
@@ -112,13 +112,13 @@ def test_the_split_is_by_subject_over_all_labels_and_follows_the_seed(tmp_path: 
 
 
 def test_the_test_split_may_be_left_out_but_never_takes_all(tree: Path, tmp_path: Path) -> None:
-    assert write_folder(tree, tmp_path / "none", size=8, test_fraction=0).num_clips("test") == 0
-    few = write_folder(tree, tmp_path / "few", size=8, test_fraction=0.01)
+    assert write_folder(tree, tmp_path / "none", size=16, test_fraction=0).num_clips("test") == 0
+    few = write_folder(tree, tmp_path / "few", size=16, test_fraction=0.01)
     assert few.num_clips("test") >= 1
-    most = write_folder(tree, tmp_path / "most", size=8, test_fraction=0.99)
+    most = write_folder(tree, tmp_path / "most", size=16, test_fraction=0.99)
     assert most.num_clips("train") >= 1
     write_video(tmp_path / "alone" / "wave" / "ann" / "1.avi", clip(2, 8, 8), fps=8)
-    alone = write_folder(tmp_path / "alone", tmp_path / "one", size=8, test_fraction=0.99)
+    alone = write_folder(tmp_path / "alone", tmp_path / "one", size=16, test_fraction=0.99)
     assert (alone.num_clips("train"), alone.num_clips("test")) == (1, 0)
 
 
@@ -127,7 +127,7 @@ def test_clips_without_a_table_are_not_replaced(tree: Path, tmp_path: Path) -> N
     own.parent.mkdir(parents=True)
     own.write_text("keep me")
     with pytest.raises(UserError, match=r"project: .*clips\.csv"):
-        write_folder(tree, tmp_path / "project", size=8)
+        write_folder(tree, tmp_path / "project", size=16)
     assert own.read_text() == "keep me"
 
 
@@ -141,15 +141,15 @@ def test_max_frames_keeps_the_first(tree: Path, tmp_path: Path) -> None:
 def test_only_a_data_set_is_replaced(tree: Path, tmp_path: Path) -> None:
     out = tmp_path / "set"
     out.mkdir()
-    write_folder(tree, out, size=8)
-    (out / ".cache").mkdir()
     write_folder(tree, out, size=16)
-    assert read_index(out)[0].width == 16
+    (out / ".cache").mkdir()
+    write_folder(tree, out, size=32)
+    assert read_index(out)[0].width == 32
     assert sorted(entry.name for entry in out.iterdir()) == ["clips", "clips.csv"]
     (out / "thesis.txt").write_text("keep me")
     with pytest.raises(UserError, match=r"thesis\.txt"):
-        write_folder(tree, out, size=8)
-    assert read_index(out)[0].width == 16
+        write_folder(tree, out, size=32)
+    assert read_index(out)[0].width == 32
     assert (out / "thesis.txt").read_text() == "keep me"
 
 
@@ -158,14 +158,14 @@ def test_a_tree_without_clips_is_an_error_and_leaves_nothing(tree: Path, tmp_pat
         (tmp_path / bad / "wave").mkdir(parents=True)
     (tmp_path / "useless/wave/1.mp4").write_bytes(b"hello")
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        write_folder(tmp_path / "nowhere", tmp_path / "set", size=8)
+        write_folder(tmp_path / "nowhere", tmp_path / "set", size=16)
     with pytest.raises(UserError, match="expected <label>/<subject>/<clip>"):
-        write_folder(tmp_path / "empty", tmp_path / "set", size=8)
+        write_folder(tmp_path / "empty", tmp_path / "set", size=16)
     with pytest.raises(UserError, match=r"useless: .*wave/1\.mp4"):
-        write_folder(tmp_path / "useless", tmp_path / "set", size=8)
+        write_folder(tmp_path / "useless", tmp_path / "set", size=16)
     for out in (tree, tree / "set", tmp_path):
         with pytest.raises(UserError, match="tree"):
-            write_folder(tree, out, size=8)
+            write_folder(tree, out, size=16)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["empty", "tree", "useless"]
 
 
@@ -174,7 +174,10 @@ def test_a_tree_without_clips_is_an_error_and_leaves_nothing(tree: Path, tmp_pat
     [
         ("size", 0),
         ("size", 10**8),
-        ("fit", "stretch"),
+        ("fit", "cover"),
+        ("size", 24),
+        ("size", "wide"),
+        ("short_side", 64),
         ("test_fraction", 1.0),
         ("test_fraction", float("nan")),
         ("seed", -1),
@@ -184,7 +187,7 @@ def test_a_tree_without_clips_is_an_error_and_leaves_nothing(tree: Path, tmp_pat
 )
 def test_impossible_settings_are_named(tree: Path, tmp_path: Path, name: str, value: object) -> None:
     with pytest.raises(UserError, match=f"{name} must .* got"):
-        write_folder(tree, tmp_path / "set", **{"size": 8, name: value})
+        write_folder(tree, tmp_path / "set", **{"size": 16, name: value})
 
 
 def test_no_file_stops_the_run(tmp_path: Path) -> None:
@@ -202,7 +205,7 @@ def test_no_file_stops_the_run(tmp_path: Path) -> None:
     write_video(folder / "frames", clip(3, 8, 8), fps=8)
     (folder / "frames" / "frame-00001.png").write_bytes(b"hello")
     (folder / "empty").mkdir()
-    report = write_folder(tmp_path / "tree", tmp_path / "set", size=8)
+    report = write_folder(tmp_path / "tree", tmp_path / "set", size=16)
     assert {record.path for record in read_index(tmp_path / "set")} == {
         "clips/wave/ann/good.avi.avi",
         f"clips/wave/ann/{'é' * 100}.avi.avi",
@@ -229,7 +232,7 @@ def test_no_file_stops_the_run(tmp_path: Path) -> None:
 def test_a_folder_that_may_not_be_read_is_skipped(tree: Path, tmp_path: Path) -> None:
     (tree / "spin").chmod(0)
     try:
-        report = write_folder(tree, tmp_path / "set", size=8)
+        report = write_folder(tree, tmp_path / "set", size=16)
     finally:
         (tree / "spin").chmod(0o755)
     assert {s.path: "cannot be read" in s.reason for s in report.skipped if s.path == "spin"} == {"spin": True}
@@ -247,7 +250,7 @@ def test_an_internal_error_is_raised_and_skips_nothing(tree: Path, tmp_path: Pat
 
     monkeypatch.setattr("lfdm.data.video.fit_frames", misfit)
     with pytest.raises(ValueError, match="broadcast") as caught:
-        write_folder(tree, tmp_path / "set", size=8)
+        write_folder(tree, tmp_path / "set", size=16)
     assert not isinstance(caught.value, UserError)
 
 
@@ -273,7 +276,7 @@ def test_a_damaged_picture_ends_no_conversion(tmp_path: Path) -> None:
     data = (tmp_path / "tree/wave/frames/frame-00001.avif").read_bytes()
     (tmp_path / "tree/wave/frames/frame-00001.avif").write_bytes(data[: len(data) // 2])
     write_video(tmp_path / "tree/wave/good.avi", clip(3, 8, 8), fps=8)
-    report = write_folder(tmp_path / "tree", tmp_path / "set", size=8)
+    report = write_folder(tmp_path / "tree", tmp_path / "set", size=16)
     assert [record.path for record in report.records] == ["clips/wave/good.avi.avi"]
     assert [(s.path, "frame-00001.avif" in s.reason) for s in report.skipped] == [("wave/frames", True)]
 
@@ -283,7 +286,7 @@ def test_animated_pictures_are_clips(tmp_path: Path) -> None:
         write_video(tmp_path / "tree" / name, clip(3, 8, 8), fps=8)
     animation = (tmp_path / "tree/wave/ann/b.apng").rename(tmp_path / "tree/wave/ann/b.png")
     assert animation.exists()
-    report = write_folder(tmp_path / "tree", tmp_path / "set", size=8)
+    report = write_folder(tmp_path / "tree", tmp_path / "set", size=16)
     assert [record.path for record in report.records] == [
         f"clips/wave/{name}.avi" for name in ("ann/a.webp", "ann/b.png", "c.webp")
     ]

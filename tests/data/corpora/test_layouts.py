@@ -35,7 +35,7 @@ class Tree:
             (self.root / path).write_text(text)
 
     def convert(self, **options: object) -> Conversion:
-        return write_folder(self.root, self.root.parent / "set", **{"size": 8, **options})
+        return write_folder(self.root, self.root.parent / "set", **{"size": 16, **options})
 
     def rows(self, **options: object) -> dict[str, tuple[str, str, str]]:
         records = self.convert(**options).records

@@ -494,7 +494,7 @@ def test_wrong_trees_are_refused_and_leave_nothing(tmp_path: Path) -> None:
         write_published(NATOPS, empty, out)
     with pytest.raises(UserError, match="empty/set"):
         write_published(MUG, empty, empty / "set")
-    with pytest.raises(UserError, match=r"size .*2 to 2048; got 1"):
+    with pytest.raises(UserError, match=r"size .*16 to 4096.*; got 1"):
         write_published(MUG, empty, out, size=1)
     with pytest.raises(UserError, match=r"num_workers .*0 to 1000; got -1"):
         write_published(MUG, empty, out, num_workers=-1)

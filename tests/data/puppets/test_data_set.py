@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lfdm.config.video import Size, SizeInput
 from lfdm.data.index import labels, read_index
 from lfdm.data.progress import Progress
 from lfdm.data.puppets.actions import ACTIONS, Style, act
@@ -27,9 +28,9 @@ def truth_of(clip: PuppetClip) -> tuple[np.ndarray, ...]:
 
 def warp(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
     """Bilinear, image (H, W, 3) read at pixel + flow (t, H, W, 2)."""
-    size = len(image)
-    x, y = flow[..., 0] + np.arange(size), flow[..., 1] + np.arange(size)[:, None]
-    left, top = (np.clip(np.floor(value).astype(int), 0, size - 2) for value in (x, y))
+    height, width = image.shape[:2]
+    x, y = flow[..., 0] + np.arange(width), flow[..., 1] + np.arange(height)[:, None]
+    left, top = (np.clip(np.floor(value).astype(int), 0, side - 2) for value, side in ((x, width), (y, height)))
     right_share, bottom_share = (x - left)[..., None], (y - top)[..., None]
     image = image.astype(np.float64)
     upper = image[top, left] * (1 - right_share) + image[top, left + 1] * right_share
@@ -45,19 +46,29 @@ def nearest_accuracy(features: np.ndarray, actions: np.ndarray, subjects: np.nda
     return float(((nearest & (actions[:, None] == actions[None])).sum(1) / nearest.sum(1)).mean())
 
 
-@pytest.mark.parametrize("size", [32, 48, 64, 96])
-def test_frame_0_warped_by_the_flow_is_every_frame(size: int) -> None:
+@pytest.mark.parametrize("size", [32, 48, 64, 96, (64, 112), (112, 64)])
+def test_frame_0_warped_by_the_flow_is_every_frame(size: SizeInput) -> None:
     moved = []
     for seed, action in enumerate(ACTIONS):
         clip = render_clip(seed, action, seed, size=size)
         moved.append(np.abs(clip.frames[1:].astype(int) - clip.frames[0]).mean())
         flow, _, interior, figure, _ = truth_of(clip)
         error = np.abs(warp(clip.frames[0], flow.astype(np.float16).astype(np.float64)) - clip.frames)[1:]
-        for pixels in (interior[1:], (interior & figure)[1:])[: 1 if size < 64 else 2]:
+        for pixels in (interior[1:], (interior & figure)[1:])[: 1 if min(Size.parse(size)) < 64 else 2]:
             assert pixels.any()
             assert error[pixels].mean() <= 1.0
             assert np.percentile(error[pixels], 99) <= 6.0
     assert min(moved) > 1.0  # there was something to reproduce
+
+
+def test_a_rectangle_has_the_figure_of_the_square_of_its_short_side() -> None:
+    square = render_clip(2, "kick", 3)
+    for size, inside in (((64, 112), np.s_[:, :, 24:88]), ((112, 64), np.s_[:, 24:88])):
+        clip = render_clip(2, "kick", 3, size=size)
+        assert clip.frames.shape == (16, *size, 3)
+        assert np.abs(clip.frames[inside].astype(int) - square.frames).max() <= 1
+        for index in (0, 3):  # flow and figure
+            assert np.isclose(truth_of(clip)[index][inside], truth_of(square)[index], atol=1e-4).mean() > 0.99
 
 
 def test_visible_background_is_what_a_finer_frame_0_shows() -> None:
@@ -204,7 +215,7 @@ def test_a_longer_clip_goes_on() -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"size": 31}, "size must be a whole number from 32 to 2048; got 31"),
+        ({"size": 31}, "size must be a whole number from 32 to 4096, or HEIGHTxWIDTH of two such numbers; got 31"),
         ({"num_frames": 1}, "num_frames must .* got 1"),
         ({"fps": 0.0}, "fps must .* got 0.0"),
         ({"fps": float("nan")}, "fps must .* got nan"),
@@ -271,7 +282,7 @@ def test_truth_only_where_asked_for(tmp_path: Path, truth: str, expected: int) -
         ({"num_takes": 0}, "num_takes"),
         ({"size": 16}, "size"),
         ({"size": 10**8}, "size"),
-        ({"size": 2048, "num_frames": 100}, "num_frames x size x size"),
+        ({"size": 2048, "num_frames": 100}, "num_frames x height x width"),
         ({"num_frames": 0}, "num_frames"),
         ({"fps": -1.0}, "fps"),
         ({"fps": 1e9}, "fps"),

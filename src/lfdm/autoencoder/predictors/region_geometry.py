@@ -28,7 +28,7 @@ class Regions:
     covariance: Tensor
     """Covariance matrices (n, K, 2, 2)."""
     affine: Tensor
-    """Matrices A (n, K, 2, 2) with A A^T = covariance, whose columns are the principal axes, longest first."""
+    """Matrices A (n, K, 2, 2) with A A^T = covariance, whose columns are the principal axes in the image, longest first."""
     heatmap: Tensor
     """Heat maps (n, K, h', w'), which sum to 1 over space."""
 
@@ -38,24 +38,33 @@ class Regions:
         return Regions(*(part.repeat_interleave(repeats, dim=0) for part in parts))
 
 
-def heatmap_regions(heatmap: Tensor, *, corners: bool) -> Regions:
-    """Return the Gaussians of heat maps (n, K, h', w') that sum to 1 over space; a map spans the image whatever its size."""
+def heatmap_regions(heatmap: Tensor, *, corners: bool, aspect: float = 1.0) -> Regions:
+    """Return the Gaussians of heat maps (n, K, h', w') that sum to 1 over space; a map spans the image whatever its size.
+
+    `aspect` is the image's width divided by its height.
+    """
     grid = identity_grid(heatmap.shape[-2], heatmap.shape[-1], corners=corners, device=heatmap.device)
     heatmap = heatmap.float()
     shift = (heatmap.unsqueeze(-1) * grid).sum((-3, -2))  # (n, K, 2)
     x, y = (grid - shift[:, :, None, None]).unbind(-1)  # (n, K, h', w')
     xx, xy, yy = ((heatmap * product).sum((-2, -1)) for product in (x * x, x * y, y * y))
     covariance = _matrix_2x2(xx, xy, xy, yy)
-    return Regions(shift, covariance, principal_axes(covariance), heatmap)
+    return Regions(shift, covariance, principal_axes(covariance, aspect=aspect), heatmap)
 
 
-def principal_axes(covariance: Tensor) -> Tensor:
+def principal_axes(covariance: Tensor, *, aspect: float = 1.0) -> Tensor:
     """Return A = U diag(sqrt(l1), sqrt(l2)) of S = U diag(l1, l2) U^T with l1 >= l2, for covariance matrices (..., 2, 2).
+
+    In an image of another `aspect` than 1, the axes are those of the Gaussian in pixels, so that a region that turns keeps
+    them; A A^T = S holds in the given coordinates.
 
     Closed form, on the device: U is a rotation by atan2(2 S01, S00 - S11) / 2, l = m +- r. Variances are clamped to
     `MIN_VARIANCE` so that A is invertible. Gradients are finite everywhere: where both axes have the same length their
     direction is undefined and passes no gradient.
     """
+    if aspect != 1.0:
+        scale = covariance.new_tensor((aspect, 1.0))  # to half heights
+        return principal_axes(covariance * scale[:, None] * scale) / scale[:, None]
     s00, s01, s11 = covariance[..., 0, 0], covariance[..., 0, 1], covariance[..., 1, 1]
     mean, half = (s00 + s11) / 2, (s00 - s11) / 2
     squared = half**2 + s01**2

@@ -67,7 +67,7 @@ class RegionPredictor(nn.Module):
         """Return the regions of images (n, 3, H, W)."""
         logits = self.head(self.hourglass(self.downsample(image))).float()  # (n, K, h', w')
         heatmap = torch.softmax(logits.flatten(2) / self.temperature, dim=-1).view_as(logits)
-        return heatmap_regions(heatmap, corners=self.corners)
+        return heatmap_regions(heatmap, corners=self.corners, aspect=image.shape[-1] / image.shape[-2])
 
 
 class BackgroundPredictor(nn.Module):

@@ -15,11 +15,11 @@ from typing import get_args
 import numpy as np
 
 from lfdm.config.checks import check, check_integer
-from lfdm.config.video import Fit
+from lfdm.config.video import Fit, Size
 from lfdm.data.containers import VideoInfo
 from lfdm.data.corpora.cutting import Cutting, cut_frames, find_scenes
 from lfdm.data.images import fit_frames
-from lfdm.data.index import MAX_SIZE, ClipRecord, Split
+from lfdm.data.index import ClipRecord, Split
 from lfdm.data.progress import Progress, run_all
 from lfdm.data.video import Crop, iterate_video, natural_key, read_fitted, video_info, write_video
 from lfdm.errors import UserError
@@ -56,10 +56,12 @@ class Recording:
 class ClipFormat:
     """Size and preparation of the frames that are written. Raises UserError for values that are not allowed."""
 
-    size: int
-    """Height and width of the frames, in pixels."""
+    size: Size
+    """Size of the frames."""
     fit: Fit = "pad"
-    """How frames become square, see `fit_frames`."""
+    """How frames of other shapes are fitted, see `fit_frames`."""
+    shape: Size | None = None
+    """Shape of recordings that are cropped to `size`, from which it differs only by rounding: `pad` would add thin bars."""
     crop: Crop | None = None
     """Part of the frames that is used."""
     max_frames: int | None = None
@@ -68,10 +70,14 @@ class ClipFormat:
     """How recordings are cut into clips; None for one clip each."""
 
     def __post_init__(self) -> None:
-        check_integer("size", self.size, 2, MAX_SIZE)
-        check(self.fit in get_args(Fit), "fit", self.fit, "'pad' or 'crop'")
+        check(self.fit in get_args(Fit), "fit", self.fit, "one of " + ", ".join(map(repr, get_args(Fit))))
         if self.max_frames is not None:
             check_integer("max_frames", self.max_frames, 2, MAX_STORED_FRAMES)
+
+    def fit_of(self, info: VideoInfo) -> Fit:
+        """Return how the frames of a recording are fitted."""
+        alike = self.shape is not None and self.shape.has_shape_of(Size(info.height, info.width))
+        return "crop" if alike else self.fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +218,8 @@ class _Converter:
                 raise UserError("a single frame; motion needs two")
         except (UserError, OSError) as error:
             return Conversion(skipped=(self._skip(path, error),))
-        clips = cut_frames((fit_frames(frame[None], form.size, form.fit)[0] for frame in iterate_video(path)), spans)
+        fit = form.fit_of(info)
+        clips = cut_frames((fit_frames(frame[None], form.size, fit)[0] for frame in iterate_video(path)), spans)
         while True:
             try:
                 _, frames = next(clips)
@@ -236,7 +243,7 @@ class _Converter:
         return (f"{name}: recorded at {info.fps:g} frames per second; the file states {info.stated_fps:g}",) if changed else ()
 
     def _record(self, segment: Segment, length: int, info: VideoInfo) -> ClipRecord:
-        shape = (length, self.form.size, self.form.size)
+        shape = (length, *self.form.size)
         label, subject, split = segment.label, segment.subject, segment.split
         return ClipRecord.describe(shape, path=segment.path, label=label, subject=subject, split=split, fps=info.fps)
 
@@ -249,7 +256,7 @@ class _Converter:
             clip = video_info(self.folder / segment.path)
         except (UserError, OSError):
             return False
-        return (clip.frames, clip.width, clip.height) == (self._length(segment, info), self.form.size, self.form.size)
+        return (clip.frames, clip.height, clip.width) == (self._length(segment, info), *self.form.size)
 
     def _length(self, segment: Segment, info: VideoInfo) -> int:
         if segment.frames is not None:
@@ -262,8 +269,8 @@ class _Converter:
         spans = [segment.frames for segment in segments if segment.frames is not None]
         only = sorted({index for span in spans for index in span}) if spans else None
         if only and only[0] >= info.frames:
-            return [np.empty((0, form.size, form.size, 3), np.uint8)] * len(segments)
-        frames = read_fitted(path, form.size, form.fit, max_frames=form.max_frames, crop=form.crop, only=only)
+            return [np.empty((0, *form.size, 3), np.uint8)] * len(segments)
+        frames = read_fitted(path, form.size, form.fit_of(info), max_frames=form.max_frames, crop=form.crop, only=only)
         if only is None:
             return [frames] * len(segments)
         return [frames[bisect_left(only, span.start) :][: len(span)] for span in spans]

@@ -1,10 +1,14 @@
 """Convert any folder of labelled clips to a clip data set."""
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path, PurePath
 
-from lfdm.config.video import Fit, FolderLayout
+from lfdm.config.checks import check
+from lfdm.config.video import Fit, FolderLayout, Size, SizeInput, training_size
 from lfdm.data.animations import is_animation
 from lfdm.data.corpora.conversion import (
     ClipFormat,
@@ -21,16 +25,19 @@ from lfdm.data.corpora.conversion import (
 from lfdm.data.corpora.cutting import Cutting
 from lfdm.data.corpora.layouts import MIN_LISTED_SHARE, Arrangement, Place, arrange, separate_subjects
 from lfdm.data.corpora.listings import Listing, lists_beside, read_label_table, read_split_lists, read_texts, text_names
+from lfdm.data.corpora.shapes import find_common_shape
 from lfdm.data.corpora.splits import hold_out_subjects
 from lfdm.data.images import IMAGE_SUFFIXES
 from lfdm.data.index import check_split, check_workers, new_data_set, split_warnings, write_index
-from lfdm.data.progress import Progress
-from lfdm.data.video import VIDEO_SUFFIXES
+from lfdm.data.progress import Progress, run_all
+from lfdm.data.video import VIDEO_SUFFIXES, video_info
 from lfdm.errors import UserError
 from lfdm.folders.files import expand_home
 
 MAX_DEPTH = 8
 """Deepest folder that is searched for clips."""
+DEFAULT_SIDE = 64
+"""Short side of frames, in pixels."""
 TEXTS = "txt"
 """Value of `labels` for a text next to each clip."""
 
@@ -39,7 +46,8 @@ def write_folder(
     source: str | Path,
     out: str | Path,
     *,
-    size: int,
+    size: SizeInput | None = None,
+    short_side: int | None = None,
     fit: Fit = "pad",
     layout: FolderLayout = "auto",
     labels: str | Path | None = None,
@@ -56,11 +64,14 @@ def write_folder(
     `lfdm.data.corpora.layouts`); "auto" recognises it. A clip without a subject is its own subject. `labels` is a table
     (`read_label_table`), or "txt" for a text next to each clip; texts are also read where no folder gives labels.
 
-    Clips are cut by `cutting`; the first `max_frames` frames of each are fitted to `size` (see `fit_frames`) and stored
-    losslessly at the clip's own rate. Splits of the tree are kept: folders `train` and `test`, or lists of clips. Without
-    them about `test_fraction` of the subjects, sampled by `seed` evenly over all labels, form the test split, and every
-    label has clips in both splits where its subjects allow it; `notes` name the others. Other files, broken clips and
-    single images are skipped and reported. `out` appears only when it is complete.
+    Frames have the given `size` or, with `short_side`, the shape that most clips have; by default the short side is 64, and
+    all clips must have one shape. Clips of other shapes are fitted by `fit` (see `fit_frames`).
+
+    Clips are cut by `cutting`; the first `max_frames` frames of each are stored losslessly at the clip's own rate. Splits of
+    the tree are kept: folders `train` and `test`, or lists of clips. Without them about `test_fraction` of the subjects,
+    sampled by `seed` evenly over all labels, form the test split, and every label has clips in both splits where its subjects
+    allow it; `notes` name the others. Other files, broken clips and single images are skipped and reported. `out` appears
+    only when it is complete.
 
     Raises FileNotFoundError for a missing tree or table, and UserError for settings that are not allowed, a tree without
     any usable clip, and an `out` that holds other things or overlaps the tree.
@@ -69,22 +80,42 @@ def write_folder(
     check_trees(source, out)
     check_split(seed=seed, test_fraction=test_fraction)
     check_workers(num_workers)
-    form = ClipFormat(size=size, fit=fit, max_frames=max_frames, cutting=cutting)
+    check(size is None or short_side is None, "short_side", short_side, f"None with a size ({size})")
+    side = DEFAULT_SIDE if short_side is None else short_side
+    form = ClipFormat(size=training_size(side if size is None else size), fit=fit, max_frames=max_frames, cutting=cutting)
     tree = _scan(source, has_labels=layout != "unlabelled")
     found = _arrange(tree, layout, labels)
     recordings = [_recording(source, clip, place) for clip, place in found.places.items()]
+    sizes = [] if size is not None else _sizes(recordings, num_workers, progress)
+    shape = find_common_shape(sizes, side, may_differ=short_side is not None) if sizes else None
+    if shape is not None:
+        form = replace(form, size=shape.size, shape=shape.shape)
     with new_data_set(out) as folder:
         made = convert(source, folder, recordings, form, num_workers=num_workers, progress=progress)
         skipped = (*tree.skipped, *_skip_others(tree), *made.skipped)
         if not made.records:
             raise UserError(f"{source}: {_nothing_usable(skipped, found.expected)}")
-        records, notes = list(made.records), [f"layout: {found.description}"]
+        records, notes = list(made.records), [f"layout: {found.description}", *([shape.describe(fit)] if shape else [])]
         if all(place.split != "test" for place in found.places.values()):
             records = hold_out_subjects(records, test_fraction, seed)
             if test_fraction > 0 and all(record.split == "train" for record in records):
                 notes.append("no test clips: no subject can be held out without taking a label from training")
         write_index(folder, records)
     return Conversion(records=tuple(records), skipped=skipped, notes=(*made.notes, *notes, *split_warnings(records)))
+
+
+def _sizes(recordings: Sequence[Recording], num_workers: int | None, progress: Progress | None) -> list[Size]:
+    """Return the size of every recording that can be read."""
+    pool = ThreadPoolExecutor(num_workers or os.cpu_count() or 1)
+    return list(chain.from_iterable(run_all(pool, _size, recordings, work="reading sizes", progress=progress)))
+
+
+def _size(recording: Recording) -> list[Size]:
+    try:
+        info = video_info(recording.path)
+    except (UserError, OSError):  # reported when it is converted
+        return []
+    return [Size(info.height, info.width)]
 
 
 def _nothing_usable(skipped: Sequence[SkippedFile], expected: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from lfdm.config.video import Size, SizeInput, training_size
 from lfdm.data.corpora.conversion import (
     ClipFormat,
     Conversion,
@@ -86,7 +87,7 @@ def write_published(
     source: str | Path,
     out: str | Path,
     *,
-    size: int = 128,
+    size: SizeInput = 128,
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> Conversion:
@@ -105,14 +106,14 @@ def write_published(
     """
     source, out = expand_home(source), expand_home(out)
     check_trees(source, out)
-    form = ClipFormat(size=size, fit="pad", crop=corpus.crop)
+    form = ClipFormat(size=training_size(size), fit="pad", crop=corpus.crop)
     check_workers(num_workers)
     found = Survey(corpus=corpus, source=source)
     corpus.survey(found)
     if not found.recordings:
         raise UserError(f"{source}: no clip of {corpus.name} in it; expected {corpus.layout}")
     with locked(out, inside=False):
-        _claim(out, corpus, size)
+        _claim(out, corpus, form.size)
         made = convert(source, out, found.recordings, form, reuse=True, num_workers=num_workers, progress=progress)
         skipped = (*found.skipped, *made.skipped)
         if not made.records:
@@ -129,11 +130,11 @@ def write_published(
     return replace(made, skipped=skipped, missing=tuple(missing))
 
 
-def _claim(out: Path, corpus: Corpus, size: int) -> None:
+def _claim(out: Path, corpus: Corpus, size: Size) -> None:
     """Mark the folder with corpus and size, or check its mark; remove the temporary files of a killed run."""
     check_data_set_folder(out)
     marker = out / CLIPS_DIR / _MARKER
-    expected = f"{corpus.name} at {size}x{size}"
+    expected = f"{corpus.name} at {size}"
     if marker.is_file():
         held = marker.read_text()
         if held != expected:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lfdm.config.checks import check, check_integer, check_number
-from lfdm.config.video import MAX_FPS, MIN_FPS
+from lfdm.config.video import MAX_FPS, MAX_SIDE, MIN_FPS
 from lfdm.data.corpora.conversion import Conversion
 from lfdm.data.corpora.splits import hold_out_subjects
-from lfdm.data.index import MAX_SIZE, ClipRecord, check_split, new_data_set, split_warnings, write_index
+from lfdm.data.index import ClipRecord, check_split, new_data_set, split_warnings, write_index
 from lfdm.data.progress import Progress, run_all
 from lfdm.data.sprite_sheets import SHEET_SUFFIX, Grid, SheetClip, enlarge, read_grid, read_sheet
 from lfdm.data.video import write_video
@@ -65,7 +65,7 @@ def write_sprites(
         for index, clip in enumerate(clips):
             frames = enlarge(clip.frames, scale)
             check(
-                max(frames.shape[1:3]) <= MAX_SIZE, "scale", scale, f"such that frames of {path} have at most {MAX_SIZE} pixels"
+                max(frames.shape[1:3]) <= MAX_SIDE, "scale", scale, f"such that frames of {path} have at most {MAX_SIDE} pixels"
             )
             rate = fps or clip.fps or DEFAULT_FPS
             name = f"clips/{subjects[path]}/{index:02d}-{as_file_name(clip.name)}.avi"

@@ -15,12 +15,11 @@ from typing import Literal, get_args
 import numpy as np
 
 from lfdm.config.checks import check, check_integer, check_number
-from lfdm.config.video import MAX_FPS, MIN_FPS
+from lfdm.config.video import MAX_FPS, MIN_FPS, Size, SizeInput
 from lfdm.data.index import (
     CLIP_INDEX_NAME,
     CLIPS_DIR,
     MAX_FRAMES,
-    MAX_SIZE,
     MAX_SUBJECTS,
     ClipRecord,
     check_rendering,
@@ -33,7 +32,7 @@ from lfdm.data.index import (
 from lfdm.data.progress import Progress, run_all
 from lfdm.data.puppets.actions import ACTIONS, Style, act, ease
 from lfdm.data.puppets.figures import Subject, make_subject, place
-from lfdm.data.puppets.render import Track, render
+from lfdm.data.puppets.render import Track, render, square_corner
 from lfdm.data.puppets.truth import Truth, save_truth, truth_path
 from lfdm.data.video import write_video
 from lfdm.folders.files import expand_home
@@ -41,7 +40,7 @@ from lfdm.folders.files import expand_home
 TruthChoice = Literal["none", "test", "all"]
 """Clips that get a truth file next to them."""
 
-MIN_SIZE = 32
+MIN_SIDE = 32
 MAX_TAKES = 10_000
 MAX_DRIFT = 0.02
 """Limit of the camera drift, as a fraction of the frame."""
@@ -49,7 +48,7 @@ MAX_DRIFT = 0.02
 
 @dataclass(frozen=True, eq=False)
 class PuppetClip:
-    """A rendered clip: frames (t, size, size, 3) uint8 and, if requested, its exact motion."""
+    """A rendered clip: frames (t, height, width, 3) uint8 and, if requested, its exact motion."""
 
     frames: np.ndarray
     truth: Truth | None
@@ -60,17 +59,18 @@ def render_clip(
     action: str,
     take_seed: int,
     *,
-    size: int = 64,
+    size: SizeInput = 64,
     num_frames: int = 16,
     fps: float = 8.0,
     truth: bool = True,
 ) -> PuppetClip:
     """Render one clip; the same arguments always give the same clip.
 
-    `subject` is a subject or its seed. Frame k shows the action at k / fps seconds; frame 0 is the subject at rest for every
+    `subject` is a subject or its seed; in frames that are not square it stands in the middle, as large as in a square of the
+    short side. Frame k shows the action at k / fps seconds; frame 0 is the subject at rest for every
     action and take. Raises UserError for an unknown action, and for a size, length, rate or seed that is not allowed.
     """
-    check_integer("size", size, MIN_SIZE, MAX_SIZE)
+    frame = Size.parse(size, low=MIN_SIDE)
     check_integer("num_frames", num_frames, 2, MAX_FRAMES)
     check_number("fps", fps, low=MIN_FPS, high=MAX_FPS)
     check_integer("take_seed", take_seed, 0, 2**64 - 1)
@@ -81,9 +81,10 @@ def render_clip(
     time = np.arange(num_frames) / fps
     take = Style(tempo=rng.uniform(0.87, 1.15), amplitude=rng.uniform(0.88, 1.12), lag=rng.uniform(0.0, 0.1))
     joints = place(subject, act(action, take, subject.reach, time))
-    drift = _camera_drift(rng, time) * size
-    tracks = [Track(part, joints[part.name][0] * size - drift, joints[part.name][1]) for part in subject.parts]
-    return PuppetClip(*render(subject, tracks, drift, size, truth))
+    unit, corner = min(frame), square_corner(frame)
+    drift = _camera_drift(rng, time) * unit
+    tracks = [Track(part, joints[part.name][0] * unit + corner - drift, joints[part.name][1]) for part in subject.parts]
+    return PuppetClip(*render(subject, tracks, drift, frame, truth))
 
 
 def _camera_drift(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
@@ -100,7 +101,7 @@ def write_puppets(
     *,
     num_subjects: int = 360,
     num_takes: int = 2,
-    size: int = 64,
+    size: SizeInput = 64,
     num_frames: int = 16,
     fps: float = 8.0,
     seed: int = 0,
@@ -121,7 +122,7 @@ def write_puppets(
     root = expand_home(root)
     check_integer("num_subjects", num_subjects, 1, MAX_SUBJECTS)
     check_integer("num_takes", num_takes, 1, MAX_TAKES)
-    check_rendering(size=size, num_frames=num_frames, min_size=MIN_SIZE)
+    frame = check_rendering(size=size, num_frames=num_frames, min_side=MIN_SIDE)
     check_split(seed=seed, test_fraction=test_fraction, may_lack_training=True)
     check_workers(num_workers)
     check_number("fps", fps, low=MIN_FPS, high=MAX_FPS)
@@ -132,13 +133,13 @@ def write_puppets(
     num_workers = min(num_subjects, (os.cpu_count() or 1) if num_workers is None else num_workers)
     pool = ProcessPoolExecutor(num_workers) if num_workers > 1 else None
     with new_data_set(root) as folder:
-        write = partial(_write_subject, folder, num_train, num_takes, size, num_frames, fps, seed, truth)
+        write = partial(_write_subject, folder, num_train, num_takes, frame, num_frames, fps, seed, truth)
         clips = run_all(pool, write, range(num_subjects), work="rendering puppets", progress=progress)
         return root / write_index(folder, sorted(chain.from_iterable(clips), key=lambda record: record.path)).name
 
 
 def _write_subject(
-    folder: Path, num_train: int, num_takes: int, size: int, num_frames: int, fps: float, seed: int, truth: str, number: int
+    folder: Path, num_train: int, num_takes: int, size: Size, num_frames: int, fps: float, seed: int, truth: str, number: int
 ) -> list[ClipRecord]:
     name, split = f"puppet{number:04d}", "train" if number < num_train else "test"
     subject = make_subject(_derive_seed(seed, number))

@@ -1,7 +1,7 @@
 """The rigid parts of a figure: capsules (the hull of two discs) with smooth textures.
 
 A part's own coordinates are (u, v): u along the part away from its joint, v across. Lengths are fractions of the frame,
-colours 0 to 255.
+colours 0 to 255. The frame of a rectangle is the square of its short side.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Texture:
     """(n,)"""
 
     def __call__(self, u: np.ndarray, v: np.ndarray, size: int) -> np.ndarray:
-        """Return the colours (..., 3) float32 at (u, v), for a frame of `size` pixels (small ones stretch short waves)."""
+        """Return the colours (..., 3) float32 at (u, v), for frames of `size` pixels (small ones stretch short waves)."""
         limit = 2 * np.pi * size / _MIN_WAVELENGTH_PX
         colours = np.broadcast_to(self.colour, (*np.broadcast_shapes(u.shape, v.shape), 3)).copy()
         for amplitude, frequency, phase in zip(self.amplitude, self.frequency, self.phase, strict=True):

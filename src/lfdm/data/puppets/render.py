@@ -2,13 +2,15 @@
 
 Positions are in pixels: the centre of the pixel in column i is i + 0.5. All frames of a clip are drawn together, part by
 part, back to front, each part only inside a window around it. A part's border is a ramp of one pixel, centred on its
-outline; a pixel belongs to the front-most part whose outline contains its centre.
+outline; a pixel belongs to the front-most part whose outline contains its centre. The figure's frame, in whose sides its
+lengths are given, is the square of the image's short side in the middle of the image.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from lfdm.config.video import Size
 from lfdm.data.puppets.figures import Subject
 from lfdm.data.puppets.parts import Part, Shape
 from lfdm.data.puppets.truth import Truth
@@ -48,12 +50,17 @@ def extent(shape: Shape, size: int) -> float:
     return (length / 2 + max(shape.start_radius, shape.end_radius)) * size + 1.0
 
 
-def render(subject: Subject, tracks: list[Track], drift: np.ndarray, size: int, truth: bool) -> tuple[np.ndarray, Truth | None]:
-    """Draw a clip: frames (t, size, size, 3) uint8 and, with `truth`, its exact motion.
+def square_corner(size: Size) -> np.ndarray:
+    """Return the upper left corner (x, y), in pixels, of the figure's frame in images of a size."""
+    return np.array([size.width - min(size), size.height - min(size)]) / 2
+
+
+def render(subject: Subject, tracks: list[Track], drift: np.ndarray, size: Size, truth: bool) -> tuple[np.ndarray, Truth | None]:
+    """Draw a clip: frames (t, height, width, 3) uint8 and, with `truth`, its exact motion.
 
     `tracks` and `drift` (t, 2) are in pixels; the drift is already in the tracks.
     """
-    canvas = _Canvas(_background(subject, drift, size), drift, max(extent(track.part.shape, size) for track in tracks))
+    canvas = _Canvas(_background(subject, drift, size), drift, max(extent(track.part.shape, min(size)) for track in tracks))
     for index, track in enumerate(tracks):
         canvas.paint(index, track)
     frames = np.rint(np.clip(canvas.crop(canvas.colour), 0, 255)).astype(np.uint8)
@@ -66,27 +73,30 @@ class _Canvas:
     """Colour, front-most part and flow of every pixel, with a margin so that windows may extend over the edge."""
 
     def __init__(self, background: np.ndarray, drift: np.ndarray, reach: float) -> None:
-        num_frames, self.size = background.shape[:2]
+        num_frames, *sides = background.shape[:3]
+        self.size = Size(*sides)
         self.margin = int(np.ceil(2 * reach)) + 2
-        side = self.size + 2 * self.margin
-        self.colour = np.zeros((num_frames, side, side, 3), np.float32)
+        area = (num_frames, *(side + 2 * self.margin for side in sides))
+        self.colour = np.zeros((*area, 3), np.float32)
         self.crop(self.colour)[:] = background
-        self.part = np.full((num_frames, side, side), _BACKGROUND, np.int16)
+        self.part = np.full(area, _BACKGROUND, np.int16)
         self.pure = self.part[:1].copy()
         """(1, H, W): the part of each pixel of frame 0, or _MIXED."""
-        self.flow = np.empty((num_frames, side, side, 2), np.float32)
+        self.flow = np.empty((*area, 2), np.float32)
         self.flow[:] = drift[:, None, None]
 
     def crop(self, array: np.ndarray) -> np.ndarray:
         """Return a view of the frame without its margin."""
-        return array[:, self.margin : self.margin + self.size, self.margin : self.margin + self.size]
+        rows, columns = (slice(self.margin, self.margin + side) for side in self.size)
+        return array[:, rows, columns]
 
     def paint(self, index: int, track: Track) -> None:
         """Draw a part over the earlier ones."""
-        half = extent(track.part.shape, self.size)
+        unit = min(self.size)
+        half = extent(track.part.shape, unit)
         window = int(np.ceil(2 * half)) + 1
-        corner = np.floor(track.middle(self.size) - half).astype(np.int64)
-        corner = np.clip(corner, -self.margin, self.size + self.margin - window)
+        corner = np.floor(track.middle(unit) - half).astype(np.int64)
+        corner = np.clip(corner, -self.margin, np.array(self.size[::-1]) + self.margin - window)
         columns = (corner[:, 0, None] + np.arange(window))[:, None, :]
         rows = (corner[:, 1, None] + np.arange(window))[:, :, None]
         where = (np.arange(len(corner))[:, None, None], rows + self.margin, columns + self.margin)
@@ -95,7 +105,7 @@ class _Canvas:
         origin_x, origin_y, sine, cosine = track.frame()
         u = (x - origin_x) * sine + (y - origin_y) * cosine
         v = (x - origin_x) * cosine - (y - origin_y) * sine
-        distance, colour = _appearance(track.part, u, v, self.size)
+        distance, colour = _appearance(track.part, u, v, unit)
 
         alpha = np.clip(np.float32(0.5) - distance, 0, 1)[..., None]
         below = self.colour[where]
@@ -120,47 +130,47 @@ def _appearance(part: Part, u: np.ndarray, v: np.ndarray, size: int) -> tuple[np
     return distance * np.float32(size), colour
 
 
-def _background(subject: Subject, drift: np.ndarray, size: int) -> np.ndarray:
-    """Draw wall and floor, moved by the drift: (t, size, size, 3) float32."""
-    centres = (np.arange(size) + 0.5) / size
-    x = (centres + drift[:, :1] / size).astype(np.float32)[:, None, :]
-    y = (centres + drift[:, 1:] / size).astype(np.float32)[:, :, None]
-    width = max(_HORIZON_WIDTH, 4 / size)
+def _background(subject: Subject, drift: np.ndarray, size: Size) -> np.ndarray:
+    """Draw wall and floor, moved by the drift: (t, height, width, 3) float32."""
+    unit, (left, top) = min(size), square_corner(size)
+    x = ((np.arange(size.width) + 0.5 - left) / unit + drift[:, :1] / unit).astype(np.float32)[:, None, :]
+    y = ((np.arange(size.height) + 0.5 - top) / unit + drift[:, 1:] / unit).astype(np.float32)[:, :, None]
+    width = max(_HORIZON_WIDTH, 4 / unit)
     low = (0.5 + 0.5 * np.tanh((y - np.float32(subject.horizon)) / np.float32(width)))[..., None]
-    wall, floor = subject.wall(x, y, size), subject.floor(x, y, size)
+    wall, floor = subject.wall(x, y, unit), subject.floor(x, y, unit)
     return wall + low * (floor - wall)
 
 
 def _truth(canvas: _Canvas, tracks: list[Track], drift: np.ndarray) -> Truth:
     size, part, flow, pure = canvas.size, canvas.crop(canvas.part), canvas.crop(canvas.flow), canvas.crop(canvas.pure)[0]
-    centres = np.arange(size, dtype=np.float32) + np.float32(0.5)
-    x, y = flow[..., 0] + centres, flow[..., 1] + centres[:, None]
-    inside = (x >= 0) & (x <= size) & (y >= 0) & (y <= size)
+    rows, columns = (np.arange(side, dtype=np.float32) + np.float32(0.5) for side in size)
+    x, y = flow[..., 0] + columns, flow[..., 1] + rows[:, None]
+    inside = (x >= 0) & (x <= size.width) & (y >= 0) & (y <= size.height)
     visible = inside & (_front_part(x, y, tracks, size) == part)
 
     left, top = np.floor(x - 0.5).astype(np.int64), np.floor(y - 0.5).astype(np.int64)
-    last = size - 1
-    interior = visible & _same_around(part) & (left >= 0) & (top >= 0) & (x <= last + 0.5) & (y <= last + 0.5)
-    left, right, top, bottom = (np.clip(index, 0, last) for index in (left, left + 1, top, top + 1))
+    interior = visible & _same_around(part) & (left >= 0) & (top >= 0) & (x <= size.width - 0.5) & (y <= size.height - 0.5)
+    left, right = (np.clip(index, 0, size.width - 1) for index in (left, left + 1))
+    top, bottom = (np.clip(index, 0, size.height - 1) for index in (top, top + 1))
     for row, column in ((top, left), (top, right), (bottom, left), (bottom, right)):
         interior &= pure[row, column] == part
     return Truth(flow.copy(), visible, interior, part != _BACKGROUND, drift.astype(np.float32))
 
 
-def _front_part(x: np.ndarray, y: np.ndarray, tracks: list[Track], size: int) -> np.ndarray:
+def _front_part(x: np.ndarray, y: np.ndarray, tracks: list[Track], size: Size) -> np.ndarray:
     """Return the front-most part of frame 0 at any positions, in pixels."""
     front = np.full(x.shape, _BACKGROUND, np.int16).ravel()
-    x, y = x.ravel(), y.ravel()
+    x, y, unit = x.ravel(), y.ravel(), min(size)
     for index, track in enumerate(tracks):
-        half = extent(track.part.shape, size)
-        middle_x, middle_y = track.middle(size)[0].astype(np.float32)
+        half = extent(track.part.shape, unit)
+        middle_x, middle_y = track.middle(unit)[0].astype(np.float32)
         near = np.flatnonzero((np.abs(x - middle_x) <= half) & (np.abs(y - middle_y) <= half))
         origin_x, origin_y, sine, cosine = (value[0, 0, 0] for value in track.frame())
         dx, dy = x[near] - origin_x, y[near] - origin_y
-        scale = np.float32(1 / size)
+        scale = np.float32(1 / unit)
         distance = track.part.shape.distance((dx * sine + dy * cosine) * scale, (dx * cosine - dy * sine) * scale)
         front[near[distance <= 0]] = index
-    return front.reshape(-1, size, size)
+    return front.reshape(-1, *size)
 
 
 def _same_around(part: np.ndarray) -> np.ndarray:
@@ -168,9 +178,9 @@ def _same_around(part: np.ndarray) -> np.ndarray:
     same = np.zeros(part.shape, bool)
     middle = part[:, 1:-1, 1:-1]
     inner = np.ones(middle.shape, bool)
-    size = part.shape[1]
+    height, width = middle.shape[1:]
     for row in range(3):
         for column in range(3):
-            inner &= part[:, row : size - 2 + row, column : size - 2 + column] == middle
+            inner &= part[:, row : row + height, column : column + width] == middle
     same[:, 1:-1, 1:-1] = inner
     return same
