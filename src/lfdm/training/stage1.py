@@ -171,9 +171,7 @@ def train_autoencoder(
     with locked(out, hold=state.is_main_process):
         with state.local_main_process_first():  # the others find the caches that it makes
             keep_alpha = config.background == "random"
-            cache = open_cache(
-                data, records, preset.size, preset.fit, skip_broken=True, keep_alpha=keep_alpha, progress=progress
-            )
+            cache = open_cache(data, records, preset.size, preset.fit, skip_broken=True, keep_alpha=keep_alpha, progress=progress)
             if distils:
                 teacher = _tracking_teacher(module, preset)
                 teacher.to(state.device)
