@@ -34,7 +34,7 @@ typecheck: .venv/installed-dev
 	touch $@
 
 .venv/installed-dev: .venv/installed benchmarks/requirements.txt
-	$(PIP) -e ".[text,train,eval,web,heif,dev]"
+	$(PIP) -e ".[text,train,eval,web,heif,render,dev]"
 	$(PIP) --no-deps -r benchmarks/requirements.txt
 	touch $@
 

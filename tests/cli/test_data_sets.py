@@ -45,7 +45,7 @@ Lfdm = Callable[..., tuple[int, str, str]]
         ("folder empty --out empty/d", "the data set must not lie in the tree of clips"),
         (
             "puppet --out d",
-            "unknown 'puppet' after 'lfdm data'; did you mean 'puppets'? allowed: puppets, sprites, lpc, mug, mhad, natops, ",
+            "unknown 'puppet' after 'lfdm data'; did you mean 'puppets'? allowed: puppets, characters, sprites, lpc, ",
         ),
     ],
 )

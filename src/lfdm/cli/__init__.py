@@ -3,7 +3,7 @@
 import sys
 
 from lfdm.cli.console import CommandTree, Group, run_process
-from lfdm.cli.data_sets import data_corpus, data_folder, data_lpc, data_puppets, data_sprites
+from lfdm.cli.data_sets import data_characters, data_corpus, data_folder, data_lpc, data_puppets, data_sprites
 from lfdm.cli.info import info
 from lfdm.cli.models import evaluate, import_
 from lfdm.cli.serve import serve
@@ -16,9 +16,10 @@ COMMANDS: CommandTree = {
     "generate": generate,
     "transfer": transfer,
     "data": Group(
-        "Make a clip data set: puppets, sprites, lpc, mug, mhad, natops, folder.",
+        "Make a clip data set: puppets, characters, sprites, lpc, mug, mhad, natops, folder.",
         {
             "puppets": data_puppets,
+            "characters": data_characters,
             "sprites": data_sprites,
             "lpc": data_lpc,
             "mug": data_corpus("mug", "<subject>/<expression>/<take>/*.jpg"),

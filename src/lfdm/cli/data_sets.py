@@ -1,5 +1,6 @@
 """Commands that make clip data sets."""
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -61,6 +62,71 @@ def data_puppets(
             progress=progress,
         )
     print(index)
+
+
+def data_characters(
+    source: Annotated[Path, Positional],
+    *,
+    out: Path,
+    labels: tuple[str, ...] = (),
+    num_subjects: int = 100,
+    num_takes: int = 2,
+    size: SizeSetting = 128,
+    num_frames: int = 16,
+    fps: float = 8.0,
+    seed: int = 0,
+    test_fraction: float = 0.2,
+    difficulty: Literal["easy", "handheld", "entering"] = "easy",
+    backgrounds: Path | None = None,
+    shadows: bool = False,
+    truth: Literal["none", "test", "all"] = "test",
+    num_workers: int | None = None,
+) -> None:
+    """Render rigged, animated characters from glTF files, with exactly known motion; needs the extra [render].
+
+    Args:
+        source: Folder of .gltf or .glb files.
+        out: New folder for the clip data set.
+        labels: Animations to render; by default those that all files share and that move the figure.
+        num_subjects: Characters of different parts and colours; those for testing are made of files of their own.
+        num_takes: Clips of each subject and label.
+        size: Height x width of frames, or one number for squares; multiples of 16, at least 32.
+        num_frames: Frames of each clip.
+        fps: Frames per second.
+        seed: Seed of the data set.
+        test_fraction: Fraction of subjects, and of files, held out for testing.
+        difficulty: easy (still camera), handheld (swaying, patterns, blur, compression) or entering (also cut by the frame).
+        backgrounds: Folder of pictures for ground and wall.
+        shadows: Draw cast shadows, which the exact flow does not follow.
+        truth: Clips for which the exact flow and visibility are stored, too.
+        num_workers: Processes; by default one per core.
+    """
+    from lfdm.data.characters.data_set import write_characters
+
+    with progress_bar() as progress:
+        result = write_characters(
+            source,
+            out,
+            labels=labels,
+            num_subjects=num_subjects,
+            num_takes=num_takes,
+            size=size,
+            num_frames=num_frames,
+            fps=fps,
+            seed=seed,
+            test_fraction=test_fraction,
+            difficulty=difficulty,
+            backgrounds=backgrounds,
+            shadows=shadows,
+            truth=truth,
+            num_workers=num_workers,
+            progress=progress,
+        )
+    for reason in result.skipped[:MAX_LINES]:
+        sys.stderr.write(f"skipped {reason}\n")
+    for label, share in result.visible.items():
+        sys.stderr.write(f"{label}: {share:.0%} of the figure's pixels are visible in the first frame\n")
+    print(result.index)
 
 
 def data_lpc(

@@ -9,6 +9,7 @@ __all__ = [
     "augmentation",
     "backgrounds",
     "cache",
+    "characters",
     "clip_file",
     "clips",
     "containers",
@@ -23,5 +24,6 @@ __all__ = [
     "sprite_sheets",
     "sprites",
     "tables",
+    "truth",
     "video",
 ]

@@ -14,7 +14,7 @@ from lfdm.config.presets import Preset
 from lfdm.config.serialization import from_json
 from lfdm.config.video import Fit, Size
 from lfdm.data.index import NULL_LABEL, ClipRecord, labels
-from lfdm.data.puppets.truth import truth_path
+from lfdm.data.truth import truth_path
 from lfdm.errors import UserError
 from lfdm.folders.files import existing_path
 from lfdm.folders.model_folder import CONFIG_NAME, WEIGHTS_NAME, read_json

@@ -12,7 +12,7 @@ from lfdm.data.progress import Progress
 from lfdm.data.puppets.actions import ACTIONS, Style, act
 from lfdm.data.puppets.data_set import PuppetClip, render_clip, write_puppets
 from lfdm.data.puppets.figures import make_subject, place
-from lfdm.data.puppets.truth import load_truth, save_truth, truth_path
+from lfdm.data.truth import load_truth, save_truth, truth_path
 from lfdm.data.video import read_video
 from lfdm.errors import UserError
 

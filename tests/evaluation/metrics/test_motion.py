@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lfdm.data.puppets.data_set import render_clip
-from lfdm.data.puppets.truth import save_truth, truth_path
+from lfdm.data.truth import save_truth, truth_path
 from lfdm.errors import UserError
 from lfdm.evaluation.metrics.motion import (
     ExactMotion,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -33,12 +33,9 @@ from lfdm.data.progress import Progress, run_all
 from lfdm.data.puppets.actions import ACTIONS, Style, act, ease
 from lfdm.data.puppets.figures import Subject, make_subject, place
 from lfdm.data.puppets.render import Track, render, square_corner
-from lfdm.data.puppets.truth import Truth, save_truth, truth_path
+from lfdm.data.truth import Truth, TruthChoice, save_truth, truth_path
 from lfdm.data.video import write_video
 from lfdm.folders.files import expand_home
-
-TruthChoice = Literal["none", "test", "all"]
-"""Clips that get a truth file next to them."""
 
 MIN_SIDE = 32
 MAX_TAKES = 10_000

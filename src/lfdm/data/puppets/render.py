@@ -13,7 +13,7 @@ import numpy as np
 from lfdm.config.video import Size
 from lfdm.data.puppets.figures import Subject
 from lfdm.data.puppets.parts import Part, Shape
-from lfdm.data.puppets.truth import Truth
+from lfdm.data.truth import Truth
 
 _BACKGROUND = -1
 _MIXED = -2

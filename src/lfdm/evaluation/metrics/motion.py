@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lfdm.data.puppets.truth import load_truth
+from lfdm.data.truth import load_truth
 from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
 from lfdm.motion.warp import flow_to_grid, identity_grid, warp

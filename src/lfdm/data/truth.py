@@ -5,12 +5,15 @@ import zipfile
 import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from lfdm.errors import UserError
 from lfdm.folders.files import write_bytes
+
+TruthChoice = Literal["none", "test", "all"]
+"""Clips that get a truth file next to them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +30,7 @@ class Truth:
     figure: np.ndarray
     """(t, H, W) bool: whether the pixel is on the figure."""
     drift: np.ndarray
-    """(t, 2) float32 in pixels: the camera drift, which is the flow of the background."""
+    """(t, 2) float32 in pixels: the flow of the background, its median where the background does not move as one."""
 
 
 def truth_path(clip: Path) -> Path:

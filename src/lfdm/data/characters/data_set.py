@@ -1,0 +1,292 @@
+"""Labelled clips of rigged characters, with exact flow and visibility.
+
+Every clip of a subject starts from the same rest pose, seen by the same camera, so that only the label decides the motion.
+Takes vary in speed, phase and amplitude; subjects in parts, colours, proportions, camera, light and background.
+"""
+
+import functools
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from lfdm.config.checks import check, check_integer, check_number
+from lfdm.config.video import MAX_FPS, MIN_FPS, SizeInput
+from lfdm.data.characters.clips import ClipSettings, Difficulty, Scene, Take
+from lfdm.data.characters.figures import Figure, mixing_families
+from lfdm.data.characters.gltf import Character, read_character
+from lfdm.data.characters.skeleton import Action
+from lfdm.data.index import (
+    CLIP_INDEX_NAME,
+    CLIPS_DIR,
+    MAX_SUBJECTS,
+    ClipRecord,
+    check_rendering,
+    check_split,
+    check_workers,
+    new_data_set,
+    num_test_subjects,
+    write_index,
+)
+from lfdm.data.progress import Progress, run_all
+from lfdm.data.truth import TruthChoice, save_truth, truth_path
+from lfdm.data.video import write_video
+from lfdm.errors import UserError
+from lfdm.folders.files import expand_home
+
+MIN_SIDE = 32
+MAX_TAKES = 1000
+MIN_MOVEMENT = 0.2
+"""Actions in which no bone moves further, as a fraction of the figure's height, are not labels unless requested."""
+_PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True)
+class RenderedCharacters:
+    """A finished data set."""
+
+    index: Path
+    """`clips.csv`."""
+    skipped: Sequence[str]
+    """Files that could not be used, each with the reason."""
+    visible: dict[str, float]
+    """For each label, the share of the figure's pixels whose surface the first frame shows; empty without truth. No warp can
+    make the others."""
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What all subjects of a data set share."""
+
+    clips: ClipSettings
+    labels: tuple[str, ...]
+    num_takes: int
+    seed: int
+    truth: TruthChoice
+
+
+def write_characters(
+    source: str | Path,
+    root: str | Path,
+    *,
+    labels: Sequence[str] = (),
+    num_subjects: int = 100,
+    num_takes: int = 2,
+    size: SizeInput = 128,
+    num_frames: int = 16,
+    fps: float = 8.0,
+    seed: int = 0,
+    test_fraction: float = 0.2,
+    difficulty: Difficulty = "easy",
+    backgrounds: str | Path | None = None,
+    shadows: bool = False,
+    truth: TruthChoice = "test",
+    num_workers: int | None = None,
+    progress: Progress | None = None,
+) -> RenderedCharacters:
+    """Render every glTF file below `source` into a clip data set at `root`, which appears only when it is complete.
+
+    Characters that share a skeleton, actions and the names of their parts are mixed. Test subjects are made of files that no
+    training subject uses. The same arguments give the same data set on the same OpenGL driver.
+
+    Args:
+        labels: actions to render, in any spelling (`Kick_Left`, `kick left`); by default those that all files share and that
+            move the figure.
+        num_takes: clips of each subject and label.
+        size: of frames; sides are multiples of 16.
+        backgrounds: folder of pictures for ground and wall, instead of procedural patterns.
+        shadows: draw cast shadows, which the exact flow does not follow.
+        num_workers: processes that render (None: one per core; 0 or 1: this one). A script that starts several must guard its
+            main module (`if __name__ == "__main__":`).
+
+    Raises:
+        UserError: values that are not allowed, no usable file, labels that no file has, or no OpenGL.
+        FileNotFoundError: no such folder.
+        FileExistsError: `root` already holds a data set.
+        MissingExtraError: moderngl is not installed.
+    """
+    source, root = expand_home(source), expand_home(root)
+    check_integer("num_subjects", num_subjects, 1, MAX_SUBJECTS)
+    check_integer("num_takes", num_takes, 1, MAX_TAKES)
+    frame = check_rendering(size=size, num_frames=num_frames, min_side=MIN_SIDE)
+    check_split(seed=seed, test_fraction=test_fraction)
+    check_workers(num_workers)
+    check_number("fps", fps, low=MIN_FPS, high=MAX_FPS)
+    for name, value, choices in (("truth", truth, get_args(TruthChoice)), ("difficulty", difficulty, get_args(Difficulty))):
+        check(value in choices, name, value, ", ".join(choices))
+    if (root / CLIP_INDEX_NAME).exists():
+        raise FileExistsError(f"{root} already holds a clip data set; remove it or choose another folder")
+    characters, skipped = _read_all(source)
+    names = _choose_labels(characters, labels)
+    clips = ClipSettings(
+        size=frame,
+        num_frames=num_frames,
+        fps=fps,
+        difficulty=difficulty,
+        backgrounds=_find_backgrounds(backgrounds),
+        shadows=shadows,
+    )
+    settings = _Settings(clips, names, num_takes, seed, truth)
+    num_train = num_subjects - num_test_subjects(num_subjects, test_fraction)
+    casts = _cast(characters, num_subjects, num_train, seed, test_fraction)
+    workers = min(num_subjects, (os.cpu_count() or 1) if num_workers is None else num_workers)
+    # Not forked: a process in which OpenGL has been used cannot be.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) if workers > 1 else None
+    with new_data_set(root) as folder:
+        write = partial(_write_subject, folder, settings, num_train, casts)
+        parts = run_all(pool, write, range(num_subjects), work="rendering characters", progress=progress)
+        records = sorted(chain.from_iterable(part.records for part in parts), key=lambda record: record.path)
+        index = root / write_index(folder, records).name
+    pixels, visible = (sum((getattr(part, name) for part in parts), Counter()) for name in ("figure_pixels", "visible_pixels"))
+    return RenderedCharacters(index, skipped, {label: visible[label] / count for label, count in sorted(pixels.items())})
+
+
+# ---------------------------------------------------------------------------------------------------------- subjects
+
+
+def label_of(action: str) -> str:
+    """Return the label of an action's name.
+
+    >>> label_of("Kick_Left")
+    'kick left'
+    """
+    return " ".join(action.replace("_", " ").lower().split())
+
+
+_load = functools.lru_cache(maxsize=256)(read_character)
+
+
+def _read_all(source: Path) -> tuple[list[Character], list[str]]:
+    if not source.is_dir():
+        raise FileNotFoundError(f"{source}: no such folder of glTF files")
+    characters, skipped = [], []
+    paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".gltf", ".glb") and path.is_file())
+    for path in paths:
+        try:
+            characters.append(_load(path))
+        except UserError as error:
+            skipped.append(str(error))
+    if not characters:
+        reasons = f" ({skipped[0]})" if skipped else ""
+        raise UserError(f"{source}: no rigged, animated .gltf or .glb file{reasons}")
+    return characters, skipped
+
+
+def _choose_labels(characters: Sequence[Character], requested: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the actions to render; every character has them."""
+    shared = {label_of(name) for name in characters[0].actions}
+    for character in characters[1:]:
+        shared &= {label_of(name) for name in character.actions}
+    if requested:
+        wanted = tuple(dict.fromkeys(label_of(name) for name in requested))
+        missing = [name for name in wanted if name not in shared]
+        if missing:
+            raise UserError(f"labels must be actions of all files ({', '.join(sorted(shared))}); got {', '.join(missing)}")
+        return wanted
+    names = sorted(name for name in shared if not name.startswith("idle"))
+    moving = tuple(name for name in names if _movement(characters[0], name) >= MIN_MOVEMENT)
+    if not moving:
+        raise UserError("labels must be given: the files share no action that moves the figure")
+    return moving
+
+
+def _find_action(figure: Figure | Character, label: str) -> Action:
+    return next(action for name, action in figure.actions.items() if label_of(name) == label)
+
+
+def _movement(character: Character, label: str) -> float:
+    """Return how far a bone gets at most from where the action begins, as a fraction of the skeleton's height.
+
+    Each bone counts with its joint and with a point one tenth of the height along it.
+    """
+    action, skeleton = _find_action(character, label), character.skeleton
+    poses = [action.sample(skeleton.rest, time) for time in np.linspace(0, action.duration, 9)]
+    matrices = np.stack([skeleton.matrices(pose) for pose in poses])
+    joints = matrices[..., :3, 3]
+    height = np.ptp(joints[0, :, 1])
+    places = np.concatenate([joints, joints + 0.1 * height * matrices[..., :3, 1]], axis=1)
+    return float(np.linalg.norm(places - places[0], axis=-1).max() / height)
+
+
+def _find_backgrounds(folder: str | Path | None) -> tuple[Path, ...]:
+    if folder is None:
+        return ()
+    folder = expand_home(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder of backgrounds")
+    pictures = tuple(sorted(path for path in folder.rglob("*") if path.suffix.lower() in _PICTURE_ENDINGS))
+    check(bool(pictures), "backgrounds", folder, f"a folder with pictures ({', '.join(_PICTURE_ENDINGS)})")
+    return pictures
+
+
+def _cast(
+    characters: Sequence[Character], num_subjects: int, num_train: int, seed: int, test_fraction: float
+) -> list[tuple[Path, ...]]:
+    """Return for each subject the files whose parts it may have; those of test subjects are used in no training subject."""
+    rng = np.random.default_rng((seed, 3))
+    families = mixing_families(characters)
+    large = [[character.path for character in family] for family in families if len(family) > 1]
+    single = [family[0].path for family in families if len(family) == 1]
+    groups: dict[str, list[tuple[Path, ...]]] = {"train": [], "test": []}
+    for paths, mixes in [(paths, True) for paths in large] + [(single, False)]:
+        shuffled = [paths[index] for index in rng.permutation(len(paths))]
+        count = num_test_subjects(len(paths), test_fraction) if len(paths) > 1 else 0
+        for split, chosen in (("test", shuffled[:count]), ("train", shuffled[count:])):
+            if chosen:
+                groups[split] += [tuple(sorted(chosen))] if mixes else [(path,) for path in chosen]
+    if num_train < num_subjects and not groups["test"]:
+        raise UserError("test_fraction must be 0 for a single file, whose parts would be in both splits")
+    splits = ["train"] * num_train + ["test"] * (num_subjects - num_train)
+    return [groups[split][number % len(groups[split])] for number, split in enumerate(splits)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Written:
+    """The clips of a subject, and counts of the figure's pixels by label."""
+
+    records: list[ClipRecord]
+    figure_pixels: Counter[str]
+    visible_pixels: Counter[str]
+
+
+def _write_subject(folder: Path, settings: _Settings, num_train: int, casts: Sequence[tuple[Path, ...]], number: int) -> _Written:
+    name, split = f"character{number:04d}", "train" if number < num_train else "test"
+    rng, fps = np.random.default_rng((settings.seed, number, 0)), settings.clips.fps
+    mirrored = bool(rng.random() < 0.5) and {_mirror_label(label) for label in settings.labels} == set(settings.labels)
+    scene = Scene([_load(path) for path in casts[number]], settings.clips, rng, mirrored=mirrored)
+    written = _Written([], Counter(), Counter())
+    for row, action_label in enumerate(settings.labels):
+        action = _find_action(scene.figure, action_label)
+        label = _mirror_label(action_label) if mirrored else action_label
+        for index in range(settings.num_takes):
+            rng = np.random.default_rng((settings.seed, number, row + 1, index))
+            take = Take(speed=rng.uniform(0.85, 1.2), start=rng.uniform(0, 0.12), amplitude=rng.uniform(0.85, 1.0))
+            frames, truth = scene.render(action, take, truth=settings.truth in ("all", split))
+            path = f"{CLIPS_DIR}/{name}/{label.replace(' ', '-')}-{index}.avi"
+            write_video(folder / path, frames, fps=fps)
+            if truth is not None:
+                save_truth(truth_path(folder / path), truth)
+                written.figure_pixels[label] += int(truth.figure.sum())
+                written.visible_pixels[label] += int((truth.figure & truth.visible).sum())
+            record = ClipRecord.describe(frames.shape, path=path, label=label, subject=name, split=split, fps=fps)
+            written.records.append(record)
+    scene.renderer.release()
+    return written
+
+
+def _mirror_label(label: str) -> str:
+    """Exchange left and right.
+
+    >>> _mirror_label("kick left"), _mirror_label("wave")
+    ('kick right', 'wave')
+    """
+    sides = {"left": "right", "right": "left"}
+    return " ".join(sides.get(word, word) for word in label.split())
