@@ -148,19 +148,23 @@ def leftovers(folder: Path) -> list[str]:
     return [str(path.relative_to(folder)) for path in folder.rglob(".*") if path.name.endswith(endings)]
 
 
-def run(*, num_kills: int = 100, num_real: int = 5, seed: int = 0) -> Campaign:
+def run(*, num_kills: int = 100, num_real: int = 5, seed: int = 0, short: bool = False) -> Campaign:
     """Kill commands and let them resume.
 
     Args:
         num_kills: Kills of forked commands, half of them while the command writes.
         num_real: Kills of processes started as a user starts them, in addition.
         seed: Seed of the times.
+        short: 4 kills of a single command instead.
     """
     campaign = Campaign(name="kills", promise=PROMISE, aim="0 lost checkpoints or results, resumed runs equal bit for bit")
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as folder:
         commands = Commands(root=Path(folder) / "inputs")
-        commands.prepare()
+        commands.prepare(models=not short)
+        if short:
+            _Killer(campaign, jobs(commands)[2], commands, Path(folder) / "short", rng).kill(KILLS_PER_RUN)
+            return campaign
         chosen = jobs(commands)
         total = sum(job.weight for job in chosen)
         for job in chosen:
