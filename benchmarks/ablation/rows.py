@@ -140,7 +140,8 @@ def stage1_rows(preset: Preset, perceptual_weights: Path | None) -> list[Row]:
         Row("regions-equivariance", "regions with the equivariance loss", _stage1(regions, equivariance_weight=10.0), "regions")
     )
     stride = 1 if model.num_downs == 2 else 2
-    rows.append(Row("stride", f"flow at stride {2**stride} instead of {2**model.num_downs}", _stride(preset, stride)))
+    title = f"flow and matching at stride {2**stride} instead of {2**model.num_downs}"
+    rows.append(Row("stride", title, _stride(preset, stride)))
     losses: list[tuple[str, tuple[float, ...]]] = [("warped_weight", WARPED_WEIGHTS), ("occlusion_weight", OCCLUSION_WEIGHTS)]
     for name, values in losses:
         for value in values:

@@ -11,7 +11,7 @@ from lfdm.config.models import AutoencoderConfig
 from lfdm.errors import UserError
 from lfdm.folders.model_folder import checked_settings
 from lfdm.motion.motion import Motion
-from lfdm.motion.warp import identity_grid
+from lfdm.motion.warp import identity_grid, warp
 
 PREDICTORS: dict[str, dict[str, Any]] = {
     "dense": {"type": "dense", "channels": (8, 8, 16, 16), "match_channels": 8},
@@ -47,10 +47,11 @@ def visible_motion(grid: Tensor) -> Motion:
     return Motion.from_grid(grid[None], torch.ones(1, 1, *grid.shape[:2]), corners=False)
 
 
-@pytest.mark.parametrize("num_downs", [1, 2])
+@pytest.mark.parametrize("upsampling", ["bilinear", "convex"])
+@pytest.mark.parametrize("num_downs", [1, 2, 3])
 @pytest.mark.parametrize("size", [(16, 16), (64, 64), (32, 128)])
-def test_no_motion_reproduces_the_image_bit_for_bit(size: tuple[int, int], num_downs: int) -> None:
-    model = make_autoencoder(num_downs=num_downs)
+def test_no_motion_reproduces_the_image_bit_for_bit(size: tuple[int, int], num_downs: int, upsampling: str) -> None:
+    model = randomise(make_autoencoder(num_downs=num_downs, upsampling=upsampling))
     image = torch.rand(2, 3, *size)
     small = (size[0] >> num_downs, size[1] >> num_downs)
     with torch.no_grad():
@@ -78,6 +79,56 @@ def test_a_quarter_turn_is_exact_inside() -> None:
         decoded = model.decode(model.encode(image), visible_motion(torch.stack((-y, x), dim=-1)))
     expected = image.rot90(1, (2, 3))
     torch.testing.assert_close(decoded.warped[0, :, 0, 1:-1, 1:-1], expected[0, :, 1:-1, 1:-1], atol=1e-4, rtol=0)
+
+
+def test_convex_upsampling_starts_near_bilinear() -> None:
+    convex, bilinear = (make_autoencoder(num_downs=3, upsampling=kind) for kind in ("convex", "bilinear"))
+    image, motion = torch.rand(2, 3, 32, 64), Motion(0.2 * torch.rand(2, 2, 2, 4, 8), 0.2 * torch.rand(2, 1, 2, 4, 8))
+    with torch.no_grad():
+        upsampled, expected = (model.upsample_motion(image, motion) for model in (convex, bilinear))
+    assert upsampled.size == (32, 64)
+    torch.testing.assert_close(upsampled.flow, expected.flow, atol=0.06, rtol=0)
+    torch.testing.assert_close(upsampled.occlusion, expected.occlusion, atol=0.06, rtol=0)
+
+
+def test_decode_warps_by_the_upsampled_motion_whatever_grid_it_comes_on() -> None:
+    model = randomise(make_autoencoder(num_downs=3, upsampling="convex"))
+    image = torch.rand(1, 3, 32, 48)
+    coarse = Motion(0.2 * torch.rand(1, 2, 2, 4, 6), torch.rand(1, 1, 2, 4, 6))
+    with torch.no_grad():
+        features = model.encode(image)
+        full = model.upsample_motion(image, coarse)
+        assert torch.equal(model.decode(features, coarse).warped, model.decode(features, full).warped)
+        for size in ((8, 12), (16, 24)):
+            assert model.decode(features, full.reduced(size)).prediction.shape == (1, 3, 2, 32, 48)
+
+
+def test_a_batch_trains_both_motions() -> None:
+    """The first half of a batch is rebuilt from the motion that stage 2 generates, the second half from the refined one."""
+    model = randomise(make_autoencoder(num_downs=3, upsampling="convex")).train()
+    source, driving = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
+    result = model(source, driving)
+    assert result.motion.size == (4, 4)
+    assert result.refined.size == (16, 16)
+    for one, row in ((result.motion, 0), (result.refined, 1)):
+        whole = model.upsample_motion(source[row : row + 1], one.samples(row, row + 1))
+        warped = warp(source[row : row + 1], whole.grid(), padding_mode="border")
+        torch.testing.assert_close(result.decoded.warped[row : row + 1], warped, atol=1e-5, rtol=0)
+    result.decoded.prediction.sum().backward()
+    silent = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert not silent
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 160), (48, 112)])
+def test_one_set_of_weights_serves_all_sizes(size: tuple[int, int]) -> None:
+    model = randomise(make_autoencoder(num_downs=3, upsampling="convex"))
+    source, driving = torch.rand(1, 3, *size), torch.rand(1, 3, 2, *size)
+    with torch.no_grad():
+        coarse, refined = (model.estimate_motion(source, driving, refine=refine) for refine in (False, True))
+        assert coarse.size == (size[0] // 8, size[1] // 8)
+        assert refined.size == (size[0] // 2, size[1] // 2)
+        for motion in (coarse, refined):
+            assert model.decode(model.encode(source), motion).prediction.shape == (1, 3, 2, *size)
 
 
 def test_hidden_pixels_are_inpainted() -> None:
@@ -157,7 +208,7 @@ def test_the_dense_predictor_needs_pixel_centres() -> None:
         make_autoencoder("dense", corners=True)
 
 
-@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 4, 32, 32), (1, 3, 36, 32), (1, 3, 32, 20)])
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 4, 32, 32), (1, 3, 33, 32), (1, 3, 32, 21)])
 def test_images_of_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match=r"image (must be|height and width)"):
         make_autoencoder().encode(torch.rand(shape))
@@ -177,11 +228,11 @@ def test_pairs_that_do_not_agree_are_refused() -> None:
         model.estimate_motion(torch.rand(1, 3, 32, 32), torch.rand(1, 1, 32, 32))
 
 
-@pytest.mark.parametrize(("kind", "multiple"), [("dense", 8), ("regions", 8)])
+@pytest.mark.parametrize(("kind", "multiple"), [("dense", 2), ("regions", 8)])
 def test_size_multiple_is_the_smallest_size_that_works(kind: Literal["dense", "regions"], multiple: int) -> None:
     model = make_autoencoder(kind)
     assert model.size_multiple == multiple
-    size = multiple * 3
+    size = multiple * 9
     assert model.estimate_motion(torch.rand(1, 3, size, size), torch.rand(1, 3, size, size)).size == (
         size // 2,
         size // 2,

@@ -58,7 +58,9 @@ def test_own_models_are_small_enough_for_the_bundle(name: str) -> None:
 
 def test_presets_are_found_by_name_and_unknown_ones_are_refused() -> None:
     assert all(get_preset(name).name == name for name in PRESETS)
-    with pytest.raises(UserError, match="unknown preset 'mug64'; known: flow64, mug128, mhad128, natops128"):
+    with pytest.raises(
+        UserError, match="unknown preset 'mug64'; known: flow64, flow128, flow256, flow512, mug128, mhad128, natops128"
+    ):
         get_preset("mug64")
 
 

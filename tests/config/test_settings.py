@@ -148,7 +148,7 @@ def test_json_of_wrong_keys_or_types_is_refused(cls: type, values: dict[str, Any
         (lambda: replace(STEPS, warmup_steps=11), "warmup_steps", "at most num_steps (10); got 11"),
         (lambda: AutoencoderConfig(predictor="dense"), "predictor", "the settings of PredictorConfig; got 'dense'"),  # type: ignore[arg-type]
         (lambda: AutoencoderConfig(predictor=DenseConfig()), "corners", "False with the dense predictor"),
-        (lambda: replace(FLOW64.autoencoder, num_downs=3), "num_downs", "1 or 2 with the dense predictor"),
+        (lambda: replace(MUG128.autoencoder, upsampling="convex"), "upsampling", "'bilinear' with corners=True"),
         (lambda: DenseConfig(channels=(8, 8, 12, 8)), "channels", "four or more multiples of 8"),
         (lambda: DenseConfig(channels=(8, 8, 8)), "channels", "four or more multiples of 8"),
         (lambda: RegionConfig(padding=4), "padding", "0 to 3; got 4"),

@@ -257,3 +257,21 @@ def test_damaged_and_missing_motion_files(tmp_path: Path) -> None:
         Motion.load(path)
     with pytest.raises(FileNotFoundError, match="no motion file"):
         Motion.load(tmp_path / "nothing.safetensors")
+
+
+@pytest.mark.parametrize("cells", [8, 32])
+@torch.no_grad()
+def test_a_mask_is_exact_with_convex_upsampling(cells: int) -> None:
+    dense = {"type": "dense", "channels": (8, 8, 8, 8), "match_channels": 4}
+    sizes: dict[str, Any] = {"channels": 4, "max_channels": 8, "num_downs": 3, "num_res_blocks": 1, "padding_mode": "border"}
+    autoencoder = LatentFlowAutoencoder(**sizes, predictor=dense, corners=False, upsampling="convex").eval()
+    for parameter in autoencoder.parameters():
+        parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
+    image, mask = draw_image(1), torch.zeros(1, 1, SIZE, SIZE)
+    mask[..., 16:] = 1.0
+    motion = draw_motion(corners=False, batch=1, size=cells)
+    masked = motion.masked(mask, reach=autoencoder.upsampling_reach)
+    frames = autoencoder.decode(autoencoder.encode(image), masked).prediction
+    still = image.unsqueeze(2).expand_as(frames)
+    assert torch.equal(frames[..., :16], still[..., :16])
+    assert not torch.equal(frames, still)

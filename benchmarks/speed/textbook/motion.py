@@ -136,7 +136,9 @@ class PlainDenseMotion(nn.Module):
         super().__init__()
         widths = config.channels
         (full, half, quarter), joint = widths[:3], widths[2:]
-        self.stride, self.max_residual = stride, config.max_residual
+        if stride != 2:
+            raise NotImplementedError(f"the textbook form has motion at stride 2 only; got {stride}")
+        self.max_residual = config.max_residual
         self.stem = _ConvNormSiLU(5, full)
         self.encoder = nn.ModuleList(
             (
@@ -148,10 +150,9 @@ class PlainDenseMotion(nn.Module):
         self.downs = nn.ModuleList(nn.Sequential(_ConvNormSiLU(a, b, stride=2), _ConvNormSiLU(b, b)) for a, b in pairwise(joint))
         self.ups = nn.ModuleList(_ConvNormSiLU(a + b, b) for a, b in pairwise(joint[::-1]))
         self.coarse_head = nn.Conv2d(quarter, 4, 3, padding=1)
-        if stride == 2:
-            self.to_fine = nn.Conv2d(quarter, full, 1)
-            self.refine = nn.Sequential(_ConvNormSiLU(2 * half + full + 8, half), _ConvNormSiLU(half, half))
-            self.fine_head = nn.Conv2d(half, 4, 3, padding=1)
+        self.to_fine = nn.Conv2d(quarter, full, 1)
+        self.refine = nn.Sequential(_ConvNormSiLU(2 * half + full + 8, half), _ConvNormSiLU(half, half))
+        self.fine_head = nn.Conv2d(half, 4, 3, padding=1)
         self.matching = _Matching((half, quarter), config.match_channels)
         self.tracking = config.tracking
 
@@ -159,8 +160,6 @@ class PlainDenseMotion(nn.Module):
         """source and driving (b, 3, H, W) and the expected flow (b, 2, h, w) -> grid (b, h, w, 2), occlusion (b, 1, h, w)."""
         features, driving_features = self._encode(source), self._encode(driving)
         target = F.pixel_unshuffle(driving, 2)
-        if expected is not None and self.stride == 4:
-            expected = _double(expected)
         pixels = F.pixel_unshuffle(source, 2)
         match, pixels, evidence = self.matching(features, driving_features, pixels, target, expected, self.tracking)
 
@@ -168,13 +167,12 @@ class PlainDenseMotion(nn.Module):
         hidden = self._join(features[1], driving_features[1], coarse, F.avg_pool2d(evidence, 2).detach())
         head = self.coarse_head(hidden).float()
         flow, occlusion = head[:, :1] * coarse + self.max_residual * torch.tanh(head[:, 1:3]), head[:, 3:]
-        if self.stride == 2:
-            flow, occlusion, hidden, detail = _double(flow), _double(occlusion), _double(self.to_fine(hidden)), _double(coarse)
-            known = (_warp_features(features[0], flow), flow, match, occlusion, evidence)
-            x = torch.cat((hidden, driving_features[0], *(part.detach() for part in known)), dim=1)
-            head = self.fine_head(self.refine(x)).float()
-            flow = flow + head[:, :1] * (match - detail) + self.max_residual * torch.tanh(head[:, 1:3])
-            occlusion = occlusion + head[:, 3:]
+        flow, occlusion, hidden, detail = _double(flow), _double(occlusion), _double(self.to_fine(hidden)), _double(coarse)
+        known = (_warp_features(features[0], flow), flow, match, occlusion, evidence)
+        x = torch.cat((hidden, driving_features[0], *(part.detach() for part in known)), dim=1)
+        head = self.fine_head(self.refine(x)).float()
+        flow = flow + head[:, :1] * (match - detail) + self.max_residual * torch.tanh(head[:, 1:3])
+        occlusion = occlusion + head[:, 3:]
         grid = identity_grid(*flow.shape[-2:], corners=False, device=flow.device) + flow.permute(0, 2, 3, 1)
         return FrameMotion(grid, torch.sigmoid(occlusion + OCCLUSION_BIAS), {"match": lambda _: (pixels - target).abs().mean()})
 

@@ -1,12 +1,13 @@
 """Stage 1: the latent flow auto-encoder (LFDM, arXiv 2303.13744, section 3.2).
 
-The encoder runs once on the source image. A motion predictor compares the image with driving frames. The decoder warps the
-source's features at every scale by that motion, keeps what the occlusion map marks as visible and inpaints the rest.
+The encoder runs once on the source image. A motion predictor compares the image with driving frames. The motion is brought to
+the size of every scale (`lfdm.autoencoder.upsampling`). The decoder warps the source's features at every scale by it, keeps
+what the occlusion map marks as visible and inpaints the rest.
 
 Shapes: image (b, 3, H, W) and video (b, 3, t, H, W) in [0, 1] · latent (b, C, h, w), h = H / stride · see `lfdm.motion.motion`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
@@ -19,13 +20,14 @@ from lfdm.autoencoder.convolution import channels_last, convolve_to_few
 from lfdm.autoencoder.layers import DownBlock, ResBlock, SameBlock, UpBlock
 from lfdm.autoencoder.predictors.predictor import AuxiliaryLoss, MotionEstimate
 from lfdm.autoencoder.predictors.registry import build_predictor
+from lfdm.autoencoder.upsampling import CONVEX_REACH, Motions, MotionUpsampler, motions_at
 from lfdm.config.models import AutoencoderConfig
 from lfdm.config.registration import register_to_config
 from lfdm.config.serialization import to_json
 from lfdm.errors import UserError
 from lfdm.folders.components import Model
 from lfdm.folders.model_folder import checked_settings
-from lfdm.motion.motion import Motion
+from lfdm.motion.motion import BILINEAR_REACH, Motion
 from lfdm.motion.warp import warp
 
 PAPER_PREDICTOR = to_json(AutoencoderConfig().predictor)
@@ -50,8 +52,14 @@ class Features:
         """Return these features with every image `count` times in a row."""
         if count == 1:
             return self
-        image, *scales = (one.repeat_interleave(count, dim=0) for one in (self.image, *self.scales))
-        return Features(image, tuple(scales))
+        return self._each(lambda x: x.repeat_interleave(count, dim=0))
+
+    def samples(self, start: int, stop: int) -> "Features":
+        """Return the features of images `start` to `stop` - 1."""
+        return self._each(lambda x: x[start:stop])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Features":
+        return Features(change(self.image), tuple(change(x) for x in self.scales))
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +80,9 @@ class Reconstruction:
 
     decoded: Decoded
     motion: Motion
+    """At the latent's size."""
+    refined: Motion | None = None
+    """On the predictor's finest grid, where that is another one."""
     losses: Mapping[str, AuxiliaryLoss] = field(default_factory=dict)
     """The motion predictor's auxiliary losses by name."""
 
@@ -97,6 +108,7 @@ class LatentFlowAutoencoder(Model):
         predictor: Mapping[str, Any] = PAPER_PREDICTOR,  # noqa: ARG002 - read from the registered configuration
         corners: bool = True,
         padding_mode: Literal["zeros", "border"] = "zeros",
+        upsampling: Literal["bilinear", "convex"] = "bilinear",
     ) -> None:
         super().__init__()
         settings = checked_settings(AutoencoderConfig, self.config)
@@ -112,6 +124,7 @@ class LatentFlowAutoencoder(Model):
         self.motion_predictor = build_predictor(
             settings.predictor, stride=self.stride, corners=corners, padding_mode=padding_mode
         )
+        self.upsampler = MotionUpsampler(padding_mode=padding_mode) if upsampling == "convex" else None
         self.corners = corners
         self.padding_mode = padding_mode
 
@@ -128,7 +141,7 @@ class LatentFlowAutoencoder(Model):
             scales.append(down(scales[-1]))
         return Features(x, tuple(scales))
 
-    def estimate_motion(self, source: Tensor, driving: Tensor) -> Motion:
+    def estimate_motion(self, source: Tensor, driving: Tensor, *, refine: bool = False) -> Motion:
         """Estimate the motion of driving frames relative to the source image, at the latent's size.
 
         A predictor that tracks takes the frames for successive frames of a video.
@@ -136,13 +149,15 @@ class LatentFlowAutoencoder(Model):
         Args:
             source: (b, 3, H, W) in [0, 1].
             driving: (b, 3, H, W), or (b, 3, t, H, W).
+            refine: return the motion on the predictor's finest grid instead; `decode` takes both.
 
         Raises:
             UserError: other shapes, or shapes that differ in batch or image size.
         """
-        return self._predict_motion(source, driving).motion
+        estimate = self._predict_motion(source, driving)
+        return estimate.finest() if refine else estimate.motion
 
-    def estimate_motions(self, source: Tensor, parts: Iterable[Tensor]) -> Iterator[Motion]:
+    def estimate_motions(self, source: Tensor, parts: Iterable[Tensor], *, refine: bool = False) -> Iterator[Motion]:
         """Estimate the motion of a long video given in parts (b, 3, t, H, W): part by part, the same as of the whole video.
 
         Raises:
@@ -150,14 +165,19 @@ class LatentFlowAutoencoder(Model):
         """
         before = None
         for part in parts:
-            motion = self._predict_motion(source, part, before).motion
-            before = part[:, :, -1], motion.flow[:, :, -1]
-            yield motion
+            estimate = self._predict_motion(source, part, before)
+            before = part[:, :, -1], estimate.motion.flow[:, :, -1]
+            yield estimate.finest() if refine else estimate.motion
 
     @property
     def has_regions(self) -> bool:
         """Return whether the motion predictor has regions (`region_heat`)."""
         return self.motion_predictor.has_regions
+
+    @property
+    def upsampling_reach(self) -> float:
+        """Return how far a cell of the motion influences pixels, in cells; see `lfdm.motion.motion.feather`."""
+        return BILINEAR_REACH if self.upsampler is None else CONVEX_REACH
 
     def region_heat(self, video: Tensor) -> Tensor:
         """Return the heat maps (b, K, t, h, w), of peak 1, of the K regions in every frame of a video (b, 3, t, H, W).
@@ -169,23 +189,52 @@ class LatentFlowAutoencoder(Model):
         heat = self.motion_predictor.region_heat(rearrange(video.to(self.dtype), "b c t h w -> (b t) c h w"))
         return rearrange(heat, "(b t) k h w -> b k t h w", b=len(video))
 
+    def upsample_motion(self, image: Tensor, motion: Motion) -> Motion:
+        """Return a motion of source images (b, 3, H, W) at their size, as `decode` applies it.
+
+        Raises:
+            UserError: as `decode`.
+        """
+        self._check_motion(motion, len(image))
+        size = _size(image)
+        return motions_at(self.upsampler, image, motion, [size])[size]
+
     def decode(self, features: Features, motion: Motion) -> Decoded:
-        """Decode frames (b, 3, t, H, W): the source moved by `motion`, all in one batch.
+        """Decode frames (b, 3, t, H, W): the source moved by `motion` of any size, all in one batch.
 
         Raises:
             UserError: a motion of the other coordinate convention, or of another batch size.
         """
-        if motion.corners != self.corners:
-            raise UserError(
-                f"motion must have corners={self.corners}, this model's coordinate convention; got corners={motion.corners}"
-            )
-        if len(motion.flow) != len(features.image):
-            raise UserError(f"motion must have the batch size of the source, {len(features.image)}; got {len(motion.flow)}")
+        self._check_motion(motion, len(features.image))
+        return self._decode(features, self._motions(features, motion))
+
+    def forward(self, source: Tensor, driving: Tensor) -> Reconstruction:
+        """Rebuild driving frames (b, 3, H, W) or (b, 3, t, H, W) from the source (b, 3, H, W).
+
+        Where the predictor refines its motion, the first half of the batch is rebuilt from the motion at the latent's size,
+        which is what stage 2 generates, and the rest from the refined motion, which transfer uses: both train one decoder.
+        """
+        estimate = self._predict_motion(source, driving)
+        features = self.encode(source)
+        if estimate.refine is None:
+            return Reconstruction(self.decode(features, estimate.motion), estimate.motion, losses=estimate.losses)
+        refined, b = estimate.refine(), len(source)
+        parts = [(estimate.motion, 0, b // 2), (refined, b // 2, b)] if self.training else [(refined, 0, b)]
+        motions = [
+            self._motions(features.samples(start, stop), motion.samples(start, stop))
+            for motion, start, stop in parts
+            if stop > start
+        ]
+        together = {size: Motion.concatenate([part[size] for part in motions], dim=0) for size in motions[0]}
+        return Reconstruction(self._decode(features, together), estimate.motion, refined, estimate.losses)
+
+    def _motions(self, features: Features, motion: Motion) -> Motions:
+        """Return the motion at the size of every scale."""
+        return motions_at(self.upsampler, features.image, motion, [_size(x) for x in (features.image, *features.scales)])
+
+    def _decode(self, features: Features, motions: Motions) -> Decoded:
         if not torch.is_autocast_enabled(features.latent.device.type):  # features may come from encoding under autocast
             features = Features(features.image, tuple(x.to(self.dtype) for x in features.scales))
-        sizes = {_size(x) for x in (features.image, *features.scales)}
-        motions = {size: motion.resize(size) for size in sizes}
-
         latent, occlusion = self._warp_scale(features.latent, motions)
         x = self.bottleneck(latent * occlusion)
         x = _blend(x, latent, occlusion)
@@ -194,13 +243,16 @@ class LatentFlowAutoencoder(Model):
         image, occlusion = self._warp_scale(features.image, motions)
         inpainted = torch.sigmoid(convolve_to_few(x, self.final)).to(image.dtype)
         prediction = _blend(inpainted, image, occlusion)
-        b = len(motion.flow)
+        b = len(features.image)
         return Decoded(*(rearrange(v, "(b t) c h w -> b c t h w", b=b) for v in (prediction, image, inpainted)))
 
-    def forward(self, source: Tensor, driving: Tensor) -> Reconstruction:
-        """Rebuild driving frames (b, 3, H, W) or (b, 3, t, H, W) from the source (b, 3, H, W)."""
-        estimate = self._predict_motion(source, driving)
-        return Reconstruction(self.decode(self.encode(source), estimate.motion), estimate.motion, estimate.losses)
+    def _check_motion(self, motion: Motion, batch: int) -> None:
+        if motion.corners != self.corners:
+            raise UserError(
+                f"motion must have corners={self.corners}, this model's coordinate convention; got corners={motion.corners}"
+            )
+        if len(motion.flow) != batch:
+            raise UserError(f"motion must have the batch size of the source, {batch}; got {len(motion.flow)}")
 
     def _predict_motion(self, source: Tensor, driving: Tensor, before: tuple[Tensor, Tensor] | None = None) -> MotionEstimate:
         self._check_image(source, "source", ndim=4)
@@ -213,7 +265,7 @@ class LatentFlowAutoencoder(Model):
             before = before[0].to(self.dtype), before[1]
         return self.motion_predictor.predict(source.to(self.dtype), driving.to(self.dtype), before)
 
-    def _warp_scale(self, x: Tensor, motions: Mapping[tuple[int, int], Motion]) -> tuple[Tensor, Tensor]:
+    def _warp_scale(self, x: Tensor, motions: Motions) -> tuple[Tensor, Tensor]:
         """Warp `x` (b, c, H, W) by the motion of its size: (b * t, c, H, W), and the occlusion (b * t, 1, H, W)."""
         motion = motions[_size(x)]
         warped = warp(x, motion.grid(), padding_mode=self.padding_mode)

@@ -28,6 +28,8 @@ class AutoencoderConfig:
     """Coordinate convention: the paper's end-point identity grid (True) or pixel centres (False)."""
     padding_mode: Literal["zeros", "border"] = "zeros"
     """Padding outside the image when warping."""
+    upsampling: Literal["bilinear", "convex"] = "bilinear"
+    """Upsampling of motion to the image's size: bilinear, or weighted by a network that sees the moved image (our own)."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -36,7 +38,9 @@ class AutoencoderConfig:
         check_at_most(self, MAX_WIDTH, "channels", "max_channels")
         check_at_most(self, 10, "num_downs")
         check_at_most(self, 100, "num_res_blocks")
-        self.predictor.check_autoencoder(num_downs=self.num_downs, corners=self.corners)
+        allowed = self.upsampling == "bilinear" or not self.corners
+        check(allowed, "upsampling", self.upsampling, "'bilinear' with corners=True")
+        self.predictor.check_autoencoder(corners=self.corners)
 
     @property
     def latent_channels(self) -> int:

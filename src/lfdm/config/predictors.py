@@ -31,7 +31,7 @@ class PredictorConfig:
         """Return the smallest height and width of images."""
         return self.size_multiple(num_downs)
 
-    def check_autoencoder(self, *, num_downs: int, corners: bool) -> None:
+    def check_autoencoder(self, *, corners: bool) -> None:
         """Raise UserError if an auto-encoder of these settings cannot have this predictor."""
 
     def tracking_teacher(self) -> "PredictorConfig":
@@ -41,12 +41,12 @@ class PredictorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DenseConfig(PredictorConfig):
-    """Our own predictor: global matching at stride 2, then refinement, without regions."""
+    """Our own predictor: global matching on the motion's grid, then refinement, without regions."""
 
     type: Literal["dense"] = "dense"
     """Name of the predictor."""
     channels: tuple[int, ...] = (32, 64, 96, 128, 128)
-    """Widths at strides 1, 2, 4, 8, 16."""
+    """Widths at strides 1, 2, 4, 8, 16 of the image, reduced until the motion has stride 2 in it."""
     match_channels: int = 64
     """Channels of the features compared in global matching."""
     max_residual: float = 0.6
@@ -66,11 +66,10 @@ class DenseConfig(PredictorConfig):
     def losses(self) -> tuple[str, ...]:
         return "match", "tracking_distillation"
 
-    def size_multiple(self, num_downs: int) -> int:  # noqa: ARG002 - its features go deeper than the motion
-        return 2 ** (len(self.channels) - 1)
+    def min_size(self, num_downs: int) -> int:
+        return 2 ** (len(self.channels) + num_downs - 2)  # its coarsest features have a cell left
 
-    def check_autoencoder(self, *, num_downs: int, corners: bool) -> None:
-        check(num_downs in (1, 2), "num_downs", num_downs, "1 or 2 with the dense predictor (stride 2 or 4)")
+    def check_autoencoder(self, *, corners: bool) -> None:
         check(not corners, "corners", corners, "False with the dense predictor (pixel centres)")
 
     def tracking_teacher(self) -> "DenseConfig":

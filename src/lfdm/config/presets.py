@@ -107,6 +107,28 @@ FLOW64 = Preset(
 )
 
 
+def _larger(doublings: int, micro_batch_size: int | None = None) -> Preset:
+    """Return FLOW64 for images 2^doublings times as large. The grid of the motion stays 32x32, and so does all of stage 2.
+
+    Args:
+        micro_batch_size: of stage 1, for a GPU with 8 GB.
+    """
+    size = FLOW64.image_size * 2**doublings
+    training = FLOW64.autoencoder_training
+    return replace(
+        FLOW64,
+        name=f"flow{size}",
+        image_size=size,
+        autoencoder=replace(FLOW64.autoencoder, num_downs=FLOW64.autoencoder.num_downs + doublings, upsampling="convex"),
+        autoencoder_training=replace(training, optimization=replace(training.optimization, micro_batch_size=micro_batch_size)),
+    )
+
+
+FLOW128 = _larger(1)
+FLOW256 = _larger(2, micro_batch_size=4)
+FLOW512 = _larger(3, micro_batch_size=2)
+
+
 # The paper's recipe, its epochs converted to steps of the published training sets of 465, 431 and 4800 clips.
 _PAPER_UNET = UNetConfig()
 _PAPER_DIFFUSION = DiffusionConfig(
@@ -212,7 +234,7 @@ NATOPS128 = replace(
     diffusion_training=_paper_diffusion_training(33_600, 20, (19_200, 24_000), "random"),
 )
 
-PRESETS: dict[str, Preset] = {preset.name: preset for preset in (FLOW64, MUG128, MHAD128, NATOPS128)}
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in (FLOW64, FLOW128, FLOW256, FLOW512, MUG128, MHAD128, NATOPS128)}
 
 
 def get_preset(name: str) -> Preset:

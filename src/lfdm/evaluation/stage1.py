@@ -71,13 +71,15 @@ def measure_stage1(
         source = video[:, :, 0]
         with run.autocast():
             motion = autoencoder.estimate_motion(source, video)
-            decoded = autoencoder.decode(autoencoder.encode(source), motion)
+            refined = autoencoder.estimate_motion(source, video, refine=True)
+            decoded = autoencoder.decode(autoencoder.encode(source), refined)
+            applied = autoencoder.upsample_motion(source, refined)
         guesses = (decoded.prediction, decoded.warped, video[:, :, :1].expand_as(video))
         arrays: dict[str, Tensor] = {}
         for name, guess in zip(RECONSTRUCTIONS, guesses, strict=True):
             distances = _distances(guess[:, :, 1:].float(), video[:, :, 1:], perceptual)
             arrays |= {f"{name}.{key}": value for key, value in distances.items()}
-        arrays |= motion_accuracy.measure(chosen, video, motion, decoded.prediction.float())
+        arrays |= motion_accuracy.measure(chosen, video, applied, motion.size, decoded.prediction.float())
         arrays |= {"flow": motion.flow.half(), "flow_length": flow_length(motion, run.clips.image_size)}
         return {name: tensor.detach().cpu().numpy() for name, tensor in arrays.items()}
 
@@ -128,8 +130,15 @@ class _MotionAccuracy:
         chosen = np.linspace(0, len(self.known) - 1, min(num_ceiling_clips, len(self.known))).astype(int)
         self.with_ceiling = {self.known[k] for k in chosen}
 
-    def measure(self, chosen: Sequence[int], video: Tensor, motion: Motion, prediction: Tensor) -> dict[str, Tensor]:
-        """Return sums (b, 3: numerator, denominator, pixels) and visibility counts (b, 2, 4) of a batch; NaN where unknown."""
+    def measure(
+        self, chosen: Sequence[int], video: Tensor, motion: Motion, grid: tuple[int, int], prediction: Tensor
+    ) -> dict[str, Tensor]:
+        """Return sums (b, 3: numerator, denominator, pixels) and visibility counts (b, 2, 4) of a batch; NaN where unknown.
+
+        Args:
+            motion: at full size.
+            grid: size (h, w) of the motion that stage 2 learns, for the ceilings.
+        """
         if not self.known:
             return {}
         names = [*MOTION_FIGURES, *(f"{figure}.{ceiling}" for figure in MOTION_FIGURES for ceiling in CEILINGS)]
@@ -147,7 +156,7 @@ class _MotionAccuracy:
             limited = [k for k, i in enumerate(clips) if i in self.with_ceiling]
             if limited:
                 where = [rows[k] for k in limited]
-                for ceiling, ratios in ceilings(video[where], exact.select(limited), motion.size).items():
+                for ceiling, ratios in ceilings(video[where], exact.select(limited), grid).items():
                     for figure, ratio in zip(MOTION_FIGURES, ratios, strict=True):
                         sums[f"{figure}.{ceiling}"][where] = ratio
         return sums | {"visibility": counts}

@@ -12,6 +12,7 @@ from typing import Self
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -22,6 +23,8 @@ from lfdm.motion.warp import flow_to_grid, grid_to_flow, identity_grid, resize
 
 FEATHER = 1 / 16
 """Half the width of a mask's feathered edge, as a share of the motion's larger side."""
+BILINEAR_REACH = 1.0
+"""Distance in cells up to which a cell influences pixels when motion is resized bilinearly."""
 MOTION_SUFFIX = ".safetensors"
 FILE_FORMAT = "lfdm-motion-1"
 """Format and version in the metadata of a motion file."""
@@ -148,6 +151,17 @@ class Motion:
         offset = resize(self.offset, size)
         return type(self)(resize(self.flow, size) + offset * published, occlusion, True, offset)
 
+    def reduced(self, size: tuple[int, int]) -> Self:
+        """Reduce a motion with pixel centres to `size` (h, w) by averaging cells."""
+        b = len(self.flow)
+
+        def average(x: Tensor) -> Tensor:
+            return rearrange(
+                F.interpolate(rearrange(x, "b c t h w -> (b t) c h w"), size=size, mode="area"), "(b t) c h w -> b c t h w", b=b
+            )
+
+        return self._each(average)
+
     def scaled(self, strength: float) -> Self:
         """Scale this motion: 1 returns it unchanged, 0 reproduces the source image exactly in every frame.
 
@@ -161,12 +175,15 @@ class Motion:
             raise UserError(f"strength must be a finite number, 0 or more; got {strength}")
         return self if strength == 1 else self._scaled_by(torch.tensor(float(strength)))
 
-    def masked(self, mask: Tensor) -> Self:
+    def masked(self, mask: Tensor, *, reach: float = BILINEAR_REACH) -> Self:
         """Restrict this motion to a soft mask (1, 1, H, W); where the mask is 0 the source image is reproduced exactly.
 
         The mask's edge is feathered inwards (`feather`): motion never exceeds the mask, and over an eighth of the image's side
         it grows linearly from none to all, so that a shift by less than that width does not fold. Thin masks have a narrower
         edge; a mask thinner than two cells of the motion has no effect.
+
+        Args:
+            reach: see `feather`.
 
         Raises:
             UserError: a mask of another shape, whose size is no multiple of the motion's, or with values outside [0, 1].
@@ -179,7 +196,7 @@ class Motion:
             raise UserError(f"mask must lie in [0, 1]; got values from {low:g} to {high:g}")
         if low == 1:
             return self
-        return self._scaled_by(feather(mask.to(self.flow), self.size).unsqueeze(2))
+        return self._scaled_by(feather(mask.to(self.flow), self.size, reach=reach).unsqueeze(2))
 
     def from_rest(self) -> Self:
         """Replace the first frame's motion by zero flow and full visibility."""
@@ -281,16 +298,16 @@ def check_motion_path(path: Path) -> None:
     check_parents(path)
 
 
-def feather(mask: Tensor, size: tuple[int, int]) -> Tensor:
+def feather(mask: Tensor, size: tuple[int, int], *, reach: float = BILINEAR_REACH) -> Tensor:
     """Reduce a mask (1, 1, H, W) to motion of `size` (h, w) with a soft edge: (1, 1, h, w), nowhere above the mask.
 
-    A cell has the minimum of the pixels that it influences when it is resized bilinearly. The minimum over a window, then the
-    mean over the same window, makes the edge: neighbouring cells differ by at most one over the window's side. The window
-    shrinks until at least half of the mask's maximum is left.
+    A cell has the minimum of the pixels that it influences, up to `reach` cells from its centre. The minimum over a window,
+    then the mean over the same window, makes the edge: neighbouring cells differ by at most one over the window's side. The
+    window shrinks until at least half of the mask's maximum is left.
     """
     steps = [m // n for m, n in zip(mask.shape[-2:], size, strict=True)]
-    windows = [2 * step if step > 1 else 1 for step in steps]
-    cells = -F.max_pool2d(-mask, windows, steps, [step // 2 if step > 1 else 0 for step in steps])
+    windows = [round(2 * reach * step) if step > 1 else 1 for step in steps]
+    cells = -F.max_pool2d(-mask, windows, steps, [(window - step) // 2 for window, step in zip(windows, steps, strict=True)])
     for radius in range(max(1, round(max(size) * FEATHER)), 0, -1):
         side = 2 * radius + 1
         minimum = -F.max_pool2d(-cells, side, 1, radius)

@@ -25,20 +25,24 @@ class MotionControl:
     Args:
         pictures: the images that the mask belongs to.
         framing: how they are fitted.
+        reach: see `lfdm.motion.motion.feather`.
 
     Raises:
         UserError: a strength outside [0, 2], not a mask, or a mask of another size than its image.
     """
 
-    def __init__(self, strength: float, mask: MaskInput | None, pictures: Sequence[Picture], framing: Framing) -> None:
+    def __init__(
+        self, strength: float, mask: MaskInput | None, pictures: Sequence[Picture], framing: Framing, *, reach: float
+    ) -> None:
         self.strength = check_number("motion_strength", strength, low=0, high=MAX_STRENGTH)
+        self.reach = reach
         sizes = [picture_size(picture) for picture in pictures]
         fit = framing.fit_of(sizes[0])
         self.mask = None if mask is None else prepare_mask(mask, size=framing.size, fit=fit, image_sizes=set(sizes))
 
     def __call__(self, motion: Motion) -> Motion:
         motion = motion.scaled(self.strength)
-        return motion if self.mask is None else motion.masked(self.mask)
+        return motion if self.mask is None else motion.masked(self.mask, reach=self.reach)
 
 
 def estimate_driving_motion(
@@ -52,6 +56,6 @@ def estimate_driving_motion(
     parts = (part.to(image) for part in driving_chunks(driving, chunk, framing))
     first = next(parts)
     reference = first[:, :, 0] if relative else image
-    motions = list(autoencoder.estimate_motions(reference, itertools.chain([first], parts)))
+    motions = list(autoencoder.estimate_motions(reference, itertools.chain([first], parts), refine=True))
     motion = Motion.concatenate(motions, dim=2)
     return motion.from_rest() if relative else motion  # a frame has no motion against itself, only estimation error

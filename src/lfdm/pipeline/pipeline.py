@@ -208,7 +208,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         check_output_type(output_type)
         pictures = read_images(image, keep_alpha=keep_alpha)
         framing = self.framing(pictures, fit)
-        control = MotionControl(motion_strength, motion_mask, pictures, framing)
+        control = MotionControl(motion_strength, motion_mask, pictures, framing, reach=self.autoencoder.upsampling_reach)
         guidance, embedding = self._guidance(scale, condition, negative_condition, len(pictures), num_videos)
         generators = sample_generators(generator, len(embedding))
         source = self._encode(pictures, framing).repeat(len(embedding) // len(pictures))

@@ -69,7 +69,7 @@ class MotionTransfer:
             raise UserError(f"motion must be a Motion, as Motion.load returns; got {type(motion).__name__}")
         pictures = read_images(image, keep_alpha=keep_alpha)
         framing = self.framing(pictures, fit)
-        control = MotionControl(motion_strength, motion_mask, pictures, framing)
+        control = MotionControl(motion_strength, motion_mask, pictures, framing, reach=self.autoencoder.upsampling_reach)
         if len(pictures) > 1 and len(motion.flow) == 1:
             motion = Motion.concatenate([motion] * len(pictures), dim=0)
         source = self._encode(pictures, framing)
@@ -105,7 +105,7 @@ class MotionTransfer:
         if len(pictures) != 1:
             raise UserError(f"image must be one image; got {len(pictures)}")
         framing = self.framing(pictures, fit)
-        control = MotionControl(motion_strength, motion_mask, pictures, framing)
+        control = MotionControl(motion_strength, motion_mask, pictures, framing, reach=self.autoencoder.upsampling_reach)
         source = self._encode(pictures, framing)
         motion = estimate_driving_motion(self.autoencoder, source.features.image, driving, relative=relative, framing=framing)
         return self._decode(source, control(motion), output_type, after_chunk=callback_on_decode)

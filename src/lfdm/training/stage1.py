@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder, Reconstruction
+from lfdm.autoencoder.growth import grown_weights
 from lfdm.autoencoder.predictors.predictor import LossInputs
 from lfdm.config.presets import Preset
 from lfdm.config.serialization import to_json
@@ -104,7 +105,8 @@ class AutoencoderTask:
         add("ssim", lambda: ssim_loss(prediction, driving))
         for name in AUXILIARY_LOSSES:
             add(name, lambda name=name: reconstruction.losses[name](inputs))
-        add("smoothness", lambda: edge_aware_smoothness(motion.flow, driving.unsqueeze(2)))
+        motions = [motion] if reconstruction.refined is None else [motion, reconstruction.refined]
+        add("smoothness", lambda: torch.stack([edge_aware_smoothness(m.flow, driving.unsqueeze(2)) for m in motions]).mean())
         add("occlusion", lambda: 1 - motion.occlusion.float().mean())
         if self.perceptual is not None:
             add("perceptual", partial(self.perceptual.to(driving.device), prediction, driving))
@@ -120,7 +122,7 @@ class AutoencoderTask:
             clip = self.dataset.cache.clip(int(index))
             pair = torch.from_numpy(np.stack([clip[0], clip[len(clip) // 2]])).permute(0, 3, 1, 2).to(device).float() / 255
             result = module(pair[:1], pair[1:])
-            motion = result.motion.resize((pair.shape[-2], pair.shape[-1]))
+            motion = module.upsample_motion(pair[:1], result.refined or result.motion)
             flow = motion.flow[0, :, 0].permute(1, 2, 0).float().cpu().numpy()
             flow = flow_to_color(in_half_widths(flow, motion.size))
             pictures = [pair[0], pair[1], result.decoded.prediction[0, :, 0], result.decoded.warped[0, :, 0]]
@@ -143,7 +145,7 @@ def train_autoencoder(
     """Train stage 1 of `preset` on the training clips of `data`; return the last checkpoint in the run folder `out`.
 
     Args:
-        init: bundled name, or model, pipeline or run folder whose weights to start from.
+        init: bundled name, or model, pipeline or run folder whose weights to start from; also of smaller images.
         report: called with the metrics every `log_steps`.
         summary: called before the first step, and again once time and memory can be estimated.
         progress: called while clips are decoded and, with `tracking_distillation_weight`, their motion is estimated.
@@ -163,7 +165,7 @@ def train_autoencoder(
         module = LatentFlowAutoencoder(**to_json(preset.autoencoder))
     if init is not None and (distils or not find_checkpoints(out)):  # a resumed run has its own weights
         start = LatentFlowAutoencoder.from_pretrained(find_model(find_folder(init), AutoencoderTask.name))
-        load_exactly(module, start.state_dict(), str(init))
+        load_exactly(module, grown_weights(module, start), str(init))
     settings = {"stage": AutoencoderTask.name, "data": str(data), "init": str(init) if init else None, "preset": to_json(preset)}
     require_same_settings(settings)
     check_run(out, settings, free=STAGE2_SETTINGS)

@@ -96,7 +96,7 @@ class Matching(nn.Module):
     def features(self, half: Tensor, quarter: Tensor) -> Tensor:
         """Return the compared features, of norm 1: (n, match_channels, h, w) from features at strides 2 and 4."""
         half, quarter = (projection(x) for projection, x in zip(self.projections, (half, quarter), strict=True))
-        return F.normalize((half + double(quarter)).float(), dim=1)
+        return F.normalize((half + resize_to(quarter, half)).float(), dim=1)
 
 
 def _concatenate(*parts: Tensor) -> Tensor:
@@ -110,6 +110,6 @@ def _to_tokens(x: Tensor, b: int, width: int) -> Tensor:
     return F.pad(rearrange(x, "(b t) c h w -> b 1 (t h w) c", b=b), (0, width - x.shape[1])).contiguous()
 
 
-def double(x: Tensor) -> Tensor:
-    """Double height and width bilinearly."""
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+def resize_to(x: Tensor, like: Tensor) -> Tensor:
+    """Resize (n, c, h, w) bilinearly to height and width of `like`."""
+    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)

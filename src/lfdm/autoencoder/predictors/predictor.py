@@ -38,7 +38,14 @@ class MotionEstimate:
     """The motion of driving frames, and the auxiliary losses of its predictor by name."""
 
     motion: Motion
+    """At (h, w): what stage 2 learns to generate."""
     losses: Mapping[str, AuxiliaryLoss] = field(default_factory=dict)
+    refine: Callable[[], Motion] | None = None
+    """Returns the same motion on a finer grid, where the predictor can see more of it; it costs nothing unless it is called."""
+
+    def finest(self) -> Motion:
+        """Return the motion on the finest grid that the predictor has."""
+        return self.motion if self.refine is None else self.refine()
 
 
 class MotionPredictor(nn.Module):
