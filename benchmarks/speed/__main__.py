@@ -3,6 +3,7 @@
     python -m benchmarks.speed operations      # every operation against its textbook form; about 20 minutes on two cores
     python -m benchmarks.speed training        # throughput of both training stages
     python -m benchmarks.speed startup         # time until a command does something
+    python -m benchmarks.speed scaling         # cost and memory by size, flow64 to flow512
     python -m benchmarks.speed tables --update # render README's table and docs/performance.md from results/speed-*.json
 
 `python -m benchmarks.speed operations --help` lists the options of a command.
@@ -12,13 +13,14 @@ import sys
 
 import tyro
 
-from benchmarks.speed import operations, startup, table, training
+from benchmarks.speed import operations, scaling, startup, table, training
 from lfdm.errors import UserError
 
 COMMANDS = {
     "operations": operations.run,
     "training": training.run,
     "startup": startup.run,
+    "scaling": scaling.run,
     "tables": table.run,
 }
 

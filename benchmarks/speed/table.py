@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.experiment.tables import RESULTS_DIR, ROOT, table
+from benchmarks.speed import scaling_table
 from benchmarks.speed.records import PLAIN, Results, Row, Variant
 from lfdm.config.video import Size
 from lfdm.errors import UserError
@@ -94,7 +95,7 @@ def _short_cells(results: Results, key: tuple[str, str, int, str, bool]) -> tupl
 
 def render_full(devices: Sequence[Results]) -> str:
     """Render every stored row of every device, and training and start-up where measured."""
-    return "\n".join([DOCUMENT_HEAD, *(_section(results) for results in devices)])
+    return "\n".join([DOCUMENT_HEAD, scaling_table.render(), *(_section(results) for results in devices)])
 
 
 def _section(results: Results) -> str:
