@@ -19,7 +19,7 @@ PER_STEP = "stage2_step"
 HEAD = """## Cost by size
 
 Motion is matched and generated on a grid of about 32x32 cells whatever the image's size (`flow64` to `flow512`,
-[decision 25](decisions/0025-one-grid-at-every-size.md)). In brackets: relative to 64x64. One thread, float32, processor time;
+[decision 30](decisions/0030-one-grid-at-every-size.md)). In brackets: relative to 64x64. One thread, float32, processor time;
 memory as above. `python -m benchmarks.speed scaling`
 """
 

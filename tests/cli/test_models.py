@@ -87,9 +87,19 @@ def test_training_both_stages_and_sampling_from_the_run(lfdm: Lfdm, puppets_dir:
     assert (code, printed) == (0, "wave-2.mp4\n"), err
 
 
+def test_auto_names_the_preset_that_suits_the_clips(lfdm: Lfdm, puppets_dir: Path) -> None:
+    code, _, err = lfdm("train", "autoencoder", "auto", "--data", puppets_dir, "--out", "run", "--init", "no-such-model")
+    assert code == 2
+    assert "preset flow64: the clips' median short side is 32 pixels, nearest to 64" in err.splitlines()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            ["autoencoder", "flow128", "--data", "x", "--out", "run", "--sizes", "64"],
+            "sizes must be SIZE:STEPS, such as 64:1500; got",
+        ),
         (["autoencoder", "flow64", "--data", "nothing", "--out", "run"], "nothing: no such data folder"),
         (["diffusion", "flow64", "--data", "x", "--out", "run"], "--autoencoder"),
         (["autoencoder", "flow64", "--data", "x", "--out", "run", "--unet.dim", "-1"], "unet: dim must be positive; got -1\n"),

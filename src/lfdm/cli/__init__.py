@@ -7,7 +7,7 @@ from lfdm.cli.data_sets import data_characters, data_corpus, data_folder, data_l
 from lfdm.cli.info import info
 from lfdm.cli.models import evaluate, import_
 from lfdm.cli.serve import serve
-from lfdm.cli.training import adapt, autoencoder_training, diffusion_training
+from lfdm.cli.training import adapt, autoencoder_training, diffusion_training, train_suitable_autoencoder
 from lfdm.cli.videos import demo, generate, transfer
 from lfdm.config.presets import PRESETS
 
@@ -32,7 +32,8 @@ COMMANDS: CommandTree = {
         "Train a model: autoencoder (stage 1), then diffusion (stage 2).",
         {
             "autoencoder": Group(
-                "Train stage 1 of a preset.", {name: autoencoder_training(preset) for name, preset in PRESETS.items()}
+                "Train stage 1 of a preset; `auto` picks the one that suits the clips.",
+                {"auto": train_suitable_autoencoder} | {name: autoencoder_training(preset) for name, preset in PRESETS.items()},
             ),
             "diffusion": Group(
                 "Train stage 2 of a preset.", {name: diffusion_training(preset) for name, preset in PRESETS.items()}

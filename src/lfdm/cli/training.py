@@ -11,8 +11,10 @@ from tyro.conf import arg
 from lfdm.cli.console import ProgressBars, progress_bar
 from lfdm.cli.options import DEFAULT_MODEL
 from lfdm.config.presets import Preset
+from lfdm.config.sizes import parse_stages, suitable_preset
 from lfdm.config.training import AdaptationConfig
 from lfdm.data.index import read_index, split_warnings
+from lfdm.folders.files import expand_home
 
 if TYPE_CHECKING:
     from lfdm.training.reports import RunSummary, StepReport
@@ -22,24 +24,54 @@ def autoencoder_training(preset: Preset) -> Callable[..., None]:
     """Return the command that trains stage 1 of `preset`."""
 
     def train_autoencoder(
-        *, data: Path, out: Path, init: str | None = None, config: Annotated[Preset, arg(name="")] = preset
+        *,
+        data: Path,
+        out: Path,
+        init: str | None = None,
+        sizes: tuple[str, ...] = (),
+        config: Annotated[Preset, arg(name="")] = preset,
     ) -> None:
         """Train stage 1 of PRESET; the same command resumes.
 
         Args:
             data: Clip data set.
             out: Run folder, for checkpoints and logs.
-            init: Bundled name, or model, pipeline or run folder whose weights to start from.
+            init: Bundled name, or model, pipeline or run folder whose weights to start from; also of smaller images.
+            sizes: SIZE:STEPS of a training that grows, such as 64:1500 128:1000; smaller sizes train in OUT-SIZE.
         """
-        from lfdm.training import stage1
-
-        with progress_bar() as bars:
-            checkpoint = stage1.train_autoencoder(config, data, out, init=init, **_callbacks(bars, data))
         note = "" if config == preset else "  (with the same model options)"
-        stage2 = _command("train diffusion", preset.name, data=data, autoencoder=out, out="RUN2") + note
-        _print_result(checkpoint, stage2, _command("evaluate", model=out, data=data, out="RESULTS"))
+        _train_autoencoder(config, data, out, init, sizes, note)
 
     return _naming_preset(train_autoencoder, preset)
+
+
+def train_suitable_autoencoder(*, data: Path, out: Path, init: str | None = None) -> None:
+    """Train stage 1 of the preset that suits the size of the clips; the same command resumes.
+
+    Args:
+        data: Clip data set.
+        out: Run folder, for checkpoints and logs.
+        init: Bundled name, or model, pipeline or run folder whose weights to start from; also of smaller images.
+    """
+    records = read_index(expand_home(data))
+    preset, reason = suitable_preset([min(record.width, record.height) for record in records])
+    sys.stderr.write(f"preset {preset.name}: {reason}\n")
+    _train_autoencoder(preset, data, out, init, (), "")
+
+
+def _train_autoencoder(preset: Preset, data: Path, out: Path, init: str | None, sizes: tuple[str, ...], note: str) -> None:
+    """Train stage 1 and print what to do next; `note` is a remark on the command of stage 2."""
+    stages = parse_stages(sizes)
+    from lfdm.training import growing, stage1
+
+    with progress_bar() as bars:
+        callbacks = _callbacks(bars, data)
+        if stages:
+            checkpoint = growing.train_growing(preset, data, out, stages, init=init, **callbacks)
+        else:
+            checkpoint = stage1.train_autoencoder(preset, data, out, init=init, **callbacks)
+    stage2 = _command("train diffusion", preset.name, data=data, autoencoder=out, out="RUN2") + note
+    _print_result(checkpoint, stage2, _command("evaluate", model=out, data=data, out="RESULTS"))
 
 
 def diffusion_training(preset: Preset) -> Callable[..., None]:

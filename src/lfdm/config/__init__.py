@@ -1,3 +1,14 @@
 """Settings: frozen dataclasses that check themselves, and the presets made of them. Imports neither torch nor numpy."""
 
-__all__ = ["checks", "diffusion", "models", "predictors", "presets", "registration", "serialization", "training", "video"]
+__all__ = [
+    "checks",
+    "diffusion",
+    "models",
+    "predictors",
+    "presets",
+    "registration",
+    "serialization",
+    "sizes",
+    "training",
+    "video",
+]

@@ -11,7 +11,7 @@ from torch import Tensor
 from lfdm.autoencoder.autoencoder import Decoded, Features, LatentFlowAutoencoder
 from lfdm.config.video import Size
 from lfdm.motion.motion import Motion
-from lfdm.motion.warp import resize, warp
+from lfdm.motion.warp import warp
 from lfdm.pipeline.result import LatentFlowOutput, OutputType, VideoBuffer
 
 CHUNK_BYTES = 256 * 2**20
@@ -54,7 +54,8 @@ def decode_video(
         part = motion.frames(start, start + chunk)
         decoded = autoencoder.decode(features, part)
         if premultiplied is not None:
-            decoded = _with_alpha(decoded, part, premultiplied, autoencoder.padding_mode)
+            applied = autoencoder.upsample_motion(features.image, part)
+            decoded = _with_alpha(decoded, applied, premultiplied, autoencoder.padding_mode)
         frames.put(decoded.prediction, start)
         warped.put(decoded.warped, start)
         del decoded  # before the next chunk needs the memory
@@ -66,11 +67,11 @@ def decode_video(
 def _with_alpha(decoded: Decoded, motion: Motion, premultiplied: Tensor, padding_mode: str) -> Decoded:
     """Return decoded frames (b, 4, n, H, W) of images with alpha: `decoded` gives the colours of what is inpainted.
 
-    Alpha is that of the image, warped. Visible pixels are warped premultiplied, so that no colour of invisible ones is mixed in.
+    Alpha is that of the image, warped by `motion` at full size. Visible pixels are warped premultiplied, so that no colour of
+    invisible ones is mixed in.
     """
-    size = (premultiplied.shape[-2], premultiplied.shape[-1])
-    warped = warp(premultiplied, motion.resize(size).grid(), padding_mode=padding_mode)
-    alpha, occlusion = warped[:, 3:], resize(motion.occlusion, size).to(warped)
+    warped = warp(premultiplied, motion.grid(), padding_mode=padding_mode)
+    alpha, occlusion = warped[:, 3:], motion.occlusion.to(warped)
     inpainted = decoded.inpainted.to(warped) * alpha
     blended = torch.lerp(inpainted, warped[:, :3], occlusion)
     prediction, visible, inpainted = (

@@ -4,6 +4,7 @@ __all__ = [
     "adaptation",
     "batches",
     "checkpoint",
+    "growing",
     "interruption",
     "loop",
     "losses",

@@ -1,0 +1,34 @@
+"""Training of stage 1 that grows from small images, where most of the motion is learned cheaply, to large ones."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lfdm.config.presets import Preset
+from lfdm.config.sizes import SizeStage, staged_presets
+from lfdm.folders.files import expand_home
+from lfdm.training.stage1 import train_autoencoder
+
+
+def train_growing(
+    preset: Preset, data: Path, out: Path, stages: Sequence[SizeStage], *, init: str | Path | None = None, **callbacks: Any
+) -> Path:
+    """Train stage 1 at one size after the other, each from the weights of the one before; return the last checkpoint.
+
+    The last size trains in `out`, the others in run folders next to it, `out` with the size appended. The same call resumes:
+    a stage that is complete ends at once.
+
+    Args:
+        init: what the first stage starts from; see `train_autoencoder`.
+        callbacks: as of `train_autoencoder`.
+
+    Raises:
+        UserError: sizes that do not fit the preset, and as `train_autoencoder`.
+    """
+    out = expand_home(out)
+    *smaller, last = staged_presets(preset, stages)
+    for small in smaller:
+        folder = out.with_name(f"{out.name}-{small.image_size}")
+        train_autoencoder(small, data, folder, init=init, **callbacks)
+        init = folder
+    return train_autoencoder(last, data, out, init=init, **callbacks)
