@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -8,9 +10,15 @@ from lfdm.folders.model_folder import load_exactly
 from lfdm.motion.motion import Motion
 
 
-def make(num_downs: int, **changes: object) -> LatentFlowAutoencoder:
+def make(num_downs: int, **changes: Any) -> LatentFlowAutoencoder:
     torch.manual_seed(num_downs)
-    settings = {"channels": 8, "max_channels": 16, "num_res_blocks": 1, "corners": False, "padding_mode": "border"}
+    settings: dict[str, Any] = {
+        "channels": 8,
+        "max_channels": 16,
+        "num_res_blocks": 1,
+        "corners": False,
+        "padding_mode": "border",
+    }
     predictor = {"type": "dense", "channels": (8, 8, 16, 16), "match_channels": 8}
     return LatentFlowAutoencoder(**(settings | {"num_downs": num_downs, "predictor": predictor} | changes)).eval()
 

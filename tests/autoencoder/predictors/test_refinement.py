@@ -27,7 +27,7 @@ def test_an_untrained_refinement_only_doubles_the_flow() -> None:
 def test_local_matches_find_a_shift_within_the_window(shift: tuple[int, int]) -> None:
     refinement = make_refinement()
     refinement.log_scale.fill_(6.0)
-    refinement.head.bias[0] = 1.0
+    refinement.get_parameter("head.bias")[0] = 1.0
     source = torch.randn(1, 8, 16, 24)
     driving = source.roll((-shift[1], -shift[0]), dims=(2, 3))  # a cell shows what the source shows `shift` away
     flow = refinement(still((8, 12)), source, driving).flow[:, :, 4:-4, 4:-4]
