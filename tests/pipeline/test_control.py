@@ -313,13 +313,13 @@ def test_a_driving_clip_is_read_in_chunks(pipe: LatentFlowPipeline, image: np.nd
 
     estimate = type(pipe.autoencoder).estimate_motions
 
-    def watch(self: Any, source: Tensor, parts: Iterable[Tensor]) -> Iterator[Motion]:
+    def watch(self: Any, source: Tensor, parts: Iterable[Tensor], **options: bool) -> Iterator[Motion]:
         def watched() -> Iterator[Tensor]:
             for part in parts:
                 ahead.append((taken, part.shape[2]))
                 yield part
 
-        return estimate(self, source, watched())
+        return estimate(self, source, watched(), **options)
 
     monkeypatch.setattr("lfdm.pipeline.control.frames_per_chunk", lambda *_: 6)
     monkeypatch.setattr(type(pipe.autoencoder), "estimate_motions", watch)

@@ -81,10 +81,10 @@ class Reconstruction:
     decoded: Decoded
     motion: Motion
     """At the latent's size."""
-    refined: Motion | None = None
-    """On the predictor's finest grid, where that is another one."""
     losses: Mapping[str, AuxiliaryLoss] = field(default_factory=dict)
     """The motion predictor's auxiliary losses by name."""
+    refined: Motion | None = None
+    """On the predictor's finest grid, where that is another one."""
 
 
 class LatentFlowAutoencoder(Model):
@@ -217,7 +217,7 @@ class LatentFlowAutoencoder(Model):
         estimate = self._predict_motion(source, driving)
         features = self.encode(source)
         if estimate.refine is None:
-            return Reconstruction(self.decode(features, estimate.motion), estimate.motion, losses=estimate.losses)
+            return Reconstruction(self.decode(features, estimate.motion), estimate.motion, estimate.losses)
         refined, b = estimate.refine(), len(source)
         parts = [(estimate.motion, 0, b // 2), (refined, b // 2, b)] if self.training else [(refined, 0, b)]
         motions = [
@@ -226,7 +226,7 @@ class LatentFlowAutoencoder(Model):
             if stop > start
         ]
         together = {size: Motion.concatenate([part[size] for part in motions], dim=0) for size in motions[0]}
-        return Reconstruction(self._decode(features, together), estimate.motion, refined, estimate.losses)
+        return Reconstruction(self._decode(features, together), estimate.motion, estimate.losses, refined)
 
     def _motions(self, features: Features, motion: Motion) -> Motions:
         """Return the motion at the size of every scale."""
