@@ -74,7 +74,7 @@ def _measure(options: Options, device: torch.device, folder: Path) -> list[dict[
             with measure_memory(device) as memory:
                 call()
             count = {"stage1_step": PAIRS, "stage2_step": 1}.get(operation, FRAMES)
-            row = {"preset": name, "size": preset.image_size, "operation": operation, "count": count, "seconds": []}
+            row = {"preset": name, "size": min(preset.size), "operation": operation, "count": count, "seconds": []}
             rows.append(row | {"peak_bytes": memory.bytes})
             calls[name, operation] = call
     for _ in range(options.repeats):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from lfdm.config.presets import FLOW64, FLOW256, MUG128
@@ -6,7 +8,7 @@ from lfdm.errors import UserError
 
 
 def test_every_own_preset_diffuses_the_same_grid() -> None:
-    assert {preset.image_size // 2**preset.autoencoder.num_downs for preset in OWN_PRESETS} == {32}
+    assert {min(preset.size) // 2**preset.autoencoder.num_downs for preset in OWN_PRESETS} == {32}
     assert {preset.unet for preset in OWN_PRESETS} == {FLOW64.unet}
 
 
@@ -45,6 +47,11 @@ def test_sizes_must_rise(values: list[str], allowed: str) -> None:
 def test_sizes_that_do_not_fit_the_preset_are_refused(stages: list[tuple[int, int]]) -> None:
     with pytest.raises(UserError, match="sizes must be"):
         staged_presets(FLOW256, [SizeStage(size=size, num_steps=steps) for size, steps in stages])
+
+
+def test_stages_of_rectangles_keep_their_shape() -> None:
+    presets = staged_presets(replace(FLOW256, image_size=(256, 384)), parse_stages(["64:5", "256:5"]))
+    assert [preset.image_size for preset in presets] == [(64, 96), (256, 384)]
 
 
 def test_the_paper_recipe_has_one_size() -> None:

@@ -113,7 +113,7 @@ def _larger(doublings: int, micro_batch_size: int | None = None) -> Preset:
     Args:
         micro_batch_size: of stage 1, for a GPU with 8 GB.
     """
-    size = FLOW64.image_size * 2**doublings
+    size = FLOW64.size.height * 2**doublings
     training = FLOW64.autoencoder_training
     return replace(
         FLOW64,

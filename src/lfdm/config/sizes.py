@@ -20,7 +20,7 @@ class SizeStage:
     """A part of a growing training."""
 
     size: int
-    """Height and width of frames in pixels."""
+    """Shorter side of frames in pixels."""
     num_steps: int
     """Optimizer steps at this size."""
 
@@ -48,20 +48,21 @@ def staged_presets(preset: Preset, stages: Sequence[SizeStage]) -> list[Preset]:
     Raises:
         UserError: the last size is not that of `preset`, or another one is not a half, a quarter, ... of it.
     """
-    last = stages[-1].size
-    check(last == preset.image_size, "sizes", last, f"{preset.image_size} at last, the size of {preset.name}")
+    last, side = stages[-1].size, min(preset.size)
+    check(last == side, "sizes", last, f"{side} at last, the shorter side of {preset.name}")
     return [_at_size(preset, stage) for stage in stages]
 
 
 def _at_size(preset: Preset, stage: SizeStage) -> Preset:
-    halvings = math.log2(preset.image_size / stage.size)
+    side = min(preset.size)
+    halvings = math.log2(side / stage.size)
     model, training = preset.autoencoder, preset.autoencoder_training
     possible = halvings.is_integer() and 0 <= halvings < model.num_downs
-    sizes = [preset.image_size >> i for i in range(model.num_downs)]
+    sizes = [side >> i for i in range(model.num_downs)]
     check(possible, "sizes", stage.size, f"one of {', '.join(map(str, sizes[::-1]))} with {preset.name}")
     return replace(
         preset,
-        image_size=stage.size,
+        image_size=(preset.size.height >> int(halvings), preset.size.width >> int(halvings)),
         autoencoder=replace(model, num_downs=model.num_downs - int(halvings)),
         autoencoder_training=replace(training, optimization=with_num_steps(training.optimization, stage.num_steps)),
     )
@@ -70,5 +71,5 @@ def _at_size(preset: Preset, stage: SizeStage) -> Preset:
 def suitable_preset(short_sides: Sequence[int]) -> tuple[Preset, str]:
     """Return the preset for clips of these short sides in pixels, and the reason: the size nearest to their median, by ratio."""
     median = statistics.median(short_sides)
-    preset = min(OWN_PRESETS, key=lambda one: abs(math.log2(one.image_size / median)))
-    return preset, f"the clips' median short side is {median:g} pixels, nearest to {preset.image_size}"
+    preset = min(OWN_PRESETS, key=lambda one: abs(math.log2(min(one.size) / median)))
+    return preset, f"the clips' median short side is {median:g} pixels, nearest to {min(preset.size)}"

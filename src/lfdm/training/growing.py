@@ -28,7 +28,7 @@ def train_growing(
     out = expand_home(out)
     *smaller, last = staged_presets(preset, stages)
     for small in smaller:
-        folder = out.with_name(f"{out.name}-{small.image_size}")
+        folder = out.with_name(f"{out.name}-{min(small.size)}")
         train_autoencoder(small, data, folder, init=init, **callbacks)
         init = folder
     return train_autoencoder(last, data, out, init=init, **callbacks)
