@@ -15,6 +15,7 @@ from lfdm.visualize import (
     draw_warped_grid,
     flow_scale,
     flow_to_color,
+    in_half_widths,
     occlusion_to_gray,
     overlay_occlusion,
     overlay_regions,
@@ -36,6 +37,29 @@ def test_length_is_saturation_on_the_given_scale() -> None:
     half = flow_to_color(constant_flow(0.5, 0), max_flow=1.0)[0, 0].tolist()
     assert half == [255, 128, 128]
     assert flow_to_color(constant_flow(5, 0), max_flow=1.0)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_colours_and_lines_of_a_rectangle_are_those_of_its_pixels() -> None:
+    """The same motion in pixels has the same colour in every shape, and lines of the grid are equally far apart."""
+    shapes = [(32, 32), (32, 64), (64, 32)]
+    flows = [np.full((*size, 2), (2 * 6 / size[1], 2 * 3 / size[0])) for size in shapes]  # 6 and 3 pixels
+    colours = [
+        flow_to_color(in_half_widths(flow, size), max_flow=2 * 9 / size[1])[0, 0].tolist()
+        for flow, size in zip(flows, shapes, strict=True)
+    ]
+    assert colours[0] == colours[1] == colours[2]
+    grid = draw_warped_grid(np.full((32, 64, 3), 255, np.uint8), np.zeros((32, 64, 2)), num_lines=4)
+    dark = (grid[..., 0] < 255).sum
+    assert (dark(axis=1).min(), dark(axis=0).min()) == (2 * 8, 2 * 4)  # lines every 8 pixels, each on the border of two
+
+
+def test_a_panel_of_rectangles_names_the_rim_in_pixels() -> None:
+    frames = np.full((2, 16, 32, 3), 90, np.uint8)
+    flow = torch.zeros(1, 2, 2, 8, 16)
+    flow[:, 1] = 2 * 4 / 16  # 4 pixels down
+    panel = next(draw_panel(None, frames, frames, Motion(flow, torch.ones(1, 1, 2, 8, 16)), kinds=["flow", "arrows"]))
+    assert panel.shape == (16 + 6 * 16, 2 * 6 * 32 + 4, 3)
+    assert flow_scale(in_half_widths(flow[0].permute(1, 2, 3, 0).numpy(), (16, 32))) * 32 / 2 == pytest.approx(4)
 
 
 def test_a_warped_grid_moves_against_the_backward_flow() -> None:

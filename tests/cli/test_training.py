@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from lfdm.cli.console import progress_bar
-from lfdm.cli.training import _callbacks
+from lfdm.cli.training import _callbacks, _with_size
+from lfdm.config.presets import FLOW64, MUG128, Preset
 from lfdm.data.index import ClipRecord, write_index
+from lfdm.errors import UserError
 from lfdm.training.reports import RunSummary
 
 
@@ -18,6 +20,40 @@ def test_without_a_terminal_progress_is_lines(capsys: pytest.CaptureFixture[str]
         for done in (1, 20, 30, 100):
             bars("training", done, 100, note=f"loss {1 / done:.2f}")
     assert capsys.readouterr().err.splitlines() == ["training 20/100 loss 0.05", "training 100/100 loss 0.01"]
+
+
+def clips_of(folder: Path, *sizes: tuple[int, int]) -> Path:
+    record = ClipRecord(path="a", label="wave", subject="ann", split="train", frames=2, fps=8, width=8, height=8)
+    write_index(folder, [replace(record, path=f"{i}", height=h, width=w) for i, (h, w) in enumerate(sizes)])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("preset", "clips", "size"),
+    [
+        (FLOW64, [(112, 64)] * 2, (112, 64)),
+        (FLOW64, [(128, 224), (720, 1280)], (64, 112)),
+        (FLOW64, [(128, 128)], (64, 64)),
+        (MUG128, [(112, 64)], (128, 128)),
+    ],
+)
+def test_the_clips_shape_is_trained_at_the_presets_short_side(
+    tmp_path: Path, preset: Preset, clips: list[tuple[int, int]], size: tuple[int, int]
+) -> None:
+    """A preset whose networks cannot have the shape keeps its own."""
+    data = clips_of(tmp_path, *clips)
+    assert _with_size(preset, preset, data, None).size == size
+    assert _with_size(FLOW64, FLOW64, data, (32, 48)).size == (32, 48)
+    assert _with_size(replace(FLOW64, image_size=96), FLOW64, data, None).size == (96, 96)
+
+
+def test_clips_of_several_shapes_and_two_sizes_are_refused(tmp_path: Path) -> None:
+    data = clips_of(tmp_path, (64, 112), (64, 64), (64, 64))
+    with pytest.raises(UserError, match=r"^size must be given .*got None for clips of 64x64 \(2 clips\), 112x64 \(1 clips\)$"):
+        _with_size(FLOW64, FLOW64, data, None)
+    with pytest.raises(UserError, match=r"^--size must be left out with --image-size 32x32"):
+        _with_size(replace(FLOW64, image_size=32), FLOW64, data, 64)
+    assert _with_size(FLOW64, FLOW64, data, 64).size == (64, 64)
 
 
 def test_labels_without_training_clips_are_named_at_the_start(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

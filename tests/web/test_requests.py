@@ -38,8 +38,16 @@ def reader(storage: Storage) -> RequestReader:
         num_frames=4,
         num_inference_steps=2,
         guidance_scale=1.0,
+        fit="pad",
     )
     return RequestReader(choices, ServeLimits(), storage)
+
+
+def test_a_picture_is_fitted_as_the_model_does_unless_asked(reader: RequestReader) -> None:
+    assert [reader.generate(**{**FIELDS, "fit": fit}).fit for fit in (None, "native", "crop")] == ["pad", "native", "crop"]
+    for wrong in ("cover", 1, ["native"]):
+        with pytest.raises(UserError, match="fit must be one of pad, crop, stretch, native; got "):
+            reader.generate(**{**FIELDS, "fit": wrong})
 
 
 def read_mask(reader: RequestReader, mask: object) -> np.ndarray:

@@ -183,14 +183,14 @@ def _text_forms() -> ConstructorRegistry:
 
     @registry.primitive_rule
     def size_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[SizeSetting] | None:
-        if info.type != SizeSetting:
+        if info.type not in (SizeSetting, SizeSetting | None):
             return None
         return PrimitiveConstructorSpec(
             nargs=1,
             metavar="HxW",
             instance_from_str=lambda words: _parse_size(words[0]),
-            is_instance=lambda value: isinstance(value, int | tuple),
-            str_from_instance=lambda size: [str(Size.parse(size))],
+            is_instance=lambda value: value is None or isinstance(value, int | tuple),
+            str_from_instance=lambda size: ["None" if size is None else str(Size.parse(size))],
         )
 
     return registry

@@ -239,8 +239,8 @@ def data_folder(
     Args:
         folder: Folder tree of videos or folders of frames.
         out: Folder for the clip data set; an existing data set there is replaced.
-        size: Height x width of frames, multiples of 16, such as 96x128. One number is the short side (default: 64) of the shape
-            that most clips have; without --size all clips must have one shape.
+        size: Height x width of frames, multiples of 16, such as 96x128. One number (default: 64) is the short side of the most
+            frequent shape; without --size all clips must have one shape.
         fit: Black borders (pad), the central part (crop) or stretching for clips of another shape.
         layout: Where a clip's label, subject and split are in its path; by default this is recognised.
         labels: Table with the columns path,label and perhaps subject,split; or txt for a .txt next to each clip.
@@ -257,7 +257,7 @@ def data_folder(
 
     cut = scene_cuts or clip_seconds is not None or stride_seconds is not None
     cutting = Cutting(clip_seconds=clip_seconds, stride_seconds=stride_seconds, scene_cuts=scene_cuts) if cut else None
-    short_side = int(size) if size is not None and is_one_number(size) else None
+    short_side = int(size) if size and is_one_number(size) else None
     with progress_bar() as progress:
         report = write_folder(
             folder,

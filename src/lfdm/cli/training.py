@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,9 +11,12 @@ from tyro.conf import arg
 
 from lfdm.cli.console import ProgressBars, progress_bar
 from lfdm.cli.options import DEFAULT_MODEL
+from lfdm.config.checks import check
 from lfdm.config.presets import Preset
 from lfdm.config.sizes import parse_stages, suitable_preset
 from lfdm.config.training import AdaptationConfig
+from lfdm.config.video import Size, SizeSetting
+from lfdm.data.corpora.shapes import find_common_shape
 from lfdm.data.index import read_index, split_warnings
 from lfdm.folders.files import expand_home
 
@@ -27,6 +31,7 @@ def autoencoder_training(preset: Preset) -> Callable[..., None]:
         *,
         data: Path,
         out: Path,
+        size: SizeSetting | None = None,
         init: str | None = None,
         sizes: tuple[str, ...] = (),
         config: Annotated[Preset, arg(name="")] = preset,
@@ -36,10 +41,12 @@ def autoencoder_training(preset: Preset) -> Callable[..., None]:
         Args:
             data: Clip data set.
             out: Run folder, for checkpoints and logs.
+            size: Height x width of frames, the same for both stages; by default the preset's short side and the clips' shape.
             init: Bundled name, or model, pipeline or run folder whose weights to start from; also of smaller images.
             sizes: SIZE:STEPS of a training that grows, such as 64:1500 128:1000; smaller sizes train in OUT-SIZE.
         """
-        note = "" if config == preset else "  (with the same model options)"
+        config = _with_size(config, preset, data, size)
+        note = "" if replace(config, image_size=preset.image_size) == preset else "  (with the same model options)"
         _train_autoencoder(config, data, out, init, sizes, note)
 
     return _naming_preset(train_autoencoder, preset)
@@ -56,6 +63,7 @@ def train_suitable_autoencoder(*, data: Path, out: Path, init: str | None = None
     records = read_index(expand_home(data))
     preset, reason = suitable_preset([min(record.width, record.height) for record in records])
     sys.stderr.write(f"preset {preset.name}: {reason}\n")
+    preset = _with_size(preset, preset, data, None)
     _train_autoencoder(preset, data, out, init, (), "")
 
 
@@ -82,6 +90,7 @@ def diffusion_training(preset: Preset) -> Callable[..., None]:
         data: Path,
         autoencoder: str,
         out: Path,
+        size: SizeSetting | None = None,
         init: str | None = None,
         config: Annotated[Preset, arg(name="")] = preset,
     ) -> None:
@@ -91,15 +100,38 @@ def diffusion_training(preset: Preset) -> Callable[..., None]:
             data: Clip data set.
             autoencoder: Bundled name, or stage-1 run, model or pipeline folder.
             out: Run folder, for checkpoints and logs; later a model for --model.
+            size: Height x width of frames, the same for both stages; by default the preset's short side and the clips' shape.
             init: Bundled name, or U-Net, pipeline or run folder whose weights to start from, and the embeddings of its labels.
         """
         from lfdm.training import stage2
 
+        config = _with_size(config, preset, data, size)
         with progress_bar() as bars:
             checkpoint = stage2.train_diffusion(config, data, autoencoder, out, init=init, **_callbacks(bars, data))
         _print_result(checkpoint, *_uses_of(out, data))
 
     return _naming_preset(train_diffusion, preset)
+
+
+def _with_size(config: Preset, preset: Preset, data: Path, size: SizeSetting | None) -> Preset:
+    """Return the settings with the size of --size, of --image-size or, without both, with the shape of the training clips.
+
+    A shape that the preset's networks can only have roughly is not taken: such clips are fitted to the preset's size.
+
+    Raises:
+        UserError: both options, or neither for clips of several shapes.
+    """
+    given = config.image_size != preset.image_size
+    if size is not None:
+        check(not given, "--size", str(Size.parse(size)), f"left out with --image-size {config.size}, which is the same")
+        return replace(config, image_size=size)
+    clips = [Size(record.height, record.width) for record in read_index(data) if record.split == "train"]
+    if given or not clips:
+        return config
+    found = find_common_shape(clips, min(config.size), may_differ=False, multiple=config.side_multiple)
+    if found.size == config.size or not found.size.has_shape_of(found.shape):
+        return config
+    return replace(config, image_size=found.size.setting)
 
 
 def _naming_preset(command: Callable[..., None], preset: Preset) -> Callable[..., None]:

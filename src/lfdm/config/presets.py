@@ -46,7 +46,7 @@ class Preset:
         given, channels = self.unet.latent_channels, self.autoencoder.latent_channels
         check(given == channels, "unet.latent_channels", given, f"{channels}, as the auto-encoder gives")
         stride = 2**self.autoencoder.num_downs
-        multiple = math.lcm(self.autoencoder.size_multiple, stride * self.unet.size_multiple)
+        multiple = self.side_multiple
         least = max(MIN_SIDE, self.autoencoder.min_size, MIN_MOTION_SIDE * stride)
         fits = all(side >= least and side % multiple == 0 for side in self.size)
         allowed = f"a multiple of {multiple} (for these two models), at least {least}, or HEIGHTxWIDTH of two such numbers"
@@ -64,6 +64,11 @@ class Preset:
     def size(self) -> Size:
         """Size of frames."""
         return Size.parse(self.image_size)
+
+    @property
+    def side_multiple(self) -> int:
+        """The number that height and width of frames must be multiples of."""
+        return math.lcm(self.autoencoder.size_multiple, 2**self.autoencoder.num_downs * self.unet.size_multiple)
 
 
 FLOW64 = Preset(

@@ -31,6 +31,7 @@ from lfdm.motion.codec import MotionCodec, make_codec
 from lfdm.pipeline.base import BasePipeline
 from lfdm.pipeline.compatibility import check_components, side_multiple
 from lfdm.pipeline.control import MotionControl
+from lfdm.pipeline.framing import Framing
 from lfdm.pipeline.inputs import (
     ImageInput,
     MaskInput,
@@ -212,9 +213,13 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         guidance, embedding = self._guidance(scale, condition, negative_condition, len(pictures), num_videos)
         generators = sample_generators(generator, len(embedding))
         source = self._encode(pictures, framing).repeat(len(embedding) // len(pictures))
-        context = DenoiserContext(condition=embedding, latent=source.features.latent, attention_frames=self.config["num_frames"])
+        cells, latent = source.features.latent.shape[-2:], source.features.latent
+        if framing.size != self.size:  # motion is relative to the frame: it is sampled at the size that the network knows
+            stretched = self._encode(pictures, Framing(size=self.size, fit="stretch"))
+            latent = stretched.features.latent.repeat_interleave(len(embedding) // len(pictures), dim=0)
+        context = DenoiserContext(condition=embedding, latent=latent, attention_frames=self.config["num_frames"])
         sample = self._sample(context, guidance, num_frames, steps, generators, callback_on_step_end)
-        motion = self.motion_codec.decode(sample, num_frames)
+        motion = self.motion_codec.decode(sample, num_frames).resize((cells[0], cells[1]))
         if loop:
             motion = motion.closed(max(1, int(LOOP_SHARE * min(num_frames, self.config["num_frames"]))))
         output = self._decode(source, control(motion), output_type)

@@ -67,6 +67,7 @@ def _generate_tab(calls: Calls) -> None:
                     "guidance_scale": gr.Slider(0, max_guidance, choices.guidance_scale, step=0.1, label="Guidance"),
                     "num_frames": gr.Slider(2, choices.max_frames, choices.num_frames, step=1, label="Frames"),
                     "loop": gr.Checkbox(False, label="Loop: the last frame leads back to the first"),
+                    "fit": _fit_choice(choices.fit),
                     "num_videos": gr.Slider(1, limits.num_videos, 1, step=1, label="Videos (consecutive seeds)"),
                 }
             start, stop = _buttons("Generate")
@@ -83,6 +84,7 @@ def _transfer_tab(calls: Calls) -> None:
                 "driving": clip_picker(calls.limits),
                 "relative": gr.Radio(kinds, value=True, label="Motion"),
                 "motion_strength": _strength_slider(),
+                "fit": _fit_choice(calls.choices.fit),
             }
             start, stop = _buttons("Transfer")
         screen, status = _output("Choose a picture and a driving clip, then press Transfer.")
@@ -104,6 +106,7 @@ def _add_api(calls: Calls, model: ModelPage) -> None:
         num_frames: int | None = None,
         loop: bool = False,
         mask: dict[str, Any] | None = None,
+        fit: str | None = None,
     ) -> AsyncGenerator[dict[str, Any], None]:
         updates = calls.generate(
             image=image,
@@ -116,6 +119,7 @@ def _add_api(calls: Calls, model: ModelPage) -> None:
             num_videos=num_videos,
             num_frames=num_frames,
             loop=loop,
+            fit=fit,
         )
         return api_answers(updates)
 
@@ -126,8 +130,11 @@ def _add_api(calls: Calls, model: ModelPage) -> None:
         relative: bool = True,
         motion_strength: float = 1.0,
         mask: dict[str, Any] | None = None,
+        fit: str | None = None,
     ) -> AsyncGenerator[dict[str, Any], None]:
-        updates = calls.transfer(image=image, mask=mask, driving=driving, relative=relative, motion_strength=motion_strength)
+        updates = calls.transfer(
+            image=image, mask=mask, driving=driving, relative=relative, motion_strength=motion_strength, fit=fit
+        )
         return api_answers(updates)
 
     async def describe() -> dict[str, Any]:
@@ -136,6 +143,10 @@ def _add_api(calls: Calls, model: ModelPage) -> None:
     api(generate, api_name="generate", concurrency_id="jobs", concurrency_limit=calls.limits.num_jobs)
     api(transfer, api_name="transfer", concurrency_id="jobs", concurrency_limit=calls.limits.num_jobs)
     api(describe, api_name="model", concurrency_limit=None)
+
+
+def _fit_choice(fit: str) -> gr.Radio:
+    return gr.Radio([("As in training", fit), ("The picture's own", "native")], value=fit, label="Shape of the video")
 
 
 def _strength_slider() -> gr.Slider:

@@ -77,6 +77,7 @@ class Calls:
                     guidance_scale=request.guidance_scale,
                     motion_strength=request.motion_strength,
                     motion_mask=mask,
+                    fit=request.fit,
                     loop=request.loop,
                     output_type="uint8",
                     callback_on_step_end=after_step,
@@ -109,6 +110,7 @@ class Calls:
                 relative=request.relative,
                 motion_strength=request.motion_strength,
                 motion_mask=mask,
+                fit=request.fit,
                 output_type="uint8",
                 callback_on_decode=lambda decoded: report(n + decoded, total),
             )
@@ -141,6 +143,7 @@ def choices_of(pipe: LatentFlowPipeline, examples: tuple[Path, ...]) -> Choices:
         num_frames=config["num_frames"],
         num_inference_steps=config["num_inference_steps"],
         guidance_scale=config["guidance_scale"],
+        fit=config["fit"],
     )
 
 

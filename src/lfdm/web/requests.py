@@ -7,12 +7,14 @@ import base64
 import binascii
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from PIL import Image
 
 from lfdm.config.checks import MAX_SEED, check_integer, check_number
 from lfdm.config.diffusion import MAX_GUIDANCE_SCALE
+from lfdm.config.video import PictureFit
 from lfdm.data.images import open_image, read_gray
 from lfdm.errors import UserError
 from lfdm.pipeline.control import MAX_STRENGTH
@@ -44,6 +46,8 @@ class Choices:
     num_frames: int
     num_inference_steps: int
     guidance_scale: float
+    fit: PictureFit
+    """How pictures of another shape than the model's are fitted by default."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,6 +63,7 @@ class GenerateRequest:
     motion_strength: float
     num_frames: int
     loop: bool
+    fit: PictureFit
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,6 +75,7 @@ class TransferRequest:
     driving: Path
     relative: bool
     motion_strength: float
+    fit: PictureFit
 
 
 class RequestReader:
@@ -96,8 +102,9 @@ class RequestReader:
         num_videos: object,
         num_frames: object,
         loop: object,
+        fit: object = None,
     ) -> GenerateRequest:
-        """Check the fields of `/generate`; None for steps, guidance or frames means the model's default."""
+        """Check the fields of `/generate`; None for steps, guidance, frames or fit means the model's default."""
         choices = self.choices
         videos = _integer("num_videos", num_videos, 1, self.limits.num_videos)
         first = _integer("seed", seed, 0, MAX_SEED - videos)
@@ -115,10 +122,11 @@ class RequestReader:
             motion_strength=_number("motion_strength", motion_strength, MAX_STRENGTH),
             num_frames=_integer("num_frames", frames, 2, choices.max_frames),
             loop=_boolean("loop", loop),
+            fit=self._fit(fit),
         )
 
     def transfer(
-        self, *, image: object, mask: object, driving: object, relative: object, motion_strength: object
+        self, *, image: object, mask: object, driving: object, relative: object, motion_strength: object, fit: object = None
     ) -> TransferRequest:
         """Check the fields of `/transfer`."""
         return TransferRequest(
@@ -127,6 +135,7 @@ class RequestReader:
             driving=self._file("driving", driving, "an uploaded clip"),
             relative=_boolean("relative", relative),
             motion_strength=_number("motion_strength", motion_strength, MAX_STRENGTH),
+            fit=self._fit(fit),
         )
 
     def _image(self, image: object) -> Path:
@@ -145,6 +154,12 @@ class RequestReader:
             return self.storage.find(value["path"])
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
+
+    def _fit(self, fit: object) -> PictureFit:
+        found = self.choices.fit if fit is None else next((one for one in get_args(PictureFit) if one == fit), None)
+        if found is None:
+            raise UserError(f"fit must be one of {', '.join(get_args(PictureFit))}; got {_abbreviate(fit)}")
+        return found
 
     def _label(self, label: object) -> str | None:
         labels = self.choices.labels

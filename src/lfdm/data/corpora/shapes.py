@@ -1,4 +1,4 @@
-"""The common shape of the clips of a tree, and the size in which they are stored without bars."""
+"""The common shape of clips, and the size that they have without bars."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ class CommonShape:
     """The shape of most clips."""
 
     size: Size
-    """The size in which clips are stored: sides are multiples of 16, so its proportions are rounded."""
+    """The size of their frames: sides are multiples, so its proportions are rounded."""
     shape: Size
     """The most frequent size of clips of this shape."""
     num_clips: int
@@ -30,8 +30,11 @@ class CommonShape:
         return f"size: {self.size} (height x width), the shape of most clips ({_width_first(self.shape)}); {others}"
 
 
-def find_common_shape(sizes: Iterable[Size], short_side: int, *, may_differ: bool) -> CommonShape:
-    """Return the shape of most clips of the given `sizes`, stored with the given short side.
+def find_common_shape(sizes: Iterable[Size], short_side: int, *, may_differ: bool, multiple: int = SIDE_MULTIPLE) -> CommonShape:
+    """Return the shape of most clips of the given `sizes`, and the nearest size with the given short side.
+
+    Args:
+        multiple: sides are multiples of this.
 
     Raises:
         UserError: a short side that is not allowed, or clips of several shapes unless they `may_differ`.
@@ -44,10 +47,10 @@ def find_common_shape(sizes: Iterable[Size], short_side: int, *, may_differ: boo
         shown = [f"{_width_first(one)} ({num} clips)" for one, num in counts.most_common(MAX_SHAPES_SHOWN)]
         more = ", ..." if len(counts) > len(shown) else ""
         raise UserError(
-            "size must be given where clips differ in shape, as HEIGHTxWIDTH, or as one number for the short side of the most "
-            f"frequent shape; got None for clips of {', '.join(shown)}{more}"
+            f"size must be given where clips differ in shape, such as --size 64x112; "
+            f"got None for clips of {', '.join(shown)}{more}"
         )
-    long_side = max(SIDE_MULTIPLE, round(short_side * max(shape) / min(shape) / SIDE_MULTIPLE) * SIDE_MULTIPLE)
+    long_side = max(short_side, round(short_side * max(shape) / min(shape) / multiple) * multiple)
     sides = (short_side, long_side) if shape.height <= shape.width else (long_side, short_side)
     return CommonShape(size=training_size(sides), shape=shape, num_clips=alike, total=counts.total())
 
