@@ -34,7 +34,7 @@ FILE_FORMAT = "lfdm-motion-1"
 class Motion:
     """Backward displacement and occlusion of t frames against one source image (LFDM, arXiv 2303.13744, section 3.2).
 
-    A frame at p shows the source at p + flow; the displacement in pixels is `flow * W / 2`.
+    A frame at p shows the source at p + flow; the displacement in pixels is `flow * W / 2` in x and `flow * H / 2` in y.
 
     Raises:
         UserError: shapes that do not belong together.
