@@ -68,6 +68,18 @@ def test_alpha_of_the_picture_is_kept_or_a_line_says_that_it_is_not(lfdm: Lfdm, 
     assert (read_video("moved.mp4")[0, 2, 20:] > 240).all()  # over white
 
 
+def test_pixel_art_keeps_size_and_colours(lfdm: Lfdm, model: Path) -> None:
+    sprite = np.zeros((20, 14, 4), np.uint8)
+    sprite[4:16, 3:9], sprite[8:12, 5:7] = (200, 30, 40, 255), (20, 90, 200, 255)
+    Image.fromarray(sprite).save("sprite.png")
+    options = ["--model", model, "--num-inference-steps", 1, "--pixel-art", "--panel"]
+    code, _, err = lfdm("generate", "sprite.png", "wave", *options, "--out", "wave")
+    assert code == 0, err
+    frames = read_video("wave", keep_alpha=True)
+    assert frames.shape == (4, 20, 14, 4)
+    assert len(np.unique(frames[frames[..., 3] > 0], axis=0)) == 2
+
+
 def test_a_sprite_sheet_is_data_and_a_picture(lfdm: Lfdm, model: Path, image: Path) -> None:
     common = ["generate", image, "wave", "--model", model, "--num-inference-steps", 1]
     options = [*common, "--num-videos", 2, "--scale", 2]

@@ -55,12 +55,14 @@ class ModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ControlOptions:
-    """Changes to the motion before it is applied to the image."""
+    """How the motion is applied to the image."""
 
     motion_strength: float = 1.0
     """Factor of the motion, 0 to 2; 0 = a still image."""
     motion_mask: Path | None = None
     """Picture of the image's size: white moves, black stays still."""
+    pixel_art: bool = False
+    """Frames in the image's own size, of its own pixels and colours, with hard edges."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,16 +133,17 @@ def read_inputs(
 ) -> "tuple[np.ndarray, dict[str, Any]]":
     """Return the fitted image (H, W, 3) uint8, and the arguments of `control` and `fit` with the mask fitted in the same way.
 
-    An image that is not opaque everywhere is (H, W, 4).
+    An image that is not opaque everywhere is (H, W, 4); pixel art keeps its own size.
     """
     from lfdm.data.alpha import fit_picture
     from lfdm.data.pictures import read_picture
     from lfdm.pipeline.inputs import picture_size, prepare_mask
 
-    picture = read_picture(image, keep_alpha=True)
+    picture, mask = read_picture(image, keep_alpha=True), control.motion_mask
+    if control.pixel_art:
+        return picture, {"motion_strength": control.motion_strength, "motion_mask": mask, "fit": fit, "pixel_art": True}
     framing, own = pipe.framing([picture], fit), picture_size(picture)
     size, mask_fit = framing.size, framing.fit_of(own)
-    mask = control.motion_mask
     fitted_mask = None if mask is None else prepare_mask(mask, size=size, fit=mask_fit, image_sizes=[own])[0]
     steering = {"motion_strength": control.motion_strength, "motion_mask": fitted_mask, "fit": fit}
     return fit_picture(picture, size, mask_fit), steering

@@ -11,6 +11,8 @@ with `align_corners=False`, where -1 and 1 are the outer edges of the image:
 The two must never be mixed.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -51,8 +53,8 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     return rearrange(frames, "(b t) c h w -> b c t h w", b=x.shape[0])
 
 
-def warp(x: Tensor, grid: Tensor, *, padding_mode: str) -> Tensor:
-    """Sample `x` (b, c, H, W) bilinearly at `grid` (b, t, h, w, 2): (b, c, t, h, w), in the dtype of `x`.
+def warp(x: Tensor, grid: Tensor, *, padding_mode: str, mode: Literal["bilinear", "nearest"] = "bilinear") -> Tensor:
+    """Sample `x` (b, c, H, W), by default bilinearly, at `grid` (b, t, h, w, 2): (b, c, t, h, w), in the dtype of `x`.
 
     The frames are stacked in one tall grid, so that `x` is never repeated. Runs in float32: coordinates in half precision
     would be off by pixels. Coordinates that are not finite give NaN on a CPU; on a GPU torch decides.
@@ -67,7 +69,7 @@ def warp(x: Tensor, grid: Tensor, *, padding_mode: str) -> Tensor:
         invalid = ~finite.all(-1, keepdim=True).movedim(-1, 1)  # torch would write their gradient outside the image and crash
         tall = tall.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     with torch.autocast(x.device.type, enabled=False):
-        sampled = F.grid_sample(x.float(), tall, mode="bilinear", padding_mode=padding_mode, align_corners=False)
+        sampled = F.grid_sample(x.float(), tall, mode=mode, padding_mode=padding_mode, align_corners=False)
     if invalid is not None:
         sampled = sampled.masked_fill(invalid, float("nan"))
     return rearrange(sampled, "b c (t h) w -> b c t h w", t=t, h=h).to(x.dtype)

@@ -113,6 +113,11 @@ def picture_size(picture: Picture) -> Size:
     return Size(*(picture.shape[1:] if isinstance(picture, Tensor) else picture.shape[:2]))
 
 
+def picture_to_8_bits(picture: Picture) -> np.ndarray:
+    """Return a picture as (H, W, c) uint8."""
+    return _to_8_bits(picture) if isinstance(picture, Tensor) else picture
+
+
 def fit_images(pictures: Sequence[Picture], *, size: SizeInput, fit: Fit) -> FittedImages:
     """Fit images to the model's size as the training data was.
 

@@ -176,6 +176,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         negative_condition: ConditionInput = None,
         loop: bool = False,
         keep_alpha: bool = True,
+        pixel_art: bool = False,
         return_dict: bool = True,
     ) -> LatentFlowOutput:
         """Make videos of an image under a condition; a single image or condition goes with every one of the other.
@@ -199,6 +200,8 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
             loop: lets the last frames lead into the first; see `Motion.closed`.
             keep_alpha: makes frames with alpha of images that are not opaque everywhere (all frames of a call, if one image is
                 not); False = images are composed over white.
+            pixel_art: makes frames in the image's own size, of its own pixels and colours; see `lfdm.pipeline.pixel_art`. With
+                motion_mask, the image must have the model's size.
             return_dict: False = return the tuple (frames, warped, motion), as diffusers' pipelines do.
 
         Raises:
@@ -208,14 +211,15 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         num_frames, steps, scale = self.sampling_settings(num_frames, num_inference_steps, guidance_scale, loop=loop)
         check_output_type(output_type)
         pictures = read_images(image, keep_alpha=keep_alpha)
-        framing = self.framing(pictures, fit)
-        control = MotionControl(motion_strength, motion_mask, pictures, framing, reach=self.autoencoder.upsampling_reach)
+        placed, art = self._place(pictures, motion_mask, pixel_art=pixel_art)
+        framing = self.framing(placed, fit)
+        control = MotionControl(motion_strength, motion_mask, placed, framing, reach=self.autoencoder.upsampling_reach)
         guidance, embedding = self._guidance(scale, condition, negative_condition, len(pictures), num_videos)
         generators = sample_generators(generator, len(embedding))
-        source = self._encode(pictures, framing).repeat(len(embedding) // len(pictures))
+        source = self._encode(placed, framing, art).repeat(len(embedding) // len(pictures))
         cells, latent = source.features.latent.shape[-2:], source.features.latent
         if framing.size != self.size:  # motion is relative to the frame: it is sampled at the size that the network knows
-            stretched = self._encode(pictures, Framing(size=self.size, fit="stretch"))
+            stretched = self._encode(placed, Framing(size=self.size, fit="stretch"))
             latent = stretched.features.latent.repeat_interleave(len(embedding) // len(pictures), dim=0)
         context = DenoiserContext(condition=embedding, latent=latent, attention_frames=self.config["num_frames"])
         sample = self._sample(context, guidance, num_frames, steps, generators, callback_on_step_end)

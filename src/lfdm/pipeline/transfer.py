@@ -23,7 +23,17 @@ from lfdm.pipeline.compatibility import check_image, min_side
 from lfdm.pipeline.control import MotionControl, estimate_driving_motion
 from lfdm.pipeline.decoding import decode_video
 from lfdm.pipeline.framing import Framing, check_pictures, native_framing
-from lfdm.pipeline.inputs import DrivingInput, ImageInput, MaskInput, Picture, fit_images, picture_size, read_images
+from lfdm.pipeline.inputs import (
+    DrivingInput,
+    ImageInput,
+    MaskInput,
+    Picture,
+    fit_images,
+    picture_size,
+    picture_to_8_bits,
+    read_images,
+)
+from lfdm.pipeline.pixel_art import PixelArt, decode_pixel_art
 from lfdm.pipeline.result import LatentFlowOutput, OutputType, check_output_type
 
 
@@ -58,6 +68,7 @@ class MotionTransfer:
         fit: PictureFit | None = None,
         output_type: OutputType = "pil",
         keep_alpha: bool = True,
+        pixel_art: bool = False,
     ) -> LatentFlowOutput:
         """Apply given motion to images, one to one or one to many; the other arguments are as in a call.
 
@@ -68,11 +79,12 @@ class MotionTransfer:
         if not isinstance(motion, Motion):
             raise UserError(f"motion must be a Motion, as Motion.load returns; got {type(motion).__name__}")
         pictures = read_images(image, keep_alpha=keep_alpha)
-        framing = self.framing(pictures, fit)
-        control = MotionControl(motion_strength, motion_mask, pictures, framing, reach=self.autoencoder.upsampling_reach)
+        placed, art = self._place(pictures, motion_mask, pixel_art=pixel_art)
+        framing = self.framing(placed, fit)
+        control = MotionControl(motion_strength, motion_mask, placed, framing, reach=self.autoencoder.upsampling_reach)
         if len(pictures) > 1 and len(motion.flow) == 1:
             motion = Motion.concatenate([motion] * len(pictures), dim=0)
-        source = self._encode(pictures, framing)
+        source = self._encode(placed, framing, art)
         if len(pictures) == 1:
             source = source.repeat(len(motion.flow))
         return self._decode(source, control(motion.to(self.device)), output_type)
@@ -89,6 +101,7 @@ class MotionTransfer:
         fit: PictureFit | None = None,
         output_type: OutputType = "pil",
         keep_alpha: bool = True,
+        pixel_art: bool = False,
         callback_on_decode: Callable[[int], None] | None = None,
     ) -> LatentFlowOutput:
         """Transfer the motion of a driving clip of any length to one image; a streamed clip is read a few frames at a time.
@@ -104,9 +117,10 @@ class MotionTransfer:
         pictures = read_images(image, keep_alpha=keep_alpha)
         if len(pictures) != 1:
             raise UserError(f"image must be one image; got {len(pictures)}")
-        framing = self.framing(pictures, fit)
-        control = MotionControl(motion_strength, motion_mask, pictures, framing, reach=self.autoencoder.upsampling_reach)
-        source = self._encode(pictures, framing)
+        placed, art = self._place(pictures, motion_mask, pixel_art=pixel_art)
+        framing = self.framing(placed, fit)
+        control = MotionControl(motion_strength, motion_mask, placed, framing, reach=self.autoencoder.upsampling_reach)
+        source = self._encode(placed, framing, art)
         motion = estimate_driving_motion(self.autoencoder, source.features.image, driving, relative=relative, framing=framing)
         return self._decode(source, control(motion), output_type, after_chunk=callback_on_decode)
 
@@ -136,17 +150,31 @@ class MotionTransfer:
         least = min_side(multiple=multiple, stride=self.autoencoder.stride)
         return native_framing(sizes, training=self.size, fit=self.config["fit"], multiple=multiple, least=least)
 
-    def _encode(self, pictures: Sequence[Picture], framing: Framing) -> "_Source":
+    def _place(
+        self, pictures: list[Picture], mask: MaskInput | None, *, pixel_art: bool
+    ) -> tuple[list[Picture], PixelArt | None]:
+        """Return pictures as they are or, for pixel art, on a canvas of the model's shape, and that canvas."""
+        if not pixel_art:
+            return pictures, None
+        art = PixelArt.place([picture_to_8_bits(picture) for picture in pictures], self.size)
+        if mask is not None and (art.height, art.width) != self.size:
+            got = Size(art.height, art.width)
+            raise UserError(f"image must be {self.size}, the model's size, with motion_mask and pixel_art; got {got}")
+        return [*art.enlarged()], art
+
+    def _encode(self, pictures: Sequence[Picture], framing: Framing, art: PixelArt | None = None) -> "_Source":
         fit = framing.fit_of(picture_size(pictures[0]))
         images = fit_images(pictures, size=framing.size, fit=fit).to(self.device)
         features = self.autoencoder.encode(images.over_white)
         if images.filled is None:
-            return _Source(features, features)
-        return _Source(features, self.autoencoder.encode(images.filled), images.premultiplied)
+            return _Source(features, features, art=art)
+        return _Source(features, self.autoencoder.encode(images.filled), images.premultiplied, art)
 
     def _decode(
         self, source: "_Source", motion: Motion, output_type: OutputType, after_chunk: Callable[[int], None] | None = None
     ) -> LatentFlowOutput:
+        if source.art is not None:
+            return decode_pixel_art(self.autoencoder, source.decoded, motion, source.art, output_type, after_chunk=after_chunk)
         return decode_video(
             self.autoencoder,
             source.decoded,
@@ -167,14 +195,16 @@ class _Source:
     """What frames are decoded from."""
     premultiplied: Tensor | None = None
     """The images (b, 4, H, W), where they have alpha."""
+    art: PixelArt | None = None
+    """The images in their own size, for frames of pixel art."""
 
     def repeat(self, count: int) -> "_Source":
         """Return these images, each `count` times in a row."""
-        features = self.features.repeat(count)
+        features, art = self.features.repeat(count), None if self.art is None else self.art.repeat(count)
         if self.premultiplied is None:
-            return _Source(features, features)
+            return _Source(features, features, art=art)
         premultiplied = self.premultiplied.repeat_interleave(count, dim=0)
-        return _Source(features, self.decoded.repeat(count), premultiplied)
+        return _Source(features, self.decoded.repeat(count), premultiplied, art)
 
 
 class Stage1Pipeline(MotionTransfer):
