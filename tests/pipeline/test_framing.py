@@ -68,10 +68,10 @@ def pipe(tiny_preset: Preset) -> LatentFlowPipeline:
 def test_a_video_has_the_shape_of_the_picture_that_it_is_given(pipe: LatentFlowPipeline) -> None:
     picture = noise(90, 160)
     out = pipe(picture, "wave", fit="native", generator=0, num_inference_steps=2, output_type="uint8")
-    assert np.asarray(out.frames).shape == (1, 4, 24, 40, 3)
-    assert out.motion.size == (12, 20)
+    assert np.asarray(out.frames).shape == (1, 4, 32, 48, 3)
+    assert out.motion.size == (16, 24)
     still = pipe(picture, "wave", fit="native", motion_strength=0, generator=0, num_inference_steps=2, output_type="uint8")
-    fitted = fit_frames(picture[None], (24, 40), "stretch")[0]
+    fitted = fit_frames(picture[None], (32, 48), "stretch")[0]
     assert np.abs(np.asarray(still.frames)[0].astype(int) - fitted).max() <= 1
     square = pipe(picture, "wave", generator=0, num_inference_steps=2, output_type="uint8")
     assert np.asarray(square.frames).shape == (1, 4, 32, 32, 3)
@@ -84,10 +84,10 @@ def test_a_mask_a_motion_and_a_driving_clip_follow_the_pictures_shape(pipe: Late
     driving = np.stack([noise(45, 80, seed) for seed in range(3)])
     moved = stage1.transfer(picture, driving, fit="native", motion_mask=mask, output_type="uint8")
     frames = np.asarray(moved.frames)[0]
-    assert frames.shape == (3, 24, 40, 3)
-    assert np.abs(frames[:, :, :18].astype(int) - frames[0, :, :18]).max() <= 1  # black in the mask stays still
+    assert frames.shape == (3, 32, 48, 3)
+    assert np.abs(frames[:, :, :22].astype(int) - frames[0, :, :22]).max() <= 1  # black in the mask stays still
     again = stage1.animate(noise(160, 90), moved.motion, fit="native", output_type="uint8")
-    assert np.asarray(again.frames).shape == (1, 3, 40, 24, 3)  # motion is relative to the frame
+    assert np.asarray(again.frames).shape == (1, 3, 48, 32, 3)  # motion is relative to the frame
 
 
 def test_pictures_that_cannot_be_animated_are_refused(pipe: LatentFlowPipeline) -> None:

@@ -3,6 +3,7 @@
 Shapes: image (b, 3, H, W) in [0, 1] · video (b, 3, t, H, W) in [0, 1].
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from lfdm.autoencoder.autoencoder import Features, LatentFlowAutoencoder
 from lfdm.config.checks import check, check_number
-from lfdm.config.video import MIN_FPS, Fit, PictureFit, Size, SizeInput
+from lfdm.config.video import MIN_FPS, SIDE_MULTIPLE, Fit, PictureFit, Size, SizeInput
 from lfdm.errors import UserError
 from lfdm.folders.components import check_load_options
 from lfdm.folders.run_folder import find_stage1
@@ -146,7 +147,7 @@ class MotionTransfer:
         check_pictures(sizes)
         if fit != "native":
             return Framing(size=self.size, fit=fit or self.config["fit"])
-        multiple = self.side_multiple
+        multiple = math.lcm(SIDE_MULTIPLE, self.side_multiple)
         least = min_side(multiple=multiple, stride=self.autoencoder.stride)
         return native_framing(sizes, training=self.size, fit=self.config["fit"], multiple=multiple, least=least)
 
