@@ -1,10 +1,12 @@
-"""Measure the time until a command of `lfdm` does something, against importing diffusers.
+"""Measure how long imports and commands of `lfdm` take above importing torch.
 
     python -m benchmarks.speed startup
 
-Commands run in their own processes, in turns. Adds figures to `results/speed-<device>.json`.
+Every command runs in its own process, all of them in turns, with two clocks: that on the wall, and the processor time of the
+process, which depends less on what else the machine does. Adds figures to `results/speed-<device>.json`.
 """
 
+import os
 import statistics
 import subprocess
 import sys
@@ -22,7 +24,7 @@ from benchmarks.experiment.tables import RESULTS_DIR
 from benchmarks.speed.measuring import device_name
 from benchmarks.speed.records import Results, results_path
 
-BASELINE = "import diffusers"
+BASELINE = "import torch"
 IMAGE = Path(lfdm.__file__).parent / "assets/puppets64/images/puppet-1.png"
 
 
@@ -39,28 +41,20 @@ class Options:
 def commands(folder: Path) -> Mapping[str, Sequence[str]]:
     """Return the commands by name, run with this interpreter."""
     cli = (sys.executable, "-m", "lfdm")
-    generate = (
-        "generate",
-        str(IMAGE),
-        "wave",
-        "--num-inference-steps",
-        "1",
-        "--num-frames",
-        "2",
-        "--out",
-        str(folder / "wave.gif"),
-        "--overwrite",
-    )
+    generate = (*cli, "generate", str(IMAGE), "wave", "--out", str(folder / "wave.mp4"), "--overwrite")
     return {
         "python": (sys.executable, "-c", ""),
         "lfdm --help": (*cli, "--help"),
-        BASELINE: (sys.executable, "-c", "from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler"),
-        "lfdm generate, 1 step, 2 frames": (*cli, *generate),
+        BASELINE: (sys.executable, "-c", "import torch"),
+        "from lfdm import LatentFlowPipeline": (sys.executable, "-c", "from lfdm import LatentFlowPipeline"),
+        "lfdm generate, 1 step, 2 frames": (*generate, "--num-inference-steps", "1", "--num-frames", "2"),
+        "lfdm generate, 10 steps, 16 frames": generate,
+        "from diffusers import DiffusionPipeline": (sys.executable, "-c", "from diffusers import DiffusionPipeline"),
     }
 
 
-def measure(repeats: int, choose: Sequence[str] | None = None) -> dict[str, list[float]]:
-    """Return the seconds of every run by command (all, or those in `choose`).
+def measure(repeats: int, choose: Sequence[str] | None = None) -> dict[str, dict[str, list[float]]]:
+    """Return the `seconds` and `processor_seconds` of every run by command (all, or those in `choose`).
 
     Raises:
         CalledProcessError: a command failed.
@@ -68,25 +62,37 @@ def measure(repeats: int, choose: Sequence[str] | None = None) -> dict[str, list
     with tempfile.TemporaryDirectory() as folder:
         chosen = {name: command for name, command in commands(Path(folder)).items() if choose is None or name in choose}
         seconds: dict[str, list[float]] = {name: [] for name in chosen}
+        processor: dict[str, list[float]] = {name: [] for name in chosen}
         for turn in range(repeats + 1):
             for name, command in chosen.items():
-                start = time.perf_counter()
+                start, before = time.perf_counter(), _children_seconds()
                 subprocess.run(command, check=True, capture_output=True)
                 if turn:
                     seconds[name].append(time.perf_counter() - start)
-    return seconds
+                    processor[name].append(_children_seconds() - before)
+    return {"seconds": seconds, "processor_seconds": processor}
+
+
+def _children_seconds() -> float:
+    """Return the processor time of all child processes so far."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def above_baseline(seconds: Mapping[str, Sequence[float]], name: str) -> float:
+    """Return the median difference between a command and the baseline in the same turn."""
+    return statistics.median(one - base for one, base in zip(seconds[name], seconds[BASELINE], strict=True))
 
 
 def run(options: Options) -> Path:
     """Measure, print and store; return the path of the results."""
-    seconds = measure(options.repeats)
+    measured = measure(options.repeats)
     device = device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     path = results_path(device, options.out)
     results = Results.load(path) if path.exists() else Results(device=device)
-    results.startup = {"seconds": seconds}
+    results.startup = {**measured, "threads": torch.get_num_threads(), "load": os.getloadavg()[0]}
     results.save(path)
-    baseline = statistics.median(seconds[BASELINE])
-    for name, runs in seconds.items():
-        median = statistics.median(runs)
-        Console().print(f"{name}: {median:.2f} s ({median - baseline:+.2f} s against {BASELINE!r})", highlight=False)
+    for name, runs in measured["seconds"].items():
+        above = above_baseline(measured["seconds"], name)
+        Console().print(f"{name}: {statistics.median(runs):.2f} s ({above:+.2f} s against {BASELINE!r})", highlight=False)
     return path

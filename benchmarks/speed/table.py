@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.experiment.tables import RESULTS_DIR, ROOT, table
-from benchmarks.speed import scaling_table
+from benchmarks.speed import scaling_table, startup
 from benchmarks.speed.records import PLAIN, Results, Row, Variant
 from lfdm.config.video import Size
 from lfdm.errors import UserError
@@ -149,10 +149,17 @@ def _throughput(results: Results) -> list[str]:
 
 
 def _startup(results: Results) -> list[str]:
-    if not results.startup:
+    """Render the time of every command and its difference to importing torch in the same turns, by both clocks."""
+    measured = results.startup
+    if not measured:
         return []
-    rows = [(f"`{name}`", f"{statistics.median(runs):.2f} s") for name, runs in results.startup["seconds"].items()]
-    return [f"### Start-up\n\n{table(('command', 'time'), rows)}"]
+    rows = []
+    for name, runs in measured["seconds"].items():
+        above = [f"{startup.above_baseline(measured[clock], name):+.2f} s" for clock in ("seconds", "processor_seconds")]
+        rows.append((f"`{name}`", f"{statistics.median(runs):.2f} s", *above))
+    heads = ("command", "time", "above `import torch`", "the same in processor time")
+    conditions = f"{measured['threads']} threads, {measured['load']:.0f} processes running or waiting on average."
+    return [f"### Start-up\n\n{conditions}\n\n{table(heads, rows)}"]
 
 
 # ------------------------------------------------------------------------------------------------------- parts of both

@@ -20,6 +20,7 @@ from benchmarks.speed.textbook.training import (
 )
 from lfdm.config.training import OptimizationConfig
 from lfdm.denoiser.network import DenoiserContext
+from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion.guidance import Guidance, guided_prediction
 from lfdm.motion.motion import Motion
 from lfdm.pipeline.inputs import sample_generators
@@ -49,6 +50,7 @@ def unet_step(models: Models, batch: int) -> Calls:
     sample, condition = models.samples(batch).to(models.dtype), models.conditions(batch).to(models.dtype)
     latent = models.normal(batch, models.preset.unet.latent_channels, *sample.shape[-2:]).to(models.dtype)
     timestep = torch.full((batch,), 500, device=models.device)
+    assert isinstance(unet, MotionUNet3D)
     with torch.no_grad():
         embedding = unet.embed_latent(latent)
     return {

@@ -121,9 +121,12 @@ def test_training_throughput(stage: throughput.Stage, tmp_path: Path):
 
 
 def test_start_up_runs_each_command_in_turn():
-    seconds = startup.measure(1, choose=("python", "lfdm --help"))
-    assert list(seconds) == ["python", "lfdm --help"]
-    assert all(len(runs) == 1 for runs in seconds.values())
+    measured = startup.measure(1, choose=("python", "lfdm --help"))
+    assert list(measured) == ["seconds", "processor_seconds"]
+    for seconds in measured.values():
+        assert list(seconds) == ["python", "lfdm --help"]
+        assert all(len(runs) == 1 for runs in seconds.values())
+    assert startup.above_baseline({"import torch": [1.0, 3.0, 5.0], "x": [1.5, 3.25, 9.0]}, "x") == 0.5
 
 
 def example() -> Results:

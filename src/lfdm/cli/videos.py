@@ -15,6 +15,7 @@ from lfdm.cli.options import (
     ModelOptions,
     OutputOptions,
     Panel,
+    import_torch,
     open_pipeline,
     panel_options,
     read_inputs,
@@ -47,6 +48,7 @@ def demo(*, out: Path = Path("demo"), seed: int = 0, device: str | None = None, 
         device: cpu, cuda, cuda:1, ...; by default the GPU if there is one.
         panel: Tiles of the panels, as for `lfdm generate`.
     """
+    import_torch()
     from lfdm.folders.files import distinct_file_names
     from lfdm.folders.sources import bundled_images
     from lfdm.pipeline.outputs import VideoFiles
@@ -112,10 +114,11 @@ def generate(
             any text for a model with a text encoder. Left out with --unconditional and --reuse-motion.
         reuse_motion: File of --motion whose motion is applied to the image; nothing is sampled.
     """
-    from lfdm.motion.motion import Motion
-
+    import_torch()
     inputs = [image, control.motion_mask, reuse_motion, model.model]
     if reuse_motion is not None:
+        from lfdm.motion.motion import Motion
+
         _check_nothing_sampled(condition, sampling)
         motion = Motion.load(reuse_motion)
         files = output.files(reuse_motion.stem, inputs, num_videos=len(motion.flow))
@@ -194,6 +197,7 @@ def transfer(
         num_frames: Number of frames to use from the start of the video; by default all.
         no_audio: Leave the sound of the driving video out. It is kept in mp4 and webm files that have the video's frame rate.
     """
+    import_torch()
     from lfdm.config.checks import check_integer
     from lfdm.config.video import MIN_FPS
     from lfdm.data.video import iterate_video, max_fps, video_info

@@ -8,7 +8,6 @@ import numpy as np
 from PIL import Image
 
 from lfdm.data.images import read_image
-from lfdm.data.video import read_frame, read_frame_at
 from lfdm.errors import UserError
 from lfdm.folders.files import existing_path
 
@@ -26,6 +25,8 @@ def read_picture(source: str | Path | Image.Image | np.ndarray, *, keep_alpha: b
     parts = _frame_of(source) if isinstance(source, str | Path) else None
     if parts is None:
         return read_image(source, keep_alpha=keep_alpha)
+    from lfdm.data.video import read_frame, read_frame_at  # imports PyAV, which takes as long as all else here
+
     clip, number, unit = parts
     if not unit and not number.isdigit():
         raise UserError(f"{source}: a frame must be a whole number, or a time in seconds as in {clip.name}@{number}s")

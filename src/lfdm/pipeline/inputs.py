@@ -22,7 +22,6 @@ from lfdm.config.video import Fit, Size, SizeInput
 from lfdm.data.alpha import fill_invisible, fit_premultiplied, unpremultiply
 from lfdm.data.images import fit_frames, read_gray, read_image
 from lfdm.data.pictures import read_picture
-from lfdm.data.video import iterate_video
 from lfdm.errors import UserError
 from lfdm.pipeline.framing import Framing
 
@@ -216,6 +215,8 @@ def driving_chunks(driving: DrivingInput, num_frames: int, framing: Framing) -> 
         UserError: not a frame or chunk of frames, or no frames at all.
     """
     if isinstance(driving, str | Path):
+        from lfdm.data.video import iterate_video  # imports PyAV, which takes as long as all else here
+
         driving = iterate_video(driving)
     parts = [driving] if isinstance(driving, np.ndarray | Tensor) else driving
     if not isinstance(parts, Iterable):

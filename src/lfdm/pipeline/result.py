@@ -17,7 +17,6 @@ from torch import Tensor
 
 from lfdm.config.checks import check_integer
 from lfdm.config.video import PanelKind
-from lfdm.data.video import MAX_GIF_FPS, encode_video, write_video
 from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
 from lfdm.visualize import draw_panel
@@ -25,6 +24,8 @@ from lfdm.visualize import draw_panel
 OutputType = Literal["pil", "np", "pt", "uint8"]
 """`pil`: a list per sample of lists of images; `np`: (b, t, H, W, 3) float32 in [0, 1]; `pt`: tensor (b, t, 3, H, W) in [0, 1];
 `uint8`: array (b, t, H, W, 3). With alpha there are 4 channels, and images of mode RGBA."""
+SampledOutputType = OutputType | Literal["latent"]
+"""Of a call also `latent`: the diffused sample (b, *codec.sample_shape), from which no frames are decoded."""
 Frames = list[list[Image.Image]] | np.ndarray | Tensor
 
 
@@ -35,7 +36,7 @@ class LatentFlowOutput:
     frames: Frames
     """The videos, in the form of `output_type`."""
     warped: Frames
-    """The source image after warping only, in the same form."""
+    """The source image after warping only, in the same form; empty with `latent`."""
     motion: Motion
     """flow (b, 2, t, h, w) and occlusion (b, 1, t, h, w)."""
 
@@ -54,8 +55,10 @@ class LatentFlowOutput:
             fps: frames per second.
 
         Raises:
-            UserError: no such sample, or a tile that cannot be drawn.
+            UserError: no frames or no such sample, or a tile that cannot be drawn.
         """
+        if len(self.warped) == 0:
+            raise UserError("output_type must be one with frames to show them; got 'latent'")
         check_integer("sample", sample, 0, len(self.motion.flow) - 1)
         frames, warped = (_sample_to_uint8(video, sample) for video in (self.frames, self.warped))
         motion = self.motion.samples(sample, sample + 1)
@@ -71,9 +74,13 @@ class VideoPreview:
 
     def save(self, path: str | Path) -> Path:
         """Write a gif, mp4 or webm file, or a folder of PNGs; see `lfdm.data.video.write_video`."""
+        from lfdm.data.video import write_video  # imports PyAV, which takes as long as all else here
+
         return write_video(path, self.frames, fps=self.fps)
 
     def _repr_html_(self) -> str:
+        from lfdm.data.video import MAX_GIF_FPS, encode_video
+
         data = base64.b64encode(encode_video(self.frames, ".gif", fps=min(self.fps, MAX_GIF_FPS))).decode()
         return f'<img alt="{len(self.frames)} frames" src="data:image/gif;base64,{data}">'
 
@@ -128,10 +135,11 @@ def _sample_to_uint8(video: Frames, sample: int) -> np.ndarray:
     return frames if frames.dtype == np.uint8 else np.rint(frames * 255).astype(np.uint8)
 
 
-def check_output_type(output_type: object) -> None:
-    """Raise UserError for anything but an `OutputType`."""
-    if output_type not in get_args(OutputType):
-        raise UserError(f"output_type must be one of {', '.join(get_args(OutputType))}; got {output_type!r}")
+def check_output_type(output_type: object, *, sampled: bool = False) -> None:
+    """Raise UserError for anything but an `OutputType`, or `latent` where a sample was diffused."""
+    allowed = (*get_args(OutputType), "latent") if sampled else get_args(OutputType)
+    if output_type not in allowed:
+        raise UserError(f"output_type must be one of {', '.join(allowed)}; got {output_type!r}")
 
 
 def frames_to_uint8(video: Tensor, *, truncate: bool = False) -> np.ndarray:
