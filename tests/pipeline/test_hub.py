@@ -166,6 +166,24 @@ def test_a_model_is_pushed_and_loaded(hub: Hub, pipe: LatentFlowPipeline, tmp_pa
     assert set(hub.files["me/unet"]) == {"config.json", "diffusion_pytorch_model.safetensors"}
 
 
+def test_a_model_card_that_is_there_already_is_kept(hub: Hub, pipe: LatentFlowPipeline) -> None:
+    pipe.push_to_hub("me/waving")
+    assert b'LatentFlowPipeline.from_pretrained("me/waving")' in hub.files["me/waving"]["README.md"]
+    hub.files["me/waving"]["README.md"] = b"My model"
+    pipe.push_to_hub("me/waving", commit_message="Again")
+    assert hub.files["me/waving"]["README.md"] == b"My model"
+
+
+def test_an_upload_that_fails_is_one_line(pipe: LatentFlowPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hf_api.api, "endpoint", "http://127.0.0.1:9")
+    for offline in (True, False):
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+        with pytest.raises(UserError, match=r"^me/waving could not be uploaded to the Hub \([^\n]*$"):
+            pipe.push_to_hub("me/waving", token="hf_test")
+    with pytest.raises(UserError, match="'privat': did you mean 'private'"):
+        pipe.push_to_hub("me/waving", privat=True)  # pyright: ignore[reportCallIssue]
+
+
 def test_a_missing_repository_is_one_line(hub: Hub) -> None:
     assert hub.files == {}
     with pytest.raises(UserError, match=r"^model me/nothing .*could not be downloaded from the Hub \([^\n]*$"):

@@ -10,5 +10,6 @@ __all__ = [
     "serialization",
     "sizes",
     "training",
+    "unsupported",
     "video",
 ]

@@ -40,14 +40,19 @@ class MotionSampler:
         generators: Sequence[torch.Generator],
         windows: Sequence[Window] = (),
         callback: AfterStep,
+        noise: Tensor | None = None,
     ) -> Tensor:
         """Return a clean sample in float32, for `codec.decode(sample, num_frames)`.
 
         Without `windows` the network takes all frames at once. With them every prediction is blended from theirs, and a
         known first frame is held, since windows that begin later do not see it.
 
+        Args:
+            noise: (b, *codec.sample_shape(...)), of unit variance, to begin with; None = drawn from the generators.
+
         Raises:
-            UserError: the scheduler is not supported, is for another prediction type, or fails at this number of steps.
+            UserError: the scheduler is not supported, is for another prediction type, or fails at this number of steps; noise
+                of another shape.
         """
         self._check_scheduler()
         codec, latent = self.codec, context.latent
@@ -59,12 +64,19 @@ class MotionSampler:
             return codec.hold_first_frame(clean) if windows else clean
 
         denoise = make_denoiser(predict, self.prediction_type, constrain)
-        noise = sample_noise(shape, generators, latent.device)
+        noise = sample_noise(shape, generators, latent.device) if noise is None else self._check_noise(noise, context, shape)
         sample = run_sampler(self.scheduler, denoise, noise, num_steps, generators, callback)
         if not sample.isfinite().all():
             name = type(self.scheduler).__name__
             raise UserError(f"num_inference_steps is {num_steps}: {name} ends in values that are not finite; use another number")
         return codec.clamp(sample)  # solvers extrapolate a little after the last clamped x0
+
+    def _check_noise(self, noise: Tensor, context: DenoiserContext, shape: tuple[int, ...]) -> Tensor:
+        needed = (len(context.latent), *shape)
+        if not isinstance(noise, Tensor) or noise.shape != needed or not noise.isfinite().all():
+            got = tuple(noise.shape) if isinstance(noise, Tensor) else type(noise).__name__
+            raise UserError(f"latents must be a tensor {needed} of finite noise for this model, image and length; got {got}")
+        return noise.to(context.latent.device, torch.float32)
 
     def _check_scheduler(self) -> None:
         check_supported(self.scheduler)

@@ -17,7 +17,7 @@ from lfdm.config.registration import Configured
 from lfdm.errors import UserError
 from lfdm.folders.files import check_holds_only, expand_home, replace_folder
 from lfdm.folders.model_folder import CONFIG_NAME, build_from_config, load_exactly, read_config, read_tensors, weights_name
-from lfdm.folders.sources import HubOptions, UploadOptions, find_folder, upload_folder, write_model_card
+from lfdm.folders.sources import HubOptions, UploadOptions, check_upload_options, find_folder, upload_folder, write_model_card
 
 MAX_REASON = 200
 """Torch's errors for devices that it lacks list all of its backends, in over a thousand characters."""
@@ -46,6 +46,7 @@ class Saved(Configured):
             UserError: the Hub cannot be reached or refuses.
         """
         check_safetensors("safe_serialization", safe_serialization)
+        check_upload_options(upload, used=True)
         options = {} if variant is None else {"variant": variant}
         with TemporaryDirectory() as parent:
             folder = Path(parent) / "model"
@@ -160,6 +161,7 @@ class Model(Component, nn.Module):
             UserError: the folder holds anything else than such a model, which would be lost, or the upload fails.
         """
         check_safetensors("safe_serialization", safe_serialization)
+        check_upload_options(upload, used=push_to_hub)
         folder = expand_home(folder)
         check_holds_only(folder, (self.config_name, weights_name(variant)), "a model folder")
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}

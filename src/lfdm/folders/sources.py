@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import TypedDict, Unpack
 
+from lfdm.config.unsupported import refuse_unknown
 from lfdm.errors import UserError
 from lfdm.folders.files import existing_path
 
@@ -57,9 +58,7 @@ def find_folder(name: str | Path, **hub: Unpack[HubOptions]) -> Path:
         UserError: none of these, an unknown option, or the Hub does not provide the repository.
         FileNotFoundError: a path that does not exist.
     """
-    unknown = sorted(set(hub) - set(HubOptions.__annotations__))
-    if unknown:
-        raise UserError(f"from_pretrained has no option {unknown[0]!r}; of a download it has {list(HubOptions.__annotations__)}")
+    refuse_unknown("from_pretrained", hub, HubOptions.__annotations__)
     text = str(name)
     if not text.strip():
         raise UserError(f"model must be a name or a folder; got {text!r}; {_allowed_names()}")
@@ -98,17 +97,21 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
+def check_upload_options(options: UploadOptions, *, used: bool) -> None:
+    """Raise UserError for an unknown option, or for any if nothing is uploaded."""
+    refuse_unknown("save_pretrained", options, UploadOptions.__annotations__)
+    if options and not used:
+        raise UserError(f"{', '.join(options)}: no effect without push_to_hub=True; leave it out")
+
+
 def upload_folder(folder: Path, repository: str, **options: Unpack[UploadOptions]) -> str:
     """Upload a folder to a Hub repository, which is created if needed; return the address of the commit.
 
     Raises:
-        UserError: an unknown option, or the Hub cannot be reached or refuses.
+        UserError: the Hub cannot be reached or refuses.
     """
     import huggingface_hub
 
-    unknown = sorted(set(options) - set(UploadOptions.__annotations__))
-    if unknown:
-        raise UserError(f"an upload has no option {unknown[0]!r}; it has {list(UploadOptions.__annotations__)}")
     token = options.get("token")
     try:
         name = huggingface_hub.create_repo(repository, token=token, private=options.get("private"), exist_ok=True).repo_id

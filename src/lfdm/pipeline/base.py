@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 import torch
 from torch import nn
 
+from lfdm.config.unsupported import missing_attribute, refuse_unknown
 from lfdm.folders.components import Saved, check_device, check_load_options, check_safetensors
 from lfdm.folders.files import expand_home
 from lfdm.folders.run_folder import find_layout
-from lfdm.folders.sources import HubOptions, UploadOptions, find_folder, upload_folder
+from lfdm.folders.sources import HubOptions, UploadOptions, check_upload_options, find_folder, upload_folder
 from lfdm.pipeline.diffusers_bridge import DiffusersLoading
 from lfdm.pipeline.folder import component_types, load_components, read_index, save_folder, setting_names
 
@@ -82,6 +83,7 @@ class BasePipeline(Saved, DiffusersLoading):
                 upload fails.
         """
         check_safetensors("safe_serialization", safe_serialization)
+        check_upload_options(upload, used=push_to_hub)
         folder = expand_home(folder)
         save_folder(folder, self, half=half, variant=variant, leave_out=leave_out)
         if push_to_hub:
@@ -89,7 +91,12 @@ class BasePipeline(Saved, DiffusersLoading):
 
     @classmethod
     def from_pipe(cls, pipeline: "BasePipeline", **changes: Any) -> Self:
-        """Return a pipeline of the same components and settings, some of them changed."""
+        """Return a pipeline of the same components and settings, some of them changed.
+
+        Raises:
+            UserError: an unknown change, or one that does not fit the rest.
+        """
+        refuse_unknown("from_pipe", changes, pipeline.components)
         made = cls(**{**pipeline.components, **changes})
         made.set_progress_bar_config(**pipeline._progress_bar_config)
         return made
@@ -149,6 +156,9 @@ class BasePipeline(Saved, DiffusersLoading):
         from tqdm.auto import tqdm
 
         return tqdm(total=total, **self._progress_bar_config)
+
+    def __getattr__(self, name: str) -> Any:
+        raise missing_attribute(self, name)
 
     def __repr__(self) -> str:
         parts = {name: type(getattr(self, name)).__name__ for name in component_types(type(self))}

@@ -5,8 +5,9 @@ The image is encoded once, its motion is sampled in N steps, and all frames are 
 Shapes: image (b, 3, H, W) in [0, 1] · motion sample (b, 3, t, h, w) · video (b, 3, t, H, W) in [0, 1].
 """
 
+import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Self, cast
+from typing import Any, Never, Self, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from lfdm.config.checks import check_integer, check_number
 from lfdm.config.diffusion import MAX_GUIDANCE_SCALE, PredictionType
 from lfdm.config.presets import Preset, get_preset
 from lfdm.config.serialization import to_json
+from lfdm.config.unsupported import refuse_unknown
 from lfdm.config.video import Fit, PictureFit, Size, SizeInput
 from lfdm.denoiser.network import DenoiserContext, DenoiserNetwork
 from lfdm.denoiser.unet3d import MotionUNet3D
@@ -40,7 +42,7 @@ from lfdm.pipeline.inputs import (
     read_images,
     sample_generators,
 )
-from lfdm.pipeline.result import LatentFlowOutput, OutputType, check_output_type
+from lfdm.pipeline.result import LatentFlowOutput, SampledOutputType, check_output_type
 from lfdm.pipeline.transfer import MotionTransfer
 
 StepCallback = Callable[["LatentFlowPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
@@ -93,20 +95,24 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
     ) -> None:
         super().__init__()
         num_frames = check_integer("num_frames", num_frames, 2, MAX_FRAMES)
-        size = Size.parse(image_size, "image_size")
-        check_components(autoencoder, unet, condition, motion_codec, image_size=size, fit=fit, num_frames=num_frames)
         self.autoencoder, self.unet, self.condition = autoencoder, unet, condition
         self.motion_codec, self.scheduler = motion_codec, scheduler
         self._predicts: PredictionType = predicted_by(scheduler)
         self.register_to_config(
-            image_size=size.setting,
+            image_size=Size.parse(image_size, "image_size").setting,
             fit=fit,
             num_frames=num_frames,
             fps=check_number("fps", fps, low=0.01),
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
         )
+        self._check_components()
         self.sampling_settings()
+
+    def _check_components(self) -> None:
+        """Raise UserError if a component, which may have been replaced, does not fit the others."""
+        settings = {"image_size": self.size, "fit": self.config["fit"], "num_frames": self.config["num_frames"]}
+        check_components(self.autoencoder, self.unet, self.condition, self.motion_codec, **settings)
 
     @classmethod
     def from_preset(cls, preset: str | Preset, labels: Sequence[str] = (), *, seed: int = 0) -> Self:
@@ -168,7 +174,8 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         guidance_scale: float | None = None,
         num_videos: int = 1,
         generator: SeedInput = None,
-        output_type: OutputType = "pil",
+        latents: Tensor | None = None,
+        output_type: SampledOutputType = "pil",
         callback_on_step_end: StepCallback | None = None,
         motion_strength: float = 1.0,
         motion_mask: MaskInput | None = None,
@@ -178,6 +185,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         keep_alpha: bool = True,
         pixel_art: bool = False,
         return_dict: bool = True,
+        **unsupported: Never,
     ) -> LatentFlowOutput:
         """Make videos of an image under a condition; a single image or condition goes with every one of the other.
 
@@ -190,7 +198,8 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
                 unconditional one. No effect if both conditions are None.
             num_videos: videos per pair of image and condition, which follow one another in the output.
             generator: one, or a list of one per video, see `lfdm.pipeline.inputs.sample_generators`.
-            output_type: form of the videos, see `lfdm.pipeline.result.OutputType`.
+            latents: noise to begin with instead of the generators', (b, *motion_codec.sample_shape(num_frames, h, w)).
+            output_type: form of the videos, see `lfdm.pipeline.result.SampledOutputType`.
             callback_on_step_end: called as in diffusers after every step; may return {"latents": sample} to replace the sample.
             motion_strength: 0 to 2: 1 = as generated, 0 = the fitted image in every frame; see `Motion.scaled`.
             motion_mask: where the image moves, in the image's size: path, PIL image, array or tensor (H, W), uint8 or in [0, 1];
@@ -203,13 +212,17 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
             pixel_art: makes frames in the image's own size, of its own pixels and colours; see `lfdm.pipeline.pixel_art`. With
                 motion_mask, the image must have the model's size.
             return_dict: False = return the tuple (frames, warped, motion), as diffusers' pipelines do.
+            unsupported: any other name is refused, with a hint for those of diffusers; see `lfdm.config.unsupported`.
 
         Raises:
-            UserError: a value that is not allowed, an unknown label, not an image, or a scheduler that is not supported.
+            UserError: a value that is not allowed, an unknown label, not an image, components that do not fit each other, or
+                a scheduler that is not supported.
             FileNotFoundError: no such image file.
         """
+        refuse_unknown("a call", unsupported, [*inspect.signature(self.__call__).parameters][:-1])
+        self._check_components()
         num_frames, steps, scale = self.sampling_settings(num_frames, num_inference_steps, guidance_scale, loop=loop)
-        check_output_type(output_type)
+        check_output_type(output_type, sampled=True)
         pictures = read_images(image, keep_alpha=keep_alpha)
         placed, art = self._place(pictures, motion_mask, pixel_art=pixel_art)
         framing = self.framing(placed, fit)
@@ -222,11 +235,15 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
             stretched = self._encode(placed, Framing(size=self.size, fit="stretch"))
             latent = stretched.features.latent.repeat_interleave(len(embedding) // len(pictures), dim=0)
         context = DenoiserContext(condition=embedding, latent=latent, attention_frames=self.config["num_frames"])
-        sample = self._sample(context, guidance, num_frames, steps, generators, callback_on_step_end)
+        sample = self._sample(context, guidance, num_frames, steps, generators, callback_on_step_end, latents)
         motion = self.motion_codec.decode(sample, num_frames).resize((cells[0], cells[1]))
         if loop:
             motion = motion.closed(max(1, int(LOOP_SHARE * min(num_frames, self.config["num_frames"]))))
-        output = self._decode(source, control(motion), output_type)
+        motion = control(motion)
+        if output_type == "latent":
+            output = LatentFlowOutput(sample, sample[:0], motion)
+        else:
+            output = self._decode(source, motion, output_type)
         return output if return_dict else cast("LatentFlowOutput", output.to_tuple())
 
     def sampling_settings(
@@ -268,6 +285,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         num_steps: int,
         generators: list[torch.Generator],
         callback: StepCallback | None,
+        noise: Tensor | None,
     ) -> Tensor:
         """Return samples (b, *codec.sample_shape) by `num_steps` of the scheduler."""
         longest = MAX_PASS_FACTOR * self.config["num_frames"]
@@ -281,6 +299,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
                 generators=generators,
                 windows=plan_windows(num_frames, longest=longest) if self.motion_codec.has_frame_axis else (),
                 callback=self._after_step(callback, bar),
+                noise=noise,
             )
 
     def _after_step(self, callback: StepCallback | None, bar: Any) -> AfterStep:
