@@ -40,8 +40,6 @@ class Config(dict[str, Any]):
 class Configured:
     """Base of classes whose constructor is decorated with `register_to_config`."""
 
-    _config: Config
-
     @property
     def config(self) -> Config:
         """The arguments of the constructor, defaults included, and the name of the class as `_class_name`."""
