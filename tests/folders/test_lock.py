@@ -1,5 +1,6 @@
 """Locks: the second run is refused, whoever holds the first, and a dead process holds nothing."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -8,6 +9,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from lfdm.errors import UserError
 from lfdm.folders.lock import LOCK_NAME, build_once, locked
@@ -64,6 +66,19 @@ def test_a_killed_process_leaves_no_lock_behind(tmp_path: Path) -> None:
     with locked(tmp_path):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+def test_a_disk_without_locks_is_used_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with locked(tmp_path / "run"):
+        (tmp_path / "run" / "state").touch()
+    assert "disk without locks" in caplog.text
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["state"]
 
 
 def test_a_folder_is_built_once_and_others_wait_for_it(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Locks on folders, so that two commands never write into one. A process that ends, however it ends, leaves no lock behind."""
 
+import errno
 import logging
 import os
 import shutil
@@ -80,6 +81,10 @@ def _acquire(lock: FileLock, folder: Path, *, wait: bool) -> None:
             raise UserError(f"{folder} is in use by {owner}; wait until that ends, or choose another folder") from None
         logger.warning("waiting for %s, which is making %s", owner, folder)
         lock.acquire()
+    except OSError as error:
+        if error.errno != errno.ENOLCK:  # some network disks
+            raise
+        logger.warning("%s is on a disk without locks; run only one command in it at a time", folder)
 
 
 def _owner(path: Path) -> str:
