@@ -74,9 +74,6 @@ class Commands:
     def transfer(self, out: Path) -> list[str]:
         return self._words("transfer", f"{self.clip}@0 {self.clip}", model=self.model, out=out)
 
-    def demo(self, out: Path) -> list[str]:
-        return self._words("demo", "--panel", out=out)
-
     @property
     def clip(self) -> Path:
         return min((self.data / CLIPS_DIR).rglob("wave-*.avi"))
