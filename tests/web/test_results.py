@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lfdm.data.video import read_video
 from lfdm.errors import UserError
@@ -37,6 +38,19 @@ def test_every_frame_is_counted(tmp_path: Path) -> None:
     assert read_video(result.file).shape == (5, 256, 256, 3)
     assert set(result.sheets) == {"video", "flow", "occlusion"}
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_frames_with_alpha_keep_it_in_the_file_and_in_the_player(tmp_path: Path) -> None:
+    frames = np.full((3, 16, 16, 4), 255, np.uint8)
+    frames[:, :8, :, 3] = 0
+    motion = Motion(torch.zeros(1, 2, 3, 8, 8), torch.ones(1, 1, 3, 8, 8))
+    result = write_result(tmp_path, "wave", "wave", frames, motion, fps=8, after_frame=lambda: None)
+    assert result.file.suffix == ".webm"
+    alpha = read_video(result.file, keep_alpha=True)[..., 3]
+    assert alpha[:, :120].max() < 10
+    assert alpha[:, 136:].min() > 245
+    with Image.open(result.sheets["video"]) as sheet:
+        assert sheet.mode == "RGBA"
 
 
 def test_sheets_stay_below_what_webp_holds() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from lfdm.config.checks import check, check_number
-from lfdm.config.video import MAX_FPS, MIN_FPS, SheetFormat
+from lfdm.config.video import MAX_FPS, MIN_FPS, SheetFormat, Size
 from lfdm.data.alpha import add_alpha
 from lfdm.data.images import check_exists, check_frames, read_image
 from lfdm.data.timing import constant_rate
@@ -70,9 +70,8 @@ class Grid:
     @classmethod
     def parse(cls, text: str, *, margin: int = 0, spacing: int = 0) -> Self:
         """Return the grid of cells of a size such as "64x48" (height x width) or "64"; UserError for another text."""
-        sides = text.lower().split("x")
-        check(len(sides) <= 2 and all(side.isdecimal() for side in sides), "grid", text, "HEIGHTxWIDTH of a cell in pixels")
-        return cls(height=int(sides[0]), width=int(sides[-1]), margin=margin, spacing=spacing)
+        height, width = Size.parse(text, "grid", high=MAX_SHEET_SIDE)
+        return cls(height=height, width=width, margin=margin, spacing=spacing)
 
     def count(self, sheet: np.ndarray) -> tuple[int, int]:
         """Return the number of whole rows and columns of a sheet."""

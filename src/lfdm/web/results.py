@@ -1,6 +1,6 @@
 """Result files of page and API: a video, and sheets of all frames for the players.
 
-Shapes: frames (t, H, W, 3) uint8.
+Shapes: frames (t, H, W, 3) uint8, or (t, H, W, 4) with alpha.
 """
 
 import math
@@ -33,7 +33,7 @@ class VideoResult:
 
     title: str
     file: Path
-    """mp4."""
+    """mp4, or webm with alpha."""
     sheets: dict[str, Path]
     """Pictures `video`, `flow` and `occlusion` of all frames, row by row."""
     columns: int
@@ -65,7 +65,7 @@ def write_result(
     factor = max(1, MOTION_SIDE // max(height, width))
     size = (width * factor, height * factor)
     columns = sheet_columns(t, max(width, size[0]), max(height, size[1]))
-    file = write_video(folder / f"{name}.mp4", _enlarged(frames, after_frame), fps=fps)
+    file = write_video(folder / f"{name}{_ending(frames)}", _enlarged(frames, after_frame), fps=fps)
     flow = motion.flow[0].permute(1, 2, 3, 0).float().cpu().numpy()  # (t, h, w, 2)
     occlusion = motion.occlusion[0, 0].float().cpu().numpy()
     scale = flow_scale(in_half_widths(flow, (size[1], size[0])))
@@ -84,6 +84,10 @@ def sheet_columns(num_frames: int, width: int, height: int) -> int:
     if max(columns * width, math.ceil(num_frames / columns) * height) > MAX_SHEET_SIDE:
         raise UserError(f"{num_frames} frames of {width}x{height} are too many for the page's player; choose fewer")
     return columns
+
+
+def _ending(frames: np.ndarray) -> str:
+    return ".webm" if frames.shape[-1] == 4 else ".mp4"  # mp4 stores no alpha
 
 
 def _draw_flow(flow: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray:

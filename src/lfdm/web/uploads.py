@@ -30,7 +30,7 @@ def read_upload(path: Path, limits: ServeLimits) -> np.ndarray:
         _check_bytes(path, limits)
         with open_image(path, formats=IMAGE_FORMATS) as image:
             check_megapixels(image.width * image.height, limits.image_megapixels, "an image")
-            return read_image(image)
+            return read_image(image, keep_alpha=True)
 
 
 @dataclass(frozen=True, eq=False)

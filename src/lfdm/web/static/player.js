@@ -15,7 +15,9 @@ const make = (tag, className, text) => {
 function draw() {
   for (const { canvas, sheet } of tracks) {
     const x = (frame % current.columns) * canvas.width, y = Math.floor(frame / current.columns) * canvas.height;
-    canvas.getContext("2d").drawImage(sheet, x, y, canvas.width, canvas.height, 0, 0, canvas.width, canvas.height);
+    const context = canvas.getContext("2d");
+    context.clearRect(0, 0, canvas.width, canvas.height); // frames may have alpha
+    context.drawImage(sheet, x, y, canvas.width, canvas.height, 0, 0, canvas.width, canvas.height);
     canvas.dataset.frame = frame;
   }
   slider.value = frame;
