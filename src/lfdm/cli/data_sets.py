@@ -13,6 +13,7 @@ from lfdm.config.video import Fit, FolderLayout, SizeSetting, is_one_number
 from lfdm.errors import UserError
 
 if TYPE_CHECKING:
+    from lfdm.data.characters.data_set import RenderedCharacters
     from lfdm.data.corpora.conversion import Conversion
 
 MAX_LINES = 20
@@ -88,7 +89,7 @@ def data_characters(
         source: Folder of .gltf or .glb files.
         out: New folder for the clip data set.
         labels: Animations to render; by default those that all files share and that move the figure.
-        num_subjects: Characters of different parts and colours; those for testing are made of files of their own.
+        num_subjects: Characters of different parts and colours; test subjects have files of their own.
         num_takes: Clips of each subject and label.
         size: Height x width of frames, or one number for squares; multiples of 16, at least 32.
         num_frames: Frames of each clip.
@@ -122,10 +123,14 @@ def data_characters(
             num_workers=num_workers,
             progress=progress,
         )
-    for reason in result.skipped[:MAX_LINES]:
-        sys.stderr.write(f"skipped {reason}\n")
+    _report_characters(result)
+
+
+def _report_characters(result: "RenderedCharacters") -> None:
+    """Print the files left out and how much of the figure the first frame shows, which bounds what warping can make."""
+    sys.stderr.writelines(f"skipped {reason}\n" for reason in result.skipped[:MAX_LINES])
     for label, share in result.visible.items():
-        sys.stderr.write(f"{label}: {share:.0%} of the figure's pixels are visible in the first frame\n")
+        sys.stderr.write(f"{label}: {share:.0%} of the figure shows in the first frame\n")
     print(result.index)
 
 

@@ -6,24 +6,27 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import av
 import numpy as np
 
-from lfdm.config.video import Size
+from lfdm.config.checks import check, check_number
+from lfdm.config.video import MAX_FPS, MIN_FPS, Size
 from lfdm.data.characters.figures import Figure, mixed_figure, plain_figure
 from lfdm.data.characters.gltf import Character
 from lfdm.data.characters.render import Light, Renderer, make_context
 from lfdm.data.characters.scenes import Camera, frame_figure, make_light, make_stage
 from lfdm.data.characters.skeleton import Action, Pose
 from lfdm.data.images import read_image
+from lfdm.data.index import check_rendering
 from lfdm.data.truth import Truth
 
 Difficulty = Literal["easy", "handheld", "entering"]
 """`easy`: a still camera and plain backgrounds. `handheld`: a swaying camera, patterned backgrounds, motion blur and video
 compression. `entering`: the same, with a figure that is partly outside the first frame."""
 
+MIN_SIDE = 32
 BLEND = 0.25
 """Fraction of a clip over which the rest pose goes over into the action."""
 SHUTTER = (-0.4, -0.2, 0.0)
@@ -36,7 +39,7 @@ LOOP_TOLERANCE = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSettings:
-    """What all clips of a data set share."""
+    """What all clips of a data set share; UserError for values that are not allowed."""
 
     size: Size
     num_frames: int
@@ -45,6 +48,12 @@ class ClipSettings:
     backgrounds: tuple[Path, ...]
     """Pictures for ground and wall; without any they are plain or procedural."""
     shadows: bool
+
+    def __post_init__(self) -> None:
+        check_rendering(size=self.size, num_frames=self.num_frames, min_side=MIN_SIDE)
+        check_number("fps", self.fps, low=MIN_FPS, high=MAX_FPS)
+        choices = get_args(Difficulty)
+        check(self.difficulty in choices, "difficulty", self.difficulty, ", ".join(choices))
 
     @property
     def hard(self) -> bool:

@@ -18,8 +18,8 @@ from typing import get_args
 
 import numpy as np
 
-from lfdm.config.checks import check, check_integer, check_number
-from lfdm.config.video import MAX_FPS, MIN_FPS, SizeInput
+from lfdm.config.checks import check, check_integer
+from lfdm.config.video import Size, SizeInput
 from lfdm.data.characters.clips import ClipSettings, Difficulty, Scene, Take
 from lfdm.data.characters.figures import Figure, mixing_families
 from lfdm.data.characters.gltf import Character, read_character
@@ -29,7 +29,7 @@ from lfdm.data.index import (
     CLIPS_DIR,
     MAX_SUBJECTS,
     ClipRecord,
-    check_rendering,
+    Split,
     check_split,
     check_workers,
     new_data_set,
@@ -42,7 +42,6 @@ from lfdm.data.video import write_video
 from lfdm.errors import UserError
 from lfdm.folders.files import expand_home
 
-MIN_SIDE = 32
 MAX_TAKES = 1000
 MIN_MOVEMENT = 0.2
 """Actions in which no bone moves further, as a fraction of the figure's height, are not labels unless requested."""
@@ -71,6 +70,14 @@ class _Settings:
     num_takes: int
     seed: int
     truth: TruthChoice
+
+
+@dataclass(frozen=True)
+class _Cast:
+    """The files whose parts a subject may have, and its split."""
+
+    split: Split
+    paths: tuple[Path, ...]
 
 
 def write_characters(
@@ -116,33 +123,29 @@ def write_characters(
     source, root = expand_home(source), expand_home(root)
     check_integer("num_subjects", num_subjects, 1, MAX_SUBJECTS)
     check_integer("num_takes", num_takes, 1, MAX_TAKES)
-    frame = check_rendering(size=size, num_frames=num_frames, min_side=MIN_SIDE)
     check_split(seed=seed, test_fraction=test_fraction)
     check_workers(num_workers)
-    check_number("fps", fps, low=MIN_FPS, high=MAX_FPS)
-    for name, value, choices in (("truth", truth, get_args(TruthChoice)), ("difficulty", difficulty, get_args(Difficulty))):
-        check(value in choices, name, value, ", ".join(choices))
+    check(truth in get_args(TruthChoice), "truth", truth, ", ".join(get_args(TruthChoice)))
+    frame = Size.parse(size)
+    pictures = _find_backgrounds(backgrounds)
+    clips = ClipSettings(size=frame, num_frames=num_frames, fps=fps, difficulty=difficulty, backgrounds=pictures, shadows=shadows)
     if (root / CLIP_INDEX_NAME).exists():
         raise FileExistsError(f"{root} already holds a clip data set; remove it or choose another folder")
     characters, skipped = _read_all(source)
-    names = _choose_labels(characters, labels)
-    clips = ClipSettings(
-        size=frame,
-        num_frames=num_frames,
-        fps=fps,
-        difficulty=difficulty,
-        backgrounds=_find_backgrounds(backgrounds),
-        shadows=shadows,
-    )
-    settings = _Settings(clips, names, num_takes, seed, truth)
-    num_train = num_subjects - num_test_subjects(num_subjects, test_fraction)
-    casts = _cast(characters, num_subjects, num_train, seed, test_fraction)
+    settings = _Settings(clips, _choose_labels(characters, labels), num_takes, seed, truth)
+    casts = _cast(characters, num_subjects, seed, test_fraction)
     workers = min(num_subjects, (os.cpu_count() or 1) if num_workers is None else num_workers)
+    return _write(root, settings, casts, workers, skipped, progress)
+
+
+def _write(
+    root: Path, settings: _Settings, casts: Sequence[_Cast], workers: int, skipped: Sequence[str], progress: Progress | None
+) -> RenderedCharacters:
     # Not forked: a process in which OpenGL has been used cannot be.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) if workers > 1 else None
     with new_data_set(root) as folder:
-        write = partial(_write_subject, folder, settings, num_train, casts)
-        parts = run_all(pool, write, range(num_subjects), work="rendering characters", progress=progress)
+        write = partial(_write_subject, folder, settings, casts)
+        parts = run_all(pool, write, range(len(casts)), work="rendering characters", progress=progress)
         records = sorted(chain.from_iterable(part.records for part in parts), key=lambda record: record.path)
         index = root / write_index(folder, records).name
     pixels, visible = (sum((getattr(part, name) for part in parts), Counter()) for name in ("figure_pixels", "visible_pixels"))
@@ -227,11 +230,10 @@ def _find_backgrounds(folder: str | Path | None) -> tuple[Path, ...]:
     return pictures
 
 
-def _cast(
-    characters: Sequence[Character], num_subjects: int, num_train: int, seed: int, test_fraction: float
-) -> list[tuple[Path, ...]]:
-    """Return for each subject the files whose parts it may have; those of test subjects are used in no training subject."""
+def _cast(characters: Sequence[Character], num_subjects: int, seed: int, test_fraction: float) -> list[_Cast]:
+    """Cast every subject; the files of test subjects are used in no training subject."""
     rng = np.random.default_rng((seed, 3))
+    num_train = num_subjects - num_test_subjects(num_subjects, test_fraction)
     families = mixing_families(characters)
     large = [[character.path for character in family] for family in families if len(family) > 1]
     single = [family[0].path for family in families if len(family) == 1]
@@ -244,8 +246,8 @@ def _cast(
                 groups[split] += [tuple(sorted(chosen))] if mixes else [(path,) for path in chosen]
     if num_train < num_subjects and not groups["test"]:
         raise UserError("test_fraction must be 0 for a single file, whose parts would be in both splits")
-    splits = ["train"] * num_train + ["test"] * (num_subjects - num_train)
-    return [groups[split][number % len(groups[split])] for number, split in enumerate(splits)]
+    splits: list[Split] = ["train"] * num_train + ["test"] * (num_subjects - num_train)  # type: ignore[list-item]
+    return [_Cast(split, groups[split][number % len(groups[split])]) for number, split in enumerate(splits)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,11 +259,11 @@ class _Written:
     visible_pixels: Counter[str]
 
 
-def _write_subject(folder: Path, settings: _Settings, num_train: int, casts: Sequence[tuple[Path, ...]], number: int) -> _Written:
-    name, split = f"character{number:04d}", "train" if number < num_train else "test"
+def _write_subject(folder: Path, settings: _Settings, casts: Sequence[_Cast], number: int) -> _Written:
+    name, split = f"character{number:04d}", casts[number].split
     rng, fps = np.random.default_rng((settings.seed, number, 0)), settings.clips.fps
     mirrored = bool(rng.random() < 0.5) and {_mirror_label(label) for label in settings.labels} == set(settings.labels)
-    scene = Scene([_load(path) for path in casts[number]], settings.clips, rng, mirrored=mirrored)
+    scene = Scene([_load(path) for path in casts[number].paths], settings.clips, rng, mirrored=mirrored)
     written = _Written([], Counter(), Counter())
     for row, action_label in enumerate(settings.labels):
         action = _find_action(scene.figure, action_label)

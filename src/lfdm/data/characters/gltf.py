@@ -121,6 +121,7 @@ class _Reader:
             raise UserError(f"{path}: at most {MAX_NODES} nodes are read; it has {len(document['nodes'])}")
 
     def character(self) -> Character:
+        """Return what the document describes; UserError if it lacks a skin, a mesh or an animation."""
         if not self.document.get("skins"):
             raise UserError(f"{self.path}: has no skin; only rigged characters can be animated")
         order = self._order()
