@@ -27,9 +27,17 @@ GENERATE: dict[str, Any] = {
     "num_frames": 4,
     "loop": False,
     "mask": None,
+    "unconditional": False,
 }
 """Fields of `/generate` in order, for a short video."""
-TRANSFER: dict[str, Any] = {"image": "puppet-1", "driving": None, "relative": True, "motion_strength": 1.0, "mask": None}
+TRANSFER: dict[str, Any] = {
+    "image": "puppet-1",
+    "driving": None,
+    "relative": True,
+    "motion_strength": 1.0,
+    "mask": None,
+    "audio": True,
+}
 
 
 @dataclass(frozen=True)

@@ -219,12 +219,48 @@ def test_transfer(visit: Visit, tmp_path: Path) -> None:
     visit.shoot("5-transfer")
 
 
+def test_a_long_clip_with_sound_and_a_heic(visit: Visit, tmp_path: Path, long_clip: Path) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif", reason="needs pillow-heif: pip install 'lfdm[heif]'")
+    page, picture = visit.page, Image.open("src/lfdm/assets/puppets64/images/puppet-3.png").convert("RGB")
+    pillow_heif.from_pillow(picture).save(tmp_path / "IMG_0001.HEIC")
+    page.get_by_role("tab", name="Transfer").click()
+    page.locator(".lf-picker input[type=file]").locator("nth=1").set_input_files(tmp_path / "IMG_0001.HEIC")
+    page.get_by_text("the model may still read it").locator("visible=true").wait_for()
+    page.locator(".lf-clip input[type=file]").set_input_files(long_clip)
+    page.locator(".lf-clip .lf-filled").wait_for()
+    visit.run("Transfer")
+    page.get_by_text("The first 40 of the clip's 60 frames were used").wait_for()
+    sound = page.get_by_role("button", name="Sound")
+    sound.click()
+    assert sound.get_attribute("aria-pressed") == "true"
+    visit.press("Pause")
+    visit.shoot("10-long-clip")
+    page.get_by_label("Keep the clip's sound").click()
+    visit.run("Transfer")
+    assert sound.count() == 0
+
+
+def test_a_mix_and_no_label(visit: Visit) -> None:
+    page = visit.page
+    label = page.get_by_label("Label").first
+    label.fill("wave=0.5, kick=0.5")
+    page.keyboard.press("Enter")
+    visit.run("Generate")
+    page.get_by_text("wave=0.5,kick=0.5, seed 0").wait_for()
+    visit.shoot("11-mix")
+    page.get_by_role("button", name="More settings").first.click()
+    page.get_by_label("Ignore the label").click()
+    visit.run("Generate")
+    page.get_by_text("unconditional, seed 0").wait_for()
+    visit.shoot("12-unconditional")
+
+
 def test_a_broken_file_gives_a_message(visit: Visit, tmp_path: Path) -> None:
     page = visit.page
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\nthis is no picture")
     page.locator(".lf-picker input[type=file]").first.set_input_files(broken)
-    page.get_by_text("The browser cannot show this file").wait_for()
+    page.get_by_text("the browser cannot show this file").wait_for()
     visit.press("Generate")
     message = page.get_by_role("alert").filter(has_text="broken.png")
     message.wait_for()

@@ -14,7 +14,8 @@ from gradio_client.exceptions import AppError
 from gradio_client.utils import QueueError, extract_validation_message
 
 from benchmarks.serving.server import API, GENERATE, Server, call
-from lfdm.data.video import read_video
+from lfdm.data.sound import has_sound
+from lfdm.data.video import read_video, video_info
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 README = Path(__file__).parents[2] / "README.md"
@@ -54,6 +55,29 @@ def test_videos_are_those_of_the_pipeline(client: Client) -> None:
     assert np.abs(frames - frames[:1]).max() < 8
 
 
+def test_a_mix_and_no_label(client: Client) -> None:
+    made = [
+        client.predict(image="puppet-3", label=label, **SHORT, api_name="/generate")["videos"][0]
+        for label in ("wave=0.5,kick=0.5", {"wave": 1, "kick": 1})
+    ]
+    assert [video["title"] for video in made] == ["wave=0.5,kick=0.5, seed 0", "wave=1,kick=1, seed 0"]
+    assert np.array_equal(*(read_video(video["file"]) for video in made))
+    free = client.predict(image="puppet-3", unconditional=True, **SHORT, api_name="/generate")["videos"][0]
+    assert free["title"] == "unconditional, seed 0"
+    assert not np.array_equal(read_video(free["file"]), read_video(made[0]["file"]))
+
+
+def test_of_a_long_clip_the_beginning_and_its_sound_are_used(client: Client, long_clip: Path) -> None:
+    for audio in (True, False):
+        made = client.predict(image="puppet-2", driving=handle_file(str(long_clip)), audio=audio, api_name="/transfer")
+        (video,) = made["videos"]
+        assert video["num_frames"] == 40
+        assert video["note"] == "The first 40 of the clip's 60 frames were used (1.7 s)."
+        info = video_info(video["file"])
+        assert (info.frames, info.fps) == (40, 24)
+        assert has_sound(Path(video["file"])) == audio
+
+
 def test_errors_are_messages(client: Client, tmp_path: Path) -> None:
     with pytest.raises(AppError, match="label must be one of bow, clap"):
         client.predict(image="puppet-1", label="fly", api_name="/generate")
@@ -70,7 +94,7 @@ def test_refused_requests_give_the_client_a_message(client: Client) -> None:
     with httpx.Client(base_url=client.src) as http:
         refused = http.post(f"{API}/call/generate", json={"data": [1, 2]})
     assert refused.status_code == 422
-    assert "data must be a list of 10 values; got 2" in (extract_validation_message(refused) or "")
+    assert "data must be a list of 11 values; got 2" in (extract_validation_message(refused) or "")
 
 
 def test_a_job_tells_its_steps_and_can_be_cancelled(client: Client) -> None:

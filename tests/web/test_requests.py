@@ -4,6 +4,7 @@ import base64
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +121,39 @@ def test_a_damaged_chunk_is_a_broken_mask(reader: RequestReader, storage: Storag
 def test_a_mask_of_another_format_is_told_which_are_read(reader: RequestReader, storage: Storage) -> None:
     path = upload(storage, "a.tiff")
     Image.new("L", (8, 8)).save(path)
-    with pytest.raises(UserError, match=r"^mask: .*must be one of PNG, JPEG, WEBP, BMP, GIF"):
+    with pytest.raises(UserError, match=r"^mask: .*must be one of PNG, JPEG, WEBP, BMP, GIF, HEIF"):
         read_mask(reader, {"path": str(path)})
+
+
+@pytest.fixture
+def labelled(reader: RequestReader, storage: Storage) -> RequestReader:
+    return RequestReader(replace(reader.choices, labels=("wave", "raise arms")), ServeLimits(), storage)
+
+
+@pytest.mark.parametrize(
+    ("label", "condition"),
+    [
+        ("raise arms", "raise arms"),
+        ("wave=0.7, raise arms=.3", {"wave": 0.7, "raise arms": 0.3}),
+        ({"wave": 1, "raise arms": 0}, {"wave": 1.0, "raise arms": 0.0}),
+    ],
+)
+def test_a_label_or_a_mix_is_a_condition(labelled: RequestReader, label: object, condition: object) -> None:
+    assert labelled.generate(**{**FIELDS, "label": label}).condition == condition
+
+
+def test_without_a_condition_there_is_no_label(labelled: RequestReader) -> None:
+    assert labelled.generate(**{**FIELDS, "unconditional": True}).condition is None
+    with pytest.raises(UserError, match=r"^label must be left out with unconditional; got 'wave'"):
+        labelled.generate(**{**FIELDS, "label": "wave", "unconditional": True})
+
+
+@pytest.mark.parametrize(
+    "label", [None, "", "fly", "wave=1,fly=1", {"fly": 1}, {}, {"wave": 0}, {"wave": -1}, {"wave": "1"}, ["wave"], "wave=1e9"]
+)
+def test_other_labels_are_refused(labelled: RequestReader, label: object) -> None:
+    with pytest.raises(UserError, match=r"^label(: the weight of wave)? must be"):
+        labelled.generate(**{**FIELDS, "label": label})
 
 
 @pytest.mark.parametrize(

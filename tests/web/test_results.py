@@ -37,6 +37,7 @@ def test_every_frame_is_counted(tmp_path: Path) -> None:
     assert calls == 5 * CALLS_PER_FRAME
     assert read_video(result.file).shape == (5, 256, 256, 3)
     assert set(result.sheets) == {"video", "flow", "occlusion"}
+    assert not result.has_sound
     assert len(list(tmp_path.iterdir())) == 4
 
 

@@ -93,7 +93,8 @@ def open_image(path: Path, *, data: bytes | None = None, formats: tuple[str, ...
         with warnings.catch_warnings(), decoding(path):
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below, with our own message
             try:
-                image = Image.open(file, formats=formats)
+                known = set(Image.registered_extensions().values())  # without HEIF as long as no such file was opened
+                image = Image.open(file, formats=None if formats is None else [name for name in formats if name in known])
             except UnidentifiedImageError:
                 raise _unidentified(path, start, formats) from None
         image.filename = str(path)  # named in later errors

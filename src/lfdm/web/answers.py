@@ -3,7 +3,7 @@
 import functools
 import html
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, ParamSpec, TypeVar
 
@@ -48,7 +48,7 @@ async def page_answers(updates: Updates) -> AsyncGenerator[tuple[Any, Any], None
                 if isinstance(update, JobProgress):
                     yield gr.skip(), _progress_html(update)
                 else:
-                    yield player_value(update.result), ""
+                    yield player_value(update.result), _notes_html([result.note for result in update.result])
     except Exception as error:
         yield gr.skip(), _error_html(_message(error))
 
@@ -79,6 +79,7 @@ def _video_json(result: VideoResult) -> dict[str, Any]:
         "title": result.title,
         "fps": result.fps,
         "num_frames": result.num_frames,
+        "note": result.note,
         "file": {"path": str(result.file), "orig_name": result.file.name, "meta": {"_type": "gradio.FileData"}},
     }
 
@@ -86,6 +87,10 @@ def _video_json(result: VideoResult) -> dict[str, Any]:
 def _progress_html(progress: JobProgress) -> str:
     share = 100 * progress.done / max(progress.total, 1)
     return f'Step {progress.done} of {progress.total}<div class="{PROGRESS_BAR}"><i style="width:{share:.0f}%"></i></div>'
+
+
+def _notes_html(notes: Sequence[str]) -> str:
+    return "".join(f'<span class="lf-quiet">{html.escape(note)}</span>' for note in notes if note)
 
 
 def _error_html(message: str) -> str:

@@ -51,7 +51,14 @@ def _generate_tab(calls: Calls) -> None:
             picture = picture_picker(choices.examples, limits)
             with gr.Row():
                 value = labels[0] if labels else None
-                label = gr.Dropdown(list(labels), value=value, label="Label", visible=bool(labels), min_width=140)
+                label = gr.Dropdown(
+                    list(labels),
+                    value=value,
+                    label="Label or mix",
+                    visible=bool(labels),
+                    allow_custom_value=True,
+                    min_width=140,
+                )
                 seed = gr.Number(
                     0, label="Seed", precision=0, minimum=0, maximum=PAGE_SEED, min_width=120, elem_classes="lf-seed"
                 )
@@ -68,6 +75,7 @@ def _generate_tab(calls: Calls) -> None:
                     "num_frames": gr.Slider(2, choices.max_frames, choices.num_frames, step=1, label="Frames"),
                     "loop": gr.Checkbox(False, label="Loop: the last frame leads back to the first"),
                     "fit": _fit_choice(choices.fit),
+                    "unconditional": gr.Checkbox(not labels, label="Ignore the label: any motion", visible=bool(labels)),
                     "num_videos": gr.Slider(1, limits.num_videos, 1, step=1, label="Videos (consecutive seeds)"),
                 }
             start, stop = _buttons("Generate")
@@ -85,6 +93,7 @@ def _transfer_tab(calls: Calls) -> None:
                 "relative": gr.Radio(kinds, value=True, label="Motion"),
                 "motion_strength": _strength_slider(),
                 "fit": _fit_choice(calls.choices.fit),
+                "audio": gr.Checkbox(True, label="Keep the clip's sound"),
             }
             start, stop = _buttons("Transfer")
         screen, status = _output("Choose a picture and a driving clip, then press Transfer.")
@@ -97,7 +106,7 @@ def _add_api(calls: Calls, model: ModelPage) -> None:
     @streaming
     def generate(
         image: dict[str, Any] | str,
-        label: str | None = None,
+        label: str | dict[str, float] | None = None,
         seed: int = 0,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
@@ -107,6 +116,7 @@ def _add_api(calls: Calls, model: ModelPage) -> None:
         loop: bool = False,
         mask: dict[str, Any] | None = None,
         fit: str | None = None,
+        unconditional: bool = False,
     ) -> AsyncGenerator[dict[str, Any], None]:
         updates = calls.generate(
             image=image,
@@ -120,6 +130,7 @@ def _add_api(calls: Calls, model: ModelPage) -> None:
             num_frames=num_frames,
             loop=loop,
             fit=fit,
+            unconditional=unconditional,
         )
         return api_answers(updates)
 
@@ -131,9 +142,16 @@ def _add_api(calls: Calls, model: ModelPage) -> None:
         motion_strength: float = 1.0,
         mask: dict[str, Any] | None = None,
         fit: str | None = None,
+        audio: bool = True,
     ) -> AsyncGenerator[dict[str, Any], None]:
         updates = calls.transfer(
-            image=image, mask=mask, driving=driving, relative=relative, motion_strength=motion_strength, fit=fit
+            image=image,
+            mask=mask,
+            driving=driving,
+            relative=relative,
+            motion_strength=motion_strength,
+            fit=fit,
+            audio=audio,
         )
         return api_answers(updates)
 
@@ -181,6 +199,8 @@ def _connect(
     def run(picture: Any, *values: Any) -> AsyncGenerator[tuple[Any, Any], None]:
         chosen = picture if isinstance(picture, dict) else {"image": picture}  # a client may send anything
         fields = dict(zip(controls, values, strict=True))
+        if fields.get("unconditional") is True:
+            fields["label"] = None
         return page_answers(call(image=chosen.get("image"), mask=chosen.get("mask"), **fields))
 
     running = start.click(

@@ -70,7 +70,7 @@ class Calls:
 
                 output = self._pipe(
                     image,
-                    request.label,
+                    request.condition,
                     generator=seed,
                     num_frames=request.num_frames,
                     num_inference_steps=steps,
@@ -82,7 +82,7 @@ class Calls:
                     output_type="uint8",
                     callback_on_step_end=after_step,
                 )
-                label = request.label or "unconditional"
+                label = _describe(request.condition)
                 frames, motion = _only_sample(output)
                 name = f"{as_file_name(label)}-{seed}"
                 title, fps = f"{label}, seed {seed}", self._pipe.config["fps"]
@@ -123,6 +123,8 @@ class Calls:
                 motion,
                 fps=clip.fps,
                 after_frame=lambda: report(2 * n + next(written) // CALLS_PER_FRAME, total),
+                sound=request.driving if request.audio and clip.may_sound else None,
+                note=clip.note,
             )
         return [result]
 
@@ -145,6 +147,12 @@ def choices_of(pipe: LatentFlowPipeline, examples: tuple[Path, ...]) -> Choices:
         guidance_scale=config["guidance_scale"],
         fit=config["fit"],
     )
+
+
+def _describe(condition: str | dict[str, float] | None) -> str:
+    if isinstance(condition, dict):
+        return ",".join(f"{name}={weight:g}" for name, weight in condition.items())
+    return condition or "unconditional"
 
 
 def _only_sample(output: LatentFlowOutput) -> tuple[np.ndarray, Motion]:

@@ -11,19 +11,21 @@ from lfdm.web.limits import ServeLimits
 from lfdm.web.results import VideoResult
 
 STATIC = Path(__file__).parent / "static"
+PICTURE_TYPES = "image/png,image/jpeg,image/webp,image/gif,image/bmp,image/heic,image/heif,.heic,.heif"
+"""Pictures that the browser's file dialog offers; many browsers know HEIC only by its ending."""
 FILE_ROUTE = "gradio_api/file="
 
 
 def picture_picker(examples: Sequence[Path], limits: ServeLimits) -> gr.HTML:
     """Return a picker of a picture with a brush for its mask. Value: `{"image": name | {"path"}, "mask": data URL | None}`."""
     named = [{"name": path.stem, "url": _data_url(path)} for path in examples]
-    hint = f"png, jpg, webp, gif, bmp; up to {limits.upload_megabytes:g} MB"
-    return _picker("image", named, "Drop a picture here", hint, "image/png,image/jpeg,image/webp,image/gif,image/bmp", limits)
+    hint = f"png, jpg, heic, webp, gif, bmp; up to {limits.upload_megabytes:g} MB"
+    return _picker("image", named, "Drop a picture here", hint, PICTURE_TYPES, limits)
 
 
 def clip_picker(limits: ServeLimits) -> gr.HTML:
     """Return a picker of a driving clip. Value: `{"path"}`."""
-    hint = f"mp4, webm, mov, avi, gif; up to {limits.clip_seconds:g} s, {limits.upload_megabytes:g} MB"
+    hint = f"mp4, webm, mov, avi, gif; up to {limits.upload_megabytes:g} MB; the first {limits.clip_frames} frames are used"
     return _picker("clip", [], "Drop a driving clip here", hint, "video/*,image/gif", limits)
 
 
@@ -42,6 +44,7 @@ def player_value(results: Sequence[VideoResult]) -> dict[str, Any]:
             "file": FILE_ROUTE + str(result.file),
             "name": result.file.name,
             "max_flow": result.max_flow,
+            "has_sound": result.has_sound,
             "sheets": {kind: FILE_ROUTE + str(path) for kind, path in result.sheets.items()},
         }
         for result in results

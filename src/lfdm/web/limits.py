@@ -28,11 +28,11 @@ class ServeLimits:
     image_megapixels: float = 25.0
     """Largest uploaded image, in megapixels."""
     clip_megapixels: float = 250.0
-    """Largest driving clip, in megapixels of all frames together."""
+    """Megapixels of a driving clip that are used, all frames together; of longer clips the beginning is."""
     clip_frames: int = 240
-    """Largest number of frames of a driving clip."""
-    clip_seconds: float = 30.0
-    """Longest driving clip, in seconds."""
+    """Frames of a driving clip that are used, from its beginning."""
+    sound_seconds: float = 60.0
+    """Longest video that gets its driving clip's sound, in seconds."""
     storage_megabytes: float = 1024.0
     """Disk space for all uploads and results, in megabytes; the least recently used ones are removed first."""
     keep_seconds: float = 600.0
@@ -44,7 +44,7 @@ class ServeLimits:
         check_at_most(self, 64, "num_jobs", "num_videos")
         check_at_most(self, 1000, "queue_size", "num_inference_steps")
         check_at_most(self, 50, "image_megapixels")  # limit of lfdm.data.images
-        check_at_most(self, 1e6, "upload_megabytes", "clip_megapixels", "clip_frames", "clip_seconds", "storage_megabytes")
+        check_at_most(self, 1e6, "upload_megabytes", "clip_megapixels", "clip_frames", "sound_seconds", "storage_megabytes")
         allowed = f"at most storage_megabytes, {self.storage_megabytes:g}"
         check(self.upload_megabytes <= self.storage_megabytes, "upload_megabytes", self.upload_megabytes, allowed)
 

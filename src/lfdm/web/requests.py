@@ -18,6 +18,7 @@ from lfdm.config.video import PictureFit
 from lfdm.data.images import open_image, read_gray
 from lfdm.errors import UserError
 from lfdm.pipeline.control import MAX_STRENGTH
+from lfdm.pipeline.inputs import parse_condition
 from lfdm.web.limits import ServeLimits
 from lfdm.web.storage import Storage
 from lfdm.web.uploads import IMAGE_FORMATS, check_megapixels
@@ -28,6 +29,10 @@ MAX_REPR = 60
 """Longest value that an error message shows in full, in letters."""
 MAX_EXACT_INTEGER = 2**60
 """Integers beyond this are not compared with limits, since they may not fit into a float."""
+MAX_LABEL = 1000
+"""Most letters of a label or a mix."""
+MAX_WEIGHT = 1e6
+"""Largest weight of a label in a mix."""
 PAGE_SEED = 2**53 - 1
 """Largest integer that JavaScript represents exactly."""
 
@@ -56,7 +61,8 @@ class GenerateRequest:
 
     image: Path
     mask: np.ndarray | None
-    label: str | None
+    condition: str | dict[str, float] | None
+    """Label, mix of labels, or None for unconditional generation."""
     seeds: tuple[int, ...]
     num_inference_steps: int
     guidance_scale: float
@@ -76,6 +82,8 @@ class TransferRequest:
     relative: bool
     motion_strength: float
     fit: PictureFit
+    audio: bool
+    """Whether the sound of the clip is kept."""
 
 
 class RequestReader:
@@ -103,6 +111,7 @@ class RequestReader:
         num_frames: object,
         loop: object,
         fit: object = None,
+        unconditional: object,
     ) -> GenerateRequest:
         """Check the fields of `/generate`; None for steps, guidance, frames or fit means the model's default."""
         choices = self.choices
@@ -115,7 +124,7 @@ class RequestReader:
         return GenerateRequest(
             image=self._image(image),
             mask=self._mask(mask),
-            label=self._label(label),
+            condition=self._condition(label, unconditional),
             seeds=tuple(range(first, first + videos)),
             num_inference_steps=_integer("num_inference_steps", steps, 1, max_steps),
             guidance_scale=_number("guidance_scale", scale, MAX_GUIDANCE_SCALE),
@@ -126,7 +135,15 @@ class RequestReader:
         )
 
     def transfer(
-        self, *, image: object, mask: object, driving: object, relative: object, motion_strength: object, fit: object = None
+        self,
+        *,
+        image: object,
+        mask: object,
+        driving: object,
+        relative: object,
+        motion_strength: object,
+        fit: object = None,
+        audio: object,
     ) -> TransferRequest:
         """Check the fields of `/transfer`."""
         return TransferRequest(
@@ -136,6 +153,7 @@ class RequestReader:
             relative=_boolean("relative", relative),
             motion_strength=_number("motion_strength", motion_strength, MAX_STRENGTH),
             fit=self._fit(fit),
+            audio=_boolean("audio", audio),
         )
 
     def _image(self, image: object) -> Path:
@@ -161,13 +179,22 @@ class RequestReader:
             raise UserError(f"fit must be one of {', '.join(get_args(PictureFit))}; got {_abbreviate(fit)}")
         return found
 
-    def _label(self, label: object) -> str | None:
+    def _condition(self, label: object, unconditional: object) -> str | dict[str, float] | None:
+        """Return a label or a mix, given as `{"wave": 0.7, "jump": 0.3}` or as the command line writes it."""
         labels = self.choices.labels
-        if label is None and not labels:
+        if _boolean("unconditional", unconditional) or not labels:
+            if label is not None:
+                raise UserError(f"label must be left out with unconditional; got {_abbreviate(label)}")
             return None
-        if not isinstance(label, str) or label not in labels:
-            raise UserError(f"label must be one of {', '.join(labels)}; got {_abbreviate(label)}")
-        return label
+        chosen = parse_condition(label, labels) if isinstance(label, str) and len(label) <= MAX_LABEL else label
+        if isinstance(chosen, dict) and set(chosen) <= set(labels):
+            mix = {str(name): _number(f"label: the weight of {name}", weight, MAX_WEIGHT) for name, weight in chosen.items()}
+            if sum(mix.values()) > 0:
+                return mix
+        if not isinstance(chosen, str) or chosen not in labels:
+            mix = ",".join(f"{name}={share}" for name, share in zip(labels, (0.7, 0.3), strict=False))
+            raise UserError(f"label must be one of {', '.join(labels)}, or a mix such as {mix}; got {_abbreviate(label)}")
+        return chosen
 
     def _mask(self, mask: object) -> np.ndarray | None:
         """Read a mask, white where the picture moves: nothing, a PNG as data URL (from the page's brush) or an uploaded picture.

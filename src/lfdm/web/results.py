@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lfdm.data.sound import has_sound
 from lfdm.data.sprite_sheets import tile
 from lfdm.data.video import write_video
 from lfdm.errors import UserError
@@ -42,6 +43,9 @@ class VideoResult:
     fps: float
     max_flow: float
     """Displacement drawn in full saturation, in pixels of the video."""
+    has_sound: bool = False
+    note: str = ""
+    """What the user should know about the video."""
 
 
 def write_result(
@@ -53,8 +57,10 @@ def write_result(
     *,
     fps: float,
     after_frame: Callable[[], None],
+    sound: Path | None = None,
+    note: str = "",
 ) -> VideoResult:
-    """Write the files of one video and its motion (of one sample) to `folder`.
+    """Write the files of one video and its motion (of one sample) to `folder`; `sound` is a clip whose sound the video gets.
 
     `after_frame` is called `CALLS_PER_FRAME` times per frame as they are drawn; an exception it raises ends the work.
 
@@ -65,7 +71,7 @@ def write_result(
     factor = max(1, MOTION_SIDE // max(height, width))
     size = (width * factor, height * factor)
     columns = sheet_columns(t, max(width, size[0]), max(height, size[1]))
-    file = write_video(folder / f"{name}{_ending(frames)}", _enlarged(frames, after_frame), fps=fps)
+    file = write_video(folder / f"{name}{_ending(frames)}", _enlarged(frames, after_frame), fps=fps, sound=sound)
     flow = motion.flow[0].permute(1, 2, 3, 0).float().cpu().numpy()  # (t, h, w, 2)
     occlusion = motion.occlusion[0, 0].float().cpu().numpy()
     scale = flow_scale(in_half_widths(flow, (size[1], size[0])))
@@ -75,7 +81,17 @@ def write_result(
         "occlusion": np.stack([occlusion_to_gray(_resize(frame, size)) for frame in occlusion]),
     }
     sheets = {key: _write_sheet(folder / f"{name}-{key}.webp", value, columns) for key, value in pictures.items()}
-    return VideoResult(title=title, file=file, sheets=sheets, columns=columns, num_frames=t, fps=fps, max_flow=scale * width / 2)
+    return VideoResult(
+        title=title,
+        file=file,
+        sheets=sheets,
+        columns=columns,
+        num_frames=t,
+        fps=fps,
+        max_flow=scale * width / 2,
+        has_sound=sound is not None and has_sound(sound),
+        note=note,
+    )
 
 
 def sheet_columns(num_frames: int, width: int, height: int) -> int:

@@ -16,8 +16,10 @@ from lfdm.data.video import iterate_video, video_info
 from lfdm.errors import UserError
 from lfdm.web.limits import MEGA, ServeLimits
 
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
-"""Formats that browsers show. Pillow reads more, some of which start other programs (EPS) or are rarely tested."""
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "HEIF")
+"""Formats of browsers and phones. Pillow reads more, some of which start other programs (EPS) or are rarely tested."""
+MAX_GIF_FRAMES = 10_000
+"""Most frames of a GIF; to find its rate takes time for each of them."""
 
 
 def read_upload(path: Path, limits: ServeLimits) -> np.ndarray:
@@ -35,35 +37,40 @@ def read_upload(path: Path, limits: ServeLimits) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A driving clip of an allowed size, whose frames (H, W, 3) uint8 are decoded on iteration."""
+    """The beginning of a driving clip, as much as is allowed, whose frames (H, W, 3) uint8 are decoded on iteration."""
 
     frames: Iterator[np.ndarray]
     num_frames: int
     fps: float
+    may_sound: bool
+    """Whether the clip is short enough for its sound to be kept."""
+    note: str
+    """Says which part is used, unless it is all."""
 
 
 def open_clip(path: Path, limits: ServeLimits) -> Clip:
-    """Open an uploaded driving clip after checking its size.
+    """Open an uploaded driving clip after checking its size. Of one that is too long the beginning is used.
 
     Raises:
-        UserError: too large, too long, broken, or not a clip; also while iterating over the frames, which need not match the
+        UserError: too large, broken, or not a clip; also while iterating over the frames, which need not match the
             header. The message names the file but not its folder.
     """
     with _naming_file(path):
         _check_bytes(path, limits)
-        _check_gif(path, limits)
+        drawn_pixels = _check_gif(path, limits)
         info = video_info(path)
-        _check_clip(info.frames, info.width * info.height, limits)
-        seconds = info.frames / info.fps
-        if seconds > limits.clip_seconds:
-            raise UserError(f"a driving clip may have at most {limits.clip_seconds:g} seconds; this one has {seconds:.1f}")
-    return Clip(_bounded_frames(path, limits), info.frames, info.fps)
+        pixels = max(info.width * info.height, drawn_pixels)
+        check_megapixels(pixels, limits.clip_megapixels, "a frame of a driving clip")
+        used = min(info.frames, limits.clip_frames, int(limits.clip_megapixels * MEGA) // pixels)
+    note = f"The first {used} of the clip's {info.frames} frames were used ({used / info.fps:.1f} s)."
+    may_sound = info.stated_fps is None and used / info.fps <= limits.sound_seconds
+    return Clip(_bounded_frames(path, used, limits), used, info.fps, may_sound, note if used < info.frames else "")
 
 
-def _bounded_frames(path: Path, limits: ServeLimits) -> Iterator[np.ndarray]:
+def _bounded_frames(path: Path, num_frames: int, limits: ServeLimits) -> Iterator[np.ndarray]:
     pixels = 0
     with _naming_file(path):
-        for frame in iterate_video(path, max_frames=limits.clip_frames):
+        for frame in iterate_video(path, max_frames=num_frames):
             pixels += frame.shape[0] * frame.shape[1]
             check_megapixels(pixels, limits.clip_megapixels, "a driving clip, all frames together,")
             yield frame
@@ -81,21 +88,17 @@ def _check_bytes(path: Path, limits: ServeLimits) -> None:
         raise UserError(f"a file may have at most {limits.upload_megabytes:g} MB; this one has {got / MEGA:.1f} MB")
 
 
-def _check_gif(path: Path, limits: ServeLimits) -> None:
-    """Check size and number of frames, if the file is a GIF, from its block headers."""
+def _check_gif(path: Path, limits: ServeLimits) -> int:
+    """Check size and number of frames, if the file is a GIF, from its block headers; return the pixels of its largest frame."""
     with path.open("rb") as file:
         layout = read_gif_layout(file, path)
     if layout is None:
-        return
+        return 0
+    if len(layout.frames) > MAX_GIF_FRAMES:
+        raise UserError(f"a GIF may have at most {MAX_GIF_FRAMES} frames; this one has {len(layout.frames)}")
     width, height = layout.largest()
     check_megapixels(width * height, limits.image_megapixels, "a frame")
-    _check_clip(len(layout.frames), width * height, limits)
-
-
-def _check_clip(frames: int, pixels: int, limits: ServeLimits) -> None:
-    if frames > limits.clip_frames:
-        raise UserError(f"a driving clip may have at most {limits.clip_frames} frames; this one has {frames}")
-    check_megapixels(frames * pixels, limits.clip_megapixels, "a driving clip, all frames together,")
+    return width * height
 
 
 @contextmanager

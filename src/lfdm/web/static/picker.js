@@ -45,7 +45,7 @@ async function uploadFile(file) {
 picture.onerror = () => {
   if (!chosen) return;
   stage.classList.remove("lf-filled");
-  showNote("The browser cannot show this file.");
+  showNote(`${picture.alt}: the browser cannot show this file; the model may still read it.`);
 };
 picture.onload = () => {
   showNote("");

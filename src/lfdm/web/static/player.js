@@ -3,6 +3,7 @@
 // where a sheet is a single picture of all frames, row by row.
 const find = (selector) => element.querySelector(selector);
 const list = find(".lf-videos"), slider = find(".lf-timeline input"), toggle = find(".lf-toggle"), count = find(".lf-count");
+let sound = null, audible = false; // the first video's mp4, and whether it is heard
 let tracks = [], current = null, frame = 0, playing = false, clock = 0;
 
 const make = (tag, className, text) => {
@@ -24,8 +25,17 @@ function draw() {
   count.textContent = `${frame + 1} / ${current.num_frames}`;
 }
 
+function hear() {
+  if (!sound) return;
+  if (playing && audible) {
+    sound.currentTime = frame / current.fps;
+    sound.play().catch(() => {});
+  } else sound.pause();
+}
+
 function play(on) {
   playing = on;
+  hear();
   toggle.textContent = on ? "Pause" : "Play";
   element.dataset.playing = on;
   if (on) {
@@ -39,8 +49,10 @@ function tick(now) {
   const passed = Math.floor(((now - clock) * current.fps) / 1000);
   if (passed > 0) {
     clock += (passed * 1000) / current.fps;
+    const again = frame + passed >= current.num_frames;
     frame = (frame + passed) % current.num_frames;
     draw();
+    if (again) hear();
   }
   requestAnimationFrame(tick);
 }
@@ -69,13 +81,29 @@ async function addTrack(row, video, kind, caption) {
   tracks.push({ canvas, sheet });
 }
 
+function soundButton(url) {
+  sound = new Audio(url);
+  audible = false; // browsers start no sound that was not asked for
+  const button = make("button", "lf-button lf-sound", "Sound");
+  button.type = "button";
+  button.setAttribute("aria-pressed", "false");
+  button.onclick = () => {
+    audible = !audible;
+    button.setAttribute("aria-pressed", String(audible));
+    hear();
+  };
+  return button;
+}
+
 async function addVideo(video) {
   const head = make("div", "lf-head");
   const link = make("a", "lf-download", "Download mp4");
   const blob = await (await fetch(video.file)).blob(); // right away: the server removes it after a few minutes
   link.href = URL.createObjectURL(blob);
   link.download = video.name;
-  head.append(make("strong", "", video.title), link);
+  head.append(make("strong", "", video.title));
+  if (video.has_sound) head.append(soundButton(link.href));
+  head.append(link);
   const row = make("div", "lf-row");
   const box = make("section", "lf-result");
   box.append(head, row);
@@ -91,6 +119,7 @@ async function render() {
   play(false);
   list.replaceChildren();
   tracks = [];
+  sound = null;
   current = value;
   element.classList.toggle("lf-has-result", Boolean(value));
   if (!value) return;
