@@ -11,6 +11,8 @@ from typing import Any, Literal
 from lfdm.errors import UserError
 
 MAX_SEED = 2**63 - 1
+MAX_SHOWN = 100
+"""Longest value that an error message shows in full, in letters."""
 
 _NOUNS: dict[object, str] = {
     int: "a whole number",
@@ -24,7 +26,13 @@ _NOUNS: dict[object, str] = {
 def check(valid: bool, name: str, got: object, allowed: str) -> None:
     """Raise UserError("`name` must be `allowed`; got `got`") unless `valid`."""
     if not valid:
-        raise UserError(f"{name} must be {allowed}; got {got!r}")
+        raise UserError(f"{name} must be {allowed}; got {shown(got)}")
+
+
+def shown(value: object) -> str:
+    """Return the repr of a value, shortened to fit into an error message."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
 
 
 def check_positive(settings: object, *names: str) -> None:
@@ -55,7 +63,7 @@ def check_integer(name: str, value: object, low: int, high: int) -> int:
     """Return `value` as an integer from `low` to `high`; raise UserError naming `name` otherwise."""
     number = int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else None
     if number is None or not low <= number <= high:
-        raise UserError(f"{name} must be a whole number from {low} to {high}; got {value!r}")
+        raise UserError(f"{name} must be a whole number from {low} to {high}; got {shown(value)}")
     return number
 
 
@@ -67,7 +75,7 @@ def check_number(name: str, value: object, *, low: float, high: float = math.inf
             number = float(value)
     if not (math.isfinite(number) and low <= number <= high):
         allowed = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
-        raise UserError(f"{name} must be a finite number, {allowed}; got {value!r}")
+        raise UserError(f"{name} must be a finite number, {allowed}; got {shown(value)}")
     return number
 
 

@@ -12,7 +12,7 @@ from typing import get_args
 import numpy as np
 from PIL import Image
 
-from lfdm.config.checks import MAX_SEED, check_integer, check_number
+from lfdm.config.checks import MAX_SEED, check_integer, check_number, shown
 from lfdm.config.diffusion import MAX_GUIDANCE_SCALE
 from lfdm.config.video import PictureFit
 from lfdm.data.images import open_image, read_gray
@@ -25,8 +25,6 @@ from lfdm.web.uploads import IMAGE_FORMATS, check_megapixels
 
 MAX_MASK_BYTES = 400_000
 MAX_MASK_MEGAPIXELS = 1.0
-MAX_REPR = 60
-"""Longest value that an error message shows in full, in letters."""
 MAX_EXACT_INTEGER = 2**60
 """Integers beyond this are not compared with limits, since they may not fit into a float."""
 MAX_LABEL = 1000
@@ -161,7 +159,7 @@ class RequestReader:
         if isinstance(image, str):
             examples = {path.stem: path for path in self.choices.examples}
             if image not in examples:
-                raise UserError(f"image must be an uploaded picture or one of {', '.join(examples)}; got {_abbreviate(image)}")
+                raise UserError(f"image must be an uploaded picture or one of {', '.join(examples)}; got {shown(image)}")
             return examples[image]
         return self._file("image", image, "an uploaded picture or the name of an example")
 
@@ -184,7 +182,7 @@ class RequestReader:
         labels = self.choices.labels
         if _boolean("unconditional", unconditional) or not labels:
             if label is not None:
-                raise UserError(f"label must be left out with unconditional; got {_abbreviate(label)}")
+                raise UserError(f"label must be left out with unconditional; got {shown(label)}")
             return None
         chosen = parse_condition(label, labels) if isinstance(label, str) and len(label) <= MAX_LABEL else label
         if isinstance(chosen, dict) and set(chosen) <= set(labels):
@@ -193,7 +191,7 @@ class RequestReader:
                 return mix
         if not isinstance(chosen, str) or chosen not in labels:
             mix = ",".join(f"{name}={share}" for name, share in zip(labels, (0.7, 0.3), strict=False))
-            raise UserError(f"label must be one of {', '.join(labels)}, or a mix such as {mix}; got {_abbreviate(label)}")
+            raise UserError(f"label must be one of {', '.join(labels)}, or a mix such as {mix}; got {shown(label)}")
         return chosen
 
     def _mask(self, mask: object) -> np.ndarray | None:
@@ -208,7 +206,7 @@ class RequestReader:
         elif isinstance(mask, str) and mask.startswith("data:image/png;base64,"):
             data, formats = _decode_base64(mask.partition(",")[2]), ("PNG",)
         else:
-            raise UserError(f"mask must be left out, an uploaded picture or a PNG as a data URL; got {_abbreviate(mask)}")
+            raise UserError(f"mask must be left out, an uploaded picture or a PNG as a data URL; got {shown(mask)}")
         if len(data) > MAX_MASK_BYTES:
             raise UserError(f"mask may have at most {MAX_MASK_BYTES} bytes; this one has {len(data)}")
         with open_image(Path("mask"), data=data, formats=formats) as picture:
@@ -239,7 +237,7 @@ def _decode_base64(text: str) -> bytes:
 
 def _boolean(name: str, value: object) -> bool:
     if not isinstance(value, bool):
-        raise UserError(f"{name} must be true or false; got {_abbreviate(value)}")
+        raise UserError(f"{name} must be true or false; got {shown(value)}")
     return value
 
 
@@ -247,29 +245,10 @@ def _integer(name: str, value: object, low: int, high: int) -> int:
     """Check an integer; 10.0 counts as one, since JavaScript and JSON do not distinguish it from 10."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return check_integer(name, _with_short_repr(value), low, high)
+    return check_integer(name, value, low, high)
 
 
 def _number(name: str, value: object, high: float) -> float:
     if isinstance(value, int) and abs(value) > MAX_EXACT_INTEGER:
         value = float("inf")
-    return check_number(name, _with_short_repr(value), low=0, high=high)
-
-
-class _ShortRepr:
-    """Stands for a value that is not a number, with a repr that fits into an error message."""
-
-    def __init__(self, value: object) -> None:
-        self._repr = _abbreviate(value)
-
-    def __repr__(self) -> str:
-        return self._repr
-
-
-def _with_short_repr(value: object) -> object:
-    return value if isinstance(value, int | float) and abs(value) < 1e300 else _ShortRepr(value)
-
-
-def _abbreviate(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= MAX_REPR else f"{text[: MAX_REPR - 3]}..."
+    return check_number(name, value, low=0, high=high)
