@@ -101,6 +101,18 @@ def test_what_a_job_has_written_stays_while_it_runs_and_counts_as_used_at_its_en
     assert not video.exists()
 
 
+def test_what_two_jobs_read_stays_until_both_have_ended(storage: Storage) -> None:
+    folder = storage.new_result()
+    video = store(folder / "a.mp4", 0.1, seconds_ago=0)
+    with storage.held(folder):
+        with storage.held(folder):
+            pass
+        for path in (video, folder):
+            os.utime(path, (0, 0))
+        storage.remove_old(50)
+        assert video.exists()
+
+
 def store(path: Path, megabytes: float, seconds_ago: float) -> Path:
     path.write_bytes(bytes(int(megabytes * 1e6)))
     then = time.time() - seconds_ago

@@ -103,7 +103,7 @@ class Calls:
                 report(k, total)
                 yield frame
 
-        with self.storage.held(folder):
+        with self.storage.held(folder), self.storage.held(request.driving.parent):  # its sound is read last
             output = self._pipe.transfer(
                 image,
                 driving_frames(),

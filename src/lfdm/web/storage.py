@@ -34,7 +34,7 @@ class Storage:
         self.max_megabytes = max_megabytes
         self.root = Path(tempfile.mkdtemp(prefix="lfdm-serve-")).resolve()
         self._closed = threading.Event()
-        self._held: set[Path] = set()
+        self._held: list[Path] = []
 
     def find(self, path: object) -> Path:
         """Return an upload or a result by the absolute path that the server gave out, and mark it as used now.
@@ -66,13 +66,13 @@ class Storage:
     @contextmanager
     def held(self, folder: Path) -> Iterator[None]:
         """Keep all files of `folder` while the block runs; afterwards they count as used now."""
-        self._held.add(folder)
+        self._held.append(folder)
         try:
             yield
         finally:
             for file in folder.iterdir():
                 file.touch()
-            self._held.discard(folder)
+            self._held.remove(folder)
 
     def make_room(self, megabytes: float) -> None:
         """Remove the least recently used folders until `megabytes` more fit.

@@ -14,10 +14,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lfdm.data.index import CLIP_INDEX_NAME
 from lfdm.data.video import MAX_GIF_FPS, write_video
+from lfdm.errors import UserError
 from lfdm.evaluation.report.examples import Example, Examples
 from lfdm.evaluation.report.page import make_page, side_by_side
 from lfdm.folders.files import check_parents, write_bytes
+from lfdm.folders.run_folder import CHECKPOINTS_DIR
+from lfdm.folders.sources import INDEX_NAME
 from lfdm.visualize import contact_sheet
 
 WHITE = 255
@@ -28,6 +32,9 @@ MAX_SAMPLE_NAME = 60
 def check_report_folder(out: Path) -> None:
     """Raise UserError if `out` cannot become a folder of results, before anything is measured."""
     check_parents(out / "results.json")
+    taken = next((name for name in (CLIP_INDEX_NAME, INDEX_NAME, CHECKPOINTS_DIR) if (out / name).exists()), None)
+    if taken is not None:
+        raise UserError(f"{out} is a data set, a model or a training run: it holds {taken}; choose another --out")
 
 
 def write_report(out: Path, results: dict[str, Any], examples: Examples | None, *, fps: float) -> Path:
