@@ -21,6 +21,7 @@ __all__ = [
     "pictures",
     "progress",
     "puppets",
+    "sound",
     "sprite_sheets",
     "sprites",
     "tables",
