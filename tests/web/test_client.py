@@ -61,7 +61,8 @@ def test_a_mix_and_no_label(client: Client) -> None:
         for label in ("wave=0.5,kick=0.5", {"wave": 1, "kick": 1})
     ]
     assert [video["title"] for video in made] == ["wave=0.5,kick=0.5, seed 0", "wave=1,kick=1, seed 0"]
-    assert np.array_equal(*(read_video(video["file"]) for video in made))
+    one, other = (read_video(video["file"]) for video in made)
+    assert np.array_equal(one, other)
     free = client.predict(image="puppet-3", unconditional=True, **SHORT, api_name="/generate")["videos"][0]
     assert free["title"] == "unconditional, seed 0"
     assert not np.array_equal(read_video(free["file"]), read_video(made[0]["file"]))
