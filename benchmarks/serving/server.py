@@ -27,6 +27,7 @@ GENERATE: dict[str, Any] = {
     "num_frames": 4,
     "loop": False,
     "mask": None,
+    "fit": None,
     "unconditional": False,
 }
 """Fields of `/generate` in order, for a short video."""
@@ -36,6 +37,7 @@ TRANSFER: dict[str, Any] = {
     "relative": True,
     "motion_strength": 1.0,
     "mask": None,
+    "fit": None,
     "audio": True,
 }
 

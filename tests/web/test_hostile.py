@@ -53,6 +53,7 @@ ALLOWED: dict[str, list[Any]] = {
     "image": [],
     "label": [],
     "unconditional": [],
+    "fit": [None],
     "driving": [],
     "relative": [True],
 }

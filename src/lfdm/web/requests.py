@@ -174,7 +174,7 @@ class RequestReader:
     def _fit(self, fit: object) -> PictureFit:
         found = self.choices.fit if fit is None else next((one for one in get_args(PictureFit) if one == fit), None)
         if found is None:
-            raise UserError(f"fit must be one of {', '.join(get_args(PictureFit))}; got {_abbreviate(fit)}")
+            raise UserError(f"fit must be one of {', '.join(get_args(PictureFit))}; got {shown(fit)}")
         return found
 
     def _condition(self, label: object, unconditional: object) -> str | dict[str, float] | None:
