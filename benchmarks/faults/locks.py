@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.faults.campaign import Campaign
 from benchmarks.faults.kills import Job, jobs
-from benchmarks.faults.processes import Child, start, start_process, write_slowly
+from benchmarks.faults.processes import Child, start, write_slowly
 from benchmarks.faults.tiny import Commands
 from lfdm.data.index import CACHE_DIR
 from lfdm.folders.run_folder import differences
@@ -16,7 +16,7 @@ from lfdm.folders.run_folder import differences
 PROMISE = (
     "A second run in a folder that is in use is refused in one line that names folder and process; a dead process holds no lock."
 )
-SECONDS = 60.0
+SECONDS = 280.0
 """Longest wait for a first run to take its lock."""
 WORKERS = "--autoencoder-training.optimization.num-workers 2"
 
@@ -67,10 +67,12 @@ def _collide(campaign: Campaign, job: Job, place: Path, expected: dict[str, obje
     return made
 
 
-def _free_after_kill(campaign: Campaign, name: str, words: Callable[[Path], list[str]], place: Path) -> None:
-    """Kill a real process that holds a lock, and run the command at once."""
+def _free_after_kill(
+    campaign: Campaign, name: str, words: Callable[[Path], list[str]], place: Path, begin: Callable[..., Child] = start
+) -> None:
+    """Kill a process that holds a lock, and run the command at once."""
     place.mkdir()
-    first = start_process(words(place / "out"), place.parent / "first.log")
+    first = begin(words(place / "out"), place.parent / "first.log")
     if not _wait_for_lock(first, place):
         raise RuntimeError(f"{name} took no lock: {first.wait().output}")
     time.sleep(0.5)  # for loader processes, which hold a copy of what the parent has open
