@@ -84,15 +84,22 @@ def above_baseline(seconds: Mapping[str, Sequence[float]], name: str) -> float:
     return statistics.median(one - base for one, base in zip(seconds[name], seconds[BASELINE], strict=True))
 
 
+def ratio_to_baseline(seconds: Mapping[str, Sequence[float]], name: str) -> float:
+    """Return the median ratio of a command to the baseline in the same turn."""
+    return statistics.median(one / base for one, base in zip(seconds[name], seconds[BASELINE], strict=True))
+
+
 def run(options: Options) -> Path:
     """Measure, print and store; return the path of the results."""
     measured = measure(options.repeats)
     device = device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     path = results_path(device, options.out)
     results = Results.load(path) if path.exists() else Results(device=device)
-    results.startup = {**measured, "threads": torch.get_num_threads(), "load": os.getloadavg()[0]}
+    results.software = results.software or {"torch": torch.__version__}
+    results.startup = {**measured, "load": os.getloadavg()[0]}
     results.save(path)
-    for name, runs in measured["seconds"].items():
-        above = above_baseline(measured["seconds"], name)
-        Console().print(f"{name}: {statistics.median(runs):.2f} s ({above:+.2f} s against {BASELINE!r})", highlight=False)
+    for name, runs in measured["processor_seconds"].items():
+        above = above_baseline(measured["processor_seconds"], name)
+        text = f"{name}: {statistics.median(runs):.2f} s of processor time, {above:+.2f} s against {BASELINE!r}"
+        Console().print(text, highlight=False)
     return path

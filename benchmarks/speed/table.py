@@ -149,16 +149,19 @@ def _throughput(results: Results) -> list[str]:
 
 
 def _startup(results: Results) -> list[str]:
-    """Render the time of every command and its difference to importing torch in the same turns, by both clocks."""
+    """Render the time of every command, and its processor time against that of importing torch in the same turns."""
     measured = results.startup
     if not measured:
         return []
-    rows = []
+    processor, rows = measured["processor_seconds"], []
     for name, runs in measured["seconds"].items():
-        above = [f"{startup.above_baseline(measured[clock], name):+.2f} s" for clock in ("seconds", "processor_seconds")]
-        rows.append((f"`{name}`", f"{statistics.median(runs):.2f} s", *above))
-    heads = ("command", "time", "above `import torch`", "the same in processor time")
-    conditions = f"{measured['threads']} threads, {measured['load']:.0f} processes running or waiting on average."
+        above, ratio = startup.above_baseline(processor, name), startup.ratio_to_baseline(processor, name)
+        used = statistics.median(processor[name])
+        rows.append((f"`{name}`", f"{statistics.median(runs):.2f} s", f"{used:.2f} s", f"{above:+.2f} s", f"{ratio:.2f}x"))
+    heads = ("command", "time", "processor time", "above `import torch`", "ratio to `import torch`")
+    conditions = (
+        f"Load average of the machine: {measured['load']:.0f}. The last two columns compare processor time in the same turn."
+    )
     return [f"### Start-up\n\n{conditions}\n\n{table(heads, rows)}"]
 
 

@@ -127,6 +127,7 @@ def test_start_up_runs_each_command_in_turn():
         assert list(seconds) == ["python", "lfdm --help"]
         assert all(len(runs) == 1 for runs in seconds.values())
     assert startup.above_baseline({"import torch": [1.0, 3.0, 5.0], "x": [1.5, 3.25, 9.0]}, "x") == 0.5
+    assert startup.ratio_to_baseline({"import torch": [1.0, 2.0, 4.0], "x": [1.5, 3.0, 9.0]}, "x") == 1.5
 
 
 def example() -> Results:
