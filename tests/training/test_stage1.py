@@ -155,6 +155,25 @@ def test_training_may_start_from_trained_weights(tiny_preset: Preset, puppets_di
     assert train_autoencoder(longer, puppets_dir, tmp_path / "second", init=tmp_path / "first") != second
 
 
+def test_clips_with_alpha_train_over_random_backgrounds(tiny_preset: Preset, tmp_path: Path) -> None:
+    frames = np.zeros((4, 32, 32, 4), np.uint8)
+    for k, frame in enumerate(frames):
+        frame[8:24, 4 + 3 * k : 16 + 3 * k] = (200, 60, 40, 255)
+    write_video(tmp_path / "clips" / "a.avi", frames, fps=8)
+    record = ClipRecord.describe(frames.shape, path="clips/a.avi", label="go", subject="a", split="train", fps=8)
+    write_index(tmp_path, [record])
+    preset = with_optimization(tiny_preset, num_steps=2)
+    losses: list[list[float]] = []
+    white = preset.autoencoder_training
+    for training in (white, replace(white, background="random")):
+        reports: list[StepReport] = []
+        out = tmp_path / f"run-{training.background}"
+        train_autoencoder(replace(preset, autoencoder_training=training), tmp_path, out, report=reports.append)
+        losses.append([report.metrics["loss"] for report in reports])
+    assert losses[0] != losses[1]
+    assert {folder.name.endswith("-alpha") for folder in (tmp_path / ".cache").iterdir() if folder.is_dir()} == {True, False}
+
+
 def test_a_data_set_without_training_clips_is_refused(tiny_preset: Preset, tmp_path: Path) -> None:
     write_video(tmp_path / "a.avi", np.zeros((2, 32, 32, 3), np.uint8), fps=8)
     record = ClipRecord(path="a.avi", label="wave", subject="a", split="test", frames=2, fps=8.0, width=32, height=32)
