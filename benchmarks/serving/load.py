@@ -96,6 +96,11 @@ def _index(client: httpx.Client) -> int:
     return next(one["id"] for one in config["dependencies"] if one["api_name"] == "generate")
 
 
+def _slope(memory: list[tuple[float, float]]) -> float:
+    """Return the slope of a straight line through (seconds, MB), in MB a minute."""
+    return statistics.linear_regression([at / 60 for at, _ in memory], [mb for _, mb in memory]).slope
+
+
 def measure(num_users: int, seconds: float, queue_size: int) -> dict[str, Any]:
     """Run the whole measurement and return its JSON."""
     with tempfile.TemporaryDirectory() as folder:
@@ -128,6 +133,7 @@ def measure(num_users: int, seconds: float, queue_size: int) -> dict[str, Any]:
             "end_of_first_minute": statistics.mean(early),
             "last_30_seconds": statistics.mean(late),
             "ratio": statistics.mean(late) / statistics.mean(early),
+            "slope_per_minute": _slope([(at, mb) for at, mb in record.memory if at >= half]),
         },
         "one_too_many": too_many,
         "files": {"start": files_at_start, "after_load": most_files, "end": files_at_end, "left_after_shutdown": len(left)},

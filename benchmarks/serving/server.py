@@ -16,6 +16,8 @@ import httpx
 
 API = "/gradio_api"
 START_SECONDS = 180
+STOP_SECONDS = 120
+"""Far above what it takes; other programs may use the machine."""
 GENERATE: dict[str, Any] = {
     "image": "puppet-1",
     "label": "wave",
@@ -61,6 +63,10 @@ class Server:
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) / 1000
 
+    def signal(self, number: int) -> None:
+        """Send a signal to the process."""
+        os.kill(self.pid, number)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -96,7 +102,7 @@ def running_server(folder: Path, options: Sequence[str] = ()) -> Iterator[Server
         yield Server(url, next(folder.glob("lfdm-serve-*")), process.pid, log)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(STOP_SECONDS)
 
 
 def call(client: httpx.Client, name: str, fields: dict[str, Any]) -> Answer:

@@ -2,6 +2,9 @@
 
 import asyncio
 import os
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -163,6 +166,36 @@ def test_an_upload_makes_room_or_is_told_that_the_server_is_busy(storage: Storag
     assert refused.status_code == 503
     assert refused.json()["detail"] == "busy: the server's disk space is used up; try again in a few minutes"
     assert new.exists()
+
+
+def test_the_folder_of_a_killed_server_is_removed_by_the_next_and_that_of_a_running_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    running = Storage(1)
+    script = "import os; from lfdm.web.storage import Storage; s = Storage(1); (s.root / 'a').touch(); os._exit(9)"
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    assert subprocess.run([sys.executable, "-c", script], env=environment, check=False).returncode == 9
+    assert len(list(tmp_path.glob("lfdm-serve-*"))) == 2
+    other = tmp_path / "lfdm-serve-notes"  # without a lock: not a server's
+    other.mkdir()
+    Storage(1).close()
+    assert sorted(tmp_path.glob("lfdm-serve-*")) == sorted([running.root, other])
+    running.close()
+    assert list(tmp_path.iterdir()) == [other]
+
+
+def test_a_job_that_would_end_the_process_is_an_error_and_the_next_one_runs() -> None:
+    def dies(_: Report) -> None:
+        raise SystemExit(1)
+
+    async def collect() -> list[object]:
+        jobs = Jobs(1)
+        with pytest.raises(RuntimeError, match="SystemExit"):
+            _ = [update async for update in jobs.run(dies)]
+        return [update async for update in jobs.run(lambda _: "made")]
+
+    assert asyncio.run(collect()) == [Finished("made")]
 
 
 def test_a_job_reports_and_returns() -> None:

@@ -33,6 +33,20 @@ Report = Callable[[int, int], None]
 """Called by the job after every step with (done, total); raises `JobCancelled` if the job should stop."""
 
 
+def _guard(work: Callable[[Report], ResultT]) -> Callable[[Report], ResultT]:
+    """Turn what would end the server, such as SystemExit, into an error of the job."""
+
+    def guarded(report: Report) -> ResultT:
+        try:
+            return work(report)
+        except Exception:
+            raise
+        except BaseException as error:
+            raise RuntimeError(f"the job ended with {error!r}") from error
+
+    return guarded
+
+
 class Jobs:
     """Runs at most `num_jobs` jobs at once; a cancelled one occupies its place until its current step is over."""
 
@@ -58,7 +72,7 @@ class Jobs:
                 raise JobCancelled
             put(JobProgress(done, total))
 
-        future = self._pool.submit(work, report)
+        future = self._pool.submit(_guard(work), report)
         future.add_done_callback(lambda _: put(None))
         try:
             while (update := await updates.get()) is not None:

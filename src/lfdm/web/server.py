@@ -12,6 +12,7 @@ from typing import NoReturn
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
+from gradio import routes
 from gradio.themes import Base
 from starlette.types import ASGIApp
 
@@ -56,6 +57,7 @@ def open_app(name: str, pipe: LatentFlowPipeline, limits: ServeLimits) -> Iterat
         closing(Calls(pipe, choices, limits, storage)) as calls,
     ):
         os.environ.update(_ENVIRONMENT, GRADIO_TEMP_DIR=str(storage.root))
+        routes.DEFAULT_TEMP_DIR = str(storage.root)  # read at import; the default may be another user's
         page = build_page(calls, read_model_page(name, pipe, folder))
         page.state_session_capacity = SESSIONS
         outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)

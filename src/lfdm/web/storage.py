@@ -14,13 +14,31 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
+from filelock import FileLock, Timeout
+
 from lfdm.errors import UserError
 
+PREFIX = "lfdm-serve-"
 RESULTS = "results"
 RESULT_SHARE = 0.1
 """Share of the space that is made free for a new result, whose size is not known in advance."""
 SPARED_SECONDS = 60.0
 """Files used within this time are never removed: a page may be fetching them, or a job reading them."""
+
+
+def remove_abandoned() -> None:
+    """Remove folders that killed servers left: those whose lock nobody holds."""
+    for path in Path(tempfile.gettempdir()).resolve().glob(f".{PREFIX}*.lock"):
+        lock = FileLock(path)
+        with suppress(OSError, Timeout):  # that of another user, or of a running server
+            lock.acquire(timeout=0)
+            shutil.rmtree(path.with_name(path.name.removeprefix(".").removesuffix(".lock")), ignore_errors=True)
+            path.unlink()
+            lock.release()
+
+
+def _lock_path(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
 
 
 class Storage:
@@ -32,7 +50,11 @@ class Storage:
 
     def __init__(self, max_megabytes: float) -> None:
         self.max_megabytes = max_megabytes
-        self.root = Path(tempfile.mkdtemp(prefix="lfdm-serve-")).resolve()
+        remove_abandoned()
+        self.root = Path(tempfile.gettempdir()).resolve() / f"{PREFIX}{uuid4().hex[:12]}"
+        self._lock = FileLock(_lock_path(self.root))
+        self._lock.acquire()
+        self.root.mkdir(mode=0o700)
         self._closed = threading.Event()
         self._held: list[Path] = []
 
@@ -122,6 +144,9 @@ class Storage:
         """Remove the folder."""
         self._closed.set()
         shutil.rmtree(self.root, ignore_errors=True)
+        with suppress(OSError):
+            Path(self._lock.lock_file).unlink()
+        self._lock.release()
 
     def _files(self) -> Iterator[Path]:
         for folder, folders, names in os.walk(self.root):  # a folder may disappear meanwhile
