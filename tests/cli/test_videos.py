@@ -453,3 +453,20 @@ def test_the_image_may_be_a_frame_of_a_clip_which_is_never_replaced(lfdm: Lfdm, 
     assert "clip.webm would replace the input clip.webm" in err
     code, _, err = lfdm("generate", "clip.webm@7s", "wave", *common)
     assert (code, err) == (2, "lfdm: clip.webm: has no frame at 7 s; it lasts 1.00 s\n")
+
+
+def test_full_size_frames_are_moved_pixels_of_the_picture(lfdm: Lfdm, model: Path) -> None:
+    y, x = np.mgrid[:90, :161]
+    picture = np.stack([x, y, x + y // 2], axis=-1).astype(np.uint8)
+    Image.fromarray(picture).save("wide.png")
+    options = ["--model", model, "--num-inference-steps", 1, "--num-frames", 2, "--full-size"]
+    assert lfdm("generate", "wide.png", "wave", "--out", "frames", *options)[0] == 0
+    frames = read_video(Path("frames"))
+    assert frames.shape == (2, 90, 161, 3)
+    assert np.array_equal(frames[0], picture)
+    code, _, err = lfdm("generate", "wide.png", "wave", "--out", "a.gif", *options, "--max-megapixels", 0.01)
+    assert code != 0
+    assert "max_megapixels" in err
+    code, _, err = lfdm("generate", "wide.png", "wave", "--out", "a.gif", "--model", model, "--max-megapixels", 3)
+    assert code != 0
+    assert "--full-size" in err

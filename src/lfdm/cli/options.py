@@ -1,7 +1,7 @@
 """Options that several commands share; tyro flattens each class into the options of a command."""
 
 import gc
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -74,6 +74,10 @@ class OutputOptions:
     """mp4, webm, mov, gif, webp or apng file; json for a sprite sheet, with the picture next to it; without an ending, a folder
     of lossless PNGs. All but mp4 keep the alpha of an image. By default an mp4 in the current folder, named after the label, and
     numbered if that exists: wave.mp4, wave-2.mp4, ..."""
+    full_size: bool = False
+    """Make frames in the image's own size: its own pixels, moved."""
+    max_megapixels: float | None = None
+    """Largest image for --full-size; by default 16, of which 16 frames take 1.5 GB."""
     overwrite: bool = False
     """Replace files of earlier runs. Without it, an --out or --motion that exists is an error. Inputs are never replaced."""
     fps: float | None = None
@@ -88,6 +92,15 @@ class OutputOptions:
     """gif (the default), mp4, or png for a folder of frames."""
     motion: Path | None = None
     """Also save the motion to this .safetensors file, for --reuse-motion."""
+
+    def size_arguments(self) -> dict[str, Any]:
+        """Return the arguments of the pipeline for full-size frames; none without --full-size."""
+        if not self.full_size:
+            if self.max_megapixels is not None:
+                raise UserError(f"--max-megapixels has no effect without --full-size; got {self.max_megapixels:g}")
+            return {}
+        limit = {} if self.max_megapixels is None else {"max_megapixels": self.max_megapixels}
+        return {"output_size": "native", **limit}
 
     def files(
         self, name: str, inputs: Iterable[str | Path | None], *, num_videos: int = 1, fps: float | None = None
@@ -130,24 +143,31 @@ def panel_options(kinds: tuple[PanelKind, ...] | None, panel_format: PanelFormat
 
 
 def read_inputs(
-    pipe: "MotionTransfer", image: Path, control: ControlOptions = ControlOptions(), fit: PictureFit | None = None
+    pipe: "MotionTransfer",
+    image: Path,
+    control: ControlOptions = ControlOptions(),
+    fit: PictureFit | None = None,
+    size_arguments: Mapping[str, Any] = {},
 ) -> "tuple[np.ndarray, dict[str, Any]]":
     """Return the fitted image (H, W, 3) uint8, and the arguments of `control` and `fit` with the mask fitted in the same way.
 
-    An image that is not opaque everywhere is (H, W, 4); pixel art keeps its own size.
+    An image that is not opaque everywhere is (H, W, 4). With `size_arguments`, for full-size frames, and for pixel art nothing is
+    fitted.
     """
     from lfdm.data.alpha import fit_picture
     from lfdm.data.pictures import read_picture
     from lfdm.pipeline.inputs import picture_size, prepare_mask
 
     picture, mask = read_picture(image, keep_alpha=True), control.motion_mask
+    steering = {"motion_strength": control.motion_strength, "motion_mask": mask, "fit": fit, **size_arguments}
     if control.pixel_art:
-        return picture, {"motion_strength": control.motion_strength, "motion_mask": mask, "fit": fit, "pixel_art": True}
+        return picture, {**steering, "pixel_art": True}
+    if size_arguments:
+        return picture, steering
     framing, own = pipe.framing([picture], fit), picture_size(picture)
     size, mask_fit = framing.size, framing.fit_of(own)
     fitted_mask = None if mask is None else prepare_mask(mask, size=size, fit=mask_fit, image_sizes=[own])[0]
-    steering = {"motion_strength": control.motion_strength, "motion_mask": fitted_mask, "fit": fit}
-    return fit_picture(picture, size, mask_fit), steering
+    return fit_picture(picture, size, mask_fit), {**steering, "motion_mask": fitted_mask}
 
 
 def open_pipeline(model: str, device: str | None, **options: Any) -> "LatentFlowPipeline":

@@ -123,7 +123,7 @@ def generate(
         motion = Motion.load(reuse_motion)
         files = output.files(reuse_motion.stem, inputs, num_videos=len(motion.flow))
         pipe = model.open_stage1()
-        source, steering = read_inputs(pipe, image, control, model.fit)
+        source, steering = read_inputs(pipe, image, control, model.fit, output.size_arguments())
         _write(files, pipe, source, _animate(pipe, source, motion, steering))
         return
     if (condition is None) != sampling.unconditional:
@@ -134,7 +134,7 @@ def generate(
     sampling.check()
     files = output.files(condition or "unconditional", inputs, num_videos=sampling.num_videos)
     pipe = model.open()
-    source, steering = read_inputs(pipe, image, control, model.fit)
+    source, steering = read_inputs(pipe, image, control, model.fit, output.size_arguments())
     _write(files, pipe, source, _sample(pipe, source, condition, sampling, steering))
 
 
@@ -146,11 +146,17 @@ def _check_nothing_sampled(condition: str | None, sampling: SamplingOptions) -> 
         raise UserError(f"{', '.join(given)}: no effect with --reuse-motion; leave it out")
 
 
+def _videos_per_batch(steering: dict[str, Any]) -> int:
+    """Return 1 for full-size frames, of which several videos at once take much memory."""
+    return 1 if "output_size" in steering else VIDEOS_PER_BATCH
+
+
 def _animate(
     pipe: "MotionTransfer", source: "np.ndarray", motion: "Motion", steering: dict[str, Any]
 ) -> "Iterable[LatentFlowOutput]":
-    for start in range(0, len(motion.flow), VIDEOS_PER_BATCH):
-        yield pipe.animate(source, motion.samples(start, start + VIDEOS_PER_BATCH), **steering, output_type="uint8")
+    size = _videos_per_batch(steering)
+    for start in range(0, len(motion.flow), size):
+        yield pipe.animate(source, motion.samples(start, start + size), **steering, output_type="uint8")
 
 
 def _sample(
@@ -160,8 +166,9 @@ def _sample(
 
     labels = pipe.condition.labels
     seeds = range(sampling.seed, sampling.seed + sampling.num_videos)
-    for start in range(0, len(seeds), VIDEOS_PER_BATCH):
-        batch = list(seeds[start : start + VIDEOS_PER_BATCH])
+    size = _videos_per_batch(steering)
+    for start in range(0, len(seeds), size):
+        batch = list(seeds[start : start + size])
         yield pipe(
             source,
             parse_condition(condition, labels),
@@ -210,7 +217,7 @@ def transfer(
     if not no_audio and files.fps == (info.stated_fps or info.fps):
         files = replace(files, sound=driving_video)
     pipe = model.open_stage1()
-    source, steering = read_inputs(pipe, image, control, model.fit)
+    source, steering = read_inputs(pipe, image, control, model.fit, output.size_arguments())
     total = info.frames if num_frames is None else min(info.frames, num_frames)
     with progress_bar() as update:
 

@@ -12,6 +12,8 @@ Fit = Literal["pad", "crop", "stretch"]
 PictureFit = Literal["pad", "crop", "stretch", "native"]
 """How a picture is fitted; `native` animates it in its own shape instead of the model's."""
 SheetFormat = Literal["aseprite", "hash", "array"]
+OutputSize = Literal["model", "native"]
+"""Size of frames: the one in which the model makes them, or that of the picture, whose own pixels are moved."""
 FolderLayout = Literal["auto", "label", "label-subject", "split-label", "split-label-subject", "ucf101", "kth", "unlabelled"]
 PanelFormat = Literal["gif", "mp4", "png"]
 PanelKind = Literal["source", "generated", "warped", "flow", "grid", "arrows", "occlusion", "overlay", "regions"]

@@ -19,7 +19,7 @@ from lfdm.config.diffusion import MAX_GUIDANCE_SCALE, PredictionType
 from lfdm.config.presets import Preset, get_preset
 from lfdm.config.serialization import to_json
 from lfdm.config.unsupported import refuse_unknown
-from lfdm.config.video import Fit, PictureFit, Size, SizeInput
+from lfdm.config.video import Fit, OutputSize, PictureFit, Size, SizeInput
 from lfdm.denoiser.network import DenoiserContext, DenoiserNetwork
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion.guidance import Guidance
@@ -34,6 +34,7 @@ from lfdm.pipeline.base import BasePipeline
 from lfdm.pipeline.compatibility import check_components, side_multiple
 from lfdm.pipeline.control import MotionControl
 from lfdm.pipeline.framing import Framing
+from lfdm.pipeline.full_size import MAX_MEGAPIXELS
 from lfdm.pipeline.inputs import (
     ImageInput,
     MaskInput,
@@ -182,6 +183,8 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         fit: PictureFit | None = None,
         negative_condition: ConditionInput = None,
         loop: bool = False,
+        output_size: OutputSize = "model",
+        max_megapixels: float = MAX_MEGAPIXELS,
         keep_alpha: bool = True,
         pixel_art: bool = False,
         return_dict: bool = True,
@@ -207,6 +210,8 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
             fit: how the image is fitted, see `framing`: `native` = in its own shape, with about as many pixels as in training.
             negative_condition: what guidance moves away from instead of the null condition; needs a guidance_scale above 1.
             loop: lets the last frames lead into the first; see `Motion.closed`.
+            output_size: `native` = frames have the image's own size and are its own pixels, moved; see `lfdm.pipeline.full_size`.
+            max_megapixels: largest image with `native`, since its frames take much memory.
             keep_alpha: makes frames with alpha of images that are not opaque everywhere (all frames of a call, if one image is
                 not); False = images are composed over white.
             pixel_art: makes frames in the image's own size, of its own pixels and colours; see `lfdm.pipeline.pixel_art`. With
@@ -229,6 +234,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         control = MotionControl(motion_strength, motion_mask, placed, framing, reach=self.autoencoder.upsampling_reach)
         guidance, embedding = self._guidance(scale, condition, negative_condition, len(pictures), num_videos)
         generators = sample_generators(generator, len(embedding))
+        full_size = self._full_size(pictures, framing, output_size, max_megapixels, art)
         source = self._encode(placed, framing, art).repeat(len(embedding) // len(pictures))
         cells, latent = source.features.latent.shape[-2:], source.features.latent
         if framing.size != self.size:  # motion is relative to the frame: it is sampled at the size that the network knows
@@ -243,7 +249,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         if output_type == "latent":
             output = LatentFlowOutput(sample, sample[:0], motion)
         else:
-            output = self._decode(source, motion, output_type)
+            output = self._decode(source, motion, output_type, full_size)
         return output if return_dict else cast("LatentFlowOutput", output.to_tuple())
 
     def sampling_settings(

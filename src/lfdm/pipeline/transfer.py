@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lfdm.autoencoder.autoencoder import Features, LatentFlowAutoencoder
 from lfdm.config.checks import check, check_number
-from lfdm.config.video import MIN_FPS, SIDE_MULTIPLE, Fit, PictureFit, Size, SizeInput
+from lfdm.config.video import MIN_FPS, SIDE_MULTIPLE, Fit, OutputSize, PictureFit, Size, SizeInput
 from lfdm.errors import UserError
 from lfdm.folders.components import check_load_options
 from lfdm.folders.run_folder import find_stage1
@@ -24,6 +24,7 @@ from lfdm.pipeline.compatibility import check_image, min_side
 from lfdm.pipeline.control import MotionControl, estimate_driving_motion
 from lfdm.pipeline.decoding import decode_video
 from lfdm.pipeline.framing import Framing, check_pictures, native_framing
+from lfdm.pipeline.full_size import MAX_MEGAPIXELS, FullSizePicture, check_output_size, decode_full_size
 from lfdm.pipeline.inputs import (
     DrivingInput,
     ImageInput,
@@ -68,6 +69,8 @@ class MotionTransfer:
         motion_mask: MaskInput | None = None,
         fit: PictureFit | None = None,
         output_type: OutputType = "pil",
+        output_size: OutputSize = "model",
+        max_megapixels: float = MAX_MEGAPIXELS,
         keep_alpha: bool = True,
         pixel_art: bool = False,
     ) -> LatentFlowOutput:
@@ -85,10 +88,11 @@ class MotionTransfer:
         control = MotionControl(motion_strength, motion_mask, placed, framing, reach=self.autoencoder.upsampling_reach)
         if len(pictures) > 1 and len(motion.flow) == 1:
             motion = Motion.concatenate([motion] * len(pictures), dim=0)
+        full_size = self._full_size(pictures, framing, output_size, max_megapixels, art)
         source = self._encode(placed, framing, art)
         if len(pictures) == 1:
             source = source.repeat(len(motion.flow))
-        return self._decode(source, control(motion.to(self.device)), output_type)
+        return self._decode(source, control(motion.to(self.device)), output_type, full_size)
 
     @torch.no_grad()
     def transfer(
@@ -101,6 +105,8 @@ class MotionTransfer:
         motion_mask: MaskInput | None = None,
         fit: PictureFit | None = None,
         output_type: OutputType = "pil",
+        output_size: OutputSize = "model",
+        max_megapixels: float = MAX_MEGAPIXELS,
         keep_alpha: bool = True,
         pixel_art: bool = False,
         callback_on_decode: Callable[[int], None] | None = None,
@@ -121,9 +127,10 @@ class MotionTransfer:
         placed, art = self._place(pictures, motion_mask, pixel_art=pixel_art)
         framing = self.framing(placed, fit)
         control = MotionControl(motion_strength, motion_mask, placed, framing, reach=self.autoencoder.upsampling_reach)
+        full_size = self._full_size(pictures, framing, output_size, max_megapixels, art)
         source = self._encode(placed, framing, art)
         motion = estimate_driving_motion(self.autoencoder, source.features.image, driving, relative=relative, framing=framing)
-        return self._decode(source, control(motion), output_type, after_chunk=callback_on_decode)
+        return self._decode(source, control(motion), output_type, full_size, after_chunk=callback_on_decode)
 
     @property
     def side_multiple(self) -> int:
@@ -163,6 +170,24 @@ class MotionTransfer:
             raise UserError(f"image must be {self.size}, the model's size, with motion_mask and pixel_art; got {got}")
         return [*art.enlarged()], art
 
+    def _full_size(
+        self,
+        pictures: Sequence[Picture],
+        framing: Framing,
+        output_size: OutputSize,
+        max_megapixels: float,
+        art: PixelArt | None,
+    ) -> list[FullSizePicture] | None:
+        """Return the pictures themselves where frames have their size, otherwise None."""
+        sizes = [picture_size(picture) for picture in pictures]
+        check_output_size(output_size, sizes, max_megapixels)
+        if output_size == "model":
+            return None
+        if art is not None:
+            raise UserError("output_size must be 'model' with pixel_art, whose frames have the image's size anyway; got 'native'")
+        fit = framing.fit_of(sizes[0])
+        return [FullSizePicture.prepare(picture, framing.size, fit, self.device) for picture in pictures]
+
     def _encode(self, pictures: Sequence[Picture], framing: Framing, art: PixelArt | None = None) -> "_Source":
         fit = framing.fit_of(picture_size(pictures[0]))
         images = fit_images(pictures, size=framing.size, fit=fit).to(self.device)
@@ -172,8 +197,15 @@ class MotionTransfer:
         return _Source(features, self.autoencoder.encode(images.filled), images.premultiplied, art)
 
     def _decode(
-        self, source: "_Source", motion: Motion, output_type: OutputType, after_chunk: Callable[[int], None] | None = None
+        self,
+        source: "_Source",
+        motion: Motion,
+        output_type: OutputType,
+        full_size: Sequence[FullSizePicture] | None,
+        after_chunk: Callable[[int], None] | None = None,
     ) -> LatentFlowOutput:
+        if full_size is not None:
+            return decode_full_size(self.autoencoder, source.decoded, motion, full_size, output_type, after_chunk=after_chunk)
         if source.art is not None:
             return decode_pixel_art(self.autoencoder, source.decoded, motion, source.art, output_type, after_chunk=after_chunk)
         return decode_video(

@@ -57,7 +57,8 @@ def open_app(name: str, pipe: LatentFlowPipeline, limits: ServeLimits) -> Iterat
         closing(Calls(pipe, choices, limits, storage)) as calls,
     ):
         os.environ.update(_ENVIRONMENT, GRADIO_TEMP_DIR=str(storage.root))
-        routes.DEFAULT_TEMP_DIR = str(storage.root)  # read at import; the default may be another user's
+        # gradio reads it at import; the default may be another user's.
+        routes.DEFAULT_TEMP_DIR = str(storage.root)  # pyright: ignore[reportPrivateImportUsage]
         page = build_page(calls, read_model_page(name, pipe, folder))
         page.state_session_capacity = SESSIONS
         outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
