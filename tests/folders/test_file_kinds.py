@@ -8,7 +8,10 @@ import pytest
 from PIL import Image
 
 from lfdm.data.video import encode_video
+from lfdm.errors import UserError
 from lfdm.folders.file_kinds import describe_file, describe_start, is_heif
+from lfdm.folders.model_folder import read_tensors
+from lfdm.published.weights import read_checkpoint
 
 FRAMES = np.zeros((2, 16, 16, 3), np.uint8)
 
@@ -58,3 +61,14 @@ def test_pictures_are_pictures(name: str) -> None:
     Image.fromarray(FRAMES[0]).save(buffer, name)
     assert name in (describe_start(buffer.getvalue()) or "")
     assert not is_heif(buffer.getvalue())
+
+
+@pytest.mark.parametrize(
+    "content", ["version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "<!doctype html><p>"]
+)
+def test_weights_that_were_not_downloaded_are_named(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "weights"
+    path.write_text(content)
+    for read in (read_tensors, read_checkpoint):
+        with pytest.raises(UserError, match=r"not a file of weights but a (Git LFS pointer|web page)"):
+            read(path)

@@ -3,9 +3,12 @@
 import codecs
 from pathlib import Path
 
+from lfdm.errors import UserError
+
 _NUM_BYTES = 512
 _LFS_POINTER = b"version https://git-lfs"
 _LFS_ADVICE = "a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"
+_WEB_PAGE = "a web page (HTML); download the file itself"
 
 _MAGIC = (
     (b"\x89PNG\r\n\x1a\n", "a PNG picture"),
@@ -53,6 +56,13 @@ def describe_file(path: Path) -> str | None:
         return describe_start(file.read(_NUM_BYTES))
 
 
+def check_downloaded(path: Path) -> None:
+    """Raise UserError where a file of weights is a Git LFS pointer or a web page in its place."""
+    kind = describe_file(path)
+    if kind is not None and kind.startswith((_LFS_ADVICE, _WEB_PAGE)):
+        raise UserError(f"{path}: not a file of weights but {kind}")
+
+
 def describe_start(start: bytes) -> str | None:
     """Return a noun phrase for a file with these first bytes (some 500 are enough); None where they are not recognised."""
     if not start:
@@ -96,7 +106,7 @@ def _describe_boxes(start: bytes) -> str:
 def _describe_text(start: bytes) -> str | None:
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
-        return "a web page (HTML); download the file itself"
+        return _WEB_PAGE
     if text.startswith(b"<svg") or (text.startswith(b"<?xml") and b"<svg" in text):
         return "an SVG drawing"
     if b"\0" in start or any(byte < 32 and byte not in b"\t\n\r\f\x1b" for byte in start):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lfdm.config.registration import CLASS_KEY, argument_names
 from lfdm.config.serialization import SettingsT, from_json
 from lfdm.errors import UserError
+from lfdm.folders.file_kinds import check_downloaded
 
 ModelT = TypeVar("ModelT")
 
@@ -67,6 +68,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a safetensors file; UserError with the path if it is damaged."""
     if not path.is_file():
         raise FileNotFoundError(f"no weights file {path}")
+    check_downloaded(path)
     try:
         return load_file(path)
     except SafetensorError as error:

@@ -13,6 +13,7 @@ from torch import Tensor
 from lfdm.autoencoder.layers import AntiAliasDownsample
 from lfdm.diffusion.process import cosine_betas
 from lfdm.errors import UserError
+from lfdm.folders.file_kinds import check_downloaded
 from lfdm.folders.files import expand_home
 
 # The motion U-Net: flowdiff.pth, entry "diffusion" --------------------------------------------------------------------
@@ -273,6 +274,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = expand_home(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint {path}")
+    check_downloaded(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
