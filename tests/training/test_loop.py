@@ -430,6 +430,15 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_the_last_checkpoint_in
     assert_same_checkpoints(train(Regression(), config, tmp_path / "run"), whole)  # once the cause is gone
 
 
+def test_what_a_kill_after_the_last_step_left_is_removed(tmp_path: Path) -> None:
+    train(Regression(), CONFIG, tmp_path)
+    left = tmp_path / "samples" / ".step-00000010.png.12345678.tmp"
+    left.parent.mkdir(exist_ok=True)
+    left.touch()
+    train(Regression(), CONFIG, tmp_path)
+    assert not left.exists()
+
+
 def test_a_failing_panel_costs_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
         train(Regression(picture=None), replace(CONFIG, sample_steps=5), tmp_path)

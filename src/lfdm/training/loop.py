@@ -146,9 +146,9 @@ class _Trainer:
         self.saved_at = self.timed_from = self.reported_at
 
     def run(self, stop: int) -> Path:
+        if self.is_main:
+            remove_unfinished(self.out)
         if self.step < stop:
-            if self.is_main:
-                remove_unfinished(self.out)
             log = RunLog(self.out, step=self.step) if self.is_main else None
             try:
                 self._train(stop, log)
