@@ -1,13 +1,14 @@
 # make demo       sets up .venv and writes demo/*.mp4 with the bundled model
 # make test       sets up .venv and runs what every commit must pass: ruff, pyright and the fast tests
 # make test-all   runs everything, as CI does: the slow tests and the demo, too
+# make audit      compares constraints.txt with the known vulnerabilities; needs the internet
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n logical
 
-.PHONY: demo test test-all lint typecheck clean
+.PHONY: demo test test-all lint typecheck audit clean
 
 demo: .venv/installed
 	$(BIN)/lfdm demo --out demo
@@ -38,5 +39,13 @@ typecheck: .venv/installed-dev
 	$(PIP) --no-deps -r benchmarks/requirements.txt
 	touch $@
 
+audit: .venv-audit/installed
+	.venv-audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
+.venv-audit/installed:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet pip-audit==2.10.1
+	touch $@
+
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .venv-audit demo

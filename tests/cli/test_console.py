@@ -214,3 +214,14 @@ def test_streams_may_be_closed_or_full() -> None:
     assert text.startswith("lfdm: ")
     assert "No space left on device" in text
     assert text.count("\n") == 1
+
+
+def test_messages_change_no_terminal_and_stay_short(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise UserError(f"name must be short; got \x1b]0;owned\x07{'x' * 10**6} and more")
+
+    assert run({"fail": fail}, ["fail"], "test") == 2
+    err = capsys.readouterr().err
+    assert err.startswith("lfdm: name must be short; got \\x1b]0;owned\\x7xxx")
+    assert err.endswith(" and more\n")
+    assert len(err) < 5000

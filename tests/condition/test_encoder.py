@@ -108,6 +108,8 @@ def test_an_unknown_label_names_the_nearest_and_all_labels() -> None:
         ConditionEncoder(dim=8).encode(["wave"])
     with pytest.raises(UserError, match=r"a condition must be a label, a mix or None; got \['wave'\]"):
         encoder.encode([["wave"]])  # type: ignore[list-item]
+    with pytest.raises(UserError, match="a mix must have labels as keys; got 1"):
+        encoder.encode({1: 1.0})  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize(
@@ -115,6 +117,7 @@ def test_an_unknown_label_names_the_nearest_and_all_labels() -> None:
     [
         (("wave", "wave"), "labels .*'wave' twice"),
         (("wave", " "), "labels .*got ' '"),
+        (("wave", "\x1b[31mred"), "labels must be one line each"),
         ("wave", "labels must be a list.*got 'wave'"),
     ],
 )

@@ -265,3 +265,42 @@ def test_a_still_picture_is_no_clip(tmp_path: Path) -> None:
         Image.new("RGB", (8, 8)).save(tmp_path / name)
         with pytest.raises(UserError, match="an image; a clip is"):
             read_video(tmp_path / name)
+
+
+# ---------------------------------------------------------------------------------------------------------------- bombs
+
+
+def test_a_gif_of_endless_zeros_is_given_up(tmp_path: Path) -> None:
+    path = write_gif(tmp_path / "zeros.gif")
+    with path.open("r+b") as file:
+        file.truncate(2**36)
+    with pytest.raises(UserError, match=r"zeros\.gif: broken"):
+        video_info(path)
+
+
+def test_long_pauses_are_not_repeated_for_hours(tmp_path: Path) -> None:
+    long = gif_frame(1, (0, 0, 4, 4), ticks=65_535)
+    path = write_gif(tmp_path / "pauses.gif", gif_frame(1, (0, 0, 4, 4), ticks=2), *[long] * 4)
+    with pytest.raises(UserError, match=r"pauses\.gif: lasts as long as \d+ of its shortest frames; at most 100000"):
+        video_info(path)
+
+
+def test_more_pixels_than_can_be_composed_are_refused(tmp_path: Path) -> None:
+    path = write_gif(tmp_path / "large.gif", *[gif_frame(1, (0, 0, 1, 1))] * 500, screen=(7000, 7000))
+    for read in (video_info, read_video):
+        with pytest.raises(UserError, match=r"large\.gif: 500 frames of 7000x7000"):
+            read(path)
+
+
+def test_frames_shorter_than_a_tick_are_kept() -> None:
+    timing = constant_rate([0.0153, 0.0153, 0.02], ticks_per_second=1000, width=1, height=1)
+    assert timing.repeats == [1, 1, 1]
+    assert timing.fps > 0
+
+
+def test_durations_that_too_many_steps_explain_are_timed_by_the_shortest() -> None:
+    ticks = [2.0, *np.random.default_rng(0).uniform(5e5, 1e6, 2)]
+    with pytest.raises(UserError, match="at most 100000"):
+        constant_rate(ticks, ticks_per_second=1000, width=1, height=1)
+    with pytest.raises(UserError, match="at most 100000"):
+        constant_rate([2.0, 1e9, 1e9 + 1.3], ticks_per_second=1000, width=1, height=1)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from lfdm.data.corpora.folder import write_folder
-from lfdm.data.images import decoding, fit_frames, open_image, read_image
+from lfdm.data.images import decoding, fit_frames, open_image, read_gray, read_image
 from lfdm.data.video import write_video
 from lfdm.errors import UserError
 
@@ -404,3 +404,17 @@ def test_large_jpegs_are_decoded_at_a_reduced_size(tmp_path: Path) -> None:
     read = read_image(tmp_path / "a.jpg")
     assert read.shape == (2_505, 5_000, 3)
     assert np.abs(read[1000, [100, 4900]].astype(int) - [(20, 180, 60), (200, 30, 90)]).max() <= 3
+
+
+@pytest.mark.parametrize("name", ["drawing.eps", "photo.png"])
+def test_postscript_is_not_run(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(UserError, match=rf"{name}: EPS pictures are not read"):
+        read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("mode", ["La", "RGBa", "LAB", "HSV", "I;16B", "YCbCr"])
+def test_rare_modes_are_read_as_pictures_and_masks(mode: str) -> None:
+    image = Image.new(mode, (9, 5))
+    assert read_image(image).shape == (5, 9, 3)
+    assert read_gray(image).shape == (5, 9)

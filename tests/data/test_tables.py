@@ -1,6 +1,7 @@
 """Tables as spreadsheets and people write them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,3 +74,11 @@ def test_labels_of_one_split_are_named() -> None:
     assert without_training.endswith(": b, c")
     assert "without test clips" in without_test
     assert without_test.endswith(": a")
+
+
+@pytest.mark.parametrize("name", ["path", "label", "subject"])
+@pytest.mark.parametrize("value", ["a\x1b]0;owned\x07", "a\nb", "x" * 1001])
+def test_records_hold_names_of_one_line(name: str, value: str) -> None:
+    values: dict[str, Any] = {"path": "a.avi", "label": "a", "subject": "b", name: value}
+    with pytest.raises(UserError, match=f"{name} must be one line of at most 1000 letters"):
+        ClipRecord(**values, split="test", frames=2, fps=8, width=8, height=8)

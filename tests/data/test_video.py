@@ -337,3 +337,10 @@ def black_packets(size: int, num_frames: int, *, first: int) -> list[Any]:
         frame.pts = first + index
         packets += encoder.encode(frame)
     return packets + encoder.encode()
+
+
+@pytest.mark.parametrize("max_frames", [0, -1, 1.5, float("nan"), 2**63, [1], True])
+def test_impossible_numbers_of_frames_are_named(max_frames: Any, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.avi", np.zeros((2, 8, 8, 3), np.uint8), fps=8)
+    with pytest.raises(UserError, match="max_frames must be a whole number"):
+        read_video(path, max_frames=max_frames)

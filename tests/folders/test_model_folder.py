@@ -139,3 +139,11 @@ def test_missing_files_are_named(folder: Path, name: str | None) -> None:
     missing.unlink(missing_ok=True)
     with pytest.raises(FileNotFoundError, match=missing.name):
         LatentFlowAutoencoder.from_pretrained(folder if name else missing)
+
+
+def test_a_configuration_larger_than_its_weights_is_refused_before_it_is_built(folder: Path) -> None:
+    config = json.loads((folder / CONFIG_NAME).read_text())
+    huge = {"channels": 8192, "max_channels": 8192, "num_res_blocks": 100}  # 480 GB
+    (folder / CONFIG_NAME).write_text(json.dumps(config | huge))
+    with pytest.raises(UserError, match=r"safetensors does not match LatentFlowAutoencoder: missing"):
+        LatentFlowAutoencoder.from_pretrained(folder)

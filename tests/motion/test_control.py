@@ -89,6 +89,9 @@ def test_strength_scales_flow_and_hidden_share(corners: bool) -> None:
         torch.testing.assert_close(scaled.flow, strength * motion.flow)
         torch.testing.assert_close(scaled.occlusion, (1 - strength * (1 - motion.occlusion)).clamp(0, 1))
     assert motion.scaled(2.0).occlusion.min() == 0
+    for wrong in ([1], None, "2", 10**400):
+        with pytest.raises(UserError, match="strength must be a finite number, 0 or more; got "):
+            Motion.identity(1, 2, (2, 2), corners=False).scaled(wrong)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="strength must be a finite number, 0 or more; got nan"):
         motion.scaled(float("nan"))
 

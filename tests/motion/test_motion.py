@@ -1,8 +1,11 @@
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
 from lfdm.errors import UserError
-from lfdm.motion.motion import Motion
+from lfdm.motion.motion import FILE_FORMAT, Motion
 from lfdm.motion.warp import identity_grid
 
 
@@ -108,3 +111,19 @@ def test_motions_compare_by_identity() -> None:
     assert motion == motion
     assert motion != random_motion(corners=True)
     assert len({motion, motion}) == 1
+
+
+def test_a_motion_of_zeros_that_fills_the_memory_is_refused(tmp_path: Path) -> None:
+    frames = 10**7
+    size = 16 * 16 * 4 * frames
+    header = {
+        "__metadata__": {"format": FILE_FORMAT, "corners": "false", "shape": f"1 {frames} 16 16"},
+        "flow": {"dtype": "F32", "shape": [1, 2, frames, 16, 16], "data_offsets": [0, 2 * size]},
+        "occlusion": {"dtype": "F32", "shape": [1, 1, frames, 16, 16], "data_offsets": [2 * size, 3 * size]},
+    }
+    text = json.dumps(header).encode()
+    with (tmp_path / "zeros.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(file.tell() + 3 * size)
+    with pytest.raises(UserError, match=r"zeros\.safetensors holds no valid motion"):
+        Motion.load(tmp_path / "zeros.safetensors")

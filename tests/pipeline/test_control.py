@@ -204,6 +204,8 @@ def test_mixes_on_the_command_line() -> None:
     assert parse_condition("raise arms = 1e0, jump=.5", LABELS) == {"raise arms": 1.0, "jump": 0.5}
     assert parse_condition("a=1", ["a=1"]) == "a=1"  # an exact label wins
     assert parse_condition("raise arms", LABELS) == "raise arms"
+    endless = f"wave={'1' * 100_000}x"  # takes minutes to match
+    assert parse_condition(endless, LABELS) == endless
     assert parse_condition("wave=much", LABELS) == "wave=much"  # no mix: an unknown label, or a text
     assert parse_condition(None, LABELS) is None
     with pytest.raises(UserError, match=r"condition .*once; got .wave=1,wave=2"):

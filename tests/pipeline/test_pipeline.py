@@ -512,6 +512,7 @@ def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
         ("unet/config.json", {"dims": 8}, r"unknown keys \['dims'\]"),
         ("unet/config.json", {"dim": 16}, "misshapen"),
         ("condition/config.json", {"labels": ["wave"]}, "misshapen"),
+        ("condition/config.json", {"labels": ["wave", "\x1b[31mred"]}, "labels must be one line each"),
         ("motion_codec/config.json", {"corners": True}, r"motion_codec must have corners=False, .*got True"),
     ],
 )
@@ -523,6 +524,37 @@ def test_a_folder_with_wrong_classes_settings_or_weights_is_refused(
     with pytest.raises(UserError, match=message):
         LatentFlowPipeline.from_pretrained(tmp_path / "model")
     assert "antigravity" not in sys.modules
+
+
+def test_a_scheduler_of_billions_of_steps_is_refused_before_its_tables_are_made(pipe: LatentFlowPipeline, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path / "model")
+    scheduler = {"_class_name": "DDIMScheduler", "num_train_timesteps": 10**11}
+    (tmp_path / "model/scheduler/scheduler_config.json").write_text(json.dumps(scheduler))
+    with pytest.raises(UserError, match="num_train_timesteps must be a whole number from 1 to 100000; got 100000000000"):
+        LatentFlowPipeline.from_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", [None, 3, {}, [[]], torch.zeros(2)])
+def test_a_model_is_given_by_its_name(name: Any) -> None:
+    with pytest.raises(UserError, match=f"by its name or folder, not by a {type(name).__name__}"):
+        LatentFlowPipeline.from_pretrained(name)
+
+
+def test_paths_that_cannot_exist_are_not_found(pipe: LatentFlowPipeline) -> None:
+    with pytest.raises(FileNotFoundError):
+        pipe("~\0", LABELS[0])
+    with pytest.raises(UserError, match=r"dtype must be a torch\.dtype"):
+        LatentFlowPipeline.from_pretrained("puppets64", torch_dtype=np.zeros((2, 2)))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"device '.*' cannot be used here"):
+        LatentFlowPipeline.from_pretrained("puppets64", device=np.zeros((2, 2)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tensor", [torch.zeros(3, 8, 8).to_sparse(), torch.zeros(3, 8, 8, device="meta")])
+def test_image_tensors_hold_their_values(pipe: LatentFlowPipeline, tensor: torch.Tensor) -> None:
+    with pytest.raises(UserError, match="an image tensor must be dense"):
+        pipe(tensor, LABELS[0])
+    with pytest.raises(UserError, match="over 50 megapixels"):
+        pipe(torch.zeros(1).expand(3, 10**6, 10**6), LABELS[0])
 
 
 def test_a_missing_component_is_named(pipe: LatentFlowPipeline, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import pickle
 import runpy
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.serialization import to_json
 from lfdm.errors import UserError
 from lfdm.folders.model_folder import load_exactly
-from lfdm.published.weights import convert_autoencoder, convert_unet, read_checkpoint
+from lfdm.published.weights import convert_autoencoder, convert_unet, read_checkpoint, read_networks, read_tensor_dict
 
 TINY: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "golden" / "released" / "make.py"))
 NETWORKS = ("generator", "region_predictor", "bg_predictor")
@@ -95,3 +96,35 @@ def test_a_checkpoint_that_is_no_dictionary_is_refused(tmp_path: Path) -> None:
 def test_an_absent_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
         read_checkpoint(tmp_path / "nowhere.pth")
+
+
+def test_a_checkpoint_that_unpacks_to_more_than_its_size_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.pth"
+    torch.save({"generator": torch.zeros(10_000)}, path)
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+    with pytest.raises(UserError, match=r"bomb\.pth is refused: it would unpack"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(1).expand(10**6, 10**6),
+        torch.empty(4, device="meta"),
+        torch.eye(4).to_sparse(),
+    ],
+)
+def test_tensors_that_do_not_hold_their_values_are_refused(tensor: Tensor, tmp_path: Path) -> None:
+    torch.save({"diffusion": {"null_cond_emb": tensor}}, tmp_path / "hostile.pth")
+    with pytest.raises(UserError, match=r"hostile\.pth.*null_cond_emb must be a dense tensor"):
+        read_networks(tmp_path / "hostile.pth", ["diffusion"])
+
+
+def test_a_state_with_other_values_is_no_dictionary_of_tensors(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(2), 3: "x"}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match=r"other\.pth must be a dictionary of named tensors"):
+        read_tensor_dict(tmp_path / "other.pth")

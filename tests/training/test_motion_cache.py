@@ -1,6 +1,7 @@
 """Cached stage-1 motion: equal to direct estimates, identified by what determines it, mirrored together with the image."""
 
 import copy
+import json
 import pickle
 import threading
 from dataclasses import replace
@@ -215,3 +216,14 @@ def test_a_label_that_names_a_side_is_never_mirrored(autoencoder: LatentFlowAuto
     clips.records[0] = replace(clips.records[0], label="turn left")
     dataset = make_dataset(clips, cache, flip=1.0)
     np.testing.assert_array_equal(dataset[0, 0]["image"].permute(1, 2, 0).numpy(), clips.clip(0)[0])
+
+
+@pytest.mark.parametrize("size", ["[4611686018427387904, 1]", "[3, 3]", "[-1, -1]", "null", '"ab"', "[1, 2, 3]"])
+def test_a_cache_of_another_size_than_it_says_is_made_anew(
+    autoencoder: LatentFlowAutoencoder, clips: ClipCache, size: str
+) -> None:
+    cache = open_motion_cache(autoencoder, clips)
+    motion = np.array(cache.clip(0))
+    stored = json.loads((cache.folder / "shape.json").read_text())
+    (cache.folder / "shape.json").write_text(json.dumps(stored | {"size": json.loads(size)}))
+    np.testing.assert_array_equal(open_motion_cache(autoencoder, clips).clip(0), motion)

@@ -24,6 +24,7 @@ from lfdm.config.video import Size, SizeSetting, training_size
 from lfdm.errors import MissingExtraError, UserError
 from lfdm.folders.disk import disk_error
 from lfdm.folders.files import expand_home
+from lfdm.folders.texts import printable
 from lfdm.training.interruption import TrainingInterrupted
 
 PROGRAM = "lfdm"
@@ -32,6 +33,8 @@ EXIT_USER_ERROR = 2
 EXIT_TERMINATED = 128 + signal.SIGTERM
 EXIT_CLOSED_PIPE = 128 + 13
 """Exit code of a program that SIGPIPE ended, which Windows does not define."""
+MAX_MESSAGE = 4000
+"""Most characters of an error message that are shown."""
 LINE_SECONDS = 30.0
 TRACEBACK_OPTION = "--traceback"
 TRACEBACK_VARIABLE = "LFDM_TRACEBACK"
@@ -251,7 +254,10 @@ def _first_section(box: str) -> str:
 
 
 def _print_error(message: str) -> None:
-    sys.stderr.write(f"{PROGRAM}: {' '.join(message.split())}\n")
+    line = printable(" ".join(message.split()))
+    if len(line) > MAX_MESSAGE:  # a wrong value can be a file's worth of text
+        line = f"{line[: MAX_MESSAGE // 2]} [...] {line[-MAX_MESSAGE // 2 :]}"
+    sys.stderr.write(f"{PROGRAM}: {line}\n")
 
 
 class ProgressBars:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 MAX_VIDEOS = 100_000
 MAX_DRIVING_FRAMES = 1_000_000
+MAX_UNASKED_FRAMES = 50_000
+"""Most frames that are used without --num-frames: at 64x64 they take 2 GB, and a small file can hold millions."""
 VIDEOS_PER_BATCH = 8
 DEMO_SCALE = 4
 
@@ -201,7 +203,7 @@ def transfer(
         image: Picture of any size and common format, or a frame of a video: clip.mp4@1.5s (time), clip.mp4@30 (number, from 0).
         driving_video: Video of any common format, gif or folder of frames.
         absolute: Measure the motion of driving frames against the image instead of against the video's first frame.
-        num_frames: Number of frames to use from the start of the video; by default all.
+        num_frames: Number of frames to use from the start of the video; by default all, up to 50000.
         no_audio: Leave the sound of the driving video out. It is kept in mp4 and webm files that have the video's frame rate.
     """
     import_torch()
@@ -212,6 +214,8 @@ def transfer(
     if num_frames is not None:
         check_integer("num_frames", num_frames, 1, MAX_DRIVING_FRAMES)
     info = video_info(driving_video)
+    if num_frames is None and info.frames > MAX_UNASKED_FRAMES:
+        raise UserError(f"{driving_video}: {info.frames} frames; give --num-frames to use more than {MAX_UNASKED_FRAMES}")
     fps = max(MIN_FPS, min(info.fps, max_fps(output.out or Path("transfer.mp4"))))
     files = output.files("transfer", [image, driving_video, control.motion_mask, model.model], fps=fps)
     if not no_audio and files.fps == (info.stated_fps or info.fps):

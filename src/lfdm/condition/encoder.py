@@ -6,6 +6,7 @@ Shapes: table (num_labels, dim) · token states (n, l, dim), l the tokens of the
 import difflib
 import math
 import numbers
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
@@ -14,12 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from lfdm.condition.text import TokenStates, encode_tokens, encoder_source
-from lfdm.config.checks import check_arguments
+from lfdm.config.checks import check_arguments, check_integer
+from lfdm.config.predictors import MAX_WIDTH
 from lfdm.config.registration import register_to_config
 from lfdm.data.index import NULL_LABEL
 from lfdm.data.tables import tidy
 from lfdm.errors import MissingExtraError, UserError
 from lfdm.folders.components import Model
+from lfdm.folders.texts import is_printable
 
 Pooling = Literal["mean", "attention"]
 Condition = str | Mapping[str, float] | None
@@ -66,8 +69,7 @@ class ConditionEncoder(Model):
         super().__init__()
         check_arguments(ConditionEncoder, self.config)
         _check_labels(labels)
-        if dim < 1:
-            raise UserError(f"dim must be at least 1; got {dim}")
+        check_integer("dim", dim, 1, MAX_WIDTH)
         _check_pooling(pooling, num_tokens, text_encoder)
         self.labels = tuple(map(tidy, labels))
         self.dim = dim
@@ -245,6 +247,8 @@ class ConditionEncoder(Model):
 def _weights(mix: Mapping[str, float]) -> dict[str | None, float]:
     """Return the weights of a mix, normalised to sum 1."""
     for name, weight in mix.items():
+        if not isinstance(name, str):
+            raise UserError(f"a mix must have labels as keys; got {name!r}")
         if isinstance(weight, bool) or not isinstance(weight, numbers.Real) or not 0 <= weight < math.inf:
             raise UserError(f"the weights of a mix must be finite numbers, 0 or more; got {weight!r} for {name!r}")
     total = sum(mix.values())
@@ -254,11 +258,10 @@ def _weights(mix: Mapping[str, float]) -> dict[str | None, float]:
 
 
 def _check_labels(labels: Sequence[str]) -> None:
-    empty = [label for label in labels if not label.strip()]
-    if empty:
-        raise UserError(f"labels must not be empty; got {empty[0]!r}")
-    names = [tidy(label) for label in labels]
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    unusable = [label for label in labels if not label.strip() or not is_printable(label)]
+    if unusable:
+        raise UserError(f"labels must be one line each and not empty; got {unusable[0]!r}")
+    repeated = sorted(name for name, count in Counter(map(tidy, labels)).items() if count > 1)
     if repeated:
         raise UserError(f"labels must differ; got {repeated[0]!r} twice")
 

@@ -6,6 +6,8 @@ from typing import Literal
 from lfdm.config.checks import check, check_at_most, check_not_negative, check_positive, check_types
 from lfdm.config.predictors import MAX_WIDTH, PredictorConfig, RegionConfig
 
+MAX_LEVELS = 10
+"""Most levels of the U-Net: each halves the size."""
 FLOW_CHANNELS = 2
 """Leading channels of a motion: flow x and y, before occlusion."""
 
@@ -105,7 +107,7 @@ class UNetConfig:
         check_at_most(self, 100, "patch_size", "num_resnets", "num_heads", "input_kernel")
         levels, buckets = len(self.channel_multipliers), self.relative_position_buckets
         check(self.sample_channels > FLOW_CHANNELS, "sample_channels", self.sample_channels, "3 or more (flow and occlusion)")
-        check(levels > 0, "channel_multipliers", self.channel_multipliers, "at least one")
+        check(0 < levels <= MAX_LEVELS, "channel_multipliers", self.channel_multipliers, f"1 to {MAX_LEVELS} numbers")
         groups = f"even, at least 4 and a multiple of num_groups ({self.num_groups})"
         check(self.dim >= 4 and self.dim % 2 == 0 and self.dim % self.num_groups == 0, "dim", self.dim, groups)
         check(self.head_dim % 2 == 0, "head_dim", self.head_dim, "even")

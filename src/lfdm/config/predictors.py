@@ -7,6 +7,8 @@ from lfdm.config.checks import check, check_at_most, check_not_negative, check_p
 
 MAX_WIDTH = 8192
 """Most channels of any layer; a larger number is a typing error."""
+MAX_STRIDES = 10
+"""Most widths of the dense predictor: each halves the size."""
 TEACHER_TRACKING = 100.0
 """`tracking` of the teacher of the loss `tracking_distillation`, where the student has none."""
 
@@ -59,8 +61,8 @@ class DenseConfig(PredictorConfig):
         check_positive(self, "channels", "match_channels", "max_residual")
         check_not_negative(self, "tracking")
         check_at_most(self, MAX_WIDTH, "channels", "match_channels")
-        usable = len(self.channels) >= 4 and all(width % 8 == 0 for width in self.channels)
-        check(usable, "channels", self.channels, "four or more multiples of 8")
+        usable = 4 <= len(self.channels) <= MAX_STRIDES and all(width % 8 == 0 for width in self.channels)
+        check(usable, "channels", self.channels, f"4 to {MAX_STRIDES} multiples of 8")
 
     @property
     def losses(self) -> tuple[str, ...]:

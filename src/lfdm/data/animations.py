@@ -51,7 +51,7 @@ def read_animation_timing(path: Path) -> Timing:
         raise UserError(f"{path}: broken or not a readable clip or image (not a whole animation)")
     check_pixels(path, layout.width, layout.height)
     durations = [duration if duration >= _SHORTEST_MS else _DEFAULT_MS for duration in layout.durations]
-    return constant_rate(durations, ticks_per_second=1000, width=layout.width, height=layout.height)
+    return constant_rate(durations, ticks_per_second=1000, width=layout.width, height=layout.height, name=path)
 
 
 def decode_animation(path: Path, *, keep_alpha: bool = False) -> Iterator[np.ndarray]:

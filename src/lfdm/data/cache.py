@@ -24,8 +24,10 @@ from lfdm.data.index import CACHE_DIR, CLIP_INDEX_NAME, ClipRecord
 from lfdm.data.progress import Progress
 from lfdm.data.video import read_fitted
 from lfdm.errors import UserError
+from lfdm.folders.arrays import map_array
 from lfdm.folders.files import expand_home
 from lfdm.folders.lock import build_once
+from lfdm.folders.model_folder import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ class ClipCache:
     def __init__(self, folder: Path, records: Sequence[ClipRecord], size: Size, *, keep_alpha: bool = False) -> None:
         self.folder = folder
         self.keep_alpha = keep_alpha
-        self.broken: dict[str, str] = json.loads((folder / _CLIPS_NAME).read_text())["broken"]
+        self.broken: dict[str, str] = read_json(folder / _CLIPS_NAME)["broken"]
         self.records = [record for record in records if record.path not in self.broken]
         self.size = size
         self.offsets: list[int] = np.cumsum([0, *(record.frames for record in self.records)]).tolist()
@@ -54,7 +56,7 @@ class ClipCache:
 
     def _map(self) -> np.ndarray:
         shape = (self.offsets[-1], *self.size, 4 if self.keep_alpha else 3)
-        return np.memmap(self.folder / _FRAMES_NAME, np.uint8, "r", shape=shape)
+        return map_array(self.folder / _FRAMES_NAME, np.uint8, shape)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -185,9 +187,9 @@ def _write_cache(
 def _find_damage(folder: Path) -> str | None:
     """Return what has changed in a cache since it was written."""
     try:
-        clips = json.loads((folder / _CLIPS_NAME).read_text())["clips"]
+        clips = read_json(folder / _CLIPS_NAME)["clips"]
         damaged = damaged_clips(folder / _FRAMES_NAME, [Part(**part) for part in clips.values()])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return str(error)
     return f"changed on the disk: {', '.join([*clips][index] for index in damaged)}" if damaged else None
 

@@ -13,7 +13,7 @@ from PIL import Image
 from lfdm.data.gif_blocks import GifLayout, read_gif_layout
 from lfdm.data.gif_frames import compose_gif
 from lfdm.data.images import check_pixels, guarded, to_array
-from lfdm.data.timing import Timing, constant_rate
+from lfdm.data.timing import Timing, check_size, constant_rate
 from lfdm.errors import UserError
 
 _TICK_MS = 10
@@ -31,7 +31,7 @@ _RATE_COMMENT = "lfdm fps="
 def read_gif_timing(path: Path) -> Timing:
     """Read a GIF's timing and size from its blocks, without decoding a frame."""
     with path.open("rb") as file:
-        return _timing(_layout(file, path))
+        return _timing(_layout(file, path), path)
 
 
 def decode_gif(path: Path, *, keep_alpha: bool = False) -> Iterator[np.ndarray]:
@@ -39,7 +39,7 @@ def decode_gif(path: Path, *, keep_alpha: bool = False) -> Iterator[np.ndarray]:
     with path.open("rb") as file:
         layout = _layout(file, path)
         frames = guarded(path, compose_gif(file, layout))
-        for canvas, repeat in zip(frames, _timing(layout).repeats, strict=True):
+        for canvas, repeat in zip(frames, _timing(layout, path).repeats, strict=True):
             array = canvas if keep_alpha else to_array(Image.fromarray(canvas), path)
             for _ in range(repeat):
                 yield array
@@ -84,10 +84,11 @@ def _layout(file: BinaryIO, path: Path) -> GifLayout:
     if layout is None or not layout.frames:
         raise UserError(f"{path}: broken or not a readable clip or image (not a GIF with frames)")
     check_pixels(path, *layout.largest())
+    check_size(path, frames=len(layout.frames), width=layout.width, height=layout.height)
     return layout
 
 
-def _timing(layout: GifLayout) -> Timing:
+def _timing(layout: GifLayout, path: Path) -> Timing:
     ticks = [frame.ticks if frame.ticks >= _SHORTEST_TICKS else _DEFAULT_TICKS for frame in layout.frames]
     rate = re.fullmatch(_RATE_COMMENT + r"(\d+\.?\d*)", layout.comment.decode("latin-1"))
     return constant_rate(
@@ -96,4 +97,5 @@ def _timing(layout: GifLayout) -> Timing:
         width=layout.width,
         height=layout.height,
         stated_fps=float(rate[1]) if rate else None,
+        name=path,
     )

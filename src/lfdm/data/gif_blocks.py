@@ -7,6 +7,8 @@ from typing import BinaryIO
 from lfdm.errors import UserError
 
 _COMMENT, _APPLICATION, _GRAPHIC_CONTROL = b"\xfe", b"\xff", b"\xf9"
+_MAX_UNKNOWN = 65_536
+"""Most bytes between blocks that are skipped: more are no GIF."""
 _HAS_PALETTE, _INTERLACED, _HAS_TRANSPARENCY = 0x80, 0x40, 0x01
 
 
@@ -65,8 +67,8 @@ def read_gif_layout(file: BinaryIO, name: object = "GIF") -> GifLayout | None:
     width, height, flags = struct.unpack_from("<HHB", screen, 6)
     palette = _read_palette(file, flags)
     frames: list[GifFrame] = []
-    control, comment = bytes(4), b""
-    while (kind := file.read(1)) not in (b"", b";"):
+    control, comment, num_unknown = bytes(4), b"", 0
+    while (kind := file.read(1)) not in (b"", b";") and num_unknown < _MAX_UNKNOWN:
         if kind == b"!":
             label, block = _read_extension(file, first=not frames)
             if label == _GRAPHIC_CONTROL and len(block) >= 4:
@@ -79,6 +81,8 @@ def read_gif_layout(file: BinaryIO, name: object = "GIF") -> GifLayout | None:
                 width, height = max(width, frame.left + frame.width), max(height, frame.top + frame.height)
             frames.append(frame)
             control = bytes(4)
+        else:
+            num_unknown += 1
     return GifLayout(width=width, height=height, frames=tuple(frames), comment=comment)
 
 

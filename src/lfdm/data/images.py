@@ -24,6 +24,10 @@ from lfdm.folders.files import expand_home
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".heic", ".heif"})
 
+_FORMATS = frozenset(
+    "AVIF BMP DDS DIB GIF HEIF ICO JPEG JPEG2000 MPO PCX PNG PPM PSD QOI SGI TGA TIFF WEBP".split()  # noqa: SIM905
+)
+"""Pillow's names of what is read. It knows others, of which EPS runs Ghostscript on the file."""
 MAX_IMAGE_PIXELS = 50_000_000
 """Larger images are refused before they are decoded, except for JPEGs, which can be decoded at a reduced size."""
 MAX_REDUCED_PIXELS = 200_000_000
@@ -99,6 +103,8 @@ def open_image(path: Path, *, data: bytes | None = None, formats: tuple[str, ...
                 raise _unidentified(path, start, formats) from None
         image.filename = str(path)  # named in later errors
         with image:
+            if image.format not in _FORMATS:
+                raise UserError(f"{path}: {image.format} pictures are not read; use one of {', '.join(sorted(_FORMATS))}")
             _reduce(image)
             check_pixels(path, *image.size)
             yield image
@@ -152,7 +158,8 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
     """Return the decoded image, upright as its EXIF orientation says."""
     check_pixels(name, *image.size)
     with decoding(name):
-        return ImageOps.exif_transpose(image)
+        upright = ImageOps.exif_transpose(image)
+        return upright.convert("LA") if upright.mode == "La" else upright  # Pillow has no other way from La
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from lfdm.data.tables import read_table, tidy
 from lfdm.errors import UserError
 from lfdm.folders.files import check_holds_only, check_parents, expand_home, recover, replacing_folder, write_bytes
 from lfdm.folders.lock import locked
+from lfdm.folders.texts import is_printable
 
 CLIP_INDEX_NAME = "clips.csv"
 CLIPS_DIR = "clips"
@@ -24,6 +25,8 @@ MAX_CLIP_PIXELS = 50_000_000
 """Most frames x height x width of a rendered clip: 16 frames of 1024x1024 are allowed."""
 MAX_SUBJECTS = 100_000
 MAX_WORKERS = 1000
+MAX_NAME = 1000
+"""Most letters of a path, label or subject; texts as labels are sentences."""
 
 NULL_LABEL = "None"
 """A clip with this label trains the null condition, as published; the model does not count it as a label."""
@@ -53,8 +56,10 @@ class ClipRecord:
             raise UserError(f"path must stay inside the data folder, got {self.path!r}")
         if not self.label or not self.subject:
             raise UserError(f"label and subject must not be empty, got {self.label!r} and {self.subject!r}")
-        if any(set("\r\n\0") & set(text) for text in (self.path, self.label, self.subject)):
-            raise UserError(f"path, label and subject must be one line each, got {self.path!r}, {self.label!r}, {self.subject!r}")
+        for name in ("path", "label", "subject"):
+            text = getattr(self, name)
+            if not is_printable(text) or len(text) > MAX_NAME:
+                raise UserError(f"{name} must be one line of at most {MAX_NAME} letters, got {text[:MAX_NAME]!r}")
         if self.split not in ("train", "test"):
             raise UserError(f"split must be 'train' or 'test', got {self.split!r}")
         for name in ("frames", "width", "height"):

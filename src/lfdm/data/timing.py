@@ -5,10 +5,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lfdm.config.video import MAX_FPS
+from lfdm.errors import UserError
+
 _ROUNDING = 0.5 + 1e-6
 """Largest error, in ticks, of a frame's end that was rounded to whole ticks."""
 _SHORTEST_STEP = 2.0
 """Shorter steps, in ticks, would explain any durations."""
+
+
+_MAX_STEPS = 100_000
+"""Most possible steps that are followed; durations that leave more of them explain nothing."""
+MAX_FRAMES = 100_000
+"""Most frames of an animation: over an hour."""
+MAX_PIXELS = 20_000_000_000
+"""Most pixels of all stored frames of an animation: 10,000 frames of 1920x1080."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +35,13 @@ class Timing:
 
 
 def constant_rate(
-    ticks: Sequence[float], *, ticks_per_second: float, width: int, height: int, stated_fps: float | None = None
+    ticks: Sequence[float],
+    *,
+    ticks_per_second: float,
+    width: int,
+    height: int,
+    stated_fps: float | None = None,
+    name: object = "animation",
 ) -> Timing:
     """Return the timing of frames that last `ticks` each.
 
@@ -32,10 +49,29 @@ def constant_rate(
     alternates between 2 and 3 ticks. Writers also merge equal frames into one that lasts longer. So the step is a duration,
     within a tick of the shortest frame, of which every frame's end is a multiple up to rounding. Where there is none, the step is
     the mean of the shortest frames. A rate that the file states is taken where it explains the durations.
+
+    Raises UserError naming `name` for over `MAX_FRAMES` frames, stored or shown, or over `MAX_PIXELS` pixels in all.
     """
+    check_size(name, frames=len(ticks), width=width, height=height)
+    timing = _timing(ticks, ticks_per_second, width, height, stated_fps)
+    if sum(timing.repeats) > MAX_FRAMES:
+        raise UserError(f"{name}: lasts as long as {sum(timing.repeats)} of its shortest frames; at most {MAX_FRAMES} are read")
+    return timing
+
+
+def check_size(name: object, *, frames: int, width: int, height: int) -> None:
+    """Raise UserError for an animation that a small file can hold, but that would take hours to compose."""
+    if frames > MAX_FRAMES or frames * width * height > MAX_PIXELS:
+        raise UserError(
+            f"{name}: {frames} frames of {width}x{height}; at most {MAX_FRAMES} and {MAX_PIXELS:,} pixels in all are read of an "
+            "animation; convert it to a video"
+        )
+
+
+def _timing(ticks: Sequence[float], ticks_per_second: float, width: int, height: int, stated_fps: float | None) -> Timing:
     durations = np.asarray(ticks, np.float64)
     seconds = (durations / ticks_per_second).tolist()
-    if stated_fps:
+    if stated_fps and stated_fps <= MAX_FPS:
         ends = np.cumsum(durations)
         stated = np.rint(ends * stated_fps / ticks_per_second)
         steps = np.diff(stated, prepend=0.0).astype(np.int64)
@@ -53,7 +89,7 @@ def _steps(durations: np.ndarray) -> np.ndarray | None:
     """Return the number of equal steps in each frame, (n,) int64, or None where rounding does not explain the durations."""
     shortest, ends = durations.min(), np.cumsum(durations)
     if shortest < _SHORTEST_STEP:
-        return np.rint(durations).astype(np.int64)
+        return np.maximum(1, np.rint(durations)).astype(np.int64)
     for offset in (0.0, 0.49, -0.49):  # ends rounded to the nearest tick, down, or up
         low, high = _possible_steps(ends + offset, shortest)
         if len(low):
@@ -73,6 +109,8 @@ def _possible_steps(ends: np.ndarray, shortest: float) -> tuple[np.ndarray, np.n
         first = np.ceil((end - _ROUNDING) / high).astype(np.int64)
         last = np.floor((end + _ROUNDING) / low).astype(np.int64)
         counts = np.maximum(last - first + 1, 0)
+        if counts.sum() > _MAX_STEPS:
+            return np.empty(0), np.empty(0)
         owner = np.repeat(np.arange(len(low)), counts)
         if not len(owner):
             return owner, owner

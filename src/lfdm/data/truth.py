@@ -1,8 +1,6 @@
 """The exact motion of a rendered clip, and its file next to the clip."""
 
 import io
-import zipfile
-import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lfdm.errors import UserError
+from lfdm.folders.arrays import open_arrays
 from lfdm.folders.files import write_bytes
 
 TruthChoice = Literal["none", "test", "all"]
@@ -54,9 +53,12 @@ def load_truth(path: Path) -> Truth:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no truth file at {path}; render the clips with truth")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {field.name: file[field.name] for field in fields(Truth)}
-            return Truth(**arrays | {name: arrays[name].astype(np.float32) for name in ("flow", "drift")})
-    except (LookupError, OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} is not a truth file ({error})") from error
+    with open_arrays(path) as file:
+        arrays = {field.name: file[field.name] for field in fields(Truth)}
+    shape = arrays["flow"].shape[:3]
+    expected = {"flow": (*shape, 2), "drift": (*shape[:1], 2)}
+    for name, array in arrays.items():
+        kind = np.floating if name in expected else np.bool_
+        if array.shape != expected.get(name, shape) or not np.issubdtype(array.dtype, kind):
+            raise UserError(f"{path} is not a truth file: {name} has the shape {array.shape} and type {array.dtype}")
+    return Truth(**arrays | {name: arrays[name].astype(np.float32) for name in ("flow", "drift")})

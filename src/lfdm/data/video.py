@@ -4,6 +4,7 @@ Shapes: frames are (t, H, W, 3) uint8 RGB, or (t, H, W, 4) with straight alpha.
 """
 
 import re
+import sys
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lfdm.config.checks import check_number
+from lfdm.config.checks import check_integer, check_number
 from lfdm.config.video import MAX_FPS, MIN_FPS, Fit, SizeInput
 from lfdm.data.alpha import add_alpha, fit_premultiplied
 from lfdm.data.animations import ANIMATION_SUFFIXES, decode_animation, encode_animation, is_animation, read_animation_timing
@@ -179,8 +180,8 @@ def iterate_video(path: str | Path, *, max_frames: int | None = None, keep_alpha
     """
     path = expand_home(path)
     check_exists(path)
-    if max_frames is not None and max_frames < 1:
-        raise UserError(f"max_frames must be at least 1, got {max_frames}")
+    if max_frames is not None:
+        max_frames = check_integer("max_frames", max_frames, 1, sys.maxsize)
     return _one_size(path, islice(_decode(path, keep_alpha=keep_alpha), max_frames))
 
 
@@ -308,14 +309,14 @@ def _one_size(name: str | Path, frames: Iterable[np.ndarray]) -> Iterator[np.nda
 
 
 def _collect(path: Path, frames: Iterable[np.ndarray], max_pixels: int) -> np.ndarray:
-    collected: list[np.ndarray] = []
-    pixels = 0
+    collected, shape, pixels = bytearray(), (), 0  # grows in place: a list and its copy as one array would take twice as much
     for frame in _one_size(path, frames):
         pixels += frame.shape[0] * frame.shape[1]
         if pixels > max_pixels:
             raise UserError(f"{path}: more than {max_pixels} pixels in all; read fewer frames with max_frames")
-        collected.append(frame)
-    return np.stack(collected)
+        collected += np.ascontiguousarray(frame).data
+        shape = frame.shape
+    return np.frombuffer(collected, np.uint8).reshape(-1, *shape)
 
 
 def _frame_files(path: Path) -> list[Path]:

@@ -15,7 +15,9 @@ from accelerate import PartialState
 
 from lfdm.data.progress import Progress
 from lfdm.errors import UserError
+from lfdm.folders.arrays import open_arrays
 from lfdm.folders.files import TEMPORARY_SUFFIX, write_bytes
+from lfdm.folders.model_folder import read_json
 
 Arrays = dict[str, np.ndarray]
 
@@ -33,19 +35,19 @@ class StoredArrays:
         """Return array `name` of all items, in their original order."""
         parts = []
         for path in self._paths:
-            with np.load(path) as arrays:
+            with open_arrays(path) as arrays:
                 parts.append(arrays[name])
         return np.concatenate(parts)
 
     def __contains__(self, name: str) -> bool:
-        with np.load(self._paths[0]) as arrays:
+        with open_arrays(self._paths[0]) as arrays:
             return name in arrays
 
     def rows(self, name: str, items: Sequence[int]) -> np.ndarray:
         """Return the rows of array `name` for `items`, reading only the files that hold them."""
         loaded: dict[int, np.ndarray] = {}
         for b in {self._place[item][0] for item in items}:
-            with np.load(self._paths[b]) as arrays:
+            with open_arrays(self._paths[b]) as arrays:
                 loaded[b] = arrays[name]
         return np.stack([loaded[b][row] for b, row in (self._place[item] for item in items)])
 
@@ -84,7 +86,7 @@ class BatchStore:
     def _claim(self, settings: dict[str, Any]) -> None:
         path = self.folder / SETTINGS_NAME
         if path.is_file():
-            earlier = json.loads(path.read_text())
+            earlier = read_json(path)
             differing = sorted(key for key in {*earlier, *settings} if earlier.get(key) != settings.get(key))
             if differing:
                 changes = "; ".join(f"{key} was {earlier.get(key)!r}, now {settings.get(key)!r}" for key in differing)

@@ -1,3 +1,3 @@
 """Folders on disk: files and folders that appear whole or not at all, model folders, run folders, and where models are found."""
 
-__all__ = ["components", "disk", "file_kinds", "files", "lock", "model_folder", "run_folder", "sources"]
+__all__ = ["arrays", "components", "disk", "file_kinds", "files", "lock", "model_folder", "run_folder", "sources", "texts"]

@@ -16,7 +16,16 @@ from torch import Tensor, nn
 from lfdm.config.registration import Configured
 from lfdm.errors import UserError
 from lfdm.folders.files import check_holds_only, expand_home, replace_folder
-from lfdm.folders.model_folder import CONFIG_NAME, build_from_config, load_exactly, read_config, read_tensors, weights_name
+from lfdm.folders.model_folder import (
+    CONFIG_NAME,
+    build_from_config,
+    check_shapes,
+    load_exactly,
+    read_config,
+    read_shapes,
+    read_tensors,
+    weights_name,
+)
 from lfdm.folders.sources import HubOptions, UploadOptions, check_upload_options, find_folder, upload_folder, write_model_card
 
 MAX_REASON = 200
@@ -132,8 +141,10 @@ class Model(Component, nn.Module):
         """
         dtype, device = check_load_options(dtype, torch_dtype, use_safetensors), check_device(device)
         folder = find_folder(name, **hub) / (subfolder or "")
-        model = super().from_pretrained(folder)
         weights = folder / weights_name(variant)
+        with torch.device("meta"):  # no memory is filled for a configuration that does not fit the weights
+            check_shapes(super().from_pretrained(folder), read_shapes(weights), str(weights))
+        model = super().from_pretrained(folder)
         load_exactly(model, read_tensors(weights), str(weights))
         return model.to(device=device, dtype=dtype).eval()
 
@@ -186,7 +197,8 @@ def check_load_options(
     """Return the requested number format, float32 by default; `torch_dtype` is diffusers' older name of `dtype`."""
     if dtype is not None and torch_dtype is not None:
         raise UserError(f"dtype and torch_dtype mean the same: give one of them; got {dtype} and {torch_dtype}")
-    chosen = dtype or torch_dtype or torch.float32
+    chosen = torch_dtype if dtype is None else dtype
+    chosen = torch.float32 if chosen is None else chosen
     if not isinstance(chosen, torch.dtype):
         raise UserError(f"dtype must be a torch.dtype such as torch.float16; got {chosen!r}")
     check_safetensors("use_safetensors", use_safetensors)
@@ -204,8 +216,8 @@ def check_device(device: torch.device | str | int) -> torch.device:
     try:
         found = torch.device(device)
         torch.zeros(1, device=found)
-    except (RuntimeError, AssertionError, ImportError) as error:
+    except (RuntimeError, AssertionError, ImportError, TypeError) as error:
         lines = str(error).splitlines()
         reason = lines[0] if lines and len(lines[0]) < MAX_REASON else "this installation of torch does not support it"
-        raise UserError(f"device {str(device)!r} cannot be used here ({reason}); try cpu or cuda") from None
+        raise UserError(f"device {str(device)[:MAX_REASON]!r} cannot be used here ({reason}); try cpu or cuda") from None
     return found

@@ -81,7 +81,7 @@ def expand_home(path: str | Path) -> Path:
     path = Path(path)
     try:
         return path.expanduser()
-    except RuntimeError:
+    except (RuntimeError, ValueError):  # ValueError: a null byte
         return path
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -13,6 +13,7 @@ from lfdm.config.registration import CLASS_KEY, argument_names
 from lfdm.config.serialization import SettingsT, from_json
 from lfdm.errors import UserError
 from lfdm.folders.file_kinds import check_downloaded
+from lfdm.folders.texts import read_whole
 
 ModelT = TypeVar("ModelT")
 
@@ -24,9 +25,10 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; FileNotFoundError or UserError with the path if there is none."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
+    data = read_whole(path)
     try:
-        value = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:  # ValueError: also for bytes that are no text, and numbers of 5000 digits
         raise UserError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold a JSON object; got {type(value).__name__}")
@@ -75,18 +77,31 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is not a readable safetensors file: {error}") from None
 
 
-def load_exactly(module: nn.Module, tensors: dict[str, Tensor], origin: str) -> None:
-    """Copy `tensors` into `module`; UserError lists missing, unexpected and misshapen names."""
-    own = module.state_dict()
-    missing = sorted(set(own) - set(tensors))
-    unexpected = sorted(set(tensors) - set(own))
-    misshapen = [
-        f"{name} {tuple(tensors[name].shape)}, needs {tuple(own[name].shape)}"
-        for name in sorted(set(own) & set(tensors))
-        if tensors[name].shape != own[name].shape
-    ]
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Read the shapes of the tensors of a safetensors file from its header; raises as `read_tensors`."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    except (SafetensorError, RuntimeError) as error:  # RuntimeError: larger than the memory
+        raise UserError(f"{path} is not a readable safetensors file: {error}") from None
+
+
+def check_shapes(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], origin: str) -> None:
+    """Raise UserError listing the missing, unexpected and misshapen names of tensors for `module`."""
+    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    missing = sorted(set(own) - set(shapes))
+    unexpected = sorted(set(shapes) - set(own))
+    common = sorted(set(own) & set(shapes))
+    misshapen = [f"{name} {shapes[name]}, needs {own[name]}" for name in common if shapes[name] != own[name]]
     if missing or unexpected or misshapen:
         raise UserError(
             f"{origin} does not match {type(module).__name__}: missing {missing}, unexpected {unexpected}, misshapen {misshapen}"
         )
+
+
+def load_exactly(module: nn.Module, tensors: dict[str, Tensor], origin: str) -> None:
+    """Copy `tensors` into `module`; UserError as `check_shapes`."""
+    check_shapes(module, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, origin)
     module.load_state_dict(tensors)

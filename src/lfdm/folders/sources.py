@@ -59,6 +59,8 @@ def find_folder(name: str | Path, **hub: Unpack[HubOptions]) -> Path:
         FileNotFoundError: a path that does not exist.
     """
     refuse_unknown("from_pretrained", hub, HubOptions.__annotations__)
+    if not isinstance(name, str | Path):
+        raise UserError(f"a model is given by its name or folder, not by a {type(name).__name__}")
     text = str(name)
     if not text.strip():
         raise UserError(f"model must be a name or a folder; got {text!r}; {_allowed_names()}")

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from lfdm.config.checks import check_number
 from lfdm.errors import UserError
 from lfdm.folders.files import check_parents, expand_home, write_bytes
 from lfdm.motion.warp import flow_to_grid, grid_to_flow, identity_grid, resize
@@ -26,6 +27,8 @@ FEATHER = 1 / 16
 BILINEAR_REACH = 1.0
 """Distance in cells up to which a cell influences pixels when motion is resized bilinearly."""
 MOTION_SUFFIX = ".safetensors"
+MAX_VALUES = 2**28
+"""Most values of a tensor in a motion file: 130,000 frames at 32x32, and 1 GB."""
 FILE_FORMAT = "lfdm-motion-1"
 """Format and version in the metadata of a motion file."""
 
@@ -171,9 +174,8 @@ class Motion:
         Raises:
             UserError: a negative strength, or one that is not finite.
         """
-        if not 0 <= strength < float("inf"):
-            raise UserError(f"strength must be a finite number, 0 or more; got {strength}")
-        return self if strength == 1 else self._scaled_by(torch.tensor(float(strength)))
+        strength = check_number("strength", strength, low=0)
+        return self if strength == 1 else self._scaled_by(torch.tensor(strength))
 
     def masked(self, mask: Tensor, *, reach: float = BILINEAR_REACH) -> Self:
         """Restrict this motion to a soft mask (1, 1, H, W); where the mask is 0 the source image is reproduced exactly.
@@ -250,9 +252,11 @@ class Motion:
         try:
             with safe_open(path, framework="pt") as file:
                 metadata: dict[str, str] = file.metadata() or {}
+                for name in file.keys():  # noqa: SIM118 - it is no dict
+                    _check_size(name, file.get_slice(name).get_shape())
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
             return cls._from_file(tensors, metadata)
-        except (SafetensorError, UserError) as error:
+        except (SafetensorError, UserError, RuntimeError) as error:  # RuntimeError: a file larger than the memory
             raise UserError(f"{path} holds no valid motion: {error}") from None
 
     @classmethod
@@ -317,9 +321,16 @@ def feather(mask: Tensor, size: tuple[int, int], *, reach: float = BILINEAR_REAC
     return cells
 
 
+def _check_size(name: str, shape: Sequence[int]) -> None:
+    """Raise UserError for a tensor that a motion file must not hold, since a file of zeros may take no space on the disk."""
+    if math.prod(shape) > MAX_VALUES:
+        raise UserError(f"{name} must have at most {MAX_VALUES} values; got {tuple(shape)}")
+
+
 def _check_stored(tensors: dict[str, Tensor]) -> None:
     """Raise UserError if a motion file must not hold these tensors."""
     for name, value in tensors.items():
+        _check_size(name, value.shape)
         if not value.is_floating_point() or value.dtype != tensors["flow"].dtype:
             raise UserError(f"{name} must have the floating point type of flow; got {value.dtype} and {tensors['flow'].dtype}")
         if 0 in value.shape:

@@ -17,6 +17,7 @@ from typing import Any, cast
 from torch import nn
 
 import lfdm
+from lfdm.config.checks import check_integer
 from lfdm.config.registration import CLASS_KEY, argument_names
 from lfdm.diffusion.schedulers import SCHEDULER_CONFIG_NAME, MotionScheduler
 from lfdm.errors import UserError
@@ -25,6 +26,9 @@ from lfdm.folders.files import check_holds_only, replace_folder
 from lfdm.folders.model_folder import CONFIG_NAME, build_from_config, read_config, read_json, weights_name
 from lfdm.folders.run_folder import ModelLayout
 from lfdm.folders.sources import INDEX_NAME
+
+MAX_TRAIN_TIMESTEPS = 100_000
+"""Most noise levels of a scheduler of diffusers; models have 1000."""
 
 
 def component_types(pipeline: type) -> dict[str, type]:
@@ -130,7 +134,10 @@ def load_scheduler(folder: Path) -> Any:
     name = read_json(path).get(CLASS_KEY)
     known = {cls.__name__: cls for cls in _loadable_classes(MotionScheduler).values()}
     cls = known.get(str(name)) or _diffusers_scheduler(path, name)
-    return build_from_config(path, cls, read_config(path, cls))
+    arguments = read_config(path, cls)
+    if "num_train_timesteps" in arguments:  # diffusers computes a table of them at once
+        check_integer(f"{path}: num_train_timesteps", arguments["num_train_timesteps"], 1, MAX_TRAIN_TIMESTEPS)
+    return build_from_config(path, cls, arguments)
 
 
 def load_components(layout: ModelLayout, classes: Mapping[str, type[Any]], **options: Any) -> dict[str, Any]:

@@ -20,11 +20,13 @@ from lfdm.condition.encoder import Condition
 from lfdm.config.checks import MAX_SEED, check_integer
 from lfdm.config.video import Fit, Size, SizeInput
 from lfdm.data.alpha import fill_invisible, fit_premultiplied, unpremultiply
-from lfdm.data.images import fit_frames, read_gray, read_image
+from lfdm.data.images import check_pixels, fit_frames, read_gray, read_image
 from lfdm.data.pictures import read_picture
 from lfdm.errors import UserError
 from lfdm.pipeline.framing import Framing
 
+MAX_MIX = 1000
+"""Longest mix; a longer text is none, and to find that out would take minutes."""
 MAX_VIDEOS = 10_000
 """Most videos of one call per image and condition."""
 
@@ -90,6 +92,9 @@ def read_images(image: ImageInput, *, keep_alpha: bool = False) -> list[Picture]
 def _read_tensor(image: Tensor, *, keep_alpha: bool) -> Picture:
     if image.ndim != 3 or image.shape[0] not in (3, 4):
         raise UserError(f"an image tensor must be (3, H, W), (4, H, W) or a batch of them; got {tuple(image.shape)}")
+    if image.layout is not torch.strided or image.device.type == "meta":
+        raise UserError(f"an image tensor must be dense and hold values; got {image.layout} on {image.device}")
+    check_pixels("image", image.shape[2], image.shape[1])
     if image.dtype == torch.uint8:
         return read_image(rearrange(image.detach().cpu(), "c h w -> h w c").numpy(), keep_alpha=keep_alpha)
     if not image.is_floating_point():
@@ -253,7 +258,7 @@ def parse_condition(text: str | None, labels: Sequence[str]) -> Condition:
     Raises:
         UserError: a label that occurs twice in a mix.
     """
-    if text is None or text in labels or not _MIX.fullmatch(text):
+    if text is None or text in labels or len(text) > MAX_MIX or not _MIX.fullmatch(text):
         return text
     pairs = [(name.strip(), float(weight)) for name, weight in (part.rsplit("=", 1) for part in text.split(","))]
     mix = dict(pairs)

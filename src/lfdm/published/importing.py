@@ -23,6 +23,7 @@ from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.errors import UserError
 from lfdm.folders.files import check_holds_only, check_parents, existing_path, replace_folder
 from lfdm.folders.model_folder import CONFIG_NAME, load_exactly
+from lfdm.folders.texts import read_whole
 from lfdm.pipeline.folder import folder_entries
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.published.weights import AUTOENCODER_NETWORKS, DIFFUSION_NETWORKS, convert_autoencoder, convert_unet, read_networks
@@ -134,7 +135,7 @@ def parse_labels(text: str) -> tuple[str, ...]:
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return read_whole(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error}") from None
 

@@ -2,6 +2,8 @@
 
 import pickle
 import re
+import warnings
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -275,8 +277,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint {path}")
     check_downloaded(path)
+    _check_stored(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it would run {code[1]}" if code else "it is damaged or holds more than tensors and plain values"
@@ -286,6 +291,39 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise UserError(f"{path} must hold a dictionary; got {type(state).__name__}")
     return state
+
+
+def _check_stored(path: Path) -> None:
+    """Raise UserError for a zip file whose records are compressed or overlap: torch stores them as they are, once each."""
+    if not zipfile.is_zipfile(path):
+        return  # torch's older format, which states no more than it holds
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(record.file_size for record in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise UserError(f"{path} is not a readable checkpoint ({error})") from None
+    if size > path.stat().st_size:
+        raise UserError(f"{path} is refused: it would unpack to {size:,} bytes, more than it has; checkpoints are not compressed")
+
+
+def read_tensor_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read a checkpoint that is one dictionary of named tensors; raises as `read_checkpoint`, and UserError for another one."""
+    state = read_checkpoint(path)
+    _check_tensors(str(path), state)
+    return state
+
+
+def _check_tensors(name: str, entries: object) -> None:
+    """Raise UserError for anything but a dictionary of named tensors that hold all of their values.
+
+    Tensors can be sparse, without data, or one value expanded to any number.
+    """
+    if not isinstance(entries, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in entries.items()):
+        raise UserError(f"{name} must be a dictionary of named tensors")
+    for key, value in entries.items():
+        dense = value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized
+        if not dense or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise UserError(f"{name}: {key} must be a dense tensor that holds its values; got {tuple(value.shape)}")
 
 
 IGNORED = re.compile(r"(optimizer|scheduler|epoch|example|avd_network)(_\w*)?")
@@ -308,7 +346,5 @@ def read_networks(path: str | Path, names: Sequence[str]) -> dict[str, dict[str,
     if missing or unexpected:
         raise UserError(f"{path} must hold {', '.join(names)}: missing {missing}, unexpected {unexpected}")
     for name in names:
-        entries = state[name]
-        if not isinstance(entries, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in entries.items()):
-            raise UserError(f"{path}: entry {name!r} must be a dictionary of named tensors")
+        _check_tensors(f"{path}: entry {name!r}", state[name])
     return {name: dict(state[name]) for name in names}

@@ -10,12 +10,15 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from lfdm.config.checks import check_integer
 from lfdm.folders.files import TEMPORARY_SUFFIX, replace_folder
 from lfdm.folders.model_folder import WEIGHTS_NAME, load_exactly, read_json, read_tensors
 from lfdm.folders.run_folder import CHECKPOINTS_DIR, SAMPLES_DIR, STATE_NAME, find_checkpoints
 
 TRAINING_NAME = "training.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq")
+MAX_STEP = 2**53
+"""Largest step that JSON can hold exactly."""
 
 
 def checkpoint_path(out: Path, step: int) -> Path:
@@ -72,8 +75,7 @@ class TrainingState:
         except (OSError, SafetensorError) as error:
             raise OSError(f"{error}; the checkpoint before is intact") from error
         for old in find_checkpoints(out)[:-keep]:
-            (old / STATE_NAME).unlink()  # first: without it an interrupted removal leaves no checkpoint
-            shutil.rmtree(old)
+            _remove(old)
         return folder
 
     def load_newest(self, out: Path) -> int:
@@ -97,7 +99,8 @@ class TrainingState:
                 if name in steps:  # in the parameter's memory format; steps stay on the CPU, where Adam reads them
                     copies = [torch.empty_like(parameter).copy_(values[name]) for values in moments]
                     self.optimizer.state[parameter] = {"step": steps[name], **dict(zip(MOMENTS, copies, strict=True))}
-        return int(read_json(checkpoints[-1] / STATE_NAME)["step"])
+        state = checkpoints[-1] / STATE_NAME
+        return check_integer(f"{state}: step", read_json(state).get("step"), 0, MAX_STEP)
 
     def _key(self, folder: str, kind: str) -> str:
         return kind if folder == next(iter(self.models)) else f"{folder}-{kind}"
@@ -108,7 +111,16 @@ def remove_unfinished(out: Path) -> None:
     folder = out / CHECKPOINTS_DIR
     hidden = (path for place in (out, out / SAMPLES_DIR) for path in place.glob(f".*{TEMPORARY_SUFFIX}"))
     for path in (*hidden, *folder.glob(".step-*"), *set(folder.glob("step-*")).difference(find_checkpoints(out))):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint or a file; of a link, only the link."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+        return
+    (path / STATE_NAME).unlink(missing_ok=True)  # first: without it an interrupted removal leaves no checkpoint
+    shutil.rmtree(path)
 
 
 def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

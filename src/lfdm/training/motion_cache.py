@@ -24,15 +24,24 @@ from lfdm.data.clip_file import Part, damaged_clips, write_clips
 from lfdm.data.frame_indices import sample_indices
 from lfdm.data.progress import Progress
 from lfdm.errors import UserError
+from lfdm.folders.arrays import map_array
 from lfdm.folders.lock import build_once
+from lfdm.folders.model_folder import read_json
 from lfdm.motion.motion import Motion
 
 CHUNK_FRAMES = 64
 """Frames whose motion is estimated at a time."""
-MOTION_VERSION = 2
+MOTION_VERSION = 3
 """Part of a cache's name. Increase it when a change of the code makes the same weights estimate another motion."""
 _MOTION_NAME = "motion.f16"
 _SHAPE_NAME = "shape.json"
+_NUM_CHANNELS = 3
+
+
+def _map_motion(folder: Path, num_frames: int) -> np.ndarray:
+    """Map the motion of a cache: (num_frames, 3, h, w). Raises UserError for a file of another size."""
+    height, width = read_json(folder / _SHAPE_NAME)["size"]
+    return map_array(folder / _MOTION_NAME, np.float16, (num_frames, _NUM_CHANNELS, height, width))
 
 
 class MotionCache:
@@ -43,8 +52,7 @@ class MotionCache:
         self._motion = self._map()
 
     def _map(self) -> np.ndarray:
-        shape = tuple(json.loads((self.folder / _SHAPE_NAME).read_text())["shape"])
-        return np.memmap(self.folder / _MOTION_NAME, np.float16, "r", shape=shape)
+        return _map_motion(self.folder, self.offsets[-1])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_motion": None}  # a loader process maps the file itself
@@ -106,15 +114,15 @@ def _digest(autoencoder: LatentFlowAutoencoder) -> str:
 def _estimate(autoencoder: LatentFlowAutoencoder, clips: ClipCache, folder: Path, progress: Progress | None) -> None:
     was_training = autoencoder.training
     autoencoder.eval()
-    shape: tuple[int, ...] = ()
+    size: tuple[int, ...] = ()
 
     def arrays() -> Iterator[list[np.ndarray]]:
-        nonlocal shape
+        nonlocal size
         for index, record in enumerate(clips.records):
             motion = list(_clip_motion(autoencoder, clips.clip(index)))
             if not all(np.isfinite(values).all() for values in motion):
                 raise UserError(f"{record.path}: the motion that stage 1 estimates is not finite in float16; train stage 1 anew")
-            shape = motion[0].shape[1:]
+            size = motion[0].shape[2:]
             yield motion
             if progress is not None:
                 progress("estimating motion", index + 1, len(clips))
@@ -123,13 +131,14 @@ def _estimate(autoencoder: LatentFlowAutoencoder, clips: ClipCache, folder: Path
         parts = [asdict(part) for part in write_clips(folder / _MOTION_NAME, arrays())]
     finally:
         autoencoder.train(was_training)
-    (folder / _SHAPE_NAME).write_text(json.dumps({"shape": [clips.offsets[-1], *shape], "clips": parts}))
+    (folder / _SHAPE_NAME).write_text(json.dumps({"size": size, "clips": parts}))
 
 
 def _find_damage(clips: ClipCache, folder: Path) -> str | None:
     """Return what has changed in a motion cache since it was written."""
     try:
-        parts = [Part(**part) for part in json.loads((folder / _SHAPE_NAME).read_text())["clips"]]
+        _map_motion(folder, clips.offsets[-1])
+        parts = [Part(**part) for part in read_json(folder / _SHAPE_NAME)["clips"]]
         damaged = [clips.records[index].path for index in damaged_clips(folder / _MOTION_NAME, parts)]
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         return str(error)

@@ -290,3 +290,25 @@ def test_animated_pictures_are_clips(tmp_path: Path) -> None:
     assert [record.path for record in report.records] == [
         f"clips/wave/{name}.avi" for name in ("ann/a.webp", "ann/b.png", "c.webp")
     ]
+
+
+def test_links_between_folders_are_followed_once(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "tree", tmp_path / "elsewhere"
+    write_video(root / "wave/ann/1.avi", clip(4, 16, 16), fps=8)
+    write_video(elsewhere / "bob/1.avi", clip(4, 16, 16), fps=8)
+    for label in ("wave", "jump"):
+        (root / label).mkdir(exist_ok=True)
+        for index in range(9):  # 9^8 paths
+            (root / label / f"link{index}").symlink_to(root, target_is_directory=True)
+            (root / label / f"out{index}").symlink_to(elsewhere / "bob", target_is_directory=True)
+    report = write_folder(root, tmp_path / "out", size=16)
+    assert sorted(record.label for record in report.records) == ["jump", "wave"]
+    assert len(report.skipped) == 2 * 9 + 17
+
+
+def test_no_line_of_a_table_reaches_the_terminal_as_it_is(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("path,label\nwave/ann/1.avi,wave\nwave/ann/2.mp4,a\x1b[31m\n\x1b[2J.mp4,jump\n")
+    report = write_folder(tree, tmp_path / "out", size=16, labels=tmp_path / "table.csv")
+    assert [record.label for record in report.records] == ["wave"]
+    assert any(skipped.path == "\\x1b[2J.mp4" for skipped in report.skipped)
+    assert not any("\x1b" in skipped.path + skipped.reason for skipped in report.skipped)

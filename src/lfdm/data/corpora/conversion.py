@@ -4,7 +4,6 @@ All converters of existing files use this. A recording that cannot be read is sk
 """
 
 import os
-import unicodedata
 from bisect import bisect_left
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from lfdm.data.index import ClipRecord, Split
 from lfdm.data.progress import Progress, run_all
 from lfdm.data.video import Crop, iterate_video, natural_key, read_fitted, video_info, write_video
 from lfdm.errors import UserError
+from lfdm.folders.texts import is_printable, printable
 
 MAX_STORED_FRAMES = 1_000_000
 MAX_NAME_BYTES = 250
@@ -163,13 +163,7 @@ def entries_or_skip(source: Path, folder: Path, skipped: list[SkippedFile]) -> l
 
 def skip(source: Path, path: Path, reason: str) -> SkippedFile:
     """Report that `path` in the tree `source` is skipped."""
-    name = "".join(f"\\x{ord(c):x}" if _is_control(c) else c for c in path.relative_to(source).as_posix())
-    return SkippedFile(path=name, reason=reason)
-
-
-def _is_control(character: str) -> bool:
-    """Return whether a character cannot be printed in one line: a control character, or part of a name that is not UTF-8."""
-    return unicodedata.category(character) in ("Cc", "Cs")
+    return SkippedFile(path=printable(path.relative_to(source).as_posix()), reason=printable(reason))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,7 +272,7 @@ class _Converter:
 
 def _check_name(path: Path) -> None:
     """Raise UserError for a name that the table cannot hold, or that is too long with an ending added."""
-    if any(map(_is_control, str(path))):
+    if not is_printable(str(path)):
         raise UserError("a name with control characters, or that is not UTF-8")
     if len(path.name.encode()) > MAX_NAME_BYTES:
         raise UserError(f"a name of over {MAX_NAME_BYTES} bytes")

@@ -33,6 +33,7 @@ from lfdm.data.progress import Progress, run_all
 from lfdm.data.video import VIDEO_SUFFIXES, video_info
 from lfdm.errors import UserError
 from lfdm.folders.files import expand_home
+from lfdm.folders.texts import printable
 
 MAX_DEPTH = 8
 """Deepest folder that is searched for clips."""
@@ -140,6 +141,8 @@ class _Tree:
     others: dict[PurePath, str] = field(default_factory=dict)
     """Reasons why other files are no clips; files that are read for another purpose are removed."""
     skipped: list[SkippedFile] = field(default_factory=list)
+    linked: set[Path] = field(default_factory=set)
+    """Folders elsewhere that links in the tree lead to."""
 
     def texts(self) -> list[PurePath]:
         return [path for path in self.others if path.suffix.lower() == ".txt"]
@@ -159,10 +162,21 @@ def _scan_folder(tree: _Tree, folder: Path) -> None:
             tree.clips.append(path)
         elif not _is_folder(entry):
             tree.others[path] = "not a label's folder" if at_top else _reason_not_a_clip(entry)
-        elif len(path.parts) > MAX_DEPTH or entry.resolve() in (folder.resolve(), *folder.resolve().parents):
-            tree.skipped.append(skip(tree.source, entry, "a folder too deep in the tree, or a link to one around it"))
+        elif len(path.parts) > MAX_DEPTH or not _is_new(tree, entry):
+            tree.skipped.append(skip(tree.source, entry, "a folder too deep in the tree, or a link to one that is read anyway"))
         else:
             _scan_folder(tree, entry)
+
+
+def _is_new(tree: _Tree, folder: Path) -> bool:
+    """Return whether a folder is no link into the tree, nor to what another link leads to: the paths to it could be endless."""
+    if not folder.is_symlink():
+        return True
+    target, source = folder.resolve(), tree.source.resolve()
+    if source in (target, *target.parents) or target in (*source.parents, *tree.linked):
+        return False
+    tree.linked.add(target)
+    return True
 
 
 def _arrange(tree: _Tree, layout: FolderLayout, labels: str | Path | None) -> Arrangement:
@@ -194,7 +208,9 @@ def _read_labels(tree: _Tree, labels: str | Path | None, texts: Sequence[PurePat
     if labels is not None and str(labels) != TEXTS:
         table = expand_home(labels)
         listing = read_label_table(table, tree.clips)
-        tree.skipped.extend(SkippedFile(path=entry, reason=reason) for entry, reason in listing.unknown.items())
+        tree.skipped.extend(
+            SkippedFile(path=printable(entry), reason=printable(reason)) for entry, reason in listing.unknown.items()
+        )
         for path in list(tree.others):
             if (tree.source / path).resolve() == table.resolve():
                 del tree.others[path]

@@ -13,7 +13,10 @@ from lfdm.data.corpora.layouts import MIN_LISTED_SHARE, Place, split_of_name
 from lfdm.data.index import Split
 from lfdm.data.tables import read_table, tidy
 from lfdm.errors import UserError
+from lfdm.folders.texts import read_whole
 
+MAX_LINE = 10_000
+"""Longer lines of a list name no clip; to match them would take long."""
 MAX_TEXT_BYTES = 10_000
 """A longer text next to a clip is no label."""
 _LIST_NUMBER = re.compile(r"\d+$")
@@ -173,6 +176,7 @@ def _listed(path: Path, names: _Names) -> list[tuple[PurePath, str]]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError):
+        lines = read_whole(path).decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError, UserError):
         return []
+    return [line.strip() for line in lines if line.strip() and len(line) <= MAX_LINE]

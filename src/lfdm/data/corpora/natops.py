@@ -8,10 +8,11 @@ from collections import Counter
 from itertools import product
 from pathlib import Path
 
-from lfdm.data.corpora.conversion import Segment
+from lfdm.data.corpora.conversion import MAX_STORED_FRAMES, Segment
 from lfdm.data.corpora.published import Corpus, Survey
 from lfdm.data.video import Crop
 from lfdm.errors import UserError
+from lfdm.folders.texts import read_whole
 
 LABELS = (
     "I Have Command",
@@ -67,7 +68,7 @@ def read_segmentation(path: str | Path) -> tuple[Segments, list[str]]:
     reader = _SegmentationReader()
     number, text = 0, ""
     try:
-        for number, text in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
+        for number, text in enumerate(read_whole(path).decode("utf-8-sig", errors="replace").splitlines(), start=1):
             reader.read("".join(text.split()), number)
         reader.check_whole()
     except UserError as error:
@@ -84,7 +85,7 @@ class _SegmentationReader:
 
     def read(self, line: str, number: int) -> None:
         """Read one line without its spaces. Raises UserError where the position in the file becomes ambiguous."""
-        heading = re.match(r"//subject\D*(\d*)", line, re.IGNORECASE)
+        heading = re.match(r"//subject[^0-9]*([0-9]{0,9})", line, re.IGNORECASE)
         if heading:
             self._begin_subject(int(heading[1] or self.subject + 1))
         elif not line or line.startswith("//"):
@@ -117,9 +118,9 @@ class _SegmentationReader:
 
     def _add_take(self, line: str) -> bool:
         takes = self.segments[self.subject, self.gesture]
-        match = re.fullmatch(r"(\d+):(\d+),(\d+)", line)
+        match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9}),([0-9]{1,9})", line)
         take, start, end = map(int, match.groups()) if match else (0, 0, 0)
-        if not 1 <= start <= end or take in takes:
+        if not 1 <= start <= end < start + MAX_STORED_FRAMES or take in takes:
             return False
         takes[take] = range(start - 1, end)
         return True

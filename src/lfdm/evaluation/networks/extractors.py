@@ -24,7 +24,7 @@ from lfdm.evaluation.networks.features import (
 from lfdm.evaluation.networks.i3d import I3D, IMAGE_SIZE, NUM_CLASSES
 from lfdm.folders.files import expand_home
 from lfdm.folders.model_folder import load_exactly
-from lfdm.published.weights import read_checkpoint
+from lfdm.published.weights import read_tensor_dict
 from lfdm.training.losses.perceptual import PerceptualLoss
 
 TORCHSCRIPT_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
@@ -61,7 +61,7 @@ class I3DFeatures:
         from_imagenet = self.sha256 == RGB_IMAGENET_SHA256
         self.name = "FVD[i3d-rgb-imagenet]" if from_imagenet else "FVD"
         self.network = I3D(eps=1e-3 if from_imagenet else 1e-5)
-        weights = read_checkpoint(path)
+        weights = read_tensor_dict(path)
         for name, count in self.network.state_dict().items():
             if name.endswith("num_batches_tracked"):  # missing in older files, and not read in inference
                 weights.setdefault(name, torch.zeros_like(count))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lfdm.autoencoder.layers import AntiAliasDownsample
 from lfdm.errors import UserError
 from lfdm.folders.model_folder import read_tensors
-from lfdm.published.weights import read_checkpoint
+from lfdm.published.weights import read_tensor_dict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +143,7 @@ class PerceptualLoss(nn.Module):
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    return read_tensors(path) if path.suffix == ".safetensors" else read_checkpoint(path)
+    return read_tensors(path) if path.suffix == ".safetensors" else read_tensor_dict(path)
 
 
 def _recognize(tensors: dict[str, Tensor], origin: str | Path) -> _Network:
