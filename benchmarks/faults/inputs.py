@@ -111,7 +111,8 @@ def try_case(index: int, case: Case, *, samples: Path, pipe: LatentFlowPipeline,
         if "call" in case:
             return run_call(lambda: evaluate(case["call"], pipe), folder)
         # a command line of Linux is bytes without zeros; half a surrogate pair stands for a byte that is no text
-        line = [os.fsdecode(word.encode("utf-8", "surrogatepass")).replace("\0", "") for word in case["words"]]
+        port_words = ["--port", str(port)] if case["words"][:1] == ["serve"] else []  # else it would serve
+        line = [os.fsdecode(word.encode("utf-8", "surrogatepass")).replace("\0", "") for word in case["words"]] + port_words
         return run_words([word.replace("{taken}", str(port)) for word in line], folder)
     finally:
         shutil.rmtree(folder)

@@ -557,6 +557,13 @@ def test_image_tensors_hold_their_values(pipe: LatentFlowPipeline, tensor: torch
         pipe(torch.zeros(1).expand(3, 10**6, 10**6), LABELS[0])
 
 
+def test_images_may_have_any_floating_point_format(pipe: LatentFlowPipeline) -> None:
+    for dtype in (torch.float8_e4m3fn, torch.bfloat16, torch.float64):
+        assert pipe(torch.zeros(3, 8, 8, dtype=dtype), LABELS[0], num_inference_steps=1).frames
+    with pytest.raises(UserError, match="uint8 or floating point"):
+        pipe(torch.zeros(3, 8, 8, dtype=torch.cfloat), LABELS[0])
+
+
 def test_a_missing_component_is_named(pipe: LatentFlowPipeline, tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path / "model")
     edit_json(tmp_path / "model" / "model_index.json", lambda values: values.pop("unet"))

@@ -99,9 +99,9 @@ def _read_tensor(image: Tensor, *, keep_alpha: bool) -> Picture:
         return read_image(rearrange(image.detach().cpu(), "c h w -> h w c").numpy(), keep_alpha=keep_alpha)
     if not image.is_floating_point():
         raise UserError(f"an image tensor must be uint8 or floating point; got {image.dtype}")
-    if not (image.numel() and image.min() >= 0 and image.max() <= 1):  # also False for NaN
+    picture = image.detach().float().cpu()  # first, since torch cannot compare all formats
+    if not (picture.numel() and picture.min() >= 0 and picture.max() <= 1):  # also False for NaN
         raise UserError("a floating point image tensor must lie in [0, 1]; got values outside, NaN or no pixels")
-    picture = image.detach().float().cpu()
     if len(picture) == 3 or (keep_alpha and picture[3].min() < 1):
         return picture
     return over_white(picture[:3] * picture[3:], picture[3:])
