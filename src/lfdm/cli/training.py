@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +13,7 @@ from lfdm.cli.console import ProgressBars, progress_bar
 from lfdm.cli.options import DEFAULT_MODEL
 from lfdm.config.checks import check
 from lfdm.config.presets import Preset
-from lfdm.config.sizes import parse_stages, suitable_preset
+from lfdm.config.sizes import SizeStage, parse_stages, suitable_preset
 from lfdm.config.training import AdaptationConfig
 from lfdm.config.video import Size, SizeSetting
 from lfdm.data.corpora.shapes import find_common_shape
@@ -45,9 +45,10 @@ def autoencoder_training(preset: Preset) -> Callable[..., None]:
             init: Bundled name, or model, pipeline or run folder whose weights to start from; also of smaller images.
             sizes: SIZE:STEPS of a training that grows, such as 64:1500 128:1000; smaller sizes train in OUT-SIZE.
         """
+        stages = parse_stages(sizes)
         config = _with_size(config, preset, data, size)
         note = "" if replace(config, image_size=preset.image_size) == preset else "  (with the same model options)"
-        _train_autoencoder(config, data, out, init, sizes, note)
+        _train_autoencoder(config, data, out, init, stages, note)
 
     return _naming_preset(train_autoencoder, preset)
 
@@ -67,9 +68,8 @@ def train_suitable_autoencoder(*, data: Path, out: Path, init: str | None = None
     _train_autoencoder(preset, data, out, init, (), "")
 
 
-def _train_autoencoder(preset: Preset, data: Path, out: Path, init: str | None, sizes: tuple[str, ...], note: str) -> None:
+def _train_autoencoder(preset: Preset, data: Path, out: Path, init: str | None, stages: Sequence[SizeStage], note: str) -> None:
     """Train stage 1 and print what to do next; `note` is a remark on the command of stage 2."""
-    stages = parse_stages(sizes)
     from lfdm.training import growing, stage1
 
     with progress_bar() as bars:
