@@ -238,14 +238,13 @@ def render(results: dict[str, Any]) -> str:
         f"({results['machine']}).\n\n"
     )
     photo = results["photograph"]
-    gained = photo["peak_memory_mb"] - photo["peak_memory_before_mb"]
     return (
         HEAD
         + text
         + table(header, rows)
         + f"\nA drawn photograph of {photo['size']} (a puppet, fine texture, grain), {photo['frames']} frames, sampled: "
-        f"{photo['seconds']:.0f} s of one core, peak memory {gained:.0f} MB above the highest before, of which "
-        f"{photo['result_mb']:.0f} MB are the result. Frame 0 is the picture: "
+        f"{photo['seconds']:.0f} s of one core, peak memory of the process {photo['peak_memory_mb']:.0f} MB "
+        f"({photo['peak_memory_before_mb']:.0f} MB before), with {photo['result_mb']:.0f} MB of result. Frame 0 is the picture: "
         f"{'yes' if photo['frame_0_is_the_picture'] else 'no'}.\n"
     )
 
