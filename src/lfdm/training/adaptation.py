@@ -94,4 +94,9 @@ def _publish(index: Path, components: dict[str, Path], out: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    shutil.copytree(source, target, dirs_exist_ok=True)
+    for path in sorted(source.rglob("*")):  # copytree would hide the disk's error in a list of all files
+        place = target / path.relative_to(source)
+        if path.is_dir():
+            place.mkdir()
+        else:
+            shutil.copyfile(path, place)
