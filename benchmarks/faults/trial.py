@@ -117,7 +117,7 @@ def _run_child(action: Callable[[], int], folder: Path, messages: Path) -> int:
     try:
         return action()
     except BaseException:
-        traceback.print_exc()
+        os.write(2, traceback.format_exc().encode(errors="backslashreplace"))
         return EXIT_BUG
 
 
