@@ -2,7 +2,7 @@
 
 import re
 
-_LONG_VALUE = re.compile(r"(?<!\w)(['\"])([^\n]{60})[^\n]{100,}?([^\n]{40})\1(?!\w)")
+_LONG_VALUE = re.compile(r"(?<!\w)(['\"])((?:(?!\1).){60})(?:(?!\1).){100,}?((?:(?!\1).){40})\1(?!\w)")
 """A quoted value of over 200 letters, with its beginning and its end. An apostrophe within a word is no quote."""
 
 

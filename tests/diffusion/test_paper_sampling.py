@@ -27,7 +27,7 @@ def make_pipeline(tiny: Preset) -> LatentFlowPipeline:
         temporal_attention_levels=(False,),
     )
     autoencoder = replace(tiny.autoencoder, predictor=replace(tiny.autoencoder.predictor, padding=3))
-    pipe = LatentFlowPipeline.from_preset(replace(MUG128, image_size=16, num_frames=2, autoencoder=autoencoder, unet=unet))
+    pipe = LatentFlowPipeline.from_preset(replace(MUG128, image_size=32, num_frames=2, autoencoder=autoencoder, unet=unet))
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -41,7 +41,7 @@ def test_a_thousand_steps_are_those_of_the_paper(tiny_paper_preset: Preset) -> N
         asked.append((arguments[0], int(arguments[1]), prediction))
 
     pipe.unet.register_forward_hook(note)
-    image, condition = torch.rand(1, 3, 16, 16), torch.randn(1, 6)
+    image, condition = torch.rand(1, 3, 32, 32), torch.randn(1, 6)
     out = pipe(image, condition, generator=SEED, output_type="pt")
     assert [timestep for _, timestep, _ in asked] == list(range(999, -1, -1))
     *samples, last = sample_as_published([prediction for *_, prediction in asked])
@@ -53,7 +53,7 @@ def test_a_thousand_steps_are_those_of_the_paper(tiny_paper_preset: Preset) -> N
 
 
 def sample_as_published(predictions: list[Tensor]) -> list[Tensor]:
-    """The samples (1, 3, 2, 4, 4) from noise on, one more than predictions."""
+    """The samples (1, 3, 2, 8, 8) from noise on, one more than predictions."""
     steps = np.arange(1001) / 1000
     abar = np.cos((steps + 0.008) / 1.008 * np.pi / 2) ** 2
     beta = np.minimum(1 - abar[1:] / abar[:-1], 0.9999)
@@ -62,7 +62,7 @@ def sample_as_published(predictions: list[Tensor]) -> list[Tensor]:
     x0_factor, xt_factor = beta * np.sqrt(before) / (1 - abar), (1 - before) * np.sqrt(1 - beta) / (1 - abar)
     log_variance = np.log(np.maximum(beta * (1 - before) / (1 - abar), 1e-20))
     (generator,) = sample_generators(SEED, 1)
-    samples = [torch.randn(1, 3, 2, 4, 4, generator=generator)]
+    samples = [torch.randn(1, 3, 2, 8, 8, generator=generator)]
     for t, noise in zip(range(999, -1, -1), predictions, strict=True):
         x = samples[-1]
         x0 = float(np.sqrt(1 / abar[t])) * x - float(np.sqrt(1 / abar[t] - 1)) * noise

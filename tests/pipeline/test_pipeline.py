@@ -371,7 +371,7 @@ def test_an_impossible_image_is_refused(wrong: Any, message: str | None) -> None
         ({"num_inference_steps": 1001}, "num_inference_steps"),
         ({"guidance_scale": float("nan")}, "guidance_scale must be a finite number, 0 to 100; got nan"),
         ({"guidance_scale": -1.0}, "guidance_scale"),
-        ({"output_type": "latent"}, "output_type must be one of pil, np, pt, uint8; got 'latent'"),
+        ({"output_type": "gif"}, "output_type must be one of pil, np, pt, uint8, latent; got 'gif'"),
         ({"condition": "waev"}, "did you mean 'wave'"),
         ({"condition": torch.zeros(1, 5)}, r"must be \(8,\) or \(b, 8\)"),
         ({"condition": torch.full((8,), torch.nan)}, "not finite"),
@@ -559,7 +559,7 @@ def test_image_tensors_hold_their_values(pipe: LatentFlowPipeline, tensor: torch
 
 def test_images_may_have_any_floating_point_format(pipe: LatentFlowPipeline) -> None:
     for dtype in (torch.float8_e4m3fn, torch.bfloat16, torch.float64):
-        assert pipe(torch.zeros(3, 8, 8, dtype=dtype), LABELS[0], num_inference_steps=1).frames
+        assert pipe(torch.zeros(3, 32, 32, dtype=dtype), LABELS[0], num_inference_steps=1).frames
     with pytest.raises(UserError, match="uint8 or floating point"):
         pipe(torch.zeros(3, 8, 8, dtype=torch.cfloat), LABELS[0])
 

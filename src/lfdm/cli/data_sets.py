@@ -262,12 +262,12 @@ def data_folder(
 
     cut = scene_cuts or clip_seconds is not None or stride_seconds is not None
     cutting = Cutting(clip_seconds=clip_seconds, stride_seconds=stride_seconds, scene_cuts=scene_cuts) if cut else None
-    short_side = int(size) if size and is_one_number(size) else None
+    short_side = int(size) if size is not None and is_one_number(size) else None
     with progress_bar() as progress:
         report = write_folder(
             folder,
             out,
-            size=None if short_side else size,
+            size=None if short_side is not None else size,
             short_side=short_side,
             fit=fit,
             layout=layout,

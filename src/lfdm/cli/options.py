@@ -196,5 +196,6 @@ def pick_device(name: str | None) -> str:
 
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
-    check_device(name)
+    if check_device(name).type == "meta":
+        raise UserError("device 'meta' cannot be used here: its tensors hold no values; try cpu")
     return name

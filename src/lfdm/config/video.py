@@ -43,7 +43,9 @@ class Size(NamedTuple):
     """Height and width in pixels (or cells); as text "96x128"."""
 
     height: int
+    """Pixels, or cells."""
     width: int
+    """Pixels, or cells."""
 
     def __str__(self) -> str:
         return f"{self.height}x{self.width}"

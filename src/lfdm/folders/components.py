@@ -219,5 +219,6 @@ def check_device(device: torch.device | str | int) -> torch.device:
     except (RuntimeError, AssertionError, ImportError, TypeError) as error:
         lines = str(error).splitlines()
         reason = lines[0] if lines and len(lines[0]) < MAX_REASON else "this installation of torch does not support it"
-        raise UserError(f"device {str(device)[:MAX_REASON]!r} cannot be used here ({reason}); try cpu or cuda") from None
+        others = "cpu or cuda" if torch.cuda.is_available() else "cpu"
+        raise UserError(f"device {str(device)[:MAX_REASON]!r} cannot be used here ({reason}); try {others}") from None
     return found
