@@ -129,7 +129,7 @@ class AutoencoderTrainingConfig:
     color_jitter: tuple[float, float, float, float] = (0.1, 0.1, 0.1, 0.1)
     """Brightness, contrast, saturation (factors 1 +- x) and hue (shift +- x)."""
     background: Background = "white"
-    """What clips with alpha are composed over: white, or a random background in every sample."""
+    """Background under clips with alpha: white, or a random one in every sample."""
     l1_weight: float = 1.0
     """Mean absolute error of the prediction at scales 1, 1/2, 1/4."""
     warped_weight: float = 1.0

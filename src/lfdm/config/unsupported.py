@@ -1,4 +1,4 @@
-"""What users of diffusers know by a name that does not exist here: why not, and what to use instead."""
+"""Names of diffusers that do not exist here: why not, and what to use instead."""
 
 import difflib
 from collections.abc import Collection, Iterable

@@ -16,7 +16,7 @@ MAX_ARRAY_BYTES = 2**30
 
 
 _ERRORS = (LookupError, OSError, ValueError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)
-"""What damaged archives and arrays raise."""
+"""Errors that damaged archives and arrays raise."""
 
 
 @contextmanager

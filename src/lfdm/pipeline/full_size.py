@@ -94,7 +94,7 @@ class FullSizePicture:
     straight: Tensor
     """The picture (1, c, H, W) itself."""
     planes: Tensor
-    """What is warped: (1, c, H, W), colours premultiplied by alpha where there is one."""
+    """The planes to warp (1, c, H, W), colours premultiplied by alpha where there is one."""
     guide: Tensor
     """Opaque colours (1, 3, H, W)."""
     box: FrameBox
@@ -120,7 +120,7 @@ class FullSizePicture:
 
     @property
     def goes_on(self) -> tuple[bool, bool]:
-        """Whether the picture goes on above or below the frame, and to its left or right."""
+        """Return whether the picture goes on above or below the frame, and to its left or right."""
         (top, left, box_height, box_width), (height, width) = self.box, self.size
         return top > 0 or top + box_height < height, left > 0 or left + box_width < width
 

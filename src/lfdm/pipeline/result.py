@@ -25,7 +25,7 @@ OutputType = Literal["pil", "np", "pt", "uint8"]
 """`pil`: a list per sample of lists of images; `np`: (b, t, H, W, 3) float32 in [0, 1]; `pt`: tensor (b, t, 3, H, W) in [0, 1];
 `uint8`: array (b, t, H, W, 3). With alpha there are 4 channels, and images of mode RGBA."""
 SampledOutputType = OutputType | Literal["latent"]
-"""Of a call also `latent`: the diffused sample (b, *codec.sample_shape), from which no frames are decoded."""
+"""Also `latent` in a call: the diffused sample (b, *codec.sample_shape), from which no frames are decoded."""
 Frames = list[list[Image.Image]] | np.ndarray | Tensor
 
 

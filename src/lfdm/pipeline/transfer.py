@@ -1,4 +1,4 @@
-"""What needs only stage 1: transfer the motion of a clip, or a given motion, to images.
+"""Tasks that need only stage 1: transfer the motion of a clip, or a given motion, to images.
 
 Shapes: image (b, 3, H, W) in [0, 1] · video (b, 3, t, H, W) in [0, 1].
 """
@@ -223,9 +223,9 @@ class _Source:
     """Encoded images."""
 
     features: Features
-    """What motion is sampled from or estimated with: images over white, where they have alpha."""
+    """The images from which motion is sampled or estimated, over white where they have alpha."""
     decoded: Features
-    """What frames are decoded from."""
+    """The images from which frames are decoded."""
     premultiplied: Tensor | None = None
     """The images (b, 4, H, W), where they have alpha."""
     art: PixelArt | None = None

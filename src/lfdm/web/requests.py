@@ -81,7 +81,7 @@ class TransferRequest:
     motion_strength: float
     fit: PictureFit
     audio: bool
-    """Whether the sound of the clip is kept."""
+    """Keep the sound of the clip."""
 
 
 class RequestReader:

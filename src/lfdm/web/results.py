@@ -45,7 +45,7 @@ class VideoResult:
     """Displacement drawn in full saturation, in pixels of the video."""
     has_sound: bool = False
     note: str = ""
-    """What the user should know about the video."""
+    """Remarks for the user about the video."""
 
 
 def write_result(

@@ -43,7 +43,7 @@ class Clip:
     num_frames: int
     fps: float
     may_sound: bool
-    """Whether the clip is short enough for its sound to be kept."""
+    """True if the clip is short enough for its sound to be kept."""
     note: str
     """Says which part is used, unless it is all."""
 

@@ -39,7 +39,7 @@ LOOP_TOLERANCE = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSettings:
-    """What all clips of a data set share; UserError for values that are not allowed."""
+    """Settings that all clips of a data set share; UserError for values that are not allowed."""
 
     size: Size
     num_frames: int
@@ -57,7 +57,7 @@ class ClipSettings:
 
     @property
     def hard(self) -> bool:
-        """Whether the camera moves and the pictures are blurred and compressed."""
+        """True if the camera moves and the pictures are blurred and compressed."""
         return self.difficulty != "easy"
 
 

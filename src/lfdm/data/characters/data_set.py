@@ -63,7 +63,7 @@ class RenderedCharacters:
 
 @dataclass(frozen=True)
 class _Settings:
-    """What all subjects of a data set share."""
+    """Settings that all subjects of a data set share."""
 
     clips: ClipSettings
     labels: tuple[str, ...]

@@ -23,7 +23,7 @@ from lfdm.errors import UserError
 
 MAX_FILE_BYTES = 256 * 2**20
 MAX_VERTICES = 1_000_000
-"""Of all parts together."""
+"""Most vertices of all parts together."""
 MAX_NODES = 2_000
 _TYPES = {5120: np.int8, 5121: np.uint8, 5122: np.int16, 5123: np.uint16, 5125: np.uint32, 5126: np.float32}
 _SIZES = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}

@@ -27,7 +27,7 @@ class Cutting:
     stride_seconds: float | None = None
     """Time from the start of a clip to that of the next; None for the length of a clip."""
     scene_cuts: bool = False
-    """Whether clips end at scene cuts."""
+    """End clips at scene cuts."""
 
     def __post_init__(self) -> None:
         for name in ("clip_seconds", "stride_seconds"):

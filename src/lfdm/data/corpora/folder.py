@@ -135,7 +135,7 @@ class _Tree:
 
     source: Path
     has_labels: bool
-    """Whether the folders at the top are those of labels, and no clips."""
+    """Return whether the folders at the top are labels and not clips."""
     clips: list[PurePath] = field(default_factory=list)
     """Relative to the tree."""
     others: dict[PurePath, str] = field(default_factory=dict)

@@ -120,7 +120,7 @@ def arrange(
             found.misplaced[clip] = f"no label in {labels_from}"
         elif place is None and len(names) == 1 and folders.level is not None:
             found.misplaced[clip] = (
-                "no label; labels may be a table, texts beside the clips, or the folders themselves (layout label); "
+                "no label; labels may be a table, texts next to the clips, or the folders themselves (layout label); "
                 "layout unlabelled takes clips without labels"
             )
         elif place is None:
