@@ -178,7 +178,7 @@ def test_the_other_presets_import_and_run(published: dict[str, Any], preset: str
     learned = preset == "natops128"
     expected = published["fill"]("diffusion", "denoise_fn.null_cond_emb", (1, 768), "float32") if learned else torch.zeros(1, 768)
     assert torch.equal(null, expected)
-    assert (type(pipe.unet.up[0].resample).__name__ == "NearestUpsample") == learned
+    assert (type(pipe.unet.get_submodule("up.0.resample")).__name__ == "NearestUpsample") == learned
     out = pipe(image, torch.ones(768), num_frames=2, num_inference_steps=2, guidance_scale=2.0, generator=0, output_type="pt")
     assert isinstance(out.frames, Tensor)
     assert out.frames.shape == (1, 2, 3, 128, 128)

@@ -19,7 +19,7 @@ async def failing(error: Exception | None) -> Updates:
     yield JobProgress(1, 2)
     if error is not None:
         raise error
-    np.zeros(2) + np.zeros(3)  # a ValueError of numpy
+    _ = np.zeros(2) + np.zeros(3)  # a ValueError of numpy
 
 
 async def collect(answers: AsyncGenerator[Any, None]) -> list[Any]:
