@@ -28,7 +28,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from benchmarks.experiment.tables import RESULTS_DIR, ROOT, number, table, write_results
 from benchmarks.faults.campaign import machine
 from lfdm import LatentFlowPipeline
-from lfdm.data.images import fit_frames
+from lfdm.data.fitting import fit_frames
 from lfdm.data.puppets.actions import ACTIONS
 from lfdm.data.puppets.data_set import PuppetClip, render_clip
 from lfdm.folders.model_folder import read_json

@@ -15,7 +15,7 @@ from PIL import Image
 
 from lfdm.config.presets import Preset
 from lfdm.data.corpora.folder import write_folder
-from lfdm.data.images import fit_frames
+from lfdm.data.fitting import fit_frames
 from lfdm.data.index import read_index
 from lfdm.data.puppets.data_set import render_clip
 from lfdm.data.sound import has_sound

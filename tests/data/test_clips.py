@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from lfdm.data.augmentation import ColorJitter, PairAugmentation
 from lfdm.data.cache import open_cache
 from lfdm.data.clips import ClipDataset, PairDataset
-from lfdm.data.images import fit_frames
+from lfdm.data.fitting import fit_frames
 from lfdm.data.index import ClipRecord, labels, read_index, write_index
 from lfdm.data.video import write_video
 from lfdm.errors import UserError

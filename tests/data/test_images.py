@@ -13,7 +13,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from lfdm.data.corpora.folder import write_folder
-from lfdm.data.images import decoding, fit_frames, open_image, read_gray, read_image
+from lfdm.data.fitting import fit_frames
+from lfdm.data.images import decoding, open_image, read_gray, read_image
 from lfdm.data.video import write_video
 from lfdm.errors import UserError
 
@@ -156,7 +157,7 @@ def test_shrinking_averages_exact_areas() -> None:
 def test_shrinking_in_many_strips_is_shrinking_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = [((37, 53), 16), ((64, 48), 16), ((91, 7), 11), ((5, 83), 31), ((30, 45), 15)]
     at_once = [fit_frames(noise(2, *shape), size, mode) for shape, size in shapes for mode in MODES]
-    monkeypatch.setattr("lfdm.data.images._STRIP", 200)
+    monkeypatch.setattr("lfdm.data.fitting._STRIP", 200)
     in_strips = [fit_frames(noise(2, *shape), size, mode) for shape, size in shapes for mode in MODES]
     for one, other in zip(at_once, in_strips, strict=True):
         np.testing.assert_array_equal(one, other)

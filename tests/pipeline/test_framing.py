@@ -10,7 +10,7 @@ import torch
 
 from lfdm.config.presets import Preset
 from lfdm.config.video import Size
-from lfdm.data.images import fit_frames
+from lfdm.data.fitting import fit_frames
 from lfdm.errors import UserError
 from lfdm.pipeline.framing import native_framing
 from lfdm.pipeline.pipeline import LatentFlowPipeline

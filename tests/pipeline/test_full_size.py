@@ -9,7 +9,7 @@ import torch
 from lfdm import LatentFlowPipeline, Motion
 from lfdm.config.presets import Preset
 from lfdm.config.video import Fit, Size
-from lfdm.data.images import fit_frames
+from lfdm.data.fitting import fit_frames
 from lfdm.errors import UserError
 from lfdm.pipeline.full_size import FullSizePicture, frame_box
 

@@ -14,6 +14,7 @@ __all__ = [
     "clips",
     "containers",
     "corpora",
+    "fitting",
     "frame_indices",
     "gif_blocks",
     "images",

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from lfdm.config.video import Fit, Size, SizeInput
-from lfdm.data.images import fit_frames
+from lfdm.data.fitting import fit_frames
 
 
 def add_alpha(frame: np.ndarray) -> np.ndarray:

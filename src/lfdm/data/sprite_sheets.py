@@ -18,7 +18,8 @@ from PIL import Image
 from lfdm.config.checks import check, check_number
 from lfdm.config.video import MAX_FPS, MIN_FPS, SheetFormat, Size
 from lfdm.data.alpha import add_alpha
-from lfdm.data.images import check_exists, check_frames, read_image
+from lfdm.data.fitting import check_frames
+from lfdm.data.images import check_exists, read_image
 from lfdm.data.timing import constant_rate
 from lfdm.errors import UserError
 from lfdm.folders.files import check_parents, expand_home, write_bytes

@@ -20,7 +20,8 @@ from lfdm.config.checks import check_integer
 from lfdm.config.video import MIN_SIDE, Size, SizeInput
 from lfdm.data.alpha import compose
 from lfdm.data.backgrounds import sample_background
-from lfdm.data.images import decoding, fit_frames, open_image
+from lfdm.data.fitting import fit_frames
+from lfdm.data.images import decoding, open_image
 from lfdm.data.index import (
     MAX_SUBJECTS,
     ClipRecord,

@@ -20,8 +20,9 @@ from lfdm.data.alpha import add_alpha, fit_premultiplied
 from lfdm.data.animations import ANIMATION_SUFFIXES, decode_animation, encode_animation, is_animation, read_animation_timing
 from lfdm.data.containers import VideoInfo, beyond_end, decode_file, decode_file_at, read_file_info
 from lfdm.data.encoding import FILE_SUFFIXES, encode_file
+from lfdm.data.fitting import check_frames, fit_frames
 from lfdm.data.gif import decode_gif, encode_gif, read_gif_timing
-from lfdm.data.images import IMAGE_SUFFIXES, check_exists, check_frames, fit_frames, read_image
+from lfdm.data.images import IMAGE_SUFFIXES, check_exists, read_image
 from lfdm.data.timing import Timing
 from lfdm.errors import UserError
 from lfdm.folders.files import check_parents, expand_home, replacing_folder, write_bytes

@@ -66,7 +66,7 @@ def check_output_size(output_size: OutputSize, pictures: Sequence[Size], max_meg
 
 
 def frame_box(picture: Size, size: Size, fit: Fit) -> FrameBox:
-    """Return the part of a picture that a frame of `size` shows when fitted by `lfdm.data.images.fit_frames`."""
+    """Return the part of a picture that a frame of `size` shows when fitted by `lfdm.data.fitting.fit_frames`."""
     if fit == "stretch":
         return FrameBox(0, 0, *picture)
     wider = picture.width * size.height > size.width * picture.height

@@ -20,7 +20,8 @@ from lfdm.condition.encoder import Condition
 from lfdm.config.checks import MAX_SEED, check_integer
 from lfdm.config.video import Fit, Size, SizeInput
 from lfdm.data.alpha import fill_invisible, fit_premultiplied, unpremultiply
-from lfdm.data.images import check_pixels, fit_frames, read_gray, read_image
+from lfdm.data.fitting import fit_frames
+from lfdm.data.images import check_pixels, read_gray, read_image
 from lfdm.data.pictures import read_picture
 from lfdm.errors import UserError
 from lfdm.pipeline.framing import Framing

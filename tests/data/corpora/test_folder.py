@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lfdm.data.corpora.folder import write_folder
-from lfdm.data.images import fit_frames
+from lfdm.data.fitting import fit_frames
 from lfdm.data.index import read_index
 from lfdm.data.video import FOLDER_FPS, read_video, write_video
 from lfdm.errors import UserError

@@ -17,7 +17,7 @@ from lfdm.data.corpora.mhad import UTD_MHAD
 from lfdm.data.corpora.mug import MUG
 from lfdm.data.corpora.natops import NATOPS, read_segmentation
 from lfdm.data.corpora.published import Corpus, Survey, absent, write_published
-from lfdm.data.images import fit_frames
+from lfdm.data.fitting import fit_frames
 from lfdm.data.index import read_index
 from lfdm.data.video import FOLDER_FPS, read_video, write_video
 from lfdm.errors import UserError

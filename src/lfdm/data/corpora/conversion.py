@@ -17,7 +17,7 @@ from lfdm.config.checks import check, check_integer
 from lfdm.config.video import Fit, Size
 from lfdm.data.containers import VideoInfo
 from lfdm.data.corpora.cutting import Cutting, cut_frames, find_scenes
-from lfdm.data.images import fit_frames
+from lfdm.data.fitting import fit_frames
 from lfdm.data.index import ClipRecord, Split
 from lfdm.data.progress import Progress, run_all
 from lfdm.data.video import Crop, iterate_video, natural_key, read_fitted, video_info, write_video
