@@ -1,6 +1,7 @@
 """The clip table, the cache and the data sets."""
 
 import csv
+import gc
 import multiprocessing
 import multiprocessing.synchronize
 import os
@@ -296,6 +297,7 @@ def _build(root: Path, barrier: "multiprocessing.synchronize.Barrier") -> None:
 
 
 def test_two_processes_may_build_at_once(data_set: tuple[Path, list[ClipRecord]]) -> None:
+    gc.collect()  # what earlier tests left of decoders and OpenGL waits for threads when a fork frees it, which has none
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(2)
     processes = [context.Process(target=_build, args=(data_set[0], barrier)) for _ in range(2)]

@@ -1,6 +1,8 @@
 """Rendered data sets of characters; skipped where there is no OpenGL."""
 
+import gc
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,12 +27,15 @@ TAKE = Take(speed=1.0, start=0.0, amplitude=1.0)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def opengl() -> None:
+def opengl() -> Iterator[None]:
+    """Skip without OpenGL; leave nothing of it to be freed in processes that later tests fork, where that hangs."""
     pytest.importorskip("moderngl")
     try:
         make_context().release()
     except (UserError, MissingExtraError) as error:
         pytest.skip(str(error))
+    yield
+    gc.collect()
 
 
 def make_scene(folder: Path, settings: ClipSettings = EASY, *, mirrored: bool = False, seed: int = 0) -> Scene:
