@@ -3,7 +3,6 @@
 A `View` maps space to the frame. Pictures are drawn larger than the frame and averaged; traces are exact at pixel centres.
 """
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,8 +119,6 @@ def make_context() -> Any:
         import moderngl
     except ImportError as error:
         raise MissingExtraError("rendering characters needs moderngl: pip install 'lfdm[render]'") from error
-    # Without a GPU Mesa would draw in threads, after which a process cannot be forked. Several processes render anyway.
-    os.environ.setdefault("LP_NUM_THREADS", "0")
     try:
         return moderngl.create_context(standalone=True, backend="egl")  # type: ignore[call-arg]
     except Exception as error:  # the loader raises plain Exception
