@@ -1,0 +1,85 @@
+"""Softmax splatting: bring values of a source image to where its points have moved (arXiv 2003.05534).
+
+Warping reads the source for every target pixel and needs backward flow; splatting writes every source cell to the four target
+cells around its new position. Where several cells land, those of larger weight win.
+
+Shapes: values (b, c, t, h, w) at the source's cells · grid (b, t, h, w, 2), their positions in the target, last axis (x, y), with
+pixel centres: n cells lie at (2 i + 1) / n - 1, as in `lfdm.motion.warp` with corners=False.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+TINY = 1e-20
+"""Smallest denominator; reached only where nothing lands, whose mean is then 0."""
+HOLE_COVERAGE = 0.25
+"""Coverage below which a target cell counts as a hole."""
+
+
+@dataclass(frozen=True, eq=False)
+class Splat:
+    """What landed in the cells of t target images of size (H, W)."""
+
+    mean: Tensor
+    """Weighted mean of the values (b, c, t, H, W), 0 where nothing landed."""
+    coverage: Tensor
+    """Sum of the bilinear shares times `visibility` (b, 1, t, H, W): 1 = as dense as the source's own cells, at equal sizes."""
+
+
+def softmax_splat(
+    values: Tensor, grid: Tensor, priority: Tensor, size: tuple[int, int], *, visibility: Tensor | None = None
+) -> Splat:
+    """Splat `values` to `grid` with the weight visibility * exp(priority), shared bilinearly among four target cells.
+
+    Cells that land outside the target are dropped. Runs in float32 at least; memory is linear in the number of cells.
+
+    Args:
+        priority: (b, 1, t, h, w); differences matter: 5 more means about 150 times the weight.
+        size: (H, W) of the target.
+        visibility: (b, 1, t, h, w) in [0, 1]; None = everything is visible.
+    """
+    b, channels, t = values.shape[:3]
+    height, width = size
+    precision = torch.promote_types(values.dtype, torch.float32)
+    shown = torch.ones_like(priority) if visibility is None else visibility
+    shown = shown.to(precision)
+    weight = shown * torch.exp(priority.to(precision) - priority.detach().amax((1, 3, 4), keepdim=True).to(precision))
+    carried = torch.cat((values.to(precision) * weight, weight, shown), dim=1)
+    carried = rearrange(carried, "b c t h w -> (b t) c (h w)")
+    grid = rearrange(grid.to(precision), "b t h w xy -> xy (b t) (h w)")
+    x, y = ((grid[0] + 1) * width - 1) / 2, ((grid[1] + 1) * height - 1) / 2
+    left, top = x.detach().floor(), y.detach().floor()
+    landed = carried.new_zeros(b * t, channels + 2, height * width)
+    for column, row in ((left, top), (left + 1, top), (left, top + 1), (left + 1, top + 1)):
+        share = (1 - (x - column).abs()) * (1 - (y - row).abs())
+        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        index = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).long()
+        part = carried * (share * inside).unsqueeze(1)
+        landed = landed.scatter_add(2, index.unsqueeze(1).expand_as(part), part)
+    landed = rearrange(landed, "(b t) c (h w) -> b c t h w", b=b, h=height)
+    total = landed[:, channels : channels + 1]
+    mean = torch.where(total > TINY, landed[:, :channels] / total.clamp(min=TINY), 0)
+    return Splat(mean, landed[:, channels + 1 :])
+
+
+def fill_holes(splat: Splat) -> Tensor:
+    """Return the mean of a splat (b, c, t, H, W) whose holes are filled from ever coarser means of what landed around them."""
+    b = len(splat.mean)
+    mean, coverage = (rearrange(x, "b c t h w -> (b t) c h w") for x in (splat.mean, splat.coverage.clamp(max=1)))
+    return rearrange(_fill(mean, coverage), "(b t) c h w -> b c t h w", b=b)
+
+
+def _fill(mean: Tensor, coverage: Tensor) -> Tensor:
+    """Mix cells (n, c, h, w) by their coverage (n, 1, h, w) in [0, 1] with the filled image of half the size."""
+    height, width = mean.shape[-2:]
+    if max(height, width) == 1:
+        return mean
+    known = F.avg_pool2d(coverage, 2, ceil_mode=True, count_include_pad=False)
+    coarse = F.avg_pool2d(mean * coverage, 2, ceil_mode=True, count_include_pad=False) / known.clamp(min=TINY)
+    filled = _fill(coarse, (known / HOLE_COVERAGE).clamp(max=1))
+    filled = F.interpolate(filled, size=(height, width), mode="bilinear", align_corners=False)
+    return torch.lerp(filled, mean, (coverage / HOLE_COVERAGE).clamp(max=1))
