@@ -42,7 +42,7 @@ from lfdm.folders.run_folder import find_checkpoints, find_layout, find_model, p
 from lfdm.folders.sources import INDEX_NAME, find_folder
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.checkpoint import TRAINING_NAME
-from lfdm.training.motion_cache import open_motion_cache
+from lfdm.training.encoded_clips import open_encoded_clips
 from lfdm.training.stage1 import AutoencoderTask, train_autoencoder
 from lfdm.training.stage2 import DiffusionTask, train_diffusion
 
@@ -140,7 +140,8 @@ class Ablation:
         with tempfile.TemporaryDirectory(dir=self.out) as scratch:
             few = open_cache(data, clips.records[:TRIAL_CLIPS], preset.size, preset.fit, scratch)
             pipeline = LatentFlowPipeline.from_preset(preset, labels(clips.records))
-            task = DiffusionTask(pipeline, preset, few, open_motion_cache(pipeline.autoencoder, few))
+            encoded = open_encoded_clips(pipeline.autoencoder, few, preset.diffusion_training)
+            task = DiffusionTask(pipeline, preset, few, encoded)
             seconds = measure_steps([Trial(BASE, task, preset.diffusion_training.optimization)])[BASE]
         return {"step_seconds": seconds, "num_steps": steps_within(60 * self.settings.budget_minutes, seconds, what="a row")}
 

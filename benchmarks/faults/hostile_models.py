@@ -25,6 +25,7 @@ _IMPORT = VALID["import"].replace("flowdiff.pth", "hostile.pth")
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _NEW_STAGE1 = VALID["train autoencoder flow64"]
 _NULL = "null_cond_emb"
+_HUGE_SHAPE = json.dumps({"shape": [3, 2**62, 1], "clips": []})
 
 
 class _Code:
@@ -303,7 +304,9 @@ def _cases() -> list[Hostile]:
             "JSON",
             "cached motion of 2^62 rows",
             VALID["train diffusion flow64"],
-            lambda f: [p.write_text(json.dumps({"size": [2**62, 1], "clips": []})) for p in f.glob("data/.cache/*/shape.json")],
+            lambda f: [
+                p.write_text('{"shape": [3, 4611686018427387904, 1], "clips": []}') for p in f.glob("data/.cache/*/shape.json")
+            ],
             may_work=True,
         ),
         make(

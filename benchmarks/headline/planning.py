@@ -21,7 +21,7 @@ from benchmarks.headline.methods import ComparisonSettings, is_first_stage
 from lfdm.data.cache import ClipCache, open_cache
 from lfdm.data.index import labels
 from lfdm.pipeline.pipeline import LatentFlowPipeline
-from lfdm.training.motion_cache import open_motion_cache
+from lfdm.training.encoded_clips import open_encoded_clips
 from lfdm.training.optimization import uses_bf16
 from lfdm.training.stage1 import AutoencoderTask
 from lfdm.training.stage2 import DiffusionTask
@@ -112,12 +112,13 @@ def _trials(
     few, one = (open_cache(settings.data, clips.records[:count], preset.size, preset.fit, scratch) for count in (TRIAL_CLIPS, 1))
     per_clip = len(clips) / len(few)
     pipeline = LatentFlowPipeline.from_preset(preset, labels(clips.records))
-    bf16 = uses_bf16(settings.preset.diffusion_training.optimization.mixed_precision, pipeline.autoencoder.device)
-    open_motion_cache(pipeline.autoencoder, one, bf16=bf16)  # warm up
+    training = preset.diffusion_training
+    bf16 = uses_bf16(training.optimization.mixed_precision, pipeline.autoencoder.device)
+    open_encoded_clips(pipeline.autoencoder, one, training, bf16=bf16)  # warm up
     started = clock()
-    motion = open_motion_cache(pipeline.autoencoder, few, bf16=bf16)
+    encoded = open_encoded_clips(pipeline.autoencoder, few, training, bf16=bf16)
     preparing = {"ours-unet": (clock() - started) * per_clip}
-    stage2 = DiffusionTask(pipeline, preset, few, motion)
+    stage2 = DiffusionTask(pipeline, preset, few, encoded)
     stage1 = AutoencoderTask(LatentFlowPipeline.from_preset(preset, ()).autoencoder, preset.autoencoder_training, clips)
     trials = [
         Trial("ours-autoencoder", stage1, preset.autoencoder_training.optimization),

@@ -21,8 +21,9 @@ from benchmarks.experiment.tables import RESULTS_DIR, write_results
 from benchmarks.speed.measuring import device_name, measure_memory
 from benchmarks.speed.models import Models, benchmark_preset
 from benchmarks.speed.records import results_path
-from benchmarks.speed.scaling_table import PREFIX, render
+from benchmarks.speed.scaling_table import OPERATIONS, PREFIX, render
 from benchmarks.speed.workloads import TrainingStep
+from lfdm.folders.model_folder import read_json
 from lfdm.training.batches import BatchRandomness
 from lfdm.training.stage1 import AutoencoderTask
 from lfdm.training.stage2 import ConditionedUNet, DiffusionTask
@@ -41,6 +42,8 @@ class Options:
 
     presets: tuple[str, ...] = ("flow64", "flow128", "flow256", "flow512")
     """Presets, the reference first."""
+    only: tuple[str, ...] = tuple(OPERATIONS)
+    """Operations to measure; stored results of the others stay."""
     repeats: int = 3
     """Measured runs, after one that measures memory."""
     out: Path = RESULTS_DIR
@@ -60,6 +63,8 @@ def run(options: Options) -> Path:
         torch.set_num_threads(threads)
     path = results_path(name, options.out)
     path = path.with_name(path.name.replace("speed-", PREFIX))
+    if path.exists():
+        rows = [row for row in read_json(path)["rows"] if row["operation"] not in options.only] + rows
     write_results({"device": name, "torch": torch.__version__, "rows": rows}, path)
     Console().print(render(options.out), highlight=False, markup=False)
     return path
@@ -71,6 +76,8 @@ def _measure(options: Options, device: torch.device, folder: Path) -> list[dict[
         preset = benchmark_preset(name)
         models = Models(preset, device, folder / name, dtype=torch.float32)
         for operation, call in _calls(models).items():
+            if operation not in options.only:
+                continue
             with measure_memory(device) as memory:
                 call()
             count = {"stage1_step": PAIRS, "stage2_step": 1}.get(operation, FRAMES)
@@ -96,8 +103,8 @@ def _calls(models: Models) -> Calls:
         motion = autoencoder.estimate_motion(video[:, :, 0], video)
     pairs = {"source": pixels[:, :, 0], "driving": pixels[:, :, 1]}
     stage1 = AutoencoderTask(copy.deepcopy(autoencoder), config, models.clips)
-    latent = models.samples(1)
-    cached = {"image": pixels[:1, :, 0], "motion": latent.half(), "index": torch.zeros(1, dtype=torch.long)}
+    stored = {"latent": features.latent.half(), "motion": models.samples(1).half()}
+    cached = {**stored, "index": torch.zeros(1, dtype=torch.long)}
     stage2 = DiffusionTask(pipeline, preset, models.clips, None)
     stage2.module = ConditionedUNet(copy.deepcopy(pipeline.unet), pipeline.condition)
 

@@ -20,8 +20,8 @@ HEAD = """## Cost by size
 
 Motion is matched and generated on a grid of about 32x32 cells whatever the image's size (`flow64` to `flow512`,
 [decision 30](decisions/0030-one-grid-at-every-size.md)). In brackets: relative to 64x64. One thread, float32, processor time;
-memory as above. The U-Net of stage 2 is the same at every size; its training step also encodes a clip's first frame, whose cost
-grows with the pixels.
+memory as above. A stage-2 step sees the grid only: motion and the latents of first frames are cached
+([decision 34](decisions/0034-first-frames-are-encoded-once.md)).
 `python -m benchmarks.speed scaling`
 """
 

@@ -26,8 +26,8 @@ from benchmarks.speed.records import Results, results_path
 from lfdm.config.presets import Preset
 from lfdm.config.training import with_num_steps
 from lfdm.data.cache import ClipCache
+from lfdm.training.encoded_clips import open_encoded_clips
 from lfdm.training.loop import TrainingTask, _Trainer
-from lfdm.training.motion_cache import open_motion_cache
 from lfdm.training.stage1 import AutoencoderTask
 from lfdm.training.stage2 import DiffusionTask
 
@@ -136,7 +136,7 @@ def _count_synchronisations(call: Callable[[], object], device: torch.device) ->
 
 
 def make_task(preset: Preset, stage: Stage, folder: Path, device: torch.device) -> TrainingTask:
-    """Return a new task on clips of noise; stage 2 has its motion cached."""
+    """Return a new task on clips of noise; stage 2 has its motion and first frames cached."""
     models = Models(preset, device, folder, dtype=torch.float32)
     clips: ClipCache = random_clips(folder / "training", preset, num_clips=NUM_CLIPS, label=models.label)
     if stage == "autoencoder":
@@ -144,8 +144,8 @@ def make_task(preset: Preset, stage: Stage, folder: Path, device: torch.device) 
         if config.perceptual_weights_path is not None:
             config = replace(config, perceptual_weights_path=str(write_random_vgg19(folder / "vgg19.pth")))
         return AutoencoderTask(models.pipeline.autoencoder.requires_grad_(True), config, clips)
-    motion = open_motion_cache(models.pipeline.autoencoder.requires_grad_(False), clips)
-    return DiffusionTask(models.pipeline, preset, clips, motion)
+    encoded = open_encoded_clips(models.pipeline.autoencoder.requires_grad_(False), clips, preset.diffusion_training)
+    return DiffusionTask(models.pipeline, preset, clips, encoded)
 
 
 def run(options: Options) -> Path:

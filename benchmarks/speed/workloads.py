@@ -226,9 +226,10 @@ def stage2_step(models: Models, batch: int) -> Calls:
     with torch.no_grad():
         images = videos[:, :, 0].float() / 255
         motion = models.pipeline.autoencoder.estimate_motion(images, videos.float() / 255)
+        latent = models.pipeline.autoencoder.encode(images).latent
     index = torch.zeros(batch, dtype=torch.long, device=models.device)
     stored = torch.cat((motion.flow, motion.occlusion), dim=1).half()
-    cached = {"image": videos[:, :, 0], "motion": stored, "index": index}
+    cached = {"latent": latent.half(), "motion": stored, "index": index}
     fresh = {"video": videos, "index": index}
 
     def randomness() -> BatchRandomness:

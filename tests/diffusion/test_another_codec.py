@@ -23,8 +23,8 @@ from lfdm.folders.components import Model
 from lfdm.motion.codec import MotionCodec
 from lfdm.motion.motion import Motion
 from lfdm.pipeline.pipeline import LatentFlowPipeline
+from lfdm.training.encoded_clips import open_encoded_clips
 from lfdm.training.loop import train
-from lfdm.training.motion_cache import open_motion_cache
 from lfdm.training.stage2 import DiffusionTask
 
 FRAMES = 4
@@ -109,10 +109,10 @@ def test_it_trains_saves_loads_and_samples(
     optimization = replace(tiny_preset.diffusion_training.optimization, num_steps=2)
     preset = replace(tiny_preset, diffusion_training=replace(tiny_preset.diffusion_training, optimization=optimization))
     clips = open_cache(puppets_dir, puppet_records, preset.size, preset.fit, tmp_path / "cache")
-    motion = open_motion_cache(pipe.autoencoder, clips)
-    pipe.motion_codec = pipe.motion_codec.measured(motion.motions())
+    encoded = open_encoded_clips(pipe.autoencoder, clips, preset.diffusion_training)
+    pipe.motion_codec = pipe.motion_codec.measured(encoded.motion.motions())
     before = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
-    task = DiffusionTask(pipe, preset, clips, motion)
+    task = DiffusionTask(pipe, preset, clips, encoded)
     pipe.save_pretrained(tmp_path / "run" / "model", leave_out=["unet"])
     train(task, optimization, tmp_path / "run")
 

@@ -1,10 +1,15 @@
-"""Clips whose motion is simple and does not depend on how puppets are drawn."""
+"""Clips whose motion is simple and does not depend on how puppets are drawn, and a stage 1 to encode clips with."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
+from lfdm.config.presets import Preset
+from lfdm.config.serialization import to_json
+from lfdm.data.cache import ClipCache, open_cache
 from lfdm.data.index import ClipRecord, write_index
 from lfdm.data.video import write_video
 
@@ -25,3 +30,20 @@ def moving_squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
         records.append(record)
     write_index(root, records)
     return root
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tiny_preset: Preset) -> LatentFlowAutoencoder:
+    """Every weight moved, so that flow is not zero; batch-norm statistics of its own; in training mode."""
+    torch.manual_seed(0)
+    model = LatentFlowAutoencoder(**to_json(tiny_preset.autoencoder))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+        model.train()(torch.rand(4, 3, 32, 32), torch.rand(4, 3, 32, 32))
+    return model
+
+
+@pytest.fixture
+def clips(puppets_dir: Path, puppet_records: list[ClipRecord], tmp_path: Path) -> ClipCache:
+    return open_cache(puppets_dir, puppet_records[:3], 32, "pad", tmp_path)

@@ -16,8 +16,8 @@ from lfdm.data.cache import open_cache
 from lfdm.data.index import ClipRecord
 from lfdm.motion.codec import make_codec
 from lfdm.pipeline.pipeline import LatentFlowPipeline
+from lfdm.training.encoded_clips import open_encoded_clips
 from lfdm.training.loop import _Trainer
-from lfdm.training.motion_cache import open_motion_cache
 from lfdm.training.optimization import set_training
 from lfdm.training.stage2 import DiffusionTask
 
@@ -49,9 +49,10 @@ class Watch(TorchDispatchMode):
 def make_trainer(preset: Preset, data: Path, records: list[ClipRecord], tmp_path: Path) -> _Trainer:
     clips = open_cache(data, records, preset.size, preset.fit, tmp_path / "cache")
     pipe = LatentFlowPipeline.from_preset(preset, sorted({record.label for record in records}))
-    motion = open_motion_cache(pipe.autoencoder, clips)
+    encoded = open_encoded_clips(pipe.autoencoder, clips, preset.diffusion_training)
+    motion = encoded.motion
     pipe.motion_codec = make_codec(preset.diffusion, corners=motion.corners).measured(motion.motions(), clamp=True)
-    trainer = _Trainer(DiffusionTask(pipe, preset, clips, motion), preset.diffusion_training.optimization, tmp_path / "run")
+    trainer = _Trainer(DiffusionTask(pipe, preset, clips, encoded), preset.diffusion_training.optimization, tmp_path / "run")
     set_training(trainer.module)
     return trainer
 

@@ -231,11 +231,11 @@ class DiffusionTrainingConfig:
     flip_probability: float = 0.5
     """Probability of mirroring image and motion; never if the label names a side."""
     color_jitter: tuple[float, float, float, float] = (0.1, 0.1, 0.1, 0.1)
-    """As in stage 1, for the image that is encoded, or for the whole clip with cache_motion=False."""
+    """As in stage 1, in a few versions of each first frame; with cache_motion=False in new ones of the whole clip."""
     background: Background = "white"
     """As in stage 1; cached motion is estimated over white."""
     cache_motion: bool = True
-    """Estimate all motion once before training instead of at every step."""
+    """Estimate all motion and encode the first frames once before training instead of at every step."""
     gradient_checkpointing: bool = False
     """Recompute each block of the U-Net in the backward pass: a fraction of the memory for a fifth to a third more time."""
     panel_inference_steps: int = 10

@@ -14,7 +14,6 @@ from lfdm.config.diffusion import DiffusionConfig
 from lfdm.config.presets import Preset
 from lfdm.config.serialization import to_json
 from lfdm.config.training import DiffusionTrainingConfig
-from lfdm.data.augmentation import ColorJitter
 from lfdm.data.cache import ClipCache, open_cache
 from lfdm.data.clips import ClipDataset
 from lfdm.data.frame_indices import uniform_indices
@@ -32,8 +31,9 @@ from lfdm.motion.codec import MotionCodec, make_codec
 from lfdm.pipeline.folder import load_components, read_index
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.batches import BatchRandomness
+from lfdm.training.encoded_clips import EncodedClips, EncodedDataset, open_encoded_clips, stage2_jitter
 from lfdm.training.loop import train
-from lfdm.training.motion_cache import MotionCache, MotionDataset, open_motion_cache, to_motion
+from lfdm.training.motion_cache import MotionCache, to_motion
 from lfdm.training.optimization import uses_bf16
 from lfdm.training.processes import process_state, require_same_settings
 from lfdm.training.reports import RunSummary, StepReport
@@ -63,7 +63,7 @@ class DiffusionTask:
 
     name = "unet"
 
-    def __init__(self, pipeline: LatentFlowPipeline, preset: Preset, clips: ClipCache, motion: MotionCache | None) -> None:
+    def __init__(self, pipeline: LatentFlowPipeline, preset: Preset, clips: ClipCache, encoded: EncodedClips | None) -> None:
         self.pipeline = pipeline
         pipeline.set_progress_bar_config(disable=True)  # of panels
         self.module = ConditionedUNet(pipeline.unet, pipeline.condition)
@@ -75,32 +75,23 @@ class DiffusionTask:
         self.num_frames = preset.num_frames
         self.conditions = [_condition_of(record.label, self.config) for record in clips.records]
         self.rows = torch.tensor([pipeline.condition.index(condition) for condition in self.conditions])
-        self.dataset = self._dataset(motion)
+        self.dataset = self._dataset(encoded)
 
     def models(self, module: nn.Module) -> dict[str, nn.Module]:
         assert isinstance(module, ConditionedUNet)
         has_learned = any(True for _ in module.condition.parameters())  # null condition or pooling
         return {self.name: module.unet, **({"condition": module.condition} if has_learned else {})}
 
-    def _dataset(self, motion: MotionCache | None) -> MotionDataset | ClipDataset:
+    def _dataset(self, encoded: EncodedClips | None) -> EncodedDataset | ClipDataset:
         config = self.config
-        jitter = ColorJitter(amounts=config.color_jitter, random_order=False, spare_borders=True)
-        if motion is None:
-            return ClipDataset(
-                self.clips,
-                num_frames=self.num_frames,
-                sampling=config.frame_sampler,
-                jitter=jitter,
-                flip_probability=config.flip_probability,
-                seed=config.optimization.seed,
-            )
-        return MotionDataset(
+        if encoded is not None:
+            return EncodedDataset(self.clips, encoded, config, num_frames=self.num_frames)
+        return ClipDataset(
             self.clips,
-            motion,
             num_frames=self.num_frames,
-            sampler=config.frame_sampler,
+            sampling=config.frame_sampler,
+            jitter=stage2_jitter(config),
             flip_probability=config.flip_probability,
-            jitter=jitter,
             seed=config.optimization.seed,
         )
 
@@ -108,8 +99,8 @@ class DiffusionTask:
         """Return the weighted denoising loss of a batch.
 
         Args:
-            batch: `index` (b,) of the clips and either `image` (b, 3, H, W) uint8 with `motion` (b, 3, t, h, w) float16, or
-                `video` (b, 3, t, H, W) uint8, whose motion is estimated here.
+            batch: `index` (b,) of the clips and either `latent` (b, C, h, w) with `motion` (b, 3, t, h, w), both float16, or
+                `video` (b, 3, t, H, W) uint8, which stage 1 sees here.
         """
         kind, device = self.diffusion.prediction_type, randomness.generator.device
         with torch.no_grad():
@@ -128,13 +119,10 @@ class DiffusionTask:
         if autoencoder.device != device:
             autoencoder.to(device)
         if "motion" in batch:
-            image = batch["image"].float() / 255
-            motion = to_motion(batch["motion"], corners=codec.corners)
-        else:
-            video = batch["video"].float() / 255
-            image = video[:, :, 0]
-            motion = autoencoder.estimate_motion(image, video)
-        return codec.encode(motion).float(), autoencoder.encode(image).latent
+            return codec.encode(to_motion(batch["motion"], corners=codec.corners)).float(), batch["latent"].float()
+        video = batch["video"].float() / 255
+        image = video[:, :, 0]
+        return codec.encode(autoencoder.estimate_motion(image, video)).float(), autoencoder.encode(image).latent
 
     def _drop_conditions(self, index: Tensor, randomness: BatchRandomness) -> Tensor:
         """Return the condition rows (b,) of clips (b,), some of them replaced by -1, the null condition."""
@@ -184,7 +172,7 @@ def train_diffusion(
             it knows, and its learned null condition and pooling.
         report: called with the metrics every `log_steps`.
         summary: called before the first step, and again once time and memory can be estimated.
-        progress: called while clips are decoded and their motion is estimated.
+        progress: called while clips are decoded, their motion is estimated and their first frames are encoded.
 
     Raises:
         UserError: settings that contradict the data, the autoencoder, the run in `out` or each other, or a text encoder that
@@ -208,8 +196,8 @@ def train_diffusion(
         names = [name for label in labels(records) if (name := _condition_of(label, preset.diffusion_training)) is not None]
         condition = _make_condition(preset, names, model / "condition", None if start is None else start.condition)
         with state.local_main_process_first():  # the other processes find its caches
-            clips, motion = _open_caches(stage1, preset, data, records, progress)
-        codec = _load_codec(model) if begun else _measured_codec(preset, stage1, motion)
+            clips, encoded = _open_caches(stage1, preset, data, records, progress)
+        codec = _load_codec(model) if begun else _measured_codec(preset, stage1, None if encoded is None else encoded.motion)
         pipeline = _build_pipeline(preset, stage1, condition, codec)
         if start is not None:
             pipeline.unet.load_state_dict(start.unet.state_dict())
@@ -218,7 +206,7 @@ def train_diffusion(
             if not begun:
                 pipeline.save_pretrained(model, leave_out=["unet"])
         state.wait_for_everyone()
-        task = DiffusionTask(pipeline, preset, clips, motion)
+        task = DiffusionTask(pipeline, preset, clips, encoded)
         return train(task, preset.diffusion_training.optimization, out, report=report, summary=summary)
 
 
@@ -229,13 +217,14 @@ def _condition_of(label: str, training: DiffusionTrainingConfig) -> str | None:
 
 def _open_caches(
     stage1: LatentFlowAutoencoder, preset: Preset, data: Path, records: list[ClipRecord], progress: Progress | None
-) -> tuple[ClipCache, MotionCache | None]:
-    keep_alpha = preset.diffusion_training.background == "random"
+) -> tuple[ClipCache, EncodedClips | None]:
+    training = preset.diffusion_training
+    keep_alpha = training.background == "random"
     clips = open_cache(data, records, preset.size, preset.fit, skip_broken=True, keep_alpha=keep_alpha, progress=progress)
-    if not preset.diffusion_training.cache_motion:
+    if not training.cache_motion:
         return clips, None
-    bf16 = uses_bf16(preset.diffusion_training.optimization.mixed_precision, stage1.device)
-    return clips, open_motion_cache(stage1, clips, bf16=bf16, progress=progress)
+    bf16 = uses_bf16(training.optimization.mixed_precision, stage1.device)
+    return clips, open_encoded_clips(stage1, clips, training, bf16=bf16, progress=progress)
 
 
 def _make_condition(preset: Preset, names: list[str], stored: Path, known: ConditionEncoder | None) -> ConditionEncoder:

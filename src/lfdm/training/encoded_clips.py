@@ -1,0 +1,80 @@
+"""What a step of stage 2 reads of a clip: motion and the latent of the first frame, both on the grid of the motion.
+
+Shapes: motion (3, t, h, w) float16 · latent (C, h, w) float16.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
+from lfdm.config.training import DiffusionTrainingConfig
+from lfdm.data.augmentation import ColorJitter, mirror_motion, names_a_side
+from lfdm.data.cache import ClipCache
+from lfdm.data.frame_indices import sample_indices
+from lfdm.data.progress import Progress
+from lfdm.training.latent_cache import LatentCache, open_latent_cache
+from lfdm.training.motion_cache import MotionCache, open_motion_cache
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedClips:
+    """Motion and first frames of all clips as stage 1 sees them."""
+
+    motion: MotionCache
+    """Motion of every frame relative to the first."""
+    latents: LatentCache
+    """Latents of the first frame under the augmentation of the training."""
+
+
+def stage2_jitter(training: DiffusionTrainingConfig) -> ColorJitter:
+    """Return the colour change of stage 2."""
+    return ColorJitter(amounts=training.color_jitter, random_order=False, spare_borders=True)
+
+
+def open_encoded_clips(
+    autoencoder: LatentFlowAutoencoder,
+    clips: ClipCache,
+    training: DiffusionTrainingConfig,
+    *,
+    bf16: bool = False,
+    progress: Progress | None = None,
+) -> EncodedClips:
+    """Return motion and latents of all clips for `training`; the first call computes them."""
+    motion = open_motion_cache(autoencoder, clips, bf16=bf16, progress=progress)
+    mirrored = training.flip_probability > 0
+    latents = open_latent_cache(autoencoder, clips, stage2_jitter(training), mirrored=mirrored, bf16=bf16, progress=progress)
+    return EncodedClips(motion, latents)
+
+
+class EncodedDataset(Dataset[dict[str, Tensor]]):
+    """Map (position, index) to a sample of stage 2: the latent of the first frame, motion and clip index.
+
+    Items: `latent` (C, h, w) float16, `motion` (3, num_frames, h, w) float16, `index` int64. Every random number is a pure
+    function of (seed, position). Motion is mirrored where the encoded frame is.
+    """
+
+    def __init__(self, clips: ClipCache, encoded: EncodedClips, training: DiffusionTrainingConfig, *, num_frames: int) -> None:
+        self.encoded, self.training, self.num_frames = encoded, training, num_frames
+        self._may_flip = [not names_a_side(record.label) for record in clips.records]
+
+    def __len__(self) -> int:
+        return len(self._may_flip)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
+        position, index = key
+        training, latents = self.training, self.encoded.latents
+        rng = np.random.default_rng((training.optimization.seed, position))
+        motion = self.encoded.motion.clip(index)
+        indices = sample_indices(training.frame_sampler, len(motion), self.num_frames, rng)
+        motion = motion[indices].transpose(1, 0, 2, 3)
+        version = int(rng.integers(latents.num_versions))
+        mirrored = bool(rng.random() < training.flip_probability) and self._may_flip[index]
+        return {
+            "latent": torch.from_numpy(np.array(latents.latent(index, version, mirrored=mirrored))),
+            "motion": torch.from_numpy(mirror_motion(motion) if mirrored else np.ascontiguousarray(motion)),
+            "index": torch.tensor(index),
+        }
