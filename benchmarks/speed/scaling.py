@@ -7,6 +7,7 @@ clock. Writes `results/scaling-<device>.json`.
 """
 
 import copy
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -45,7 +46,7 @@ class Options:
     only: tuple[str, ...] = tuple(OPERATIONS)
     """Operations to measure; stored results of the others stay."""
     repeats: int = 3
-    """Measured runs, after one that measures memory."""
+    """Runs to time, and as many to measure memory, after one to warm up; medians count."""
     out: Path = RESULTS_DIR
     """Folder of the JSON file."""
 
@@ -76,20 +77,22 @@ def _measure(options: Options, device: torch.device, folder: Path) -> list[dict[
         preset = benchmark_preset(name)
         models = Models(preset, device, folder / name, dtype=torch.float32)
         for operation, call in _calls(models).items():
-            if operation not in options.only:
-                continue
+            if operation in options.only:
+                call()  # loads kernels
+                count = {"stage1_step": PAIRS, "stage2_step": 1}.get(operation, FRAMES)
+                rows.append({"preset": name, "size": min(preset.size), "operation": operation, "count": count, "seconds": []})
+                calls[name, operation] = call
+    peaks: list[list[int]] = [[] for _ in rows]
+    for _ in range(options.repeats):
+        for row, peak in zip(rows, peaks, strict=True):
+            call = calls[row["preset"], row["operation"]]
             with measure_memory(device) as memory:
                 call()
-            count = {"stage1_step": PAIRS, "stage2_step": 1}.get(operation, FRAMES)
-            row = {"preset": name, "size": min(preset.size), "operation": operation, "count": count, "seconds": []}
-            rows.append(row | {"peak_bytes": memory.bytes})
-            calls[name, operation] = call
-    for _ in range(options.repeats):
-        for row in rows:
+            peak.append(memory.bytes or 0)
             started = time.process_time()
-            calls[row["preset"], row["operation"]]()
+            call()
             row["seconds"].append(time.process_time() - started)
-    return rows
+    return [row | {"peak_bytes": statistics.median(peak)} for row, peak in zip(rows, peaks, strict=True)]
 
 
 def _calls(models: Models) -> Calls:

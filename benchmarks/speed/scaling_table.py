@@ -53,4 +53,4 @@ def _seconds(row: dict[str, Any]) -> float:
 
 
 def _bytes(row: dict[str, Any]) -> float:
-    return (row["peak_bytes"] or 0) / row["count"]
+    return row["peak_bytes"] / row["count"]
