@@ -174,6 +174,13 @@ def test_clips_with_alpha_train_over_random_backgrounds(tiny_preset: Preset, tmp
     assert {folder.name.endswith("-alpha") for folder in (tmp_path / ".cache").iterdir() if folder.is_dir()} == {True, False}
 
 
+def test_random_backgrounds_for_opaque_clips_are_refused(tiny_preset: Preset, puppets_dir: Path, tmp_path: Path) -> None:
+    training = replace(tiny_preset.autoencoder_training, background="random")
+    with pytest.raises(UserError, match=f"^background must be white, .*{puppets_dir}.*got 'random'$"):
+        train_autoencoder(replace(tiny_preset, autoencoder_training=training), puppets_dir, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_data_set_without_training_clips_is_refused(tiny_preset: Preset, tmp_path: Path) -> None:
     write_video(tmp_path / "a.avi", np.zeros((2, 32, 32, 3), np.uint8), fps=8)
     record = ClipRecord(path="a.avi", label="wave", subject="a", split="test", frames=2, fps=8.0, width=32, height=32)

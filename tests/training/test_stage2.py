@@ -211,6 +211,13 @@ def test_impossible_settings_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_random_backgrounds_for_opaque_clips_are_refused(
+    tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"^background must be white"):
+        train_diffusion(with_steps(tiny_preset, 1, background="random"), puppets_dir, stage1, tmp_path / "run")
+
+
 def test_the_first_steps_follow_the_recorded_curve(
     tiny_preset: Preset, moving_squares: Path, stage1: Path, tmp_path: Path
 ) -> None:

@@ -77,6 +77,10 @@ class ClipCache:
             return frames
         return compose_premultiplied(frames, sample_training_background(rng, *frames.shape[1:3]))
 
+    def has_alpha(self) -> bool:
+        """Return whether alpha is stored and any pixel is not opaque; of opaque clips this reads all frames."""
+        return self.keep_alpha and any((self._stored(index)[..., 3] < 255).any() for index in range(len(self)))
+
     def _stored(self, index: int) -> np.ndarray:
         if not 0 <= index < len(self.records):
             raise IndexError(f"clip index must lie in 0..{len(self.records) - 1}, got {index}")

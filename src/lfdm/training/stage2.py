@@ -14,7 +14,7 @@ from lfdm.config.diffusion import DiffusionConfig
 from lfdm.config.presets import Preset
 from lfdm.config.serialization import to_json
 from lfdm.config.training import DiffusionTrainingConfig
-from lfdm.data.cache import ClipCache, open_cache
+from lfdm.data.cache import ClipCache
 from lfdm.data.clips import ClipDataset
 from lfdm.data.frame_indices import uniform_indices
 from lfdm.data.index import NULL_LABEL, ClipRecord, labels
@@ -37,7 +37,7 @@ from lfdm.training.motion_cache import MotionCache, to_motion
 from lfdm.training.optimization import uses_bf16
 from lfdm.training.processes import process_state, require_same_settings
 from lfdm.training.reports import RunSummary, StepReport
-from lfdm.training.stage1 import training_records
+from lfdm.training.stage1 import open_training_clips, training_records
 from lfdm.training.starting import StartingWeights, load_autoencoder
 
 PANEL_CLIPS = 4
@@ -219,8 +219,7 @@ def _open_caches(
     stage1: LatentFlowAutoencoder, preset: Preset, data: Path, records: list[ClipRecord], progress: Progress | None
 ) -> tuple[ClipCache, EncodedClips | None]:
     training = preset.diffusion_training
-    keep_alpha = training.background == "random"
-    clips = open_cache(data, records, preset.size, preset.fit, skip_broken=True, keep_alpha=keep_alpha, progress=progress)
+    clips = open_training_clips(data, records, preset, training.background, progress)
     if not training.cache_motion:
         return clips, None
     bf16 = uses_bf16(training.optimization.mixed_precision, stage1.device)
