@@ -12,7 +12,7 @@ from benchmarks.faults.samples import CLIPS, IMAGES, LABELS, NUM_FRAMES, ODD_IMA
 from lfdm.cli import COMMANDS
 from lfdm.cli.console import Group
 
-TINY = f"--image-size {SIZE} --num-frames {NUM_FRAMES} --autoencoder.channels 8 --autoencoder.max-channels 8"
+TINY = f"--size {SIZE} --num-frames {NUM_FRAMES} --autoencoder.channels 8 --autoencoder.max-channels 8"
 TINY += " --autoencoder.num-downs 1 --autoencoder.num-res-blocks 1 --autoencoder.predictor.channels 8 8 8 8"
 TINY += " --autoencoder.predictor.match-channels 8 --unet.latent-channels 8 --unet.condition-dim 8 --unet.dim 8"
 TINY += " --unet.channel-multipliers 1 2 --unet.num-heads 1 --unet.head-dim 8 --unet.spatial-attention-levels None"

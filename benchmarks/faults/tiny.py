@@ -11,7 +11,7 @@ from lfdm.data.index import CLIPS_DIR
 SIZE = 32
 DATA = f"--size {SIZE} --num-frames 6 --num-workers 1"
 NETWORKS = (
-    f"--image-size {SIZE} --num-frames 4 --autoencoder.channels 4 --autoencoder.max-channels 8 --autoencoder.num-res-blocks 1"
+    f"--size {SIZE} --num-frames 4 --autoencoder.channels 4 --autoencoder.max-channels 8 --autoencoder.num-res-blocks 1"
     " --autoencoder.predictor.channels 8 8 16 16 --autoencoder.predictor.match-channels 8 --unet.latent-channels 8"
     " --unet.condition-dim 8 --unet.dim 8 --unet.channel-multipliers 1 1 2 --unet.num-heads 2 --unet.head-dim 8"
     " --diffusion.num-inference-steps 2 --diffusion-training.panel-inference-steps 1"

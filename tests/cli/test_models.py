@@ -15,7 +15,7 @@ from lfdm.training.reports import RunSummary
 
 Lfdm = Callable[..., tuple[int, str, str]]
 TINY_NETWORKS = shlex.split(
-    "--image-size 32 --num-frames 4 --autoencoder.channels 4 --autoencoder.max-channels 8 --autoencoder.num-res-blocks 1 "
+    "--size 32 --num-frames 4 --autoencoder.channels 4 --autoencoder.max-channels 8 --autoencoder.num-res-blocks 1 "
     "--autoencoder.predictor.channels 8 8 16 16 --autoencoder.predictor.match-channels 8 --unet.latent-channels 8 "
     "--unet.condition-dim 8 --unet.dim 8 --unet.channel-multipliers 1 1 2 --unet.num-heads 2 --unet.head-dim 8"
 )

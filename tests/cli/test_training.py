@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lfdm.cli.console import progress_bar
-from lfdm.cli.training import _callbacks, _with_size
+from lfdm.cli.training import PresetOptions, _callbacks, _with_size
 from lfdm.config.presets import FLOW64, MUG128, Preset
 from lfdm.data.index import ClipRecord, write_index
 from lfdm.errors import UserError
@@ -42,18 +42,26 @@ def test_the_clips_shape_is_trained_at_the_presets_short_side(
 ) -> None:
     """A preset whose networks cannot have the shape keeps its own."""
     data = clips_of(tmp_path, *clips)
-    assert _with_size(preset, preset, data, None).size == size
-    assert _with_size(FLOW64, FLOW64, data, (32, 48)).size == (32, 48)
-    assert _with_size(replace(FLOW64, image_size=96), FLOW64, data, None).size == (96, 96)
+    options = PresetOptions.of(preset)
+    assert _with_size(options, data, None).size == size
+    assert _with_size(options, data, preset.image_size) == preset
+    assert _with_size(PresetOptions.of(FLOW64), data, (32, 48)).size == (32, 48)
+
+
+def test_settings_are_checked_with_the_size_that_is_given(tmp_path: Path) -> None:
+    """At the preset's own size these networks would have too small a grid."""
+    deep = replace(PresetOptions.of(FLOW64), autoencoder=replace(FLOW64.autoencoder, num_downs=4))
+    data = clips_of(tmp_path, (128, 128))
+    assert _with_size(deep, data, 128).size == (128, 128)
+    with pytest.raises(UserError, match=r"^image_size must be .*at least 128.*got 64$"):
+        _with_size(deep, data, None)
 
 
 def test_clips_of_several_shapes_and_two_sizes_are_refused(tmp_path: Path) -> None:
     data = clips_of(tmp_path, (64, 112), (64, 64), (64, 64))
     with pytest.raises(UserError, match=r"^size must be given .*got None for clips of 64x64 \(2 clips\), 112x64 \(1 clips\)$"):
-        _with_size(FLOW64, FLOW64, data, None)
-    with pytest.raises(UserError, match=r"^--size must be left out with --image-size 32x32"):
-        _with_size(replace(FLOW64, image_size=32), FLOW64, data, 64)
-    assert _with_size(FLOW64, FLOW64, data, 64).size == (64, 64)
+        _with_size(PresetOptions.of(FLOW64), data, None)
+    assert _with_size(PresetOptions.of(FLOW64), data, 64).size == (64, 64)
 
 
 def test_labels_without_training_clips_are_named_at_the_start(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

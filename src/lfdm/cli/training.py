@@ -3,15 +3,14 @@
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from tyro.conf import arg
+from tyro.conf import Suppress, arg
 
 from lfdm.cli.console import ProgressBars, progress_bar
 from lfdm.cli.options import DEFAULT_MODEL
-from lfdm.config.checks import check
 from lfdm.config.presets import Preset
 from lfdm.config.sizes import SizeStage, parse_stages, suitable_preset
 from lfdm.config.training import AdaptationConfig
@@ -24,6 +23,30 @@ if TYPE_CHECKING:
     from lfdm.training.reports import RunSummary, StepReport
 
 
+@dataclass(frozen=True, kw_only=True)
+class PresetOptions(Preset):
+    """A preset as options. Its size is the option --size of the command, so that all is checked once that is known."""
+
+    image_size: Annotated[SizeSetting, Suppress]
+
+    def __post_init__(self) -> None:
+        """Leave the checks to `preset`."""
+
+    @classmethod
+    def of(cls, preset: Preset) -> Self:
+        """Return the options whose defaults are those of `preset`."""
+        return cls(**_values(preset))
+
+    def preset(self, size: SizeSetting | None) -> Preset:
+        """Return the settings with a size, by default the preset's; UserError for settings that contradict each other."""
+        sizes: dict[str, Any] = {} if size is None else {"image_size": size}
+        return Preset(**_values(self) | sizes)
+
+
+def _values(preset: Preset) -> dict[str, Any]:
+    return {field.name: getattr(preset, field.name) for field in fields(preset)}
+
+
 def autoencoder_training(preset: Preset) -> Callable[..., None]:
     """Return the command that trains stage 1 of `preset`."""
 
@@ -34,7 +57,7 @@ def autoencoder_training(preset: Preset) -> Callable[..., None]:
         size: SizeSetting | None = None,
         init: str | None = None,
         sizes: tuple[str, ...] = (),
-        config: Annotated[Preset, arg(name="")] = preset,
+        options: Annotated[PresetOptions, arg(name="")] = PresetOptions.of(preset),  # noqa: B008 - frozen
     ) -> None:
         """Train stage 1 of PRESET; the same command resumes.
 
@@ -46,7 +69,7 @@ def autoencoder_training(preset: Preset) -> Callable[..., None]:
             sizes: SIZE:STEPS of a training that grows, such as 64:1500 128:1000; smaller sizes train in OUT-SIZE.
         """
         stages = parse_stages(sizes)
-        config = _with_size(config, preset, data, size)
+        config = _with_size(options, data, size)
         note = "" if replace(config, image_size=preset.image_size) == preset else "  (with the same model options)"
         _train_autoencoder(config, data, out, init, stages, note)
 
@@ -64,7 +87,7 @@ def train_suitable_autoencoder(*, data: Path, out: Path, init: str | None = None
     records = read_index(expand_home(data))
     preset, reason = suitable_preset([min(record.width, record.height) for record in records])
     sys.stderr.write(f"preset {preset.name}: {reason}\n")
-    preset = _with_size(preset, preset, data, None)
+    preset = _in_shape_of_clips(preset, data)
     _train_autoencoder(preset, data, out, init, (), "")
 
 
@@ -92,7 +115,7 @@ def diffusion_training(preset: Preset) -> Callable[..., None]:
         out: Path,
         size: SizeSetting | None = None,
         init: str | None = None,
-        config: Annotated[Preset, arg(name="")] = preset,
+        options: Annotated[PresetOptions, arg(name="")] = PresetOptions.of(preset),  # noqa: B008 - frozen
     ) -> None:
         """Train stage 2 of PRESET; the same command resumes.
 
@@ -105,7 +128,7 @@ def diffusion_training(preset: Preset) -> Callable[..., None]:
         """
         from lfdm.training import stage2
 
-        config = _with_size(config, preset, data, size)
+        config = _with_size(options, data, size)
         with progress_bar() as bars:
             checkpoint = stage2.train_diffusion(config, data, autoencoder, out, init=init, **_callbacks(bars, data))
         _print_result(checkpoint, *_uses_of(out, data))
@@ -113,20 +136,21 @@ def diffusion_training(preset: Preset) -> Callable[..., None]:
     return _naming_preset(train_diffusion, preset)
 
 
-def _with_size(config: Preset, preset: Preset, data: Path, size: SizeSetting | None) -> Preset:
-    """Return the settings with the size of --size, of --image-size or, without both, with the shape of the training clips.
+def _with_size(options: PresetOptions, data: Path, size: SizeSetting | None) -> Preset:
+    """Return the settings with the size of --size or, without it, the shape of the training clips."""
+    return _in_shape_of_clips(options.preset(None), data) if size is None else options.preset(size)
+
+
+def _in_shape_of_clips(config: Preset, data: Path) -> Preset:
+    """Return the settings with the shape of the training clips and the same short side.
 
     A shape that the preset's networks can only have roughly is not taken: such clips are fitted to the preset's size.
 
     Raises:
-        UserError: both options, or neither for clips of several shapes.
+        UserError: clips of several shapes.
     """
-    given = config.image_size != preset.image_size
-    if size is not None:
-        check(not given, "--size", str(Size.parse(size)), f"left out with --image-size {config.size}, which is the same")
-        return replace(config, image_size=size)
     clips = [Size(record.height, record.width) for record in read_index(data) if record.split == "train"]
-    if given or not clips:
+    if not clips:
         return config
     found = find_common_shape(clips, min(config.size), may_differ=False, multiple=config.side_multiple)
     if found.size == config.size or not found.size.has_shape_of(found.shape):
