@@ -35,7 +35,7 @@ typecheck: .venv/installed-dev
 	touch $@
 
 .venv/installed-dev: .venv/installed benchmarks/requirements.txt
-	$(PIP) -e ".[text,train,eval,web,heif,render,dev]"
+	$(PIP) -e ".[text,train,eval,web,heif,render,scale,dev]"
 	$(PIP) --no-deps -r benchmarks/requirements.txt
 	touch $@
 

@@ -18,7 +18,7 @@ ORDER = (
     ("visualize", "autoencoder", "denoiser", "condition"),
     ("diffusion",),
     ("pipeline",),
-    ("published",),
+    ("published", "distributed"),
     ("training",),
     ("evaluation",),
     ("web",),

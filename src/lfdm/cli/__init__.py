@@ -2,6 +2,7 @@
 
 import sys
 
+from lfdm.cli.batch import batch
 from lfdm.cli.console import CommandTree, Group, run_process
 from lfdm.cli.data_sets import data_characters, data_corpus, data_folder, data_lpc, data_puppets, data_sprites
 from lfdm.cli.info import info
@@ -42,6 +43,7 @@ COMMANDS: CommandTree = {
     ),
     "adapt": adapt,
     "evaluate": evaluate,
+    "batch": batch,
     "import": import_,
     "serve": serve,
     "info": info,

@@ -62,6 +62,9 @@ _ALPHA_CODECS = {
     (".mov", True): replace(_CODECS[".mov", True], pixel_format="rgba"),
 }
 """The same for frames with alpha; H.264 has none."""
+_SMALL_SIDE = 64
+_SMALL = {"x264-params": "no-asm=1"}
+"""x264's assembly code reads beyond frames whose sides are below `_SMALL_SIDE`: equal frames then give different files."""
 FILE_SUFFIXES = (".mp4", ".webm", ".mov", ".avi")
 """Endings that can be written."""
 
@@ -80,7 +83,8 @@ def encode_file(frames: Iterator[np.ndarray], suffix: str, *, fps: float, lossle
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=suffix.removeprefix(".")) as file:
         rate = Fraction(fps).limit_denominator(_MAX_RATE_DENOMINATOR)
-        stream = cast(VideoStream, file.add_stream(codec.name, rate=rate, options=codec.options))
+        options = codec.options | (_SMALL if codec.name == "libx264" and min(first.shape[:2]) < _SMALL_SIDE else {})
+        stream = cast(VideoStream, file.add_stream(codec.name, rate=rate, options=options))
         stream.height, stream.width, stream.pix_fmt = *first.shape[:2], codec.pixel_format
         stream.metadata.update(codec.metadata)
         track = add_sound(file, suffix, sound)

@@ -1,0 +1,3 @@
+"""Many videos: tables of requests, in this process or on the machines of a Ray cluster."""
+
+__all__ = ["job", "ray_cluster", "requests", "results", "worker"]
