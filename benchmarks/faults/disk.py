@@ -1,6 +1,7 @@
 """Run commands that write on disks that are full, read-only or limited: one line, the last good state, nothing half written."""
 
 import errno
+import hashlib
 import os
 import re
 import resource
@@ -17,6 +18,8 @@ from benchmarks.faults.kills import digests, leftovers, read_batches, read_check
 from benchmarks.faults.processes import Finished
 from benchmarks.faults.processes import run as run_command
 from benchmarks.faults.tiny import Commands
+from lfdm.data.video import read_video
+from lfdm.errors import UserError
 from lfdm.folders.run_folder import CHECKPOINTS_DIR, differences
 
 DISK_MEGABYTES = 64
@@ -105,7 +108,7 @@ class _Tried:
         ended = self._run(folder / "reference")
         if ended.code:
             raise RuntimeError(f"{job.name} fails without a fault: {ended.output}")
-        self.expected = digests(folder / "reference")
+        self.expected = _contents(folder / "reference")
         files = [path.stat().st_size for path in (folder / "reference").rglob("*") if path.is_file()]
         self.largest, self.needed = max(files), sum(files)
         shutil.rmtree(folder / "reference")
@@ -171,8 +174,8 @@ class _Tried:
 
     def _damage(self, place: Path, kept: dict[str, str]) -> list[str]:
         """Return what is wrong with the files that a stopped run has left."""
-        found = digests(place)
         if self.job.read is None:
+            found = _contents(place)
             return [f"{name} is half written" for name, value in found.items() if self.expected.get(name) != value]
         try:
             self.job.read(place / self.job.out)
@@ -186,6 +189,17 @@ class _Tried:
         ended = self._run(place)
         held = ended.code == 0 or "exists" in ended.output or "already holds" in ended.output  # it had fitted
         self.campaign.expect(f"{self.job.name}: the same command with room", case, held, ended.output)
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    """Return a digest of every file of a folder; of a WebM, which holds random bytes, that of its decoded frames."""
+    found = digests(folder)
+    for path in folder.rglob("*.webm"):
+        try:
+            found[path.relative_to(folder).as_posix()] = hashlib.sha256(read_video(path).tobytes()).hexdigest()
+        except UserError as error:
+            found[path.relative_to(folder).as_posix()] = str(error)
+    return found
 
 
 def _use_up_quota() -> None:

@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from benchmarks.faults.campaign import Campaign
 from benchmarks.faults.kills import Job, jobs
@@ -34,9 +35,9 @@ def run(*, num_rounds: int = 2, short: bool = False) -> Campaign:
         commands.prepare(models=not short)
         for job in jobs(commands)[1:2] if short else jobs(commands):
             place = Path(folder) / "place"
-            expected = None
+            expected = _run_alone(job, place)
             for number in range(num_rounds):
-                expected = _collide(campaign, job, place, expected, f"round {number + 1}")
+                _collide(campaign, job, place, expected, f"round {number + 1}")
             _free_after_kill(campaign, job.name, job.words, place)
         _free_after_kill(
             campaign,
@@ -49,8 +50,19 @@ def run(*, num_rounds: int = 2, short: bool = False) -> Campaign:
     return campaign
 
 
-def _collide(campaign: Campaign, job: Job, place: Path, expected: dict[str, object] | None, case: str) -> dict[str, object]:
-    """Start a command twice at once, the second forked and a process of its own in turns; return what the first made."""
+def _run_alone(job: Job, place: Path) -> dict[str, Any]:
+    """Return what a command makes in a folder that no other run uses."""
+    place.mkdir()
+    ended = start(job.words(place / "out"), place.parent / "first.log").wait()
+    if ended.code:
+        raise RuntimeError(f"{job.name} fails without a second run: {ended.output}")
+    made = job.outcome(place / "out")
+    shutil.rmtree(place)
+    return made
+
+
+def _collide(campaign: Campaign, job: Job, place: Path, expected: dict[str, Any], case: str) -> None:
+    """Start a command twice at once; the first must make what is `expected`."""
     place.mkdir()
     out, log = place / "out", place.parent / "log"
     first = start(job.words(out), place.parent / "first.log", write_slowly)
@@ -60,11 +72,9 @@ def _collide(campaign: Campaign, job: Job, place: Path, expected: dict[str, obje
     named = f"is in use by process {first.pid} on " in second.last_line and str(out) in second.last_line
     campaign.expect(f"{job.name}: second refused", case, second.is_one_line and named, f"{second.code}, {second.output}")
     ended = first.wait()
-    made = job.outcome(out) if ended.code == 0 else {}
-    seen = [ended.output] if ended.code else list(differences(expected if expected is not None else made, made))
+    seen = [ended.output] if ended.code else list(differences(expected, job.outcome(out)))
     campaign.expect(f"{job.name}: first as if alone", case, not seen, "; ".join(seen))
     shutil.rmtree(place)
-    return made
 
 
 def _free_after_kill(

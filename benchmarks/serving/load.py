@@ -19,6 +19,8 @@ QUIET_SECONDS = 14
 """Seconds after which all files must be gone."""
 REQUEST = {**GENERATE, "num_inference_steps": 10, "num_frames": 16}
 """Settings of the bundled model."""
+LOG_LETTERS = 20_000
+"""Letters of the end of the server's log that are kept if there were errors: some ten tracebacks."""
 LABELS = ("bow", "clap", "jump", "kick", "raise arms", "squat", "walk", "wave")
 
 
@@ -116,6 +118,7 @@ def measure(num_users: int, seconds: float, queue_size: int) -> dict[str, Any]:
             time.sleep(QUIET_SECONDS)
             files_at_end = server.num_files()
         left = list(Path(folder).glob("lfdm-serve-*"))
+        log = server.log.read_text(errors="replace")
     half = min(60.0, seconds / 2)
     early = [mb for at, mb in record.memory if half - 10 <= at < half]
     late = [mb for at, mb in record.memory if at >= seconds - min(30.0, seconds / 2)]
@@ -128,6 +131,7 @@ def measure(num_users: int, seconds: float, queue_size: int) -> dict[str, Any]:
         "queue_size": queue_size,
         "videos": len(record.seconds),
         "errors": record.errors,
+        "server_log": log[-LOG_LETTERS:] if record.errors else "",
         "waiting_seconds": {"median": statistics.median(ordered), "longest": ordered[-1]} if ordered else None,
         "memory_mb": {
             "end_of_first_minute": statistics.mean(early),

@@ -8,7 +8,7 @@ from benchmarks.serving.load import measure
 @pytest.mark.slow
 def test_thirty_users_for_two_minutes_on_the_bundled_model() -> None:
     result = measure(num_users=30, seconds=120, queue_size=32)
-    assert result["errors"] == []
+    assert result["errors"] == [], result["server_log"]
     assert result["videos"] > 30
     assert 0.95 < result["memory_mb"]["ratio"] < 1.05, result["memory_mb"]
     one_more = result["one_too_many"]
