@@ -207,6 +207,7 @@ def test_a_wrong_value_is_one_line_and_writes_no_file(
     ("arguments", "lost"),
     [
         ("transfer person.png transfer.mp4 --out ./transfer.mp4", "transfer.mp4"),
+        ("transfer person.png transfer.mp4 --out new/../transfer.mp4", "transfer.mp4"),
         ("transfer person.png transfer.mp4 --out link.mp4", "transfer.mp4"),
         ("transfer person.png frames --out frames", "frames"),
         ("transfer frames/frame-00000.png transfer.mp4 --out frames", "frames/frame-00000.png"),
@@ -246,7 +247,12 @@ def test_an_existing_file_is_replaced_only_with_overwrite(lfdm: Lfdm, model: Pat
     assert lfdm(*common, "--num-videos", 2)[1].split() == ["wave-0.mp4", "wave-1.mp4"]
     assert lfdm(*common, "--num-videos", 2)[1].split() == ["wave-2-0.mp4", "wave-2-1.mp4"]
     assert lfdm(*common, "--panel")[1].split() == ["wave-3.mp4", "wave-3-panel.gif"]
-    for given in (["--out", "wave.mp4"], ["--out", "wave-2.mp4", "--panel"], ["--out", "wave.gif", "--motion", "m.safetensors"]):
+    for given in (
+        ["--out", "wave.mp4"],
+        ["--out", "new/../wave.mp4"],
+        ["--out", "wave-2.mp4", "--panel"],
+        ["--out", "wave.gif", "--motion", "m.safetensors"],
+    ):
         Path("m.safetensors").touch()
         code, printed, error = lfdm(*common, "--seed", 1, *given)
         assert (code, printed) == (2, "")

@@ -1,5 +1,7 @@
 """Files and folders that appear whole or not at all."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from lfdm.folders.files import (
     distinct_file_names,
     expand_home,
     recover,
+    remove_leftovers,
     replace_folder,
     replaced_input,
     replacing_folder,
@@ -97,6 +100,26 @@ def test_what_a_killed_process_left_half_done_is_undone(tmp_path: Path, put_back
     assert (folder / "before").exists() == put_back
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="processes are not looked up on Windows")
+def test_temporary_files_of_dead_processes_are_removed_and_others_kept(tmp_path: Path) -> None:
+    make = (
+        "import sys; from pathlib import Path; from lfdm.folders.files import temporary_path\n"
+        "out = Path(sys.argv[1])\n"
+        "temporary_path(out / 'wave.mp4').touch(); temporary_path(out / 'frames').mkdir()\n"
+        "for name in ('moved', 'kept'): (temporary_path(out / name).with_suffix('.old')).mkdir()"
+    )
+    subprocess.run([sys.executable, "-c", make, str(tmp_path)], check=True)
+    (tmp_path / "kept").mkdir()
+    running = temporary_path(tmp_path / "wave.mp4")
+    elsewhere = tmp_path / ".wave.mp4.ffffff-4000000.12345678.tmp"
+    for path in (running, elsewhere, tmp_path / ".notes.tmp"):
+        path.touch()
+    assert len(list(tmp_path.iterdir())) == 8
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {running.name, elsewhere.name, ".notes.tmp", "moved", "kept"}
+    remove_leftovers(tmp_path / "missing")
+
+
 def test_a_file_among_the_parents_of_a_path_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     check_parents(tmp_path / "new" / "folder" / "clip.mp4")
@@ -118,6 +141,7 @@ def test_a_target_that_would_replace_an_input_is_found(tmp_path: Path) -> None:
     (linked / "first.png").symlink_to(frame)
     inputs = [tmp_path / "missing.png", clip, frames]
     assert replaced_input(tmp_path / "frames" / ".." / "clip.mp4", inputs) == clip
+    assert replaced_input(tmp_path / "new" / ".." / "clip.mp4", inputs) == clip  # a folder that writing would make
     assert replaced_input(soft, inputs) == clip
     assert replaced_input(hard, inputs) == clip
     assert replaced_input(clip, [soft]) == soft

@@ -25,7 +25,7 @@ from lfdm.data.gif import decode_gif, encode_gif, read_gif_timing
 from lfdm.data.images import IMAGE_SUFFIXES, check_exists, read_image
 from lfdm.data.timing import Timing
 from lfdm.errors import UserError
-from lfdm.folders.files import check_parents, expand_home, replacing_folder, write_bytes
+from lfdm.folders.files import check_parents, expand_home, real_path, replacing_folder, write_bytes
 
 _VIDEO_ENDINGS = "mp4 m4v mov qt 3gp 3g2 avi divx webm mkv mpg mpeg m2v vob ts mts m2ts wmv asf flv f4v ogv dv gif apng"
 VIDEO_SUFFIXES = frozenset(f".{ending}" for ending in _VIDEO_ENDINGS.split(" "))
@@ -145,9 +145,10 @@ def max_fps(path: Path) -> float:
 def check_target(path: Path) -> None:
     """Raise UserError where `write_video` could only write to `path` by replacing something that is no video of that form."""
     check_parents(path)
-    if not path.suffix and path.exists() and not _holds_frames_only(path):
+    real = real_path(path)
+    if not path.suffix and real.exists() and not _holds_frames_only(real):
         raise UserError(f"{path}: exists and is not a folder of frame-*.png files; choose another name")
-    if path.suffix and path.is_dir():
+    if path.suffix and real.is_dir():
         raise UserError(f"{path}: a folder has this name; choose another one")
 
 

@@ -1,7 +1,10 @@
 """Files and folders that appear whole or not at all: they are written under a temporary name, then renamed."""
 
+import hashlib
+import os
 import re
 import shutil
+import socket
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +16,9 @@ from lfdm.folders.disk import naming_disk_errors
 TEMPORARY_SUFFIX = ".tmp"
 OLD_SUFFIX = ".old"
 """Ending of a folder that is moved away for a new one and then removed; see `recover`."""
+_MAX_NAME = 80
+"""Bytes of a name that are part of its temporary name: file systems allow 255 in all."""
+_TEMPORARY_NAME = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{6})-(?P<process>\d+)\.[0-9a-f]{8}\.(tmp|old)", re.DOTALL)
 
 
 def as_file_name(text: str) -> str:
@@ -39,8 +45,44 @@ def distinct_file_names(texts: Iterable[str]) -> list[str]:
 
 
 def temporary_path(path: Path) -> Path:
-    """Return an unused hidden path in the folder of `path`, to be renamed to it when complete."""
-    return path.with_name(f".{_temporary_start(path)}.{uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
+    """Return an unused hidden path in the folder of `path`, to be renamed to it when complete. It names this process."""
+    return path.with_name(f".{_temporary_start(path)}.{_host()}-{os.getpid()}.{uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files and folders that killed processes of this machine left in `folder`.
+
+    A folder that was moved away for a new one is put back if the new one is not there. Files of running processes stay. Does
+    nothing where a process cannot be looked up by its number (Windows).
+    """
+    if os.name != "posix" or not folder.is_dir():
+        return
+    found = [(entry, match) for entry in folder.glob(".*") if (match := _TEMPORARY_NAME.fullmatch(entry.name))]
+    for entry, match in sorted(found, key=lambda one: one[0].suffix):  # .old first
+        if match["host"] != _host() or _is_running(int(match["process"])):
+            continue
+        target = entry.with_name(match["name"])
+        with suppress(OSError):  # another process may be doing the same
+            if entry.suffix == OLD_SUFFIX and not target.exists() and len(target.name.encode()) < _MAX_NAME:
+                entry.rename(target)
+            elif entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # that of another user
+        return True
+    return True
 
 
 def recover(path: Path) -> None:
@@ -60,7 +102,7 @@ def recover(path: Path) -> None:
 
 
 def _temporary_start(path: Path) -> str:
-    return path.name.encode()[:80].decode(errors="ignore")  # names end at 255 bytes
+    return path.name.encode()[:_MAX_NAME].decode(errors="ignore")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -94,6 +136,11 @@ def existing_path(text: str | Path) -> Path | None:
         return None
 
 
+def real_path(path: Path) -> Path:
+    """Return the absolute path without links and `..`, also below folders that are yet to be made: `new/../a` is `a`."""
+    return Path(os.path.realpath(path))
+
+
 def check_parents(path: Path) -> None:
     """Raise UserError if `path` cannot be created because one of its parents is a file."""
     blocking = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
@@ -107,13 +154,13 @@ def replaced_input(target: Path, inputs: Iterable[str | Path]) -> Path | None:
     It is lost if it is `target`, also under another name or by a link, or lies in the folder `target`, or if it is a folder
     that holds `target` already.
     """
-    if not target.exists():
+    real = real_path(target)
+    if not real.exists():
         return None
-    real = target.resolve()
     for path in filter(None, map(existing_path, inputs)):
         entries = [entry.resolve() for entry in path.iterdir()] if path.is_dir() else []
         read = [path.resolve(), *entries]
-        if target.samefile(path) or real in read or read[0] in real.parents or any(real in one.parents for one in read):
+        if real.samefile(path) or real in read or read[0] in real.parents or any(real in one.parents for one in read):
             return path
     return None
 

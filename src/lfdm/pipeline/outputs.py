@@ -19,7 +19,7 @@ from lfdm.data.animations import ANIMATION_SUFFIXES
 from lfdm.data.sprite_sheets import SHEET_SUFFIX, enlarge, sheet_image, write_sheet
 from lfdm.data.video import check_target, max_fps, write_video
 from lfdm.errors import UserError
-from lfdm.folders.files import replaced_input
+from lfdm.folders.files import real_path, remove_leftovers, replaced_input
 from lfdm.motion.motion import Motion, check_motion_path
 from lfdm.pipeline.result import LatentFlowOutput
 from lfdm.pipeline.transfer import MotionTransfer
@@ -132,12 +132,16 @@ class VideoFiles:
     def write(self, pipeline: MotionTransfer, source: np.ndarray, results: Iterable[LatentFlowOutput]) -> Iterator[Path]:
         """Write the videos of all `results` (with output_type="uint8") one by one and yield the path of each file.
 
+        What killed processes left half written in the same folders is removed first.
+
         Raises:
             UserError: a tile that this model cannot draw; raised before the first result is computed.
         """
         if "regions" in self.panel and not pipeline.autoencoder.has_regions:
             raise UserError("panel must not contain 'regions' with this model, whose motion predictor has none")
         fps = self._check_fps(pipeline.config["fps"]) if self.fps is None else self.fps
+        for folder in {path.parent for path in (self.out, self.motion) if path is not None}:
+            remove_leftovers(folder)
         motions, index = [], 0
         for result in results:
             assert isinstance(result.frames, np.ndarray)
@@ -171,7 +175,8 @@ def _check_absent(target: Path, overwrite: bool) -> None:
 
 def _holds_something(path: Path) -> bool:
     """Return whether `path` is a file, a link or a folder that is not empty."""
-    return path.is_symlink() or (any(path.iterdir()) if path.is_dir() else path.exists())
+    real = real_path(path)
+    return path.is_symlink() or (any(real.iterdir()) if real.is_dir() else real.exists())
 
 
 @torch.no_grad()
