@@ -351,6 +351,24 @@ def test_a_gif_of_another_name_is_a_gif(tmp_path: Path) -> None:
     assert video_info(tmp_path / "a.mp4").fps == pytest.approx(10)
 
 
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "not a clip but a PNG picture"),
+        (b"<!DOCTYPE html><html></html>", "not a clip but a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"ID3\x04" + bytes(100), "not a clip but a sound file"),
+        (b"", "not a clip but an empty file"),
+        (b"\0\0\0\x18ftypisom" + bytes(100), "broken"),
+        (bytes(100), "broken"),
+    ],
+)
+def test_what_is_no_clip_is_named(tmp_path: Path, content: bytes, kind: str) -> None:
+    (tmp_path / "clip.mp4").write_bytes(content)
+    with pytest.raises(UserError, match=r"clip\.mp4: .*" + kind):
+        read_video(tmp_path / "clip.mp4")
+
+
 @pytest.mark.parametrize("name", ["OUT.MP4", "out.WebM", "OUT.GIF"])
 def test_outputs_may_be_named_in_capitals(tmp_path: Path, name: str) -> None:
     frames = np.stack([quarters(1)[0], quarters(1)[0, ::-1]])

@@ -105,7 +105,7 @@ def test_a_file_of_that_name_is_that_file(tmp_path: Path) -> None:
     [
         ("clip.mp4@1.5", r"a frame must be a whole number, or a time in seconds as in clip\.mp4@1\.5s"),
         ("me.png@0", r"me\.png: an image; a clip is"),
-        ("notes.txt@1s", r"notes\.txt: broken or not a readable clip"),
+        ("notes.txt@1s", r"notes\.txt: not a clip but text"),
     ],
 )
 def test_other_names_are_refused(tmp_path: Path, name: str, message: str) -> None:

@@ -125,6 +125,12 @@ def test_weights_that_do_not_match_are_listed(folder: Path) -> None:
     assert "first.conv.bias (3,), needs (8,)" in message
 
 
+def test_weights_that_are_a_git_lfs_pointer_name_the_command(folder: Path) -> None:
+    (folder / WEIGHTS_NAME).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(UserError, match=f"{WEIGHTS_NAME}: .* `git lfs pull`"):
+        LatentFlowAutoencoder.from_pretrained(folder)
+
+
 @pytest.mark.parametrize("kept", [0, 4, 100, -1])
 def test_truncated_weights_are_refused(folder: Path, kept: int) -> None:
     path = folder / WEIGHTS_NAME

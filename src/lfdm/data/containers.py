@@ -20,6 +20,7 @@ from lfdm.config.video import MAX_FPS, MIN_FPS
 from lfdm.data.frames import Alpha, FrameConverter, deinterlace
 from lfdm.data.images import MAX_IMAGE_PIXELS, check_pixels, decoding, guarded
 from lfdm.errors import UserError
+from lfdm.folders.file_kinds import describe_file
 
 _READ_OPTIONS = {"format_whitelist": "avi,mov,matroska,mpegts,mpeg,mpegvideo,asf,flv,ogg,dv"}
 """The only formats to probe: a playlist disguised as a clip could make the demuxer open other files."""
@@ -263,8 +264,11 @@ def open_container(file: BinaryIO) -> InputContainer:
 def _open(path: Path, *, keep_alpha: bool = False) -> Iterator[_OpenFile]:
     """Open the first video stream of a file. Raises UserError naming the path for what holds none that can be decoded."""
     with path.open("rb") as file:
-        with decoding(path):
-            container = open_container(file)
+        try:
+            with decoding(path):
+                container = open_container(file)
+        except UserError as error:
+            raise _not_opened(path, error) from error
         with container:
             streams = (s for s in container.streams.video if Disposition.attached_pic not in s.disposition)
             stream = next(streams, None)
@@ -277,6 +281,12 @@ def _open(path: Path, *, keep_alpha: bool = False) -> Iterator[_OpenFile]:
             decoder.options = {"max_pixels": str(MAX_IMAGE_PIXELS)}  # a size that changes within the stream
             decoder.thread_count = 1  # clips are small; the cache decodes several at once
             yield _OpenFile(path=path, file=file, container=container, stream=stream, decoder=decoder, keep_alpha=keep_alpha)
+
+
+def _not_opened(path: Path, error: UserError) -> UserError:
+    """Return the error for a file in none of the formats: it says what the file is, or is `error` for a broken clip."""
+    kind = describe_file(path)
+    return error if kind is None or kind.startswith("a video") else UserError(f"{path}: not a clip but {kind}")
 
 
 def _decoder(stream: VideoStream) -> VideoCodecContext:

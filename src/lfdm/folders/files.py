@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import socket
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,12 +23,12 @@ _TEMPORARY_NAME = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{6})-(?P<process
 
 
 def as_file_name(text: str) -> str:
-    """Return a file name for a label or any other text, of letters, digits, underscores and dashes.
+    """Return a file name for a label or any other text, of letters (composed), digits, underscores and dashes.
 
     >>> as_file_name("raise arms!"), as_file_name("?")
     ('raise-arms', 'video')
     """
-    return re.sub(r"[^\w]+", "-", text).strip("-")[:50] or "video"
+    return re.sub(r"[^\w]+", "-", unicodedata.normalize("NFC", text)).strip("-")[:50] or "video"
 
 
 def distinct_file_names(texts: Iterable[str]) -> list[str]:

@@ -81,6 +81,7 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Read the shapes of the tensors of a safetensors file from its header; raises as `read_tensors`."""
     if not path.is_file():
         raise FileNotFoundError(f"no weights file {path}")
+    check_downloaded(path)
     try:
         with safe_open(path, framework="pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - it is no dict
