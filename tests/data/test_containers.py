@@ -15,8 +15,6 @@ from lfdm.data.sound import has_sound
 from lfdm.data.video import VIDEO_SUFFIXES, read_video, video_info, write_video
 from lfdm.errors import UserError
 
-CASES = Path(__file__).parents[2] / ".." / ".." / "shared" / "cases"
-
 
 def write_file(
     path: Path,
@@ -373,24 +371,3 @@ def test_what_is_no_clip_is_named(tmp_path: Path, content: bytes, kind: str) -> 
 def test_outputs_may_be_named_in_capitals(tmp_path: Path, name: str) -> None:
     frames = np.stack([quarters(1)[0], quarters(1)[0, ::-1]])
     assert len(read_video(write_video(tmp_path / name, frames, fps=8))) == 2
-
-
-@pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not on this machine")
-@pytest.mark.parametrize(
-    ("name", "frames", "fps", "size"),
-    [
-        ("02-mirrored-video/hflip.mp4", 25, 25, (96, 64)),
-        ("03-non-square-pixels/sar.mp4", 25, 25, (140, 64)),
-        ("04-webm-rate/chrome_webcam.webm", 20, 16.27, (96, 64)),
-        ("05-whole-clips-called-truncated/chrome_5.webm", 5, 5, (96, 64)),
-        ("08-alpha-in-video/alpha.webm", 10, 10, (96, 64)),
-        ("17-endings/plain.m4v", 25, 25, (96, 64)),
-        ("18-rates/fps5000.mp4", 50, 1000, (96, 64)),
-        ("18-rates/timelapse.mp4", 5, 0.05, (96, 64)),
-    ],
-)
-def test_shared_cases(name: str, frames: int, fps: float, size: tuple[int, int]) -> None:
-    info = video_info(CASES / name)
-    assert (info.frames, info.width, info.height) == (frames, *size)
-    assert info.fps == pytest.approx(fps, rel=0.001)
-    assert read_video(CASES / name).shape == (frames, size[1], size[0], 3)

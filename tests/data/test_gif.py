@@ -14,7 +14,6 @@ from lfdm.data.timing import constant_rate
 from lfdm.data.video import read_video, video_info, write_video
 from lfdm.errors import UserError
 
-CASES = Path(__file__).parents[2] / ".." / "shared" / "cases"
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
 
 
@@ -166,21 +165,6 @@ def test_frames_that_last_differently_become_a_constant_rate(ticks: list[int], r
     timing = constant_rate(ticks, ticks_per_second=100, width=1, height=1)
     assert timing.repeats == repeats
     assert timing.fps == pytest.approx(100 * sum(repeats) / sum(ticks))
-
-
-@pytest.mark.parametrize(
-    "name", ["06-gif-34-to-48-fps/f40.gif", "07-gif-background/dispose_bgnd.gif", "25-gif-beyond-its-screen/test_extents.gif"]
-)
-def test_files_of_public_reports(name: str) -> None:
-    path = CASES / name
-    if not path.exists():
-        pytest.skip("needs the shared cases")
-    read, info = read_video(path), video_info(path)
-    assert read.shape[:3] == (info.frames, info.height, info.width)
-    if "f40" in name:
-        assert (info.frames, info.fps) == (24, 40)
-    else:
-        assert read.shape[1:3] == (100, 100)
 
 
 # ---------------------------------------------------------------------------------------------- animated WebP and PNG

@@ -50,15 +50,6 @@ def test_other_tables_are_refused_with_what_they_have(tmp_path: Path, table: byt
         read_index(tmp_path)
 
 
-def test_the_shared_tables_are_read(tmp_path: Path) -> None:
-    folder = Path(__file__).parents[2] / ".." / "shared" / "cases" / "19-messages"
-    if not folder.is_dir():
-        pytest.skip("the shared cases are not in this checkout")
-    for name in ("clips-semicolon.csv", "clips-spaces.csv"):
-        (tmp_path / "clips.csv").write_bytes((folder / name).read_bytes())
-        assert read_index(tmp_path)[0].label == "jump"
-
-
 def test_records_hold_composed_trimmed_names() -> None:
     record = ClipRecord(path="a.avi", label=" cafe\u0301", subject="e\u0301 ", split="test", frames=2, fps=8, width=8, height=8)
     assert (record.label, record.subject) == ("caf\u00e9", "\u00e9")
