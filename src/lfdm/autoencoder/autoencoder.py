@@ -28,6 +28,7 @@ from lfdm.errors import UserError
 from lfdm.folders.components import Model
 from lfdm.folders.model_folder import checked_settings
 from lfdm.motion.motion import BILINEAR_REACH, Motion
+from lfdm.motion.trajectories import Trajectories
 from lfdm.motion.warp import warp
 
 PAPER_PREDICTOR = to_json(AutoencoderConfig().predictor)
@@ -168,6 +169,18 @@ class LatentFlowAutoencoder(Model):
             estimate = self._predict_motion(source, part, before)
             before = part[:, :, -1], estimate.motion.flow[:, :, -1]
             yield estimate.finest() if refine else estimate.motion
+
+    def estimate_trajectories(self, video: Tensor) -> Trajectories:
+        """Track the points of frame 0 through a video (b, 3, t, H, W): trajectories at the latent's size.
+
+        Roles are swapped: every frame in turn is the source of frame 0. Each point is matched near where it was one frame
+        earlier, so frames must follow one another.
+
+        Raises:
+            UserError: another shape, or a motion predictor that cannot track.
+        """
+        self._check_image(video, "video", ndim=5)
+        return self.motion_predictor.track_points(video.to(self.dtype))
 
     @property
     def has_regions(self) -> bool:

@@ -28,11 +28,15 @@ def convex_double(x: Tensor, logits: Tensor) -> Tensor:
     n, c, h, w = x.shape
     x = x.float()
     weights = torch.softmax(logits.float().unflatten(1, (FINE_CELLS, NEIGHBOURS)), dim=2)
-    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
     fine = x.unsqueeze(2).expand(-1, -1, FINE_CELLS, -1, -1)
-    for k in range(NEIGHBOURS):
+    for k, neighbour in enumerate(neighbours(x)):
         if k != NEIGHBOURS // 2:
-            top, left = divmod(k, 3)
-            difference = padded[:, :, top : top + h, left : left + w] - x
-            fine = fine + weights[:, None, :, k] * difference.unsqueeze(2)
+            fine = fine + weights[:, None, :, k] * (neighbour - x).unsqueeze(2)
     return F.pixel_shuffle(fine.reshape(n, c * FINE_CELLS, h, w), 2)
+
+
+def neighbours(x: Tensor) -> list[Tensor]:
+    """Return the 3x3 neighbours of every cell of (n, c, h, w), row by row, each (n, c, h, w); edges are repeated outside."""
+    h, w = x.shape[-2:]
+    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    return [padded[:, :, top : top + h, left : left + w] for top in range(3) for left in range(3)]

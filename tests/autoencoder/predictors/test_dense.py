@@ -2,10 +2,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lfdm.autoencoder.predictors.dense import DenseMotionPredictor, compose_flow
+from lfdm.autoencoder.predictors.dense import DenseMotionPredictor, compose_flow, follow_flow
 from lfdm.autoencoder.predictors.matching import ImageFeatures
 from lfdm.autoencoder.predictors.predictor import LossInputs, MotionEstimate
-from lfdm.config.predictors import DenseConfig
+from lfdm.autoencoder.predictors.registry import build_predictor
+from lfdm.config.predictors import DenseConfig, RegionConfig
+from lfdm.errors import UserError
 from lfdm.motion.warp import identity_grid
 
 both_strides = pytest.mark.parametrize("stride", [2, 4])
@@ -162,6 +164,41 @@ def test_compose_flow_adds_the_steps() -> None:
     composed = compose_flow(flow, step)
     assert torch.equal(composed[:, 0, :, 4:], torch.full((1, 4, 4), -0.5))
     assert torch.equal(composed[:, 1], torch.zeros(1, 4, 8))
+
+
+@torch.no_grad()
+def test_follow_flow_moves_on_from_where_points_are() -> None:
+    displacement, step = torch.zeros(1, 2, 4, 8), torch.zeros(1, 2, 4, 8)
+    displacement[:, 0, :, :4] = 1.0  # the left half is now in the right one
+    step[:, 0, :, 4:] = -0.5  # which moves to the left
+    moved = follow_flow(displacement, step)
+    assert torch.equal(moved[:, 0], torch.tensor([0.5, 0.5, 0.5, 0.5, -0.5, -0.5, -0.5, -0.5]).expand(1, 4, 8))
+    assert torch.equal(moved[:, 1], torch.zeros(1, 4, 8))
+
+
+@both_strides
+@torch.no_grad()
+def test_points_are_tracked_forward_through_a_video(stride: int) -> None:
+    """Each frame is the first one moved right by a cell."""
+    predictor = make_predictor(stride).eval()
+    sharpen(predictor)
+    next(predictor.stem.parameters())[:, 3:] = 0  # features do not depend on where a cell is
+    predictor.get_parameter("matching.projections.1.weight").zero_()
+    image = F.interpolate(torch.rand(2, 3, 16, 16), scale_factor=stride)
+    video = torch.stack([image.roll(stride * k, dims=-1) for k in range(5)], dim=2)
+    found = predictor.track_points(video)
+    assert found.displacement.shape == (2, 2, 5, 16, 16)
+    assert found.visibility.shape == (2, 1, 5, 16, 16)
+    expected = torch.arange(5.0).view(5, 1, 1) * 2 / 16
+    inside = found.displacement[:, 0, :, 2:-2, 2:8]
+    torch.testing.assert_close(inside, expected.expand_as(inside), atol=0.02, rtol=0)
+    assert found.displacement[:, 1, :, 2:-2, 2:8].abs().max() < 0.02
+
+
+def test_a_predictor_that_cannot_track_points_says_so() -> None:
+    predictor = build_predictor(RegionConfig(), stride=4, corners=False, padding_mode="zeros")
+    with pytest.raises(UserError, match="dense"):
+        predictor.track_points(torch.rand(1, 3, 2, 64, 64))
 
 
 @both_strides

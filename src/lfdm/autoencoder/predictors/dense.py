@@ -29,8 +29,9 @@ from lfdm.autoencoder.layers import ConvBlock
 from lfdm.autoencoder.predictors.matching import ImageFeatures, Match, Matching, resize_to
 from lfdm.autoencoder.predictors.predictor import LossInputs, MotionEstimate, MotionPredictor
 from lfdm.autoencoder.predictors.refinement import FlowState, LocalRefinement, warp_features, zero_convolution
-from lfdm.config.predictors import DenseConfig
+from lfdm.config.predictors import TEACHER_TRACKING, DenseConfig
 from lfdm.motion.motion import Motion
+from lfdm.motion.trajectories import Trajectories
 from lfdm.motion.warp import identity_grid, warp
 
 OCCLUSION_BIAS = 3.0
@@ -120,10 +121,26 @@ class DenseMotionPredictor(MotionPredictor):
             flow = states[-1].flow
         return FlowState.stack_frames(states)
 
-    def _estimate(self, source: ImageFeatures, driving: ImageFeatures, expected: Tensor | None = None) -> tuple[FlowState, Match]:
-        """Estimate b * t driving frames against b sources; the expected flow is (b * t, 2, h, w)."""
+    def track_points(self, video: Tensor) -> Trajectories:
+        frames, b = (
+            self._describe(_reduce(rearrange(video, "b c t h w -> (b t) c h w"), self.stride // MATCHING_STRIDE)),
+            len(video),
+        )
+        first, previous, following = (frames.select_frames(b, s) for s in (slice(0, 1), slice(0, -1), slice(1, None)))
+        steps = self._estimate(following, previous)[0].flow.unflatten(0, (b, -1)) if video.shape[2] > 1 else None
+        states: list[FlowState] = []
+        for k in range(video.shape[2]):
+            expected = None if k == 0 or steps is None else follow_flow(states[-1].flow, steps[:, k - 1])
+            states.append(self._estimate(frames.select_frames(b, slice(k, k + 1)), first, expected, TEACHER_TRACKING)[0])
+        found = _to_motion(FlowState.stack_frames(states), b)
+        return Trajectories(found.flow, found.occlusion)
+
+    def _estimate(
+        self, source: ImageFeatures, driving: ImageFeatures, expected: Tensor | None = None, pull: float | None = None
+    ) -> tuple[FlowState, Match]:
+        """Estimate b * t driving frames against b sources; the expected flow (b * t, 2, h, w) has the given or usual pull."""
         t = len(driving.half) // len(source.half)
-        match = self.matching(source, driving, expected, self.tracking)
+        match = self.matching(source, driving, expected, self.tracking if pull is None else pull)
         coarse_match, coarse_evidence = (F.avg_pool2d(x, 2, ceil_mode=True) for x in (match.flow, match.evidence))
         hidden = self._join(source.quarter, driving.quarter, coarse_match, coarse_evidence.detach(), t)
         head = self.coarse_head(hidden).float()
@@ -184,8 +201,13 @@ def _to_motion(state: FlowState, b: int) -> Motion:
 
 def compose_flow(flow: Tensor, step: Tensor) -> Tensor:
     """Return a frame's flow (b, 2, h, w) from the previous frame's and the step between them: step(x) + flow(x + step(x))."""
-    grid = identity_grid(*step.shape[-2:], corners=False, device=step.device) + step.permute(0, 2, 3, 1)
-    return step + warp(flow, grid.unsqueeze(1), padding_mode="border")[:, :, 0]
+    return follow_flow(step, flow)
+
+
+def follow_flow(displacement: Tensor, step: Tensor) -> Tensor:
+    """Return where points are in the next frame: displacement(x) + step(x + displacement(x)), (b, 2, h, w) each."""
+    grid = identity_grid(*step.shape[-2:], corners=False, device=step.device) + displacement.permute(0, 2, 3, 1)
+    return displacement + warp(step, grid.unsqueeze(1), padding_mode="border")[:, :, 0]
 
 
 def _match_loss(matched: Tensor, target: Tensor, _: LossInputs) -> Tensor:

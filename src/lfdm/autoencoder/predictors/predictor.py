@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lfdm.config.predictors import PredictorConfig
 from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
+from lfdm.motion.trajectories import Trajectories
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +77,14 @@ class MotionPredictor(nn.Module):
             Motion at (h, w). Single driving frames (t = 1) also have every loss that `PredictorConfig.losses` names.
         """
         raise NotImplementedError
+
+    def track_points(self, video: Tensor) -> Trajectories:  # noqa: ARG002 - for predictors that can
+        """Return where the cells of frame 0 are in the frames of a video (b, 3, t, H, W), at (h, w).
+
+        Raises:
+            UserError: a predictor that cannot track.
+        """
+        raise UserError(f"trajectories need the predictor 'dense'; got {self.kind!r}")
 
     def region_heat(self, frames: Tensor) -> Tensor:  # noqa: ARG002 - for predictors with regions
         """Return the heat maps (n, K, h, w), of peak 1, of the K regions in frames (n, 3, H, W).

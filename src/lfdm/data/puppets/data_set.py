@@ -68,6 +68,16 @@ def render_clip(
     action and take. Raises UserError for an unknown action, and for a size, length, rate or seed that is not allowed.
     """
     frame = Size.parse(size, low=MIN_SIDE)
+    return PuppetClip(*render(*animate(subject, action, take_seed, frame, num_frames=num_frames, fps=fps), frame, truth))
+
+
+def animate(
+    subject: Subject | int, action: str, take_seed: int, frame: Size, *, num_frames: int = 16, fps: float = 8.0
+) -> tuple[Subject, list[Track], np.ndarray]:
+    """Return what `render` draws: the subject, the track of each part, and the camera's drift (t, 2) in pixels.
+
+    Raises UserError as `render_clip` does.
+    """
     check_integer("num_frames", num_frames, 2, MAX_FRAMES)
     check_number("fps", fps, low=MIN_FPS, high=MAX_FPS)
     check_integer("take_seed", take_seed, 0, 2**64 - 1)
@@ -81,7 +91,7 @@ def render_clip(
     unit, corner = min(frame), square_corner(frame)
     drift = _camera_drift(rng, time) * unit
     tracks = [Track(part, joints[part.name][0] * unit + corner - drift, joints[part.name][1]) for part in subject.parts]
-    return PuppetClip(*render(subject, tracks, drift, frame, truth))
+    return subject, tracks, drift
 
 
 def _camera_drift(rng: np.random.Generator, time: np.ndarray) -> np.ndarray:
