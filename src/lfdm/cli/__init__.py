@@ -3,6 +3,7 @@
 import sys
 
 from lfdm.cli.batch import batch
+from lfdm.cli.completion import completion_command
 from lfdm.cli.console import CommandTree, Group, run_process
 from lfdm.cli.data_sets import data_characters, data_corpus, data_folder, data_lpc, data_puppets, data_sprites
 from lfdm.cli.info import info
@@ -47,11 +48,12 @@ COMMANDS: CommandTree = {
     "import": import_,
     "serve": serve,
     "info": info,
+    "completion": completion_command(lambda: COMMANDS),
 }
 
 DESCRIPTION = (
-    "Animate one image by latent flow diffusion. With --traceback (or LFDM_TRACEBACK=1), every command shows the traceback of an "
-    "error."
+    "Animate one image by latent flow diffusion. Every command also takes --config FILE (options from a YAML file or a run's "
+    "config.json; the command line wins), --quiet (no progress and notes) and --traceback (or LFDM_TRACEBACK=1)."
 )
 
 

@@ -20,6 +20,8 @@ from typing import Any, TypeAlias
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from lfdm.cli.common_options import CommonOptions, split_common
+from lfdm.cli.settings_file import options_from_file
 from lfdm.config.video import Size, SizeSetting, training_size
 from lfdm.errors import MissingExtraError, UserError
 from lfdm.folders.disk import disk_error
@@ -36,8 +38,6 @@ EXIT_CLOSED_PIPE = 128 + 13
 MAX_MESSAGE = 4000
 """Most characters of an error message that are shown."""
 LINE_SECONDS = 30.0
-TRACEBACK_OPTION = "--traceback"
-TRACEBACK_VARIABLE = "LFDM_TRACEBACK"
 
 Command = Callable[..., None]
 
@@ -56,15 +56,16 @@ CommandTree: TypeAlias = Mapping[str, "Command | Group"]
 def run(tree: CommandTree, arguments: Sequence[str], description: str) -> int:
     """Run one command line and return its exit code.
 
-    An error that the user can correct is one line on stderr and exit code 2; `--traceback` anywhere in `arguments` (or
-    LFDM_TRACEBACK=1) adds its traceback. Any other exception is a bug: its traceback, how to report it, and exit code 1.
+    An error that the user can correct is one line on stderr and exit code 2. Any other exception is a bug: its traceback, how to
+    report it, and exit code 1. docs/reference/commands.md lists the exit codes.
     """
-    words = [word for word in arguments if word != TRACEBACK_OPTION]
-    show_traceback = len(words) < len(arguments) or os.environ.get(TRACEBACK_VARIABLE, "0") not in ("", "0")
+    show_traceback = False
     try:
+        common, words = split_common(arguments)
+        show_traceback = common.traceback
         with warnings.catch_warnings(), _exiting_on_sigterm():
             warnings.filterwarnings("ignore", module=r"PIL\.")  # our own error says in one line what is wrong with an image
-            _dispatch(tree, words, PROGRAM, description)
+            _dispatch(tree, words, PROGRAM, description, common)
     except KeyboardInterrupt as stop:
         _print_error(str(stop) or "interrupted")
         return 128 + (stop.signal_number if isinstance(stop, TrainingInterrupted) else signal.SIGINT)
@@ -149,15 +150,19 @@ def _exiting_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _dispatch(tree: CommandTree, arguments: list[str], program: str, description: str) -> None:
+def _dispatch(tree: CommandTree, arguments: list[str], program: str, description: str, common: CommonOptions) -> None:
     """Find the named command and parse its arguments; parsers of other commands are not built, which takes long."""
     entry = tree.get(arguments[0]) if arguments else None
     if isinstance(entry, Group):
-        return _dispatch(entry.commands, arguments[1:], f"{program} {arguments[0]}", entry.help)
+        return _dispatch(entry.commands, arguments[1:], f"{program} {arguments[0]}", entry.help, common)
     if entry is not None:
+        words = arguments[1:]
+        if common.config is not None:  # what stands later wins; an option of many values must not take IMAGE and the like
+            start = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
+            words[start:start] = options_from_file(common.config, entry)
         with _short_errors():
-            bound = tyro.cli(_binding(entry), prog=f"{program} {arguments[0]}", args=arguments[1:], registry=_text_forms())
-        return bound()
+            bound = tyro.cli(binding(entry), prog=f"{program} {arguments[0]}", args=words, registry=text_forms())
+        return _run_quietly(bound) if common.quiet else bound()
     if arguments and not arguments[0].startswith("-"):
         near = difflib.get_close_matches(arguments[0], tree, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -168,7 +173,13 @@ def _dispatch(tree: CommandTree, arguments: list[str], program: str, description
     return None
 
 
-def _text_forms() -> ConstructorRegistry:
+def _run_quietly(command: Callable[[], None]) -> None:
+    """Run a command without its progress, notes and warnings, which go to stderr."""
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere):
+        command()
+
+
+def text_forms() -> ConstructorRegistry:
     """Return a tyro registry of paths, in which ~ is replaced (shells leave it in --out=~/x and in quotes), and of sizes."""
     registry = ConstructorRegistry()
 
@@ -207,7 +218,7 @@ def _parse_size(text: str) -> SizeSetting:
         raise ValueError(str(error)) from None
 
 
-def _binding(command: Command) -> Callable[..., Callable[[], None]]:
+def binding(command: Command) -> Callable[..., Callable[[], None]]:
     """Return a function with the signature of `command` that binds the arguments; run later, outside of tyro's error handling."""
 
     @functools.wraps(command)
@@ -226,10 +237,16 @@ def _described(text: str) -> Command:
 
 @contextlib.contextmanager
 def _short_errors() -> Iterator[None]:
-    """Shorten tyro's box for an invalid value to one line; keep its box for unknown options, which holds suggestions."""
-    buffer = io.StringIO()
+    """Shorten tyro's box for an invalid value to one line; keep its box for unknown options, which holds suggestions.
+
+    With NO_COLOR, tyro writes its help to a buffer, for which it uses no colours.
+    """
+    buffer, help_text = io.StringIO(), io.StringIO()
     try:
-        with contextlib.redirect_stderr(buffer):
+        with (
+            contextlib.redirect_stderr(buffer),
+            contextlib.redirect_stdout(help_text if os.environ.get("NO_COLOR") else sys.stdout),
+        ):
             yield
     except SystemExit as stop:
         text = buffer.getvalue()
@@ -237,6 +254,7 @@ def _short_errors() -> Iterator[None]:
             _print_error(_first_section(text))
         else:
             sys.stderr.write(text)
+        sys.stdout.write(help_text.getvalue())
         raise
     sys.stderr.write(buffer.getvalue())
 

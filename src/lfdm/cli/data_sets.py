@@ -1,20 +1,20 @@
 """Commands that make clip data sets."""
 
 import sys
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from lfdm.cli.console import progress_bar
+from lfdm.cli.conversion_report import conversion_values, print_clips, print_notes, print_skipped, print_some
+from lfdm.cli.options import print_json
 from lfdm.config.video import Fit, FolderLayout, SizeSetting, is_one_number
 from lfdm.errors import UserError
 
 if TYPE_CHECKING:
     from lfdm.data.characters.data_set import RenderedCharacters
-    from lfdm.data.corpora.conversion import Conversion
 
 MAX_LINES = 20
 
@@ -186,6 +186,7 @@ def data_sprites(
     fps: float | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
+    json: bool = False,
 ) -> None:
     """Make a clip data set from sprite sheets, which keeps their alpha.
 
@@ -200,6 +201,7 @@ def data_sprites(
         fps: Frames per second; by default as an Aseprite json states, or 8.
         test_fraction: Fraction of sheets held out for testing.
         seed: Seed of the split.
+        json: Print one JSON object.
     """
     from lfdm.data.corpora.sprites import write_sprites
     from lfdm.data.sprite_sheets import Grid
@@ -219,8 +221,11 @@ def data_sprites(
             seed=seed,
             progress=progress,
         )
-    _print_clips(report, out)
-    _print_notes(report)
+    if json:
+        print_json(conversion_values(report, out))
+        return
+    print_clips(report, out)
+    print_notes(report)
 
 
 def data_folder(
@@ -238,6 +243,7 @@ def data_folder(
     stride_seconds: float | None = None,
     scene_cuts: bool = False,
     num_workers: int | None = None,
+    json: bool = False,
 ) -> None:
     """Make a clip data set from your own clips, in folders <label>/<subject>/<clip>, <label>/<clip>, or <split>/<label>/<clip>.
 
@@ -256,6 +262,7 @@ def data_folder(
         stride_seconds: Time between the starts of such clips; by default their length.
         scene_cuts: Also cut videos at scene cuts.
         num_workers: Threads; by default one per core.
+        json: Print one JSON object.
     """
     from lfdm.data.corpora.cutting import Cutting
     from lfdm.data.corpora.folder import write_folder
@@ -279,11 +286,14 @@ def data_folder(
             num_workers=num_workers,
             progress=progress,
         )
-    _print_skipped(report)
-    _print_clips(report, out)
+    if json:
+        print_json(conversion_values(report, out))
+        return
+    print_skipped(report)
+    print_clips(report, out)
     if report.skipped:
         print(f"{len(report.skipped)} files or folders skipped")
-    _print_notes(report)
+    print_notes(report)
 
 
 def data_corpus(name: str, layout: str) -> Callable[..., None]:
@@ -295,6 +305,7 @@ def data_corpus(name: str, layout: str) -> Callable[..., None]:
         out: Path,
         size: SizeSetting = 128,
         num_workers: int | None = None,
+        json: bool = False,
     ) -> None:
         """Make a clip data set from your copy of CORPUS, cropped and split as in the paper; the same command resumes.
 
@@ -303,6 +314,7 @@ def data_corpus(name: str, layout: str) -> Callable[..., None]:
             out: Folder for the clip data set.
             size: Height x width of frames, or one number for squares; multiples of 16. Other shapes get black borders.
             num_workers: Threads; by default one per core.
+            json: Print one JSON object.
         """
         from lfdm.data.corpora.mhad import UTD_MHAD
         from lfdm.data.corpora.mug import MUG
@@ -312,36 +324,16 @@ def data_corpus(name: str, layout: str) -> Callable[..., None]:
         corpus = {"mug": MUG, "mhad": UTD_MHAD, "natops": NATOPS}[name]
         with progress_bar() as progress:
             report = write_published(corpus, source, out, size=size, num_workers=num_workers, progress=progress)
-        _print_skipped(report, most=MAX_LINES)
-        _print_notes(report, most=MAX_LINES)
-        _print_clips(report, out)
+        if json:
+            print_json(conversion_values(report, out))
+            return
+        print_skipped(report, most=MAX_LINES)
+        print_notes(report, most=MAX_LINES)
+        print_clips(report, out)
         if report.num_reused:
             print(f"{report.num_reused} of them were converted before")
         print(f"training clips: {report.num_clips('train')} of the paper's {corpus.num_train}")
-        _print_some([f"missing {gap}" for gap in report.missing], MAX_LINES)
+        print_some([f"missing {gap}" for gap in report.missing], MAX_LINES)
 
     data_corpus.__doc__ = (data_corpus.__doc__ or "").replace("CORPUS", name.upper()).replace("LAYOUT", layout)
     return data_corpus
-
-
-def _print_skipped(report: "Conversion", most: int | None = None) -> None:
-    _print_some([f"skipped {skipped.path}: {skipped.reason}" for skipped in report.skipped], most)
-
-
-def _print_notes(report: "Conversion", most: int | None = None) -> None:
-    _print_some([f"note {note}" for note in report.notes], most)
-
-
-def _print_clips(report: "Conversion", out: Path) -> None:
-    for label, count in sorted(Counter(record.label for record in report.records).items()):
-        print(f"{label}: {count} clips")
-    num_train, num_test = report.num_clips("train"), report.num_clips("test")
-    num_subjects = len({record.subject for record in report.records})
-    print(f"{num_train} training and {num_test} test clips of {num_subjects} subjects in {out}")
-
-
-def _print_some(lines: Sequence[str], most: int | None) -> None:
-    for line in lines[:most]:
-        print(line)
-    if most is not None and len(lines) > most:
-        print(f"... and {len(lines) - most} more lines of '{lines[-1].split()[0]}'")

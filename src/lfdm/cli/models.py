@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 from lfdm.cli.console import progress_bar
-from lfdm.cli.options import DEFAULT_MODEL, pick_device
+from lfdm.cli.options import DEFAULT_MODEL, pick_device, print_json
 from lfdm.config.diffusion import SamplerName
 from lfdm.errors import UserError
 from lfdm.evaluation.settings import EvaluationConfig
@@ -21,6 +21,7 @@ def evaluate(
     guidance_scale: float | None = None,
     sampler: SamplerName | None = None,
     device: str | None = None,
+    json: bool = False,
     config: Annotated[EvaluationConfig, arg(name="")] = EvaluationConfig(),  # noqa: B008 - frozen
 ) -> None:
     """Measure a model on held-out clips and write results.json and report.html; the same command resumes.
@@ -33,6 +34,7 @@ def evaluate(
         guidance_scale: Classifier-free guidance; by default the model's.
         sampler: Sampler; by default the model's.
         device: cpu, cuda, cuda:1, ...; by default the GPU if there is one. Under `accelerate launch`, each process has its own.
+        json: Print the content of results.json instead of tables.
     """
     from accelerate import PartialState
 
@@ -50,7 +52,11 @@ def evaluate(
             device=pick_device(device),
             progress=update,
         )
-    if PartialState().is_main_process:
+    if not PartialState().is_main_process:
+        return
+    if json:
+        print_json(results)
+    else:
         _print_summary(results)
         print(out / "results.json")
         print(out / "report.html")

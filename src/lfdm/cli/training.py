@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from tyro.conf import Suppress, arg
 
 from lfdm.cli.console import ProgressBars, progress_bar
-from lfdm.cli.options import DEFAULT_MODEL
+from lfdm.cli.options import DEFAULT_MODEL, print_json
 from lfdm.config.presets import Preset
 from lfdm.config.sizes import SizeStage, parse_stages, suitable_preset
 from lfdm.config.training import AdaptationConfig
@@ -170,6 +170,7 @@ def adapt(
     data: Path,
     out: Path,
     model: str = DEFAULT_MODEL,
+    json: bool = False,
     config: Annotated[AdaptationConfig, arg(name="")] = AdaptationConfig(),  # noqa: B008 - frozen
 ) -> None:
     """Adapt a model's decoder to images of a new domain, without changing its motion; the same command resumes.
@@ -178,12 +179,13 @@ def adapt(
         data: Clip data set of the new domain; labels are not used.
         out: Run folder, in the end a pipeline folder for --model.
         model: Bundled name, pipeline folder, diffusion run folder or Hub repository.
+        json: Print one JSON object.
     """
     from lfdm.training import adaptation
 
     with progress_bar() as bars:
         adapted = adaptation.adapt(model, data, out, config, **_callbacks(bars))
-    _print_result(adapted, *_uses_of(out, data))
+    _print_result(adapted, *_uses_of(out, data), json=json)
 
 
 def _callbacks(bars: ProgressBars, data: Path | None = None) -> dict[str, Any]:
@@ -242,10 +244,13 @@ def _command(name: str, *words: str, **options: str | Path) -> str:
     return " ".join(["lfdm", name, *words, *given])
 
 
-def _print_result(path: Path, *next_commands: str) -> None:
+def _print_result(path: Path, *next_commands: str, json: bool = False) -> None:
     """Print the result on stdout and what to do with it on stderr, once for all processes."""
     from accelerate import PartialState
 
     if PartialState().is_main_process:
+        if json:
+            print_json({"model": path, "next": next_commands})
+            return
         print(path)
         sys.stderr.write("".join(f"next: {command}\n" for command in next_commands))

@@ -108,10 +108,10 @@ def open_cache(
 ) -> ClipCache:
     """Open the decoded frames of `records`, fitted to `size` by `fit` (see `fit_frames`); the first call decodes them.
 
-    The cache is a folder in `cache_dir` (default: `.cache` in the data folder or, if that is not writable,
-    `$XDG_CACHE_HOME/lfdm` or `~/.cache/lfdm`). Its name is a digest of the records, the clips' file sizes and times,
-    `size` and `fit`. It appears only when it is complete, and one process builds it while others wait. A cache that has
-    changed on the disk is made anew.
+    The cache is a folder in `cache_dir` (default: `$LFDM_HOME/cache`; without that variable `.cache` in the data folder or, if
+    that is not writable, `$XDG_CACHE_HOME/lfdm` or `~/.cache/lfdm`). Its name is a digest of the records, the clips' file
+    sizes and times, `size` and `fit`. It appears only when it is complete, and one process builds it while others wait. A cache
+    that has changed on the disk is made anew.
 
     With `keep_alpha` it stores alpha instead of composing over white, and `ClipCache.frames` composes over random backgrounds.
 
@@ -139,7 +139,12 @@ def open_cache(
 
 
 def _default_cache_dir(root: Path) -> Path:
-    """Return the data folder's cache; the user's own if that is not writable, since motion and classifiers go there, too."""
+    """Return `$LFDM_HOME/cache`, or the data folder's cache; the user's own if that is not writable.
+
+    Motion and classifiers go there, too.
+    """
+    if home := os.environ.get("LFDM_HOME"):
+        return expand_home(home) / "cache"
     shared = root / CACHE_DIR
     if os.access(shared if shared.is_dir() else root, os.W_OK | os.X_OK):
         return shared

@@ -1,0 +1,49 @@
+"""`lfdm completion`: a script that completes commands, options and choices in a shell."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Union
+
+import tyro
+from tyro.conf import Positional, arg, subcommand
+
+from lfdm.cli.console import PROGRAM, Command, CommandTree, Group, text_forms
+
+Shell = Literal["bash", "zsh", "fish"]
+
+
+def completion_command(tree: Callable[[], CommandTree]) -> Command:
+    """Return the command that prints the script for all commands of `tree()`."""
+
+    def completion(shell: Annotated[Shell, Positional, arg(metavar="SHELL")]) -> None:
+        """Print a script that completes commands, options and choices.
+
+        bash: `source <(lfdm completion bash)` in ~/.bashrc. zsh: `lfdm completion zsh > ~/.zfunc/_lfdm`. fish: `lfdm completion
+        fish > ~/.config/fish/completions/lfdm.fish`.
+
+        Args:
+            shell: bash, zsh or fish.
+        """
+        words = ["--tyro-write-completion", shell, "-"]
+        try:
+            tyro.cli(_union(tree()), prog=PROGRAM, args=words, registry=text_forms())
+        except SystemExit as stop:
+            if stop.code:
+                raise
+
+    return completion
+
+
+def _union(tree: CommandTree) -> Any:
+    """Return a type of which tyro makes one subcommand for every entry."""
+    return Union[tuple(Annotated[Any, subcommand(name=name, constructor=_constructor(entry))] for name, entry in tree.items())]  # noqa: UP007 - of a tuple
+
+
+def _constructor(entry: "Command | Group") -> Command:
+    if not isinstance(entry, Group):
+        return entry
+
+    def group(command: Any) -> None: ...
+
+    group.__doc__ = entry.help
+    group.__annotations__ = {"command": Annotated[_union(entry.commands), arg(name="")]}
+    return group

@@ -1,0 +1,51 @@
+"""What commands print of a data set that they have made of recordings."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lfdm.data.corpora.conversion import Conversion
+
+
+def conversion_values(report: "Conversion", out: Path) -> dict[str, Any]:
+    """Return what `--json` prints of a conversion."""
+    return {
+        "data": out,
+        "clips": dict(sorted(Counter(record.label for record in report.records).items())),
+        "train": report.num_clips("train"),
+        "test": report.num_clips("test"),
+        "subjects": len({record.subject for record in report.records}),
+        "reused": report.num_reused,
+        "skipped": {str(skipped.path): skipped.reason for skipped in report.skipped},
+        "missing": report.missing,
+        "notes": report.notes,
+    }
+
+
+def print_skipped(report: "Conversion", most: int | None = None) -> None:
+    """Print files left out, at most `most`."""
+    print_some([f"skipped {skipped.path}: {skipped.reason}" for skipped in report.skipped], most)
+
+
+def print_notes(report: "Conversion", most: int | None = None) -> None:
+    """Print notes of the conversion, at most `most`."""
+    print_some([f"note {note}" for note in report.notes], most)
+
+
+def print_clips(report: "Conversion", out: Path) -> None:
+    """Print the number of clips of every label and split."""
+    for label, count in sorted(Counter(record.label for record in report.records).items()):
+        print(f"{label}: {count} clips")
+    num_train, num_test = report.num_clips("train"), report.num_clips("test")
+    num_subjects = len({record.subject for record in report.records})
+    print(f"{num_train} training and {num_test} test clips of {num_subjects} subjects in {out}")
+
+
+def print_some(lines: Sequence[str], most: int | None) -> None:
+    """Print at most `most` lines, and how many are left out."""
+    for line in lines[:most]:
+        print(line)
+    if most is not None and len(lines) > most:
+        print(f"... and {len(lines) - most} more lines of '{lines[-1].split()[0]}'")
