@@ -1,6 +1,7 @@
 # make demo       sets up .venv and writes demo/*.mp4 with the bundled model
 # make test       sets up .venv and runs what every commit must pass: ruff, pyright and the fast tests
 # make test-all   runs everything, as CI does: the slow tests and the demo, too
+# make docs       builds the documentation into build/site; open build/site/index.html
 # make audit      compares constraints.txt with the known vulnerabilities; needs the internet
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,7 +9,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n logical
 
-.PHONY: demo test test-all lint typecheck audit clean
+.PHONY: demo test test-all docs lint typecheck audit clean
 
 demo: .venv/installed
 	$(BIN)/lfdm demo --out demo
@@ -19,6 +20,9 @@ test: .venv/installed-dev lint typecheck
 test-all: .venv/installed-dev lint typecheck
 	$(PYTEST)
 	$(BIN)/lfdm demo --out demo
+
+docs: .venv/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -35,7 +39,7 @@ typecheck: .venv/installed-dev
 	touch $@
 
 .venv/installed-dev: .venv/installed benchmarks/requirements.txt
-	$(PIP) -e ".[text,train,eval,web,heif,render,scale,dev]"
+	$(PIP) -e ".[text,train,eval,web,heif,render,scale,docs,dev]"
 	$(PIP) --no-deps -r benchmarks/requirements.txt
 	touch $@
 

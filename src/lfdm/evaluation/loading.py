@@ -126,4 +126,5 @@ def _hash_weights(parts: dict[str, Path]) -> dict[str, str]:
 
 
 def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

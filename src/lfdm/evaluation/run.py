@@ -72,6 +72,7 @@ class EvaluationRun:
         return self.clips.records
 
     def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context of the evaluated networks: bfloat16 if the settings say so."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def video(self, frames: np.ndarray) -> Tensor:

@@ -27,6 +27,7 @@ class BatchRandomness:
 
     @classmethod
     def of_whole_batch(cls, generator: torch.Generator, batch_size: int) -> "BatchRandomness":
+        """Return the randomness of a batch that is computed at once by one process."""
         return cls(generator, batch_size, slice(0, batch_size))
 
     def sample(self, generate: Callable[[int, torch.Generator], Tensor]) -> Tensor:

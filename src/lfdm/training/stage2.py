@@ -78,6 +78,7 @@ class DiffusionTask:
         self.dataset = self._dataset(encoded)
 
     def models(self, module: nn.Module) -> dict[str, nn.Module]:
+        """Return the U-Net, and the condition if it learns."""
         assert isinstance(module, ConditionedUNet)
         has_learned = any(True for _ in module.condition.parameters())  # null condition or pooling
         return {self.name: module.unet, **({"condition": module.condition} if has_learned else {})}
