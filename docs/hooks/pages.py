@@ -19,6 +19,7 @@ from mkdocs.utils import get_relative_url
 from lfdm.cli import COMMANDS
 from lfdm.cli.console import PROGRAM, CommandTree, Group, binding, text_forms
 from lfdm.config.presets import PRESETS, Preset
+from lfdm.config.video import Size
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "lfdm"
@@ -174,6 +175,8 @@ def flat_settings(settings: object, prefix: str = "") -> Iterator[tuple[str, str
         value, name = getattr(settings, field.name), f"{prefix}{field.name}".replace("_", "-")
         if is_dataclass(value):
             yield from flat_settings(value, f"{name}.")
+        elif name == "image-size":
+            yield "size", str(Size.parse(value))
         elif name != "name":
             yield name, " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import yaml
-from tyro.conf import Positional
+from tyro.conf import Positional, Suppress
 
 from lfdm.config.video import Size
 from lfdm.errors import UserError
@@ -16,6 +16,8 @@ from lfdm.folders.texts import read_whole
 
 PRESET_KEY = "preset"
 """The settings of a run in its config.json, next to its data and other paths."""
+SIZE_KEY, SIZE_OPTION = "image-size", "size"
+"""The size of frames in a preset, and its option."""
 MAX_VALUES = 10_000
 """Most settings of a file; YAML's aliases could make a small file a huge one."""
 
@@ -37,7 +39,8 @@ def options_from_file(path: Path, command: Callable[..., None]) -> list[str]:
         raise UserError(f"{path}: must hold options and their values, such as `num_frames: 16`; got {type(content).__name__}")
     settings = content[PRESET_KEY] if isinstance(content.get(PRESET_KEY), dict) else content
     known, words, unknown = list(option_names(command)), [], []
-    for name, value in _flat(settings):
+    for key, value in _flat(settings):
+        name = SIZE_OPTION if key == SIZE_KEY else key
         if name in known:
             words += _words(name, value)
         else:
@@ -65,7 +68,7 @@ def _words(name: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         before, dot, last = name.rpartition(".")
         return [f"--{name}" if value else f"--{before}{dot}no-{last}"]
-    if name.split(".")[-1] in ("size", "image-size") and isinstance(value, list):
+    if name == SIZE_OPTION and isinstance(value, list):
         return [f"--{name}", str(Size.parse(tuple(value)))]
     return [f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)])]
 
@@ -75,15 +78,22 @@ def option_names(command: Callable[..., None]) -> Iterator[str]:
     hints = get_type_hints(command, include_extras=True)
     for parameter in inspect.signature(command).parameters.values():
         kind = hints[parameter.name]
-        extras = get_args(kind)[1:] if get_origin(kind) is Annotated else ()
+        extras = _extras(kind)
         if Positional not in extras:
             renamed = [extra.name for extra in extras if getattr(extra, "name", None) is not None]
             yield from _nested_names(renamed[0] if renamed else parameter.name, parameter.default)
+
+
+def _extras(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind)[1:] if get_origin(kind) is Annotated else ()
 
 
 def _nested_names(name: str, default: object) -> Iterator[str]:
     if not is_dataclass(default):
         yield name.replace("_", "-")
         return
+    hints = get_type_hints(type(default), include_extras=True)
     for field in fields(default):
+        if Suppress in _extras(hints[field.name]):
+            continue
         yield from _nested_names(f"{name}.{field.name}" if name else field.name, getattr(default, field.name))
