@@ -30,6 +30,14 @@ FULLY_SHOWN_PRESET = "flow64"
 NO_DEFAULT = re.compile(r" ?\((?:default: (?P<value>.*?)|(?P<required>required))\)$", re.DOTALL)
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Add the page of every room to the navigation, after the page about Python."""
+    sections = {name: pages for section in config.nav or [] for name, pages in section.items()}
+    python = next(entry["Python"] for entry in sections["Reference"] if "Python" in entry)
+    python.extend(f"reference/api/{room}.md" for room in rooms())
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are written elsewhere or generated; PluginError names public names without a docstring."""
     undocumented = list(undocumented_names())
