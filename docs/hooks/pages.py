@@ -3,10 +3,10 @@
 import ast
 import re
 import warnings
-from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import griffe
 import tyro
@@ -143,8 +143,8 @@ def command_sections(tree: CommandTree, words: tuple[str, ...]) -> Iterator[str]
         yield f"{'##' if len(words) == 1 else '###'} {parser.prog}\n\n{parser.description or ''}\n\n{option_table(parser)}"
 
 
-def option_table(parser: ArgumentParser) -> str:
-    """Return a table of the arguments and options of a command."""
+def option_table(parser: Any) -> str:
+    """Return a table of the arguments and options of a command; `parser` is tyro's own copy of argparse's."""
     rows = []
     for action in (action for group in parser._action_groups for action in group._group_actions):
         if action.dest == "help":
