@@ -53,15 +53,18 @@ MOVING = 2.0
 PHOTOGRAPH = (1080, 1920)
 HEAD = """# Frames in the picture's own size
 
-`pipe(image, ..., output_size="native")` and `--full-size` (also of `lfdm transfer` and `--reuse-motion`) give frames in the size
-of the picture. The motion is made at the model's size. Near its boundaries every pixel chooses among the motions around it by the
-colour that each fetches from the picture, so that outlines are as sharp as in the picture; the picture's own pixels are moved,
-and only what it does not show is taken from the decoder, enlarged. Frame 0 and frames of strength 0 are the picture, bit for bit.
+`pipe(image, ..., output_size="native")`, `--full-size` (also of `lfdm transfer` and `--reuse-motion`), a switch on the page and
+`full_size` of its API give frames in the size of the picture. The motion is made at the model's size. Near its boundaries every
+pixel chooses among the motions around it by the colour that each fetches from the picture, so that outlines are as sharp as in
+the picture; the picture's own pixels are moved, and only what it does not show is taken from the decoder, enlarged. Frame 0 and
+frames of strength 0 are the picture, bit for bit.
 
 - The picture may have any shape: borders of `pad` fall away; outside of a `crop` nothing moves, and the motion ends smoothly at
   its edge; `stretch` stretches the flow.
 - Pictures of over 16 megapixels are refused unless `max_megapixels` (`--max-megapixels`) is raised: `frames` and `warped` of 16
   frames of 16 megapixels take 1.5 GB as `uint8`.
+- `--panel` shows them reduced to 512 pixels, and flow and occlusion over the whole picture, whatever part of it the model sees.
+- A server allows 64 megapixels in all frames of a video together (`lfdm serve --full-size-megapixels`).
 - With alpha, the alpha plane is moved with the colours.
 - What the model gets wrong stays wrong, only sharply: a limb that it loses is lost.
 

@@ -62,6 +62,14 @@ def test_a_panel_of_rectangles_names_the_rim_in_pixels() -> None:
     assert flow_scale(in_half_widths(flow[0].permute(1, 2, 3, 0).numpy(), (16, 32))) * 32 / 2 == pytest.approx(4)
 
 
+def test_tiles_of_large_frames_are_reduced() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (1, 600, 1200, 3), dtype=np.uint8)
+    motion = Motion.identity(1, 1, (8, 8), corners=False)
+    panel = next(draw_panel(frames[0], frames, frames, motion))
+    assert panel.shape == (16 + 256, 5 * 512 + 4 * 4, 3)
+    assert abs(panel[16:, :512].mean() - frames.mean()) < 1
+
+
 def test_a_warped_grid_moves_against_the_backward_flow() -> None:
     white = np.full((64, 64, 3), 255, np.uint8)
 

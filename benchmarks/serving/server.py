@@ -30,6 +30,7 @@ GENERATE: dict[str, Any] = {
     "loop": False,
     "mask": None,
     "fit": None,
+    "full_size": False,
     "unconditional": False,
 }
 """Fields of `/generate` in order, for a short video."""
@@ -40,6 +41,7 @@ TRANSFER: dict[str, Any] = {
     "motion_strength": 1.0,
     "mask": None,
     "fit": None,
+    "full_size": False,
     "audio": True,
 }
 

@@ -23,6 +23,8 @@ CAPTION_HEIGHT = 16
 """Pixels above a tile."""
 PANEL_SIDE, SHEET_SIDE = 192, 64
 """Largest side to which tiles of a panel and of a contact sheet are enlarged, by a whole factor."""
+LARGEST_TILE = 512
+"""Side in pixels to which tiles of a panel are reduced, so that five of a photograph in its own size fit a screen and a GIF."""
 ARROW_SPACING = 16
 """Pixels between arrows."""
 MIN_ARROW, HEAD_LENGTH, HEAD_WIDTH = 2.0, 6.0, 3.0
@@ -172,8 +174,7 @@ def draw_panel(
     frames, warped = over_checkerboard(frames), over_checkerboard(warped)
     _check_panel(source, frames, warped, motion, kinds, regions)
     height, width = frames.shape[1:3]
-    factor = max(1, PANEL_SIDE // max(height, width))
-    size = (width * factor, height * factor)
+    size = _tile_size(width, height)
     flow = motion.flow[0].permute(1, 2, 3, 0).float().cpu().numpy()  # (t, h, w, 2)
     occlusion = motion.occlusion[0, 0].float().cpu().numpy()
     colour_flow = in_half_widths(flow, (height, width))
@@ -184,8 +185,8 @@ def draw_panel(
         if kind in ("source", "generated", "warped"):
             picture = source if kind == "source" else (frames if kind == "generated" else warped)[k]
             assert picture is not None
-            return _enlarge(picture, factor)
-        frame = _enlarge(frames[k], factor)
+            return _to_tile(picture, size)
+        frame = _to_tile(frames[k], size)
         if kind == "regions":
             assert regions is not None
             return overlay_regions(frame, np.stack([_resize(heat, size) for heat in regions[k]]))
@@ -264,6 +265,22 @@ def _row(tiles: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndarray:
 
 def _pad(picture: np.ndarray, *, top: int = 0, right: int = 0, bottom: int = 0) -> np.ndarray:
     return np.pad(picture, ((top, bottom), (0, right), (0, 0)), constant_values=_WHITE[0])
+
+
+def _tile_size(width: int, height: int) -> tuple[int, int]:
+    """Return width and height of a panel's tiles: a whole multiple of small frames, a reduction of very large ones."""
+    largest = max(width, height)
+    if largest <= LARGEST_TILE:
+        factor = max(1, PANEL_SIDE // largest)
+        return width * factor, height * factor
+    return max(1, round(width * LARGEST_TILE / largest)), max(1, round(height * LARGEST_TILE / largest))
+
+
+def _to_tile(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bring a picture (H, W, 3) uint8 to a tile's `size` (width, height)."""
+    if size[0] >= picture.shape[1]:
+        return _enlarge(picture, size[0] // picture.shape[1])
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
 
 
 def _enlarge(picture: np.ndarray, factor: int) -> np.ndarray:

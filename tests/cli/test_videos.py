@@ -466,10 +466,11 @@ def test_full_size_frames_are_moved_pixels_of_the_picture(lfdm: Lfdm, model: Pat
     picture = np.stack([x, y, x + y // 2], axis=-1).astype(np.uint8)
     Image.fromarray(picture).save("wide.png")
     options = ["--model", model, "--num-inference-steps", 1, "--num-frames", 2, "--full-size"]
-    assert lfdm("generate", "wide.png", "wave", "--out", "frames", *options)[0] == 0
+    assert lfdm("generate", "wide.png", "wave", "--out", "frames", *options, "--panel", "generated", "flow")[0] == 0
     frames = read_video(Path("frames"))
     assert frames.shape == (2, 90, 161, 3)
     assert np.array_equal(frames[0], picture)
+    assert read_video(Path("frames-panel.gif")).shape == (2, 16 + 90, 2 * 161 + 4, 3)
     code, _, err = lfdm("generate", "wide.png", "wave", "--out", "a.gif", *options, "--max-megapixels", 0.01)
     assert code != 0
     assert "max_megapixels" in err

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from lfdm.motion.guided_upsampling import FrameBox, fit_nodes, sample_points, upsample_motion, visible_share, warp_points
+from lfdm.motion.frame_box import FrameBox
+from lfdm.motion.guided_upsampling import fit_nodes, sample_points, upsample_motion, visible_share, warp_points
 from lfdm.motion.motion import Motion
 
 CELLS, MODEL, FULL = 16, 32, 256

@@ -90,6 +90,18 @@ def test_flow_is_in_units_of_the_frame_whatever_the_fit(pipe: LatentFlowPipeline
     assert np.abs(moved[4:-4, 4 : -shift - 8] - image[4:-4, shift + 4 : -8]).max() <= 3
 
 
+@pytest.mark.parametrize("fit", FITS)
+def test_drawings_get_the_motion_over_the_whole_picture(pipe: LatentFlowPipeline, fit: Fit) -> None:
+    image = smooth_picture(Size(60, 96))
+    output = pipe.animate(image, motion_of(pipe, 0.25), fit=fit, output_size="native", output_type="uint8")
+    drawn = output.motion_over_frames(0)
+    assert drawn.size[1] / drawn.size[0] == pytest.approx(60 / 60 if fit == "stretch" else 96 / 60, rel=0.2)
+    middle = drawn.size[0] // 2, drawn.size[1] // 2
+    assert float(drawn.flow[0, 0, 1][middle]) * 96 / 2 == pytest.approx(0.25 * (60 if fit == "crop" else 96) / 2)
+    preview = output.show(["flow", "generated"])
+    assert preview.frames.shape[1:3] == (16 + 2 * 60, 2 * 2 * 96 + 4)
+
+
 def test_outside_a_crop_nothing_moves_and_the_motion_ends_smoothly(pipe: LatentFlowPipeline) -> None:
     image = smooth_picture(Size(60, 150))
     output = pipe.animate(image, motion_of(pipe, 0.2), fit="crop", output_size="native", output_type="uint8")

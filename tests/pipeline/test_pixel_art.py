@@ -66,6 +66,14 @@ def test_pixels_are_the_source_pixels_that_the_motion_points_at(pipe: LatentFlow
         assert np.array_equal(frames[1, :, : side - shift], picture[:, shift:])
 
 
+def test_drawings_get_the_motion_of_the_picture_in_its_canvas(pipe: LatentFlowPipeline) -> None:
+    output = pipe.animate(sprite(40, 64), moved(3, 4), output_type="uint8", pixel_art=True)  # on a canvas of 64x64
+    motion = output.motion_over_frames(0)
+    assert motion.size == (SIZE // 2 * 40 // 64, SIZE // 2)
+    assert float(motion.flow[0, 0, 1, 3, 3]) * 64 / 2 == pytest.approx(4 * 64 / SIZE)
+    assert output.show(["flow"]).frames.shape[1:3] == (16 + 3 * 40, 3 * 64)
+
+
 def test_inpainted_pixels_take_the_nearest_colour_and_alpha_stays(pipe: LatentFlowPipeline) -> None:
     picture = sprite()
     frames = np.asarray(pipe.animate(picture, moved(2, 0, occlusion=0.1), output_type="uint8", pixel_art=True).frames)[0]

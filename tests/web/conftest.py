@@ -16,7 +16,10 @@ pytest.importorskip("gradio", reason="needs gradio: pip install 'lfdm[web]'")
 from benchmarks.serving.server import Server, running_server
 
 KEEP_SECONDS = 15
-LIMITS = "--queue-size 4 --upload-megabytes 2 --image-megapixels 2 --clip-megapixels 10 --clip-frames 40 --sound-seconds 10"
+LIMITS = (
+    "--queue-size 4 --upload-megabytes 2 --image-megapixels 2 --clip-megapixels 10 "
+    "--clip-frames 40 --sound-seconds 10 --full-size-megapixels 3"
+)
 
 
 @pytest.fixture(scope="session")

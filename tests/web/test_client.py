@@ -12,6 +12,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from gradio_client.utils import QueueError, extract_validation_message
+from PIL import Image
 
 from benchmarks.serving.server import API, GENERATE, Server, call
 from lfdm.data.sound import has_sound
@@ -68,6 +69,19 @@ def test_a_mix_and_no_label(client: Client) -> None:
     assert not np.array_equal(read_video(free["file"]), read_video(made[0]["file"]))
 
 
+def test_full_size_videos_have_the_size_of_the_picture(client: Client, tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (600, 1000, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "large.png")
+    fields: dict[str, Any] = {"image": handle_file(str(tmp_path / "large.png")), "full_size": True}
+    made = client.predict(**fields, label="wave", **SHORT, api_name="/generate")["videos"][0]
+    info = video_info(made["file"])
+    assert (info.width, info.height, made["num_frames"]) == (1000, 600, 4)
+    with pytest.raises(AppError, match=r"full_size allows 3 megapixels in all; got 16 frames of 1000x600 \(9\.6"):
+        client.predict(**fields, label="wave", num_frames=16, api_name="/generate")
+    moved = client.predict(**fields, driving=handle_file(made["file"]), api_name="/transfer")["videos"][0]
+    assert video_info(moved["file"]).width == 1000
+
+
 def test_of_a_long_clip_the_beginning_and_its_sound_are_used(client: Client, long_clip: Path) -> None:
     for audio in (True, False):
         made = client.predict(image="puppet-2", driving=handle_file(str(long_clip)), audio=audio, api_name="/transfer")
@@ -95,7 +109,7 @@ def test_refused_requests_give_the_client_a_message(client: Client) -> None:
     with httpx.Client(base_url=client.src) as http:
         refused = http.post(f"{API}/call/generate", json={"data": [1, 2]})
     assert refused.status_code == 422
-    assert "data must be a list of 12 values; got 2" in (extract_validation_message(refused) or "")
+    assert "data must be a list of 13 values; got 2" in (extract_validation_message(refused) or "")
 
 
 def test_a_job_tells_its_steps_and_can_be_cancelled(client: Client) -> None:

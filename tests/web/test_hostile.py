@@ -54,6 +54,7 @@ ALLOWED: dict[str, list[Any]] = {
     "label": [],
     "unconditional": [],
     "fit": [None],
+    "full_size": [True],
     "driving": [],
     "relative": [True],
 }

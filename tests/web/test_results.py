@@ -54,6 +54,16 @@ def test_frames_with_alpha_keep_it_in_the_file_and_in_the_player(tmp_path: Path)
         assert sheet.mode == "RGBA"
 
 
+def test_large_frames_are_reduced_in_the_player_only(tmp_path: Path) -> None:
+    frames = np.full((2, 300, 1024, 3), 90, np.uint8)
+    motion = Motion(torch.zeros(1, 2, 2, 8, 8), torch.ones(1, 1, 2, 8, 8))
+    result = write_result(tmp_path, "wave", "wave", frames, motion, fps=8, after_frame=lambda: None)
+    assert read_video(result.file).shape == (2, 300, 1024, 3)
+    for sheet in result.sheets.values():
+        with Image.open(sheet) as picture:
+            assert picture.size == (512 * result.columns, 150 * 2 // result.columns)
+
+
 def test_sheets_stay_below_what_webp_holds() -> None:
     assert sheet_columns(240, 256, 256) == 16
     assert sheet_columns(225, 1024, 1024) == 15

@@ -11,12 +11,12 @@ picture or in nodes, where integers are centres · flow in pixels of the picture
 
 from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lfdm.motion.frame_box import FrameBox
 from lfdm.motion.motion import Motion
 from lfdm.motion.warp import identity_grid, resize
 
@@ -46,15 +46,6 @@ SEAM_SIGMA = 0.03
 """Distance from the decoded colours nearby at which a pixel near what is hidden is taken for hidden, too."""
 HIDDEN, VISIBLE = (0.15, 0.5), (0.4, 0.9)
 """Values of occlusion between which a pixel turns from inpainted to warped, and from checked to trusted (`visible_share`)."""
-
-
-class FrameBox(NamedTuple):
-    """Part of a picture that a model's frame shows, in pixels of the picture; larger than it where the frame has borders."""
-
-    top: float
-    left: float
-    height: float
-    width: float
 
 
 @dataclass(frozen=True, eq=False)

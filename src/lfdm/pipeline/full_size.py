@@ -22,8 +22,8 @@ from lfdm.config.checks import check, check_number
 from lfdm.config.video import Fit, OutputSize, Size
 from lfdm.data.alpha import fill_invisible
 from lfdm.errors import UserError
+from lfdm.motion.frame_box import FrameBox
 from lfdm.motion.guided_upsampling import (
-    FrameBox,
     MotionNodes,
     fit_nodes,
     sample_points,
@@ -188,7 +188,7 @@ def decode_full_size(
             warped.put(torch.stack([visible for _, visible in made])[:, :, None], start + n)
             if after_chunk is not None:
                 after_chunk(start + n + 1)
-    return LatentFlowOutput(frames.video, warped.video, held)
+    return LatentFlowOutput(frames.video, warped.video, held, pictures[0].box)
 
 
 def make_frame(picture: FullSizePicture, nodes: MotionNodes, decoded: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from lfdm.config.checks import check_integer, check_number
 from lfdm.config.video import MIN_FPS, PanelFormat, PanelKind, SheetFormat
 from lfdm.data.alpha import without_alpha
 from lfdm.data.animations import ANIMATION_SUFFIXES
+from lfdm.data.fitting import fit_frames
 from lfdm.data.sprite_sheets import SHEET_SUFFIX, enlarge, sheet_image, write_sheet
 from lfdm.data.video import check_target, max_fps, write_video
 from lfdm.errors import UserError
@@ -152,7 +153,7 @@ class VideoFiles:
                 yield self._write_video(self.video_path(index), frames, fps)
                 if self.panel:
                     regions = region_maps(pipeline, without_alpha(frames)) if "regions" in self.panel else None
-                    motion = result.motion.samples(i, i + 1)
+                    motion = result.motion_over_frames(i)
                     panel = draw_panel(source, frames, result.warped[i], motion, kinds=self.panel, regions=regions)
                     path = self.panel_path(index)
                     yield write_video(path, panel, fps=min(fps, max_fps(path)))
@@ -181,9 +182,15 @@ def _holds_something(path: Path) -> bool:
 
 @torch.no_grad()
 def region_maps(pipeline: MotionTransfer, frames: np.ndarray) -> np.ndarray:
-    """Return stage 1's region heat maps (t, K, h, w) of frames (t, H, W, 3) uint8; UserError for a dense motion predictor."""
+    """Return stage 1's region heat maps (t, K, h, w) of frames (t, H, W, 3) uint8; UserError for a dense motion predictor.
+
+    Frames whose sides the networks cannot take, of the picture's own size, are seen at the model's.
+    """
     maps = []
     for start in range(0, len(frames), REGION_FRAMES):
-        video = torch.from_numpy(frames[start : start + REGION_FRAMES]).permute(3, 0, 1, 2)[None].float() / 255
+        some = frames[start : start + REGION_FRAMES]
+        if any(side % pipeline.side_multiple for side in some.shape[1:3]):
+            some = fit_frames(some, pipeline.size, "stretch")
+        video = torch.from_numpy(some).permute(3, 0, 1, 2)[None].float() / 255
         maps.append(pipeline.autoencoder.region_heat(video.to(pipeline.device))[0].float().cpu().numpy())
     return np.concatenate(maps, axis=1).swapaxes(0, 1)

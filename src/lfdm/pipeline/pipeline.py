@@ -178,6 +178,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         latents: Tensor | None = None,
         output_type: SampledOutputType = "pil",
         callback_on_step_end: StepCallback | None = None,
+        callback_on_decode: Callable[[int], None] | None = None,
         motion_strength: float = 1.0,
         motion_mask: MaskInput | None = None,
         fit: PictureFit | None = None,
@@ -204,6 +205,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
             latents: noise to begin with instead of the generators', (b, *motion_codec.sample_shape(num_frames, h, w)).
             output_type: form of the videos, see `lfdm.pipeline.result.SampledOutputType`.
             callback_on_step_end: called as in diffusers after every step; may return {"latents": sample} to replace the sample.
+            callback_on_decode: called with the number of frames decoded so far after every chunk; may raise to stop.
             motion_strength: 0 to 2: 1 = as generated, 0 = the fitted image in every frame; see `Motion.scaled`.
             motion_mask: where the image moves, in the image's size: path, PIL image, array or tensor (H, W), uint8 or in [0, 1];
                 see `Motion.masked`. None = everywhere.
@@ -249,7 +251,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         if output_type == "latent":
             output = LatentFlowOutput(sample, sample[:0], motion)
         else:
-            output = self._decode(source, motion, output_type, full_size)
+            output = self._decode(source, motion, output_type, full_size, callback_on_decode)
         return output if return_dict else cast("LatentFlowOutput", output.to_tuple())
 
     def sampling_settings(

@@ -21,6 +21,7 @@ from lfdm.config.video import Size
 from lfdm.data.alpha import add_alpha
 from lfdm.data.sprite_sheets import enlarge
 from lfdm.errors import UserError
+from lfdm.motion.frame_box import FrameBox
 from lfdm.motion.motion import Motion
 from lfdm.motion.warp import warp
 from lfdm.pipeline.decoding import frames_per_chunk
@@ -135,7 +136,7 @@ def decode_pixel_art(
         warped.put(visible, start)
         if after_chunk is not None:
             after_chunk(min(start + chunk, length))
-    return LatentFlowOutput(frames.video, warped.video, motion)
+    return LatentFlowOutput(frames.video, warped.video, motion, FrameBox(-art.top, -art.left, *size))
 
 
 def _resize(video: Tensor, size: tuple[int, int]) -> Tensor:

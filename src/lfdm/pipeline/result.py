@@ -18,6 +18,7 @@ from torch import Tensor
 from lfdm.config.checks import check_integer
 from lfdm.config.video import PanelKind
 from lfdm.errors import UserError
+from lfdm.motion.frame_box import FrameBox
 from lfdm.motion.motion import Motion
 from lfdm.visualize import draw_panel
 
@@ -38,7 +39,16 @@ class LatentFlowOutput:
     warped: Frames
     """The source image after warping only, in the same form; empty with `latent`."""
     motion: Motion
-    """flow (b, 2, t, h, w) and occlusion (b, 1, t, h, w)."""
+    """flow (b, 2, t, h, w) and occlusion (b, 1, t, h, w), of the model's frame."""
+    frame_box: FrameBox | None = None
+    """Part of the frames that the model's frame shows, where they have the picture's own size; None = all."""
+
+    def motion_over_frames(self, sample: int) -> Motion:
+        """Return the motion of one sample on a grid over its frames, as drawings need it."""
+        motion = self.motion.samples(sample, sample + 1)
+        if self.frame_box is None:
+            return motion
+        return self.frame_box.motion_over_picture(motion, _size(self.frames))
 
     def to_tuple(self) -> tuple[Frames, Frames, Motion]:
         """Return (frames, warped, motion)."""
@@ -61,8 +71,8 @@ class LatentFlowOutput:
             raise UserError("output_type must be one with frames to show them; got 'latent'")
         check_integer("sample", sample, 0, len(self.motion.flow) - 1)
         frames, warped = (_sample_to_uint8(video, sample) for video in (self.frames, self.warped))
-        motion = self.motion.samples(sample, sample + 1)
-        return VideoPreview(np.stack(list(draw_panel(None, frames, warped, motion, kinds=kinds))), fps)
+        panel = draw_panel(None, frames, warped, self.motion_over_frames(sample), kinds=kinds)
+        return VideoPreview(np.stack(list(panel)), fps)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -123,6 +133,15 @@ class VideoBuffer:
         else:
             for images, sample in zip(self.video, frames_to_uint8(chunk, truncate=self.truncate), strict=True):
                 images += [Image.fromarray(frame) for frame in sample]
+
+
+def _size(video: Frames) -> tuple[int, int]:
+    """Return height and width of the frames of a video in any form."""
+    if isinstance(video, Tensor):
+        return video.shape[-2], video.shape[-1]
+    if isinstance(video, np.ndarray):
+        return video.shape[2], video.shape[3]
+    return video[0][0].height, video[0][0].width
 
 
 def _sample_to_uint8(video: Frames, sample: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The page: tabs and controls, and the API. The work is done in `lfdm.web.calls`."""
 
 import html
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 
 import gradio as gr
@@ -16,6 +16,8 @@ from lfdm.web.model_page import ModelPage
 from lfdm.web.requests import PAGE_SEED
 
 TITLE = "Latent flow diffusion"
+ApiCall = Callable[..., AsyncIterator[dict[str, Any]]]
+
 SLIDER_GUIDANCE = 8.0
 """Largest guidance on the slider; the API allows more, which is rarely useful."""
 
@@ -75,6 +77,7 @@ def _generate_tab(calls: Calls) -> None:
                     "num_frames": gr.Slider(2, choices.max_frames, choices.num_frames, step=1, label="Frames"),
                     "loop": gr.Checkbox(False, label="Loop: the last frame leads back to the first"),
                     "fit": _fit_choice(choices.fit),
+                    "full_size": _full_size_switch(),
                     "unconditional": gr.Checkbox(not labels, label="Ignore the label: any motion", visible=bool(labels)),
                     "num_videos": gr.Slider(1, limits.num_videos, 1, step=1, label="Videos (consecutive seeds)"),
                 }
@@ -93,6 +96,7 @@ def _transfer_tab(calls: Calls) -> None:
                 "relative": gr.Radio(kinds, value=True, label="Motion"),
                 "motion_strength": _strength_slider(),
                 "fit": _fit_choice(calls.choices.fit),
+                "full_size": _full_size_switch(),
                 "audio": gr.Checkbox(True, label="Keep the clip's sound"),
             }
             start, stop = _buttons("Transfer")
@@ -103,6 +107,16 @@ def _transfer_tab(calls: Calls) -> None:
 def _add_api(calls: Calls, model: ModelPage) -> None:
     """Add the API calls. All answers except the last have an empty list of videos and report the progress."""
 
+    async def describe() -> dict[str, Any]:
+        return model.to_json()
+
+    jobs = {"concurrency_id": "jobs", "concurrency_limit": calls.limits.num_jobs}
+    api(_generate_call(calls), api_name="generate", **jobs)
+    api(_transfer_call(calls), api_name="transfer", **jobs)
+    api(describe, api_name="model", concurrency_limit=None)
+
+
+def _generate_call(calls: Calls) -> ApiCall:
     @streaming
     def generate(
         image: dict[str, Any] | str,
@@ -116,6 +130,7 @@ def _add_api(calls: Calls, model: ModelPage) -> None:
         loop: bool = False,
         mask: dict[str, Any] | None = None,
         fit: str | None = None,
+        full_size: bool = False,
         unconditional: bool = False,
     ) -> AsyncGenerator[dict[str, Any], None]:
         updates = calls.generate(
@@ -130,10 +145,15 @@ def _add_api(calls: Calls, model: ModelPage) -> None:
             num_frames=num_frames,
             loop=loop,
             fit=fit,
+            full_size=full_size,
             unconditional=unconditional,
         )
         return api_answers(updates)
 
+    return generate
+
+
+def _transfer_call(calls: Calls) -> ApiCall:
     @streaming
     def transfer(
         image: dict[str, Any] | str,
@@ -142,6 +162,7 @@ def _add_api(calls: Calls, model: ModelPage) -> None:
         motion_strength: float = 1.0,
         mask: dict[str, Any] | None = None,
         fit: str | None = None,
+        full_size: bool = False,
         audio: bool = True,
     ) -> AsyncGenerator[dict[str, Any], None]:
         updates = calls.transfer(
@@ -151,20 +172,20 @@ def _add_api(calls: Calls, model: ModelPage) -> None:
             relative=relative,
             motion_strength=motion_strength,
             fit=fit,
+            full_size=full_size,
             audio=audio,
         )
         return api_answers(updates)
 
-    async def describe() -> dict[str, Any]:
-        return model.to_json()
-
-    api(generate, api_name="generate", concurrency_id="jobs", concurrency_limit=calls.limits.num_jobs)
-    api(transfer, api_name="transfer", concurrency_id="jobs", concurrency_limit=calls.limits.num_jobs)
-    api(describe, api_name="model", concurrency_limit=None)
+    return transfer
 
 
 def _fit_choice(fit: str) -> gr.Radio:
     return gr.Radio([("As in training", fit), ("The picture's own", "native")], value=fit, label="Shape of the video")
+
+
+def _full_size_switch() -> gr.Checkbox:
+    return gr.Checkbox(False, label="Frames in the picture's own size, of its own pixels")
 
 
 def _strength_slider() -> gr.Slider:

@@ -4,16 +4,18 @@ import itertools
 from collections.abc import AsyncGenerator, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from lfdm.errors import UserError
 from lfdm.folders.files import as_file_name
 from lfdm.motion.motion import Motion
 from lfdm.pipeline.pipeline import MAX_PASS_FACTOR, LatentFlowPipeline
 from lfdm.pipeline.result import LatentFlowOutput
 from lfdm.web.jobs import Finished, JobProgress, Jobs, Report
-from lfdm.web.limits import ServeLimits
+from lfdm.web.limits import MEGA, ServeLimits
 from lfdm.web.requests import Choices, GenerateRequest, RequestReader, TransferRequest, resize_mask
 from lfdm.web.results import CALLS_PER_FRAME, VideoResult, write_result
 from lfdm.web.storage import Storage
@@ -59,10 +61,12 @@ class Calls:
         total = steps * len(request.seeds)
         report(0, total)
         image, mask = self._read_picture(request)
+        size = self._size_arguments(image, request.num_frames, full_size=request.full_size)
         folder = self.storage.new_result()
         results = []
         with self.storage.held(folder):
             for k, seed in enumerate(request.seeds):  # one at a time, so that memory does not grow with their number
+                notice = partial(report, (k + 1) * steps, total)  # no progress, but it stops a cancelled job
 
                 def after_step(_: object, index: int, *rest: object, done: int = k * steps) -> dict[str, Tensor]:  # noqa: ARG001
                     report(done + index + 1, total)
@@ -81,12 +85,13 @@ class Calls:
                     loop=request.loop,
                     output_type="uint8",
                     callback_on_step_end=after_step,
+                    callback_on_decode=lambda _, stop=notice: stop(),
+                    **size,
                 )
                 label = _describe(request.condition)
                 frames, motion = _only_sample(output)
                 name = f"{as_file_name(label)}-{seed}"
                 title, fps = f"{label}, seed {seed}", self._pipe.config["fps"]
-                notice = partial(report, (k + 1) * steps, total)  # no progress, but it stops a cancelled job
                 results.append(write_result(folder, name, title, frames, motion, fps=fps, after_frame=notice))
         return results
 
@@ -96,6 +101,7 @@ class Calls:
         clip = open_clip(request.driving, self.limits)
         folder = self.storage.new_result()
         n, total = clip.num_frames, 3 * clip.num_frames
+        size = self._size_arguments(image, n, full_size=request.full_size)
         written = itertools.count(1)
 
         def driving_frames() -> Iterator[np.ndarray]:
@@ -113,6 +119,7 @@ class Calls:
                 fit=request.fit,
                 output_type="uint8",
                 callback_on_decode=lambda decoded: report(n + decoded, total),
+                **size,
             )
             frames, motion = _only_sample(output)
             result = write_result(
@@ -132,6 +139,19 @@ class Calls:
         """Return the picture (H, W, 3) uint8 and its mask (H, W) in [0, 1]."""
         image = read_upload(request.image, self.limits)
         return image, None if request.mask is None else resize_mask(request.mask, (image.shape[0], image.shape[1]))
+
+    def _size_arguments(self, image: np.ndarray, num_frames: int, *, full_size: bool) -> dict[str, Any]:
+        """Return the arguments of the pipeline for the size of frames; UserError for more pixels than the limit."""
+        if not full_size:
+            return {}
+        limit, (height, width) = self.limits.full_size_megapixels, image.shape[:2]
+        megapixels = height * width * num_frames / MEGA
+        if megapixels > limit:
+            raise UserError(
+                f"full_size allows {limit:g} megapixels in all; got {num_frames} frames of {width}x{height} ({megapixels:.1f} "
+                "megapixels): choose fewer frames or a smaller picture"
+            )
+        return {"output_size": "native", "max_megapixels": limit}
 
 
 def choices_of(pipe: LatentFlowPipeline, examples: tuple[Path, ...]) -> Choices:
@@ -157,4 +177,4 @@ def _describe(condition: str | dict[str, float] | None) -> str:
 
 def _only_sample(output: LatentFlowOutput) -> tuple[np.ndarray, Motion]:
     assert isinstance(output.frames, np.ndarray)
-    return output.frames[0], output.motion
+    return output.frames[0], output.motion_over_frames(0)

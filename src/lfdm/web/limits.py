@@ -27,6 +27,8 @@ class ServeLimits:
     """Largest size of an uploaded file, in megabytes."""
     image_megapixels: float = 25.0
     """Largest uploaded image, in megapixels."""
+    full_size_megapixels: float = 64.0
+    """Megapixels of a video in its picture's own size, all frames together; each takes 6 MB and about a second of one core."""
     clip_megapixels: float = 250.0
     """Megapixels of a driving clip that are used, all frames together; of longer clips the beginning is."""
     clip_frames: int = 240
@@ -44,7 +46,16 @@ class ServeLimits:
         check_at_most(self, 64, "num_jobs", "num_videos")
         check_at_most(self, 1000, "queue_size", "num_inference_steps")
         check_at_most(self, 50, "image_megapixels")  # limit of lfdm.data.images
-        check_at_most(self, 1e6, "upload_megabytes", "clip_megapixels", "clip_frames", "sound_seconds", "storage_megabytes")
+        check_at_most(
+            self,
+            1e6,
+            "upload_megabytes",
+            "full_size_megapixels",
+            "clip_megapixels",
+            "clip_frames",
+            "sound_seconds",
+            "storage_megabytes",
+        )
         allowed = f"at most storage_megabytes, {self.storage_megabytes:g}"
         check(self.upload_megabytes <= self.storage_megabytes, "upload_megabytes", self.upload_megabytes, allowed)
 

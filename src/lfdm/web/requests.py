@@ -68,6 +68,8 @@ class GenerateRequest:
     num_frames: int
     loop: bool
     fit: PictureFit
+    full_size: bool
+    """Frames in the picture's own size."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,6 +82,7 @@ class TransferRequest:
     relative: bool
     motion_strength: float
     fit: PictureFit
+    full_size: bool
     audio: bool
     """Keep the sound of the clip."""
 
@@ -109,6 +112,7 @@ class RequestReader:
         num_frames: object,
         loop: object,
         fit: object = None,
+        full_size: object = False,
         unconditional: object,
     ) -> GenerateRequest:
         """Check the fields of `/generate`; None for steps, guidance, frames or fit means the model's default."""
@@ -130,6 +134,7 @@ class RequestReader:
             num_frames=_integer("num_frames", frames, 2, choices.max_frames),
             loop=_boolean("loop", loop),
             fit=self._fit(fit),
+            full_size=_boolean("full_size", full_size),
         )
 
     def transfer(
@@ -141,6 +146,7 @@ class RequestReader:
         relative: object,
         motion_strength: object,
         fit: object = None,
+        full_size: object = False,
         audio: object,
     ) -> TransferRequest:
         """Check the fields of `/transfer`."""
@@ -151,6 +157,7 @@ class RequestReader:
             relative=_boolean("relative", relative),
             motion_strength=_number("motion_strength", motion_strength, MAX_STRENGTH),
             fit=self._fit(fit),
+            full_size=_boolean("full_size", full_size),
             audio=_boolean("audio", audio),
         )
 

@@ -28,6 +28,10 @@ MOTION_SIDE = 192
 """Side in pixels at which flow and occlusion are drawn, large enough for fine grid lines."""
 
 
+SHEET_FRAME_SIDE = 512
+"""Side in pixels to which larger frames are reduced in the player; the file has them in full."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class VideoResult:
     """One video and the pictures of its motion."""
@@ -67,16 +71,17 @@ def write_result(
     Raises:
         UserError: more frames than fit into a sheet; raised before anything is written.
     """
-    t, height, width = frames.shape[:3]
-    factor = max(1, MOTION_SIDE // max(height, width))
-    size = (width * factor, height * factor)
-    columns = sheet_columns(t, max(width, size[0]), max(height, size[1]))
+    shown, width = _reduced(frames), frames.shape[2]
+    t, shown_height, shown_width = shown.shape[:3]
+    factor = max(1, MOTION_SIDE // max(shown_height, shown_width))
+    size = (shown_width * factor, shown_height * factor)
+    columns = sheet_columns(t, *size)
     file = write_video(folder / f"{name}{_ending(frames)}", _enlarged(frames, after_frame), fps=fps, sound=sound)
     flow = motion.flow[0].permute(1, 2, 3, 0).float().cpu().numpy()  # (t, h, w, 2)
     occlusion = motion.occlusion[0, 0].float().cpu().numpy()
     scale = flow_scale(in_half_widths(flow, (size[1], size[0])))
     pictures = {
-        "video": frames,
+        "video": shown,
         "flow": np.stack([_draw_flow(frame, size, scale) for frame in _each(flow, after_frame)]),
         "occlusion": np.stack([occlusion_to_gray(_resize(frame, size)) for frame in occlusion]),
     }
@@ -100,6 +105,16 @@ def sheet_columns(num_frames: int, width: int, height: int) -> int:
     if max(columns * width, math.ceil(num_frames / columns) * height) > MAX_SHEET_SIDE:
         raise UserError(f"{num_frames} frames of {width}x{height} are too many for the page's player; choose fewer")
     return columns
+
+
+def _reduced(frames: np.ndarray) -> np.ndarray:
+    """Reduce frames (t, H, W, c) for the player."""
+    height, width = frames.shape[1:3]
+    share = SHEET_FRAME_SIDE / max(height, width)
+    if share >= 1:
+        return frames
+    size = (max(1, round(width * share)), max(1, round(height * share)))
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX)) for frame in frames])
 
 
 def _ending(frames: np.ndarray) -> str:
