@@ -150,6 +150,22 @@ def test_what_was_just_used_is_not_removed_for_something_new(storage: Storage) -
     assert video.exists()
 
 
+def test_files_may_expire_while_room_is_made(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    expired, kept = upload(storage), storage.new_result() / "a.mp4"
+    kept.write_bytes(b"x")
+    listed = storage._files
+
+    def expiring() -> Iterator[Path]:
+        for file in listed():
+            if file == expired:
+                file.unlink()
+            yield file
+
+    monkeypatch.setattr(storage, "_files", expiring)
+    assert storage.new_result().is_dir()
+    assert kept.exists()
+
+
 def test_an_upload_makes_room_or_is_told_that_the_server_is_busy(storage: Storage) -> None:
     limits = ServeLimits(upload_megabytes=0.5, storage_megabytes=1)
     gate = Gate(Response("taken"), {}, {}, limits, storage)

@@ -57,6 +57,7 @@ class Storage:
         self.root.mkdir(mode=0o700)
         self._closed = threading.Event()
         self._held: list[Path] = []
+        self._changing_held = threading.Lock()  # jobs run in several threads
 
     def find(self, path: object) -> Path:
         """Return an upload or a result by the absolute path that the server gave out, and mark it as used now.
@@ -88,13 +89,19 @@ class Storage:
     @contextmanager
     def held(self, folder: Path) -> Iterator[None]:
         """Keep all files of `folder` while the block runs; afterwards they count as used now."""
-        self._held.append(folder)
+        with self._changing_held:
+            self._held.append(folder)
         try:
             yield
         finally:
             for file in folder.iterdir():
                 file.touch()
-            self._held.remove(folder)
+            with self._changing_held:
+                self._held.remove(folder)
+
+    def _held_now(self) -> set[Path]:
+        with self._changing_held:
+            return set(self._held)
 
     def make_room(self, megabytes: float) -> None:
         """Remove the least recently used folders until `megabytes` more fit.
@@ -104,12 +111,13 @@ class Storage:
         """
         folders: dict[Path, list[tuple[Path, os.stat_result]]] = {}
         for file in self._files():
-            with suppress(OSError):
-                folders.setdefault(file.parent, []).append((file, file.lstat()))
+            with suppress(OSError):  # it was removed meanwhile
+                stat = file.lstat()
+                folders.setdefault(file.parent, []).append((file, stat))
         used = {folder: max(stat.st_mtime for _, stat in files) for folder, files in folders.items()}
         total = sum(stat.st_size for files in folders.values() for _, stat in files)
         allowed = (self.max_megabytes - megabytes) * 1e6
-        for folder in sorted((folder for folder in folders if folder not in self._held), key=used.__getitem__):
+        for folder in sorted(set(folders) - self._held_now(), key=used.__getitem__):
             if total <= allowed or used[folder] > time.time() - SPARED_SECONDS:
                 break
             for file, stat in folders[folder]:
@@ -121,14 +129,14 @@ class Storage:
 
     def remove_old(self, keep_seconds: float) -> None:
         """Remove files that were not used for `keep_seconds`, and folders that are then empty."""
-        oldest = time.time() - keep_seconds
-        for file in [file for file in self._files() if file.parent not in self._held]:
+        oldest, held = time.time() - keep_seconds, self._held_now()
+        for file in [file for file in self._files() if file.parent not in held]:
             with suppress(OSError):  # another request may have removed it
                 if file.lstat().st_mtime < oldest:
                     file.unlink()
         for folder in sorted((entry for entry in self.root.rglob("*") if entry.is_dir()), reverse=True):
             with suppress(OSError):  # not empty, or being filled
-                if folder.stat().st_mtime < oldest and folder not in self._held:
+                if folder.stat().st_mtime < oldest and folder not in held:
                     folder.rmdir()
 
     def start_cleaning(self, keep_seconds: float) -> None:
