@@ -20,7 +20,7 @@ pytest.importorskip("build", reason="needs build: pip install 'lfdm[dev]'")
 ROOT = Path(__file__).parents[2]
 SHORT_TRAINING = (
     "--{stage}.optimization.num-steps 2 --{stage}.optimization.batch-size 2 --{stage}.optimization.micro-batch-size None "
-    "--{stage}.optimization.num-workers 0"
+    "--{stage}.optimization.num-workers 0 --{stage}.optimization.warmup-steps 0"
 )
 
 pytestmark = pytest.mark.slow

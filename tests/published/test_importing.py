@@ -201,7 +201,8 @@ def test_the_stages_can_be_imported_in_either_order(imported: Imported, write: W
         assert not (out / "model_index.json").exists()
         import_released(preset, out, **order[1])
         for path in whole.rglob("*.*"):
-            assert path.read_bytes() == (out / path.relative_to(whole)).read_bytes()
+            if path.name != "README.md":  # names the folder
+                assert path.read_bytes() == (out / path.relative_to(whole)).read_bytes()
 
 
 def test_training_can_start_from_an_imported_autoencoder(write: WriteFiles, tmp_path: Path) -> None:

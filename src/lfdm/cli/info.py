@@ -16,7 +16,7 @@ def info(*, model: str | None = None, json: bool = False) -> None:
         print_json(rows)
         return
     for name, value in rows.items():
-        print(f"{name:<16}{value}")
+        print(f"{name:<18}{value}")
 
 
 def _describe_installation() -> dict[str, str]:
@@ -38,21 +38,10 @@ def _describe_installation() -> dict[str, str]:
 
 
 def _describe_model(model: str) -> dict[str, str]:
-    import torch
-
-    from lfdm.diffusion.schedulers import scheduler_name
+    from lfdm.pipeline.card import describe
+    from lfdm.pipeline.quality import is_of_weights, read_quality
 
     pipe = open_pipeline(model, "cpu")
-    networks = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
-    sizes = {name: sum(parameter.numel() for parameter in network.parameters()) for name, network in networks.items()}
-    config, sampler = pipe.config, scheduler_name(pipe.scheduler)
-    shape = pipe.motion_codec.sample_shape(config["num_frames"], *pipe.size.cells(pipe.autoencoder.stride))
-    return {
-        "model": model,
-        "labels": ", ".join(pipe.condition.labels) or "none (--unconditional, or embedding tensors)",
-        "text encoder": pipe.condition.text_encoder or "none (only labels)",
-        "video": f"{config['num_frames']} frames of {pipe.size}, {config['fps']:g} per second",
-        "diffused": f"{type(pipe.motion_codec).__name__}, samples of {'x'.join(map(str, shape))}",
-        "sampling": f"{sampler}, " + "{num_inference_steps} steps, guidance {guidance_scale:g}".format(**config),
-        "parameters": ", ".join(f"{name} {size / 1e6:.1f} M" for name, size in sizes.items() if size),
-    }
+    quality = {} if pipe.source is None else read_quality(pipe.source)
+    measured = quality if pipe.source is not None and is_of_weights(quality, pipe.source) else {}
+    return {"model": model, **describe(pipe, measured)}

@@ -39,6 +39,10 @@ class Saved(Configured):
         """Write the folder whole."""
         raise NotImplementedError
 
+    def write_card(self, folder: Path, repository: str) -> None:
+        """Write the model card of a saved folder for a Hub repository."""
+        write_model_card(folder, type(self).__name__, repository)
+
     def push_to_hub(
         self, repo_id: str, *, safe_serialization: bool = True, variant: str | None = None, **upload: Unpack[UploadOptions]
     ) -> str:
@@ -60,7 +64,7 @@ class Saved(Configured):
         with TemporaryDirectory() as parent:
             folder = Path(parent) / "model"
             self.save_pretrained(folder, **options)
-            write_model_card(folder, type(self).__name__, repo_id)
+            self.write_card(folder, repo_id)
             return upload_folder(folder, repo_id, **upload)
 
 

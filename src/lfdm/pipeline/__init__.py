@@ -3,4 +3,4 @@
 Shapes: image (b, 3, H, W) in [0, 1] · video (b, 3, t, H, W) in [0, 1] · uint8 frames (b, t, H, W, 3).
 """
 
-__all__ = ["control", "folder", "full_size", "inputs", "outputs", "pipeline", "result", "transfer"]
+__all__ = ["card", "control", "folder", "full_size", "inputs", "outputs", "pipeline", "quality", "result", "transfer"]

@@ -13,11 +13,14 @@ from lfdm.folders.components import Saved, check_device, check_load_options, che
 from lfdm.folders.files import expand_home
 from lfdm.folders.run_folder import find_layout
 from lfdm.folders.sources import HubOptions, UploadOptions, check_upload_options, find_folder, upload_folder
+from lfdm.pipeline.card import read_about, write_card_files
 from lfdm.pipeline.diffusers_bridge import DiffusersLoading
 from lfdm.pipeline.folder import component_types, load_components, read_index, save_folder, setting_names
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+    from lfdm.pipeline.result import LatentFlowOutput
 
 
 class BasePipeline(Saved, DiffusersLoading):
@@ -25,6 +28,12 @@ class BasePipeline(Saved, DiffusersLoading):
 
     def __init__(self) -> None:
         self._progress_bar_config: dict[str, Any] = {}
+        self.about: dict[str, str] = {}
+        """Texts for the model card, such as `license` and `data`; see `lfdm.pipeline.card`."""
+        self.example: LatentFlowOutput | None = None
+        """A result that the model card shows."""
+        self.source: Path | None = None
+        """Folder that the pipeline was loaded from."""
 
     @classmethod
     def from_pretrained(
@@ -55,7 +64,9 @@ class BasePipeline(Saved, DiffusersLoading):
         dtype, device = check_load_options(dtype, torch_dtype, use_safetensors), check_device(device)
         layout = find_layout(find_folder(name, **hub))
         classes, settings = read_index(layout.index, cls)
-        return cls(**load_components(layout, classes, dtype=dtype, device=device, variant=variant), **settings)
+        pipe = cls(**load_components(layout, classes, dtype=dtype, device=device, variant=variant), **settings)
+        pipe.about, pipe.source = read_about(layout.index), layout.index
+        return pipe
 
     def save_pretrained(
         self,
@@ -69,7 +80,7 @@ class BasePipeline(Saved, DiffusersLoading):
         repo_id: str | None = None,
         **upload: Unpack[UploadOptions],
     ) -> None:
-        """Write the pipeline folder atomically, in safetensors and JSON.
+        """Write the pipeline folder atomically, in safetensors and JSON, with a model card (see `lfdm.pipeline.card`).
 
         Args:
             half: store the networks in float16 (batch-norm statistics in float32).
@@ -85,9 +96,15 @@ class BasePipeline(Saved, DiffusersLoading):
         check_safetensors("safe_serialization", safe_serialization)
         check_upload_options(upload, used=push_to_hub)
         folder = expand_home(folder)
-        save_folder(folder, self, half=half, variant=variant, leave_out=leave_out)
+        repository = repo_id or folder.resolve().name
+        card_name = repository if push_to_hub else None
+        save_folder(folder, self, half=half, variant=variant, leave_out=leave_out, card_name=card_name)
         if push_to_hub:
-            upload_folder(folder, repo_id or folder.resolve().name, **upload)
+            upload_folder(folder, repository, **upload)
+
+    def write_card(self, folder: Path, repository: str) -> None:
+        """Write the model card of a saved folder for a Hub repository."""
+        write_card_files(self, folder, source=self.source, name=repository)
 
     @classmethod
     def from_pipe(cls, pipeline: "BasePipeline", **changes: Any) -> Self:
@@ -99,6 +116,7 @@ class BasePipeline(Saved, DiffusersLoading):
         refuse_unknown("from_pipe", changes, pipeline.components)
         made = cls(**{**pipeline.components, **changes})
         made.set_progress_bar_config(**pipeline._progress_bar_config)
+        made.about = dict(pipeline.about)
         return made
 
     @property

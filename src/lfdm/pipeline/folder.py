@@ -25,7 +25,8 @@ from lfdm.folders.components import Component
 from lfdm.folders.files import check_holds_only, replace_folder
 from lfdm.folders.model_folder import CONFIG_NAME, build_from_config, read_config, read_json, weights_name
 from lfdm.folders.run_folder import ModelLayout
-from lfdm.folders.sources import INDEX_NAME
+from lfdm.folders.sources import CARD_NAME, INDEX_NAME
+from lfdm.pipeline.card import CARD_ENTRIES, kept_card, write_card_files
 
 MAX_TRAIN_TIMESTEPS = 100_000
 """Most noise levels of a scheduler of diffusers; models have 1000."""
@@ -46,7 +47,7 @@ def setting_names(pipeline: type) -> list[str]:
 
 def folder_entries(pipeline: type) -> tuple[str, ...]:
     """Return the names of the entries of a pipeline folder."""
-    return (INDEX_NAME, *component_types(pipeline))
+    return (INDEX_NAME, *component_types(pipeline), *CARD_ENTRIES)
 
 
 def read_index(folder: Path, pipeline: type) -> tuple[dict[str, type[Any]], dict[str, Any]]:
@@ -160,11 +161,20 @@ def load_components(layout: ModelLayout, classes: Mapping[str, type[Any]], **opt
 
 
 def save_folder(
-    folder: Path, pipeline: Any, *, half: bool = False, variant: str | None = None, leave_out: Collection[str] = ()
+    folder: Path,
+    pipeline: Any,
+    *,
+    half: bool = False,
+    variant: str | None = None,
+    leave_out: Collection[str] = (),
+    card_name: str | None = None,
 ) -> None:
     """Write a pipeline folder atomically; its index names every component, also those that are left out.
 
+    A whole folder gets a model card; one that was written by hand is kept.
+
     Args:
+        card_name: how the card's example loads the model, by default by the name of the folder.
         half: store the networks in float16 (batch-norm statistics in float32).
         variant: part of the weights' file names.
 
@@ -199,7 +209,12 @@ def save_folder(
             stored = component if isinstance(component, Component) else _without_foreign_settings(component)
             stored.save_pretrained(temporary / name, **options)
         (temporary / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
+        if not leave_out:
+            write_card_files(pipeline, temporary, source=pipeline.source, name=card_name or folder.resolve().name)
+            if own_card is not None:
+                (temporary / CARD_NAME).write_text(own_card)
 
+    own_card = kept_card(folder)
     replace_folder(folder, write)
 
 

@@ -5,40 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lfdm.folders.model_folder import read_json
 from lfdm.pipeline.pipeline import LatentFlowPipeline
+from lfdm.pipeline.quality import QUALITY_NAME, Figure, figures, is_number, lookup, read_quality
 
 CARD_NAME = "README.md"
-QUALITY_NAME = "evaluation.json"
 MAX_CARD_BYTES = 200_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """One measured number of evaluation.json."""
-
-    name: str
-    value: float
-    unit: str
-    num_clips: int | None
-    meaning: str
-
-    def text(self) -> str:
-        """Format the number for display."""
-        digits = 1 if self.unit == "dB" else 2 if self.unit else 3
-        return f"{self.value:.{digits}f}{' ' + self.unit if self.unit else ''}"
-
-
-# Name, key in evaluation.json, unit and meaning of every figure, for readers who do not know the method.
-_FIGURES = (
-    ("Action accuracy", "generation.action_accuracy.value", "", "share of videos recognised as the requested action"),
-    ("Reconstruction", "stage1.reconstruction.prediction.psnr", "dB", "real frames rebuilt from the picture and their motion"),
-    ("Flow error ratio", "stage1.flow_epe_ratio.value", "", "on moving pixels; 0 is exact, 1 ignores the figure's motion"),
-    ("Warp recovery", "stage1.warp_recovery.value", "", "0 is copying the picture, 1 is warping it by the exact flow"),
-    ("Motion amount", "generation.motion_amount.value", "", "compared with real clips, which have 1"),
-    ("Diversity", "generation.diversity.value", "", "between two seeds; two real takes have 1"),
-    ("Time", "generation.seconds_per_video", "s", "per video, on the machine of the evaluation"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,37 +49,18 @@ class ModelPage:
 def read_model_page(name: str, pipe: LatentFlowPipeline, folder: Path) -> ModelPage:
     """Describe a loaded model, with the card and evaluation of the folder that holds its index."""
     config = pipe.config
-    quality = read_json(folder / QUALITY_NAME) if (folder / QUALITY_NAME).is_file() else {}
+    quality = read_quality(folder)
     card = folder / CARD_NAME
-    figures = [_figure(quality, *entry) for entry in _FIGURES]
-    by_label = _lookup(quality, "generation.action_accuracy.by_label")
+    by_label = lookup(quality, "generation.action_accuracy.by_label")
     return ModelPage(
         name=Path(name).name,
         card=card.read_text(errors="replace")[:MAX_CARD_BYTES] if card.is_file() else "",
         labels=tuple(pipe.condition.labels),
         video=f"{config['num_frames']} frames of {pipe.size}, {config['fps']:g} per second",
         sampling="{num_inference_steps} steps, guidance {guidance_scale:g}".format(**config),
-        figures=tuple(figure for figure in figures if figure is not None),
-        accuracy_by_label={k: float(v) for k, v in by_label.items() if _is_number(v)} if isinstance(by_label, dict) else {},
+        figures=figures(quality),
+        accuracy_by_label={k: float(v) for k, v in by_label.items() if is_number(v)} if isinstance(by_label, dict) else {},
     )
-
-
-def _figure(quality: dict[str, Any], name: str, key: str, unit: str, meaning: str) -> Figure | None:
-    value = _lookup(quality, key)
-    if not _is_number(value):
-        return None
-    num = _lookup(quality, f"{key.rpartition('.')[0]}.num_clips") or _lookup(quality, "settings.num_clips")
-    return Figure(name=name, value=float(value), unit=unit, num_clips=num if isinstance(num, int) else None, meaning=meaning)
-
-
-def _lookup(values: object, key: str) -> Any:
-    for part in key.split("."):
-        values = values.get(part) if isinstance(values, dict) else None
-    return values
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _section(title: str, css_class: str, content: str) -> str:
