@@ -16,7 +16,7 @@ from lfdm.cli import COMMANDS
 from lfdm.cli.console import Command, CommandTree, Group, binding, text_forms
 from lfdm.cli.settings_file import option_names
 from lfdm.config.presets import FLOW64, PRESETS, Preset
-from lfdm.config.serialization import to_json
+from lfdm.config.serialization import from_json, to_json
 from lfdm.data.cache import open_cache
 from lfdm.data.index import ClipRecord
 
@@ -85,6 +85,10 @@ def test_the_settings_of_a_run_are_a_file(lfdm: Lfdm, tiny_preset: Preset) -> No
     code, _, err = lfdm("train", "autoencoder", "flow64", "--data", "nothing", "--out", "run", "--config", "config.json")
     assert (code, err.count("\n")) == (2, 1)
     assert "size" in err
+
+
+def test_settings_of_a_run_are_read_next_to_the_options_of_a_command(tiny_preset: Preset) -> None:
+    assert from_json(Preset, to_json(tiny_preset)) == tiny_preset  # the options of `lfdm train` are a subclass of Preset
 
 
 def test_quiet_prints_results_and_errors_only(lfdm: Lfdm, image: Path) -> None:

@@ -42,8 +42,8 @@ def from_json(cls: type[SettingsT], values: dict[str, Any], *, where: str = "") 
 
 
 def _variant(cls: type[SettingsT], values: dict[str, Any], where: str) -> type[SettingsT]:
-    """Return the subclass of `cls` that the field `type` names, or `cls` itself if it has no subclasses."""
-    variants = {variant.type: variant for variant in cls.__subclasses__()}  # type: ignore[attr-defined]
+    """Return the subclass of `cls` that the field `type` names, or `cls` itself if no subclass has a `type`."""
+    variants = {variant.type: variant for variant in cls.__subclasses__() if hasattr(variant, "type")}  # type: ignore[attr-defined]
     if not variants:
         return cls
     kind = values.get("type")
