@@ -5,6 +5,7 @@ import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -25,7 +26,7 @@ VENDOR = ("nvidia-", "cuda-", "triton")
 
 
 def licence(distribution: importlib.metadata.Distribution) -> str:
-    data = distribution.metadata
+    data: Any = distribution.metadata  # its protocol lacks `get`
     classifiers = [line.split("::")[-1].strip() for line in data.get_all("Classifier", []) if line.startswith("License")]
     return data.get("License-Expression") or ", ".join(classifiers) or (data.get("License") or "")[:100]
 

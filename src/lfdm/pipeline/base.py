@@ -3,7 +3,7 @@
 import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from lfdm.pipeline.folder import component_types, load_components, read_index, s
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from lfdm.pipeline.pipeline import LatentFlowPipeline
     from lfdm.pipeline.result import LatentFlowOutput
 
 
@@ -104,7 +105,7 @@ class BasePipeline(Saved, DiffusersLoading):
 
     def write_card(self, folder: Path, repository: str) -> None:
         """Write the model card of a saved folder for a Hub repository."""
-        write_card_files(self, folder, source=self.source, name=repository)
+        write_card_files(cast("LatentFlowPipeline", self), folder, source=self.source, name=repository)
 
     @classmethod
     def from_pipe(cls, pipeline: "BasePipeline", **changes: Any) -> Self:
