@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from lfdm.diffusion.schedulers import MotionScheduler
     from lfdm.motion.codec import FrameCodec
     from lfdm.motion.motion import Motion
+    from lfdm.motion.trajectory_codec import TrajectoryCodec
     from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 __version__ = "0.1.0"
@@ -21,6 +22,7 @@ __all__ = [
     "Motion",
     "MotionScheduler",
     "MotionUNet3D",
+    "TrajectoryCodec",
 ]
 """The public classes; a model folder may name these as components."""
 
@@ -32,6 +34,7 @@ _HOMES = {
     "Motion": "lfdm.motion.motion",
     "MotionScheduler": "lfdm.diffusion.schedulers",
     "MotionUNet3D": "lfdm.denoiser.unet3d",
+    "TrajectoryCodec": "lfdm.motion.trajectory_codec",
 }
 
 

@@ -16,6 +16,7 @@ from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion import process as diffusion_process
 from lfdm.diffusion import schedulers as diffusion_schedulers
 from lfdm.errors import UserError
+from lfdm.motion.codecs import make_codec
 from lfdm.training.batches import steps_per_epoch
 
 PUBLISHED = {"mug128": (66_004_557, 42_731_203), "mhad128": (66_004_557, 42_731_203), "natops128": (66_004_557, 42_129_859 - 768)}
@@ -38,9 +39,10 @@ def test_both_models_agree_with_each_other_and_the_image_size(preset: Preset) ->
     autoencoder, unet = build(preset)
     assert all(side % autoencoder.size_multiple == 0 for side in preset.size)
     assert autoencoder.size_multiple == preset.autoencoder.size_multiple
+    codec = make_codec(preset.diffusion, corners=preset.autoencoder.corners)
     with torch.device("meta"):
         latent = autoencoder.encode(torch.empty(2, 3, *preset.size)).latent
-        motion = torch.empty(2, 3, preset.num_frames, *latent.shape[-2:])
+        motion = torch.empty(2, *codec.sample_shape(preset.num_frames, *latent.shape[-2:]))
         prediction = unet(motion, torch.zeros(2), torch.empty(2, preset.unet.condition_dim), latent)
     assert latent.shape[1] == preset.autoencoder.latent_channels
     assert prediction.shape == motion.shape
@@ -59,7 +61,8 @@ def test_own_models_are_small_enough_for_the_bundle(name: str) -> None:
 def test_presets_are_found_by_name_and_unknown_ones_are_refused() -> None:
     assert all(get_preset(name).name == name for name in PRESETS)
     with pytest.raises(
-        UserError, match="unknown preset 'mug64'; known: flow64, flow128, flow256, flow512, mug128, mhad128, natops128"
+        UserError,
+        match="unknown preset 'mug64'; known: flow64, flow128, flow256, flow512, trajectories64, mug128, mhad128, natops128",
     ):
         get_preset("mug64")
 

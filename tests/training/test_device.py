@@ -14,7 +14,7 @@ from lfdm.config.diffusion import PredictionType
 from lfdm.config.presets import Preset
 from lfdm.data.cache import open_cache
 from lfdm.data.index import ClipRecord
-from lfdm.motion.codec import make_codec
+from lfdm.motion.codecs import make_codec
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.encoded_clips import open_encoded_clips
 from lfdm.training.loop import _Trainer

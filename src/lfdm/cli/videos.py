@@ -85,6 +85,8 @@ class SamplingOptions:
     """Seed of the noise."""
     loop: bool = False
     """Let the last frame lead into the first."""
+    slow_motion: bool = False
+    """Stretch the motion over --num-frames, any number; for models that sample trajectories."""
     unconditional: bool = False
     """Sample without a condition."""
 
@@ -181,6 +183,7 @@ def _sample(
             num_videos=len(batch),
             generator=batch,
             loop=sampling.loop,
+            slow_motion=sampling.slow_motion,
             **steering,
             output_type="uint8",
         )

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lfdm.config.checks import check, check_integer, check_number, check_types
+from lfdm.config.models import FLOW_CHANNELS
 
 PredictionType = Literal["epsilon", "v_prediction", "velocity"]
 SamplerName = Literal["dpmpp_2m", "euler", "heun", "ddim", "ddpm"]
@@ -11,6 +12,8 @@ SamplerName = Literal["dpmpp_2m", "euler", "heun", "ddim", "ddpm"]
 PAPER_SAMPLERS: tuple[SamplerName, ...] = ("ddpm", "ddim", "dpmpp_2m")
 """Samplers with the paper's dynamic thresholding."""
 
+TRAJECTORY_COEFFICIENTS, VISIBILITY_COEFFICIENTS = 8, 4
+"""Coefficients of time of each direction's displacement and of visibility with codec='trajectories'."""
 MAX_GUIDANCE_SCALE = 100.0
 NUM_TRAIN_TIMESTEPS = 1000
 """Noise levels in training and largest number of sampling steps."""
@@ -23,8 +26,9 @@ TEXT_ENCODER = "bert-base-cased"
 class DiffusionConfig:
     """Diffusion process, condition and default sampling."""
 
-    codec: Literal["flow", "grid"] = "flow"
-    """Quantity that is diffused next to occlusion: displacement (our own) or the absolute sampling grid (paper)."""
+    codec: Literal["flow", "grid", "trajectories"] = "flow"
+    """What is diffused: displacement of every frame (our own), its absolute sampling grid (paper), each with occlusion, or the
+    trajectories of the source's points, as one image for a clip of any length."""
     normalize: bool = True
     """Scaling of motion channels to zero mean and unit variance, measured on the training set."""
     prediction_type: PredictionType = "velocity"
@@ -63,10 +67,14 @@ class DiffusionConfig:
         check(known, "sampler", self.sampler, f"one of {', '.join(PAPER_SAMPLERS)} with dynamic_thresholding")
         check(not (thresholds and self.prediction_type == "velocity"), "dynamic_thresholding", True, "False with velocity")
         check(not (thresholds and self.clamp_to_range), "clamp_to_range", True, "False with dynamic_thresholding")
-        check(self.codec == "flow" or not self.normalize, "normalize", True, "False with codec='grid'")
+        check(self.codec != "grid" or not self.normalize, "normalize", True, "False with codec='grid'")
+        for name in ("normalize", "still_first_frame"):
+            check(self.codec != "trajectories" or getattr(self, name), name, False, "True with codec='trajectories'")
         check(self.normalize or not self.clamp_to_range, "clamp_to_range", True, "False without normalize (no stored range)")
 
     @property
     def sample_channels(self) -> int:
-        """Channels of what is diffused: x, y and occlusion."""
-        return 3
+        """Channels of what is diffused: x, y and occlusion, or coefficients of trajectories."""
+        if self.codec == "trajectories":
+            return FLOW_CHANNELS * TRAJECTORY_COEFFICIENTS + VISIBILITY_COEFFICIENTS + 1
+        return FLOW_CHANNELS + 1

@@ -55,6 +55,12 @@ class Preset:
         check(given == channels, "unet.sample_channels", given, f"{channels}, as diffusion.codec gives")
         measurable = self.diffusion_training.cache_motion or not self.diffusion.normalize
         check(measurable, "diffusion.normalize", True, "False without diffusion_training.cache_motion, on which it is measured")
+        if self.diffusion.codec == "trajectories":
+            sampler, tracks = self.diffusion_training.frame_sampler, self.autoencoder.predictor.tracks_points
+            check(
+                sampler == "uniform", "diffusion_training.frame_sampler", sampler, "'uniform' with diffusion.codec='trajectories'"
+            )
+            check(tracks, "diffusion.codec", "trajectories", "flow or grid with a predictor that cannot track points")
         predictor = self.autoencoder.predictor
         for loss, weight in self.autoencoder_training.auxiliary_weights().items():
             known = loss in predictor.losses or weight == 0
@@ -133,6 +139,19 @@ FLOW128 = _larger(1)
 FLOW256 = _larger(2, micro_batch_size=4)
 FLOW512 = _larger(3, micro_batch_size=2)
 
+TRAJECTORIES64 = replace(
+    FLOW64,
+    name="trajectories64",
+    unet=replace(
+        FLOW64.unet,
+        sample_channels=DiffusionConfig(codec="trajectories").sample_channels,
+        dim=64,
+        spatial_attention_levels=(False, True, True),
+        temporal_attention_levels=(False, False, False),
+    ),
+    diffusion=replace(FLOW64.diffusion, codec="trajectories"),
+)
+"""The motion of a clip as one image (experimental): the cost of sampling does not depend on the number of frames."""
 
 # The paper's recipe, its epochs converted to steps of the published training sets of 465, 431 and 4800 clips.
 _PAPER_UNET = UNetConfig()
@@ -239,7 +258,8 @@ NATOPS128 = replace(
     diffusion_training=_paper_diffusion_training(33_600, 20, (19_200, 24_000), "random"),
 )
 
-PRESETS: dict[str, Preset] = {preset.name: preset for preset in (FLOW64, FLOW128, FLOW256, FLOW512, MUG128, MHAD128, NATOPS128)}
+_ALL = (FLOW64, FLOW128, FLOW256, FLOW512, TRAJECTORIES64, MUG128, MHAD128, NATOPS128)
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in _ALL}
 
 
 def get_preset(name: str) -> Preset:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from lfdm.config.checks import check_arguments
-from lfdm.config.diffusion import DiffusionConfig
 from lfdm.config.registration import register_to_config
 from lfdm.errors import UserError
 from lfdm.folders.components import Component
@@ -32,6 +31,8 @@ class MotionCodec(Component, ABC):
 
     has_frame_axis: ClassVar[bool] = False
     """Samples are (b, c, t, h, w), one entry per frame: a long clip can be sampled in windows."""
+    needs_trajectories: ClassVar[bool] = False
+    """`encode` and `measured` take `Trajectories` that stage 1 tracks instead of `Motion`."""
     corners: bool
     """Coordinate convention of the motion, see `lfdm.motion.warp`."""
 
@@ -40,8 +41,12 @@ class MotionCodec(Component, ABC):
         """Return the shape of one sample, channels first; UserError for a length that the codec does not support."""
 
     @abstractmethod
-    def encode(self, motion: Motion) -> Tensor:
-        """Return the sample of a motion; UserError if it has the other coordinate convention."""
+    def encode(self, motion: Any) -> Tensor:
+        """Return the sample of a `Motion`, or of `Trajectories` (`needs_trajectories`).
+
+        Raises:
+            UserError: the other kind, or the other coordinate convention.
+        """
 
     @abstractmethod
     def decode(self, sample: Tensor, num_frames: int) -> Motion:
@@ -55,8 +60,12 @@ class MotionCodec(Component, ABC):
         """Set the known values of frame 0, if any, in a predicted clean sample."""
         return sample
 
-    def measured(self, motions: Iterable[Motion], *, clamp: bool = True) -> Self:
-        """Return this codec with the statistics of training motions; `clamp` stores their range, too."""
+    def measured(self, motions: Iterable[Any], *, clamp: bool = True) -> Self:
+        """Return this codec with the statistics of training motions; `clamp` stores their range, too.
+
+        Args:
+            motions: what `encode` takes; may be iterated several times.
+        """
         del motions, clamp
         return self
 
@@ -167,11 +176,6 @@ class FrameCodec(MotionCodec):
         size = (sample.shape[-2], sample.shape[-1])
         still = Motion.identity(len(sample), 1, size, corners=self.corners, device=sample.device)
         return torch.cat((self.encode(still).to(sample.dtype), sample[:, :, 1:]), dim=2)
-
-
-def make_codec(config: DiffusionConfig, *, corners: bool) -> MotionCodec:
-    """Return the codec that settings describe, without statistics of training motion."""
-    return FrameCodec(kind=config.codec, corners=corners, still_first_frame=config.still_first_frame)
 
 
 def _triple(name: str, values: Sequence[float] | None) -> Triple | None:

@@ -95,6 +95,8 @@ class TimeBasis:
         size = len(moments)
         if not 1 <= count < size:
             raise UserError(f"count must be from 1 to {size - 1}; got {count}")
+        if not moments.isfinite().all():
+            raise UserError("curves must be finite; got NaN or infinite values")
         variance, vectors = torch.linalg.eigh(moments.double()[1:, 1:])
         variance, vectors = variance.flip(0)[:count], vectors.flip(1)[:, :count]
         vectors = vectors * torch.where(vectors.sum(0) < 0, -1.0, 1.0)

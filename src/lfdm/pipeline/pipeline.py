@@ -29,7 +29,8 @@ from lfdm.diffusion.sampling import MotionSampler
 from lfdm.diffusion.schedulers import make_scheduler, max_inference_steps, predicted_by
 from lfdm.diffusion.windows import plan_windows
 from lfdm.errors import UserError
-from lfdm.motion.codec import MotionCodec, make_codec
+from lfdm.motion.codec import MotionCodec
+from lfdm.motion.codecs import make_codec
 from lfdm.pipeline.base import BasePipeline
 from lfdm.pipeline.compatibility import check_components, side_multiple
 from lfdm.pipeline.control import MotionControl
@@ -184,6 +185,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         fit: PictureFit | None = None,
         negative_condition: ConditionInput = None,
         loop: bool = False,
+        slow_motion: bool = False,
         output_size: OutputSize = "model",
         max_megapixels: float = MAX_MEGAPIXELS,
         keep_alpha: bool = True,
@@ -212,6 +214,8 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
             fit: how the image is fitted, see `framing`: `native` = in its own shape, with about as many pixels as in training.
             negative_condition: what guidance moves away from instead of the null condition; needs a guidance_scale above 1.
             loop: lets the last frames lead into the first; see `Motion.closed`.
+            slow_motion: stretches the motion of a training clip over any number of frames, at no cost in sampling; for models
+                whose samples have no frame axis (`TrajectoryCodec`), which cannot be longer otherwise.
             output_size: `native` = frames have the image's own size and are its own pixels, moved; see `lfdm.pipeline.full_size`.
             max_megapixels: largest image with `native`, since its frames take much memory.
             keep_alpha: makes frames with alpha of images that are not opaque everywhere (all frames of a call, if one image is
@@ -229,6 +233,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         refuse_unknown("a call", unsupported, [*inspect.signature(self.__call__).parameters][:-1])
         self._check_components()
         num_frames, steps, scale = self.sampling_settings(num_frames, num_inference_steps, guidance_scale, loop=loop)
+        self._check_length(num_frames, slow_motion=slow_motion)
         check_output_type(output_type, sampled=True)
         pictures = read_images(image, keep_alpha=keep_alpha)
         placed, art = self._place(pictures, motion_mask, pixel_art=pixel_art)
@@ -272,6 +277,16 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
             check_integer("num_inference_steps", steps, 1, self.max_inference_steps),
             check_number("guidance_scale", scale, low=0, high=MAX_GUIDANCE_SCALE),
         )
+
+    def _check_length(self, num_frames: int, *, slow_motion: bool) -> None:
+        trained, frame_axis = self.config["num_frames"], self.motion_codec.has_frame_axis
+        if slow_motion and frame_axis:
+            raise UserError(f"slow_motion must be False with a {type(self.motion_codec).__name__}, which samples every frame")
+        if num_frames > trained and not slow_motion and not frame_axis:
+            raise UserError(
+                f"num_frames must be at most {trained} for this model, or slow_motion=True (--slow-motion), "
+                f"which stretches its motion over more frames; got {num_frames}"
+            )
 
     def _guidance(
         self, scale: float, condition: ConditionInput, negative: ConditionInput, num_images: int, num_videos: int

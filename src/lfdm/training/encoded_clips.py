@@ -25,7 +25,7 @@ class EncodedClips:
     """Motion and first frames of all clips as stage 1 sees them."""
 
     motion: MotionCache
-    """Motion of every frame relative to the first."""
+    """Motion of every frame relative to the first, or trajectories."""
     latents: LatentCache
     """Latents of the first frame under the augmentation of the training."""
 
@@ -40,11 +40,12 @@ def open_encoded_clips(
     clips: ClipCache,
     training: DiffusionTrainingConfig,
     *,
+    trajectories: bool = False,
     bf16: bool = False,
     progress: Progress | None = None,
 ) -> EncodedClips:
-    """Return motion and latents of all clips for `training`; the first call computes them."""
-    motion = open_motion_cache(autoencoder, clips, bf16=bf16, progress=progress)
+    """Return motion, or `trajectories`, and latents of all clips for `training`; the first call computes them."""
+    motion = open_motion_cache(autoencoder, clips, trajectories=trajectories, bf16=bf16, progress=progress)
     mirrored = training.flip_probability > 0
     latents = open_latent_cache(autoencoder, clips, stage2_jitter(training), mirrored=mirrored, bf16=bf16, progress=progress)
     return EncodedClips(motion, latents)

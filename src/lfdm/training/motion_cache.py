@@ -1,10 +1,13 @@
 """The motion of every clip relative to its first frame, estimated by stage 1 once and then read from disk.
 
-Shapes: motion of one clip (t, 3, h, w) float16: flow x, flow y (half images), occlusion.
+Shapes: motion of one clip (t, 3, h, w) float16: flow x, flow y (half images), occlusion; or of its trajectories: displacement x,
+displacement y, visibility.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +17,9 @@ from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.data.augmentation import mirror_motion
 from lfdm.data.cache import ClipCache
 from lfdm.data.progress import Progress
+from lfdm.motion.codec import MotionCodec
 from lfdm.motion.motion import Motion
+from lfdm.motion.trajectories import Trajectories
 from lfdm.training.clip_arrays import ClipArrays, digest_weights
 
 CHUNK_FRAMES = 64
@@ -28,47 +33,78 @@ class MotionCache(ClipArrays):
 
     name = "motion"
 
-    def __init__(self, folder: Path, offsets: list[int], *, corners: bool) -> None:
+    def __init__(self, folder: Path, offsets: list[int], *, corners: bool, trajectories: bool = False) -> None:
         super().__init__(folder, offsets)
-        self.corners = corners
+        self.corners, self.needs_trajectories = corners, trajectories
 
-    def motions(self, *, mirrored: bool = False) -> Iterator[Motion]:
-        """Yield the motion of one clip after the other in float32, with `mirrored` each also mirrored."""
-        for index in range(len(self)):
-            values = np.array(self.clip(index)).transpose(1, 0, 2, 3)
-            for version in (values, mirror_motion(values)) if mirrored else (values,):
-                yield to_motion(torch.from_numpy(version)[None], corners=self.corners)
+    def motions(self, *, mirrored: bool = False) -> "CachedMotions":
+        """Return the motion of one clip after the other in float32, with `mirrored` each also mirrored."""
+        return CachedMotions(self, mirrored)
 
 
-def to_motion(values: Tensor, *, corners: bool) -> Motion:
-    """Convert stored values (b, 3, t, h, w) to a float32 `Motion`."""
-    return Motion(values[:, :2].float(), values[:, 2:].float(), corners)
+@dataclass(frozen=True, eq=False)
+class CachedMotions:
+    """Every `Motion`, or `Trajectories`, of a cache, as a batch of one; can be iterated any number of times."""
+
+    cache: MotionCache
+    mirrored: bool
+
+    def __iter__(self) -> Iterator[Any]:
+        for index in range(len(self.cache)):
+            values = np.array(self.cache.clip(index)).transpose(1, 0, 2, 3)
+            for version in (values, mirror_motion(values)) if self.mirrored else (values,):
+                yield to_motion(torch.from_numpy(version)[None], self.cache)
+
+
+def to_motion(values: Tensor, kind: MotionCache | MotionCodec) -> Any:
+    """Convert stored values (b, 3, t, h, w) to float32 `Motion`, or `Trajectories` where the cache or codec has those."""
+    first, second = values[:, :2].float(), values[:, 2:].float()
+    return Trajectories(first, second) if kind.needs_trajectories else Motion(first, second, kind.corners)
 
 
 def open_motion_cache(
-    autoencoder: LatentFlowAutoencoder, clips: ClipCache, *, bf16: bool = False, progress: Progress | None = None
+    autoencoder: LatentFlowAutoencoder,
+    clips: ClipCache,
+    *,
+    trajectories: bool = False,
+    bf16: bool = False,
+    progress: Progress | None = None,
 ) -> MotionCache:
-    """Return the motion of every clip relative to its first frame; the first call estimates it.
+    """Return the motion, or `trajectories`, of every clip relative to its first frame; the first call estimates it.
 
     The name of the cache is made of everything that determines the motion: the clips, the motion predictor's weights and
     settings, the precision and `MOTION_VERSION`. See `ClipArrays.build`.
     """
+    estimate, version = (_trajectories, [MOTION_VERSION, "trajectories"]) if trajectories else (_motion, MOTION_VERSION)
     folder = MotionCache.build(
         autoencoder,
         clips,
-        lambda index: _clip_motion(autoencoder, clips.clip(index)),
-        digest=digest_weights(MOTION_VERSION, autoencoder, [autoencoder.motion_predictor]),
+        lambda index: estimate(autoencoder, _to_video(autoencoder, clips.clip(index))),
+        digest=digest_weights(version, autoencoder, [autoencoder.motion_predictor]),
         offsets=clips.offsets,
-        activity="estimating motion",
+        activity="estimating trajectories" if trajectories else "estimating motion",
         bf16=bf16,
         progress=progress,
     )
-    return MotionCache(folder, clips.offsets, corners=autoencoder.corners)
+    return MotionCache(folder, clips.offsets, corners=autoencoder.corners, trajectories=trajectories)
 
 
-def _clip_motion(autoencoder: LatentFlowAutoencoder, clip: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the motion of a clip (t, H, W, 3) uint8, some frames at a time: (n, 3, h, w) float16."""
-    video = torch.from_numpy(np.array(clip)).permute(3, 0, 1, 2)[None].to(autoencoder.device).float() / 255
+def _to_video(autoencoder: LatentFlowAutoencoder, clip: np.ndarray) -> Tensor:
+    """Return a clip (t, H, W, 3) uint8 as a video (1, 3, t, H, W) in [0, 1]."""
+    return torch.from_numpy(np.array(clip)).permute(3, 0, 1, 2)[None].to(autoencoder.device).float() / 255
+
+
+def _motion(autoencoder: LatentFlowAutoencoder, video: Tensor) -> Iterator[np.ndarray]:
+    """Yield the motion of a video (1, 3, t, H, W), some frames at a time: (n, 3, h, w) float16."""
     for motion in autoencoder.estimate_motions(video[:, :, 0], video.split(CHUNK_FRAMES, dim=2)):
-        values = torch.cat((motion.flow, motion.occlusion), dim=1)[0].transpose(0, 1)
-        yield values.half().cpu().contiguous().numpy()
+        yield _to_rows(motion.flow, motion.occlusion)
+
+
+def _trajectories(autoencoder: LatentFlowAutoencoder, video: Tensor) -> Iterator[np.ndarray]:
+    """Yield the trajectories of a video (1, 3, t, H, W): (t, 3, h, w) float16."""
+    found = autoencoder.estimate_trajectories(video)
+    yield _to_rows(found.displacement, found.visibility)
+
+
+def _to_rows(first: Tensor, second: Tensor) -> np.ndarray:
+    return torch.cat((first, second), dim=1)[0].transpose(0, 1).half().cpu().contiguous().numpy()

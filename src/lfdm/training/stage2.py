@@ -27,7 +27,8 @@ from lfdm.folders.files import expand_home
 from lfdm.folders.lock import locked
 from lfdm.folders.run_folder import MODEL_DIR, check_run, find_checkpoints, find_layout, prepare_run
 from lfdm.folders.sources import find_folder
-from lfdm.motion.codec import MotionCodec, make_codec
+from lfdm.motion.codec import MotionCodec
+from lfdm.motion.codecs import make_codec
 from lfdm.pipeline.folder import load_components, read_index
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.batches import BatchRandomness
@@ -120,10 +121,13 @@ class DiffusionTask:
         if autoencoder.device != device:
             autoencoder.to(device)
         if "motion" in batch:
-            return codec.encode(to_motion(batch["motion"], corners=codec.corners)).float(), batch["latent"].float()
+            return codec.encode(to_motion(batch["motion"], codec)).float(), batch["latent"].float()
         video = batch["video"].float() / 255
         image = video[:, :, 0]
-        return codec.encode(autoencoder.estimate_motion(image, video)).float(), autoencoder.encode(image).latent
+        motion = (
+            autoencoder.estimate_trajectories(video) if codec.needs_trajectories else autoencoder.estimate_motion(image, video)
+        )
+        return codec.encode(motion).float(), autoencoder.encode(image).latent
 
     def _drop_conditions(self, index: Tensor, randomness: BatchRandomness) -> Tensor:
         """Return the condition rows (b,) of clips (b,), some of them replaced by -1, the null condition."""
@@ -224,7 +228,8 @@ def _open_caches(
     if not training.cache_motion:
         return clips, None
     bf16 = uses_bf16(training.optimization.mixed_precision, stage1.device)
-    return clips, open_encoded_clips(stage1, clips, training, bf16=bf16, progress=progress)
+    trajectories = make_codec(preset.diffusion, corners=stage1.corners).needs_trajectories
+    return clips, open_encoded_clips(stage1, clips, training, trajectories=trajectories, bf16=bf16, progress=progress)
 
 
 def _make_condition(preset: Preset, names: list[str], stored: Path, known: ConditionEncoder | None) -> ConditionEncoder:

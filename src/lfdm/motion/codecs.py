@@ -1,0 +1,12 @@
+"""The codec that settings describe. A new codec is a class, a value of `DiffusionConfig.codec` and a line here."""
+
+from lfdm.config.diffusion import DiffusionConfig
+from lfdm.motion.codec import FrameCodec, MotionCodec
+from lfdm.motion.trajectory_codec import TrajectoryCodec
+
+
+def make_codec(config: DiffusionConfig, *, corners: bool) -> MotionCodec:
+    """Return the codec that settings describe, without statistics of training motion."""
+    if config.codec == "trajectories":
+        return TrajectoryCodec()
+    return FrameCodec(kind=config.codec, corners=corners, still_first_frame=config.still_first_frame)
