@@ -121,10 +121,11 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """Return the figures by row and by K, those of all displacements as K = 0."""
     sums: dict[tuple[str, int], list[Tensor]] = {}
-    reduced, tracked = ([one(example) for example in examples] for one in (Example.reduced, lambda x: track(autoencoder, x)))
+    reduced = [example.reduced() for example in examples]
+    tracked = [autoencoder.estimate_trajectories(example.video) for example in examples]
     exact_fit = [example.reduced()[0] for example in fitted]
-    tracked_fit = [track(autoencoder, example) for example in fitted]
-    for example, (_, _), found in zip(examples, reduced, tracked, strict=True):
+    tracked_fit = [autoencoder.estimate_trajectories(example.video) for example in fitted]
+    for example, found in zip(examples, tracked, strict=True):
         backward = autoencoder.estimate_motion(example.video[:, :, 0], example.video).flow
         sums.setdefault(("backward", 0), []).append(flow_error(backward, example.exact))
         sums.setdefault(("tracked_displacement", 0), []).append(displacement_error(found.displacement, example.exact))
@@ -144,11 +145,6 @@ def measure(
     for (row, count), values in sums.items():
         rows.setdefault(row, {})[str(count)] = pool(torch.cat(values))["value"]
     return rows
-
-
-def track(autoencoder: LatentFlowAutoencoder, example: Example) -> Trajectories:
-    """Return the trajectories that a model tracks."""
-    return autoencoder.estimate_trajectories(example.video)
 
 
 def _rows(example: Example, basis: TrajectoryBasis, exact: Trajectories, priority: Tensor) -> Iterator[tuple[str, Tensor]]:

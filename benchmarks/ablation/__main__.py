@@ -76,7 +76,8 @@ def main() -> None:
         results = {"dataset": command.dataset, **ablate(settings, command.out, command.only, device=command.device)}
         stored = command.results / f"ablation-{command.dataset}.json"
         write_results(with_earlier_groups(results, stored), stored)
-        command.document.write_text(render(read_results(command.results, "ablation-")))
+        found = (read_results(command.results, prefix) for prefix in ("ablation-", "trajectories-"))
+        command.document.write_text(render(*found))
     except (UserError, OSError) as error:
         sys.exit(f"ablation: {error}")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.experiment.tables import minutes, number, table, with_interval
+from benchmarks.trajectories import render_table
 from lfdm.folders.model_folder import read_json
 
 TIE = "tie"
@@ -34,9 +35,10 @@ STAGE1_FIGURES = {
 """By name: title, digits, whether more is better."""
 
 
-def render(all_results: Sequence[dict[str, Any]]) -> str:
-    """Render the document."""
-    return "\n".join([HEAD, *(part for results in all_results for part in _render_one(results))])
+def render(all_results: Sequence[dict[str, Any]], trajectories: Sequence[dict[str, Any]] = ()) -> str:
+    """Render the document; `trajectories` are the results of `python -m benchmarks.trajectories`."""
+    ablations = [part for results in all_results for part in _render_one(results)]
+    return "\n".join([HEAD, *ablations, *(render_table(results) for results in trajectories)])
 
 
 def with_earlier_groups(results: dict[str, Any], stored: Path) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -102,7 +103,7 @@ def test_values_are_checked(codec: TrajectoryCodec) -> None:
     with pytest.raises(UserError, match="sample"):
         codec.decode(torch.zeros(1, 3, 1, *SIZE), 4)
     knots: list[list[float]] = codec.config["displacement"]
-    for settings, name in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"num_coefficients": 16}, "num_coefficients"),
         ({"mean": [0.0]}, "mean and std"),
         ({"mean": [0.0], "std": [1.0]}, "mean must have 21"),
@@ -110,7 +111,8 @@ def test_values_are_checked(codec: TrajectoryCodec) -> None:
         ({"low": [1.0] * 21, "high": [0.0] * 21}, "low"),
         ({"displacement": knots}, "displacement_variance"),
         ({"displacement": knots, "displacement_variance": [1.0] * 3}, "displacement must be 8 rows"),
-    ):
+    )
+    for settings, name in cases:
         with pytest.raises(UserError, match=name):
             TrajectoryCodec(**settings)
     with pytest.raises(UserError, match="finite"):
