@@ -25,6 +25,8 @@ from lfdm.folders.run_folder import CHECKPOINTS_DIR, differences
 DISK_MEGABYTES = 64
 FRACTIONS = (0.1, 0.5)
 """Room that is left, or limit of a file's size, as a fraction of what the command needs."""
+SHORT = ("data folder", "train autoencoder", "generate .mp4")
+"""Names of the commands of a short run."""
 PROMISE = (
     "Where a disk is full, read-only or limited, a command ends with one line that names the file and the disk, keeps the last "
     "good state and leaves nothing half written."
@@ -65,10 +67,11 @@ def jobs(commands: Commands) -> list[Job]:
     ]
 
 
-def run(*, short: bool = False) -> Campaign:
+def run(*, only: str = "", short: bool = False) -> Campaign:
     """Try all commands on all disks. Full and read-only disks are mounted, for which it must run as `unshare -rm python -m ...`.
 
     Args:
+        only: Part of the names of the commands to try; by default all.
         short: Only a few commands, and one size each.
     """
     campaign = Campaign(name="disk", promise=PROMISE, aim="one line, last good state intact, nothing half written")
@@ -76,7 +79,7 @@ def run(*, short: bool = False) -> Campaign:
         folder = Path(name)
         commands = Commands(root=folder / "inputs", num_steps=8)
         commands.prepare()
-        chosen = [job for job in jobs(commands) if not short or job.name in ("data folder", "train autoencoder", "generate .mp4")]
+        chosen = [job for job in jobs(commands) if only in job.name and (not short or job.name in SHORT)]
         fractions = FRACTIONS[1:] if short else FRACTIONS
         mount = folder / "disk"
         mount.mkdir()
