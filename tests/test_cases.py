@@ -65,7 +65,7 @@ COVERED_BY: dict[int, tuple[str, ...]] = {
     13: (
         "data/corpora/test_layouts.py::test_labels_are_compared_composed_and_trimmed",
         "condition/test_encoder.py::test_labels_are_compared_composed_and_trimmed_and_capitals_get_a_hint",
-        "cli/test_models.py::test_training_both_stages_and_sampling_from_the_run",
+        "cli/test_models.py::test_a_label_is_found_in_every_form_of_its_text_after_training",
     ),
     14: ("cli/test_data_sets.py::test_a_tilde_is_the_home_folder_in_every_path",),
     15: (

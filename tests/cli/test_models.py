@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -85,6 +86,25 @@ def test_training_both_stages_and_sampling_from_the_run(lfdm: Lfdm, puppets_dir:
     assert (code, printed) == (0, "adapted\n"), err
     code, printed, err = lfdm("generate", image, "wave", "--model", "adapted", "--num-inference-steps", 1)
     assert (code, printed) == (0, "wave-2.mp4\n"), err
+
+
+@pytest.mark.slow  # trains both stages
+def test_a_label_is_found_in_every_form_of_its_text_after_training(lfdm: Lfdm, puppets_dir: Path, image: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"  # the second as Macs name folders
+    clip = min(puppets_dir.rglob("*.avi"))
+    for place in (f"tree/{label}/{subject}" for label in (decomposed, "the") for subject in "abc"):
+        Path(place).mkdir(parents=True)
+        shutil.copy(clip, place)
+    assert lfdm("data", "folder", "tree", "--out", "data", "--size", 32)[0] == 0
+    for stage, more in (("autoencoder", ["--out", "one"]), ("diffusion", ["--autoencoder", "one", "--out", "two"])):
+        code, _, err = lfdm("train", stage, "flow64", "--data", "data", *more, *TINY_NETWORKS, *short_run(f"{stage}-training"))
+        assert code == 0, err
+    sampled = ["--model", "two", "--num-inference-steps", 1]
+    for label, name in ((composed, composed), (decomposed, f"{composed}-2"), (f" {decomposed} ", f"{composed}-3")):
+        assert lfdm("generate", image, label, *sampled)[:2] == (0, f"{name}.mp4\n")
+    code, _, err = lfdm("generate", image, decomposed.upper(), *sampled)
+    assert code == 2
+    assert f"did you mean {composed!r}?" in err
 
 
 def test_auto_names_the_preset_that_suits_the_clips(lfdm: Lfdm, puppets_dir: Path) -> None:

@@ -264,6 +264,15 @@ def test_an_existing_file_is_replaced_only_with_overwrite(lfdm: Lfdm, model: Pat
     assert lfdm(*common, "--out", "empty")[1] == "empty\n"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="processes are not looked up on Windows")
+def test_what_a_killed_run_left_is_removed_by_the_next_one(lfdm: Lfdm, model: Path, image: Path) -> None:
+    make = "from pathlib import Path; from lfdm.folders.files import temporary_path; temporary_path(Path('jump.mp4')).touch()"
+    subprocess.run([sys.executable, "-c", make], check=True)
+    assert [path.suffix for path in Path.cwd().iterdir()] == [".tmp"]
+    assert lfdm("generate", image, "wave", "--model", model, "--num-inference-steps", 1)[0] == 0
+    assert [path.name for path in Path.cwd().iterdir()] == ["wave.mp4"]
+
+
 def test_a_driving_video_with_the_name_of_the_output_stays(lfdm: Lfdm, model: Path, image: Path) -> None:
     write_video("transfer.mp4", np.repeat(np.asarray(Image.open(image))[None], 3, axis=0), fps=8)
     before = Path("transfer.mp4").read_bytes()
