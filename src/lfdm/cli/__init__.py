@@ -8,6 +8,7 @@ from lfdm.cli.console import CommandTree, Group, run_process
 from lfdm.cli.data_sets import data_characters, data_corpus, data_folder, data_lpc, data_puppets, data_sprites
 from lfdm.cli.info import info
 from lfdm.cli.models import evaluate, import_
+from lfdm.cli.new import new
 from lfdm.cli.serve import serve
 from lfdm.cli.training import adapt, autoencoder_training, diffusion_training, train_suitable_autoencoder
 from lfdm.cli.videos import demo, generate, transfer
@@ -48,6 +49,7 @@ COMMANDS: CommandTree = {
     "import": import_,
     "serve": serve,
     "info": info,
+    "new": new,
     "completion": completion_command(lambda: COMMANDS),
 }
 
