@@ -141,7 +141,7 @@ class Ablation:
             few = open_cache(data, clips.records[:TRIAL_CLIPS], preset.size, preset.fit, scratch)
             pipeline = LatentFlowPipeline.from_preset(preset, labels(clips.records))
             encoded = open_encoded_clips(pipeline.autoencoder, few, preset.diffusion_training)
-            task = DiffusionTask(pipeline, preset, few, encoded)
+            task = DiffusionTask(pipeline, preset.diffusion_training, few, encoded)
             seconds = measure_steps([Trial(BASE, task, preset.diffusion_training.optimization)])[BASE]
         return {"step_seconds": seconds, "num_steps": steps_within(60 * self.settings.budget_minutes, seconds, what="a row")}
 

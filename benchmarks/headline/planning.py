@@ -118,7 +118,7 @@ def _trials(
     started = clock()
     encoded = open_encoded_clips(pipeline.autoencoder, few, training, bf16=bf16)
     preparing = {"ours-unet": (clock() - started) * per_clip}
-    stage2 = DiffusionTask(pipeline, preset, few, encoded)
+    stage2 = DiffusionTask(pipeline, preset.diffusion_training, few, encoded)
     stage1 = AutoencoderTask(LatentFlowPipeline.from_preset(preset, ()).autoencoder, preset.autoencoder_training, clips)
     trials = [
         Trial("ours-autoencoder", stage1, preset.autoencoder_training.optimization),

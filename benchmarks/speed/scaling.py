@@ -108,7 +108,7 @@ def _calls(models: Models) -> Calls:
     stage1 = AutoencoderTask(copy.deepcopy(autoencoder), config, models.clips)
     stored = {"latent": features.latent.half(), "motion": models.samples(1).half()}
     cached = {**stored, "index": torch.zeros(1, dtype=torch.long)}
-    stage2 = DiffusionTask(pipeline, preset, models.clips, None)
+    stage2 = DiffusionTask(pipeline, preset.diffusion_training, models.clips, None)
     stage2.module = ConditionedUNet(copy.deepcopy(pipeline.unet), pipeline.condition)
 
     def randomness(count: int) -> BatchRandomness:

@@ -145,7 +145,7 @@ def make_task(preset: Preset, stage: Stage, folder: Path, device: torch.device) 
             config = replace(config, perceptual_weights_path=str(write_random_vgg19(folder / "vgg19.pth")))
         return AutoencoderTask(models.pipeline.autoencoder.requires_grad_(True), config, clips)
     encoded = open_encoded_clips(models.pipeline.autoencoder.requires_grad_(False), clips, preset.diffusion_training)
-    return DiffusionTask(models.pipeline, preset, clips, encoded)
+    return DiffusionTask(models.pipeline, preset.diffusion_training, clips, encoded)
 
 
 def run(options: Options) -> Path:

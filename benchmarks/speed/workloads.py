@@ -236,7 +236,7 @@ def stage2_step(models: Models, batch: int) -> Calls:
         return BatchRandomness.of_whole_batch(torch.Generator(models.device).manual_seed(0), batch)
 
     def fast(inputs: dict[str, Tensor], *, checkpointed: bool = False) -> TrainingStep:
-        task = DiffusionTask(models.pipeline, preset, models.clips, None)
+        task = DiffusionTask(models.pipeline, preset.diffusion_training, models.clips, None)
         unet = copy.deepcopy(models.pipeline.unet)
         task.module = ConditionedUNet(unet, models.pipeline.condition)
         if checkpointed:
@@ -246,7 +246,7 @@ def stage2_step(models: Models, batch: int) -> Calls:
         return TrainingStep(task.module, lambda module: task.loss(module, inputs, randomness())["loss"], config, models)
 
     plain, stage1 = models.plain_unet(), models.plain_stage1()
-    task = DiffusionTask(models.pipeline, preset, models.clips, None)
+    task = DiffusionTask(models.pipeline, preset.diffusion_training, models.clips, None)
 
     def plain_loss(_: nn.Module) -> Tensor:
         return plain_diffusion_loss(task, plain, stage1, fresh, randomness())

@@ -112,7 +112,7 @@ def test_it_trains_saves_loads_and_samples(
     encoded = open_encoded_clips(pipe.autoencoder, clips, preset.diffusion_training)
     pipe.motion_codec = pipe.motion_codec.measured(encoded.motion.motions())
     before = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
-    task = DiffusionTask(pipe, preset, clips, encoded)
+    task = DiffusionTask(pipe, preset.diffusion_training, clips, encoded)
     pipe.save_pretrained(tmp_path / "run" / "model", leave_out=["unet"])
     train(task, optimization, tmp_path / "run")
 

@@ -19,7 +19,8 @@ def gaussian_denoiser(prediction_type: PredictionType, *, error: float = 0.0) ->
     """The exact denoiser for data N(0, 1), E[x0 | x] = alpha x / (alpha^2 + sigma^2), with errors of its prediction."""
     generator = torch.Generator().manual_seed(1)
 
-    def denoise(x: Tensor, t: NoiseLevel) -> Tensor:
+    def denoise(x: Tensor, t: NoiseLevel, until: NoiseLevel | None = None) -> Tensor:
+        del until
         clean = t.alpha / (t.alpha**2 + t.sigma**2) * x
 
         def predict(sample: Tensor, timestep: Tensor) -> Tensor:
@@ -42,7 +43,7 @@ def run(name: str, denoise: Denoiser, levels: Sequence[NoiseLevel], shape: tuple
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_ten_steps_keep_the_spread_of_unit_variance_data(name: str, prediction_type: PredictionType) -> None:
     spread = float(run(name, gaussian_denoiser(prediction_type), sampling_levels(prediction_type, 10)).std())
-    if name in ("euler", "ddim"):  # first order and deterministic: its own discretisation loses a tenth
+    if name in ("euler", "ddim", "flow_map"):  # first order and deterministic: its own discretisation loses a tenth
         assert spread == pytest.approx(0.90, abs=0.03)
     else:
         assert spread == pytest.approx(1.0, abs=0.05)

@@ -71,7 +71,7 @@ def sample(scheduler: Any, kind: PredictionType, num_steps: int) -> Tensor:
 
 @pytest.mark.parametrize("num_steps", STEPS)
 @pytest.mark.parametrize("kind", TYPES)
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", sorted(set(SAMPLERS) - {"flow_map"}))
 def test_our_samplers_find_x0(name: Any, kind: PredictionType, num_steps: int) -> None:
     found = sample(make_scheduler(name, prediction_type=kind), kind, num_steps)
     torch.testing.assert_close(found, X0, rtol=0, atol=1e-3)

@@ -200,7 +200,7 @@ def test_an_embedding_tensor_stands_for_its_label(pipe: LatentFlowPipeline, imag
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "velocity"])
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", sorted(set(SAMPLERS) - {"flow_map"}))  # that one needs a distilled network
 def test_clamped_motion_keeps_to_the_range_with_every_sampler(
     pipe: LatentFlowPipeline, image: np.ndarray, name: Any, kind: Any
 ) -> None:

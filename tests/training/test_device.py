@@ -52,7 +52,9 @@ def make_trainer(preset: Preset, data: Path, records: list[ClipRecord], tmp_path
     encoded = open_encoded_clips(pipe.autoencoder, clips, preset.diffusion_training)
     motion = encoded.motion
     pipe.motion_codec = make_codec(preset.diffusion, corners=motion.corners).measured(motion.motions(), clamp=True)
-    trainer = _Trainer(DiffusionTask(pipe, preset, clips, encoded), preset.diffusion_training.optimization, tmp_path / "run")
+    trainer = _Trainer(
+        DiffusionTask(pipe, preset.diffusion_training, clips, encoded), preset.diffusion_training.optimization, tmp_path / "run"
+    )
     set_training(trainer.module)
     return trainer
 

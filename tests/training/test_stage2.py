@@ -325,7 +325,7 @@ def make_task(preset: Preset, data: Path, stage1: Path, names: list[str], tmp_pa
     clips = open_cache(data, records, preset.image_size, preset.fit, tmp_path / "cache")
     pipe = LatentFlowPipeline.from_preset(preset, names)
     pipe.autoencoder = LatentFlowAutoencoder.from_pretrained(stage1)
-    return DiffusionTask(pipe, preset, clips, None)
+    return DiffusionTask(pipe, preset.diffusion_training, clips, None)
 
 
 def test_dropped_conditions_and_the_label_none_train_the_null_condition(
@@ -335,7 +335,7 @@ def test_dropped_conditions_and_the_label_none_train_the_null_condition(
     task = make_task(with_steps(tiny_preset, 1, condition_dropout=0.1), data, stage1, ["wave"], tmp_path)
     index = torch.arange(len(task.clips)).repeat(500)
     randomness = BatchRandomness.of_whole_batch(torch.Generator().manual_seed(0), len(index))
-    rows = task._drop_conditions(index, randomness)
+    rows = task.drop_conditions(index, randomness)
     named_none = torch.tensor([record.label == "None" for record in task.clips.records])[index]
     assert named_none.any()
     assert (rows[named_none] == -1).all()
@@ -380,7 +380,7 @@ def test_the_paper_target_is_the_absolute_grid_of_all_frames_jittered_alike(
     autoencoder = task.pipeline.autoencoder
     assert not any(layer.training for layer in autoencoder.modules())
     with torch.no_grad():
-        clean, latent = task._observe(batch, torch.device("cpu"))
+        clean, latent = task.observe(batch, torch.device("cpu"))
         video = sample["video"][None].float() / 255
         motion = autoencoder.estimate_motion(video[:, :, 0], video)
         torch.testing.assert_close(latent, autoencoder.encode(video[:, :, 0]).latent)

@@ -39,6 +39,7 @@ def reader(storage: Storage) -> RequestReader:
         num_frames=4,
         num_inference_steps=2,
         guidance_scale=1.0,
+        guidance_range=(0.0, 100.0),
         fit="pad",
     )
     return RequestReader(choices, ServeLimits(), storage)

@@ -61,14 +61,14 @@ def plain_diffusion_loss(
 
     As published, stage 1 estimates and decodes every frame again.
     """
-    kind, generator = task.diffusion.prediction_type, randomness.generator
+    kind, generator = task.prediction_type, randomness.generator
     with torch.no_grad():
         video = batch["video"].float() / 255
         image = video[:, :, 0]
         motion = stage1.estimate_motion(image, video)
         stage1.decode(image, motion)
         clean, latent = task.pipeline.motion_codec.encode(motion).float(), stage1.encode(image)[-1]
-        rows = task._drop_conditions(batch["index"], randomness)
+        rows = task.drop_conditions(batch["index"], randomness)
     timesteps = sample_timesteps(len(clean), kind, generator=generator)
     noise = torch.randn(clean.shape, generator=generator, device=clean.device)
     condition = task.pipeline.condition.look_up(rows)

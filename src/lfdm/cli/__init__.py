@@ -10,7 +10,7 @@ from lfdm.cli.info import info
 from lfdm.cli.models import evaluate, import_
 from lfdm.cli.new import new
 from lfdm.cli.serve import serve
-from lfdm.cli.training import adapt, autoencoder_training, diffusion_training, train_suitable_autoencoder
+from lfdm.cli.training import adapt, autoencoder_training, diffusion_training, train_few_steps, train_suitable_autoencoder
 from lfdm.cli.videos import demo, generate, transfer
 from lfdm.config.presets import PRESETS
 
@@ -32,7 +32,7 @@ COMMANDS: CommandTree = {
         },
     ),
     "train": Group(
-        "Train a model: autoencoder (stage 1), then diffusion (stage 2).",
+        "Train a model: autoencoder (stage 1), then diffusion (stage 2), and few-steps to make it faster.",
         {
             "autoencoder": Group(
                 "Train stage 1 of a preset; `auto` picks the one that suits the clips.",
@@ -41,6 +41,7 @@ COMMANDS: CommandTree = {
             "diffusion": Group(
                 "Train stage 2 of a preset.", {name: diffusion_training(preset) for name, preset in PRESETS.items()}
             ),
+            "few-steps": train_few_steps,
         },
     ),
     "adapt": adapt,

@@ -7,13 +7,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from tyro.conf import Suppress, arg
+from tyro.conf import Positional, Suppress, arg
 
 from lfdm.cli.console import ProgressBars, progress_bar
 from lfdm.cli.options import DEFAULT_MODEL, print_json
 from lfdm.config.presets import Preset
 from lfdm.config.sizes import SizeStage, parse_stages, suitable_preset
-from lfdm.config.training import AdaptationConfig
+from lfdm.config.training import AdaptationConfig, FewStepsConfig
 from lfdm.config.video import Size, SizeSetting
 from lfdm.data.corpora.shapes import find_common_shape
 from lfdm.data.index import read_index, split_warnings
@@ -186,6 +186,27 @@ def adapt(
     with progress_bar() as bars:
         adapted = adaptation.adapt(model, data, out, config, **_callbacks(bars))
     _print_result(adapted, *_uses_of(out, data), json=json)
+
+
+def train_few_steps(
+    model: Annotated[str, Positional, arg(metavar="MODEL")],
+    *,
+    data: Path,
+    out: Path,
+    config: Annotated[FewStepsConfig, arg(name="")] = FewStepsConfig(),  # noqa: B008 - frozen
+) -> None:
+    """Distill stage 2 of a model, so that it makes videos in one to four steps; the same command resumes.
+
+    Args:
+        model: Bundled name, diffusion run folder, pipeline folder or Hub repository to learn from.
+        data: Clip data set, best that of stage 2, whose motion cache is then used.
+        out: Run folder, for checkpoints and logs; later a model for --model.
+    """
+    from lfdm.training import few_steps
+
+    with progress_bar() as bars:
+        checkpoint = few_steps.train_few_steps(model, data, out, config, **_callbacks(bars, data))
+    _print_result(checkpoint, *_uses_of(out, data))
 
 
 def _callbacks(bars: ProgressBars, data: Path | None = None) -> dict[str, Any]:

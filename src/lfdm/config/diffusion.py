@@ -7,7 +7,7 @@ from lfdm.config.checks import check, check_integer, check_number, check_types
 from lfdm.config.models import FLOW_CHANNELS
 
 PredictionType = Literal["epsilon", "v_prediction", "velocity"]
-SamplerName = Literal["dpmpp_2m", "euler", "heun", "ddim", "ddpm"]
+SamplerName = Literal["dpmpp_2m", "euler", "heun", "ddim", "ddpm", "flow_map"]
 """Functions of `lfdm.diffusion.samplers`."""
 PAPER_SAMPLERS: tuple[SamplerName, ...] = ("ddpm", "ddim", "dpmpp_2m")
 """Samplers with the paper's dynamic thresholding."""

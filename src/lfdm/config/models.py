@@ -98,6 +98,10 @@ class UNetConfig:
     """Frame distance from which all share the last bucket."""
     upsample: Literal["transpose", "nearest"] = "transpose"
     """Transposed convolution, or nearest-neighbour upsampling and a convolution with reflected border."""
+    flow_map: bool = False
+    """Prediction of the mean over a time interval instead of a point in time, for few steps (`lfdm train few-steps`)."""
+    max_guidance: float | None = None
+    """Largest guidance scale that the network takes as an input, from 1; None = guidance combines two predictions."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -113,6 +117,8 @@ class UNetConfig:
         check(self.head_dim % 2 == 0, "head_dim", self.head_dim, "even")
         check(self.input_kernel % 2 == 1, "input_kernel", self.input_kernel, "odd")
         check(buckets >= 4 and buckets % 4 == 0, "relative_position_buckets", buckets, "4 or another multiple of 4")
+        guidance = self.max_guidance
+        check(guidance is None or guidance > 1, "max_guidance", guidance, "above 1, or None")
         distance = self.relative_position_max_distance
         check(distance > buckets // 4, "relative_position_max_distance", distance, f"more than {buckets // 4}")
         for name in ("spatial_attention_levels", "temporal_attention_levels"):

@@ -61,6 +61,8 @@ class Preset:
                 sampler == "uniform", "diffusion_training.frame_sampler", sampler, "'uniform' with diffusion.codec='trajectories'"
             )
             check(tracks, "diffusion.codec", "trajectories", "flow or grid with a predictor that cannot track points")
+        distilled = self.unet.flow_map or self.unet.max_guidance is not None or self.diffusion.sampler == "flow_map"
+        check(not distilled, "unet.flow_map", True, "False in a preset, as max_guidance=None: `lfdm train few-steps` trains both")
         predictor = self.autoencoder.predictor
         for loss, weight in self.autoencoder_training.auxiliary_weights().items():
             known = loss in predictor.losses or weight == 0

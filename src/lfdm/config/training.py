@@ -13,7 +13,7 @@ from lfdm.config.checks import (
     check_probability,
     check_types,
 )
-from lfdm.config.diffusion import NUM_TRAIN_TIMESTEPS
+from lfdm.config.diffusion import MAX_GUIDANCE_SCALE, NUM_TRAIN_TIMESTEPS
 
 FrameSampler = Literal["uniform", "random", "very_random"]
 Background = Literal["white", "random"]
@@ -247,3 +247,39 @@ class DiffusionTrainingConfig:
         _check_hue(self.color_jitter)
         check_integer("panel_inference_steps", self.panel_inference_steps, 1, NUM_TRAIN_TIMESTEPS)
         check(self.min_snr_gamma is None or self.min_snr_gamma > 0, "min_snr_gamma", self.min_snr_gamma, "positive or None")
+
+
+def _distillation_steps() -> OptimizationConfig:
+    return OptimizationConfig(num_steps=8000, batch_size=8, learning_rate=1e-4, warmup_steps=50, mixed_precision="auto")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewStepsConfig(DiffusionTrainingConfig):
+    """Distillation of stage 2 to few sampling steps, with the clips and the augmentation of stage 2."""
+
+    optimization: OptimizationConfig = field(default_factory=_distillation_steps)
+    """Optimizer, schedule, checkpoints."""
+    max_guidance: float = 4.0
+    """Largest guidance scale to learn, from 1."""
+    guidance_steps: int = 0
+    """First steps, in which the network learns only to take the guidance scale as an input."""
+    target: Literal["composed", "derivative"] = "composed"
+    """Target of an interval: steps of teacher and student one after the other, or MeanFlow's, see `lfdm.diffusion.mean_flow`."""
+    instant_fraction: float = 0.25
+    """Part of a batch that keeps learning the velocity while the rest learns intervals."""
+    tangent_warmup_steps: int = 500
+    """Steps after the first in which the weight of the derivative in the target rises to 1 (target='derivative')."""
+    num_inference_steps: int = 4
+    """Default number of sampling steps of the trained model."""
+    flip_probability: float = 0.0
+    """Probability of mirroring image and motion; never if the label names a side."""
+    panel_inference_steps: int = 4
+    """Sampling steps of the videos in sample panels."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(1 < self.max_guidance <= MAX_GUIDANCE_SCALE, "max_guidance", self.max_guidance, "above 1, at most 100")
+        check_not_negative(self, "guidance_steps", "tangent_warmup_steps")
+        check_probability(self, "instant_fraction")
+        check_integer("num_inference_steps", self.num_inference_steps, 1, NUM_TRAIN_TIMESTEPS)
+        check(self.min_snr_gamma is None, "min_snr_gamma", self.min_snr_gamma, "None: distillation has weights of its own")

@@ -4,6 +4,7 @@ Legend: b clips, t frames, h w size, c channels, e width of the embedding. Every
 contiguous: channels-last images for convolutions, tokens for linear layers, and one row per position for the norms.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 NORM_EPS = 1e-5
+SINUSOID_PERIOD = 10_000
 
 
 class FrameConv2d(nn.Conv2d):
@@ -209,6 +211,14 @@ class ResnetBlock(nn.Module):
         modulation = None if self.modulation is None else self.modulation(embedding)
         y = self.norm1(self.conv1(x), modulation)
         return self.norm2(self.conv2(y)) + self.skip(x)
+
+
+def sinusoids(position: Tensor, dim: int) -> Tensor:
+    """Return the embedding of numbers () or (n,), about 0 to 1000: (1 or n, dim), sines, then cosines."""
+    half = dim // 2
+    index = torch.arange(half, dtype=position.dtype, device=position.device)
+    angles = position.reshape(-1, 1) * torch.exp(index * (-math.log(SINUSOID_PERIOD) / (half - 1)))
+    return torch.cat((angles.sin(), angles.cos()), dim=-1)
 
 
 def _per_frame(operation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

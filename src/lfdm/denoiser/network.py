@@ -36,6 +36,10 @@ class DenoiserNetwork(Model, ABC):
 
     size_multiple: int = 1
     """Height and width of the latent must be multiples of this."""
+    flow_map: bool = False
+    """`forward` takes `until`, a timestep as `timestep` and not above it, and predicts the mean over the time between them."""
+    max_guidance: float | None = None
+    """`forward` takes `guidance`, scales of 1 to this number, one for all or (b,); None = it does not."""
 
     def prepare(self, context: DenoiserContext) -> dict[str, Any]:
         """Return the keyword arguments of `forward`, besides the condition, that stay the same at every step of sampling."""

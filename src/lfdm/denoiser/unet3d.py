@@ -19,6 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from lfdm.config.diffusion import NUM_TRAIN_TIMESTEPS
 from lfdm.config.models import FLOW_CHANNELS, UNetConfig
 from lfdm.config.registration import register_to_config
 from lfdm.denoiser.attention import (
@@ -30,12 +31,10 @@ from lfdm.denoiser.attention import (
     TemporalAttention,
     frame_geometry,
 )
-from lfdm.denoiser.blocks import FrameConv2d, FrameConvTranspose2d, NearestUpsample, ResnetBlock, is_transformed
+from lfdm.denoiser.blocks import FrameConv2d, FrameConvTranspose2d, NearestUpsample, ResnetBlock, is_transformed, sinusoids
 from lfdm.denoiser.network import DenoiserContext, DenoiserNetwork
 from lfdm.errors import UserError
 from lfdm.folders.model_folder import checked_settings
-
-TIMESTEP_PERIOD = 10_000
 
 
 class Level(nn.Module):
@@ -140,10 +139,13 @@ class MotionUNet3D(DenoiserNetwork):
         separate_heads: bool = True,
         relative_position_buckets: int = 32,
         relative_position_max_distance: int = 32,
+        flow_map: bool = False,
+        max_guidance: float | None = None,
     ):
         super().__init__()
         settings = checked_settings(UNetConfig, self.config)
         self.size_multiple = settings.size_multiple
+        self.flow_map, self.max_guidance = flow_map, max_guidance
         self.gradient_checkpointing = False
         self.dim, self.patch_size, self.head_dim = dim, patch_size, head_dim
         heads = {"num_heads": num_heads, "head_dim": head_dim}
@@ -163,6 +165,10 @@ class MotionUNet3D(DenoiserNetwork):
         self.middle = Middle(coarsest, num_groups=num_groups, embedding_dim=4 * dim + condition_dim, **heads)
         splits = (FLOW_CHANNELS, sample_channels - FLOW_CHANNELS) if separate_heads else (sample_channels,)
         self.heads = nn.ModuleList(Head(2 * dim, dim, n * area, num_groups=num_groups) for n in splits)
+        self.guidance_embedding = None if max_guidance is None else nn.Linear(dim, 4 * dim)
+        if self.guidance_embedding is not None:  # it starts as the network without guidance
+            nn.init.zeros_(self.guidance_embedding.weight)
+            nn.init.zeros_(self.guidance_embedding.bias)
 
     def enable_gradient_checkpointing(self) -> None:
         self.gradient_checkpointing = True
@@ -199,8 +205,13 @@ class MotionUNet3D(DenoiserNetwork):
         *,
         latent_embedding: Tensor | None = None,
         attention_frames: int | None = None,
+        until: Tensor | float | None = None,
+        guidance: Tensor | float | None = None,
     ) -> Tensor:
         """Predict the diffusion target.
+
+        A flow map (Decoupled MeanFlow, 2510.24474) predicts its mean over the time from `timestep` to `until`: the way down and
+        the middle see `timestep`, the way up sees `until`.
 
         Args:
             sample: (b, sample_channels, t, h, w), noisy motion of any length.
@@ -211,16 +222,22 @@ class MotionUNet3D(DenoiserNetwork):
             latent_embedding: (b, dim, h/p, w/p), the result of `embed_latent`.
             attention_frames: number of frames around it that each frame attends to, for clips longer than those of training;
                 None = all.
+            until: only for networks with `flow_map`; None = `timestep`.
+            guidance: guidance scale, 1 to `max_guidance`, only for networks with one; None = 1.
 
         Returns:
             (k b, sample_channels, t, h, w), in the order of `condition` and the channel order of `sample`.
 
         Raises:
-            UserError: another shape, or both or neither of `latent` and `latent_embedding`.
+            UserError: another shape, both or neither of `latent` and `latent_embedding`, or `until` or `guidance` for a network
+                without that input.
         """
         self._check_inputs(sample, condition)
         latent_embedding = self._latent_embedding(sample, latent, latent_embedding)
-        embedding = self._embed(timestep, condition, batch_size=len(sample))  # (k b, e)
+        if (until is not None and not self.flow_map) or (guidance is not None and self.max_guidance is None):
+            raise UserError("until needs a network with flow_map=True, guidance one with max_guidance")
+        embedding = self._embed(timestep, guidance, condition, batch_size=len(sample))  # (k b, e)
+        late = embedding if until is None else self._embed(until, guidance, condition, batch_size=len(sample))
         geometry = frame_geometry(
             sample.shape[2], bias=self.relative_position_bias, head_dim=self.head_dim, attention_frames=attention_frames
         )
@@ -239,7 +256,7 @@ class MotionUNet3D(DenoiserNetwork):
             skips.append(skip)
         x = self.middle(x, embedding, geometry, self._run)
         for level in self.up:
-            _, x = level(torch.cat((x, skips.pop()), dim=-1), embedding, geometry, self._run)
+            _, x = level(torch.cat((x, skips.pop()), dim=-1), late, geometry, self._run)
 
         x = torch.cat((x, stem), dim=-1)  # (k b, t, h/p, w/p, 2 dim)
         outputs = torch.cat([self._run(head, x) for head in self.heads], dim=-1)
@@ -251,18 +268,19 @@ class MotionUNet3D(DenoiserNetwork):
             return operation(*inputs)
         return checkpoint(operation, *inputs, use_reentrant=False)
 
-    def _embed(self, timestep: Tensor | float, condition: Tensor, *, batch_size: int) -> Tensor:
-        """Return time, then condition, after the SiLU that precedes every modulation: (k b, 4 dim + condition_dim)."""
+    def _embed(self, timestep: Tensor | float, guidance: Tensor | float | None, condition: Tensor, *, batch_size: int) -> Tensor:
+        """Return time and guidance, then condition, after the SiLU before every modulation: (k b, 4 dim + condition_dim)."""
         precision = torch.promote_types(self.dtype, torch.float32)
         time = torch.as_tensor(timestep, dtype=precision, device=condition.device)
         if time.ndim > 1 or (time.ndim == 1 and len(time) not in (1, batch_size)):
             raise UserError(f"timestep has shape {tuple(time.shape)}; allowed: () or ({batch_size},)")
-        half = self.dim // 2
-        index = torch.arange(half, dtype=precision, device=time.device)
-        angles = time.reshape(-1, 1) * torch.exp(index * (-math.log(TIMESTEP_PERIOD) / (half - 1)))
-        waves = torch.cat((angles.sin(), angles.cos()), dim=-1).expand(batch_size, -1)
-        time_embedding = self.time_embedding(waves.to(self.dtype)).repeat(len(condition) // batch_size, 1)
-        return F.silu(torch.cat((time_embedding, condition.to(time_embedding.dtype)), dim=-1))
+        embedding = self.time_embedding(sinusoids(time, self.dim).to(self.dtype).expand(batch_size, -1))
+        if self.guidance_embedding is not None:
+            scale = torch.as_tensor(1.0 if guidance is None else guidance, dtype=precision, device=condition.device)
+            position = NUM_TRAIN_TIMESTEPS * scale.log() / math.log(self.config["max_guidance"])  # as timesteps, 0 to 1000
+            embedding = embedding + self.guidance_embedding(sinusoids(position, self.dim).to(self.dtype))
+        embedding = embedding.repeat(len(condition) // batch_size, 1)
+        return F.silu(torch.cat((embedding, condition.to(embedding.dtype)), dim=-1))
 
     def _latent_embedding(self, sample: Tensor, latent: Tensor | None, embedding: Tensor | None) -> Tensor:
         """Return the one that is given, embedded and of the sample's shape."""

@@ -4,4 +4,4 @@ A sampler (`samplers`) asks a `Denoiser` for the clean sample at a sequence of n
 of a network, and `sampling` puts them together. `schedulers` holds what a pipeline saves of this.
 """
 
-__all__ = ["guidance", "process", "samplers", "sampling", "schedulers", "windows"]
+__all__ = ["guidance", "mean_flow", "process", "samplers", "sampling", "schedulers", "windows"]

@@ -11,8 +11,8 @@ from lfdm.denoiser.network import DenoiserContext, DenoiserNetwork
 from lfdm.diffusion.process import NoiseLevel, clean_from_prediction
 from lfdm.diffusion.samplers import Denoiser
 
-Prediction = Callable[[Tensor, Tensor], Tensor]
-"""A network as a function of noisy sample and timestep."""
+Prediction = Callable[..., Tensor]
+"""A network as a function of noisy sample and timestep, and of `until` if it is a flow map."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,20 +26,31 @@ class Guidance:
     """(b, D): the null condition, or one to move away from."""
     scale: float = 1.0
     """1 = the condition's prediction, 0 = that of `negative`."""
+    is_null: bool = True
+    """Whether `negative` is the null condition, from which networks that take the scale as an input are guided away."""
 
 
 def guided_prediction(network: DenoiserNetwork, context: DenoiserContext, guidance: Guidance) -> Prediction:
-    """Return the network's guided prediction, float32, as a function; both predictions are made in one batched pass."""
+    """Return the network's guided prediction, float32, as a function.
+
+    Both predictions are made in one batched pass. Of a network that takes the scale as an input, one prediction is enough.
+    """
     condition, negative = context.condition.to(network.dtype), guidance.negative.to(network.dtype)
     known = network.prepare(replace(context, latent=context.latent.to(network.dtype)))
     scale = guidance.scale
-    if scale in (0, 1):
-        chosen = condition if scale == 1 else negative
-        return lambda sample, timestep: network(sample.to(network.dtype), timestep, chosen, **known).float()
-    both = torch.cat((negative, condition))
+    single = condition if scale != 0 else negative
+    if network.max_guidance is not None and guidance.is_null:
+        known["guidance"] = max(scale, 1.0)  # 0 = the null condition, which guidance does not change
+    elif scale not in (0, 1):
+        single = None
+    chosen = torch.cat((negative, condition)) if single is None else single
 
-    def predict(sample: Tensor, timestep: Tensor) -> Tensor:
-        without, with_condition = network(sample.to(network.dtype), timestep, both, **known).float().chunk(2)
+    def predict(sample: Tensor, timestep: Tensor, until: Tensor | None = None) -> Tensor:
+        interval = {} if until is None else {"until": until}
+        prediction = network(sample.to(network.dtype), timestep, chosen, **known, **interval).float()
+        if single is not None:
+            return prediction
+        without, with_condition = prediction.chunk(2)
         return without + scale * (with_condition - without)
 
     return predict
@@ -53,8 +64,9 @@ def make_denoiser(predict: Prediction, prediction_type: PredictionType, constrai
         constrain: maps a predicted x0 to the nearest one allowed.
     """
 
-    def denoise(x: Tensor, t: NoiseLevel) -> Tensor:
+    def denoise(x: Tensor, t: NoiseLevel, until: NoiseLevel | None = None) -> Tensor:
         timestep = torch.full((), t.timestep, device=x.device)
-        return constrain(clean_from_prediction(predict(x, timestep), x, t.alpha, t.sigma, prediction_type))
+        end = () if until is None else (torch.full((), until.timestep, device=x.device),)
+        return constrain(clean_from_prediction(predict(x, timestep, *end), x, t.alpha, t.sigma, prediction_type))
 
     return denoise

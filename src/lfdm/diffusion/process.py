@@ -197,6 +197,33 @@ def diffusion_loss(
     return loss if min_snr_gamma is None else loss * min_snr_weight(timesteps, prediction_type, min_snr_gamma)
 
 
+def path_level(time: Tensor, prediction_type: PredictionType) -> tuple[Tensor, Tensor, Tensor]:
+    """Return timestep, alpha and sigma of the level with the signal-to-noise ratio of the straight path at `time` in [0, 1].
+
+    It is `level_of(1 - time, time, prediction_type)` for tensors, differentiable and without a table: in float32 the timesteps
+    agree to 0.01.
+    """
+    if prediction_type == "velocity":
+        return NUM_TRAIN_TIMESTEPS * time, 1 - time, time
+    norm = torch.sqrt((1 - time).square() + time.square())
+    alpha, sigma = (1 - time) / norm, time / norm
+    offset = COSINE_OFFSET / (1 + COSINE_OFFSET) * (math.pi / 2)  # the angle at which the schedule begins
+    angle = torch.atan2(torch.sqrt(sigma.square() + (alpha * math.sin(offset)).square()), alpha * math.cos(offset))
+    timestep = NUM_TRAIN_TIMESTEPS * (angle / (math.pi / 2) * (1 + COSINE_OFFSET) - COSINE_OFFSET) - 1
+    return timestep.clamp(0, NUM_TRAIN_TIMESTEPS - 1), alpha, sigma
+
+
+def straight_time(timesteps: Tensor, prediction_type: PredictionType) -> Tensor:
+    """Return the time on the straight path of the level at `timesteps`: the inverse of `path_level`."""
+    if prediction_type == "velocity":
+        return timesteps / NUM_TRAIN_TIMESTEPS
+    offset = COSINE_OFFSET / (1 + COSINE_OFFSET) * (math.pi / 2)
+    angle = ((timesteps + 1) / NUM_TRAIN_TIMESTEPS + COSINE_OFFSET) / (1 + COSINE_OFFSET) * (math.pi / 2)
+    alpha = (angle.cos() / math.cos(offset)).clamp(0, 1)
+    sigma = torch.sqrt(1 - alpha.square())
+    return sigma / (alpha + sigma)
+
+
 def _scales_like(x0: Tensor, timesteps: Tensor, prediction_type: PredictionType) -> tuple[Tensor, Tensor]:
     shape = (len(x0), *(1,) * (x0.ndim - 1))
     alpha, sigma = signal_and_noise_scale(timesteps, prediction_type)
@@ -226,3 +253,18 @@ def prediction_from_clean(
     if prediction_type == "epsilon":
         return (sample - alpha * clean) / sigma
     return (alpha * sample - clean) / sigma
+
+
+def velocity_from_prediction(
+    prediction: Tensor, sample: Tensor, alpha: float | Tensor, sigma: float | Tensor, prediction_type: PredictionType
+) -> Tensor:
+    """Return noise - x0 for the x0 that a prediction stands for: like `clean_from_prediction`, but finite at every noise level.
+
+    Raises:
+        UserError: `epsilon`, with which it is not: in pure noise, a predicted noise says nothing about x0.
+    """
+    if prediction_type == "velocity":
+        return prediction
+    if prediction_type == "epsilon":
+        raise UserError("prediction_type must be velocity or v_prediction; got 'epsilon'")
+    return (sigma - alpha) * sample + (alpha + sigma) * prediction

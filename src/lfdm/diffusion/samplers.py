@@ -18,8 +18,11 @@ from lfdm.diffusion.process import NoiseLevel
 class Denoiser(Protocol):
     """Predicts the clean sample."""
 
-    def __call__(self, x: Tensor, t: NoiseLevel, /) -> Tensor:
-        """Return the predicted x0 (b, ...) of a noisy sample x (b, ...) at noise level t."""
+    def __call__(self, x: Tensor, t: NoiseLevel, until: NoiseLevel | None = None, /) -> Tensor:
+        """Return the predicted x0 (b, ...) of a noisy sample x (b, ...) at noise level t.
+
+        With `until`, which only flow maps take: the x0 for which the straight line from x arrives at the right sample there.
+        """
         ...
 
 
@@ -130,7 +133,24 @@ def ddpm(
     return x
 
 
-SAMPLERS: Mapping[str, Sampler] = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m, "ddim": ddim, "ddpm": ddpm}
+def flow_map(
+    denoise: Denoiser, x: Tensor, levels: Sequence[NoiseLevel], generators: Sequence[torch.Generator], callback: AfterStep
+) -> Tensor:
+    """Sample by a flow map (MeanFlow, 2505.13447): x_r = x_t - (t - r) u(x_t, t, r), in any number of steps."""
+    del generators
+    for i, (now, then) in enumerate(pairwise(levels)):
+        x = callback(i, now, _advance(x, denoise(x, now, then), now, then))
+    return x
+
+
+SAMPLERS: Mapping[str, Sampler] = {
+    "euler": euler,
+    "heun": heun,
+    "dpmpp_2m": dpmpp_2m,
+    "ddim": ddim,
+    "ddpm": ddpm,
+    "flow_map": flow_map,
+}
 """The samplers that settings may name."""
 
 

@@ -14,7 +14,7 @@ from lfdm.config.diffusion import PredictionType
 from lfdm.denoiser.network import DenoiserContext, DenoiserNetwork
 from lfdm.diffusion.guidance import Guidance, Prediction, guided_prediction, make_denoiser
 from lfdm.diffusion.samplers import AfterStep, sample_noise
-from lfdm.diffusion.schedulers import check_supported, predicted_by, run_sampler
+from lfdm.diffusion.schedulers import check_supported, predicted_by, run_sampler, scheduler_name
 from lfdm.diffusion.windows import Window, blend_windows
 from lfdm.errors import UserError
 from lfdm.motion.codec import MotionCodec
@@ -84,6 +84,8 @@ class MotionSampler:
         if kind != self.prediction_type:
             made = f"{name}.from_config(pipe.scheduler.config)"
             raise UserError(f"the unet predicts {self.prediction_type}, {name} is for {kind}; make the scheduler with {made}")
+        if scheduler_name(self.scheduler) == "flow_map" and not self.network.flow_map:
+            raise UserError("sampler must not be flow_map for this unet; `lfdm train few-steps` trains one that it can sample")
 
     def _whole(self, context: DenoiserContext, guidance: Guidance, num_frames: int) -> Prediction:
         frames = torch.arange(num_frames, device=context.latent.device) if self.codec.has_frame_axis else None

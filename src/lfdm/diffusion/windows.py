@@ -50,12 +50,12 @@ def blend_windows(windows: Sequence[Window], predictions: Sequence[Prediction]) 
         predictions: one for each window, given that window's part of the sample.
     """
 
-    def predict(sample: Tensor, timestep: Tensor) -> Tensor:
+    def predict(sample: Tensor, timestep: Tensor, *until: Tensor) -> Tensor:
         total = torch.zeros_like(sample)
         for window, predict_window in zip(windows, predictions, strict=True):
             frames = window.frames.to(sample.device)
             weights = window.weights.to(sample).view(1, 1, -1, 1, 1)
-            total.index_add_(2, frames, weights * predict_window(sample[:, :, frames], timestep).to(sample.dtype))
+            total.index_add_(2, frames, weights * predict_window(sample[:, :, frames], timestep, *until).to(sample.dtype))
         return total
 
     return predict

@@ -165,6 +165,12 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         """The largest `num_inference_steps` that the scheduler can take."""
         return max_inference_steps(self.scheduler)
 
+    @property
+    def guidance_range(self) -> tuple[float, float]:
+        """Smallest and largest `guidance_scale`; 0, for the unconditional prediction, is always allowed, too."""
+        largest = self.unet.max_guidance
+        return (0.0, MAX_GUIDANCE_SCALE) if largest is None else (1.0, largest)
+
     @torch.no_grad()
     def __call__(
         self,
@@ -272,10 +278,11 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         frames = config["num_frames"] if num_frames is None else num_frames
         steps = config["num_inference_steps"] if num_inference_steps is None else num_inference_steps
         scale = config["guidance_scale"] if guidance_scale is None else guidance_scale
+        low, high = self.guidance_range
         return (
             check_integer("num_frames", frames, 2 if loop else 1, MAX_FRAMES),
             check_integer("num_inference_steps", steps, 1, self.max_inference_steps),
-            check_number("guidance_scale", scale, low=0, high=MAX_GUIDANCE_SCALE),
+            check_number("guidance_scale", scale, low=0 if scale == 0 else low, high=high),
         )
 
     def _check_length(self, num_frames: int, *, slow_motion: bool) -> None:
@@ -298,7 +305,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
             scale = 1.0
         embeddings = (self.embed_condition(one).to(self.device) for one in (condition, negative))
         embedding, negative_embedding = match_conditions(num_images, *embeddings, num_videos=num_videos)
-        return Guidance(negative=negative_embedding, scale=scale), embedding
+        return Guidance(negative=negative_embedding, scale=scale, is_null=negative is None), embedding
 
     def _sample(
         self,

@@ -6,6 +6,7 @@ __all__ = [
     "checkpoint",
     "clip_arrays",
     "encoded_clips",
+    "few_steps",
     "growing",
     "interruption",
     "latent_cache",

@@ -24,11 +24,13 @@ class BatchRandomness:
     generator: torch.Generator
     batch_size: int
     rows: slice
+    step: int = 0
+    """The step of training, from 0."""
 
     @classmethod
-    def of_whole_batch(cls, generator: torch.Generator, batch_size: int) -> "BatchRandomness":
+    def of_whole_batch(cls, generator: torch.Generator, batch_size: int, *, step: int = 0) -> "BatchRandomness":
         """Return the randomness of a batch that is computed at once by one process."""
-        return cls(generator, batch_size, slice(0, batch_size))
+        return cls(generator, batch_size, slice(0, batch_size), step)
 
     def sample(self, generate: Callable[[int, torch.Generator], Tensor]) -> Tensor:
         """Return this micro-batch's rows of `generate(batch_size, generator)`, a tensor (batch_size, ...)."""

@@ -219,7 +219,7 @@ class _Trainer:
         means: dict[str, Tensor] = {}
         for rows in micro_batches(size, self.config.micro_batch_size):
             part = {name: value[rows] for name, value in batch.items()}
-            randomness = BatchRandomness(self._generator(), size * world, shared_rows(rows, rank, world))
+            randomness = BatchRandomness(self._generator(), size * world, shared_rows(rows, rank, world), self.step)
             share = (rows.stop - rows.start) / size
             # Processes add up their gradients in the last backward pass of a step only.
             last = rows.stop == size

@@ -17,6 +17,7 @@ from lfdm.config.checks import check
 from lfdm.config.presets import Preset
 from lfdm.config.serialization import to_json
 from lfdm.config.training import AUXILIARY_LOSSES, AutoencoderTrainingConfig, Background
+from lfdm.config.video import Fit, Size
 from lfdm.data.augmentation import ColorJitter, PairAugmentation
 from lfdm.data.cache import ClipCache, open_cache
 from lfdm.data.clips import PairDataset
@@ -173,7 +174,7 @@ def train_autoencoder(
     teacher_motion, state = None, process_state()
     with locked(out, hold=state.is_main_process):
         with state.local_main_process_first():  # the others find the caches that it makes
-            cache = open_training_clips(data, records, preset, config.background, progress)
+            cache = open_training_clips(data, records, preset.size, preset.fit, config.background, progress)
             if distils:
                 teacher = _tracking_teacher(module, preset)
                 teacher.to(state.device)
@@ -207,7 +208,7 @@ def training_records(data: Path) -> list[ClipRecord]:
 
 
 def open_training_clips(
-    data: Path, records: list[ClipRecord], preset: Preset, background: Background, progress: Progress | None
+    data: Path, records: list[ClipRecord], size: Size, fit: Fit, background: Background, progress: Progress | None
 ) -> ClipCache:
     """Return the decoded frames of training clips, with alpha for random backgrounds.
 
@@ -215,7 +216,7 @@ def open_training_clips(
         UserError: random backgrounds for clips that are all opaque, on which they have no effect; and as `open_cache`.
     """
     keep_alpha = background == "random"
-    clips = open_cache(data, records, preset.size, preset.fit, skip_broken=True, keep_alpha=keep_alpha, progress=progress)
+    clips = open_cache(data, records, size, fit, skip_broken=True, keep_alpha=keep_alpha, progress=progress)
     check(not keep_alpha or clips.has_alpha(), "background", background, f"white, as no training clip in {data} has alpha")
     return clips
 

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.condition.encoder import ConditionEncoder
-from lfdm.config.diffusion import DiffusionConfig
+from lfdm.config.diffusion import PredictionType
 from lfdm.config.presets import Preset
 from lfdm.config.serialization import to_json
 from lfdm.config.training import DiffusionTrainingConfig
+from lfdm.config.video import Fit, Size
 from lfdm.data.cache import ClipCache
 from lfdm.data.clips import ClipDataset
 from lfdm.data.frame_indices import uniform_indices
@@ -22,6 +23,7 @@ from lfdm.data.progress import Progress
 from lfdm.denoiser.network import DenoiserNetwork
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion.process import add_noise, diffusion_loss, sample_timesteps
+from lfdm.diffusion.schedulers import predicted_by
 from lfdm.errors import UserError
 from lfdm.folders.files import expand_home
 from lfdm.folders.lock import locked
@@ -64,16 +66,18 @@ class DiffusionTask:
 
     name = "unet"
 
-    def __init__(self, pipeline: LatentFlowPipeline, preset: Preset, clips: ClipCache, encoded: EncodedClips | None) -> None:
+    def __init__(
+        self, pipeline: LatentFlowPipeline, config: DiffusionTrainingConfig, clips: ClipCache, encoded: EncodedClips | None
+    ) -> None:
         self.pipeline = pipeline
         pipeline.set_progress_bar_config(disable=True)  # of panels
         self.module = ConditionedUNet(pipeline.unet, pipeline.condition)
-        self.diffusion: DiffusionConfig = preset.diffusion
-        self.config: DiffusionTrainingConfig = preset.diffusion_training
+        self.prediction_type: PredictionType = predicted_by(pipeline.scheduler)
+        self.config = config
         if self.config.gradient_checkpointing:
             pipeline.unet.enable_gradient_checkpointing()
         self.clips = clips
-        self.num_frames = preset.num_frames
+        self.num_frames: int = pipeline.config["num_frames"]
         self.conditions = [_condition_of(record.label, self.config) for record in clips.records]
         self.rows = torch.tensor([pipeline.condition.index(condition) for condition in self.conditions])
         self.dataset = self._dataset(encoded)
@@ -104,10 +108,10 @@ class DiffusionTask:
             batch: `index` (b,) of the clips and either `latent` (b, C, h, w) with `motion` (b, 3, t, h, w), both float16, or
                 `video` (b, 3, t, H, W) uint8, which stage 1 sees here.
         """
-        kind, device = self.diffusion.prediction_type, randomness.generator.device
+        kind, device = self.prediction_type, randomness.generator.device
         with torch.no_grad():
-            clean, latent = self._observe(batch, device)
-            rows = self._drop_conditions(batch["index"], randomness)
+            clean, latent = self.observe(batch, device)
+            rows = self.drop_conditions(batch["index"], randomness)
         timesteps = randomness.sample(lambda size, generator: sample_timesteps(size, kind, generator=generator))
         shape = clean.shape[1:]
         noise = randomness.sample(lambda size, generator: torch.randn(size, *shape, generator=generator, device=device))
@@ -115,7 +119,7 @@ class DiffusionTask:
         loss = diffusion_loss(prediction, clean, noise, timesteps, prediction_type=kind, min_snr_gamma=self.config.min_snr_gamma)
         return {"loss": loss.mean()}
 
-    def _observe(self, batch: dict[str, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+    def observe(self, batch: dict[str, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the clean sample (b, *codec.sample_shape(t, h, w)) and the image latent (b, C, h, w)."""
         autoencoder, codec = self.pipeline.autoencoder, self.pipeline.motion_codec
         if autoencoder.device != device:
@@ -129,7 +133,7 @@ class DiffusionTask:
         )
         return codec.encode(motion).float(), autoencoder.encode(image).latent
 
-    def _drop_conditions(self, index: Tensor, randomness: BatchRandomness) -> Tensor:
+    def drop_conditions(self, index: Tensor, randomness: BatchRandomness) -> Tensor:
         """Return the condition rows (b,) of clips (b,), some of them replaced by -1, the null condition."""
         self.rows = self.rows.to(index.device)  # in the first step; later it is there
         chances = randomness.sample(lambda size, generator: torch.rand(size, generator=generator, device=generator.device))
@@ -201,7 +205,18 @@ def train_diffusion(
         names = [name for label in labels(records) if (name := _condition_of(label, preset.diffusion_training)) is not None]
         condition = _make_condition(preset, names, model / "condition", None if start is None else start.condition)
         with state.local_main_process_first():  # the other processes find its caches
-            clips, encoded = _open_caches(stage1, preset, data, records, progress)
+            training = preset.diffusion_training
+            trajectories = make_codec(preset.diffusion, corners=stage1.corners).needs_trajectories
+            clips, encoded = open_caches(
+                stage1,
+                training,
+                data,
+                records,
+                size=preset.size,
+                fit=preset.fit,
+                trajectories=trajectories,
+                progress=progress,
+            )
         codec = _load_codec(model) if begun else _measured_codec(preset, stage1, None if encoded is None else encoded.motion)
         pipeline = _build_pipeline(preset, stage1, condition, codec)
         if start is not None:
@@ -211,7 +226,7 @@ def train_diffusion(
             if not begun:
                 pipeline.save_pretrained(model, leave_out=["unet"])
         state.wait_for_everyone()
-        task = DiffusionTask(pipeline, preset, clips, encoded)
+        task = DiffusionTask(pipeline, preset.diffusion_training, clips, encoded)
         return train(task, preset.diffusion_training.optimization, out, report=report, summary=summary)
 
 
@@ -220,15 +235,22 @@ def _condition_of(label: str, training: DiffusionTrainingConfig) -> str | None:
     return None if label == NULL_LABEL or training.condition_dropout == 1 else label
 
 
-def _open_caches(
-    stage1: LatentFlowAutoencoder, preset: Preset, data: Path, records: list[ClipRecord], progress: Progress | None
+def open_caches(
+    stage1: LatentFlowAutoencoder,
+    training: DiffusionTrainingConfig,
+    data: Path,
+    records: list[ClipRecord],
+    *,
+    size: Size,
+    fit: Fit,
+    trajectories: bool,
+    progress: Progress | None = None,
 ) -> tuple[ClipCache, EncodedClips | None]:
-    training = preset.diffusion_training
-    clips = open_training_clips(data, records, preset, training.background, progress)
+    """Return the decoded clips and, with `cache_motion`, what stage 1 sees of them; the first call makes them."""
+    clips = open_training_clips(data, records, size, fit, training.background, progress)
     if not training.cache_motion:
         return clips, None
     bf16 = uses_bf16(training.optimization.mixed_precision, stage1.device)
-    trajectories = make_codec(preset.diffusion, corners=stage1.corners).needs_trajectories
     return clips, open_encoded_clips(stage1, clips, training, trajectories=trajectories, bf16=bf16, progress=progress)
 
 

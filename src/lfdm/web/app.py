@@ -7,7 +7,6 @@ from typing import Any
 import gradio as gr
 from gradio.events import api
 
-from lfdm.config.diffusion import MAX_GUIDANCE_SCALE
 from lfdm.pipeline.control import MAX_STRENGTH
 from lfdm.web.answers import PROGRESS_BAR, api_answers, page_answers, streaming
 from lfdm.web.calls import Calls
@@ -47,7 +46,7 @@ def _generate_tab(calls: Calls) -> None:
     choices, limits = calls.choices, calls.limits
     labels = choices.labels
     max_steps = min(limits.num_inference_steps, choices.max_steps)
-    max_guidance = min(SLIDER_GUIDANCE, MAX_GUIDANCE_SCALE)
+    guidance = choices.guidance_range[0], min(SLIDER_GUIDANCE, choices.guidance_range[1])
     with gr.Row(elem_classes="lf-columns"):
         with gr.Column(scale=5, min_width=300, elem_classes="lf-card"):
             picture = picture_picker(choices.examples, limits)
@@ -73,7 +72,7 @@ def _generate_tab(calls: Calls) -> None:
                     "num_inference_steps": gr.Slider(
                         1, max_steps, min(choices.num_inference_steps, max_steps), step=1, label="Steps"
                     ),
-                    "guidance_scale": gr.Slider(0, max_guidance, choices.guidance_scale, step=0.1, label="Guidance"),
+                    "guidance_scale": gr.Slider(*guidance, choices.guidance_scale, step=0.1, label="Guidance"),
                     "num_frames": gr.Slider(2, choices.max_frames, choices.num_frames, step=1, label="Frames"),
                     "loop": gr.Checkbox(False, label="Loop: the last frame leads back to the first"),
                     "fit": _fit_choice(choices.fit),

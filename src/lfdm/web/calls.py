@@ -165,6 +165,7 @@ def choices_of(pipe: LatentFlowPipeline, examples: tuple[Path, ...]) -> Choices:
         num_frames=config["num_frames"],
         num_inference_steps=config["num_inference_steps"],
         guidance_scale=config["guidance_scale"],
+        guidance_range=pipe.guidance_range,
         fit=config["fit"],
     )
 

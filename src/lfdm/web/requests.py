@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image
 
 from lfdm.config.checks import MAX_SEED, check_integer, check_number, shown
-from lfdm.config.diffusion import MAX_GUIDANCE_SCALE
 from lfdm.config.video import PictureFit
 from lfdm.data.images import open_image, read_gray
 from lfdm.errors import UserError
@@ -49,6 +48,8 @@ class Choices:
     num_frames: int
     num_inference_steps: int
     guidance_scale: float
+    guidance_range: tuple[float, float]
+    """Smallest and largest scale of the page's slider; no request may have a larger one."""
     fit: PictureFit
     """How pictures of another shape than the model's are fitted by default."""
 
@@ -129,7 +130,7 @@ class RequestReader:
             condition=self._condition(label, unconditional),
             seeds=tuple(range(first, first + videos)),
             num_inference_steps=_integer("num_inference_steps", steps, 1, max_steps),
-            guidance_scale=_number("guidance_scale", scale, MAX_GUIDANCE_SCALE),
+            guidance_scale=_number("guidance_scale", scale, choices.guidance_range[1]),
             motion_strength=_number("motion_strength", motion_strength, MAX_STRENGTH),
             num_frames=_integer("num_frames", frames, 2, choices.max_frames),
             loop=_boolean("loop", loop),

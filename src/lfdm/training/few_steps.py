@@ -1,0 +1,236 @@
+"""Distillation of stage 2: one prediction instead of two for guidance, and videos in one to four steps.
+
+The student starts as its teacher. First it learns the guided velocity for every guidance scale, which becomes an input
+(2210.03142, section 3.1), then to predict the mean velocity over any interval of time (`lfdm.diffusion.mean_flow`).
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lfdm.config.serialization import to_json
+from lfdm.config.training import FewStepsConfig
+from lfdm.data.cache import ClipCache
+from lfdm.data.progress import Progress
+from lfdm.denoiser.unet3d import MotionUNet3D
+from lfdm.diffusion.mean_flow import (
+    MeanVelocity,
+    Velocity,
+    cauchy_loss,
+    composed_velocity,
+    expand_times,
+    mean_velocity,
+    sample_instants,
+    sample_intervals,
+    sample_steps,
+    total_derivative,
+)
+from lfdm.diffusion.schedulers import MotionScheduler, predicted_by
+from lfdm.errors import UserError
+from lfdm.folders.files import expand_home
+from lfdm.folders.lock import locked
+from lfdm.folders.run_folder import MODEL_DIR, check_run, prepare_run
+from lfdm.pipeline.pipeline import LatentFlowPipeline
+from lfdm.training.batches import BatchRandomness
+from lfdm.training.encoded_clips import EncodedClips
+from lfdm.training.loop import train
+from lfdm.training.processes import process_state, require_same_settings
+from lfdm.training.reports import RunSummary, StepReport
+from lfdm.training.stage1 import training_records
+from lfdm.training.stage2 import ConditionedUNet, DiffusionTask, open_caches
+
+
+class ConditionedFlowMap(ConditionedUNet):
+    """A network that takes the end of an interval and the guidance scale, and its conditions."""
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, sample: Tensor, timesteps: Tensor, until: Tensor, rows: Tensor, latent: Tensor, guidance: Tensor
+    ) -> Tensor:
+        """As `ConditionedUNet.forward`, with `until` (b,) and `guidance` (b,)."""
+        condition = self.condition.look_up(rows)
+        return self.unet(sample, timesteps, condition, latent, until=until, guidance=guidance)
+
+
+class FewStepsTask(DiffusionTask):
+    """The training task of a flow map."""
+
+    config: FewStepsConfig
+
+    def __init__(
+        self,
+        pipeline: LatentFlowPipeline,
+        teacher: MotionUNet3D,
+        config: FewStepsConfig,
+        clips: ClipCache,
+        encoded: EncodedClips | None,
+    ) -> None:
+        super().__init__(pipeline, config, clips, encoded)
+        self.teacher = teacher.requires_grad_(False).eval()
+        self.module = ConditionedFlowMap(pipeline.unet, pipeline.condition.requires_grad_(False))
+
+    def loss(self, module: nn.Module, batch: dict[str, Tensor], randomness: BatchRandomness) -> dict[str, Tensor]:
+        """Return the distillation loss of a batch (as `DiffusionTask.loss`), and the mean squared errors of velocities."""
+        config, device = self.config, randomness.generator.device
+        with torch.no_grad():
+            clean, latent = self.observe(batch, device)
+            rows = self.drop_conditions(batch["index"], randomness)
+        after = randomness.step - config.guidance_steps
+        time, until = randomness.sample(lambda size, generator: self._sample_times(size, after, generator).T).unbind(1)
+        chances = randomness.sample(lambda size, generator: torch.rand(size, generator=generator, device=device))
+        scale = torch.exp(chances * math.log(config.max_guidance))
+        shape = clean.shape[1:]
+        noise = randomness.sample(lambda size, generator: torch.randn(size, *shape, generator=generator, device=device))
+        x = torch.lerp(clean, noise, expand_times(time, clean))
+        with torch.no_grad():
+            spans, target = until < time, torch.empty_like(x)
+            for chosen, find in ((~spans, self._instant_target), (spans, self._interval_target)):
+                if bool(chosen.any()):
+                    inputs = _Inputs(*(values[chosen] for values in (x, time, until, rows, latent, scale)))
+                    target[chosen] = find(inputs, after).float()
+        loss, error = cauchy_loss(self._student(module, rows, latent, scale)(x, time, until), target)
+        instant = (~spans).float()
+        return {
+            "loss": loss.mean(),
+            "instant_error": (instant * error).sum() / instant.sum().clamp(min=1),
+            "interval_error": ((1 - instant) * error).sum() / (1 - instant).sum().clamp(min=1),
+        }
+
+    def _sample_times(self, batch_size: int, after: int, generator: torch.Generator) -> Tensor:
+        """Sample t and r, (2, batch_size), of a step that is `after` the first phase; the first rows of a batch are instants."""
+        kind, fraction = self.prediction_type, 1.0 if after < 0 else self.config.instant_fraction
+        instants = sample_instants(batch_size, kind, generator=generator)
+        if self.config.target == "composed":
+            intervals = sample_steps(batch_size, kind, generator=generator)
+        else:
+            intervals = sample_intervals(batch_size, generator=generator)
+        is_instant = torch.arange(batch_size, device=generator.device) < round(fraction * batch_size)
+        return torch.where(is_instant, instants, intervals)
+
+    def _student(self, module: nn.Module, rows: Tensor, latent: Tensor, scale: Tensor) -> MeanVelocity:
+        def predict(sample: Tensor, timesteps: Tensor, until: Tensor) -> Tensor:
+            return module(sample, timesteps, until, rows, latent, scale)
+
+        return lambda x, time, until: mean_velocity(predict, x, time, until, self.prediction_type)
+
+    def _teacher(self, rows: Tensor, latent: Tensor, scale: Tensor) -> Velocity:
+        """Return the guided velocity of the teacher, v_null + scale * (v_condition - v_null)."""
+        if self.teacher.device != latent.device:
+            self.teacher.to(latent.device)
+        look_up = self.pipeline.condition.look_up
+        both = torch.cat((look_up(torch.full_like(rows, -1)), look_up(rows)))
+
+        def predict(sample: Tensor, timesteps: Tensor, until: Tensor) -> Tensor:
+            del until
+            without, with_condition = self.teacher(sample, timesteps, both, latent).chunk(2)
+            return torch.lerp(without, with_condition, expand_times(scale, without).to(without.dtype))
+
+        return lambda x, time: mean_velocity(predict, x, time, time, self.prediction_type)
+
+    def _instant_target(self, inputs: "_Inputs", after: int) -> Tensor:
+        del after
+        return self._teacher(inputs.rows, inputs.latent, inputs.scale)(inputs.x, inputs.time)
+
+    def _interval_target(self, inputs: "_Inputs", after: int) -> Tensor:
+        known = inputs.rows, inputs.latent, inputs.scale
+        teacher, student = (
+            self._teacher(*known),
+            self._student(self.module, *known),
+        )  # no wrapper: processes need not make equally many predictions
+        x, time, until = inputs.x, inputs.time, inputs.until
+        if self.config.target == "composed":
+            return composed_velocity(teacher, student, x, time, until)
+        weight = min(1.0, (after + 1) / max(1, self.config.tangent_warmup_steps))
+        with torch.autocast(x.device.type, enabled=False):  # finite differences need float32
+            velocity = teacher(x, time)
+            change = total_derivative(student, x, time, until, velocity)
+        return velocity - weight * expand_times(time - until, x) * change
+
+
+class _Inputs(NamedTuple):
+    """Some samples of a batch."""
+
+    x: Tensor
+    time: Tensor
+    until: Tensor
+    rows: Tensor
+    latent: Tensor
+    scale: Tensor
+
+
+def train_few_steps(
+    model: str | Path,
+    data: Path,
+    out: Path,
+    config: FewStepsConfig,
+    *,
+    report: Callable[[StepReport], None] | None = None,
+    summary: Callable[[RunSummary], None] | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Distill `model` on the training clips of `data` and return the last checkpoint in the run folder `out`.
+
+    The same call resumes. `LatentFlowPipeline.from_pretrained` loads `out` as soon as it holds a checkpoint.
+
+    Args:
+        model: the teacher: bundled name, pipeline folder, diffusion run folder or Hub repository.
+        report: called with the metrics every `log_steps`.
+        summary: called before the first step, and again once time and memory can be estimated.
+        progress: called while clips are decoded, their motion is estimated and their first frames are encoded.
+
+    Raises:
+        UserError: a teacher that cannot be distilled, no training clips, labels that the teacher does not know, settings that
+            contradict the run in `out`, or another process that uses `out`.
+        FileNotFoundError: no such data set or model.
+    """
+    data, out = expand_home(data), expand_home(out)
+    records = training_records(data)
+    settings = {"stage": "few-steps", "model": str(model), "data": str(data), "few_steps": to_json(config)}
+    require_same_settings(settings)
+    check_run(out, settings)
+    teacher = LatentFlowPipeline.from_pretrained(model)
+    student = make_student(teacher, config)
+    state = process_state()
+    with locked(out, hold=state.is_main_process):
+        stage1 = teacher.autoencoder.requires_grad_(False).to(state.device)
+        size, fit, trajectories = teacher.size, teacher.config["fit"], teacher.motion_codec.needs_trajectories
+        with state.local_main_process_first():  # the other processes find its caches
+            clips, encoded = open_caches(
+                stage1, config, data, records, size=size, fit=fit, trajectories=trajectories, progress=progress
+            )
+        if state.is_main_process:
+            prepare_run(out, settings)
+            if not (out / MODEL_DIR).is_dir():
+                student.save_pretrained(out / MODEL_DIR, leave_out=["unet"])
+        state.wait_for_everyone()
+        assert isinstance(teacher.unet, MotionUNet3D)
+        task = FewStepsTask(student, teacher.unet, config, clips, encoded)
+        return train(task, config.optimization, out, report=report, summary=summary)
+
+
+def make_student(teacher: LatentFlowPipeline, config: FewStepsConfig) -> LatentFlowPipeline:
+    """Return a pipeline with the teacher's components and a flow map that starts with its weights.
+
+    Raises:
+        UserError: another network than `MotionUNet3D`, one that predicts noise, or one that is distilled already.
+    """
+    unet, kind = teacher.unet, predicted_by(teacher.scheduler)
+    if not isinstance(unet, MotionUNet3D):
+        raise UserError(f"model must have a MotionUNet3D to distill; got {type(unet).__name__}")
+    if kind == "epsilon":
+        raise UserError("model must predict velocity or v_prediction to be distilled; got 'epsilon'")
+    if unet.flow_map or unet.max_guidance is not None:
+        raise UserError("model must be the result of `lfdm train diffusion`; got one that is distilled already")
+    settings = {name: value for name, value in unet.config.items() if not name.startswith("_")}
+    flow_map = MotionUNet3D(**{**settings, "flow_map": True, "max_guidance": config.max_guidance})
+    flow_map.load_state_dict({**flow_map.state_dict(), **unet.state_dict()})
+    return LatentFlowPipeline.from_pipe(
+        teacher,
+        unet=flow_map,
+        scheduler=MotionScheduler(prediction_type=kind, sampler="flow_map"),
+        num_inference_steps=config.num_inference_steps,
+        guidance_scale=min(max(teacher.config["guidance_scale"], 1.0), config.max_guidance),
+    )
