@@ -28,8 +28,8 @@ from lfdm.web.model_page import read_model_page
 from lfdm.web.storage import Storage
 
 MAX_CONNECTIONS = 500
-SESSIONS = 200
-"""Number of visitors whose last inputs gradio stores."""
+SESSIONS = 50
+"""Number of visitors and API calls whose last inputs gradio stores: about 100 kB each."""
 FONTS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 MONO_FONTS = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
