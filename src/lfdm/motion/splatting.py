@@ -16,6 +16,8 @@ from torch import Tensor
 
 TINY = 1e-20
 """Smallest denominator; reached only where nothing lands, whose mean is then 0."""
+BORDER = 3
+"""Rows and columns that the target has besides its own."""
 HOLE_COVERAGE = 0.25
 """Coverage below which a target cell counts as a hole."""
 
@@ -38,29 +40,32 @@ def softmax_splat(
     Cells that land outside the target are dropped. Runs in float32 at least; memory is linear in the number of cells.
 
     Args:
-        priority: (b, 1, t, h, w); differences matter: 5 more means about 150 times the weight.
+        priority: (b, 1, t, h, w), or (b, 1, 1, h, w) for all frames; 5 more means about 150 times the weight.
         size: (H, W) of the target.
         visibility: (b, 1, t, h, w) in [0, 1]; None = everything is visible.
     """
     b, channels, t = values.shape[:3]
     height, width = size
     precision = torch.promote_types(values.dtype, torch.float32)
-    shown = torch.ones_like(priority) if visibility is None else visibility
+    shown = torch.ones_like(values[:, :1]) if visibility is None else visibility
     shown = shown.to(precision)
-    weight = shown * torch.exp(priority.to(precision) - priority.detach().amax((1, 3, 4), keepdim=True).to(precision))
+    weight = shown * torch.exp(priority - priority.detach().amax((1, 2, 3, 4), keepdim=True)).to(precision)
     carried = torch.cat((values.to(precision) * weight, weight, shown), dim=1)
     carried = rearrange(carried, "b c t h w -> (b t) c (h w)")
-    grid = rearrange(grid.to(precision), "b t h w xy -> xy (b t) (h w)")
-    x, y = ((grid[0] + 1) * width - 1) / 2, ((grid[1] + 1) * height - 1) / 2
+    x, y = rearrange(grid.to(precision), "b t h w xy -> xy (b t) (h w)")
+    # a border of one cell before and two after the target takes what lands outside
+    x, y = (((x + 1) * width - 1) / 2).clamp(-1, width), (((y + 1) * height - 1) / 2).clamp(-1, height)
     left, top = x.detach().floor(), y.detach().floor()
-    landed = carried.new_zeros(b * t, channels + 2, height * width)
-    for column, row in ((left, top), (left + 1, top), (left, top + 1), (left + 1, top + 1)):
-        share = (1 - (x - column).abs()) * (1 - (y - row).abs())
-        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-        index = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).long()
-        part = carried * (share * inside).unsqueeze(1)
-        landed = landed.scatter_add(2, index.unsqueeze(1).expand_as(part), part)
-    landed = rearrange(landed, "(b t) c (h w) -> b c t h w", b=b, h=height)
+    right_share, lower_share = x - left, y - top
+    left_share, upper_share = 1 - right_share, 1 - lower_share
+    row = width + BORDER
+    index = (top.long() + 1) * row + left.long() + 1
+    landed = carried.new_zeros(b * t, channels + 2, (height + BORDER) * row)
+    shares = (left_share * upper_share, right_share * upper_share, left_share * lower_share, right_share * lower_share)
+    for offset, share in zip((0, 1, row, row + 1), shares, strict=True):
+        part = carried * share.unsqueeze(1)
+        landed = landed.scatter_add(2, (index + offset).unsqueeze(1).expand_as(part), part)
+    landed = rearrange(landed, "(b t) c (h w) -> b c t h w", b=b, w=row)[..., 1 : height + 1, 1 : width + 1]
     total = landed[:, channels : channels + 1]
     mean = torch.where(total > TINY, landed[:, :channels] / total.clamp(min=TINY), 0)
     return Splat(mean, landed[:, channels + 1 :])

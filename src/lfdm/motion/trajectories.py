@@ -67,8 +67,7 @@ class Trajectories:
             priority: (b, 1, h, w) of the source's cells, see `softmax_splat`.
         """
         grid = flow_to_grid(self.displacement, corners=False)
-        priority = priority.unsqueeze(2).expand_as(self.visibility)
-        return softmax_splat(-self.displacement, grid, priority, size, visibility=self.visibility)
+        return softmax_splat(-self.displacement, grid, priority.unsqueeze(2), size, visibility=self.visibility)
 
 
 @dataclass(frozen=True, eq=False)
