@@ -181,8 +181,8 @@ def render_table(results: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Error of motion compressed as trajectories.")
     parser.add_argument("--model", default="puppets64")
-    parser.add_argument("--num-subjects", type=int, default=4)
-    parser.add_argument("--num-fitted", type=int, default=16, help="clips that the basis is fitted on")
+    parser.add_argument("--num-subjects", type=int, default=3)
+    parser.add_argument("--num-fitted", type=int, default=24, help="clips that the basis is fitted on")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     autoencoder = LatentFlowPipeline.from_pretrained(options.model).autoencoder
