@@ -24,7 +24,10 @@ from lfdm.data.video import write_video
 from lfdm.evaluation.settings import ClassifierTraining, EvaluationConfig
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted((ROOT / "docs" / "tutorials").glob("*.md")) + sorted((ROOT / "docs" / "how-to").glob("*.md"))
+README = ROOT / "README.md"
+TESTED_ELSEWHERE = ("## Reproduce the paper", "## In the browser")
+"""Sections of the README that tests/test_reproduce_the_paper.py and tests/web/test_client.py run."""
+PAGES = [README, *sorted((ROOT / "docs" / "tutorials").glob("*.md")), *sorted((ROOT / "docs" / "how-to").glob("*.md"))]
 NOT_RUN = ("pip install ", "git clone ", "make ", "lfdm serve", "torchrun ")
 """Commands that install or do not end: tests/web serves, and tests/training/test_processes.py starts several processes."""
 SHORTER = {
@@ -42,7 +45,9 @@ LABELS, PEOPLE = ("wave", "jump", "bow"), ("anna", "ben", "cleo")
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:
     """Yield the language and the text of every block of commands or of Python."""
-    yield from re.findall(r"^```(bash|python)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    sections = re.split(r"^(?=## )", page.read_text(), flags=re.MULTILINE)
+    text = "".join(section for section in sections if not section.startswith(TESTED_ELSEWHERE))
+    yield from re.findall(r"^```(bash|python)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 def commands(block: str) -> list[str]:
@@ -92,9 +97,13 @@ def readers_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("footage", "other_clips", "recordings"):
         Path(name).symlink_to("my_clips")
     bundled = ROOT / "src" / "lfdm" / "assets" / "puppets64" / "images"
+    Path("src").symlink_to(ROOT / "src")
+    Path("requests.csv").write_text("image,condition\nphoto.png,wave\n")
+    Image.new("L", (64, 64), 255).save("mask.png")
     for name, source in (("puppet", 1), ("other", 2), ("photo", 3)):
         Image.open(bundled / f"puppet-{source}.png").save(f"{name}.png")
-    write_video("clip.mp4", render_clip(5, "wave", 0, truth=False).frames, fps=8)
+    for name in ("clip", "driving"):
+        write_video(f"{name}.mp4", render_clip(5, "wave", 0, truth=False).frames, fps=8)
     write_sprites()
     assert run(lfdm.cli.COMMANDS, ["data", "folder", "my_clips", "--out", "data/mine"], "") == 0
 
@@ -104,7 +113,8 @@ def write_sprites() -> None:
     rng = np.random.default_rng(0)
     sprite = np.zeros((64, 64, 4), np.uint8)
     sprite[16:56, 24:40] = np.concatenate((rng.integers(0, 4, (40, 16, 3)) * 60, np.full((40, 16, 1), 255)), axis=2)
-    Image.fromarray(sprite).save("hero.png")
+    for name in ("hero", "sprite"):
+        Image.fromarray(sprite).save(f"{name}.png")
     Path("sheets").mkdir()
     for name in ("knight", "orc", "elf"):
         rows = [
