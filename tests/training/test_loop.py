@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from lfdm.cli.options import ModelOptions
 from lfdm.config.registration import register_to_config
 from lfdm.config.training import OptimizationConfig
 from lfdm.errors import UserError
@@ -260,11 +261,16 @@ def test_precision_may_differ_between_trainings_of_one_process(tmp_path: Path) -
     assert not torch.equal(half["model.first.weight"], full["model.first.weight"])
 
 
-@pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="the processor's instructions are read from /proc/cpuinfo")
-def test_automatic_precision_is_bf16_if_the_cpu_has_its_instructions() -> None:
+@pytest.mark.parametrize("has_amx", [True, False])
+def test_automatic_precision_is_bf16_if_the_cpu_has_matrix_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch, *, has_amx: bool
+) -> None:
     device = torch.device("cpu")
-    native = any("avx512_bf16" in line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
-    assert uses_bf16("auto", device) == native
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
+    assert uses_bf16("auto", device) == has_amx
+    assert ModelOptions(device="cpu", dtype="auto").torch_dtype() == (torch.bfloat16 if has_amx else torch.float32)
+    assert ModelOptions(device="cpu").torch_dtype() == torch.float32
     assert uses_bf16("bf16", device)
     assert not uses_bf16("no", device)
 

@@ -14,6 +14,7 @@ from lfdm.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from lfdm.pipeline.outputs import VideoFiles
     from lfdm.pipeline.pipeline import LatentFlowPipeline
@@ -33,26 +34,31 @@ class ModelOptions:
     """Bundled name, pipeline folder, diffusion run folder or Hub repository; to transfer or reuse motion also a stage-1 run."""
     device: str | None = None
     """cpu, cuda, cuda:1, ...; by default the GPU if there is one."""
-    dtype: Dtype = "float32"
-    """Number format of the networks."""
+    dtype: Dtype | Literal["auto"] = "float32"
+    """Number format of the networks; auto = bfloat16 where the device is faster in it, otherwise float32."""
     fit: PictureFit | None = None
     """Black borders (pad), the central part (crop) or stretching for images of another shape than in training, or `native`: a
     video in the image's own shape. By default as in training."""
 
     def open(self) -> "LatentFlowPipeline":
         """Load the model."""
-        import torch
-
-        return open_pipeline(self.model, self.device, dtype=getattr(torch, self.dtype))
+        return open_pipeline(self.model, self.device, dtype=self.torch_dtype())
 
     def open_stage1(self) -> "Stage1Pipeline":
         """Load stage 1 of the model, or of a stage-1 run."""
-        import torch
-
         from lfdm.pipeline.transfer import Stage1Pipeline
 
-        dtype, device = getattr(torch, self.dtype), pick_device(self.device)
-        return Stage1Pipeline.from_pretrained(self.model, dtype=dtype, device=device)
+        return Stage1Pipeline.from_pretrained(self.model, dtype=self.torch_dtype(), device=pick_device(self.device))
+
+    def torch_dtype(self) -> "torch.dtype":
+        """Return the number format as torch knows it, that of `auto` for the device."""
+        import torch
+
+        from lfdm.folders.components import has_fast_bfloat16
+
+        if self.dtype != "auto":
+            return getattr(torch, self.dtype)
+        return torch.bfloat16 if has_fast_bfloat16(torch.device(pick_device(self.device))) else torch.float32
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,18 +7,12 @@ from torch import nn
 
 from lfdm.autoencoder.convolution import channels_last_kernels
 from lfdm.config.training import MixedPrecision, OptimizationConfig
+from lfdm.folders.components import has_fast_bfloat16
 
 
 def uses_bf16(choice: MixedPrecision, device: torch.device) -> bool:
-    """Return whether to compute in bfloat16; `auto` means where the device has instructions for it.
-
-    Without them a CPU is ten times slower in bfloat16 than in float32.
-    """
-    if choice != "auto":
-        return choice == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    """Return whether to compute in bfloat16; `auto` means where it is faster."""
+    return has_fast_bfloat16(device) if choice == "auto" else choice == "bf16"
 
 
 def learning_rate(config: OptimizationConfig, step: int) -> float:
