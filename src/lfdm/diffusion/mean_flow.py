@@ -27,7 +27,7 @@ NetworkCall = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 TIME_STEP = 2e-2
 """Distance in time of the finite differences, 20 timesteps: networks trained at whole timesteps wave between them, which exact
-derivatives, or differences over less time, mistake for motion (docs/decisions/0040-finite-differences.md)."""
+derivatives, or differences over less time, mistake for motion (docs/decisions/0040-few-steps.md)."""
 LATE_LOGIT, EARLY_LOGIT = (0.4, 1.0), (-1.2, 1.0)
 """Mean and standard deviation of the logits of the two ends of intervals (2510.24474)."""
 TEACHER_STEP = 0.3
