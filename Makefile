@@ -2,6 +2,7 @@
 # make test       sets up .venv and runs what every commit must pass: ruff, pyright and the fast tests
 # make test-all   runs everything, as CI does: the slow tests and the demo, too
 # make docs       builds the documentation into build/site; open build/site/index.html
+# make site-demo  writes site-demo/, a page that animates pictures in the browser, for any static host; needs npm
 # make audit      compares constraints.txt with the known vulnerabilities; needs the internet
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,7 +10,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n logical
 
-.PHONY: demo test test-all docs lint typecheck audit clean
+.PHONY: demo docs site-demo test test-all lint typecheck audit clean
 
 demo: .venv/installed
 	$(BIN)/lfdm demo --out demo
@@ -39,9 +40,21 @@ typecheck: .venv/installed-dev
 	touch $@
 
 .venv/installed-dev: .venv/installed benchmarks/requirements.txt
-	$(PIP) -e ".[text,train,eval,web,heif,render,scale,docs,dev]"
+	$(PIP) -e ".[text,train,eval,web,heif,render,scale,onnx,docs,dev]"
 	$(PIP) --no-deps -r benchmarks/requirements.txt
 	touch $@
+
+DEMO := web/static-demo
+MODULES := $(DEMO)/node_modules
+
+site-demo: .venv/installed-dev
+	npm ci --prefix $(DEMO) --ignore-scripts --no-audit --no-fund
+	$(BIN)/lfdm export --model puppets64 --dtype float16 --out site-demo/model
+	mkdir -p site-demo/images
+	cp $(DEMO)/*.html $(DEMO)/*.js $(DEMO)/*.css site-demo
+	cp $(MODULES)/onnxruntime-web/dist/ort.wasm.min.mjs $(MODULES)/onnxruntime-web/dist/ort-wasm-simd-threaded.mjs site-demo
+	cp $(MODULES)/onnxruntime-web/dist/ort-wasm-simd-threaded.wasm $(MODULES)/gifenc/dist/gifenc.esm.js site-demo
+	cp src/lfdm/assets/puppets64/images/*.png site-demo/images
 
 audit: .venv-audit/installed
 	.venv-audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
@@ -52,4 +65,4 @@ audit: .venv-audit/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-audit demo
+	rm -rf .venv .venv-audit demo site-demo $(MODULES)

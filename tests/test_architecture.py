@@ -18,7 +18,7 @@ ORDER = (
     ("visualize", "autoencoder", "denoiser", "condition"),
     ("diffusion",),
     ("pipeline",),
-    ("published", "distributed"),
+    ("published", "distributed", "export"),
     ("training",),
     ("evaluation",),
     ("web",),

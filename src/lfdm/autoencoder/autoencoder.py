@@ -208,7 +208,7 @@ class LatentFlowAutoencoder(Model):
         Raises:
             UserError: as `decode`.
         """
-        self._check_motion(motion, len(image))
+        self._check_motion(motion, image.shape[0])
         size = _size(image)
         return motions_at(self.upsampler, image, motion, [size])[size]
 
@@ -218,7 +218,7 @@ class LatentFlowAutoencoder(Model):
         Raises:
             UserError: a motion of the other coordinate convention, or of another batch size.
         """
-        self._check_motion(motion, len(features.image))
+        self._check_motion(motion, features.image.shape[0])
         return self._decode(features, self._motions(features, motion))
 
     def forward(self, source: Tensor, driving: Tensor) -> Reconstruction:
@@ -256,7 +256,7 @@ class LatentFlowAutoencoder(Model):
         image, occlusion = self._warp_scale(features.image, motions)
         inpainted = torch.sigmoid(convolve_to_few(x, self.final)).to(image.dtype)
         prediction = _blend(inpainted, image, occlusion)
-        b = len(features.image)
+        b = features.image.shape[0]
         return Decoded(*(rearrange(v, "(b t) c h w -> b c t h w", b=b) for v in (prediction, image, inpainted)))
 
     def _check_motion(self, motion: Motion, batch: int) -> None:
@@ -264,7 +264,7 @@ class LatentFlowAutoencoder(Model):
             raise UserError(
                 f"motion must have corners={self.corners}, this model's coordinate convention; got corners={motion.corners}"
             )
-        if len(motion.flow) != batch:
+        if motion.flow.shape[0] != batch:
             raise UserError(f"motion must have the batch size of the source, {batch}; got {len(motion.flow)}")
 
     def _predict_motion(self, source: Tensor, driving: Tensor, before: tuple[Tensor, Tensor] | None = None) -> MotionEstimate:

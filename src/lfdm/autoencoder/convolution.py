@@ -56,7 +56,7 @@ def double_and_convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
     In each direction, two of the three pixels under the kernel are the same pixel of `x`. Summing their weights leaves a
     transposed convolution of stride 2, 4 multiplications per output instead of 9.
     """
-    if x.shape[0] * x.shape[2] * x.shape[3] < MIN_FOLDED_POSITIONS:
+    if not torch.compiler.is_exporting() and x.shape[0] * x.shape[2] * x.shape[3] < MIN_FOLDED_POSITIONS:
         return convolve_same(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias)
     # row i: which of the three weights connect a pixel to the i-th of the four outputs around it
     sums = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=weight.dtype, device=weight.device)

@@ -7,7 +7,7 @@ from lfdm.cli.completion import completion_command
 from lfdm.cli.console import CommandTree, Group, run_process
 from lfdm.cli.data_sets import data_characters, data_corpus, data_folder, data_lpc, data_puppets, data_sprites
 from lfdm.cli.info import info
-from lfdm.cli.models import evaluate, import_
+from lfdm.cli.models import evaluate, export, import_
 from lfdm.cli.new import new
 from lfdm.cli.serve import serve
 from lfdm.cli.training import adapt, autoencoder_training, diffusion_training, train_few_steps, train_suitable_autoencoder
@@ -48,6 +48,7 @@ COMMANDS: CommandTree = {
     "evaluate": evaluate,
     "batch": batch,
     "import": import_,
+    "export": export,
     "serve": serve,
     "info": info,
     "new": new,

@@ -1,12 +1,12 @@
 """Commands that evaluate and import models."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
 from lfdm.cli.console import progress_bar
-from lfdm.cli.options import DEFAULT_MODEL, pick_device, print_json
+from lfdm.cli.options import DEFAULT_MODEL, open_pipeline, pick_device, print_json
 from lfdm.config.diffusion import SamplerName
 from lfdm.errors import UserError
 from lfdm.evaluation.settings import EvaluationConfig
@@ -78,6 +78,30 @@ def _print_summary(results: dict[str, Any]) -> None:
         console.print(table)
     for figure, reason in results["left_out"].items():
         console.print(f"left out: {figure} ({reason})", markup=False, highlight=False)
+
+
+def export(
+    *,
+    out: Path,
+    model: str = DEFAULT_MODEL,
+    format: Literal["onnx", "torch"] = "onnx",  # noqa: A002 - the option's name
+    dtype: Literal["float32", "float16"] = "float32",
+) -> None:
+    """Export a model's networks for use without lfdm or without PyTorch.
+
+    The folder holds encoder, denoiser, decoder and motion predictor, and pipeline.json with labels, codec and noise schedule.
+    `lfdm.export.runtime.OnnxPipeline` runs it with NumPy and ONNX Runtime.
+
+    Args:
+        out: Folder; an export in it is replaced.
+        model: Bundled name, pipeline folder, diffusion run folder or Hub repository.
+        format: onnx, or torch for programs of torch.export.
+        dtype: Number format in which ONNX files store weights; float16 halves their size. They compute in float32.
+    """
+    from lfdm.export.exporting import export_pipeline
+
+    for path in export_pipeline(open_pipeline(model, "cpu"), out, form=format, weights=dtype):
+        print(path)
 
 
 def import_(

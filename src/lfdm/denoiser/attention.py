@@ -142,7 +142,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> T
     if bias is None:
         scores = scale * (queries @ keys)
     else:
-        scores = torch.baddbmm(bias.expand(len(q), -1, -1, -1).flatten(0, 1), queries, keys, alpha=scale)
+        scores = torch.baddbmm(bias.expand(q.shape[0], -1, -1, -1).flatten(0, 1), queries, keys, alpha=scale)
     return (scores.softmax(dim=-1) @ v.flatten(0, 1)).view(q.shape)
 
 
@@ -238,7 +238,7 @@ def frame_geometry(
     if attention_frames is not None and attention_frames < 1:
         raise UserError(f"attention_frames must be at least 1, or None for all; got {attention_frames}")
     table = bias(num_frames)
-    if attention_frames is not None and attention_frames < num_frames:
+    if attention_frames is not None and (torch.compiler.is_exporting() or attention_frames < num_frames):
         table = table.masked_fill(~_around(num_frames, attention_frames, table.device), -math.inf)
     exponents = torch.arange(0, head_dim, 2, device=table.device, dtype=torch.float32) / head_dim
     frames = torch.arange(num_frames, device=table.device, dtype=torch.float32)
@@ -249,13 +249,13 @@ def frame_geometry(
 def _around(num_frames: int, count: int, device: torch.device) -> Tensor:
     """Return (t, t) bool: whether the key frame (column) is among the `count` frames around the query frame (row)."""
     frames = torch.arange(num_frames, device=device)
-    first = (frames - count // 2).clamp(0, num_frames - count)[:, None]
+    first = (frames - count // 2).clamp(0, torch.sym_max(num_frames - count, 0))[:, None]
     return (frames >= first) & (frames < first + count)
 
 
 def _in_blocks(operation: Callable[[Tensor], Tensor], x: Tensor, *, dim: int, rows: int) -> Tensor:
-    """Apply `operation` to blocks of x along `dim`, each index of which has this many `rows`; on a GPU, to all of x."""
-    if x.device.type != "cpu":
+    """Apply `operation` to blocks of x along `dim`, each index of which has `rows` rows; on a GPU or in an export, to all."""
+    if x.device.type != "cpu" or torch.compiler.is_exporting():
         return operation(x)
     places = BLOCK_ROWS * torch.get_num_threads() * torch.float32.itemsize // (x.element_size() * rows)
     return torch.cat([operation(block) for block in x.split(max(1, places), dim)], dim)

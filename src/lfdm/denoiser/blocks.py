@@ -69,12 +69,16 @@ class NormSiLU(nn.Module):
 
 
 def is_transformed() -> bool:
-    """Return whether forward-mode derivatives or a `torch.func` transform are active.
+    """Return whether forward-mode derivatives or a `torch.func` transform are active, or the network is being exported.
 
     Fused operations then give way to plain ones, as they have reverse-mode derivatives only. Declaring the others for
     `torch.autograd.Function` (`setup_context`) would make each of its calls 60 to 80 us slower.
     """
-    return torch.autograd.forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+    return (
+        torch.autograd.forward_ad._current_level >= 0
+        or torch._C._are_functorch_transforms_active()
+        or torch.compiler.is_exporting()
+    )
 
 
 class _NormAffineSiLU(torch.autograd.Function):

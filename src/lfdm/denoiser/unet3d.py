@@ -236,8 +236,8 @@ class MotionUNet3D(DenoiserNetwork):
         latent_embedding = self._latent_embedding(sample, latent, latent_embedding)
         if (until is not None and not self.flow_map) or (guidance is not None and self.max_guidance is None):
             raise UserError("until needs a network with flow_map=True, guidance one with max_guidance")
-        embedding = self._embed(timestep, guidance, condition, batch_size=len(sample))  # (k b, e)
-        late = embedding if until is None else self._embed(until, guidance, condition, batch_size=len(sample))
+        embedding = self._embed(timestep, guidance, condition, batch_size=sample.shape[0])  # (k b, e)
+        late = embedding if until is None else self._embed(until, guidance, condition, batch_size=sample.shape[0])
         geometry = frame_geometry(
             sample.shape[2], bias=self.relative_position_bias, head_dim=self.head_dim, attention_frames=attention_frames
         )
@@ -247,8 +247,8 @@ class MotionUNet3D(DenoiserNetwork):
         stem = x
         if self.temporal_attention_in is not None:
             x = self.temporal_attention_in(x, geometry, self._run)
-        if len(condition) > len(sample):
-            x, stem = (z.repeat(len(condition) // len(sample), 1, 1, 1, 1) for z in (x, stem))
+        if condition.shape[0] > sample.shape[0]:
+            x, stem = (z.repeat(condition.shape[0] // sample.shape[0], 1, 1, 1, 1) for z in (x, stem))
 
         skips = []
         for level in self.down:
@@ -272,14 +272,14 @@ class MotionUNet3D(DenoiserNetwork):
         """Return time and guidance, then condition, after the SiLU before every modulation: (k b, 4 dim + condition_dim)."""
         precision = torch.promote_types(self.dtype, torch.float32)
         time = torch.as_tensor(timestep, dtype=precision, device=condition.device)
-        if time.ndim > 1 or (time.ndim == 1 and len(time) not in (1, batch_size)):
+        if time.ndim > 1 or (time.ndim == 1 and time.shape[0] not in (1, batch_size)):
             raise UserError(f"timestep has shape {tuple(time.shape)}; allowed: () or ({batch_size},)")
         embedding = self.time_embedding(sinusoids(time, self.dim).to(self.dtype).expand(batch_size, -1))
         if self.guidance_embedding is not None:
             scale = torch.as_tensor(1.0 if guidance is None else guidance, dtype=precision, device=condition.device)
             position = NUM_TRAIN_TIMESTEPS * scale.log() / math.log(self.config["max_guidance"])  # as timesteps, 0 to 1000
             embedding = embedding + self.guidance_embedding(sinusoids(position, self.dim).to(self.dtype))
-        embedding = embedding.repeat(len(condition) // batch_size, 1)
+        embedding = embedding.repeat(condition.shape[0] // batch_size, 1)
         return F.silu(torch.cat((embedding, condition.to(embedding.dtype)), dim=-1))
 
     def _latent_embedding(self, sample: Tensor, latent: Tensor | None, embedding: Tensor | None) -> Tensor:
@@ -290,7 +290,7 @@ class MotionUNet3D(DenoiserNetwork):
         if latent is not None:
             embedding = self.embed_latent(latent)
         assert embedding is not None
-        allowed = (len(sample), self.dim, *(size // self.patch_size for size in sample.shape[3:]))
+        allowed = (sample.shape[0], self.dim, *(size // self.patch_size for size in sample.shape[3:]))
         if embedding.shape != allowed:
             raise UserError(
                 f"latent or latent_embedding does not match the sample {tuple(sample.shape)}: its embedding has shape "
@@ -300,10 +300,10 @@ class MotionUNet3D(DenoiserNetwork):
 
     def _check_inputs(self, sample: Tensor, condition: Tensor) -> None:
         channels, width = self.config["sample_channels"], self.config["condition_dim"]
-        if sample.ndim != 5 or sample.shape[1] != channels or len(sample) < 1 or sample.shape[2] < 1:
+        if sample.ndim != 5 or sample.shape[1] != channels or sample.shape[0] < 1 or sample.shape[2] < 1:
             raise UserError(f"sample has shape {tuple(sample.shape)}; allowed: (b, {channels}, t, h, w) with b, t >= 1")
-        if condition.ndim != 2 or condition.shape[1] != width or len(condition) < 1 or len(condition) % len(sample):
-            allowed = f"({len(sample)}, {width}), or a multiple of {len(sample)} rows"
+        if condition.ndim != 2 or condition.shape[1] != width or condition.shape[0] < 1 or condition.shape[0] % sample.shape[0]:
+            allowed = f"({sample.shape[0]}, {width}), or a multiple of {sample.shape[0]} rows"
             raise UserError(f"condition has shape {tuple(condition.shape)}; allowed: {allowed}")
         self._check_size("sample", *sample.shape[-2:])
 

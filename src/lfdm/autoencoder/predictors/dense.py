@@ -76,7 +76,7 @@ class DenseMotionPredictor(MotionPredictor):
 
     def predict(self, source: Tensor, driving: Tensor, before: tuple[Tensor, Tensor] | None = None) -> MotionEstimate:
         """Estimate motion (see `MotionPredictor.predict`). With `tracking`, driving frames must be successive frames."""
-        b = len(driving)
+        b = driving.shape[0]
         reduction = self.stride // MATCHING_STRIDE
         previous = before if self.tracking else None
         frames = driving if previous is None else torch.cat((previous[0].unsqueeze(2), driving), dim=2)
@@ -104,7 +104,7 @@ class DenseMotionPredictor(MotionPredictor):
     def _describe_half(self, image: Tensor) -> Tensor:
         """Return the features of images (n, 3, H, W) at stride 2."""
         position = identity_grid(*image.shape[-2:], corners=False, device=image.device).permute(2, 0, 1).to(image.dtype)
-        x = channels_last(torch.cat((2 * image - 1, position.expand(len(image), -1, -1, -1)), dim=1))
+        x = channels_last(torch.cat((2 * image - 1, position.expand(image.shape[0], -1, -1, -1)), dim=1))
         return self.encoder[0](self.stem(x))
 
     def _track(self, source: ImageFeatures, frames: ImageFeatures, b: int, flow: Tensor | None) -> FlowState:
@@ -139,7 +139,7 @@ class DenseMotionPredictor(MotionPredictor):
         self, source: ImageFeatures, driving: ImageFeatures, expected: Tensor | None = None, pull: float | None = None
     ) -> tuple[FlowState, Match]:
         """Estimate b * t driving frames against b sources; the expected flow (b * t, 2, h, w) has the given or usual pull."""
-        t = len(driving.half) // len(source.half)
+        t = driving.half.shape[0] // source.half.shape[0]
         match = self.matching(source, driving, expected, self.tracking if pull is None else pull)
         coarse_match, coarse_evidence = (F.avg_pool2d(x, 2, ceil_mode=True) for x in (match.flow, match.evidence))
         hidden = self._join(source.quarter, driving.quarter, coarse_match, coarse_evidence.detach(), t)

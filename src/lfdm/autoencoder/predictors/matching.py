@@ -100,9 +100,8 @@ class Matching(nn.Module):
 
 
 def _concatenate(*parts: Tensor) -> Tensor:
-    """Concatenate channels, repeating parts of batch size 1."""
-    batch = max(len(part) for part in parts)
-    return torch.cat([part.expand(batch, -1, -1, -1) for part in parts], dim=1)
+    """Concatenate channels, repeating parts of batch size 1; the first part has the full batch size."""
+    return torch.cat([part.expand(parts[0].shape[0], -1, -1, -1) for part in parts], dim=1)
 
 
 def _to_tokens(x: Tensor, b: int, width: int) -> Tensor:

@@ -1,0 +1,175 @@
+"""Exported models give the videos of the pipeline that they were exported from."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lfdm.cli import COMMANDS
+from lfdm.cli.console import run
+from lfdm.config.presets import Preset
+from lfdm.diffusion.schedulers import MotionScheduler
+from lfdm.errors import UserError
+from lfdm.export.exporting import export_pipeline, halve_weights
+from lfdm.export.runtime import PIPELINE_FILE, OnnxPipeline
+from lfdm.motion.codec import FrameCodec
+from lfdm.pipeline.pipeline import LatentFlowPipeline
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+pytestmark = pytest.mark.slow  # torch's exporter takes about 20 s a model
+
+LABELS = ("jump", "wave")
+STATISTICS = {"mean": (0.1, 0.0, 0.7), "std": (0.1, 0.2, 0.3), "low": (-1.0, -1.0, -1.0), "high": (1.0, 1.0, 1.0)}
+
+
+def pipeline_of(preset: Preset, *, seed: int = 0) -> LatentFlowPipeline:
+    """An untrained pipeline whose predictions are not zero."""
+    pipe = LatentFlowPipeline.from_preset(preset, LABELS, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in pipe.autoencoder.parameters():
+            if not parameter.any():  # heads that start at zero
+                parameter.normal_(std=0.1, generator=generator)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_preset: Preset) -> LatentFlowPipeline:
+    pipe = pipeline_of(tiny_preset)
+    pipe.motion_codec = FrameCodec(**STATISTICS)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def exported(pipe: LatentFlowPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pipeline, exported by the command."""
+    folder = tmp_path_factory.mktemp("onnx")
+    pipe.save_pretrained(folder / "model")
+    assert run(COMMANDS, ["export", "--model", str(folder / "model"), "--out", str(folder / "out")], "test") == 0
+    return folder / "out"
+
+
+def picture_of(pipe: LatentFlowPipeline) -> np.ndarray:
+    height, width = pipe.size
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def noise_of(pipe: LatentFlowPipeline, num_frames: int) -> Tensor:
+    cells = pipe.autoencoder.encode(torch.zeros(1, 3, *pipe.size)).latent.shape[-2:]
+    return torch.randn(1, 3, num_frames, *cells, generator=torch.Generator().manual_seed(1))
+
+
+def largest_difference(pipe: LatentFlowPipeline, folder: Path, *, num_frames: int = 4, scale: float = 2.0) -> int:
+    """Return the largest difference of two videos of the same noise, of 255."""
+    noise, options = noise_of(pipe, num_frames), {"num_frames": num_frames, "num_inference_steps": 3, "guidance_scale": scale}
+    ours = pipe(picture_of(pipe), "wave", latents=noise, output_type="uint8", **options).frames
+    theirs = OnnxPipeline(folder)(picture_of(pipe), "wave", noise=noise[0].numpy(), **options)
+    assert isinstance(ours, np.ndarray)
+    assert theirs.shape == ours[0].shape
+    return int(np.abs(ours[0].astype(int) - theirs).max())
+
+
+@pytest.mark.parametrize(("num_frames", "scale"), [(4, 2.0), (1, 1.0), (9, 0.0)])
+def test_videos_are_those_of_the_pipeline(pipe: LatentFlowPipeline, exported: Path, num_frames: int, scale: float) -> None:
+    assert largest_difference(pipe, exported, num_frames=num_frames, scale=scale) <= 1
+
+
+def test_motion_of_driving_frames_is_that_of_the_pipeline(pipe: LatentFlowPipeline, exported: Path) -> None:
+    picture = picture_of(pipe)
+    driving = np.stack([picture, np.roll(picture, 2, axis=1), picture[:, ::-1]])
+    ours = pipe.transfer(picture, driving, relative=False, output_type="uint8").frames
+    assert isinstance(ours, np.ndarray)
+    assert np.abs(ours[0].astype(int) - OnnxPipeline(exported).transfer(picture, driving)).max() <= 1
+
+
+def test_mixes_and_no_condition(pipe: LatentFlowPipeline, exported: Path) -> None:
+    noise, runtime = noise_of(pipe, 4), OnnxPipeline(exported)
+    for condition in ({"jump": 1.0, "wave": 3.0}, None):
+        ours = pipe(picture_of(pipe), condition, latents=noise, output_type="uint8", num_inference_steps=2).frames
+        theirs = runtime(picture_of(pipe), condition, noise=noise[0].numpy(), num_inference_steps=2)
+        assert isinstance(ours, np.ndarray)
+        assert np.abs(ours[0].astype(int) - theirs).max() <= 1
+
+
+def test_seeds_repeat_and_differ(pipe: LatentFlowPipeline, exported: Path) -> None:
+    runtime = OnnxPipeline(exported, num_threads=1)
+    first, again, other = (runtime(picture_of(pipe), "wave", seed=seed, num_inference_steps=1) for seed in (0, 0, 1))
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+def test_half_weights_take_half_the_space(pipe: LatentFlowPipeline, exported: Path, tmp_path: Path) -> None:
+    shutil.copytree(exported, tmp_path / "half")
+    for path in (tmp_path / "half").glob("*.onnx"):
+        halve_weights(path)
+    sizes = [(folder / "denoiser.onnx").stat().st_size for folder in (tmp_path / "half", exported)]
+    assert sizes[0] < 0.8 * sizes[1]
+    assert largest_difference(pipe, tmp_path / "half") <= 3
+
+
+def test_programs_of_torch_need_no_code_of_ours(pipe: LatentFlowPipeline, tmp_path: Path) -> None:
+    export_pipeline(pipe, tmp_path / "programs", form="torch")
+    encoder = torch.export.load(tmp_path / "programs" / "encoder.pt2").module()
+    image = torch.rand(3, 3, *pipe.size)
+    with torch.no_grad():
+        assert torch.allclose(encoder(image)[-1], pipe.autoencoder.encode(image).latent, atol=1e-5)
+    with pytest.raises(UserError, match="format torch"):
+        OnnxPipeline(tmp_path / "programs")
+
+
+def test_rectangles_convex_upsampling_and_noise_prediction(tiny_preset: Preset, tmp_path: Path) -> None:
+    preset = replace(
+        tiny_preset,
+        image_size=(32, 48),
+        autoencoder=replace(tiny_preset.autoencoder, num_downs=2, upsampling="convex"),
+        diffusion=replace(tiny_preset.diffusion, codec="grid", normalize=False, prediction_type="v_prediction"),
+    )
+    pipe = pipeline_of(preset)
+    export_pipeline(pipe, tmp_path / "out")
+    assert largest_difference(pipe, tmp_path / "out") <= 1
+
+
+def test_models_of_the_paper_with_a_sampler_of_ours(tiny_paper_preset: Preset, tmp_path: Path) -> None:
+    diffusion = replace(tiny_paper_preset.diffusion, condition="labels")
+    pipe = LatentFlowPipeline.from_preset(replace(tiny_paper_preset, diffusion=diffusion), LABELS)
+    with pytest.raises(UserError, match="sampler"):
+        export_pipeline(pipe, tmp_path / "out")
+    pipe.scheduler = MotionScheduler(prediction_type="epsilon")
+    export_pipeline(pipe, tmp_path / "out")
+    assert largest_difference(pipe, tmp_path / "out") <= 1
+
+
+def test_bad_input_of_the_command_is_one_line(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", "--model", str(exported.parent / "model"), "--out", str(tmp_path)]
+    (tmp_path / "photo.png").touch()
+    assert run(COMMANDS, command, "test") == 2
+    assert "photo.png" in capsys.readouterr().err
+    assert run(COMMANDS, [*command, "--format", "torch", "--dtype", "float16"], "test") == 2
+    assert "float32" in capsys.readouterr().err
+
+
+def test_folders_and_values_that_are_not_allowed(pipe: LatentFlowPipeline, exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="lfdm export"):
+        OnnxPipeline(tmp_path)
+    shutil.copytree(exported, tmp_path / "other")
+    settings = json.loads((exported / PIPELINE_FILE).read_text())
+    for change, words in (
+        ({"version": 9}, "version must be 1; got 9"),
+        ({"files": {**settings["files"], "encoder": "../encoder.onnx"}}, "names in its folder"),
+    ):
+        (tmp_path / "other" / PIPELINE_FILE).write_text(json.dumps(settings | change))
+        with pytest.raises(UserError, match=words):
+            OnnxPipeline(tmp_path / "other")
+    runtime = OnnxPipeline(exported)
+    with pytest.raises(UserError, match="'fly'"):
+        runtime(picture_of(pipe), "fly")
+    with pytest.raises(UserError, match="num_frames"):
+        runtime(picture_of(pipe), "wave", num_frames=100)
