@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ pytest.importorskip("onnxscript")
 pytestmark = pytest.mark.slow  # torch's exporter takes about 20 s a model
 
 LABELS = ("jump", "wave")
-STATISTICS = {"mean": (0.1, 0.0, 0.7), "std": (0.1, 0.2, 0.3), "low": (-1.0, -1.0, -1.0), "high": (1.0, 1.0, 1.0)}
+STATISTICS: dict[str, Any] = {"mean": (0.1, 0.0, 0.7), "std": (0.1, 0.2, 0.3), "low": (-1.0, -1.0, -1.0), "high": (1.0, 1.0, 1.0)}
 
 
 def pipeline_of(preset: Preset, *, seed: int = 0) -> LatentFlowPipeline:
@@ -124,11 +125,12 @@ def test_programs_of_torch_need_no_code_of_ours(pipe: LatentFlowPipeline, tmp_pa
 
 
 def test_rectangles_convex_upsampling_and_noise_prediction(tiny_preset: Preset, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"codec": "grid", "normalize": False, "clamp_to_range": False, "prediction_type": "v_prediction"}
     preset = replace(
         tiny_preset,
         image_size=(32, 48),
         autoencoder=replace(tiny_preset.autoencoder, num_downs=2, upsampling="convex"),
-        diffusion=replace(tiny_preset.diffusion, codec="grid", normalize=False, prediction_type="v_prediction"),
+        diffusion=replace(tiny_preset.diffusion, **changes),
     )
     pipe = pipeline_of(preset)
     export_pipeline(pipe, tmp_path / "out")
@@ -145,9 +147,7 @@ def test_models_of_the_paper_with_a_sampler_of_ours(tiny_paper_preset: Preset, t
     assert largest_difference(pipe, tmp_path / "out") <= 1
 
 
-def test_bad_input_of_the_command_is_one_line(
-    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_input_of_the_command_is_one_line(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["export", "--model", str(exported.parent / "model"), "--out", str(tmp_path)]
     (tmp_path / "photo.png").touch()
     assert run(COMMANDS, command, "test") == 2

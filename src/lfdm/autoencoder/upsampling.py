@@ -50,7 +50,7 @@ class MotionUpsampler(nn.Module):
 
     def forward(self, image: Tensor, motion: Motion) -> Motion:
         """Double a motion (h, w) with the image (b, 3, 2h, 2w), reduced to the motion's new size."""
-        b = len(image)
+        b = image.shape[0]
         flow, occlusion = (rearrange(x, "b c t h w -> (b t) c h w") for x in (motion.flow.float(), motion.occlusion.float()))
         nearest = F.interpolate(flow, scale_factor=2, mode="nearest")
         grid = flow_to_grid(rearrange(nearest.detach(), "(b t) c h w -> b c t h w", b=b), corners=False)

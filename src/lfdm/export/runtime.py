@@ -31,7 +31,8 @@ MAX_FRAME_FACTOR = 4
 MAX_STRAIGHT_SIGMA = 0.999
 NUM_TRAIN_TIMESTEPS = 1000
 
-Array = NDArray[np.float32]
+Array = np.ndarray
+"""float32."""
 Denoise = Callable[[Array, "Level"], Array]
 
 
@@ -130,7 +131,8 @@ class OnnxPipeline:
         return self._decode(picture, scales, flow, occlusion)
 
     def _run(self, name: str, **inputs: Array) -> list[Array]:
-        return self._networks[name].run(None, inputs)
+        results: Any = self._networks[name].run(None, inputs)
+        return results
 
     def _fit(self, image: Any) -> Array:
         """Return an image (1, 3, H, W) in [0, 1]."""
@@ -148,8 +150,8 @@ class OnnxPipeline:
         total = sum(weights.values())
         if not (all(0 <= weight < math.inf for weight in weights.values()) and total > 0):
             raise UserError(f"weights of a mix must be 0 or more, and not all 0; got {weights}")
-        rows = [np.array(self.settings["embeddings"][self.labels.index(label)]) * weight for label, weight in weights.items()]
-        return (sum(rows) / total).astype(np.float32)[None]
+        rows = np.array([self.settings["embeddings"][self.labels.index(label)] for label in weights])
+        return (np.array([*weights.values()]) @ rows / total).astype(np.float32)[None]
 
     def _levels(self, steps: int) -> list[Level]:
         """Return the noise levels from (nearly) pure noise to clean; see `lfdm.diffusion.process.sampling_levels`."""
@@ -165,7 +167,7 @@ class OnnxPipeline:
 
     def _denoiser(self, latent: Array, condition: Array, null: Array, scale: float) -> Denoise:
         """Return the function (x, level) -> x0, under classifier-free guidance."""
-        conditions = {0: null, 1: condition}.get(scale, np.concatenate((null, condition)))
+        conditions = np.concatenate(([null] if scale != 1 else []) + ([condition] if scale != 0 else []))
         latents = np.repeat(latent, len(conditions), axis=0)
         kind = self.settings["schedule"]["prediction_type"]
 
