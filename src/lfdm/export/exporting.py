@@ -99,6 +99,8 @@ def _check(pipe: LatentFlowPipeline, form: ExportFormat, weights: WeightType) ->
         raise UserError(f"the model's codec must be FrameCodec to be exported; got {type(codec).__name__}")
     if not isinstance(pipe.unet, MotionUNet3D):
         raise UserError(f"the model's network must be MotionUNet3D to be exported; got {type(pipe.unet).__name__}")
+    if pipe.unet.max_guidance is not None:
+        raise UserError("the model's network takes the guidance scale as an input, which exports do not have yet")
     if not pipe.condition.labels:
         raise UserError("the model must have labels to be exported; it has none")
     if weights != "float32" and form == "torch":
