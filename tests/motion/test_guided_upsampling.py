@@ -48,7 +48,7 @@ def upsampled(motion: Motion, source: Tensor, target: Tensor) -> tuple[Tensor, T
     """Return flow, occlusion and least occlusion (4, FULL, FULL), and the decoded frame at full size (3, FULL * FULL)."""
     x, y = points()
     blurred = sample_points(small(target), (x + 0.5) / 8 - 0.5, (y + 0.5) / 8 - 0.5, mode="bicubic").clamp(0, 1)
-    nodes = fit_nodes(motion, small(source), small(target))[0]
+    nodes = fit_nodes(motion, small(source), small(target), (2 * CELLS, 2 * CELLS))[0]
     made = upsample_motion(nodes, source, blurred, x, y, FrameBox(0, 0, FULL, FULL))
     return made.view(4, FULL, FULL), blurred
 

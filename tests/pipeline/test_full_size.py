@@ -11,15 +11,18 @@ from lfdm.config.presets import Preset
 from lfdm.config.video import Fit, Size
 from lfdm.data.fitting import fit_frames
 from lfdm.errors import UserError
+from lfdm.motion.guided_upsampling import MotionNodes, fit_nodes
+from lfdm.pipeline import full_size
 from lfdm.pipeline.full_size import FullSizePicture, frame_box
 
 PICTURES = (Size(50, 90), Size(90, 50), Size(64, 64), Size(33, 47), Size(20, 21))
 FITS: tuple[Fit, ...] = ("pad", "crop", "stretch")
 
 
-@pytest.fixture(scope="module")
-def pipe(tiny_preset: Preset) -> LatentFlowPipeline:
-    made = LatentFlowPipeline.from_preset(tiny_preset, ("wave",))
+@pytest.fixture(scope="module", params=["bilinear", "convex"])
+def pipe(tiny_preset: Preset, request: pytest.FixtureRequest) -> LatentFlowPipeline:
+    preset = replace(tiny_preset, autoencoder=replace(tiny_preset.autoencoder, upsampling=request.param))
+    made = LatentFlowPipeline.from_preset(preset, ("wave",))
     made.set_progress_bar_config(disable=True)
     return made
 
@@ -114,6 +117,23 @@ def test_outside_a_crop_nothing_moves_and_the_motion_ends_smoothly(pipe: LatentF
     assert flow[:, 0].abs().max() == 0
     assert flow[:, -1].abs().max() == 0
     assert flow[0, flow.shape[1] // 2] > 0  # the picture does not go on above
+
+
+def test_learned_upsampling_makes_motion_finer_for_full_size_frames(
+    pipe: LatentFlowPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def spy(motion: Motion, image: torch.Tensor, frames: torch.Tensor, size: tuple[int, int]) -> list[MotionNodes]:
+        seen.append((motion.size, size))
+        return fit_nodes(motion, image, frames, size)
+
+    monkeypatch.setattr(full_size, "fit_nodes", spy)
+    pipe.animate(smooth_picture(Size(48, 80)), motion_of(pipe, 0.2), output_size="native", output_type="uint8")
+    cells = pipe.size.cells(pipe.autoencoder.stride)
+    coarse = (cells, (2 * cells.height, 2 * cells.width))
+    learned = (pipe.size, (4 * cells.height, 4 * cells.width))
+    assert seen == [learned if pipe.autoencoder.upsampler is not None else coarse]
 
 
 def test_transfer_makes_frames_of_the_pictures_size(pipe: LatentFlowPipeline) -> None:

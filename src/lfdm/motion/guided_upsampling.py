@@ -22,6 +22,8 @@ from lfdm.motion.warp import identity_grid, resize
 
 NODES_PER_CELL = 2
 """Nodes along a side of a motion cell."""
+LEARNED_NODES_PER_CELL = 4
+"""The same of a cell of the latent where a learned upsampling has made the motion finer."""
 RADIUS = 4
 """Half the side of the window in which an affine motion is fitted, in nodes: two cells."""
 REACH = 2
@@ -64,7 +66,7 @@ class MotionNodes:
         return MotionNodes(self.table[rows, columns], self.smooth[..., rows, columns], self.boundary[rows, columns])
 
 
-def fit_nodes(motion: Motion, image: Tensor, frames: Tensor) -> list[MotionNodes]:
+def fit_nodes(motion: Motion, image: Tensor, frames: Tensor, size: tuple[int, int]) -> list[MotionNodes]:
     """Fit an affine motion around every node of every frame to the flow of the surface that is seen there.
 
     Neighbours count if they have the node's colour in the decoded frame and if their flow fetches their own colour.
@@ -73,8 +75,8 @@ def fit_nodes(motion: Motion, image: Tensor, frames: Tensor) -> list[MotionNodes
         motion: of one sample and n frames.
         image: source image (1, 3, S_h, S_w) at the model's size.
         frames: decoded frames (n, 3, S_h, S_w).
+        size: of the grid of nodes (h, w).
     """
-    size = (NODES_PER_CELL * motion.size[0], NODES_PER_CELL * motion.size[1])
     half = torch.tensor((size[1] / 2, size[0] / 2), device=image.device).view(1, 2, 1, 1)
     flow = resize(motion.flow.float(), size)[0].movedim(1, 0) * half
     occlusion = resize(motion.occlusion.float(), size)[0].movedim(1, 0).clamp(0, 1)

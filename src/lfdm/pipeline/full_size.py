@@ -24,6 +24,8 @@ from lfdm.data.alpha import fill_invisible
 from lfdm.errors import UserError
 from lfdm.motion.frame_box import FrameBox
 from lfdm.motion.guided_upsampling import (
+    LEARNED_NODES_PER_CELL,
+    NODES_PER_CELL,
     MotionNodes,
     fit_nodes,
     sample_points,
@@ -181,7 +183,12 @@ def decode_full_size(
     for start in range(0, length, chunk):
         part = held.frames(start, start + chunk)
         decoded = autoencoder.decode(features, part).prediction.float()
-        nodes = [fit_nodes(part.samples(k, k + 1), features.image[k : k + 1], decoded[k].movedim(1, 0)) for k in range(batch)]
+        size = _grid_of_nodes(autoencoder, features, part)
+        if autoencoder.upsampler is not None:
+            part = autoencoder.upsample_motion(features.image, part)
+        nodes = [
+            fit_nodes(part.samples(k, k + 1), features.image[k : k + 1], decoded[k].movedim(1, 0), size) for k in range(batch)
+        ]
         for n in range(part.num_frames):
             made = [make_frame(one, nodes[k][n], decoded[k : k + 1, :, n]) for k, one in enumerate(each)]
             frames.put(torch.stack([prediction for prediction, _ in made])[:, :, None], start + n)
@@ -189,6 +196,15 @@ def decode_full_size(
             if after_chunk is not None:
                 after_chunk(start + n + 1)
     return LatentFlowOutput(frames.video, warped.video, held, pictures[0].box)
+
+
+def _grid_of_nodes(autoencoder: LatentFlowAutoencoder, features: Features, motion: Motion) -> tuple[int, int]:
+    """Return the size of the grid of nodes, finer where the model upsamples motion by learned weights."""
+    height, width = (NODES_PER_CELL * cells for cells in motion.size)
+    if autoencoder.upsampler is None:
+        return height, width
+    learned = [LEARNED_NODES_PER_CELL * cells for cells in features.latent.shape[-2:]]
+    return max(height, learned[0]), max(width, learned[1])
 
 
 def make_frame(picture: FullSizePicture, nodes: MotionNodes, decoded: Tensor) -> tuple[Tensor, Tensor]:
