@@ -95,8 +95,8 @@ def run(*, only: str = "", short: bool = False) -> Campaign:
                     tried.read_only(mount)
     campaign.notes.append(
         "A full and a read-only disk are a tmpfs; a limit is RLIMIT_FSIZE; a used-up quota is simulated by an error of every "
-        "write. Left out: `lfdm demo` (writes as `generate` does), `lfdm import` (needs released checkpoints), `lfdm serve`. "
-        "There is no `lfdm batch` yet."
+        "write. Left out: `lfdm demo` (writes as `generate` does), `lfdm import` (needs released checkpoints), `lfdm serve`, "
+        "`lfdm batch`."
     )
     if not any("full" in kind for kind in campaign.counts):
         campaign.notes.append("No disk could be mounted: full and read-only disks are left out.")

@@ -17,6 +17,8 @@ from benchmarks.faults.campaign import Campaign
 from benchmarks.faults.processes import MAX_SECONDS, POLL_SECONDS, Child, Finished, start, start_process, write_slowly
 from benchmarks.faults.tiny import Commands
 from lfdm.data.index import CACHE_DIR, CLIP_INDEX_NAME, read_index
+from lfdm.data.video import read_video
+from lfdm.distributed.results import MANIFEST
 from lfdm.folders.files import OLD_SUFFIX, TEMPORARY_SUFFIX
 from lfdm.folders.lock import LOCK_NAME
 from lfdm.folders.model_folder import WEIGHTS_NAME, read_json, read_tensors
@@ -75,6 +77,7 @@ def jobs(commands: Commands) -> list[Job]:
             outcome=evaluation_outcome,
             weight=15,
         ),
+        Job(name="batch", words=commands.batch, complete=num_videos, read=read_videos, outcome=batch_outcome, weight=10),
     ]
 
 
@@ -120,6 +123,30 @@ def read_batches(out: Path) -> None:
         read_json(out / RESULTS_NAME)
 
 
+def num_videos(out: Path) -> int:
+    """Return the number of videos of a batch."""
+    return len(list(out.glob("*.mp4")))
+
+
+def read_videos(out: Path) -> None:
+    """Read all videos and the manifest of a batch."""
+    for path in out.glob("*.mp4"):
+        read_video(path)
+    if (out / MANIFEST).exists():
+        _read_lines(out / MANIFEST)
+
+
+def batch_outcome(out: Path) -> dict[str, Any]:
+    """Return digests of the videos of a batch, and its manifest without what varies."""
+    lines = [{name: value for name, value in line.items() if name != "seconds"} for line in _read_lines(out / MANIFEST)]
+    videos = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.glob("*.mp4"))}
+    return {"manifest": lines, "videos": videos}
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def digests(folder: Path) -> dict[str, Any]:
     """Return a digest of every file of a folder except caches."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and CACHE_DIR not in path.relative_to(folder).parts]
@@ -128,7 +155,7 @@ def digests(folder: Path) -> dict[str, Any]:
 
 def training_outcome(out: Path) -> dict[str, Any]:
     """Return digests of the last checkpoint and of the pipelines in a run folder, the steps kept, and the logged losses."""
-    log = [json.loads(line) for line in (out / METRICS_NAME).read_text().splitlines()]
+    log = _read_lines(out / METRICS_NAME)
     steps = [path.name for path in find_checkpoints(out)]
     parts = {"last checkpoint": find_checkpoints(out)[-1], **{name: out / name for name in (MODEL_DIR, *PIPELINE)}}
     losses = {"log": [(line["step"], line["loss"]) for line in log]}
@@ -148,13 +175,14 @@ def leftovers(folder: Path) -> list[str]:
     return [str(path.relative_to(folder)) for path in folder.rglob(".*") if path.name.endswith(endings)]
 
 
-def run(*, num_kills: int = 100, num_real: int = 5, seed: int = 0, short: bool = False) -> Campaign:
+def run(*, num_kills: int = 100, num_real: int = 5, seed: int = 0, only: str = "", short: bool = False) -> Campaign:
     """Kill commands and let them resume.
 
     Args:
         num_kills: Kills of forked commands, half of them while the command writes.
         num_real: Kills of processes started as a user starts them, in addition.
         seed: Seed of the times.
+        only: Part of the names of the commands to kill; by default all.
         short: 4 kills of a single command instead.
     """
     campaign = Campaign(name="kills", promise=PROMISE, aim="0 lost checkpoints or results, resumed runs equal bit for bit")
@@ -165,16 +193,17 @@ def run(*, num_kills: int = 100, num_real: int = 5, seed: int = 0, short: bool =
         if short:
             _Killer(campaign, jobs(commands)[2], commands, Path(folder) / "short", rng).kill(KILLS_PER_RUN)
             return campaign
-        chosen = jobs(commands)
+        chosen = [job for job in jobs(commands) if only in job.name]
         total = sum(job.weight for job in chosen)
         for job in chosen:
             count = max(1, round(num_kills * job.weight / total))
             _Killer(campaign, job, commands, Path(folder) / job.name.replace(" ", "-"), rng).kill(count)
-        _Killer(campaign, chosen[2], commands, Path(folder) / "real", rng, real=True).kill(num_real)
+        if num_real:
+            _Killer(campaign, jobs(commands)[2], commands, Path(folder) / "real", rng, real=True).kill(num_real)
     campaign.notes.append(
         "Killed commands are children forked from a process that has imported everything; those of the line *own process* were "
         "started by `python -m lfdm`. Half of the kills come when a temporary file is seen, with every write slowed down; the "
-        "others at a random time. Numbers are compared in float32 on one thread. There is no `lfdm batch` yet."
+        "others at a random time. Numbers are compared in float32 on one thread."
     )
     return campaign
 

@@ -26,6 +26,7 @@ MODULES = (
     "lfdm.training.adaptation",
     "lfdm.evaluation.protocol",
     "lfdm.data.corpora.folder",
+    "lfdm.distributed.job",
     "torch.utils.tensorboard",
     "matplotlib.pyplot",
 )

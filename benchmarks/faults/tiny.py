@@ -21,6 +21,8 @@ EVALUATION = (
     "--num-clips 6 --num-ceiling-clips 2 --batch-size 2 --num-diversity-clips 2 --allow-small"
     " --classifier.num-steps 2 --frame-network.num-steps 2"
 )
+NUM_REQUESTS = 8
+"""Videos of a batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,13 @@ class Commands:
     def transfer(self, out: Path) -> list[str]:
         return self._words("transfer", f"{self.clip}@0 {self.clip}", model=self.model, out=out)
 
+    def batch(self, out: Path) -> list[str]:
+        return self._words(f"batch {self.requests} --batch-size 2", model=self.model, device="cpu", out=out)
+
+    @property
+    def requests(self) -> Path:
+        return self.root / "requests.csv"
+
     @property
     def clip(self) -> Path:
         return min((self.data / CLIPS_DIR).rglob("wave-*.avi"))
@@ -95,6 +104,8 @@ class Commands:
             finished = run(words, self.root / "prepare.log")
             if finished.code:
                 raise RuntimeError(f"lfdm {shlex.join(words)} failed: {finished.output}")
+        rows = [f"{self.clip.relative_to(self.root)}@0,wave,{seed}" for seed in range(NUM_REQUESTS)]
+        self.requests.write_text("\n".join(["image,condition,seed", *rows]) + "\n")
         for clip in sorted((self.data / CLIPS_DIR).rglob("*.avi")):
             target = self.tree / clip.stem.rsplit("-", 1)[0] / f"{clip.parent.name}.avi"
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -112,7 +112,7 @@ class OutputOptions:
     def files(
         self, name: str, inputs: Iterable[str | Path | None], *, num_videos: int = 1, fps: float | None = None
     ) -> "VideoFiles":
-        """Check the options.
+        """Check the options, and remove what killed runs left in the same folder.
 
         Args:
             name: Name of the file without --out.
@@ -135,6 +135,7 @@ class OutputOptions:
         if self.out is None and not self.overwrite:
             files = files.with_free_name()
         files.check_targets([picture_file(path) for path in inputs if path is not None], overwrite=self.overwrite)
+        files.remove_leftovers()
         return files
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 from lfdm.distributed.requests import Row, VideoRequest, group_requests
 from lfdm.distributed.results import Manifest, Result, ResultFolder, check_settings
 from lfdm.distributed.worker import BatchSettings, VideoWorker
+from lfdm.folders.files import remove_leftovers
 from lfdm.folders.lock import locked
 from lfdm.folders.sources import find_folder
 
@@ -65,6 +66,8 @@ def run_batch(
         stored = asdict(settings)
         del stored["out"], stored["base"]
         check_settings(folder, stored)
+        if folder.local is not None:
+            remove_leftovers(folder.local)
         manifest = Manifest(folder, rows)
         manifest.read()
         requests = [row.request for row in rows if row.request is not None]

@@ -120,6 +120,11 @@ class VideoFiles:
             _check_not_input(self.motion, read)
             _check_absent(self.motion, overwrite)
 
+    def remove_leftovers(self) -> None:
+        """Remove what killed processes left half written in the folders of these files."""
+        for folder in {path.parent for path in (self.out, self.motion) if path is not None}:
+            remove_leftovers(folder)
+
     def _write_video(self, path: Path, frames: np.ndarray, fps: float) -> Path:
         if path.suffix.lower() == SHEET_SUFFIX:
             return write_sheet(path, enlarge(frames, self.scale), fps=fps, form=self.sheet_format or "aseprite")
@@ -133,16 +138,12 @@ class VideoFiles:
     def write(self, pipeline: MotionTransfer, source: np.ndarray, results: Iterable[LatentFlowOutput]) -> Iterator[Path]:
         """Write the videos of all `results` (with output_type="uint8") one by one and yield the path of each file.
 
-        What killed processes left half written in the same folders is removed first.
-
         Raises:
             UserError: a tile that this model cannot draw; raised before the first result is computed.
         """
         if "regions" in self.panel and not pipeline.autoencoder.has_regions:
             raise UserError("panel must not contain 'regions' with this model, whose motion predictor has none")
         fps = self._check_fps(pipeline.config["fps"]) if self.fps is None else self.fps
-        for folder in {path.parent for path in (self.out, self.motion) if path is not None}:
-            remove_leftovers(folder)
         motions, index = [], 0
         for result in results:
             assert isinstance(result.frames, np.ndarray)
