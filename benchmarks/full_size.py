@@ -6,6 +6,7 @@ Puppets are rendered at several times the size of the bundled model, and at its 
 transferred to the first frame of the large one, so that every other large frame is known. Writes
 benchmarks/results/full-size.json and docs/full-size.md.
 
+    python -m benchmarks.full_size --model runs/stage1 --sizes 512    # another model, also a stage-1 run: full-size-<size>.json
     python -m benchmarks.full_size --render    # only the document, from the stored results
 
 Shapes: frames (t, H, W, 3) uint8, or (t, 3, H, W) in [0, 1].
@@ -34,9 +35,11 @@ from lfdm.data.puppets.data_set import PuppetClip, render_clip
 from lfdm.folders.model_folder import read_json
 from lfdm.motion.guided_upsampling import sample_points
 from lfdm.motion.warp import flow_to_grid
+from lfdm.pipeline.transfer import MotionTransfer, Stage1Pipeline
 from lfdm.visualize import contact_sheet
 
-RESULTS, DOCUMENT = RESULTS_DIR / "full-size.json", ROOT / "docs" / "full-size.md"
+PREFIX = "full-size"
+RESULTS, DOCUMENT = RESULTS_DIR / f"{PREFIX}.json", ROOT / "docs" / "full-size.md"
 FIRST_SUBJECT = 20_000
 """Seed of the first subject, far from those of training and test data."""
 NUM_FRAMES = 16
@@ -75,6 +78,8 @@ Rendered from benchmarks/results/full-size.json by `python -m benchmarks.full_si
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="puppets64")
+    parser.add_argument("--note", default="", help="how the model was trained, for the document")
     parser.add_argument("--clips", type=int, default=8)
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256, 512])
     parser.add_argument("--sheets", type=Path, help="folder for contact sheets")
@@ -82,17 +87,22 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.render:
         torch.set_num_threads(1)
-        pipe = LatentFlowPipeline.from_pretrained("puppets64")
-        results: dict[str, Any] = {"model": "puppets64", "clips": arguments.clips, "machine": machine(), "sizes": {}}
+        bundled = arguments.model == "puppets64"
+        pipe = (LatentFlowPipeline if bundled else Stage1Pipeline).from_pretrained(arguments.model)
+        path = RESULTS if bundled else RESULTS.with_name(f"{PREFIX}-{pipe.size}.json")
+        results: dict[str, Any] = {"model": arguments.model if bundled else arguments.note, "model_size": str(pipe.size)}
+        results |= {"clips": arguments.clips, "machine": machine(), "sizes": {}}
         for size in arguments.sizes:
             results["sizes"][str(size)] = measure_size(pipe, size, arguments.clips, arguments.sheets)
-            write_results(results, RESULTS)
-        results["photograph"] = measure_photograph(pipe, arguments.sheets)
-        write_results(results, RESULTS)
-    DOCUMENT.write_text(render(read_json(RESULTS)))
+            write_results(results, path)
+        if isinstance(pipe, LatentFlowPipeline):
+            results["photograph"] = measure_photograph(pipe, arguments.sheets)
+            write_results(results, path)
+    others = sorted(RESULTS_DIR.glob(f"{PREFIX}-*.json"))
+    DOCUMENT.write_text(render(read_json(RESULTS)) + "".join("\n" + render_sizes(read_json(path)) for path in others))
 
 
-def measure_size(pipe: LatentFlowPipeline, size: int, num_clips: int, sheets: Path | None) -> dict[str, Any]:
+def measure_size(pipe: MotionTransfer, size: int, num_clips: int, sheets: Path | None) -> dict[str, Any]:
     """Return the means of all figures over clips, by way."""
     figures: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     seconds = []
@@ -114,7 +124,7 @@ def measure_size(pipe: LatentFlowPipeline, size: int, num_clips: int, sheets: Pa
     return {"ways": means, "seconds_per_frame": statistics.median(seconds)}
 
 
-def make_frames(pipe: LatentFlowPipeline, clip: PuppetClip) -> tuple[dict[str, Tensor], float]:
+def make_frames(pipe: MotionTransfer, clip: PuppetClip) -> tuple[dict[str, Tensor], float]:
     """Return the frames `SHOWN` by way, and the seconds per frame of the full-size ones (beyond those of the model's size)."""
     height, width = clip.frames.shape[1:3]
     image, small = clip.frames[0], fit_frames(clip.frames, pipe.size, "pad")
@@ -224,7 +234,21 @@ def to_float(frames: np.ndarray) -> Tensor:
 
 
 def render(results: dict[str, Any]) -> str:
-    """Render the document."""
+    """Render the document without the tables of other models."""
+    photo = results["photograph"]
+    return (
+        HEAD
+        + "\n"
+        + render_sizes(results)
+        + f"\nA drawn photograph of {photo['size']} (a puppet, fine texture, grain), {photo['frames']} frames, sampled: "
+        f"{photo['seconds']:.0f} s of one core, peak memory of the process {photo['peak_memory_mb']:.0f} MB "
+        f"({photo['peak_memory_before_mb']:.0f} MB before), with {photo['result_mb']:.0f} MB of result. Frame 0 is the picture: "
+        f"{'yes' if photo['frame_0_is_the_picture'] else 'no'}.\n"
+    )
+
+
+def render_sizes(results: dict[str, Any]) -> str:
+    """Render the table of one model."""
     rows = []
     for size, one in results["sizes"].items():
         for way, figures in one["ways"].items():
@@ -234,21 +258,13 @@ def render(results: dict[str, Any]) -> str:
             ]
             rows.append([f"{size}x{size}", WAYS[way], *values, seconds])
     header = ["size", "frames from", "L1", "L1, moving parts", "SSIM", "sharpness, moving parts", "seconds a frame"]
-    text = (
-        f"\n{results['clips']} clips of puppets, motion estimated by `{results['model']}` (64x64), frames "
+    size = results.get("model_size", "64x64")
+    name = f"`{results['model']}`" if results["model"] == "puppets64" else results["model"]
+    return (
+        f"{results['clips']} clips of puppets, motion estimated by {name} ({size}), frames "
         f"{', '.join(map(str, SHOWN))} against those rendered at full size. L1 of 255; sharpness is gradient energy as a share "
         "of the real frames', so that errors with hard edges count as sharp, too. Seconds of one core beyond the model's own "
-        f"({results['machine']}).\n\n"
-    )
-    photo = results["photograph"]
-    return (
-        HEAD
-        + text
-        + table(header, rows)
-        + f"\nA drawn photograph of {photo['size']} (a puppet, fine texture, grain), {photo['frames']} frames, sampled: "
-        f"{photo['seconds']:.0f} s of one core, peak memory of the process {photo['peak_memory_mb']:.0f} MB "
-        f"({photo['peak_memory_before_mb']:.0f} MB before), with {photo['result_mb']:.0f} MB of result. Frame 0 is the picture: "
-        f"{'yes' if photo['frame_0_is_the_picture'] else 'no'}.\n"
+        f"({results['machine']}).\n\n" + table(header, rows)
     )
 
 
