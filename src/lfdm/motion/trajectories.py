@@ -28,8 +28,6 @@ DISPLACEMENT_RIDGE = 1e-5
 """Variance of errors of a displacement whose weight is 1: a tenth of a pixel at 64x64."""
 VISIBILITY_RIDGE = 1e-2
 """The same of visibility logits."""
-HIDDEN_WEIGHT = 0.3
-"""Weight of frames in which a point is hidden, 1 where it is seen: estimates there are worse, but better than none."""
 SMOOTH_WITHIN = 0.02
 """Root mean square over time, in half images, by which neighbouring cells of one surface may move differently."""
 
@@ -85,7 +83,7 @@ class TrajectoryBasis:
         Raises:
             UserError: see `TimeBasis.from_curves`.
         """
-        moved = ((one.displacement, _weight(one)) for one in batches())
+        moved = ((one.displacement, torch.ones_like(one.visibility)) for one in batches())
         seen = ((_relative_logit(one.visibility), torch.ones_like(one.visibility)) for one in batches())
         return cls(TimeBasis.from_curves(moved, count), TimeBasis.from_curves(seen, visibility_count))
 
@@ -96,9 +94,10 @@ class TrajectoryBasis:
 
     def fit(self, trajectories: Trajectories, priority: Tensor) -> Tensor:
         """Return the coefficients of trajectories of any number of frames; the priority (b, 1, h, w) is the last channel."""
-        moved = self.displacement.fit(trajectories.displacement, _weight(trajectories), ridge=DISPLACEMENT_RIDGE)
-        seen, everywhere = _relative_logit(trajectories.visibility), torch.ones_like(trajectories.visibility)
-        return torch.cat((moved, self.visibility.fit(seen, everywhere, ridge=VISIBILITY_RIDGE), priority), dim=1)
+        everywhere = torch.ones_like(trajectories.visibility)  # weights by visibility were worse with estimated trajectories
+        moved = self.displacement.fit(trajectories.displacement, everywhere, ridge=DISPLACEMENT_RIDGE)
+        seen = self.visibility.fit(_relative_logit(trajectories.visibility), everywhere, ridge=VISIBILITY_RIDGE)
+        return torch.cat((moved, seen, priority), dim=1)
 
     def trajectories(self, coefficients: Tensor, tau: Tensor) -> Trajectories:
         """Return the trajectories of coefficients at `tau` (t,) in [0, 1]."""
@@ -129,10 +128,6 @@ class TrajectoryBasis:
         distance = torch.stack([(x - moved).square().sum(1) for x in neighbours(moved)], dim=1)  # (b, 9, h, w)
         logits = bilinear_logits().to(moved).view(1, -1, NEIGHBOURS, 1, 1) - distance.unsqueeze(1) / (2 * SMOOTH_WITHIN**2)
         return convex_double(coefficients, logits.flatten(1, 2)).to(coefficients.dtype)
-
-
-def _weight(trajectories: Trajectories) -> Tensor:
-    return HIDDEN_WEIGHT + (1 - HIDDEN_WEIGHT) * trajectories.visibility
 
 
 def _relative_logit(visibility: Tensor) -> Tensor:

@@ -24,8 +24,8 @@ from lfdm.training.clip_arrays import ClipArrays, digest_weights
 
 CHUNK_FRAMES = 64
 """Frames whose motion is estimated at a time."""
-MOTION_VERSION = 4
-"""Part of a cache's name. Increase it when a change of the code makes the same weights estimate another motion."""
+MOTION_VERSION, TRAJECTORY_VERSION = 4, 2
+"""Parts of a cache's name. Increase one when a change of the code makes the same weights estimate another motion."""
 
 
 class MotionCache(ClipArrays):
@@ -75,7 +75,7 @@ def open_motion_cache(
     The name of the cache is made of everything that determines the motion: the clips, the motion predictor's weights and
     settings, the precision and `MOTION_VERSION`. See `ClipArrays.build`.
     """
-    estimate, version = (_trajectories, [MOTION_VERSION, "trajectories"]) if trajectories else (_motion, MOTION_VERSION)
+    estimate, version = (_trajectories, ["trajectories", TRAJECTORY_VERSION]) if trajectories else (_motion, MOTION_VERSION)
     folder = MotionCache.build(
         autoencoder,
         clips,

@@ -193,6 +193,11 @@ def test_points_are_tracked_forward_through_a_video(stride: int) -> None:
     inside = found.displacement[:, 0, :, 2:-2, 2:8]
     torch.testing.assert_close(inside, expected.expand_as(inside), atol=0.02, rtol=0)
     assert found.displacement[:, 1, :, 2:-2, 2:8].abs().max() < 0.02
+    predictor.get_parameter("coarse_head.bias")[3] = -50.0  # nothing would be warped
+    video[:, :, -1] = torch.rand(2, 3, *image.shape[-2:])  # nothing of the first frame is left
+    seen = predictor.track_points(video).visibility[:, 0]
+    assert seen[:, :-1, 2:-2, 2:8].min() > 0.95  # there and back
+    assert seen[:, -1].mean() < 0.5
 
 
 def test_a_predictor_that_cannot_track_points_says_so() -> None:

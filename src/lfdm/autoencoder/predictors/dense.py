@@ -41,6 +41,8 @@ IMAGE_CHANNELS = 5
 FLOW_CHANNELS, OCCLUSION_CHANNELS, EVIDENCE_CHANNELS = 2, 1, 3
 MATCHING_STRIDE = 2
 """Stride of matching in the reduced image."""
+ROUND_TRIP_SPREAD = 0.125
+"""Error in half images of a way to a frame and back at which a point counts as seen there with exp(-1/2)."""
 HEAD_CHANNELS = 1 + FLOW_CHANNELS + OCCLUSION_CHANNELS
 """A factor of the matched flow, a residual flow and an occlusion logit."""
 
@@ -132,8 +134,11 @@ class DenseMotionPredictor(MotionPredictor):
         for k in range(video.shape[2]):
             expected = None if k == 0 or steps is None else follow_flow(states[-1].flow, steps[:, k - 1])
             states.append(self._estimate(frames.select_frames(b, slice(k, k + 1)), first, expected, TEACHER_TRACKING)[0])
-        found = _to_motion(FlowState.stack_frames(states), b)
-        return Trajectories(found.flow, found.occlusion)
+        state = FlowState.stack_frames(states)
+        round_trip = follow_flow(state.flow, self._estimate(first, frames)[0].flow)
+        returns = torch.exp(round_trip.square().sum(1, keepdim=True) / (-2 * ROUND_TRIP_SPREAD**2))
+        found = _to_motion(state, b)
+        return Trajectories(found.flow, torch.maximum(found.occlusion, rearrange(returns, "(b t) c h w -> b c t h w", b=b)))
 
     def _estimate(
         self, source: ImageFeatures, driving: ImageFeatures, expected: Tensor | None = None, pull: float | None = None

@@ -81,6 +81,8 @@ class MotionPredictor(nn.Module):
     def track_points(self, video: Tensor) -> Trajectories:  # noqa: ARG002 - for predictors that can
         """Return where the cells of frame 0 are in the frames of a video (b, 3, t, H, W), at (h, w).
 
+        A cell is seen in a frame as far as the predictor would warp it, or as the backward flow leads from there back to it.
+
         Raises:
             UserError: a predictor that cannot track.
         """
