@@ -28,7 +28,7 @@ class DiffusionConfig:
 
     codec: Literal["flow", "grid", "trajectories"] = "flow"
     """What is diffused: displacement of every frame (our own), its absolute sampling grid (paper), each with occlusion, or the
-    trajectories of the source's points, as one image for a clip of any length."""
+    trajectories of the source's points, one image for a clip (experimental: moving limbs leave white holes behind)."""
     normalize: bool = True
     """Scaling of motion channels to zero mean and unit variance, measured on the training set."""
     prediction_type: PredictionType = "velocity"

@@ -153,7 +153,8 @@ TRAJECTORIES64 = replace(
     ),
     diffusion=replace(FLOW64.diffusion, codec="trajectories"),
 )
-"""The motion of a clip as one image (experimental): the cost of sampling does not depend on the number of frames."""
+"""The motion of a clip as one image: the cost of sampling does not depend on the number of frames. Experimental: the decoder of
+stage 1, which was trained on other occlusion maps, paints white where limbs were."""
 
 # The paper's recipe, its epochs converted to steps of the published training sets of 465, 431 and 4800 clips.
 _PAPER_UNET = UNetConfig()
