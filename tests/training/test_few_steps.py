@@ -15,11 +15,14 @@ from lfdm.data.index import ClipRecord
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.errors import UserError
 from lfdm.folders.model_folder import read_tensors
+from lfdm.folders.run_folder import find_checkpoints
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.batches import BatchRandomness
 from lfdm.training.encoded_clips import open_encoded_clips
 from lfdm.training.few_steps import FewStepsTask, make_student, train_few_steps
 from lfdm.training.loop import train
+from tests.training.test_loop import metrics
+from tests.training.test_processes import run_processes
 
 OPTIMIZATION = OptimizationConfig(
     num_steps=4, batch_size=4, learning_rate=1e-3, ema_decay=0.0, checkpoint_minutes=1e6, sample_steps=1000
@@ -89,6 +92,24 @@ def test_a_stopped_training_continues_bit_for_bit(
     first, second = (read_tensors(folder / "training.safetensors") for folder in (whole, parts))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(teacher: Path, puppet_records: list[ClipRecord], puppets_dir: Path, tmp_path: Path) -> None:
+    """Also where only one of them has an interval, for whose target the student makes predictions."""
+    config = replace(CONFIG, guidance_steps=0, instant_fraction=0.5)
+    optimization = replace(OPTIMIZATION, batch_size=2, log_steps=1)
+
+    def work(out: Path) -> None:
+        train(make_task(teacher, puppet_records, puppets_dir, config), optimization, out)
+
+    work(tmp_path / "one")
+    run_processes(2, work, tmp_path / "two")
+    one, two = (read_tensors(find_checkpoints(tmp_path / name)[-1] / "training.safetensors") for name in ("one", "two"))
+    for name in ("model.heads.0.out.weight", "model.time_embedding.0.weight"):  # not biases before norms, which have no effect
+        torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-4)
+    for line, other in zip(*(metrics(tmp_path / name) for name in ("one", "two")), strict=True):
+        assert other["loss"] == pytest.approx(line["loss"], abs=1e-4)
 
 
 def test_micro_batches_have_the_loss_of_the_whole_batch(
