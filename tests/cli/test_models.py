@@ -86,6 +86,14 @@ def test_training_both_stages_and_sampling_from_the_run(lfdm: Lfdm, puppets_dir:
     assert (code, printed) == (0, "adapted\n"), err
     code, printed, err = lfdm("generate", image, "wave", "--model", "adapted", "--num-inference-steps", 1)
     assert (code, printed) == (0, "wave-2.mp4\n"), err
+    code, printed, err = lfdm(
+        "train", "few-steps", "two", "--data", puppets_dir, "--out", "fast", *short[:4], "--optimization.warmup-steps", 0
+    )
+    assert (code, printed) == (0, "fast/checkpoints/step-00000001\n"), err
+    code, printed, err = lfdm("generate", image, "wave", "--model", "fast", "--guidance-scale", 3)
+    assert (code, printed) == (0, "wave-3.mp4\n"), err
+    code, _, err = lfdm("generate", image, "wave", "--model", "fast", "--guidance-scale", 5)
+    assert (code, err) == (2, "lfdm: guidance_scale must be a finite number, 1 to 4; got 5.0\n")
 
 
 @pytest.mark.slow  # trains both stages
