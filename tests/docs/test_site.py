@@ -1,6 +1,7 @@
 """The site builds without warnings, loads nothing from other servers, and shows what the code says."""
 
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -95,7 +96,10 @@ def test_pages_open_from_the_disk(site: Path, scheme: Literal["light", "dark"], 
     assert [url for url in requests if not url.startswith(("file:", "data:", "blob:"))] == []
 
 
-@pytest.mark.slow
+def test_every_public_name_has_a_docstring() -> None:
+    assert list(runpy.run_path(str(ROOT / "docs" / "hooks" / "pages.py"))["undocumented_names"]()) == []
+
+
 def test_every_decision_is_listed() -> None:
     listed = set(re.findall(r"\]\((\d{4}-[\w-]+\.md)\)", (ROOT / "docs" / "decisions" / "README.md").read_text()))
     assert listed == {path.name for path in (ROOT / "docs" / "decisions").glob("0*.md")}
