@@ -11,6 +11,7 @@ from lfdm.data.video import read_video
 from lfdm.evaluation.report.examples import Example, Examples
 from lfdm.evaluation.report.files import draw_contact_sheet, finite, write_report
 from lfdm.evaluation.report.page import make_page
+from lfdm.evaluation.report.tables import headline
 from lfdm.motion.motion import Motion
 
 ESTIMATE = {"value": 3.0, "low": 2.0, "high": 4.0, "floor": 1.0, "value_at_floor": 3.5, "num_generated": 8, "dim": 4}
@@ -99,3 +100,9 @@ def test_page_without_matplotlib_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     page = make_page(RESULTS, Examples(by_label=[]), None, fps=8)
     assert "<svg" not in page
     assert "pip install &#x27;lfdm[eval]&#x27;" in page
+
+
+def test_the_headline_states_height_and_width() -> None:
+    settings = {"num_frames": 16, "image_size": [112, 64], "seed": 0}
+    data = {"num_clips": 6, "num_subjects": 1, "name": "mine"}
+    assert "16 frames of 112x64" in headline({"data": data, "settings": settings, "date": "2026-11-30"})

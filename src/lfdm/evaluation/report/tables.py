@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from lfdm.config.video import Size
+
 MISSING = "-"
 
 Table = tuple[Sequence[str], list[Sequence[str]]]
@@ -93,7 +95,7 @@ def headline(results: dict[str, Any]) -> str:
     data, settings = results["data"], results["settings"]
     parts = [
         f"{data['num_clips']} held-out clips of {data['num_subjects']} subjects, data set {escape(str(data['name']))}",
-        f"{settings['num_frames']} frames of {settings['image_size']}x{settings['image_size']}",
+        f"{settings['num_frames']} frames of {Size.parse(settings['image_size'])}",
     ]
     if "num_inference_steps" in settings:
         scale = f", guidance {settings['guidance_scale']:g}" if "guidance_scale" in settings else ""
