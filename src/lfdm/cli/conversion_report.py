@@ -5,8 +5,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lfdm.cli.options import print_json
+
 if TYPE_CHECKING:
     from lfdm.data.corpora.conversion import Conversion
+
+
+def print_conversion(report: "Conversion", out: Path, *, json: bool) -> None:
+    """Print what was made of recordings and what was left out, or the same as one JSON object."""
+    if json:
+        print_json(conversion_values(report, out))
+        return
+    print_skipped(report)
+    print_clips(report, out)
+    if report.skipped:
+        print(f"{len(report.skipped)} files or folders skipped")
+    print_notes(report)
 
 
 def conversion_values(report: "Conversion", out: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from lfdm.cli.console import progress_bar
-from lfdm.cli.conversion_report import conversion_values, print_clips, print_notes, print_skipped, print_some
+from lfdm.cli.conversion_report import conversion_values, print_clips, print_conversion, print_notes, print_skipped, print_some
 from lfdm.cli.options import print_json
 from lfdm.config.video import Fit, FolderLayout, SizeSetting, is_one_number
 from lfdm.errors import UserError
@@ -221,11 +221,7 @@ def data_sprites(
             seed=seed,
             progress=progress,
         )
-    if json:
-        print_json(conversion_values(report, out))
-        return
-    print_clips(report, out)
-    print_notes(report)
+    print_conversion(report, out, json=json)
 
 
 def data_folder(
@@ -286,14 +282,7 @@ def data_folder(
             num_workers=num_workers,
             progress=progress,
         )
-    if json:
-        print_json(conversion_values(report, out))
-        return
-    print_skipped(report)
-    print_clips(report, out)
-    if report.skipped:
-        print(f"{len(report.skipped)} files or folders skipped")
-    print_notes(report)
+    print_conversion(report, out, json=json)
 
 
 def data_corpus(name: str, layout: str) -> Callable[..., None]:
