@@ -58,16 +58,8 @@ def batch(
         raise UserError(f"--cpus-per-worker has no effect without --ray; got {cpus_per_worker}")
     if ray is not None and device is not None:
         raise UserError(f"--device has no effect with --ray; got {device!r}")
-    settings = BatchSettings(
-        model=model,
-        out=out,
-        base=str(requests.parent.resolve()),
-        file_format=format,
-        batch_size=batch_size,
-        fps=fps,
-        scale=scale,
-        dtype=dtype,
-    )
+    base, video = str(requests.parent.resolve()), {"file_format": format, "fps": fps, "scale": scale}
+    settings = BatchSettings(model=model, out=out, base=base, batch_size=batch_size, dtype=dtype, **video)
     runner = run_here(pick_device(device)) if ray is None else run_on_ray(ray, 1 if cpus_per_worker is None else cpus_per_worker)
     with progress_bar() as update:
         summary = run_batch(rows, settings, runner, parquet=requests.suffix.lower() == ".parquet", progress=update)

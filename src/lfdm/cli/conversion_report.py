@@ -1,4 +1,4 @@
-"""What commands print of a data set that they have made of recordings."""
+"""Reports of commands that make a data set of recordings."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -266,22 +266,10 @@ def data_folder(
     cut = scene_cuts or clip_seconds is not None or stride_seconds is not None
     cutting = Cutting(clip_seconds=clip_seconds, stride_seconds=stride_seconds, scene_cuts=scene_cuts) if cut else None
     short_side = int(size) if size is not None and is_one_number(size) else None
+    frames = {"size": None if short_side is not None else size, "short_side": short_side, "fit": fit, "max_frames": max_frames}
+    split = {"layout": layout, "labels": labels, "test_fraction": test_fraction, "seed": seed}
     with progress_bar() as progress:
-        report = write_folder(
-            folder,
-            out,
-            size=None if short_side is not None else size,
-            short_side=short_side,
-            fit=fit,
-            layout=layout,
-            labels=labels,
-            test_fraction=test_fraction,
-            seed=seed,
-            max_frames=max_frames,
-            cutting=cutting,
-            num_workers=num_workers,
-            progress=progress,
-        )
+        report = write_folder(folder, out, **frames, **split, cutting=cutting, num_workers=num_workers, progress=progress)
     print_conversion(report, out, json=json)
 
 

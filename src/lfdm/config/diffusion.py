@@ -27,8 +27,7 @@ class DiffusionConfig:
     """Diffusion process, condition and default sampling."""
 
     codec: Literal["flow", "grid", "trajectories"] = "flow"
-    """What is diffused: displacement of every frame (our own), its absolute sampling grid (paper), each with occlusion, or the
-    trajectories of the source's points, one image for a clip (experimental: moving limbs leave white holes behind)."""
+    """Diffused variable: displacement (flow, our own) or position (grid, paper) per frame, or trajectories (experimental)."""
     normalize: bool = True
     """Scaling of motion channels to zero mean and unit variance, measured on the training set."""
     prediction_type: PredictionType = "velocity"

@@ -27,7 +27,7 @@ class PredictorConfig:
 
     @property
     def tracks_points(self) -> bool:
-        """Whether the predictor can track points through a video."""
+        """Return whether the predictor can track points through a video."""
         return False
 
     def size_multiple(self, num_downs: int) -> int:

@@ -18,9 +18,9 @@ class ColorJitter:
     """Largest relative change of brightness, of contrast about each frame's mean grey, of saturation about each pixel's grey, and
     largest shift of hue in turns of the colour circle."""
     random_order: bool = True
-    """Whether the four changes come in random order instead of the order above."""
+    """Apply the four changes in random order instead of the order above."""
     spare_borders: bool = False
-    """Whether rows and columns at the edges that are black in every frame stay black, as if padding came afterwards."""
+    """Keep rows and columns at the edges that are black in every frame black, as if padding came afterwards."""
 
     def apply(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Recolour frames (t, H, W, 3) uint8. The number of random values is always the same."""
@@ -109,7 +109,7 @@ class PairAugmentation:
     flip_probability: float = 0.5
     """Probability that both are mirrored left to right, if they are not swapped."""
     mirror_sided_labels: bool = False
-    """Whether pairs whose label names left or right are mirrored, too, as published."""
+    """Mirror pairs whose label names left or right, too, as published."""
     jitter: ColorJitter = ColorJitter()
     """Colour change, the same for both frames."""
 

@@ -232,15 +232,12 @@ class MotionUNet3D(DenoiserNetwork):
             UserError: another shape, both or neither of `latent` and `latent_embedding`, or `until` or `guidance` for a network
                 without that input.
         """
-        self._check_inputs(sample, condition)
+        self._check_inputs(sample, condition, until, guidance)
         latent_embedding = self._latent_embedding(sample, latent, latent_embedding)
-        if (until is not None and not self.flow_map) or (guidance is not None and self.max_guidance is None):
-            raise UserError("until needs a network with flow_map=True, guidance one with max_guidance")
         embedding = self._embed(timestep, guidance, condition, batch_size=sample.shape[0])  # (k b, e)
         late = embedding if until is None else self._embed(until, guidance, condition, batch_size=sample.shape[0])
-        geometry = frame_geometry(
-            sample.shape[2], bias=self.relative_position_bias, head_dim=self.head_dim, attention_frames=attention_frames
-        )
+        around = {"head_dim": self.head_dim, "attention_frames": attention_frames}
+        geometry = frame_geometry(sample.shape[2], bias=self.relative_position_bias, **around)
         p = self.patch_size
         patches = rearrange(sample, "b c t (h i) (w j) -> b t h w (c i j)", i=p, j=p)
         x = self.motion_in(patches) + latent_embedding.permute(0, 2, 3, 1)[:, None]  # (b, t, h/p, w/p, dim)
@@ -257,7 +254,6 @@ class MotionUNet3D(DenoiserNetwork):
         x = self.middle(x, embedding, geometry, self._run)
         for level in self.up:
             _, x = level(torch.cat((x, skips.pop()), dim=-1), late, geometry, self._run)
-
         x = torch.cat((x, stem), dim=-1)  # (k b, t, h/p, w/p, 2 dim)
         outputs = torch.cat([self._run(head, x) for head in self.heads], dim=-1)
         return rearrange(outputs, "b t h w (c i j) -> b c t (h i) (w j)", i=p, j=p)
@@ -298,7 +294,9 @@ class MotionUNet3D(DenoiserNetwork):
             )
         return embedding
 
-    def _check_inputs(self, sample: Tensor, condition: Tensor) -> None:
+    def _check_inputs(self, sample: Tensor, condition: Tensor, until: object, guidance: object) -> None:
+        if (until is not None and not self.flow_map) or (guidance is not None and self.max_guidance is None):
+            raise UserError("until needs a network with flow_map=True, guidance one with max_guidance")
         channels, width = self.config["sample_channels"], self.config["condition_dim"]
         if sample.ndim != 5 or sample.shape[1] != channels or sample.shape[0] < 1 or sample.shape[2] < 1:
             raise UserError(f"sample has shape {tuple(sample.shape)}; allowed: (b, {channels}, t, h, w) with b, t >= 1")

@@ -27,7 +27,7 @@ class Guidance:
     scale: float = 1.0
     """1 = the condition's prediction, 0 = that of `negative`."""
     is_null: bool = True
-    """Whether `negative` is the null condition, from which networks that take the scale as an input are guided away."""
+    """`negative` is the null condition, from which networks that take the scale as an input are guided away."""
 
 
 def guided_prediction(network: DenoiserNetwork, context: DenoiserContext, guidance: Guidance) -> Prediction:

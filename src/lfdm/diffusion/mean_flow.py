@@ -31,7 +31,7 @@ derivatives, or differences over less time, mistake for motion (docs/decisions/0
 LATE_LOGIT, EARLY_LOGIT = (0.4, 1.0), (-1.2, 1.0)
 """Mean and standard deviation of the logits of the two ends of intervals (2510.24474)."""
 TEACHER_STEP = 0.3
-"""Longest time that one step of the teacher covers: each of four sampling steps is its alone."""
+"""Longest time that one step of the teacher covers: it takes each of four sampling steps in one."""
 STEP_COUNTS = (1, 2, 4, 4, 8)
 """Numbers of sampling steps whose intervals are learned, the default twice as often."""
 CAUCHY_SCALE = 0.1

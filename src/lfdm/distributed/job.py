@@ -38,12 +38,12 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Summary:
-    """What a job has done."""
+    """Outcome of a job."""
 
     videos: int
     """Videos that are there, of this run and earlier ones."""
     earlier: int
-    """Those of earlier runs."""
+    """Number of videos of earlier runs."""
     failed: int
     """Requests without a video; the manifest says why."""
 

@@ -46,7 +46,7 @@ class VideoRequest:
     guidance_scale: float | None = None
     """Classifier-free guidance; None = the model's."""
     negative_condition: str | None = None
-    """What guidance moves away from."""
+    """Condition that guidance moves away from."""
     motion_strength: float = 1.0
     """Factor of the motion, 0 to 2."""
     motion_mask: str | None = None
@@ -92,7 +92,7 @@ class Row:
     request: VideoRequest | None
     """None for a row that is no request."""
     values: dict[str, Any]
-    """What the row holds."""
+    """Content of the row."""
     error: str | None = None
     """Why it is no request."""
 

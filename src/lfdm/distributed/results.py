@@ -36,7 +36,7 @@ WEB_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a request."""
+    """Outcome of a request."""
 
     key: str
     """`VideoRequest.key`."""

@@ -28,7 +28,7 @@ MAX_BATCH = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSettings:
-    """What all videos of a batch job have in common.
+    """Settings that all videos of a batch job share.
 
     Raises:
         UserError: a value that is not allowed.

@@ -24,7 +24,7 @@ HOLE_COVERAGE = 0.25
 
 @dataclass(frozen=True, eq=False)
 class Splat:
-    """What landed in the cells of t target images of size (H, W)."""
+    """Sums of what landed in the cells of t target images of size (H, W)."""
 
     mean: Tensor
     """Weighted mean of the values (b, c, t, H, W), 0 where nothing landed."""

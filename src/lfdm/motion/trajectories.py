@@ -74,7 +74,7 @@ class TrajectoryBasis:
 
     displacement: TimeBasis
     visibility: TimeBasis
-    """Of visibility logits relative to that of `MOST_VISIBLE`."""
+    """Functions of time of visibility logits, relative to that of `MOST_VISIBLE`."""
 
     @classmethod
     def from_trajectories(cls, batches: Callable[[], Iterable[Trajectories]], count: int, visibility_count: int) -> Self:

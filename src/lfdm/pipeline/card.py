@@ -1,4 +1,4 @@
-"""What is known of a model, for `lfdm info` and for the model card that is saved with it.
+"""Facts about a model, for `lfdm info` and for the model card that is saved with it.
 
 `about.json` of a model folder holds what its weights do not say: texts by name, such as `data`, `preset` and `license`. A run's
 config.json gives the first two. Set `pipe.about["license"]` before saving to state the licence of your weights.
@@ -47,7 +47,7 @@ def read_about(folder: Path) -> dict[str, str]:
 
 
 def describe(pipe: "LatentFlowPipeline", quality: Mapping[str, Any]) -> dict[str, str]:
-    """Return what is known of a model as lines of text by name; `quality` is its evaluation.json, or empty."""
+    """Return facts about a model as lines of text by name; `quality` is its evaluation.json, or empty."""
     networks = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
     sizes = {name: sum(parameter.numel() for parameter in network.parameters()) for name, network in networks.items()}
     config = pipe.config
@@ -98,7 +98,7 @@ def kept_card(folder: Path) -> str | None:
 
 
 def model_card(pipe: "LatentFlowPipeline", quality: Mapping[str, Any], name: str) -> str:
-    """Return README.md of a model: the Hub's header, what is known, an example and the use in three lines."""
+    """Return README.md of a model: the Hub's header, facts, an example and the use in three lines."""
     header = {"library_name": "lfdm", "tags": ["latent-flow-diffusion", "image-to-video"]}
     if licence := pipe.about.get("license"):
         header["license"] = licence

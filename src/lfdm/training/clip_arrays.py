@@ -1,4 +1,4 @@
-"""What a trained stage 1 finds in every clip, computed once and then read from one memory-mapped file.
+"""Arrays that a trained stage 1 computes for every clip, once, and that are then read from one memory-mapped file.
 
 Shapes: rows (n, c, h, w) float16 of one clip.
 """

@@ -1,4 +1,4 @@
-"""What a step of stage 2 reads of a clip: motion and the latent of the first frame, both on the grid of the motion.
+"""The part of a clip that a step of stage 2 reads: motion and the latent of the first frame, both on the grid of the motion.
 
 Shapes: motion (3, t, h, w) float16 · latent (C, h, w) float16.
 """

@@ -205,18 +205,10 @@ def train_diffusion(
         names = [name for label in labels(records) if (name := _condition_of(label, preset.diffusion_training)) is not None]
         condition = _make_condition(preset, names, model / "condition", None if start is None else start.condition)
         with state.local_main_process_first():  # the other processes find its caches
+            fitting = {"size": preset.size, "fit": preset.fit}
+            tracks = make_codec(preset.diffusion, corners=stage1.corners).needs_trajectories
             training = preset.diffusion_training
-            trajectories = make_codec(preset.diffusion, corners=stage1.corners).needs_trajectories
-            clips, encoded = open_caches(
-                stage1,
-                training,
-                data,
-                records,
-                size=preset.size,
-                fit=preset.fit,
-                trajectories=trajectories,
-                progress=progress,
-            )
+            clips, encoded = open_caches(stage1, training, data, records, **fitting, trajectories=tracks, progress=progress)
         codec = _load_codec(model) if begun else _measured_codec(preset, stage1, None if encoded is None else encoded.motion)
         pipeline = _build_pipeline(preset, stage1, condition, codec)
         if start is not None:
@@ -226,8 +218,8 @@ def train_diffusion(
             if not begun:
                 pipeline.save_pretrained(model, leave_out=["unet"])
         state.wait_for_everyone()
-        task = DiffusionTask(pipeline, preset.diffusion_training, clips, encoded)
-        return train(task, preset.diffusion_training.optimization, out, report=report, summary=summary)
+        task = DiffusionTask(pipeline, training, clips, encoded)
+        return train(task, training.optimization, out, report=report, summary=summary)
 
 
 def _condition_of(label: str, training: DiffusionTrainingConfig) -> str | None:

@@ -124,10 +124,9 @@ class DenseMotionPredictor(MotionPredictor):
         return FlowState.stack_frames(states)
 
     def track_points(self, video: Tensor) -> Trajectories:
-        frames, b = (
-            self._describe(_reduce(rearrange(video, "b c t h w -> (b t) c h w"), self.stride // MATCHING_STRIDE)),
-            len(video),
-        )
+        """Track the pixels of frame 0 from frame to frame (see `MotionPredictor.track_points`)."""
+        b, images = video.shape[0], rearrange(video, "b c t h w -> (b t) c h w")
+        frames = self._describe(_reduce(images, self.stride // MATCHING_STRIDE))
         first, previous, following = (frames.select_frames(b, s) for s in (slice(0, 1), slice(0, -1), slice(1, None)))
         steps = self._estimate(following, previous)[0].flow.unflatten(0, (b, -1)) if video.shape[2] > 1 else None
         states: list[FlowState] = []

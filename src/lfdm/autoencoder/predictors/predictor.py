@@ -59,7 +59,7 @@ class MotionPredictor(nn.Module):
     """
 
     has_regions = False
-    """Whether `region_heat` is available."""
+    """`region_heat` is available."""
 
     def __init__(self, config: PredictorConfig, *, stride: int, corners: bool, padding_mode: str) -> None:
         super().__init__()

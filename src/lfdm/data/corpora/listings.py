@@ -91,7 +91,7 @@ def read_label_table(path: Path, clips: Sequence[PurePath]) -> Listing:
 
 def read_texts(source: Path, clips: Sequence[PurePath], texts: Iterable[PurePath]) -> Listing:
     """Read a label from the first line of the text `<clip>.txt` next to each clip."""
-    found = Listing(name="a .txt beside it")
+    found = Listing(name="a .txt next to it")
     by_name = set(texts)
     for clip in clips:
         for text in text_names(clip):
