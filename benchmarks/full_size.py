@@ -98,8 +98,7 @@ def main() -> None:
         if isinstance(pipe, LatentFlowPipeline):
             results["photograph"] = measure_photograph(pipe, arguments.sheets)
             write_results(results, path)
-    others = sorted(RESULTS_DIR.glob(f"{PREFIX}-*.json"))
-    DOCUMENT.write_text(render(read_json(RESULTS)) + "".join("\n" + render_sizes(read_json(path)) for path in others))
+    DOCUMENT.write_text(render_document())
 
 
 def measure_size(pipe: MotionTransfer, size: int, num_clips: int, sheets: Path | None) -> dict[str, Any]:
@@ -233,8 +232,13 @@ def to_float(frames: np.ndarray) -> Tensor:
     return torch.from_numpy(frames).movedim(-1, 1).float() / 255
 
 
-def render(results: dict[str, Any]) -> str:
-    """Render the document without the tables of other models."""
+def render_document() -> str:
+    """Render the document from the stored results: the bundled model, then others."""
+    others = sorted(RESULTS_DIR.glob(f"{PREFIX}-*.json"))
+    return "\n".join([_render_bundled(read_json(RESULTS)), *(render_sizes(read_json(path)) for path in others)])
+
+
+def _render_bundled(results: dict[str, Any]) -> str:
     photo = results["photograph"]
     return (
         HEAD

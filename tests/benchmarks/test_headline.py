@@ -128,8 +128,8 @@ def test_wrong_settings_are_refused(tiny_settings: ComparisonSettings) -> None:
 
 
 def test_documents_show_the_stored_results() -> None:
-    for prefix, renderer in (("headline", render), ("ablation", ablation_document.render)):
-        stored, document = read_results(RESULTS_DIR, f"{prefix}-"), ROOT / "docs" / f"{prefix}.md"
-        assert document.exists() == bool(stored)
-        if stored:
-            assert document.read_text() == renderer(stored)
+    headlines, ablations, trajectories = (
+        read_results(RESULTS_DIR, f"{name}-") for name in ("headline", "ablation", "trajectories")
+    )
+    assert (ROOT / "docs" / "headline.md").read_text() == render(headlines)
+    assert (ROOT / "docs" / "ablation.md").read_text() == ablation_document.render(ablations, trajectories)

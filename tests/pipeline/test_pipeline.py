@@ -455,6 +455,7 @@ def test_saving_again_replaces_the_model_and_leaves_nothing_behind(pipe: LatentF
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     files = {str(path.relative_to(tmp_path / "model")) for path in (tmp_path / "model").rglob("*") if path.is_file()}
     assert files == {
+        "README.md",
         "model_index.json",
         "motion_codec/config.json",
         "scheduler/scheduler_config.json",

@@ -65,7 +65,7 @@ SKIPPED = {
     "wave/nobody": "an empty folder",
     "wave/ann/cut.avi": "truncated",
     "wave/ann/still.avi": "single frame",
-    "wave/bob/broken.mp4": "broken",
+    "wave/bob/broken.mp4": "not a clip but text",
     "wave/bob/deep/deeper": "an empty folder",
     "wave/bob/notes.txt": "not a clip",
 }

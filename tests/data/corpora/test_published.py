@@ -299,7 +299,7 @@ def test_broken_and_strange_files_are_reported_and_stop_nothing(tmp_path: Path) 
     report = write_published(UTD_MHAD, copy, tmp_path / "set1")
     reasons = {skipped.path.removeprefix("RGB/"): skipped.reason for skipped in report.skipped}
     assert [r.path for r in read_index(tmp_path / "set1")] == ["clips/a10_s1_t2.avi", "clips/a27_s5_t4.avi"]
-    assert "broken" in reasons["a1_s1_t1_color.avi"]
+    assert "not a clip but text" in reasons["a1_s1_t1_color.avi"]
     assert reasons["a9_s4_t1_color.avi"] == "frames are 320x240; the crop is one of 640x480"
     assert reasons["a3_s8_t3_color.avi"] == "a single frame; motion needs two"
     assert sum(reason == "not one of a{1-27}_s{1-8}_t{1-4}_color.avi" for reason in reasons.values()) == 6
