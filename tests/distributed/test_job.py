@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lfdm.cli import COMMANDS
 from lfdm.cli.console import run
@@ -228,3 +229,16 @@ def test_options_without_effect_are_refused(
     (pictures / "r.csv").write_text("image\na.png\n")
     assert run(COMMANDS, ["batch", str(pictures / "r.csv"), "--out", str(pictures / "out"), *options], "test") == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_coloured_mask_counts_as_in_a_single_call(model: Path, pictures: Path) -> None:
+    blue = np.zeros((32, 32, 3), np.uint8)
+    blue[:, 16:] = (0, 0, 255)
+    Image.fromarray(blue).save(pictures / "mask.png")
+    rows = rows_of({"image": "a.png", "condition": "wave", "seed": 5, "name": "x", "motion_mask": "mask.png"})
+    run_batch(rows, settings_of(model, pictures, file_format="apng"), run_here("cpu"))
+    pipe = LatentFlowPipeline.from_pretrained(str(model))
+    mask = pictures / "mask.png"
+    single = pipe(pictures / "a.png", "wave", num_inference_steps=2, generator=5, motion_mask=mask, output_type="uint8").frames
+    assert isinstance(single, np.ndarray)
+    assert np.abs(read_video(pictures / "out" / "x.apng").astype(int) - single[0]).max() == 0

@@ -3,8 +3,9 @@
 import logging
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from lfdm.config.checks import check_integer
+from lfdm.data.images import read_gray
 from lfdm.data.pictures import read_picture
 from lfdm.distributed.requests import VideoRequest
 from lfdm.distributed.results import Result, ResultFolder, is_url, read_url
@@ -99,15 +101,16 @@ class VideoWorker:
         """Return the picture of a request, after a check of what differs between requests of a batch."""
         self.pipe.embed_condition([parse_condition(request.condition, self.pipe.condition.labels)])
         keep_alpha = not self.settings.files(Path("video")).loses_alpha()
-        return self._read_picture(request.image, keep_alpha=keep_alpha)
+        return self._read_file(request.image, partial(read_picture, keep_alpha=keep_alpha))
 
-    def _read_picture(self, source: str, *, keep_alpha: bool = False) -> np.ndarray:
+    def _read_file(self, source: str, read: Callable[[Path], np.ndarray]) -> np.ndarray:
+        """Return what `read` makes of the file at a path or URL."""
         if not is_url(source):
-            return read_picture(Path(self.settings.base) / source, keep_alpha=keep_alpha)
+            return read(Path(self.settings.base) / source)
         with tempfile.TemporaryDirectory(prefix="lfdm-batch-") as folder:
             path = Path(folder) / (PurePosixPath(source.split("?")[0]).name or "picture")
             path.write_bytes(read_url(source))
-            return read_picture(path, keep_alpha=keep_alpha)
+            return read(path)
 
     @staticmethod
     def _compatible(batch: Sequence[VideoRequest], pictures: dict[str, np.ndarray]) -> list[list[VideoRequest]]:
@@ -150,7 +153,7 @@ class VideoWorker:
             negative_condition=parse_condition(shared.negative_condition, labels),
             generator=[request.seed for request in group],
             motion_strength=shared.motion_strength,
-            motion_mask=None if shared.motion_mask is None else self._read_picture(shared.motion_mask).mean(-1).astype(np.uint8),
+            motion_mask=None if shared.motion_mask is None else self._read_file(shared.motion_mask, read_gray),
             fit=shared.fit,
             loop=shared.loop,
             output_size="native" if shared.full_size else "model",

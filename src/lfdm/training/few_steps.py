@@ -136,10 +136,8 @@ class FewStepsTask(DiffusionTask):
 
     def _interval_target(self, inputs: "_Inputs", after: int) -> Tensor:
         known = inputs.rows, inputs.latent, inputs.scale
-        teacher, student = (
-            self._teacher(*known),
-            self._student(self.module, *known),
-        )  # no wrapper: processes need not make equally many predictions
+        teacher = self._teacher(*known)
+        student = self._student(self.module, *known)  # no wrapper: processes need not make equally many predictions
         x, time, until = inputs.x, inputs.time, inputs.until
         if self.config.target == "composed":
             return composed_velocity(teacher, student, x, time, until)
