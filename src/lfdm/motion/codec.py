@@ -102,12 +102,7 @@ class FrameCodec(MotionCodec):
         self.kind, self.corners, self.still_first_frame = kind, corners, still_first_frame
         self.mean, self.std = _triple("mean", mean), _triple("std", std)
         self.low, self.high = _triple("low", low), _triple("high", high)
-        if (self.mean is None) != (self.std is None) or (self.low is None) != (self.high is None):
-            raise UserError(f"mean and std, low and high must be given in pairs; got {mean}, {std}, {low}, {high}")
-        if self.std is not None and min(self.std) <= 0:
-            raise UserError(f"std must be positive; got {self.std}")
-        if self.low is not None and self.high is not None and any(a > b for a, b in zip(self.low, self.high, strict=True)):
-            raise UserError(f"low must not exceed high; got {self.low} and {self.high}")
+        check_statistics(3, mean=self.mean, std=self.std, low=self.low, high=self.high)
 
     def measured(self, motions: Iterable[Motion], *, clamp: bool = True) -> Self:
         """Return this codec, normalised by the statistics of `motions`, which may come in batches of any size.
@@ -176,6 +171,26 @@ class FrameCodec(MotionCodec):
         size = (sample.shape[-2], sample.shape[-1])
         still = Motion.identity(len(sample), 1, size, corners=self.corners, device=sample.device)
         return torch.cat((self.encode(still).to(sample.dtype), sample[:, :, 1:]), dim=2)
+
+
+def check_statistics(
+    num_channels: int,
+    *,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    low: Sequence[float] | None,
+    high: Sequence[float] | None,
+) -> None:
+    """Raise UserError unless mean and std, low and high come in pairs, with a number for each channel, std > 0, low <= high."""
+    if (mean is None) != (std is None) or (low is None) != (high is None):
+        raise UserError(f"mean and std, low and high must be given in pairs; got {mean}, {std}, {low}, {high}")
+    for name, values in {"mean": mean, "std": std, "low": low, "high": high}.items():
+        if values is not None and len(values) != num_channels:
+            raise UserError(f"{name} must have {num_channels} numbers; got {len(values)}")
+    if std is not None and min(std) <= 0:
+        raise UserError(f"std must be positive; got {std}")
+    if low is not None and high is not None and any(a > b for a, b in zip(low, high, strict=True)):
+        raise UserError(f"low must not exceed high; got {low} and {high}")
 
 
 def _triple(name: str, values: Sequence[float] | None) -> Triple | None:

@@ -6,7 +6,6 @@ axis that networks for video have.
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from typing import Any, Self
 
 import torch
@@ -16,7 +15,7 @@ from lfdm.config.checks import check_arguments, check_integer
 from lfdm.config.diffusion import TRAJECTORY_COEFFICIENTS, VISIBILITY_COEFFICIENTS
 from lfdm.config.registration import register_to_config
 from lfdm.errors import UserError
-from lfdm.motion.codec import MIN_STD, MotionCodec
+from lfdm.motion.codec import MIN_STD, MotionCodec, check_statistics
 from lfdm.motion.motion import Motion
 from lfdm.motion.time_basis import NUM_KNOTS, TimeBasis, instants
 from lfdm.motion.trajectories import Trajectories, TrajectoryBasis
@@ -68,16 +67,7 @@ class TrajectoryCodec(MotionCodec):
             _basis("visibility", num_visibility_coefficients, visibility, visibility_variance),
         )
         statistics = {"mean": mean, "std": std, "low": low, "high": high}
-        for (name, values), (other, others) in pairwise(statistics.items()):
-            if name in ("mean", "low") and (values is None) != (others is None):
-                raise UserError(f"{name} and {other} must be given together; got {values} and {others}")
-        for name, values in statistics.items():
-            if values is not None and len(values) != self.basis.num_channels:
-                raise UserError(f"{name} must have {self.basis.num_channels} numbers; got {len(values)}")
-        if std is not None and min(std) <= 0:
-            raise UserError(f"std must be positive; got {std}")
-        if low is not None and high is not None and any(a > b for a, b in zip(low, high, strict=True)):
-            raise UserError(f"low must not exceed high; got {low} and {high}")
+        check_statistics(self.basis.num_channels, **statistics)
         self._statistics = {name: None if values is None else torch.tensor(values) for name, values in statistics.items()}
 
     def sample_shape(self, num_frames: int, height: int, width: int) -> tuple[int, ...]:
