@@ -19,7 +19,7 @@ import tyro
 
 from benchmarks.ablation.ablation import AblationSettings, ablate
 from benchmarks.ablation.document import render, with_earlier_groups
-from benchmarks.experiment.tables import RESULTS_DIR, read_results, write_results
+from benchmarks.experiment.tables import RESULTS_DIR, write_results
 from lfdm.config.presets import get_preset
 from lfdm.errors import UserError
 from lfdm.evaluation.settings import EvaluationConfig
@@ -76,8 +76,7 @@ def main() -> None:
         results = {"dataset": command.dataset, **ablate(settings, command.out, command.only, device=command.device)}
         stored = command.results / f"ablation-{command.dataset}.json"
         write_results(with_earlier_groups(results, stored), stored)
-        found = (read_results(command.results, prefix) for prefix in ("ablation-", "trajectories-"))
-        command.document.write_text(render(*found))
+        command.document.write_text(render(command.results))
     except (UserError, OSError) as error:
         sys.exit(f"ablation: {error}")
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.experiment.tables import minutes, number, table, with_interval
-from benchmarks.trajectories import render_table
+from benchmarks import few_steps, trajectories
+from benchmarks.experiment.tables import minutes, number, read_results, table, with_interval
 from lfdm.folders.model_folder import read_json
 
 TIE = "tie"
@@ -35,10 +35,12 @@ STAGE1_FIGURES = {
 """By name: title, digits, whether more is better."""
 
 
-def render(all_results: Sequence[dict[str, Any]], trajectories: Sequence[dict[str, Any]] = ()) -> str:
-    """Render the document; `trajectories` are the results of `python -m benchmarks.trajectories`."""
-    ablations = [part for results in all_results for part in _render_one(results)]
-    return "\n".join([HEAD, *ablations, *(render_table(results) for results in trajectories)])
+def render(folder: Path) -> str:
+    """Render the document from the results in a folder."""
+    ablations = [part for results in read_results(folder, "ablation-") for part in _render_one(results)]
+    distilled = [few_steps.render_table(results) for results in read_results(folder, "few-steps-")]
+    codecs = [trajectories.render_table(results) for results in read_results(folder, "trajectories-")]
+    return "\n".join([HEAD, *ablations, *distilled, *codecs])
 
 
 def with_earlier_groups(results: dict[str, Any], stored: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The ablation: its rows, verdicts, and a few stages at miniature size."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -114,7 +113,9 @@ def test_some_rows_at_miniature_size(
     folder = Ablation(settings, tmp_path / "out").folder
     assert folder.result("train-base")["num_steps"] == folder.result("train-raw")["num_steps"]
     assert folder.result("train-small-batch")["num_steps"] == 3 * folder.result("train-base")["num_steps"]  # of 1 clip, not 3
-    text = render([json.loads(json.dumps(results))])
+    stored = tmp_path / "results" / "ablation-puppets.json"
+    write_results(results, stored)
+    text = render(stored.parent)
     assert text.count("\n### ") == 3
     assert "flow_epe_ratio" in text
     unfinished = Ablation(settings, tmp_path / "out")
@@ -129,10 +130,9 @@ def test_some_rows_at_miniature_size(
     as_set, guided = sampled["groups"]["sampling"]["rows"]
     assert as_set["distance"] == by_name["base"]["distance"]
     assert guided["against"] == "as-set"
-    stored = tmp_path / "ablation.json"
-    write_results(results, stored)
     merged = with_earlier_groups(sampled, stored)
     assert merged["groups"] == {**read_json(stored)["groups"], "sampling": sampled["groups"]["sampling"]}
-    text = render([json.loads(json.dumps(merged))])
+    write_results(merged, stored)
+    text = render(stored.parent)
     assert "| as-set: " in text
     assert f"--sampling-model {given.sampling_model} " in text

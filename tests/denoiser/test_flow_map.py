@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lfdm.config.models import UNetConfig
+from lfdm.denoiser.undistilled import without_distilled_inputs
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.errors import UserError
 from tests.denoiser.test_unet3d import inputs, tiny_unet
@@ -68,6 +69,21 @@ def test_a_network_without_these_inputs_has_no_new_weights_and_refuses_them(tmp_
     loaded = MotionUNet3D.from_pretrained(tmp_path)
     assert loaded.flow_map
     assert loaded.max_guidance == 4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("max_guidance", [4.0, None])
+def test_without_the_inputs_it_makes_the_same_prediction_at_an_instant_and_scale_1(max_guidance: float | None) -> None:
+    network, (sample, timestep, condition, latent) = distilled(tiny_unet(), max_guidance=max_guidance), inputs()
+    if network.guidance_embedding is not None:
+        torch.nn.init.normal_(network.guidance_embedding.weight)
+        torch.nn.init.normal_(network.guidance_embedding.bias)
+    plain = without_distilled_inputs(network)
+    assert plain.state_dict().keys() == tiny_unet().state_dict().keys()
+    found, expected = (one(sample, timestep, condition, latent) for one in (plain, network))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="guidance"):
+        plain(sample, timestep, condition, latent, guidance=2.0)
 
 
 @pytest.mark.parametrize("value", [1.0, 0.5])

@@ -19,7 +19,7 @@ from lfdm.folders.run_folder import find_checkpoints
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.batches import BatchRandomness
 from lfdm.training.encoded_clips import open_encoded_clips
-from lfdm.training.few_steps import FewStepsTask, make_student, train_few_steps
+from lfdm.training.few_steps import FewStepsTask, load_teacher, make_student, train_few_steps
 from lfdm.training.loop import train
 from tests.training.test_loop import metrics
 from tests.training.test_processes import run_processes
@@ -161,20 +161,26 @@ def test_settings_that_are_not_allowed_are_refused(change: dict[str, Any]) -> No
         replace(CONFIG, **change)
 
 
-def test_a_distilled_model_and_one_that_predicts_noise_are_refused(
+def test_a_model_that_predicts_noise_and_changed_settings_are_refused(
     teacher: Path, tiny_preset: Preset, puppets_dir: Path, tmp_path: Path
 ) -> None:
-    pipe = LatentFlowPipeline.from_pretrained(teacher)
-    with pytest.raises(UserError, match="distilled already"):
-        make_student(make_student(pipe, CONFIG), CONFIG)
     noise = replace(tiny_preset, diffusion=replace(tiny_preset.diffusion, prediction_type="epsilon"))
+    LatentFlowPipeline.from_preset(noise, ["wave"]).save_pretrained(tmp_path / "noise")
     with pytest.raises(UserError, match="epsilon"):
-        make_student(LatentFlowPipeline.from_preset(noise, ["wave"]), CONFIG)
+        load_teacher(tmp_path / "noise")
     with pytest.raises(UserError, match="flow_map"):
         replace(tiny_preset, unet=replace(tiny_preset.unet, flow_map=True))
     train_few_steps(teacher, puppets_dir, tmp_path / "run", CONFIG)
     with pytest.raises(UserError, match="max_guidance"):
         train_few_steps(teacher, puppets_dir, tmp_path / "run", replace(CONFIG, max_guidance=3.0))
+
+
+def test_a_distilled_model_teaches_by_its_conditional_prediction(teacher: Path, tmp_path: Path) -> None:
+    make_student(load_teacher(teacher), CONFIG).save_pretrained(tmp_path / "distilled")
+    again = load_teacher(tmp_path / "distilled")
+    assert not again.unet.flow_map
+    assert again.unet.max_guidance is None
+    assert make_student(again, CONFIG).unet.max_guidance == CONFIG.max_guidance
 
 
 def test_the_flow_map_sampler_needs_a_flow_map(teacher: Path) -> None:

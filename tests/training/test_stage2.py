@@ -389,7 +389,7 @@ def test_the_paper_target_is_the_absolute_grid_of_all_frames_jittered_alike(
 
 
 def test_training_may_start_from_the_bundled_model(puppets_dir: Path, tmp_path: Path) -> None:
-    """Its preset with the size of the test's clips, 32x32, 6 frames; the model predicts v."""
+    """Its preset with the size of the test's clips, 32x32, 6 frames; the model predicts v, and is distilled."""
     preset = replace(
         with_steps(FLOW64, 1), image_size=32, num_frames=6, diffusion=DiffusionConfig(prediction_type="v_prediction")
     )
@@ -398,6 +398,9 @@ def test_training_may_start_from_the_bundled_model(puppets_dir: Path, tmp_path: 
     train_diffusion(preset, puppets_dir, "puppets64", tmp_path / "run", init="puppets64")
     bundled, trained = (LatentFlowPipeline.from_pretrained(name) for name in ("puppets64", tmp_path / "run"))
     assert trained.condition.labels == ("jump", "wave")
+    assert not trained.unet.flow_map
+    assert trained.unet.max_guidance is None
+    assert trained.scheduler.sampler == "dpmpp_2m"
     assert torch.equal(trained.embed_condition(["wave", "jump"]), bundled.embed_condition(["wave", "jump"]))
     assert torch.equal(trained.autoencoder.final.weight, bundled.autoencoder.final.weight)
     new, old = (pipe.unet.get_parameter("motion_in.weight") for pipe in (trained, bundled))

@@ -42,6 +42,7 @@ from lfdm.training.processes import process_state, require_same_settings
 from lfdm.training.reports import RunSummary, StepReport
 from lfdm.training.stage1 import training_records
 from lfdm.training.stage2 import ConditionedUNet, DiffusionTask, open_caches
+from lfdm.training.starting import ordinary_network
 
 
 class ConditionedFlowMap(ConditionedUNet):
@@ -189,7 +190,7 @@ def train_few_steps(
     settings = {"stage": "few-steps", "model": str(model), "data": str(data), "few_steps": to_json(config)}
     require_same_settings(settings)
     check_run(out, settings)
-    teacher = LatentFlowPipeline.from_pretrained(model)
+    teacher = load_teacher(model)
     student = make_student(teacher, config)
     state = process_state()
     with locked(out, hold=state.is_main_process):
@@ -209,26 +210,31 @@ def train_few_steps(
         return train(task, config.optimization, out, report=report, summary=summary)
 
 
-def make_student(teacher: LatentFlowPipeline, config: FewStepsConfig) -> LatentFlowPipeline:
-    """Return a pipeline with the teacher's components and a flow map that starts with its weights.
+def load_teacher(model: str | Path) -> LatentFlowPipeline:
+    """Load a pipeline to distill; the network of one that is distilled already becomes an ordinary one.
 
     Raises:
-        UserError: another network than `MotionUNet3D`, one that predicts noise, or one that is distilled already.
+        UserError: another network than `MotionUNet3D`, or one that predicts noise.
     """
-    unet, kind = teacher.unet, predicted_by(teacher.scheduler)
-    if not isinstance(unet, MotionUNet3D):
-        raise UserError(f"model must have a MotionUNet3D to distill; got {type(unet).__name__}")
-    if kind == "epsilon":
+    teacher = LatentFlowPipeline.from_pretrained(model)
+    if not isinstance(teacher.unet, MotionUNet3D):
+        raise UserError(f"model must have a MotionUNet3D to distill; got {type(teacher.unet).__name__}")
+    if predicted_by(teacher.scheduler) == "epsilon":
         raise UserError("model must predict velocity or v_prediction to be distilled; got 'epsilon'")
-    if unet.flow_map or unet.max_guidance is not None:
-        raise UserError("model must be the result of `lfdm train diffusion`; got one that is distilled already")
+    teacher.unet = ordinary_network(teacher.unet)
+    return teacher
+
+
+def make_student(teacher: LatentFlowPipeline, config: FewStepsConfig) -> LatentFlowPipeline:
+    """Return a pipeline with the teacher's components and a flow map that starts with its weights."""
+    unet = teacher.unet
     settings = {name: value for name, value in unet.config.items() if not name.startswith("_")}
     flow_map = MotionUNet3D(**{**settings, "flow_map": True, "max_guidance": config.max_guidance})
     flow_map.load_state_dict({**flow_map.state_dict(), **unet.state_dict()})
     return LatentFlowPipeline.from_pipe(
         teacher,
         unet=flow_map,
-        scheduler=MotionScheduler(prediction_type=kind, sampler="flow_map"),
+        scheduler=MotionScheduler(prediction_type=predicted_by(teacher.scheduler), sampler="flow_map"),
         num_inference_steps=config.num_inference_steps,
         guidance_scale=min(max(teacher.config["guidance_scale"], 1.0), config.max_guidance),
     )

@@ -1,6 +1,7 @@
 """The trained models that stage 2 starts from: stage 1, and a U-Net with its conditions to train further."""
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,15 @@ from lfdm.config.diffusion import PredictionType
 from lfdm.config.models import AutoencoderConfig, UNetConfig
 from lfdm.config.presets import Preset
 from lfdm.config.serialization import to_json
+from lfdm.denoiser.undistilled import without_distilled_inputs
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion.schedulers import predicted_by
 from lfdm.errors import UserError
 from lfdm.folders.run_folder import find_layout, find_model
 from lfdm.folders.sources import find_folder
 from lfdm.pipeline.folder import load_scheduler
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,13 +33,27 @@ class StartingWeights:
 
     @classmethod
     def load(cls, folder: Path, preset: Preset) -> Self:
-        """Load from a U-Net, pipeline or run folder; UserError if its settings or prediction type are not the preset's."""
-        unet = MotionUNet3D.from_pretrained(find_model(folder, "unet"))
+        """Load from a U-Net, pipeline or run folder, a distilled U-Net as an ordinary one.
+
+        Raises:
+            UserError: settings or a prediction type that are not the preset's.
+        """
+        unet = ordinary_network(MotionUNet3D.from_pretrained(find_model(folder, "unet")))
         _check_settings(f"{folder} holds a U-Net", unet.config, preset.unet, preset.name)
         needed, found = preset.diffusion.prediction_type, _prediction_type(folder)
         if found not in (needed, None):
             raise UserError(f"diffusion.prediction_type must be {found}, as of the U-Net in {folder}; got {needed}")
         return cls(unet, _load_condition(folder))
+
+
+def ordinary_network(unet: MotionUNet3D) -> MotionUNet3D:
+    """Return a U-Net to train or to learn from: itself or, if it is distilled, its conditional prediction; the log says so."""
+    if not unet.flow_map and unet.max_guidance is None:
+        return unet
+    logger.warning(
+        "the model is distilled; training takes its conditional prediction: a network for ordinary samplers and guidance"
+    )
+    return without_distilled_inputs(unet)
 
 
 def load_autoencoder(path: str | Path, preset: Preset) -> LatentFlowAutoencoder:

@@ -1,0 +1,40 @@
+"""The bundled model, which is distilled: four predictions make a video."""
+
+import numpy as np
+import pytest
+
+from lfdm.diffusion.schedulers import MotionScheduler
+from lfdm.errors import UserError
+from lfdm.folders.sources import bundled_images, bundled_models
+from lfdm.pipeline.pipeline import LatentFlowPipeline
+
+
+@pytest.fixture(scope="module")
+def pipe() -> LatentFlowPipeline:
+    return LatentFlowPipeline.from_pretrained("puppets64")
+
+
+def amount_of_motion(pipe: LatentFlowPipeline, **options: float) -> float:
+    made = pipe(bundled_images("puppets64")[0], "wave", generator=0, output_type="uint8", **options).frames
+    return float(np.abs(np.diff(np.asarray(made, dtype=int)[0], axis=0)).mean())
+
+
+def test_it_is_the_only_one() -> None:
+    assert bundled_models() == ["puppets64"]
+
+
+def test_one_pass_a_step_moves_the_puppet_about_as_far_as_many_small_steps(pipe: LatentFlowPipeline) -> None:
+    passes: list[int] = []
+    hook = pipe.unet.register_forward_hook(lambda _, inputs, __: passes.append(inputs[2].shape[0]))
+    fast = amount_of_motion(pipe)
+    assert passes == [1, 1, 1, 1]
+    other = LatentFlowPipeline.from_pipe(pipe, scheduler=MotionScheduler(prediction_type="v_prediction", sampler="dpmpp_2m"))
+    slow = amount_of_motion(other, num_inference_steps=10)
+    hook.remove()
+    assert passes == [1] * 14
+    assert 0.7 < fast / slow < 1.3
+
+
+def test_scales_that_it_was_not_trained_for_are_refused(pipe: LatentFlowPipeline) -> None:
+    with pytest.raises(UserError, match=r"guidance_scale.*1.*4.*9"):
+        pipe(bundled_images("puppets64")[0], "wave", guidance_scale=9.0)
