@@ -17,7 +17,8 @@ from mkdocs.structure.pages import Page
 from mkdocs.utils import get_relative_url
 
 from lfdm.cli import COMMANDS
-from lfdm.cli.console import PROGRAM, CommandTree, Group, binding, text_forms
+from lfdm.cli.console import PROGRAM, CommandTree, Group, binding
+from lfdm.cli.text_forms import text_forms
 from lfdm.config.presets import PRESETS, Preset
 from lfdm.config.video import Size
 

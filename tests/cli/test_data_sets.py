@@ -1,6 +1,7 @@
 """Commands that make data sets."""
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -143,3 +144,19 @@ def test_sprite_sheets_become_a_data_set(lfdm: Lfdm) -> None:
     for wrong in (["--grid", "20by15", "--rows", "walk"], ["--rows", "walk"], ["--margin", 2], ["--grid", "0x4", "--rows", "a"]):
         code, _, err = lfdm("data", "sprites", "hero.png", "--out", "other", *wrong)
         assert (code, err.count("\n")) == (2, 1), wrong
+
+
+def test_a_data_set_is_checked_in_text_and_for_programs(lfdm: Lfdm, puppets_dir: Path, model: Path) -> None:
+    code, printed, err = lfdm("data", "check", puppets_dir, "--num-workers", 1, "--model", model)
+    assert code == 0, err
+    lines = printed.splitlines()
+    assert lines[0] == f"{puppets_dir}: 12 clips of 6 subjects, 2 labels"
+    assert any(line.split()[:4] == ["warning", "clips", "per", "label"] and "jump (4), wave (4)" in line for line in lines)
+    code, printed, err = lfdm("data", "check", puppets_dir, "--num-workers", 1, "--json")
+    assert code == 0, err
+    found = json.loads(printed)
+    assert [check["name"] for check in found["checks"] if check["verdict"] == "warning"] == ["clips per label"]
+    assert found["visible"].keys() == {"jump", "wave"}
+    for wrong in (["nowhere"], [puppets_dir, "--device", "cpu"], [puppets_dir, "--num-workers", -1]):
+        code, printed, err = lfdm("data", "check", *wrong)
+        assert (code, printed, err.count("\n")) == (2, "", 1), wrong

@@ -9,16 +9,19 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tyro
 
 from lfdm.cli import COMMANDS
-from lfdm.cli.console import Command, CommandTree, Group, binding, text_forms
+from lfdm.cli.console import Command, CommandTree, Group, binding
 from lfdm.cli.settings_file import option_names
+from lfdm.cli.text_forms import text_forms
 from lfdm.config.presets import FLOW64, PRESETS, Preset
 from lfdm.config.serialization import from_json, to_json
 from lfdm.data.cache import open_cache
 from lfdm.data.index import ClipRecord
+from lfdm.data.video import write_video
 
 Lfdm = Callable[..., tuple[int, str, str]]
 
@@ -98,12 +101,35 @@ def test_quiet_prints_results_and_errors_only(lfdm: Lfdm, image: Path) -> None:
     assert (code, out, err.count("\n")) == (2, "", 1)
 
 
-def test_results_for_programs_are_one_json_object(lfdm: Lfdm, model: Path) -> None:
+def test_results_for_programs_are_one_json_object(lfdm: Lfdm, model: Path, image: Path) -> None:
     code, out, _ = lfdm("info", "--json")
     assert code == 0
     assert "puppets64" in json.loads(out)["bundled models"]
     code, out, _ = lfdm("info", "--model", model, "--json")
     assert json.loads(out)["labels"] == "raise arms, wave"
+    options = ["--model", model, "--num-inference-steps", 1]
+    code, out, _ = lfdm("generate", image, "wave", *options, "--num-videos", 2, "--panel", "source", "--out", "a.gif", "--json")
+    assert code == 0
+    assert sorted(json.loads(out)["files"]) == ["a-0-panel.gif", "a-0.gif", "a-1-panel.gif", "a-1.gif"]
+    write_video("driving.avi", np.zeros((3, 32, 32, 3), np.uint8), fps=8)
+    code, out, _ = lfdm("--json", "transfer", image, "driving.avi", "--model", model, "--out", "b.gif")
+    assert json.loads(out) == {"files": ["b.gif"]}
+    words = "data puppets --out data --num-subjects 2 --num-takes 1 --size 32 --num-frames 3 --num-workers 1"
+    code, out, _ = lfdm(*words.split(), "--json")
+    found = json.loads(out)
+    assert (found["data"], found["train"], found["test"], found["subjects"], found["clips"]["wave"]) == ("data", 8, 8, 2, 2)
+    code, out, _ = lfdm("new", "project", "--json")
+    assert json.loads(out) == {"project": "project"}
+
+
+def test_failed_requests_are_counted_for_programs_and_json_is_refused_without_a_result(lfdm: Lfdm, model: Path) -> None:
+    Path("requests.csv").write_text("image,condition\nnowhere.png,wave\n")
+    code, out, err = lfdm("batch", "requests.csv", "--out", "videos", "--model", model, "--json", "--quiet")
+    assert (code, json.loads(out)["failed"], err.count("\n")) == (2, 1, 1)
+    for command in (["completion", "bash"], ["serve", "--model", model]):
+        code, out, err = lfdm(*command, "--json")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "--json" in err
 
 
 def test_help_has_colours_only_without_no_color() -> None:

@@ -3,6 +3,7 @@
 import sys
 
 from lfdm.cli.batch import batch
+from lfdm.cli.checking import data_check
 from lfdm.cli.completion import completion_command
 from lfdm.cli.console import CommandTree, Group, run_process
 from lfdm.cli.data_sets import data_characters, data_corpus, data_folder, data_lpc, data_puppets, data_sprites
@@ -19,7 +20,7 @@ COMMANDS: CommandTree = {
     "generate": generate,
     "transfer": transfer,
     "data": Group(
-        "Make a clip data set: puppets, characters, sprites, lpc, mug, mhad, natops, folder.",
+        "Make a clip data set: puppets, characters, sprites, lpc, mug, mhad, natops, folder; or check one.",
         {
             "puppets": data_puppets,
             "characters": data_characters,
@@ -29,6 +30,7 @@ COMMANDS: CommandTree = {
             "mhad": data_corpus("mhad", "RGB/a1_s1_t1_color.avi, ... and Depth/a1_s1_t1_depth.mat, ..."),
             "natops": data_corpus("natops", "gesture01/g01s01.avi, ... and segmentation.txt"),
             "folder": data_folder,
+            "check": data_check,
         },
     ),
     "train": Group(
@@ -57,7 +59,8 @@ COMMANDS: CommandTree = {
 
 DESCRIPTION = (
     "Animate one image by latent flow diffusion. Every command also takes --config FILE (options from a YAML file or a run's "
-    "config.json; the command line wins), --quiet (no progress and notes) and --traceback (or LFDM_TRACEBACK=1)."
+    "config.json; the command line wins), --json (the result as one JSON object), --quiet (no progress and notes) and "
+    "--traceback (or LFDM_TRACEBACK=1)."
 )
 
 

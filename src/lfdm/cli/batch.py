@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from lfdm.cli.console import progress_bar
+from lfdm.cli.console import IncompleteError, Values, progress_bar
 from lfdm.cli.options import DEFAULT_MODEL, Dtype, import_torch, pick_device
 from lfdm.errors import UserError
 
@@ -25,7 +25,7 @@ def batch(
     device: str | None = None,
     ray: str | None = None,
     cpus_per_worker: int | None = None,
-) -> None:
+) -> Values:
     """Make the videos of a table of requests; the same command continues where an earlier run ended.
 
     The table is CSV, JSON Lines or Parquet. Its columns are image, condition, seed, name, and options of `lfdm generate` in the
@@ -65,7 +65,9 @@ def batch(
         summary = run_batch(rows, settings, runner, parquet=requests.suffix.lower() == ".parquet", progress=update)
     again = f" ({summary.earlier} of an earlier run)" if summary.earlier else ""
     print(f"{out}: {summary.videos} of {len(rows)} videos{again}")
+    counts = {"videos": summary.videos, "earlier": summary.earlier, "failed": summary.failed}
+    values = {"out": out, "manifest": f"{out}/manifest.jsonl", "requests": len(rows), **counts}
     if summary.failed:
-        raise UserError(
-            f"{summary.failed} of {len(rows)} requests failed; {out}/manifest.jsonl says why, the same command tries again"
-        )
+        message = f"{summary.failed} of {len(rows)} requests failed; {out}/manifest.jsonl says why, the same command tries again"
+        raise IncompleteError(message, values)
+    return values

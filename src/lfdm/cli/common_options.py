@@ -1,4 +1,4 @@
-"""Options of every command: `--traceback`, `--quiet` and `--config FILE`. Imports neither torch nor diffusers."""
+"""Options of every command: `--json`, `--traceback`, `--quiet` and `--config FILE`. Imports neither torch nor diffusers."""
 
 import os
 from collections.abc import Sequence
@@ -20,6 +20,8 @@ class CommonOptions:
     """Show the traceback of the user's errors, too: `--traceback` or LFDM_TRACEBACK=1."""
     quiet: bool
     """Print nothing on stderr but errors: `--quiet`."""
+    json: bool
+    """Print the result as one JSON object instead of text: `--json`."""
     config: Path | None
     """File of options, over which the command line wins: `--config FILE`."""
 
@@ -33,7 +35,7 @@ def split_common(arguments: Sequence[str]) -> tuple[CommonOptions, list[str]]:
             if not name:
                 raise UserError(f"{CONFIG_OPTION} must be followed by a YAML or JSON file")
             config = expand_home(name)
-        elif word not in ("--traceback", "--quiet"):
+        elif word not in ("--traceback", "--quiet", "--json"):
             words.append(word)
     traceback = "--traceback" in arguments or os.environ.get(TRACEBACK_VARIABLE, "0") not in ("", "0")
-    return CommonOptions(traceback, "--quiet" in arguments, config), words
+    return CommonOptions(traceback, "--quiet" in arguments, "--json" in arguments, config), words

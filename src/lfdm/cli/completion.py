@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, Union
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
-from lfdm.cli.console import PROGRAM, Command, CommandTree, Group, text_forms
+from lfdm.cli.console import PROGRAM, Command, CommandTree, Group
+from lfdm.cli.text_forms import text_forms
 
 Shell = Literal["bash", "zsh", "fish"]
 

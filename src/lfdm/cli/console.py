@@ -3,7 +3,9 @@
 import contextlib
 import difflib
 import functools
+import inspect
 import io
+import json
 import os
 import re
 import signal
@@ -18,14 +20,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import tyro
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from lfdm.cli.common_options import CommonOptions, split_common
 from lfdm.cli.settings_file import options_from_file
-from lfdm.config.video import Size, SizeSetting, training_size
+from lfdm.cli.text_forms import text_forms
 from lfdm.errors import MissingExtraError, UserError
 from lfdm.folders.disk import disk_error
-from lfdm.folders.files import expand_home
 from lfdm.folders.texts import printable
 from lfdm.training.interruption import TrainingInterrupted
 
@@ -39,7 +39,10 @@ MAX_MESSAGE = 4000
 """Most characters of an error message that are shown."""
 LINE_SECONDS = 30.0
 
-Command = Callable[..., None]
+Values: TypeAlias = Mapping[str, Any]
+"""The result of a command for programs; paths are printed as strings."""
+Command = Callable[..., Values | None]
+"""Prints its result as text, and returns it if it has any."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,14 @@ class Group:
 
 
 CommandTree: TypeAlias = Mapping[str, "Command | Group"]
+
+
+class IncompleteError(UserError):
+    """Some of what was requested failed; `values` are the result."""
+
+    def __init__(self, message: str, values: Values) -> None:
+        super().__init__(message)
+        self.values = values
 
 
 def run(tree: CommandTree, arguments: Sequence[str], description: str) -> int:
@@ -157,12 +168,14 @@ def _dispatch(tree: CommandTree, arguments: list[str], program: str, description
         return _dispatch(entry.commands, arguments[1:], f"{program} {arguments[0]}", entry.help, common)
     if entry is not None:
         words = arguments[1:]
+        if common.json and "--help" not in words and inspect.signature(entry).return_annotation in (None, "None"):
+            raise UserError(f"--json has no effect on {program} {arguments[0]}, which has no result; leave it out")
         if common.config is not None:  # what stands later wins; an option of many values must not take IMAGE and the like
             start = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
             words[start:start] = options_from_file(common.config, entry)
         with _short_errors():
             bound = tyro.cli(binding(entry), prog=f"{program} {arguments[0]}", args=words, registry=text_forms())
-        return _run_quietly(bound) if common.quiet else bound()
+        return _run_bound(bound, common)
     if arguments and not arguments[0].startswith("-"):
         near = difflib.get_close_matches(arguments[0], tree, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -173,56 +186,29 @@ def _dispatch(tree: CommandTree, arguments: list[str], program: str, description
     return None
 
 
-def _run_quietly(command: Callable[[], None]) -> None:
-    """Run a command without its progress, notes and warnings, which go to stderr."""
-    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere):
-        command()
-
-
-def text_forms() -> ConstructorRegistry:
-    """Return a tyro registry of paths, in which ~ is replaced (shells leave it in --out=~/x and in quotes), and of sizes."""
-    registry = ConstructorRegistry()
-
-    @registry.primitive_rule
-    def path_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
-        if info.type is not Path:
-            return None
-        return PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="PATH",
-            instance_from_str=lambda words: expand_home(words[0]),
-            is_instance=lambda value: isinstance(value, Path),
-            str_from_instance=lambda path: [str(path)],
-        )
-
-    @registry.primitive_rule
-    def size_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[SizeSetting] | None:
-        if info.type not in (SizeSetting, SizeSetting | None):
-            return None
-        return PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="HxW",
-            instance_from_str=lambda words: _parse_size(words[0]),
-            is_instance=lambda value: value is None or isinstance(value, int | tuple),
-            str_from_instance=lambda size: ["None" if size is None else str(Size.parse(size))],
-        )
-
-    return registry
-
-
-def _parse_size(text: str) -> SizeSetting:
-    """Return a size; ValueError, which tyro reports with the option's name, for any other text."""
+def _run_bound(command: Callable[[], Values | None], common: CommonOptions) -> None:
+    """Run a command: with --quiet without its progress, notes and warnings (stderr), with --json without its text (stdout)."""
+    values: Values | None = None
     try:
-        return training_size(text).setting
-    except UserError as error:
-        raise ValueError(str(error)) from None
+        with Path(os.devnull).open("w", encoding="utf-8") as nowhere, contextlib.ExitStack() as redirections:
+            if common.quiet:
+                redirections.enter_context(contextlib.redirect_stderr(nowhere))
+            if common.json:
+                redirections.enter_context(contextlib.redirect_stdout(nowhere))
+            values = command()
+    except IncompleteError as error:
+        values = error.values
+        raise
+    finally:
+        if common.json and values is not None:
+            print(json.dumps(values, indent=2, ensure_ascii=False, default=str))
 
 
-def binding(command: Command) -> Callable[..., Callable[[], None]]:
+def binding(command: Command) -> Callable[..., Callable[[], Values | None]]:
     """Return a function with the signature of `command` that binds the arguments; run later, outside of tyro's error handling."""
 
     @functools.wraps(command)
-    def bind(*args: Any, **kwargs: Any) -> Callable[[], None]:
+    def bind(*args: Any, **kwargs: Any) -> Callable[[], Values | None]:
         return functools.partial(command, *args, **kwargs)
 
     return bind

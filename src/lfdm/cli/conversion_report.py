@@ -5,32 +5,37 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lfdm.cli.options import print_json
-
 if TYPE_CHECKING:
     from lfdm.data.corpora.conversion import Conversion
+    from lfdm.data.index import ClipRecord
 
 
-def print_conversion(report: "Conversion", out: Path, *, json: bool) -> None:
-    """Print what was made of recordings and what was left out, or the same as one JSON object."""
-    if json:
-        print_json(conversion_values(report, out))
-        return
+def report_conversion(report: "Conversion", out: Path) -> dict[str, Any]:
+    """Print what was made of recordings and what was left out, and return it."""
     print_skipped(report)
     print_clips(report, out)
     if report.skipped:
         print(f"{len(report.skipped)} files or folders skipped")
     print_notes(report)
+    return conversion_values(report, out)
+
+
+def data_set_values(out: Path, records: "Sequence[ClipRecord]") -> dict[str, Any]:
+    """Return the result of a command that made a data set."""
+    splits = Counter(record.split for record in records)
+    return {
+        "data": out,
+        "clips": dict(sorted(Counter(record.label for record in records).items())),
+        "train": splits["train"],
+        "test": splits["test"],
+        "subjects": len({record.subject for record in records}),
+    }
 
 
 def conversion_values(report: "Conversion", out: Path) -> dict[str, Any]:
-    """Return what `--json` prints of a conversion."""
+    """Return the result of a conversion."""
     return {
-        "data": out,
-        "clips": dict(sorted(Counter(record.label for record in report.records).items())),
-        "train": report.num_clips("train"),
-        "test": report.num_clips("test"),
-        "subjects": len({record.subject for record in report.records}),
+        **data_set_values(out, report.records),
         "reused": report.num_reused,
         "skipped": {str(skipped.path): skipped.reason for skipped in report.skipped},
         "missing": report.missing,

@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from lfdm.cli.console import progress_bar
-from lfdm.cli.conversion_report import conversion_values, print_clips, print_conversion, print_notes, print_skipped, print_some
-from lfdm.cli.options import print_json
+from lfdm.cli.console import Values, progress_bar
+from lfdm.cli.conversion_report import (
+    conversion_values,
+    data_set_values,
+    print_clips,
+    print_notes,
+    print_skipped,
+    print_some,
+    report_conversion,
+)
 from lfdm.config.video import Fit, FolderLayout, SizeSetting, is_one_number
+from lfdm.data.index import read_index
 from lfdm.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,7 +39,7 @@ def data_puppets(
     test_fraction: float = 0.2,
     truth: Literal["none", "test", "all"] = "test",
     num_workers: int | None = None,
-) -> None:
+) -> Values:
     """Render procedural puppets performing labelled actions, with exactly known motion.
 
     Args:
@@ -63,6 +71,7 @@ def data_puppets(
             progress=progress,
         )
     print(index)
+    return data_set_values(out, read_index(out))
 
 
 def data_characters(
@@ -82,7 +91,7 @@ def data_characters(
     shadows: bool = False,
     truth: Literal["none", "test", "all"] = "test",
     num_workers: int | None = None,
-) -> None:
+) -> Values:
     """Render rigged, animated characters from glTF files, with exactly known motion; needs the extra [render].
 
     Args:
@@ -124,6 +133,7 @@ def data_characters(
             progress=progress,
         )
     _report_characters(result)
+    return {**data_set_values(out, read_index(out)), "visible": result.visible, "skipped": result.skipped}
 
 
 def _report_characters(result: "RenderedCharacters") -> None:
@@ -144,7 +154,7 @@ def data_lpc(
     seed: int = 0,
     test_fraction: float = 0.2,
     num_workers: int | None = None,
-) -> None:
+) -> Values:
     """Render labelled clips from LPC sprite sheets.
 
     Args:
@@ -172,6 +182,7 @@ def data_lpc(
             progress=progress,
         )
     print(index)
+    return data_set_values(out, read_index(out))
 
 
 def data_sprites(
@@ -186,8 +197,7 @@ def data_sprites(
     fps: float | None = None,
     test_fraction: float = 0.2,
     seed: int = 0,
-    json: bool = False,
-) -> None:
+) -> Values:
     """Make a clip data set from sprite sheets, which keeps their alpha.
 
     Args:
@@ -201,7 +211,6 @@ def data_sprites(
         fps: Frames per second; by default as an Aseprite json states, or 8.
         test_fraction: Fraction of sheets held out for testing.
         seed: Seed of the split.
-        json: Print one JSON object.
     """
     from lfdm.data.corpora.sprites import write_sprites
     from lfdm.data.sprite_sheets import Grid
@@ -221,7 +230,7 @@ def data_sprites(
             seed=seed,
             progress=progress,
         )
-    print_conversion(report, out, json=json)
+    return report_conversion(report, out)
 
 
 def data_folder(
@@ -239,8 +248,7 @@ def data_folder(
     stride_seconds: float | None = None,
     scene_cuts: bool = False,
     num_workers: int | None = None,
-    json: bool = False,
-) -> None:
+) -> Values:
     """Make a clip data set from your own clips, in folders <label>/<subject>/<clip>, <label>/<clip>, or <split>/<label>/<clip>.
 
     Args:
@@ -258,7 +266,6 @@ def data_folder(
         stride_seconds: Time between the starts of such clips; by default their length.
         scene_cuts: Also cut videos at scene cuts.
         num_workers: Threads; by default one per core.
-        json: Print one JSON object.
     """
     from lfdm.data.corpora.cutting import Cutting
     from lfdm.data.corpora.folder import write_folder
@@ -270,10 +277,10 @@ def data_folder(
     split = {"layout": layout, "labels": labels, "test_fraction": test_fraction, "seed": seed}
     with progress_bar() as progress:
         report = write_folder(folder, out, **frames, **split, cutting=cutting, num_workers=num_workers, progress=progress)
-    print_conversion(report, out, json=json)
+    return report_conversion(report, out)
 
 
-def data_corpus(name: str, layout: str) -> Callable[..., None]:
+def data_corpus(name: str, layout: str) -> Callable[..., Values]:
     """Return the command that converts the corpus `name`; `layout` describes its download."""
 
     def data_corpus(
@@ -282,8 +289,7 @@ def data_corpus(name: str, layout: str) -> Callable[..., None]:
         out: Path,
         size: SizeSetting = 128,
         num_workers: int | None = None,
-        json: bool = False,
-    ) -> None:
+    ) -> Values:
         """Make a clip data set from your copy of CORPUS, cropped and split as in the paper; the same command resumes.
 
         Args:
@@ -291,7 +297,6 @@ def data_corpus(name: str, layout: str) -> Callable[..., None]:
             out: Folder for the clip data set.
             size: Height x width of frames, or one number for squares; multiples of 16. Other shapes get black borders.
             num_workers: Threads; by default one per core.
-            json: Print one JSON object.
         """
         from lfdm.data.corpora.mhad import UTD_MHAD
         from lfdm.data.corpora.mug import MUG
@@ -301,9 +306,6 @@ def data_corpus(name: str, layout: str) -> Callable[..., None]:
         corpus = {"mug": MUG, "mhad": UTD_MHAD, "natops": NATOPS}[name]
         with progress_bar() as progress:
             report = write_published(corpus, source, out, size=size, num_workers=num_workers, progress=progress)
-        if json:
-            print_json(conversion_values(report, out))
-            return
         print_skipped(report, most=MAX_LINES)
         print_notes(report, most=MAX_LINES)
         print_clips(report, out)
@@ -311,6 +313,7 @@ def data_corpus(name: str, layout: str) -> Callable[..., None]:
             print(f"{report.num_reused} of them were converted before")
         print(f"training clips: {report.num_clips('train')} of the paper's {corpus.num_train}")
         print_some([f"missing {gap}" for gap in report.missing], MAX_LINES)
+        return conversion_values(report, out)
 
     data_corpus.__doc__ = (data_corpus.__doc__ or "").replace("CORPUS", name.upper()).replace("LAYOUT", layout)
     return data_corpus

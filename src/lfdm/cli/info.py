@@ -1,22 +1,20 @@
 """`lfdm info`."""
 
-from lfdm.cli.options import open_pipeline, print_json
+from lfdm.cli.console import Values
+from lfdm.cli.options import open_pipeline
 from lfdm.config.presets import PRESETS
 
 
-def info(*, model: str | None = None, json: bool = False) -> None:
+def info(*, model: str | None = None) -> Values:
     """Show what this installation can do, or describe a model.
 
     Args:
         model: Bundled name, pipeline folder, diffusion run folder or Hub repository.
-        json: Print one JSON object.
     """
     rows = _describe_installation() if model is None else _describe_model(model)
-    if json:
-        print_json(rows)
-        return
     for name, value in rows.items():
         print(f"{name:<18}{value}")
+    return rows
 
 
 def _describe_installation() -> dict[str, str]:

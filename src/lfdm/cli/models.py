@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from lfdm.cli.console import progress_bar
-from lfdm.cli.options import DEFAULT_MODEL, open_pipeline, pick_device, print_json
+from lfdm.cli.console import Values, progress_bar
+from lfdm.cli.options import DEFAULT_MODEL, open_pipeline, pick_device
 from lfdm.config.diffusion import SamplerName
 from lfdm.errors import UserError
 from lfdm.evaluation.settings import EvaluationConfig
@@ -21,9 +21,8 @@ def evaluate(
     guidance_scale: float | None = None,
     sampler: SamplerName | None = None,
     device: str | None = None,
-    json: bool = False,
     config: Annotated[EvaluationConfig, arg(name="")] = EvaluationConfig(),  # noqa: B008 - frozen
-) -> None:
+) -> Values | None:
     """Measure a model on held-out clips and write results.json and report.html; the same command resumes.
 
     Args:
@@ -34,7 +33,6 @@ def evaluate(
         guidance_scale: Classifier-free guidance; by default the model's.
         sampler: Sampler; by default the model's.
         device: cpu, cuda, cuda:1, ...; by default the GPU if there is one. Under `accelerate launch`, each process has its own.
-        json: Print the content of results.json instead of tables.
     """
     from accelerate import PartialState
 
@@ -53,13 +51,11 @@ def evaluate(
             progress=update,
         )
     if not PartialState().is_main_process:
-        return
-    if json:
-        print_json(results)
-    else:
-        _print_summary(results)
-        print(out / "results.json")
-        print(out / "report.html")
+        return None
+    _print_summary(results)
+    print(out / "results.json")
+    print(out / "report.html")
+    return results
 
 
 def _print_summary(results: dict[str, Any]) -> None:
@@ -86,7 +82,7 @@ def export(
     model: str = DEFAULT_MODEL,
     format: Literal["onnx", "torch"] = "onnx",  # noqa: A002 - the option's name
     dtype: Literal["float32", "float16"] = "float32",
-) -> None:
+) -> Values:
     """Export a model's networks for use without lfdm or without PyTorch.
 
     The folder holds encoder, denoiser, decoder and motion predictor, and pipeline.json with labels, codec and noise schedule.
@@ -100,8 +96,10 @@ def export(
     """
     from lfdm.export.exporting import export_pipeline
 
-    for path in export_pipeline(open_pipeline(model, "cpu"), out, form=format, weights=dtype):
+    paths = export_pipeline(open_pipeline(model, "cpu"), out, form=format, weights=dtype)
+    for path in paths:
         print(path)
+    return {"files": paths}
 
 
 def import_(
@@ -112,7 +110,7 @@ def import_(
     diffusion: Path | None = None,
     labels: str | None = None,
     text_encoder: str | None = None,
-) -> None:
+) -> Values:
     """Import published checkpoints, or embed labels for an imported model.
 
     With both files, OUT is a model for --model. With one, the other can be imported into OUT later; the auto-encoder is enough
@@ -139,5 +137,7 @@ def import_(
             print(f"no label embeddings yet; `lfdm import --labels {preset} --out {out}` adds them (until then: tensors or None)")
     elif autoencoder or diffusion or not new_labels:
         raise UserError("give --preset (mug128, mhad128 or natops128) with the files to import, or --labels")
-    if new_labels:
-        print(f"labels: {', '.join(add_labels(out, new_labels, text_encoder).labels)}")
+    known = list(add_labels(out, new_labels, text_encoder).labels) if new_labels else None
+    if known is not None:
+        print(f"labels: {', '.join(known)}")
+    return {"model": out, "labels": known}

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from lfdm.cli.console import Values
 from lfdm.config.presets import PRESETS
 from lfdm.errors import UserError
 from lfdm.folders.files import replacing_folder
@@ -58,7 +59,7 @@ SETTINGS = {
 }
 
 
-def new(name: Annotated[Path, Positional, arg(metavar="NAME")], *, preset: str = "flow64") -> None:
+def new(name: Annotated[Path, Positional, arg(metavar="NAME")], *, preset: str = "flow64") -> Values:
     """Make a folder for a project of your own clips, with settings and a Makefile: prepare, train, generate and evaluate.
 
     Args:
@@ -81,3 +82,4 @@ def new(name: Annotated[Path, Positional, arg(metavar="NAME")], *, preset: str =
         for place in ("clips", "pictures"):
             (folder / place).mkdir()
     print(name)
+    return {"project": name}

@@ -1,7 +1,6 @@
 """Options that several commands share; tyro flattens each class into the options of a command."""
 
 import gc
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,11 +184,6 @@ def open_pipeline(model: str, device: str | None, **options: Any) -> "LatentFlow
     pipe = LatentFlowPipeline.from_pretrained(model, device=pick_device(device), **options)
     pipe.set_progress_bar_config(desc="sampling", leave=False, disable=None)  # None: only on a terminal
     return pipe
-
-
-def print_json(values: object) -> None:
-    """Print a result for programs, the form of every `--json`: one JSON object in UTF-8; paths are strings."""
-    print(json.dumps(values, indent=2, ensure_ascii=False, default=str))
 
 
 def import_torch() -> None:

@@ -2,15 +2,15 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from tyro.conf import Positional, Suppress, arg
 
-from lfdm.cli.console import ProgressBars, progress_bar
-from lfdm.cli.options import DEFAULT_MODEL, print_json
+from lfdm.cli.console import Command, ProgressBars, Values, progress_bar
+from lfdm.cli.options import DEFAULT_MODEL
 from lfdm.config.presets import Preset
 from lfdm.config.sizes import SizeStage, parse_stages, suitable_preset
 from lfdm.config.training import AdaptationConfig, FewStepsConfig
@@ -47,7 +47,7 @@ def _values(preset: Preset) -> dict[str, Any]:
     return {field.name: getattr(preset, field.name) for field in fields(preset)}
 
 
-def autoencoder_training(preset: Preset) -> Callable[..., None]:
+def autoencoder_training(preset: Preset) -> Command:
     """Return the command that trains stage 1 of `preset`."""
 
     def train_autoencoder(
@@ -58,7 +58,7 @@ def autoencoder_training(preset: Preset) -> Callable[..., None]:
         init: str | None = None,
         sizes: tuple[str, ...] = (),
         options: Annotated[PresetOptions, arg(name="")] = PresetOptions.of(preset),  # noqa: B008 - frozen
-    ) -> None:
+    ) -> Values | None:
         """Train stage 1 of PRESET; the same command resumes.
 
         Args:
@@ -71,12 +71,12 @@ def autoencoder_training(preset: Preset) -> Callable[..., None]:
         stages = parse_stages(sizes)
         config = _with_size(options, data, size)
         note = "" if replace(config, image_size=preset.image_size) == preset else "  (with the same model options)"
-        _train_autoencoder(config, data, out, init, stages, note)
+        return _train_autoencoder(config, data, out, init, stages, note)
 
     return _naming_preset(train_autoencoder, preset)
 
 
-def train_suitable_autoencoder(*, data: Path, out: Path, init: str | None = None) -> None:
+def train_suitable_autoencoder(*, data: Path, out: Path, init: str | None = None) -> Values | None:
     """Train stage 1 of the preset that suits the size of the clips; the same command resumes.
 
     Args:
@@ -88,10 +88,12 @@ def train_suitable_autoencoder(*, data: Path, out: Path, init: str | None = None
     preset, reason = suitable_preset([min(record.width, record.height) for record in records])
     sys.stderr.write(f"preset {preset.name}: {reason}\n")
     preset = _in_shape_of_clips(preset, data)
-    _train_autoencoder(preset, data, out, init, (), "")
+    return _train_autoencoder(preset, data, out, init, (), "")
 
 
-def _train_autoencoder(preset: Preset, data: Path, out: Path, init: str | None, stages: Sequence[SizeStage], note: str) -> None:
+def _train_autoencoder(
+    preset: Preset, data: Path, out: Path, init: str | None, stages: Sequence[SizeStage], note: str
+) -> Values | None:
     """Train stage 1 and print what to do next; `note` is a remark on the command of stage 2."""
     from lfdm.training import growing, stage1
 
@@ -102,10 +104,10 @@ def _train_autoencoder(preset: Preset, data: Path, out: Path, init: str | None, 
         else:
             checkpoint = stage1.train_autoencoder(preset, data, out, init=init, **callbacks)
     stage2 = _command("train diffusion", preset.name, data=data, autoencoder=out, out="RUN2") + note
-    _print_result(checkpoint, stage2, _command("evaluate", model=out, data=data, out="RESULTS"))
+    return _print_result(checkpoint, stage2, _command("evaluate", model=out, data=data, out="RESULTS"))
 
 
-def diffusion_training(preset: Preset) -> Callable[..., None]:
+def diffusion_training(preset: Preset) -> Command:
     """Return the command that trains stage 2 of `preset`."""
 
     def train_diffusion(
@@ -116,7 +118,7 @@ def diffusion_training(preset: Preset) -> Callable[..., None]:
         size: SizeSetting | None = None,
         init: str | None = None,
         options: Annotated[PresetOptions, arg(name="")] = PresetOptions.of(preset),  # noqa: B008 - frozen
-    ) -> None:
+    ) -> Values | None:
         """Train stage 2 of PRESET; the same command resumes.
 
         Args:
@@ -131,7 +133,7 @@ def diffusion_training(preset: Preset) -> Callable[..., None]:
         config = _with_size(options, data, size)
         with progress_bar() as bars:
             checkpoint = stage2.train_diffusion(config, data, autoencoder, out, init=init, **_callbacks(bars, data))
-        _print_result(checkpoint, *_uses_of(out, data))
+        return _print_result(checkpoint, *_uses_of(out, data))
 
     return _naming_preset(train_diffusion, preset)
 
@@ -158,7 +160,7 @@ def _in_shape_of_clips(config: Preset, data: Path) -> Preset:
     return replace(config, image_size=found.size.setting)
 
 
-def _naming_preset(command: Callable[..., None], preset: Preset) -> Callable[..., None]:
+def _naming_preset(command: Command, preset: Preset) -> Command:
     """Return `command` with the preset in its help text."""
     size = f"{preset.name} ({preset.size}, {preset.num_frames} frames)"
     command.__doc__ = (command.__doc__ or "").replace("PRESET", size)
@@ -170,22 +172,20 @@ def adapt(
     data: Path,
     out: Path,
     model: str = DEFAULT_MODEL,
-    json: bool = False,
     config: Annotated[AdaptationConfig, arg(name="")] = AdaptationConfig(),  # noqa: B008 - frozen
-) -> None:
+) -> Values | None:
     """Adapt a model's decoder to images of a new domain, without changing its motion; the same command resumes.
 
     Args:
         data: Clip data set of the new domain; labels are not used.
         out: Run folder, in the end a pipeline folder for --model.
         model: Bundled name, pipeline folder, diffusion run folder or Hub repository.
-        json: Print one JSON object.
     """
     from lfdm.training import adaptation
 
     with progress_bar() as bars:
         adapted = adaptation.adapt(model, data, out, config, **_callbacks(bars))
-    _print_result(adapted, *_uses_of(out, data), json=json)
+    return _print_result(adapted, *_uses_of(out, data))
 
 
 def train_few_steps(
@@ -194,7 +194,7 @@ def train_few_steps(
     data: Path,
     out: Path,
     config: Annotated[FewStepsConfig, arg(name="")] = FewStepsConfig(),  # noqa: B008 - frozen
-) -> None:
+) -> Values | None:
     """Distill stage 2 of a model, so that it makes videos in one to four steps; the same command resumes.
 
     Args:
@@ -206,7 +206,7 @@ def train_few_steps(
 
     with progress_bar() as bars:
         checkpoint = few_steps.train_few_steps(model, data, out, config, **_callbacks(bars, data))
-    _print_result(checkpoint, *_uses_of(out, data))
+    return _print_result(checkpoint, *_uses_of(out, data))
 
 
 def _callbacks(bars: ProgressBars, data: Path | None = None) -> dict[str, Any]:
@@ -265,13 +265,12 @@ def _command(name: str, *words: str, **options: str | Path) -> str:
     return " ".join(["lfdm", name, *words, *given])
 
 
-def _print_result(path: Path, *next_commands: str, json: bool = False) -> None:
-    """Print the result on stdout and what to do with it on stderr, once for all processes."""
+def _print_result(path: Path, *next_commands: str) -> Values | None:
+    """Print the result on stdout and what to do with it on stderr, once for all processes, and return both."""
     from accelerate import PartialState
 
-    if PartialState().is_main_process:
-        if json:
-            print_json({"model": path, "next": next_commands})
-            return
-        print(path)
-        sys.stderr.write("".join(f"next: {command}\n" for command in next_commands))
+    if not PartialState().is_main_process:
+        return None
+    print(path)
+    sys.stderr.write("".join(f"next: {command}\n" for command in next_commands))
+    return {"model": path, "next": next_commands}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from lfdm.cli.console import progress_bar
+from lfdm.cli.console import Values, progress_bar
 from lfdm.cli.options import (
     DEFAULT_MODEL,
     ControlOptions,
@@ -39,7 +39,7 @@ VIDEOS_PER_BATCH = 8
 DEMO_SCALE = 4
 
 
-def demo(*, out: Path = Path("demo"), seed: int = 0, device: str | None = None, panel: Panel = None) -> None:
+def demo(*, out: Path = Path("demo"), seed: int = 0, device: str | None = None, panel: Panel = None) -> Values:
     """Make a video and a panel for every label of the bundled model, from its bundled images.
 
     Videos and panels of an earlier run are replaced.
@@ -62,9 +62,11 @@ def demo(*, out: Path = Path("demo"), seed: int = 0, device: str | None = None, 
     all_files = [VideoFiles(out=out / f"{name}.mp4", scale=DEMO_SCALE, **tiles) for name in names]
     for files in all_files:
         files.check_targets(images, overwrite=True)
+    written: list[Path] = []
     for i, (label, files) in enumerate(zip(labels, all_files, strict=True)):
         source, _ = read_inputs(pipe, images[i % len(images)])
-        _write(files, pipe, source, [pipe(source, label, generator=seed, output_type="uint8")])
+        written += _write(files, pipe, source, [pipe(source, label, generator=seed, output_type="uint8")])
+    return {"files": written}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +111,7 @@ def generate(
     control: Annotated[ControlOptions, arg(name="")] = ControlOptions(),  # noqa: B008 - frozen
     output: Annotated[OutputOptions, arg(name="")] = OutputOptions(),  # noqa: B008 - frozen
     reuse_motion: Path | None = None,
-) -> None:
+) -> Values:
     """Make videos from one image and a condition.
 
     Args:
@@ -128,8 +130,7 @@ def generate(
         files = output.files(reuse_motion.stem, inputs, num_videos=len(motion.flow))
         pipe = model.open_stage1()
         source, steering = read_inputs(pipe, image, control, model.fit, output.size_arguments())
-        _write(files, pipe, source, _animate(pipe, source, motion, steering))
-        return
+        return {"files": _write(files, pipe, source, _animate(pipe, source, motion, steering))}
     if (condition is None) != sampling.unconditional:
         got = "neither" if condition is None else "both"
         raise UserError(
@@ -139,7 +140,7 @@ def generate(
     files = output.files(condition or "unconditional", inputs, num_videos=sampling.num_videos)
     pipe = model.open()
     source, steering = read_inputs(pipe, image, control, model.fit, output.size_arguments())
-    _write(files, pipe, source, _sample(pipe, source, condition, sampling, steering))
+    return {"files": _write(files, pipe, source, _sample(pipe, source, condition, sampling, steering))}
 
 
 def _check_nothing_sampled(condition: str | None, sampling: SamplingOptions) -> None:
@@ -199,7 +200,7 @@ def transfer(
     model: Annotated[ModelOptions, arg(name="")] = ModelOptions(),  # noqa: B008 - frozen
     control: Annotated[ControlOptions, arg(name="")] = ControlOptions(),  # noqa: B008 - frozen
     output: Annotated[OutputOptions, arg(name="")] = OutputOptions(),  # noqa: B008 - frozen
-) -> None:
+) -> Values:
     """Transfer the motion of a driving video of any length to an image.
 
     Args:
@@ -241,13 +242,16 @@ def transfer(
             output_type="uint8",
             callback_on_decode=lambda done: update("decoding", done, total),
         )
-    _write(files, pipe, source, [result])
+    return {"files": _write(files, pipe, source, [result])}
 
 
-def _write(files: "VideoFiles", pipe: "MotionTransfer", source: "np.ndarray", results: Iterable[Any]) -> None:
-    """Write results one by one and print the path of each file."""
+def _write(files: "VideoFiles", pipe: "MotionTransfer", source: "np.ndarray", results: Iterable[Any]) -> list[Path]:
+    """Write results one by one; print the path of each file, and return all."""
     if source.shape[-1] == 4 and files.loses_alpha():
         note = f"{files.out}: mp4 stores no alpha; composed over white (webm, mov, webp, apng or a folder keep it)"
         print(note, file=sys.stderr)
+    written: list[Path] = []
     for path in files.write(pipe, source, results):
         print(path)
+        written.append(path)
+    return written

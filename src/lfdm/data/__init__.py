@@ -10,6 +10,7 @@ __all__ = [
     "backgrounds",
     "cache",
     "characters",
+    "checking",
     "clip_file",
     "clips",
     "containers",
