@@ -22,7 +22,7 @@ MAX_VALUES = 10_000
 """Most settings of a file; YAML's aliases could make a small file a huge one."""
 
 
-def options_from_file(path: Path, command: Callable[..., None]) -> list[str]:
+def options_from_file(path: Path, command: Callable[..., object]) -> list[str]:
     """Return the words of a command line that say what a YAML or JSON file says.
 
     Keys are names of options, with `_` or `-`; options with a dot may be nested. Of a run's config.json, its settings count.
@@ -73,7 +73,7 @@ def _words(name: str, value: Any) -> list[str]:
     return [f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)])]
 
 
-def option_names(command: Callable[..., None]) -> Iterator[str]:
+def option_names(command: Callable[..., object]) -> Iterator[str]:
     """Yield the options of a command, as tyro names them."""
     hints = get_type_hints(command, include_extras=True)
     for parameter in inspect.signature(command).parameters.values():

@@ -74,7 +74,7 @@ def cycle_visibility(autoencoder: LatentFlowAutoencoder, video: Tensor) -> tuple
         displacement = autoencoder.estimate_motion(frames, frames[:1].expand_as(frames)).flow[:, :, 0]
     moving, consistent = consistent_cells(forward, displacement.float(), (video.shape[-2], video.shape[-1]))
     contrast = (frames - frames.median(0, keepdim=True).values).abs().amax(1, keepdim=True)
-    return moving & (F.adaptive_avg_pool2d(contrast, moving.shape[1:])[:, 0] > CONTRAST), consistent
+    return moving & (F.adaptive_avg_pool2d(contrast, (moving.shape[1], moving.shape[2]))[:, 0] > CONTRAST), consistent
 
 
 def consistent_cells(motion: Motion, displacement: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
