@@ -87,15 +87,11 @@ FOLDERS = [
     _case("a mix of labels of 100,000 digits", GENERATE.replace("wave", f"a={'1' * 100_000}x"), lambda _: None),
     *(
         _case(f"clip {path} in clips.csv", _TRAIN, _index(path=path))
-        for path in (
-            "../secret.mp4",
-            "clips/../../secret.mp4",
-            "/etc/passwd",
-            "~/x.avi",
-            "file:///etc/passwd",
-            "..\\secret.mp4",
-            "/dev/zero",
-        )
+        for path in ("../secret.mp4", "clips/../../secret.mp4", "/etc/passwd", "~/x.avi", "/dev/zero")
+    ),
+    *(  # names of files that do not exist: such clips are left out
+        _case(f"clip {path} in clips.csv", _TRAIN, _index(path=path), may_work=True)
+        for path in ("file:///etc/passwd", "..\\secret.mp4")
     ),
     _case("a clip that is a link out of the data set", _TRAIN, _linked_clip, kind="link", may_work=True),
     _case("clips that are a link out of the data set", _TRAIN, _linked_clips, kind="link", may_work=True),
@@ -103,7 +99,7 @@ FOLDERS = [
     _case("clips.csv of 1 TB of zeros", _TRAIN, lambda f: sparse(f / "data/clips.csv", 2**40, b"path,label")),
     _case("clips.csv that is a pipe", _TRAIN, lambda f: (f / "data/clips.csv").unlink() or os.mkfifo(f / "data/clips.csv")),
     _case("clips.csv with a field of 1 MB", _TRAIN, _index(label="x" * 10**6)),
-    _case("2^60 frames in clips.csv", _TRAIN, _index(frames=str(2**60))),
+    _case("2^60 frames in clips.csv", _TRAIN, _index(frames=str(2**60)), may_work=True),  # left out
     _case("table that names files elsewhere", _LABELLED, _table("path,label\n../secret.mp4,a\n/etc/passwd,b\n")),
     _case(
         "table with labels that are paths",

@@ -1,6 +1,7 @@
 """A user's error is answered with its message; an internal one is logged with its traceback."""
 
 import asyncio
+import errno
 import logging
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -13,6 +14,7 @@ from lfdm.errors import UserError
 from lfdm.web.answers import INTERNAL_ERROR, api_answers, page_answers
 from lfdm.web.calls import Updates
 from lfdm.web.jobs import JobProgress
+from lfdm.web.storage import NO_SPACE
 
 
 async def failing(error: Exception | None) -> Updates:
@@ -44,3 +46,13 @@ def test_internal_errors_are_logged_and_not_shown(caplog: pytest.LogCaptureFixtu
     assert "broadcast" not in status
     assert caplog.text.count("could not be broadcast together") == 2
     assert "Traceback" in caplog.text
+
+
+def test_a_full_disk_is_said_to_the_user_and_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    error = OSError(errno.ENOSPC, "No space left on device", "/tmp/clip.mp4")
+    *_, (_, status) = asyncio.run(collect(page_answers(failing(error))))
+    assert "disk space is used up" in status
+    assert "Traceback" not in caplog.text
+    assert "/tmp/clip.mp4 could not be written" in caplog.text
+    with pytest.raises(gr.Error, match=NO_SPACE):
+        asyncio.run(collect(api_answers(failing(error))))

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,6 +135,19 @@ def test_results_and_uploads_together_stay_below_the_limit_the_longest_unused_go
     kept = [video.exists() for video in videos]
     assert kept == sorted(kept)  # all before the oldest that is left are gone
     assert 16 < sum(kept) < len(kept)
+
+
+def test_a_full_disk_counts_as_the_limit_does(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = store(upload(storage), 0.2, seconds_ago=900)
+    free = types.SimpleNamespace(free=0.4e6)
+    monkeypatch.setattr("lfdm.web.storage.shutil.disk_usage", lambda _: free)
+    storage.make_room(0.3)
+    assert old.exists()
+    storage.make_room(0.5)  # fits once the old file has gone
+    assert not old.exists()
+    free.free = 0.1e6
+    with pytest.raises(UserError, match="disk space"):
+        storage.make_room(0.3)
 
 
 def test_what_was_just_used_is_not_removed_for_something_new(storage: Storage) -> None:

@@ -3,6 +3,7 @@
 import functools
 import html
 import logging
+import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, ParamSpec, TypeVar
@@ -10,10 +11,12 @@ from typing import Any, ParamSpec, TypeVar
 import gradio as gr
 
 from lfdm.errors import UserError
+from lfdm.folders.disk import disk_error
 from lfdm.web.calls import Updates
 from lfdm.web.components import player_value
 from lfdm.web.jobs import JobProgress
 from lfdm.web.results import VideoResult
+from lfdm.web.storage import NO_SPACE
 
 INTERNAL_ERROR = "internal error; details are in the server log"
 PROGRESS_BAR = "lf-bar"
@@ -67,9 +70,12 @@ async def api_answers(updates: Updates) -> AsyncGenerator[dict[str, Any], None]:
 
 
 def _message(error: Exception) -> str:
-    """Return the message of a `UserError`; log any other error with its traceback."""
+    """Return the message of a `UserError`; log any other error, with its traceback unless it is the disk's."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, OSError) and (described := disk_error(error, error.filename or tempfile.gettempdir())):
+        logger.error("%s", described)
+        return NO_SPACE
     logger.error("error while answering a request", exc_info=error)
     return INTERNAL_ERROR
 

@@ -22,6 +22,7 @@ PREFIX = "lfdm-serve-"
 RESULTS = "results"
 RESULT_SHARE = 0.1
 """Share of the space that is made free for a new result, whose size is not known in advance."""
+NO_SPACE = "busy: the server's disk space is used up; try again in a few minutes"
 SPARED_SECONDS = 60.0
 """Files used within this time are never removed: a page may be fetching them, or a job reading them."""
 
@@ -104,7 +105,7 @@ class Storage:
             return set(self._held)
 
     def make_room(self, megabytes: float) -> None:
-        """Remove the least recently used folders until `megabytes` more fit.
+        """Remove the least recently used folders until `megabytes` more fit, both within the limit and on the disk.
 
         Raises:
             UserError: they do not fit, because everything left was used within the last minute.
@@ -116,7 +117,8 @@ class Storage:
                 folders.setdefault(file.parent, []).append((file, stat))
         used = {folder: max(stat.st_mtime for _, stat in files) for folder, files in folders.items()}
         total = sum(stat.st_size for files in folders.values() for _, stat in files)
-        allowed = (self.max_megabytes - megabytes) * 1e6
+        on_disk = total + shutil.disk_usage(self.root).free
+        allowed = min(self.max_megabytes * 1e6, on_disk) - megabytes * 1e6
         for folder in sorted(set(folders) - self._held_now(), key=used.__getitem__):
             if total <= allowed or used[folder] > time.time() - SPARED_SECONDS:
                 break
@@ -125,7 +127,7 @@ class Storage:
                     file.unlink(missing_ok=True)
                     total -= stat.st_size
         if total > allowed:
-            raise UserError("busy: the server's disk space is used up; try again in a few minutes")
+            raise UserError(NO_SPACE)
 
     def remove_old(self, keep_seconds: float) -> None:
         """Remove files that were not used for `keep_seconds`, and folders that are then empty."""
