@@ -8,7 +8,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n logical
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo docs site-demo test test-all lint typecheck audit clean
 

@@ -22,6 +22,12 @@ PUPPET_SIZE = 32
 torch.set_num_threads(1)  # quicker on tiny tensors, and sums do not depend on the machine's number of cores
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that have slow tests: a process that gets one of them last would keep the others waiting."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True)
 def own_random_state() -> Iterator[None]:
     """Whatever a test does to torch's seed is undone."""
