@@ -32,6 +32,7 @@ def data_puppets(
     out: Path,
     num_subjects: int = 360,
     num_takes: int = 2,
+    free_motion: float = 0.0,
     size: SizeSetting = 64,
     num_frames: int = 16,
     fps: float = 8.0,
@@ -46,6 +47,7 @@ def data_puppets(
         out: New folder for the clip data set.
         num_subjects: Puppets of different appearance.
         num_takes: Clips of each subject and action.
+        free_motion: Share of clips, 0 to 0.95, whose joints move at random, with the label "free": for models that follow tracks.
         size: Height x width of frames, or one number for squares; multiples of 16, at least 32.
         num_frames: Frames of each clip.
         fps: Frames per second.
@@ -61,6 +63,7 @@ def data_puppets(
             out,
             num_subjects=num_subjects,
             num_takes=num_takes,
+            free_motion=free_motion,
             size=size,
             num_frames=num_frames,
             fps=fps,

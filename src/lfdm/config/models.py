@@ -10,6 +10,8 @@ MAX_LEVELS = 10
 """Most levels of the U-Net: each halves the size."""
 FLOW_CHANNELS = 2
 """Leading channels of a motion: flow x and y, before occlusion."""
+TRACK_CHANNELS = 6
+"""Channels of the maps of tracks, see `lfdm.motion.tracks.track_maps`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +104,8 @@ class UNetConfig:
     """Prediction of the mean over a time interval instead of a point in time, for few steps (`lfdm train few-steps`)."""
     max_guidance: float | None = None
     """Largest guidance scale that the network takes as an input, from 1; None = guidance combines two predictions."""
+    track_inputs: bool = False
+    """Input for tracks of points, which training takes from the clips' motion; without tracks the network moves freely."""
 
     def __post_init__(self) -> None:
         check_types(self)

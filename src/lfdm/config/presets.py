@@ -63,6 +63,10 @@ class Preset:
             check(tracks, "diffusion.codec", "trajectories", "flow or grid with a predictor that cannot track points")
         distilled = self.unet.flow_map or self.unet.max_guidance is not None or self.diffusion.sampler == "flow_map"
         check(not distilled, "unet.flow_map", True, "False in a preset, as max_guidance=None: `lfdm train few-steps` trains both")
+        tracks = self.unet.track_inputs
+        known = self.diffusion.codec == "flow" and not self.autoencoder.corners and self.diffusion_training.cache_motion
+        allowed = "False without diffusion.codec='flow', autoencoder.corners=False and diffusion_training.cache_motion"
+        check(known or not tracks, "unet.track_inputs", tracks, allowed)
         predictor = self.autoencoder.predictor
         for loss, weight in self.autoencoder_training.auxiliary_weights().items():
             known = loss in predictor.losses or weight == 0

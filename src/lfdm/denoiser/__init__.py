@@ -3,4 +3,4 @@
 Shapes: noisy sample (b, 3, t, h, w), or another shape for other codecs; image latent (b, C, h, w); condition (b, D).
 """
 
-__all__ = ["network", "undistilled", "unet3d"]
+__all__ = ["levels", "network", "undistilled", "unet3d"]

@@ -25,6 +25,8 @@ class DenoiserContext:
     """(t,) int64: positions in the clip of the sample's frames; None if the sample has no frame axis."""
     attention_frames: int | None = None
     """Number of frames around it that each frame attends to; None = all."""
+    tracks: Tensor | None = None
+    """(b, TRACK_CHANNELS, t, h, w), for networks with `track_inputs`: maps of tracks of the sample's frames; None = free."""
 
 
 class DenoiserNetwork(Model, ABC):
@@ -40,6 +42,8 @@ class DenoiserNetwork(Model, ABC):
     """`forward` takes `until`, a timestep as `timestep` and not above it, and predicts the mean over the time between them."""
     max_guidance: float | None = None
     """`forward` takes `guidance`, scales of 1 to this number, one for all or (b,); None = it does not."""
+    track_inputs: bool = False
+    """`forward` takes `tracks`, maps of tracks that the motion follows."""
 
     def prepare(self, context: DenoiserContext) -> dict[str, Any]:
         """Return the keyword arguments of `forward`, besides the condition, that stay the same at every step of sampling."""

@@ -7,10 +7,8 @@ Legend: b clips, t frames, h w latent size, p patch size, c channels, e width of
 conditions of a sample. Inside the network tensors are ``(b, t, h/p, w/p, c)``, as in `lfdm.denoiser.blocks`.
 """
 
-import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -20,90 +18,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lfdm.config.diffusion import NUM_TRAIN_TIMESTEPS
-from lfdm.config.models import FLOW_CHANNELS, UNetConfig
+from lfdm.config.models import FLOW_CHANNELS, TRACK_CHANNELS, UNetConfig
 from lfdm.config.registration import register_to_config
-from lfdm.denoiser.attention import (
-    FrameGeometry,
-    RelativePositionBias,
-    RunBlock,
-    SpatialAttention,
-    SpatialLinearAttention,
-    TemporalAttention,
-    frame_geometry,
-)
-from lfdm.denoiser.blocks import FrameConv2d, FrameConvTranspose2d, NearestUpsample, ResnetBlock, is_transformed, sinusoids
+from lfdm.denoiser.attention import FrameGeometry, RelativePositionBias, TemporalAttention, frame_geometry
+from lfdm.denoiser.blocks import FrameConv2d, is_transformed, sinusoids
+from lfdm.denoiser.levels import Head, Middle, make_levels
 from lfdm.denoiser.network import DenoiserContext, DenoiserNetwork
 from lfdm.errors import UserError
 from lfdm.folders.model_folder import checked_settings
-
-
-class Level(nn.Module):
-    """The blocks of one resolution, then the change to the next one."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        num_resnets: int,
-        num_groups: int,
-        embedding_dim: int,
-        spatial_attention: nn.Module | None,
-        temporal_attention: nn.Module | None,
-        resample: nn.Module | None,
-    ):
-        super().__init__()
-        self.resnets = nn.ModuleList(
-            ResnetBlock(
-                in_channels if i == 0 else out_channels,
-                out_channels,
-                num_groups=num_groups,
-                embedding_dim=embedding_dim,
-            )
-            for i in range(num_resnets)
-        )
-        self.spatial_attention = spatial_attention
-        self.temporal_attention = temporal_attention
-        self.resample = nn.Identity() if resample is None else resample
-
-    def forward(self, x: Tensor, embedding: Tensor, geometry: FrameGeometry, run: RunBlock) -> tuple[Tensor, Tensor]:
-        """(b, t, h, w, c), (b, e) -> the output at this resolution and at the next one; `run` applies each block."""
-        for resnet in self.resnets:
-            x = run(resnet, x, embedding)
-        if self.spatial_attention is not None:
-            x = self.spatial_attention(x, run)
-        if self.temporal_attention is not None:
-            x = self.temporal_attention(x, geometry, run)
-        return x, self.resample(x)
-
-
-class Middle(nn.Module):
-    """The blocks of the coarsest resolution, with full attention in space and time."""
-
-    def __init__(self, channels: int, *, num_groups: int, embedding_dim: int, num_heads: int, head_dim: int):
-        super().__init__()
-        self.resnet1 = ResnetBlock(channels, channels, num_groups=num_groups, embedding_dim=embedding_dim)
-        self.spatial_attention = SpatialAttention(channels, num_heads=num_heads, head_dim=head_dim)
-        self.temporal_attention = TemporalAttention(channels, num_heads=num_heads, head_dim=head_dim)
-        self.resnet2 = ResnetBlock(channels, channels, num_groups=num_groups, embedding_dim=embedding_dim)
-
-    def forward(self, x: Tensor, embedding: Tensor, geometry: FrameGeometry, run: RunBlock) -> Tensor:
-        """(b, t, h, w, c), (b, e) -> (b, t, h, w, c)."""
-        x = run(self.spatial_attention, run(self.resnet1, x, embedding))
-        return run(self.resnet2, self.temporal_attention(x, geometry, run), embedding)
-
-
-class Head(nn.Module):
-    """One output: a residual block without the embedding, then a linear layer."""
-
-    def __init__(self, in_channels: int, channels: int, out_channels: int, *, num_groups: int):
-        super().__init__()
-        self.resnet = ResnetBlock(in_channels, channels, num_groups=num_groups, embedding_dim=None)
-        self.out = nn.Linear(channels, out_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(b, t, h, w, in_channels) -> (b, t, h, w, out_channels)."""
-        return self.out(self.resnet(x))
 
 
 class MotionUNet3D(DenoiserNetwork):
@@ -141,11 +63,12 @@ class MotionUNet3D(DenoiserNetwork):
         relative_position_max_distance: int = 32,
         flow_map: bool = False,
         max_guidance: float | None = None,
+        track_inputs: bool = False,
     ):
         super().__init__()
         settings = checked_settings(UNetConfig, self.config)
         self.size_multiple = settings.size_multiple
-        self.flow_map, self.max_guidance = flow_map, max_guidance
+        self.flow_map, self.max_guidance, self.track_inputs = flow_map, max_guidance, track_inputs
         self.gradient_checkpointing = False
         self.dim, self.patch_size, self.head_dim = dim, patch_size, head_dim
         heads = {"num_heads": num_heads, "head_dim": head_dim}
@@ -159,7 +82,7 @@ class MotionUNet3D(DenoiserNetwork):
         self.relative_position_bias = RelativePositionBias(
             num_buckets=relative_position_buckets, max_distance=relative_position_max_distance, num_heads=num_heads
         )
-        down, up = zip(*_levels(settings), strict=True)
+        down, up = zip(*make_levels(settings), strict=True)
         self.down, self.up = nn.ModuleList(down), nn.ModuleList(reversed(up))
         coarsest = dim * channel_multipliers[-1]
         self.middle = Middle(coarsest, num_groups=num_groups, embedding_dim=4 * dim + condition_dim, **heads)
@@ -169,6 +92,9 @@ class MotionUNet3D(DenoiserNetwork):
         if self.guidance_embedding is not None:  # it starts as the network without guidance
             nn.init.zeros_(self.guidance_embedding.weight)
             nn.init.zeros_(self.guidance_embedding.bias)
+        self.track_in = FrameConv2d(TRACK_CHANNELS * area, dim, 3, padding=1, bias=False) if track_inputs else None
+        if self.track_in is not None:  # it starts as the network without tracks
+            nn.init.zeros_(self.track_in.weight)
 
     def enable_gradient_checkpointing(self) -> None:
         self.gradient_checkpointing = True
@@ -176,7 +102,8 @@ class MotionUNet3D(DenoiserNetwork):
     def prepare(self, context: DenoiserContext) -> dict[str, Any]:
         """Return the keyword arguments of `forward`, besides the condition, that stay the same at every step of sampling."""
         embedding = self.embed_latent(context.latent.to(self.dtype))
-        return {"latent_embedding": embedding, "attention_frames": context.attention_frames}
+        known = {"latent_embedding": embedding, "attention_frames": context.attention_frames}
+        return known if context.tracks is None else {**known, "tracks": context.tracks.to(self.dtype)}
 
     def embed_latent(self, latent: Tensor) -> Tensor:
         """Return the latent's part of the first convolution, (b, dim, h/p, w/p), for `forward(..., latent_embedding=...)`.
@@ -207,6 +134,7 @@ class MotionUNet3D(DenoiserNetwork):
         attention_frames: int | None = None,
         until: Tensor | float | None = None,
         guidance: Tensor | float | None = None,
+        tracks: Tensor | None = None,
     ) -> Tensor:
         """Predict the diffusion target.
 
@@ -224,23 +152,24 @@ class MotionUNet3D(DenoiserNetwork):
                 None = all.
             until: only for networks with `flow_map`; None = `timestep`.
             guidance: guidance scale, 1 to `max_guidance`, only for networks with one; None = 1.
+            tracks: (b, TRACK_CHANNELS, t, h, w), see `lfdm.motion.tracks`, only for networks with `track_inputs`; None = free.
 
         Returns:
             (k b, sample_channels, t, h, w), in the order of `condition` and the channel order of `sample`.
 
         Raises:
-            UserError: another shape, both or neither of `latent` and `latent_embedding`, or `until` or `guidance` for a network
-                without that input.
+            UserError: another shape, both or neither of `latent` and `latent_embedding`, or `until`, `guidance` or
+                `tracks` for a network without that input.
         """
-        self._check_inputs(sample, condition, until, guidance)
+        self._check_inputs(sample, condition, until, guidance, tracks)
         latent_embedding = self._latent_embedding(sample, latent, latent_embedding)
         embedding = self._embed(timestep, guidance, condition, batch_size=sample.shape[0])  # (k b, e)
         late = embedding if until is None else self._embed(until, guidance, condition, batch_size=sample.shape[0])
         around = {"head_dim": self.head_dim, "attention_frames": attention_frames}
         geometry = frame_geometry(sample.shape[2], bias=self.relative_position_bias, **around)
-        p = self.patch_size
-        patches = rearrange(sample, "b c t (h i) (w j) -> b t h w (c i j)", i=p, j=p)
-        x = self.motion_in(patches) + latent_embedding.permute(0, 2, 3, 1)[:, None]  # (b, t, h/p, w/p, dim)
+        x = self.motion_in(self._patches(sample)) + latent_embedding.permute(0, 2, 3, 1)[:, None]  # (b, t, h/p, w/p, dim)
+        if tracks is not None and self.track_in is not None:
+            x = x + self.track_in(self._patches(tracks))
         stem = x
         if self.temporal_attention_in is not None:
             x = self.temporal_attention_in(x, geometry, self._run)
@@ -256,7 +185,11 @@ class MotionUNet3D(DenoiserNetwork):
             _, x = level(torch.cat((x, skips.pop()), dim=-1), late, geometry, self._run)
         x = torch.cat((x, stem), dim=-1)  # (k b, t, h/p, w/p, 2 dim)
         outputs = torch.cat([self._run(head, x) for head in self.heads], dim=-1)
-        return rearrange(outputs, "b t h w (c i j) -> b c t (h i) (w j)", i=p, j=p)
+        return rearrange(outputs, "b t h w (c i j) -> b c t (h i) (w j)", i=self.patch_size, j=self.patch_size)
+
+    def _patches(self, sample: Tensor) -> Tensor:
+        """(b, c, t, h, w) -> (b, t, h/p, w/p, c p p)."""
+        return rearrange(sample, "b c t (h i) (w j) -> b t h w (c i j)", i=self.patch_size, j=self.patch_size)
 
     def _run(self, operation: Callable[..., Tensor], *inputs: Tensor | FrameGeometry) -> Tensor:
         """Apply a block; with gradient checkpointing its activations are recomputed in the backward pass."""
@@ -294,9 +227,11 @@ class MotionUNet3D(DenoiserNetwork):
             )
         return embedding
 
-    def _check_inputs(self, sample: Tensor, condition: Tensor, until: object, guidance: object) -> None:
+    def _check_inputs(self, sample: Tensor, condition: Tensor, until: object, guidance: object, tracks: Tensor | None) -> None:
         if (until is not None and not self.flow_map) or (guidance is not None and self.max_guidance is None):
             raise UserError("until needs a network with flow_map=True, guidance one with max_guidance")
+        if tracks is not None and not self.track_inputs:
+            raise UserError("tracks need a network with track_inputs=True")
         channels, width = self.config["sample_channels"], self.config["condition_dim"]
         if sample.ndim != 5 or sample.shape[1] != channels or sample.shape[0] < 1 or sample.shape[2] < 1:
             raise UserError(f"sample has shape {tuple(sample.shape)}; allowed: (b, {channels}, t, h, w) with b, t >= 1")
@@ -304,40 +239,11 @@ class MotionUNet3D(DenoiserNetwork):
             allowed = f"({sample.shape[0]}, {width}), or a multiple of {sample.shape[0]} rows"
             raise UserError(f"condition has shape {tuple(condition.shape)}; allowed: {allowed}")
         self._check_size("sample", *sample.shape[-2:])
+        if tracks is not None and tracks.shape != (len(sample), TRACK_CHANNELS, *sample.shape[2:]):
+            allowed = f"{(len(sample), TRACK_CHANNELS, *sample.shape[2:])}"
+            raise UserError(f"tracks have shape {tuple(tracks.shape)}; allowed: {allowed}")
 
     def _check_size(self, name: str, height: int, width: int) -> None:
         multiple = self.size_multiple
         if height < 1 or width < 1 or height % multiple or width % multiple:
             raise UserError(f"{name} has size {height}x{width}; allowed: multiples of {multiple}")
-
-
-def _levels(config: UNetConfig) -> Iterator[tuple[Level, Level]]:
-    """Yield the levels on the way down and on the way up, from the finest resolution to the coarsest."""
-    widths = (config.dim, *(config.dim * multiplier for multiplier in config.channel_multipliers))
-    last = len(config.channel_multipliers) - 1
-    for i, (fine, coarse) in enumerate(itertools.pairwise(widths)):
-        halve = None if i == last else partial(FrameConv2d, coarse, coarse, 4, stride=2, padding=1)
-        double = None if i == 0 else partial(_upsampler, config.upsample, fine)
-        yield _level(config, i, fine, coarse, halve), _level(config, i, 2 * coarse, fine, double)
-
-
-def _level(config: UNetConfig, index: int, channels: int, out: int, resample: Callable[[], nn.Module] | None) -> Level:
-    """Build a level; the order in which its parts are made decides their initial weights."""
-    heads = {"num_heads": config.num_heads, "head_dim": config.head_dim}
-    spatial, temporal = config.spatial_attention_levels, config.temporal_attention_levels
-    return Level(
-        channels,
-        out,
-        num_resnets=config.num_resnets,
-        num_groups=config.num_groups,
-        embedding_dim=4 * config.dim + config.condition_dim,
-        spatial_attention=SpatialLinearAttention(out, **heads) if spatial is None or spatial[index] else None,
-        temporal_attention=TemporalAttention(out, **heads) if temporal is None or temporal[index] else None,
-        resample=None if resample is None else resample(),
-    )
-
-
-def _upsampler(kind: Literal["transpose", "nearest"], channels: int) -> nn.Module:
-    if kind == "nearest":
-        return NearestUpsample(channels)
-    return FrameConvTranspose2d(channels, channels, 4, stride=2, padding=1)

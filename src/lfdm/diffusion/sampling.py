@@ -92,5 +92,11 @@ class MotionSampler:
         return guided_prediction(self.network, replace(context, frames=frames), guidance)
 
     def _in_windows(self, context: DenoiserContext, guidance: Guidance, windows: Sequence[Window]) -> Prediction:
-        contexts = [replace(context, frames=window.frames.to(context.latent.device)) for window in windows]
+        contexts = [_in_window(context, window.frames.to(context.latent.device)) for window in windows]
         return blend_windows(windows, [guided_prediction(self.network, one, guidance) for one in contexts])
+
+
+def _in_window(context: DenoiserContext, frames: Tensor) -> DenoiserContext:
+    """Return the context of some frames (n,) of a clip."""
+    tracks = None if context.tracks is None else context.tracks[:, :, frames]
+    return replace(context, frames=frames, tracks=tracks)

@@ -8,6 +8,7 @@ __all__ = [
     "motion",
     "splatting",
     "time_basis",
+    "tracks",
     "trajectories",
     "trajectory_codec",
     "upsampling",

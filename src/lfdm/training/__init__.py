@@ -17,4 +17,5 @@ __all__ = [
     "reports",
     "stage1",
     "stage2",
+    "track_sampling",
 ]

@@ -18,6 +18,7 @@ from lfdm.data.frame_indices import sample_indices
 from lfdm.data.progress import Progress
 from lfdm.training.latent_cache import LatentCache, open_latent_cache
 from lfdm.training.motion_cache import MotionCache, open_motion_cache
+from lfdm.training.track_sampling import sample_track_maps
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +56,20 @@ class EncodedDataset(Dataset[dict[str, Tensor]]):
     """Map (position, index) to a sample of stage 2: the latent of the first frame, motion and clip index.
 
     Items: `latent` (C, h, w) float16, `motion` (3, num_frames, h, w) float16, `index` int64. Every random number is a pure
-    function of (seed, position). Motion is mirrored where the encoded frame is.
+    function of (seed, position). Motion is mirrored where the encoded frame is. With tracks also `tracks` (TRACK_CHANNELS,
+    num_frames, h, w) float16, see `lfdm.training.track_sampling`.
     """
 
-    def __init__(self, clips: ClipCache, encoded: EncodedClips, training: DiffusionTrainingConfig, *, num_frames: int) -> None:
-        self.encoded, self.training, self.num_frames = encoded, training, num_frames
+    def __init__(
+        self,
+        clips: ClipCache,
+        encoded: EncodedClips,
+        training: DiffusionTrainingConfig,
+        *,
+        num_frames: int,
+        with_tracks: bool = False,
+    ) -> None:
+        self.encoded, self.training, self.num_frames, self.with_tracks = encoded, training, num_frames, with_tracks
         self._may_flip = [not names_a_side(record.label) for record in clips.records]
 
     def __len__(self) -> int:
@@ -74,8 +84,12 @@ class EncodedDataset(Dataset[dict[str, Tensor]]):
         motion = motion[indices].transpose(1, 0, 2, 3)
         version = int(rng.integers(latents.num_versions))
         mirrored = bool(rng.random() < training.flip_probability) and self._may_flip[index]
-        return {
+        sample = {
             "latent": torch.from_numpy(np.array(latents.latent(index, version, mirrored=mirrored))),
             "motion": torch.from_numpy(mirror_motion(motion) if mirrored else np.ascontiguousarray(motion)),
             "index": torch.tensor(index),
         }
+        if self.with_tracks:
+            progress = position / (training.optimization.num_steps * training.optimization.batch_size)
+            sample["tracks"] = sample_track_maps(sample["motion"].float(), progress, rng).half()
+        return sample

@@ -214,13 +214,15 @@ def load_teacher(model: str | Path) -> LatentFlowPipeline:
     """Load a pipeline to distill; the network of one that is distilled already becomes an ordinary one.
 
     Raises:
-        UserError: another network than `MotionUNet3D`, or one that predicts noise.
+        UserError: another network than `MotionUNet3D`, or one that predicts noise or follows tracks.
     """
     teacher = LatentFlowPipeline.from_pretrained(model)
     if not isinstance(teacher.unet, MotionUNet3D):
         raise UserError(f"model must have a MotionUNet3D to distill; got {type(teacher.unet).__name__}")
     if predicted_by(teacher.scheduler) == "epsilon":
         raise UserError("model must predict velocity or v_prediction to be distilled; got 'epsilon'")
+    if teacher.unet.track_inputs:
+        raise UserError("model must have track_inputs=False to be distilled; got one that follows tracks")
     teacher.unet = ordinary_network(teacher.unet)
     return teacher
 

@@ -56,9 +56,13 @@ class ConditionedUNet(nn.Module):
         super().__init__()
         self.unet, self.condition = unet, condition
 
-    def forward(self, sample: Tensor, timesteps: Tensor, rows: Tensor, latent: Tensor) -> Tensor:
-        """sample (b, ...), timesteps (b,), rows (b,) of the condition table (-1 = null), latent (b, C, h, w) -> like sample."""
-        return self.unet(sample, timesteps, self.condition.look_up(rows), latent)
+    def forward(self, sample: Tensor, timesteps: Tensor, rows: Tensor, latent: Tensor, tracks: Tensor | None = None) -> Tensor:
+        """sample (b, ...), timesteps (b,), rows (b,) of the condition table (-1 = null), latent (b, C, h, w) -> like sample.
+
+        `tracks` are for networks with `track_inputs`.
+        """
+        known = {} if tracks is None else {"tracks": tracks}
+        return self.unet(sample, timesteps, self.condition.look_up(rows), latent, **known)
 
 
 class DiffusionTask:
@@ -91,7 +95,8 @@ class DiffusionTask:
     def _dataset(self, encoded: EncodedClips | None) -> EncodedDataset | ClipDataset:
         config = self.config
         if encoded is not None:
-            return EncodedDataset(self.clips, encoded, config, num_frames=self.num_frames)
+            with_tracks = self.pipeline.unet.track_inputs
+            return EncodedDataset(self.clips, encoded, config, num_frames=self.num_frames, with_tracks=with_tracks)
         return ClipDataset(
             self.clips,
             num_frames=self.num_frames,
@@ -106,7 +111,7 @@ class DiffusionTask:
 
         Args:
             batch: `index` (b,) of the clips and either `latent` (b, C, h, w) with `motion` (b, 3, t, h, w), both float16, or
-                `video` (b, 3, t, H, W) uint8, which stage 1 sees here.
+                `video` (b, 3, t, H, W) uint8, which stage 1 sees here; `tracks` (b, TRACK_CHANNELS, t, h, w) float16, if used.
         """
         kind, device = self.prediction_type, randomness.generator.device
         with torch.no_grad():
@@ -115,7 +120,8 @@ class DiffusionTask:
         timesteps = randomness.sample(lambda size, generator: sample_timesteps(size, kind, generator=generator))
         shape = clean.shape[1:]
         noise = randomness.sample(lambda size, generator: torch.randn(size, *shape, generator=generator, device=device))
-        prediction = module(add_noise(clean, noise, timesteps, kind), timesteps, rows, latent)
+        known = (batch["tracks"].float(),) if "tracks" in batch else ()
+        prediction = module(add_noise(clean, noise, timesteps, kind), timesteps, rows, latent, *known)
         loss = diffusion_loss(prediction, clean, noise, timesteps, prediction_type=kind, min_snr_gamma=self.config.min_snr_gamma)
         return {"loss": loss.mean()}
 
@@ -212,7 +218,7 @@ def train_diffusion(
         codec = _load_codec(model) if begun else _measured_codec(preset, stage1, None if encoded is None else encoded.motion)
         pipeline = _build_pipeline(preset, stage1, condition, codec)
         if start is not None:
-            pipeline.unet.load_state_dict(start.unet.state_dict())
+            pipeline.unet.load_state_dict({**pipeline.unet.state_dict(), **start.unet.state_dict()})
         if state.is_main_process:
             prepare_run(out, settings, free=STAGE1_SETTINGS)
             if not begun:

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,13 +33,14 @@ class StartingWeights:
 
     @classmethod
     def load(cls, folder: Path, preset: Preset) -> Self:
-        """Load from a U-Net, pipeline or run folder, a distilled U-Net as an ordinary one.
+        """Load from a U-Net, pipeline or run folder, a distilled U-Net as an ordinary one; it need not have the input for tracks.
 
         Raises:
             UserError: settings or a prediction type that are not the preset's.
         """
         unet = ordinary_network(MotionUNet3D.from_pretrained(find_model(folder, "unet")))
-        _check_settings(f"{folder} holds a U-Net", unet.config, preset.unet, preset.name)
+        wanted = preset.unet if unet.track_inputs else replace(preset.unet, track_inputs=False)
+        _check_settings(f"{folder} holds a U-Net", unet.config, wanted, preset.name)
         needed, found = preset.diffusion.prediction_type, _prediction_type(folder)
         if found not in (needed, None):
             raise UserError(f"diffusion.prediction_type must be {found}, as of the U-Net in {folder}; got {needed}")

@@ -32,6 +32,7 @@ from lfdm.data.index import (
 from lfdm.data.progress import Progress, run_all
 from lfdm.data.puppets.actions import ACTIONS, Style, act, ease
 from lfdm.data.puppets.figures import Subject, make_subject, place
+from lfdm.data.puppets.free_motion import FREE_LABEL, move_freely
 from lfdm.data.puppets.render import Track, render, square_corner
 from lfdm.data.truth import Truth, TruthChoice, save_truth, truth_path
 from lfdm.data.video import write_video
@@ -39,6 +40,7 @@ from lfdm.folders.files import expand_home
 
 MIN_SIDE = 32
 MAX_TAKES = 10_000
+MAX_FREE_SHARE = 0.95
 MAX_DRIFT = 0.02
 """Limit of the camera drift, as a fraction of the frame."""
 
@@ -64,8 +66,9 @@ def render_clip(
     """Render one clip; the same arguments always give the same clip.
 
     `subject` is a subject or its seed; in frames that are not square it stands in the middle, as large as in a square of the
-    short side. Frame k shows the action at k / fps seconds; frame 0 is the subject at rest for every
-    action and take. Raises UserError for an unknown action, and for a size, length, rate or seed that is not allowed.
+    short side. Frame k shows the action at k / fps seconds; frame 0 is the subject at rest for every action and take. The action
+    `free` is another random motion in every take, see `lfdm.data.puppets.free_motion`. Raises UserError for an unknown action,
+    and for a size, length, rate or seed that is not allowed.
     """
     frame = Size.parse(size, low=MIN_SIDE)
     return PuppetClip(*render(*animate(subject, action, take_seed, frame, num_frames=num_frames, fps=fps), frame, truth))
@@ -87,7 +90,9 @@ def animate(
     rng = np.random.default_rng((take_seed, 2))
     time = np.arange(num_frames) / fps
     take = Style(tempo=rng.uniform(0.87, 1.15), amplitude=rng.uniform(0.88, 1.12), lag=rng.uniform(0.0, 0.1))
-    joints = place(subject, act(action, take, subject.reach, time))
+    is_free = action == FREE_LABEL
+    pose = move_freely(subject.reach, time, rng) if is_free else act(action, take, subject.reach, time)
+    joints = place(subject, pose)
     unit, corner = min(frame), square_corner(frame)
     drift = _camera_drift(rng, time) * unit
     tracks = [Track(part, joints[part.name][0] * unit + corner - drift, joints[part.name][1]) for part in subject.parts]
@@ -108,6 +113,7 @@ def write_puppets(
     *,
     num_subjects: int = 360,
     num_takes: int = 2,
+    free_motion: float = 0.0,
     size: SizeInput = 64,
     num_frames: int = 16,
     fps: float = 8.0,
@@ -119,8 +125,9 @@ def write_puppets(
 ) -> Path:
     """Write a clip data set in which every subject does every action `num_takes` times. Returns `root`/clips.csv.
 
-    The last `test_fraction` of the subjects is the test split (neither split is empty unless the fraction is 0 or 1).
-    Clips are lossless; `truth` selects the split whose clips get a truth file. The same arguments give the same data set.
+    `free_motion` is the share, among all clips, of those whose joints move at random; their label is `free`. The last
+    `test_fraction` of the subjects is the test split (neither split is empty unless the fraction is 0 or 1). Clips are
+    lossless; `truth` selects the split whose clips get a truth file. The same arguments give the same data set.
     `num_workers` processes render (None: one per core; 0 or 1: this one). `root` appears only when it is complete.
 
     Raises UserError for values that are not allowed and a `root` that holds other things, and FileExistsError if it already
@@ -129,6 +136,7 @@ def write_puppets(
     root = expand_home(root)
     check_integer("num_subjects", num_subjects, 1, MAX_SUBJECTS)
     check_integer("num_takes", num_takes, 1, MAX_TAKES)
+    check_number("free_motion", free_motion, low=0, high=MAX_FREE_SHARE)
     frame = check_rendering(size=size, num_frames=num_frames, min_side=MIN_SIDE)
     check_split(seed=seed, test_fraction=test_fraction, may_lack_training=True)
     check_workers(num_workers)
@@ -140,19 +148,30 @@ def write_puppets(
     num_workers = min(num_subjects, (os.cpu_count() or 1) if num_workers is None else num_workers)
     pool = ProcessPoolExecutor(num_workers) if num_workers > 1 else None
     with new_data_set(root) as folder:
-        write = partial(_write_subject, folder, num_train, num_takes, frame, num_frames, fps, seed, truth)
+        takes = dict.fromkeys(ACTIONS, num_takes)
+        if free_motion > 0:
+            takes[FREE_LABEL] = round(free_motion / (1 - free_motion) * sum(takes.values()))
+        write = partial(_write_subject, folder, num_train, takes, frame, num_frames, fps, seed, truth)
         clips = run_all(pool, write, range(num_subjects), work="rendering puppets", progress=progress)
         return root / write_index(folder, sorted(chain.from_iterable(clips), key=lambda record: record.path)).name
 
 
 def _write_subject(
-    folder: Path, num_train: int, num_takes: int, size: Size, num_frames: int, fps: float, seed: int, truth: str, number: int
+    folder: Path,
+    num_train: int,
+    takes: dict[str, int],
+    size: Size,
+    num_frames: int,
+    fps: float,
+    seed: int,
+    truth: str,
+    number: int,
 ) -> list[ClipRecord]:
     name, split = f"puppet{number:04d}", "train" if number < num_train else "test"
     subject = make_subject(_derive_seed(seed, number))
     with_truth = truth in ("all", split)
     records = []
-    for index, action in enumerate(ACTIONS):
+    for index, (action, num_takes) in enumerate(takes.items()):
         for take in range(num_takes):
             take_seed = _derive_seed(seed, number, index, take)
             clip = render_clip(subject, action, take_seed, size=size, num_frames=num_frames, fps=fps, truth=with_truth)
