@@ -28,6 +28,10 @@ class Guidance:
     """1 = the condition's prediction, 0 = that of `negative`."""
     is_null: bool = True
     """`negative` is the null condition, from which networks that take the scale as an input are guided away."""
+    spans: Tensor | None = None
+    """(n, D): conditions that are blended over time, instead of one."""
+    weights: Tensor | None = None
+    """(n, t): weight of each of `spans` in each frame, together 1."""
 
 
 def guided_prediction(network: DenoiserNetwork, context: DenoiserContext, guidance: Guidance) -> Prediction:
@@ -35,7 +39,8 @@ def guided_prediction(network: DenoiserNetwork, context: DenoiserContext, guidan
 
     Both predictions are made in one batched pass. Of a network that takes the scale as an input, one prediction is enough.
     """
-    condition, negative = context.condition.to(network.dtype), guidance.negative.to(network.dtype)
+    condition, negative = _conditions(context, guidance).to(network.dtype), guidance.negative.to(network.dtype)
+    blend = _blend(context, guidance)
     known = network.prepare(replace(context, latent=context.latent.to(network.dtype)))
     scale = guidance.scale
     single = condition if scale != 0 else negative
@@ -49,11 +54,26 @@ def guided_prediction(network: DenoiserNetwork, context: DenoiserContext, guidan
         interval = {} if until is None else {"until": until}
         prediction = network(sample.to(network.dtype), timestep, chosen, **known, **interval).float()
         if single is not None:
-            return prediction
-        without, with_condition = prediction.chunk(2)
+            return blend(prediction) if scale != 0 else prediction
+        without, with_condition = prediction[: len(sample)], blend(prediction[len(sample) :])
         return without + scale * (with_condition - without)
 
     return predict
+
+
+def _conditions(context: DenoiserContext, guidance: Guidance) -> Tensor:
+    """Return the condition (b, D), or all conditions over time, (n b, D)."""
+    return context.condition if guidance.spans is None else guidance.spans.repeat_interleave(len(context.condition), dim=0)
+
+
+def _blend(context: DenoiserContext, guidance: Guidance) -> Callable[[Tensor], Tensor]:
+    """Return the function that blends the predictions of conditions over time frame by frame."""
+    if guidance.weights is None:
+        return lambda prediction: prediction
+    weights = guidance.weights.to(context.latent.device)
+    weights = weights if context.frames is None else weights[:, context.frames]
+    batch = len(context.condition)
+    return lambda prediction: torch.einsum("nt,nbcthw->bcthw", weights, prediction.unflatten(0, (-1, batch)))
 
 
 def make_denoiser(predict: Prediction, prediction_type: PredictionType, constrain: Callable[[Tensor], Tensor]) -> Denoiser:

@@ -41,6 +41,7 @@ class MotionSampler:
         windows: Sequence[Window] = (),
         callback: AfterStep,
         noise: Tensor | None = None,
+        last_frame: Tensor | None = None,
     ) -> Tensor:
         """Return a clean sample in float32, for `codec.decode(sample, num_frames)`.
 
@@ -49,6 +50,7 @@ class MotionSampler:
 
         Args:
             noise: (b, *codec.sample_shape(...)), of unit variance, to begin with; None = drawn from the generators.
+            last_frame: (b, 3, 1, h, w), a clean sample that the last frame is held at.
 
         Raises:
             UserError: the scheduler is not supported, is for another prediction type, or fails at this number of steps; noise
@@ -61,7 +63,8 @@ class MotionSampler:
 
         def constrain(clean: Tensor) -> Tensor:
             clean = codec.clamp(clean)
-            return codec.hold_first_frame(clean) if windows else clean
+            clean = codec.hold_first_frame(clean) if windows else clean
+            return clean if last_frame is None else torch.cat((clean[:, :, :-1], last_frame), dim=2)
 
         denoise = make_denoiser(predict, self.prediction_type, constrain)
         noise = sample_noise(shape, generators, latent.device) if noise is None else self._check_noise(noise, context, shape)

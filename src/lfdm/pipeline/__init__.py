@@ -3,4 +3,17 @@
 Shapes: image (b, 3, H, W) in [0, 1] · video (b, 3, t, H, W) in [0, 1] · uint8 frames (b, t, H, W, 3).
 """
 
-__all__ = ["card", "control", "folder", "full_size", "inputs", "outputs", "pipeline", "quality", "result", "transfer"]
+__all__ = [
+    "card",
+    "control",
+    "control_file",
+    "control_report",
+    "folder",
+    "full_size",
+    "inputs",
+    "outputs",
+    "pipeline",
+    "quality",
+    "result",
+    "transfer",
+]

@@ -7,6 +7,7 @@ Shapes: image (b, 3, H, W) in [0, 1] · motion sample (b, 3, t, h, w) · video (
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Never, Self, cast
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.condition.encoder import ConditionEncoder, ConditionInput
 from lfdm.config.checks import check_integer, check_number
+from lfdm.config.control import Control
 from lfdm.config.diffusion import MAX_GUIDANCE_SCALE, PredictionType
 from lfdm.config.presets import Preset, get_preset
 from lfdm.config.serialization import to_json
@@ -33,6 +35,7 @@ from lfdm.motion.codec import MotionCodec
 from lfdm.motion.codecs import make_codec
 from lfdm.pipeline.base import BasePipeline
 from lfdm.pipeline.compatibility import check_components, side_multiple
+from lfdm.pipeline.conditions import controlled_condition, make_guidance
 from lfdm.pipeline.control import MotionControl
 from lfdm.pipeline.framing import Framing
 from lfdm.pipeline.full_size import MAX_MEGAPIXELS
@@ -40,10 +43,10 @@ from lfdm.pipeline.inputs import (
     ImageInput,
     MaskInput,
     SeedInput,
-    match_conditions,
     read_images,
     sample_generators,
 )
+from lfdm.pipeline.placed_control import PlacedControl
 from lfdm.pipeline.result import LatentFlowOutput, SampledOutputType, check_output_type
 from lfdm.pipeline.transfer import MotionTransfer
 
@@ -196,6 +199,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         max_megapixels: float = MAX_MEGAPIXELS,
         keep_alpha: bool = True,
         pixel_art: bool = False,
+        control: Control | None = None,
         return_dict: bool = True,
         **unsupported: Never,
     ) -> LatentFlowOutput:
@@ -228,6 +232,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
                 not); False = images are composed over white.
             pixel_art: makes frames in the image's own size, of its own pixels and colours; see `lfdm.pipeline.pixel_art`. With
                 motion_mask, the image must have the model's size.
+            control: where points go, what stays, labels over time, and the last pose, see `lfdm.config.control`.
             return_dict: False = return the tuple (frames, warped, motion), as diffusers' pipelines do.
             unsupported: any other name is refused, with a hint for those of diffusers; see `lfdm.config.unsupported`.
 
@@ -244,8 +249,11 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         pictures = read_images(image, keep_alpha=keep_alpha)
         placed, art = self._place(pictures, motion_mask, pixel_art=pixel_art)
         framing = self.framing(placed, fit)
-        control = MotionControl(motion_strength, motion_mask, placed, framing, reach=self.autoencoder.upsampling_reach)
-        guidance, embedding = self._guidance(scale, condition, negative_condition, len(pictures), num_videos)
+        apply = MotionControl(motion_strength, motion_mask, placed, framing, reach=self.autoencoder.upsampling_reach)
+        asked = PlacedControl.place(self, control, pictures, framing, num_frames, pixel_art=pixel_art)
+        conditions = (controlled_condition(condition, control, self.condition.labels), negative_condition)
+        guidance, embedding = make_guidance(self.embed_condition, scale, *conditions, len(pictures), num_videos)
+        guidance = asked.over_time(guidance, self.embed_condition)
         generators = sample_generators(generator, len(embedding))
         full_size = self._full_size(pictures, framing, output_size, max_megapixels, art)
         source = self._encode(placed, framing, art).repeat(len(embedding) // len(pictures))
@@ -253,17 +261,19 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         if framing.size != self.size:  # motion is relative to the frame: it is sampled at the size that the network knows
             stretched = self._encode(placed, Framing(size=self.size, fit="stretch"))
             latent = stretched.features.latent.repeat_interleave(len(embedding) // len(pictures), dim=0)
-        context = DenoiserContext(condition=embedding, latent=latent, attention_frames=self.config["num_frames"])
-        sample = self._sample(context, guidance, num_frames, steps, generators, callback_on_step_end, latents)
-        motion = self.motion_codec.decode(sample, num_frames).resize((cells[0], cells[1]))
+        tracks, attention = asked.maps(latent), self.config["num_frames"]
+        context = DenoiserContext(condition=embedding, latent=latent, attention_frames=attention, tracks=tracks)
+        end = asked.last_frame(self, source.features, latent)
+        sample = self._sample(context, guidance, num_frames, steps, generators, callback_on_step_end, latents, end)
+        motion, report = asked.settle(self.motion_codec.decode(sample, num_frames).resize((cells[0], cells[1])))
         if loop:
             motion = motion.closed(max(1, int(LOOP_SHARE * min(num_frames, self.config["num_frames"]))))
-        motion = control(motion)
+        motion = apply(motion)
         if output_type == "latent":
             output = LatentFlowOutput(sample, sample[:0], motion)
         else:
             output = self._decode(source, motion, output_type, full_size, callback_on_decode)
-        return output if return_dict else cast("LatentFlowOutput", output.to_tuple())
+        return replace(output, control=report) if return_dict else cast("LatentFlowOutput", output.to_tuple())
 
     def sampling_settings(
         self,
@@ -295,18 +305,6 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
                 f"which stretches its motion over more frames; got {num_frames}"
             )
 
-    def _guidance(
-        self, scale: float, condition: ConditionInput, negative: ConditionInput, num_images: int, num_videos: int
-    ) -> tuple[Guidance, Tensor]:
-        """Return the guidance and the condition's embeddings (b, D), one per video."""
-        if negative is not None and scale <= 1:
-            raise UserError(f"guidance_scale must be above 1; got {scale:g}, which gives negative_condition no effect")
-        if condition is None and negative is None:
-            scale = 1.0
-        embeddings = (self.embed_condition(one).to(self.device) for one in (condition, negative))
-        embedding, negative_embedding = match_conditions(num_images, *embeddings, num_videos=num_videos)
-        return Guidance(negative=negative_embedding, scale=scale, is_null=negative is None), embedding
-
     def _sample(
         self,
         context: DenoiserContext,
@@ -316,6 +314,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         generators: list[torch.Generator],
         callback: StepCallback | None,
         noise: Tensor | None,
+        last_frame: Tensor | None,
     ) -> Tensor:
         """Return samples (b, *codec.sample_shape) by `num_steps` of the scheduler."""
         longest = MAX_PASS_FACTOR * self.config["num_frames"]
@@ -330,6 +329,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
                 windows=plan_windows(num_frames, longest=longest) if self.motion_codec.has_frame_axis else (),
                 callback=self._after_step(callback, bar),
                 noise=noise,
+                last_frame=last_frame,
             )
 
     def _after_step(self, callback: StepCallback | None, bar: Any) -> AfterStep:

@@ -20,6 +20,7 @@ from lfdm.config.video import PanelKind
 from lfdm.errors import UserError
 from lfdm.motion.frame_box import FrameBox
 from lfdm.motion.motion import Motion
+from lfdm.pipeline.control_report import ControlReport
 from lfdm.visualize import draw_panel
 
 OutputType = Literal["pil", "np", "pt", "uint8"]
@@ -42,6 +43,8 @@ class LatentFlowOutput:
     """flow (b, 2, t, h, w) and occlusion (b, 1, t, h, w), of the model's frame."""
     frame_box: FrameBox | None = None
     """Part of the frames that the model's frame shows, where they have the picture's own size; None = all."""
+    control: ControlReport | None = None
+    """How near the points of drags and pins came to the places that were asked for."""
 
     def motion_over_frames(self, sample: int) -> Motion:
         """Return the motion of one sample on a grid over its frames, as drawings need it."""

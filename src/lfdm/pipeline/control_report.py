@@ -1,0 +1,35 @@
+"""How near the points of drags and pins came to the places that were asked for."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lfdm.config.control import Control
+
+SHOWN_DISTANCE = 1.0
+"""Distance in pixels of the picture from which it is reported."""
+
+
+@dataclass(frozen=True, eq=False)
+class ControlReport:
+    """How near points came to the places that were asked for."""
+
+    control: Control
+    distance: Tensor
+    """(b, n, t), pixels of the picture from the point to what a frame shows at the asked place; NaN where none was asked."""
+    hidden: Tensor
+    """(b, n, t) bool, whether the motion calls the asked place newly uncovered, so that the point is not seen there."""
+
+    def messages(self, sample: int) -> list[str]:
+        """Return a line for each point of a sample that misses its last place by over `SHOWN_DISTANCE`, or is hidden there."""
+        lines = []
+        points = [*(drag.source for drag in self.control.drags), *self.control.pins]
+        for index, (x, y) in enumerate(points):
+            kind = "drag" if index < len(self.control.drags) else "pin"
+            distance = self.distance[sample, index]
+            last = int((~distance.isnan()).nonzero().max())
+            if self.hidden[sample, index, last]:
+                lines.append(f"{kind} {x:g},{y:g}: hidden behind the figure or the picture's edge at its last place")
+            elif distance[last] > SHOWN_DISTANCE:
+                lines.append(f"{kind} {x:g},{y:g}: {distance[last]:.1f} pixels are left to its last place")
+        return lines

@@ -1,0 +1,113 @@
+"""A `Control` in one call: what it adds to the network's inputs, and what it does to the sampled motion."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+from torch import Tensor
+
+from lfdm.autoencoder.autoencoder import Features
+from lfdm.condition.encoder import ConditionInput
+from lfdm.config.checks import check
+from lfdm.config.control import Control
+from lfdm.config.video import Size
+from lfdm.diffusion.guidance import Guidance
+from lfdm.errors import UserError
+from lfdm.motion.motion import Motion
+from lfdm.pipeline.conditions import over_time
+from lfdm.pipeline.control_report import ControlReport
+from lfdm.pipeline.framing import Framing
+from lfdm.pipeline.inputs import Picture, fit_images, picture_size, read_images
+from lfdm.pipeline.track_control import TrackControl
+
+if TYPE_CHECKING:
+    from lfdm.pipeline.pipeline import LatentFlowPipeline
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedControl:
+    """A control over the frames of a call; without one nothing changes."""
+
+    control: Control = field(default_factory=Control)
+    num_frames: int = 1
+    last: float = 1.0
+    """Time of the last frame."""
+    tracks: TrackControl | None = None
+    end_image: Tensor | None = None
+    """(1, 3, H, W)."""
+
+    @classmethod
+    def place(
+        cls,
+        pipe: "LatentFlowPipeline",
+        control: Control | None,
+        pictures: Sequence[Picture],
+        framing: Framing,
+        num_frames: int,
+        *,
+        pixel_art: bool,
+    ) -> Self:
+        """Place a control over videos of pictures.
+
+        Raises:
+            UserError: a model that cannot follow it, pictures of several sizes, a position or time outside, a contradiction, or
+                an end image of another shape.
+            FileNotFoundError: no such end image.
+        """
+        if control is None:
+            return cls()
+        if not isinstance(control, Control):
+            raise UserError(f"control must be a Control, as lfdm.config.control defines it; got {type(control).__name__}")
+        check(not pixel_art, "pixel_art", True, "False with control")
+        sizes = {picture_size(picture) for picture in pictures}
+        if len(sizes) > 1:
+            raise UserError(f"image must have one size with control; got {', '.join(map(str, sorted(sizes)))}")
+        size, fps = sizes.pop(), pipe.config["fps"]
+        last = control.last_time(num_frames, fps)
+        end_image = None if control.end_image is None else _read_end_image(control.end_image, size, framing)
+        if (control.labels or end_image is not None) and not pipe.motion_codec.has_frame_axis:
+            raise UserError(
+                f"labels over time and end_image need a model that samples every frame; got {type(pipe.motion_codec)}"
+            )
+        tracks = None
+        if control.follows_tracks:
+            if not pipe.unet.track_inputs:
+                raise UserError(
+                    "drags and pins (--drag, --pin) need a model that follows tracks, such as puppets64-control or one of `lfdm "
+                    "train diffusion PRESET --unet.track-inputs`; this one has no such input, but it can take part strengths, "
+                    "labels over time and an end image"
+                )
+            tracks = TrackControl.place(control, size, framing, num_frames=num_frames, fps=fps)
+        return cls(control, num_frames, last, tracks, end_image)
+
+    def over_time(self, guidance: Guidance, embed: Callable[[ConditionInput], Tensor]) -> Guidance:
+        """Return the guidance, with labels over time if there are any."""
+        return over_time(guidance, embed, self.control.labels, self.num_frames, self.last) if self.control.labels else guidance
+
+    def maps(self, latent: Tensor) -> Tensor | None:
+        """Return the maps of the tracks for image latents (b, C, h, w): (b, TRACK_CHANNELS, t, h, w), or None."""
+        if self.tracks is None:
+            return None
+        maps = self.tracks.maps((latent.shape[-2], latent.shape[-1]))
+        return maps.to(latent.device).expand(len(latent), -1, -1, -1, -1)
+
+    def last_frame(self, pipe: "LatentFlowPipeline", source: Features, latent: Tensor) -> Tensor | None:
+        """Return the sample (b, 3, 1, h, w) of the pose that the end image shows, or None."""
+        if self.end_image is None:
+            return None
+        image = source.image
+        motion = pipe.autoencoder.estimate_motion(image, self.end_image.to(image).expand(len(image), -1, -1, -1))
+        return pipe.motion_codec.encode(motion.resize((latent.shape[-2], latent.shape[-1]))).float()
+
+    def settle(self, motion: Motion) -> tuple[Motion, ControlReport | None]:
+        """Return the motion after the last correction, and what is left."""
+        return (motion, None) if self.tracks is None else self.tracks.settle(motion)
+
+
+def _read_end_image(image: object, size: Size, framing: Framing) -> Tensor:
+    """Read and fit an end image: (1, 3, H, W); UserError for another shape than the picture's."""
+    pictures = read_images(image)  # pyright: ignore[reportArgumentType] - checks the kind itself
+    own = picture_size(pictures[0])
+    if not own.has_shape_of(size):
+        raise UserError(f"end_image must have the shape of the image, {size}; got {own} (height x width)")
+    return fit_images(pictures[:1], size=framing.size, fit=framing.fit_of(own)).over_white

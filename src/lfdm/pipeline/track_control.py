@@ -1,0 +1,191 @@
+"""Drags and pins in a call: as tracks in the model's frame, the last correction of a sampled motion, and what is left.
+
+The network makes the motion that the tracks ask for. The last correction only takes away what is left of about a pixel: a larger
+one would paint the colour of a point to a place that its limb has not reached (docs/log.md).
+
+Shapes: tracks see `lfdm.motion.tracks`, n drags and pins · motion (b, 2, t, h, w).
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lfdm.config.control import Control, Drag
+from lfdm.config.video import Size
+from lfdm.errors import UserError
+from lfdm.motion.frame_box import FrameBox
+from lfdm.motion.motion import Motion
+from lfdm.motion.tracks import Tracks
+from lfdm.motion.warp import identity_grid
+from lfdm.pipeline.control_report import ControlReport
+from lfdm.pipeline.framing import Framing
+from lfdm.pipeline.full_size import frame_box
+
+MAX_CORRECTION = 1.0
+"""Largest correction of a sampled motion in pixels of the model's frame ..."""
+MAX_CORRECTED_SHARE = 0.05
+"""... or as a share of the point's path, if that is more."""
+CORRECTION_RADIUS = 2.0
+"""Standard deviation in cells of the Gaussian by which a correction falls off."""
+RIDGE = 1e-4
+"""Weight of the smallest correction, for points that lie closer together than the correction can tell apart."""
+CONFLICT = 1.0
+"""Difference of two displacements in cells, at one place and time, that is a contradiction."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrackControl:
+    """The drags and pins of a control in the frame of a call."""
+
+    control: Control
+    tracks: Tracks
+    """Drags, then pins."""
+    guides: Tracks
+    """Points around drags that have a radius."""
+    box: FrameBox
+    size: Size
+
+    @classmethod
+    def place(cls, control: Control, picture: Size, framing: Framing, *, num_frames: int, fps: float) -> Self:
+        """Return the tracks of a control over a video of `picture`.
+
+        Raises:
+            UserError: a position outside the picture or outside the part of it that the frame shows, a time after the end, or
+                two points that contradict each other.
+        """
+        control.for_picture(picture)
+        last = control.last_time(num_frames, fps)
+        box = frame_box(picture, framing.size, framing.fit_of(picture))
+        scale = [1.0, 1.0] if control.size is None else [picture.width / control.size[1], picture.height / control.size[0]]
+        times = torch.arange(num_frames) * (last / (num_frames - 1))
+        corner, extent = torch.tensor([box.left, box.top]), torch.tensor([box.width, box.height])
+
+        def placed(points: Tensor) -> Tensor:
+            return 2 * (points * torch.tensor(scale) - corner) / extent - 1
+
+        found = [_drag_track(drag, times) for drag in control.drags]
+        found += [(torch.tensor(pin), torch.tensor(pin).expand(num_frames, 2), times >= 0) for pin in control.pins]
+        sources, paths, visible = (torch.stack(parts) for parts in zip(*found, strict=True))
+        tracks = Tracks(placed(sources), placed(paths), visible)
+        outside = (tracks.source.abs() > 1).any(-1).nonzero().flatten().tolist()
+        if outside:
+            x, y = sources[outside[0]].tolist()
+            raise UserError(f"{x:g},{y:g} must lie in the part of the picture that the model sees; use fit='pad' (--fit pad)")
+        return cls(control, tracks, _guides(control, tracks, scale, box), box, framing.size)
+
+    def maps(self, size: tuple[int, int]) -> Tensor:
+        """Return the maps for the network, (TRACK_CHANNELS, t, h, w).
+
+        Raises:
+            UserError: two points that contradict each other.
+        """
+        self._check_conflicts(size)
+        return Tracks.concatenate([self.tracks, self.guides]).maps(size)
+
+    def settle(self, motion: Motion) -> tuple[Motion, ControlReport]:
+        """Correct a sampled motion by the little that it may be corrected, and report what is left."""
+        tracks, device = self.tracks, motion.flow.device
+        wanted = tracks.source[:, None] - tracks.position  # (n, t, 2)
+        pixels = torch.tensor([self.size.width / 2, self.size.height / 2])
+        limit = ((wanted * pixels).norm(dim=-1) * MAX_CORRECTED_SHARE).clamp(min=MAX_CORRECTION)  # (n, t)
+        flow = motion.flow.clone()
+        for b, k in itertools.product(range(len(flow)), range(motion.num_frames)):
+            seen = tracks.visible[:, k]
+            if not seen.any():
+                continue
+            place = tracks.position[seen, k]
+            rest = wanted[seen, k] - _read(flow[b, :, k].cpu(), place)
+            share = (limit[seen, k] / (rest * pixels).norm(dim=-1).clamp(min=1e-9)).clamp(max=1)
+            flow[b, :, k] += _correction(rest * share[:, None], place, motion.size).to(device)
+        settled = Motion(flow, motion.occlusion, motion.corners, motion.offset)
+        return settled, self._report(settled)
+
+    def _report(self, motion: Motion) -> ControlReport:
+        tracks = self.tracks
+        half = torch.tensor([self.box.width / 2, self.box.height / 2])
+        distances, hidden = [], []
+        for b, k in itertools.product(range(len(motion.flow)), range(motion.num_frames)):
+            place = tracks.position[:, k]
+            rest = tracks.source - place - _read(motion.flow[b, :, k].cpu(), place)
+            distances.append((rest * half).norm(dim=-1).masked_fill(~tracks.visible[:, k], math.nan))
+            hidden.append(_read(motion.occlusion[b, :, k].cpu(), place)[:, 0] < 0.5)
+        shape = (len(motion.flow), motion.num_frames, -1)
+        distance, unseen = (torch.stack(parts).view(shape).transpose(1, 2) for parts in (distances, hidden))
+        return ControlReport(self.control, distance, unseen & tracks.visible)
+
+    def _check_conflicts(self, size: tuple[int, int]) -> None:
+        """Raise UserError for two points that should be in one cell of a frame with different displacements."""
+        tracks, cells = self.tracks, torch.tensor([size[1] / 2, size[0] / 2])
+        points = [*(drag.source for drag in self.control.drags), *self.control.pins]
+        for k in range(tracks.visible.shape[1]):
+            seen = tracks.visible[:, k].nonzero().flatten()
+            place = ((tracks.position[seen, k] + 1) * cells).floor()
+            moved = (tracks.position[seen, k] - tracks.source[seen]) * cells
+            same = (place[:, None] == place).all(-1) & ((moved[:, None] - moved).norm(dim=-1) > CONFLICT)
+            pairs = same.triu(1).nonzero()
+            if len(pairs):
+                (a, b), (c, d) = (points[int(seen[i])] for i in pairs[0])
+                raise UserError(
+                    f"points {a:g},{b:g} and {c:g},{d:g} are asked to be in one place in frame {k}; change one of them"
+                )
+
+
+def _drag_track(drag: Drag, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return source (2,), positions (t, 2) and visibility (t,) of a drag at `times` (t,)."""
+    keys = torch.tensor([0.0, *(step[0] for step in drag.path)])
+    points = torch.tensor([drag.source, *(step[1:] for step in drag.path)])
+    intervals = drag.visible or ((0.0, float(keys[-1])),)
+    tolerance = 1e-4 * float(times[-1])
+    visible = torch.stack([(times >= a - tolerance) & (times <= b + tolerance) for a, b in intervals]).any(0)
+    return points[0], _interpolate(keys, points, times), visible
+
+
+def _interpolate(keys: Tensor, points: Tensor, times: Tensor) -> Tensor:
+    """Return a smooth path (t, 2) through `points` (n, 2) at the times `keys` (n,), at rest at both ends: a Hermite spline."""
+    slopes = torch.zeros_like(points)
+    slopes[1:-1] = (points[2:] - points[:-2]) / (keys[2:] - keys[:-2])[:, None]
+    times = times.clamp(float(keys[0]), float(keys[-1]))
+    i = (torch.searchsorted(keys, times, right=True) - 1).clamp(0, len(keys) - 2)
+    step = (keys[i + 1] - keys[i])[:, None]
+    u = (times - keys[i])[:, None] / step
+    start, end = 2 * u**3 - 3 * u**2 + 1, 3 * u**2 - 2 * u**3
+    curved = (u**3 - 2 * u**2 + u) * slopes[i] + (u**3 - u**2) * slopes[i + 1]
+    return start * points[i] + end * points[i + 1] + step * curved
+
+
+def _guides(control: Control, tracks: Tracks, scale: list[float], box: FrameBox) -> Tracks:
+    """Return the points around the sources of drags with a radius, which take the same paths: (m, ...)."""
+    extent = torch.tensor([box.width, box.height])
+    rows, offsets = [], []
+    for index, drag in enumerate(control.drags):
+        if drag.radius:
+            reach = 2 * drag.radius * torch.tensor(scale) / extent
+            steps = torch.linspace(-1, 1, 2 * max(1, round(drag.radius / 2)) + 1)
+            disk = torch.cartesian_prod(steps, steps)
+            disk = disk[(disk.norm(dim=-1) <= 1) & (disk.norm(dim=-1) > 0)] * reach
+            rows += [index] * len(disk)
+            offsets.append(disk)
+    chosen = torch.tensor(rows, dtype=torch.long)
+    found = Tracks(tracks.source[chosen], tracks.position[chosen], tracks.visible[chosen])
+    return found.shifted(torch.cat(offsets)) if offsets else found
+
+
+def _read(values: Tensor, place: Tensor) -> Tensor:
+    """Return values (c, h, w) at positions (n, 2), bilinear: (n, c)."""
+    return F.grid_sample(values[None].float(), place[None, None], padding_mode="border", align_corners=False)[0, :, 0].T
+
+
+def _correction(rest: Tensor, place: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the smooth field (2, h, w) whose bilinear values at `place` (n, 2) are `rest` (n, 2)."""
+    h, w = size
+    cells = identity_grid(h, w, corners=False).reshape(-1, 2)
+    apart = (cells[None] - place[:, None]) * torch.tensor([w / 2, h / 2])
+    bumps = torch.exp(-apart.square().sum(-1) / (2 * CORRECTION_RADIUS**2)).view(-1, h, w)  # (n, h, w)
+    gram = _read(bumps, place).double()  # value of bump j at place i: (n, n)
+    weights = torch.linalg.lstsq(gram + RIDGE * torch.eye(len(gram), dtype=gram.dtype), rest.double()).solution.float()
+    return torch.einsum("nc,nhw->chw", weights, bumps)
