@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from lfdm.cli.console import Values, progress_bar
+from lfdm.cli.control_options import PointOptions, report_lines
 from lfdm.cli.options import (
     DEFAULT_MODEL,
     ControlOptions,
@@ -109,6 +110,7 @@ def generate(
     model: Annotated[ModelOptions, arg(name="")] = ModelOptions(),  # noqa: B008 - frozen
     sampling: Annotated[SamplingOptions, arg(name="")] = SamplingOptions(),
     control: Annotated[ControlOptions, arg(name="")] = ControlOptions(),  # noqa: B008 - frozen
+    points: Annotated[PointOptions, arg(name="")] = PointOptions(),  # noqa: B008 - frozen
     output: Annotated[OutputOptions, arg(name="")] = OutputOptions(),  # noqa: B008 - frozen
     reuse_motion: Path | None = None,
 ) -> Values:
@@ -116,31 +118,42 @@ def generate(
 
     Args:
         image: Picture of any size and common format, or a frame of a video: clip.mp4@1.5s (time), clip.mp4@30 (number, from 0).
-        condition: Label of the model (`lfdm info --model NAME` lists them) or a mix of labels such as wave=0.7,jump=0.3;
-            any text for a model with a text encoder. Left out with --unconditional and --reuse-motion.
+        condition: Label of the model (`lfdm info --model NAME` lists them), a mix of labels such as wave=0.7,jump=0.3, or labels
+            over time such as "wave@0-0.5, jump@0.5-1"; any text for a model with a text encoder. Left out with --unconditional
+            and --reuse-motion, and where a drag or an end image says what happens.
         reuse_motion: File of --motion whose motion is applied to the image; nothing is sampled.
     """
     import_torch()
-    inputs = [image, control.motion_mask, reuse_motion, model.model]
+    from lfdm.data.pictures import read_picture
+
+    inputs = [image, control.motion_mask, reuse_motion, model.model, *points.inputs()]
+    asked, label = points.read(condition)
     if reuse_motion is not None:
         from lfdm.motion.motion import Motion
 
         _check_nothing_sampled(condition, sampling)
+        if asked is not None:
+            raise UserError("--drag, --pin, --part-strength, --end-image and --control have no effect with --reuse-motion")
         motion = Motion.load(reuse_motion)
         files = output.files(reuse_motion.stem, inputs, num_videos=len(motion.flow))
         pipe = model.open_stage1()
         source, steering = read_inputs(pipe, image, control, model.fit, output.size_arguments())
         return {"files": _write(files, pipe, source, _animate(pipe, source, motion, steering))}
-    if (condition is None) != sampling.unconditional:
+    if (condition is None) != sampling.unconditional and not (condition is None and asked is not None):
         got = "neither" if condition is None else "both"
         raise UserError(
             f"give a CONDITION (a label of the model), --unconditional or --reuse-motion; got {got} (None means no CONDITION)"
         )
     sampling.check()
-    files = output.files(condition or "unconditional", inputs, num_videos=sampling.num_videos)
+    name = condition or ("unconditional" if asked is None else "controlled")
+    files = output.files(name, inputs, num_videos=sampling.num_videos)
     pipe = model.open()
     source, steering = read_inputs(pipe, image, control, model.fit, output.size_arguments())
-    return {"files": _write(files, pipe, source, _sample(pipe, source, condition, sampling, steering))}
+    picture = source
+    if asked is not None:  # its positions are those of the image before fitting
+        picture = read_picture(image, keep_alpha=True)
+        steering = {**steering, "motion_mask": control.motion_mask, "control": asked}
+    return {"files": _write(files, pipe, source, _sample(pipe, picture, label, sampling, steering))}
 
 
 def _check_nothing_sampled(condition: str | None, sampling: SamplingOptions) -> None:
@@ -174,7 +187,7 @@ def _sample(
     size = _videos_per_batch(steering)
     for start in range(0, len(seeds), size):
         batch = list(seeds[start : start + size])
-        yield pipe(
+        output = pipe(
             source,
             parse_condition(condition, labels),
             num_frames=sampling.num_frames,
@@ -188,6 +201,9 @@ def _sample(
             **steering,
             output_type="uint8",
         )
+        for line in report_lines(output.control):
+            sys.stderr.write(f"{line}\n")
+        yield output
 
 
 def transfer(

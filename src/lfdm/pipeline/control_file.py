@@ -138,12 +138,12 @@ def _control(content: dict[str, Any], folder: Path) -> Control:
 
 
 def write_control(path: Path, control: Control) -> Path:
-    """Write a control.json."""
+    """Write a control.json next to the pictures that it names."""
     values = {name: value for name, value in asdict(control).items() if value not in (None, ())}
     for drag in values.get("drags", ()):
         drag["from"] = drag.pop("source")
     drags = [{name: value for name, value in drag.items() if value is not None} for drag in values.pop("drags", ())]
-    text = json.dumps({"format": FORMAT, "version": VERSION, **values, "drags": drags}, default=str)
+    text = json.dumps({"format": FORMAT, "version": VERSION, **values, "drags": drags}, default=lambda picture: picture.name)
     write_bytes(path, (text + "\n").encode())
     return path
 
