@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lfdm.config.models import TRACK_CHANNELS
 from lfdm.motion.motion import Motion
 from lfdm.motion.tracks import VISIBLE, Tracks, find_tracks, track_maps
 from lfdm.motion.warp import identity_grid
@@ -45,7 +46,7 @@ def sample_track_maps(motion: Tensor, progress: float, rng: np.random.Generator)
     """
     size = (motion.shape[-2], motion.shape[-1])
     if rng.random() < NO_TRACKS:
-        return track_maps(*(torch.zeros(0, 2),) * 2, torch.zeros(0, dtype=torch.long), (motion.shape[1], *size))
+        return torch.zeros(TRACK_CHANNELS, motion.shape[1], *size)
     if progress < DENSE_PHASE:
         return _dense_maps(motion, rng)
     count = int(2 ** rng.uniform(0, np.log2(MAX_TRACKS) + 1))
