@@ -18,9 +18,10 @@ from lfdm.cli.console import run
 from lfdm.data.video import read_video
 from lfdm.distributed.job import Batch, run_batch, run_here
 from lfdm.distributed.requests import Row, VideoRequest, read_requests
-from lfdm.distributed.results import MANIFEST, Result, ResultFolder
+from lfdm.distributed.results import MANIFEST, Result
 from lfdm.distributed.worker import BatchSettings, VideoWorker
 from lfdm.errors import UserError
+from lfdm.folders.remote import StoredFolder
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 
@@ -181,7 +182,7 @@ def test_images_come_from_urls_and_results_go_to_a_bucket(model: Path, pictures:
         summary = run_batch(rows, settings, run_here("cpu"))
         server.shutdown()
     assert (summary.videos, summary.failed) == (1, 2)
-    folder = ResultFolder("memory://results")
+    folder = StoredFolder("memory://results")
     assert folder.read("a.mp4")
     records = [json.loads(line) for line in (folder.read(MANIFEST) or b"").splitlines()]
     assert "none.png" in records[1]["error"]

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from lfdm.distributed.requests import Row, VideoRequest, group_requests
-from lfdm.distributed.results import Manifest, Result, ResultFolder, check_settings
+from lfdm.distributed.results import Manifest, Result, check_settings
 from lfdm.distributed.worker import BatchSettings, VideoWorker
 from lfdm.folders.files import remove_leftovers
 from lfdm.folders.lock import locked
+from lfdm.folders.remote import StoredFolder
 from lfdm.folders.sources import find_folder
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def run_batch(
     Raises:
         UserError: another process works on the folder, it holds a batch with other settings, or the model cannot be read.
     """
-    folder = ResultFolder(settings.out)
+    folder = StoredFolder(settings.out)
     find_folder(settings.model)  # a wrong name must not leave a folder of results
     with locked(folder.local) if folder.local is not None else nullcontext():
         stored = asdict(settings)

@@ -16,8 +16,9 @@ from lfdm.config.checks import check_integer
 from lfdm.data.images import read_gray
 from lfdm.data.pictures import read_picture
 from lfdm.distributed.requests import VideoRequest
-from lfdm.distributed.results import Result, ResultFolder, is_url, read_url
+from lfdm.distributed.results import Result
 from lfdm.errors import MissingExtraError, UserError
+from lfdm.folders.remote import StoredFolder, is_url, read_url
 from lfdm.pipeline.inputs import parse_condition
 from lfdm.pipeline.outputs import OUT_ENDINGS, VideoFiles
 from lfdm.pipeline.pipeline import LatentFlowPipeline
@@ -77,7 +78,7 @@ class VideoWorker:
         dtype = getattr(torch, settings.dtype)
         self.pipe = LatentFlowPipeline.from_pretrained(settings.model, device=device, dtype=dtype)
         self.pipe.set_progress_bar_config(disable=True)
-        self.folder = ResultFolder(settings.out)
+        self.folder = StoredFolder(settings.out)
 
     def make(self, batch: Sequence[VideoRequest], wanted: Sequence[str]) -> list[Result]:
         """Make the videos of a batch of equal settings and write those whose keys are `wanted`; return their results.
