@@ -7,10 +7,10 @@ from typing import Any, Literal
 from lfdm.config.presets import Preset
 from lfdm.config.training import with_num_steps
 from lfdm.data.cache import ClipCache, open_cache
+from lfdm.data.index import read_index
 from lfdm.evaluation.generators import VideoGenerator
 from lfdm.evaluation.protocol import evaluate_generator
 from lfdm.evaluation.settings import EvaluationConfig
-from lfdm.training.stage1 import training_records
 
 
 def evaluate_at_preset(
@@ -40,7 +40,8 @@ def evaluate_at_preset(
 
 def training_clips(preset: Preset, data: Path) -> ClipCache:
     """Open the cache of the training clips of `data`."""
-    return open_cache(data, training_records(data), preset.size, preset.fit)
+    records = [record for record in read_index(data) if record.split == "train"]
+    return open_cache(data, records, preset.size, preset.fit)
 
 
 def shortened(preset: Preset, training: Literal["autoencoder_training", "diffusion_training"], num_steps: int) -> Preset:

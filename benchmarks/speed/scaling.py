@@ -107,7 +107,7 @@ def _calls(models: Models) -> Calls:
     pairs = {"source": pixels[:, :, 0], "driving": pixels[:, :, 1]}
     stage1 = AutoencoderTask(copy.deepcopy(autoencoder), config, models.clips)
     stored = {"latent": features.latent.half(), "motion": models.samples(1).half()}
-    cached = {**stored, "index": torch.zeros(1, dtype=torch.long)}
+    cached = {**stored, "label": torch.zeros(1, dtype=torch.long)}
     stage2 = DiffusionTask(pipeline, preset.diffusion_training, models.clips, None)
     stage2.module = ConditionedUNet(copy.deepcopy(pipeline.unet), pipeline.condition)
 

@@ -227,10 +227,10 @@ def stage2_step(models: Models, batch: int) -> Calls:
         images = videos[:, :, 0].float() / 255
         motion = models.pipeline.autoencoder.estimate_motion(images, videos.float() / 255)
         latent = models.pipeline.autoencoder.encode(images).latent
-    index = torch.zeros(batch, dtype=torch.long, device=models.device)
+    label = torch.zeros(batch, dtype=torch.long, device=models.device)
     stored = torch.cat((motion.flow, motion.occlusion), dim=1).half()
-    cached = {"latent": latent.half(), "motion": stored, "index": index}
-    fresh = {"video": videos, "index": index}
+    cached = {"latent": latent.half(), "motion": stored, "label": label}
+    fresh = {"video": videos, "label": label}
 
     def randomness() -> BatchRandomness:
         return BatchRandomness.of_whole_batch(torch.Generator(models.device).manual_seed(0), batch)

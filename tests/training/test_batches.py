@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from lfdm.config.training import OptimizationConfig
+from lfdm.data.sharded_clips import WINDOW_SHARDS
 from lfdm.errors import UserError
-from lfdm.training.batches import BatchRandomness, StepSampler, micro_batches, sample_order, steps_per_epoch
+from lfdm.training.batches import BatchRandomness, ShardOrder, StepSampler, micro_batches, sample_order, steps_per_epoch
 
 CONFIG = OptimizationConfig(num_steps=10, batch_size=4, learning_rate=0.01)
 
@@ -87,3 +88,48 @@ def test_random_numbers_do_not_depend_on_the_division_into_micro_batches() -> No
     assert torch.equal(torch.cat([sample(rows) for rows in micro_batches(7, 3)]), whole)
     randomness = BatchRandomness.of_whole_batch(torch.Generator(), 7)
     assert torch.equal(randomness.sample(lambda size, _: torch.arange(size)), torch.arange(7))
+
+
+SHARD_SIZES = [3, 1, 4, 2, 5, 3, 2, 4, 6, 1, 3, 2, 4, 5, 2, 3, 1, 2, 3, 4]
+"""Three windows."""
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_shards_are_shuffled_in_windows_and_an_order_can_start_anywhere(repeats: int) -> None:
+    shard_of = np.repeat(np.arange(len(SHARD_SIZES)), SHARD_SIZES)
+    visits = repeats * len(shard_of)
+    pairs = list(ShardOrder(3, SHARD_SIZES, repeats)(0, 3 * visits))
+    assert [position for position, _ in pairs] == list(range(3 * visits))
+    epochs = [[index for _, index in pairs[i * visits : (i + 1) * visits]] for i in range(3)]
+    assert epochs[0] != epochs[1] != epochs[2]
+    for epoch in epochs:
+        assert np.bincount(epoch).tolist() == [repeats] * len(shard_of)
+        seen = list(dict.fromkeys(shard_of[epoch].tolist()))
+        for start in range(0, len(seen), WINDOW_SHARDS):  # one window ends before the next begins
+            window = set(seen[start : start + WINDOW_SHARDS])
+            places = [place for place, index in enumerate(epoch) if shard_of[index] in window]
+            assert places == list(range(places[0], places[0] + len(places)))
+            inside = shard_of[epoch][places].tolist()
+            assert inside != sorted(inside, key=inside.index)  # mixed, not one shard after the other
+    for start in (1, 17, visits - 1, visits, 2 * visits + 5):
+        assert list(ShardOrder(3, SHARD_SIZES, repeats)(start, 3 * visits)) == pairs[start:]
+    assert list(ShardOrder(4, SHARD_SIZES, repeats)(0, 3 * visits)) != pairs
+
+
+def test_windows_are_announced_with_the_next_ones() -> None:
+    announced: list[list[int]] = []
+    order = ShardOrder(0, SHARD_SIZES, announce=lambda shards: announced.append(list(shards)))
+    list(order(0, sum(SHARD_SIZES)))
+    assert [len(shards) for shards in announced] == [16, 12, 4]
+    assert announced[0][WINDOW_SHARDS:] == announced[1][:WINDOW_SHARDS]
+
+
+def test_processes_share_the_batches_of_shards() -> None:
+    def batches(rank: int, world: int) -> list[list[tuple[int, int]]]:
+        order = ShardOrder(CONFIG.seed, SHARD_SIZES)
+        return list(StepSampler(CONFIG, sum(SHARD_SIZES), 2, 30, rank=rank, world=world, shard_order=order))
+
+    alone = batches(0, 1)
+    assert [pair for batch in alone for pair in batch] == list(ShardOrder(CONFIG.seed, SHARD_SIZES)(8, 120))
+    shares = [batches(rank, 4) for rank in range(4)]
+    assert [sorted(pair for share in step for pair in share) for step in zip(*shares, strict=True)] == alone

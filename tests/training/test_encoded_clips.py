@@ -147,11 +147,11 @@ def test_samples_hold_the_latent_of_the_first_frame_its_motion_and_the_clip(
     assert_equals(plain["latent"].numpy(), encode(autoencoder, clips.clip(1)[0]))
     motion = samples.encoded.motion.clip(1)[[0, 1, 3, 5]].transpose(1, 0, 2, 3)
     np.testing.assert_array_equal(plain["motion"].numpy(), motion)
-    assert int(plain["index"]) == 1
+    assert int(plain["label"]) == clips.label_row(1)
     flipped = dataset(autoencoder, clips, training, flip_probability=1.0)[0, 1]
     assert_equals(flipped["latent"].numpy(), encode(autoencoder, clips.clip(1)[0, :, ::-1]))
     np.testing.assert_array_equal(flipped["motion"].numpy(), mirror_motion(motion))
-    assert torch.equal(flipped["index"], plain["index"])
+    assert torch.equal(flipped["label"], plain["label"])
 
 
 def test_samples_are_pure_functions_of_the_position(

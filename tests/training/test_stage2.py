@@ -333,10 +333,10 @@ def test_dropped_conditions_and_the_label_none_train_the_null_condition(
 ) -> None:
     data = relabelled(puppets_dir, tmp_path / "data", {"jump": "None"})
     task = make_task(with_steps(tiny_preset, 1, condition_dropout=0.1), data, stage1, ["wave"], tmp_path)
-    index = torch.arange(len(task.clips)).repeat(500)
-    randomness = BatchRandomness.of_whole_batch(torch.Generator().manual_seed(0), len(index))
-    rows = task.drop_conditions(index, randomness)
-    named_none = torch.tensor([record.label == "None" for record in task.clips.records])[index]
+    label = torch.arange(len(task.clips.labels)).repeat(1000)
+    randomness = BatchRandomness.of_whole_batch(torch.Generator().manual_seed(0), len(label))
+    rows = task.drop_conditions(label, randomness)
+    named_none = torch.tensor([name == "None" for name in task.clips.labels])[label]
     assert named_none.any()
     assert (rows[named_none] == -1).all()
     assert float((rows[~named_none] == -1).float().mean()) == pytest.approx(0.1, abs=0.02)
@@ -376,7 +376,7 @@ def test_the_paper_target_is_the_absolute_grid_of_all_frames_jittered_alike(
     amounts = ColorJitter(amounts=(64 / 255, 0.25, 0.25, 0.04), random_order=False).apply(clip, rng)
     assert not np.array_equal(amounts, clip)
     np.testing.assert_array_equal(sample["video"].permute(1, 2, 3, 0).numpy(), amounts)
-    batch = {"video": sample["video"][None], "index": torch.tensor([1])}
+    batch = {"video": sample["video"][None], "label": torch.tensor([sample["label"]])}
     autoencoder = task.pipeline.autoencoder
     assert not any(layer.training for layer in autoencoder.modules())
     with torch.no_grad():

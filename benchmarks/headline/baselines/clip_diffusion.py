@@ -48,7 +48,7 @@ _STATISTICS_CLIPS = 512
 class LatentClips(Dataset[dict[str, Any]]):
     """Frame latents of clips, indexed by (position, index) like `ClipDataset`.
 
-    Items: `latents` (c, num_frames, h, w) float16, not normalised, and `index`. There is no colour jitter: latents are made once.
+    Items: `latents` (c, num_frames, h, w) float16, not normalised, and `label`. There is no colour jitter: latents are made once.
     """
 
     def __init__(self, clips: ClipCache, latents: np.ndarray, config: DiffusionTrainingConfig, num_frames: int) -> None:
@@ -66,7 +66,10 @@ class LatentClips(Dataset[dict[str, Any]]):
         rng = np.random.default_rng((self.config.optimization.seed, position))
         clip = self.clip(index)
         chosen = clip[sample_indices(self.config.frame_sampler, len(clip), self.num_frames, rng)]
-        return {"latents": torch.from_numpy(np.ascontiguousarray(chosen.transpose(1, 0, 2, 3))), "index": index}
+        return {
+            "latents": torch.from_numpy(np.ascontiguousarray(chosen.transpose(1, 0, 2, 3))),
+            "label": self.clips.label_row(index),
+        }
 
 
 class ClipDiffusionTask:
@@ -82,7 +85,7 @@ class ClipDiffusionTask:
     ) -> None:
         self.module, self.space, self.preset, self.clips, self.dataset = module, space, preset, clips, dataset
         self.config = preset.diffusion_training
-        self.rows = module.rows([record.label for record in clips.records])
+        self.rows = module.rows(clips.labels)
 
     def models(self, module: nn.Module) -> dict[str, nn.Module]:
         return {MODEL_NAME: module}
@@ -91,13 +94,13 @@ class ClipDiffusionTask:
         """Return the weighted denoising loss of one batch, as in our stage 2.
 
         Args:
-            batch: `index` (b,) of the clips and either `video` (b, 3, t, H, W) uint8 or `latents` (b, c, t, h, w).
+            batch: `label` (b,), places in the clips' labels, and `video` (b, 3, t, H, W) uint8 or `latents` (b, c, t, h, w).
         """
         kind, device = self.preset.diffusion.prediction_type, randomness.generator.device
         with torch.no_grad():
             clean = self._clean(batch)
         chances = randomness.sample(lambda size, generator: torch.rand(size, generator=generator, device=device))
-        rows = self.rows.to(device)[batch["index"]].masked_fill(chances < self.config.condition_dropout, -1)
+        rows = self.rows.to(device)[batch["label"]].masked_fill(chances < self.config.condition_dropout, -1)
         timesteps = randomness.sample(lambda size, generator: sample_timesteps(size, kind, generator=generator))
         shape = clean.shape[1:]
         noise = randomness.sample(lambda size, generator: torch.randn(size, *shape, generator=generator, device=device))

@@ -57,7 +57,7 @@ def plain_diffusion_loss(
     batch: dict[str, Tensor],
     randomness: BatchRandomness,
 ) -> Tensor:
-    """Return stage 2's loss of `video` (b, 3, t, H, W) uint8 and `index` (b,), with the random numbers of `task.loss`.
+    """Return stage 2's loss of `video` (b, 3, t, H, W) uint8 and `label` (b,), with the random numbers of `task.loss`.
 
     As published, stage 1 estimates and decodes every frame again.
     """
@@ -68,7 +68,7 @@ def plain_diffusion_loss(
         motion = stage1.estimate_motion(image, video)
         stage1.decode(image, motion)
         clean, latent = task.pipeline.motion_codec.encode(motion).float(), stage1.encode(image)[-1]
-        rows = task.drop_conditions(batch["index"], randomness)
+        rows = task.drop_conditions(batch["label"], randomness)
     timesteps = sample_timesteps(len(clean), kind, generator=generator)
     noise = torch.randn(clean.shape, generator=generator, device=clean.device)
     condition = task.pipeline.condition.look_up(rows)

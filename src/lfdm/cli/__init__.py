@@ -11,6 +11,7 @@ from lfdm.cli.info import info
 from lfdm.cli.models import evaluate, export, import_
 from lfdm.cli.new import new
 from lfdm.cli.serve import serve
+from lfdm.cli.shards import data_shard
 from lfdm.cli.training import adapt, autoencoder_training, diffusion_training, train_few_steps, train_suitable_autoencoder
 from lfdm.cli.videos import demo, generate, transfer
 from lfdm.config.presets import PRESETS
@@ -20,7 +21,7 @@ COMMANDS: CommandTree = {
     "generate": generate,
     "transfer": transfer,
     "data": Group(
-        "Make a clip data set: puppets, characters, sprites, lpc, mug, mhad, natops, folder; or check one.",
+        "Make a clip data set: puppets, characters, sprites, lpc, mug, mhad, natops, folder; or check or shard one.",
         {
             "puppets": data_puppets,
             "characters": data_characters,
@@ -31,6 +32,7 @@ COMMANDS: CommandTree = {
             "natops": data_corpus("natops", "gesture01/g01s01.avi, ... and segmentation.txt"),
             "folder": data_folder,
             "check": data_check,
+            "shard": data_shard,
         },
     ),
     "train": Group(

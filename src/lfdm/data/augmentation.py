@@ -3,6 +3,7 @@
 Shapes: frames (t, H, W, 3) uint8.
 """
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -114,6 +115,7 @@ class PairAugmentation:
     """Colour change, the same for both frames."""
 
 
+@functools.lru_cache(maxsize=4096)
 def names_a_side(label: str) -> bool:
     """Return whether a label names left or right, so that mirroring would make it wrong.
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +21,7 @@ from lfdm.config.video import Fit, Size, SizeInput
 from lfdm.data.alpha import compose_premultiplied
 from lfdm.data.backgrounds import sample_training_background
 from lfdm.data.clip_file import Part, damaged_clips, write_clips
-from lfdm.data.index import CACHE_DIR, CLIP_INDEX_NAME, ClipRecord
+from lfdm.data.index import CACHE_DIR, CLIP_INDEX_NAME, ClipRecord, labels
 from lfdm.data.progress import Progress
 from lfdm.data.video import read_fitted
 from lfdm.errors import UserError
@@ -42,6 +43,7 @@ class ClipCache:
     Attributes:
         records: the clips, without broken ones.
         broken: reasons why clips are left out, by path.
+        labels: distinct labels, sorted.
         offsets: number of frames before each clip, and of all frames.
     """
 
@@ -51,6 +53,7 @@ class ClipCache:
         self.broken: dict[str, str] = read_json(folder / _CLIPS_NAME)["broken"]
         self.records = [record for record in records if record.path not in self.broken]
         self.size = size
+        self.labels = labels(self.records)
         self.offsets: list[int] = np.cumsum([0, *(record.frames for record in self.records)]).tolist()
         self._frames = self._map()
 
@@ -60,6 +63,32 @@ class ClipCache:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def shard_sizes(self) -> None:
+        """No shards; see `lfdm.data.training_clips.TrainingClips`."""
+
+    def usable(self, index: int) -> int:
+        """Return `index`: broken clips are left out."""
+        return index
+
+    def label(self, index: int) -> str:
+        """Return the label of clip `index`."""
+        return self.records[index].label
+
+    def label_row(self, index: int) -> int:
+        """Return the place of the label of clip `index` in `labels`."""
+        return bisect_left(self.labels, self.records[index].label)
+
+    def clips_of_subjects(self) -> list[list[int]]:
+        """Return, for every clip, all clips of its subject."""
+        subjects: dict[str, list[int]] = {}
+        for index, record in enumerate(self.records):
+            subjects.setdefault(record.subject, []).append(index)
+        return [subjects[record.subject] for record in self.records]
+
+    def prefetch(self, shards: Sequence[int]) -> None:
+        """Do nothing: there are no shards."""
 
     def num_frames(self, index: int) -> int:
         """Return the length of clip `index`."""
@@ -143,11 +172,16 @@ def _default_cache_dir(root: Path) -> Path:
 
     Motion and classifiers go there, too.
     """
+    shared = root / CACHE_DIR
+    if not os.environ.get("LFDM_HOME") and os.access(shared if shared.is_dir() else root, os.W_OK | os.X_OK):
+        return shared
+    return user_cache_dir()
+
+
+def user_cache_dir() -> Path:
+    """Return `$LFDM_HOME/cache`, or the user's cache folder."""
     if home := os.environ.get("LFDM_HOME"):
         return expand_home(home) / "cache"
-    shared = root / CACHE_DIR
-    if os.access(shared if shared.is_dir() else root, os.W_OK | os.X_OK):
-        return shared
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lfdm"
 
 

@@ -3,7 +3,7 @@
 Shapes: a clip is (t, H, W, 3) uint8 in numpy; items for torch are uint8 tensors (3, H, W) or (3, t, H, W).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,20 +13,39 @@ from torch.utils.data import Dataset
 from lfdm.config.models import FLOW_CHANNELS
 from lfdm.config.training import FrameSampler
 from lfdm.data.augmentation import ColorJitter, PairAugmentation, augment_pair, mirror_motion, names_a_side
-from lfdm.data.cache import ClipCache
 from lfdm.data.frame_indices import sample_indices
+from lfdm.data.training_clips import TrainingClips
 
 
-class ClipDataset(Dataset[dict[str, Any]]):
+class _CachedDataset(Dataset[dict[str, Any]]):
+    """A data set with as many samples as there are clips."""
+
+    def __init__(self, cache: TrainingClips) -> None:
+        self.cache = cache
+
+    def __len__(self) -> int:
+        return len(self.cache)
+
+    @property
+    def shard_sizes(self) -> tuple[int, ...] | None:
+        """Number of clips in each shard, None without shards."""
+        return self.cache.shard_sizes
+
+    def prefetch(self, shards: Sequence[int]) -> None:
+        """Prepare to read shards, by number."""
+        self.cache.prefetch(shards)
+
+
+class ClipDataset(_CachedDataset):
     """Clips of a fixed number of frames, requested by (position, index) so that training can be resumed exactly.
 
     `position` counts the samples since training began, `index` is that of the clip; every random number is a pure function
-    of (seed, position). Items: `video` (3, num_frames, H, W) uint8, `index` int.
+    of (seed, position). Items: `video` (3, num_frames, H, W) uint8, `label` int, its place in the labels of the clips.
     """
 
     def __init__(
         self,
-        cache: ClipCache,
+        cache: TrainingClips,
         *,
         num_frames: int,
         sampling: FrameSampler = "uniform",
@@ -34,30 +53,29 @@ class ClipDataset(Dataset[dict[str, Any]]):
         flip_probability: float = 0.0,
         seed: int = 0,
     ) -> None:
-        self.cache = cache
+        super().__init__(cache)
         self.num_frames = num_frames
         self.sampling: FrameSampler = sampling
         self.jitter = jitter
         self.flip_probability = flip_probability
         self.seed = seed
-        self._may_flip = [not names_a_side(record.label) for record in cache.records]
-
-    def __len__(self) -> int:
-        return len(self.cache)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        position, index = key
+        position, index = key[0], self.cache.usable(key[1])
         rng = np.random.default_rng((self.seed, position))
         chosen = sample_indices(self.sampling, self.cache.num_frames(index), self.num_frames, rng)
         frames = self.cache.frames(index, chosen, rng)
-        if rng.random() < self.flip_probability and self._may_flip[index]:
+        if rng.random() < self.flip_probability and not names_a_side(self.cache.label(index)):
             frames = frames[:, :, ::-1]
         if self.jitter is not None:
             frames = self.jitter.apply(frames, rng)
-        return {"video": torch.from_numpy(np.ascontiguousarray(frames.transpose(3, 0, 1, 2))), "index": index}
+        return {
+            "video": torch.from_numpy(np.ascontiguousarray(frames.transpose(3, 0, 1, 2))),
+            "label": self.cache.label_row(index),
+        }
 
 
-class PairDataset(Dataset[dict[str, torch.Tensor]]):
+class PairDataset(_CachedDataset):
     """Training pairs of stage 1: two frames of one clip, sampled with replacement, in time order, then augmented.
 
     Requested by (position, index) as in `ClipDataset`. Items: `source` and `driving`, (3, H, W) uint8; with `motion` also
@@ -66,7 +84,7 @@ class PairDataset(Dataset[dict[str, torch.Tensor]]):
 
     def __init__(
         self,
-        cache: ClipCache,
+        cache: TrainingClips,
         augment: PairAugmentation | None = None,
         *,
         seed: int = 0,
@@ -84,31 +102,24 @@ class PairDataset(Dataset[dict[str, torch.Tensor]]):
             by_subject: sample the clip from all clips of the requested one's subject.
             motion: returns the motion of a clip (by index) against its frame 0, flow first: (t, c, h, w).
         """
-        self.cache = cache
+        super().__init__(cache)
         self.augment = augment
         self.seed = seed
         self.distinct = distinct
         self.first_frame_probability = first_frame_probability
         self.motion = motion
-        always = augment is not None and augment.mirror_sided_labels
-        self._may_mirror = [always or not names_a_side(record.label) for record in cache.records]
-        subjects: dict[str, list[int]] = {}
-        for index, record in enumerate(cache.records):
-            subjects.setdefault(record.subject, []).append(index)
-        self._clips_of_subject = [subjects[record.subject] for record in cache.records] if by_subject else None
-
-    def __len__(self) -> int:
-        return len(self.cache)
+        self._clips_of_subject = cache.clips_of_subjects() if by_subject else None
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
         position, index = key
         rng = np.random.default_rng((self.seed, position))
         if self._clips_of_subject is not None:
             index = int(rng.choice(self._clips_of_subject[index]))
+        index = self.cache.usable(index)
         first, second, from_first = self._sample_frames(self.cache.num_frames(index), rng)
         pair, mirrored = self.cache.frames(index, [first, second], rng), False
         if self.augment is not None:
-            may_mirror = self._may_mirror[index]
+            may_mirror = self.augment.mirror_sided_labels or not names_a_side(self.cache.label(index))
             pair, mirrored = augment_pair(pair, self.augment, rng, may_swap=not from_first, may_mirror=may_mirror)
         planes = torch.from_numpy(np.ascontiguousarray(pair.transpose(0, 3, 1, 2)))
         item = {"source": planes[0], "driving": planes[1]}

@@ -178,11 +178,15 @@ def labels(records: Iterable[ClipRecord]) -> list[str]:
 
 def split_warnings(records: Sequence[ClipRecord]) -> list[str]:
     """Return a line for the labels that lack training clips, and one for those that lack test clips if there are any of these."""
-    train, test = (set(labels(r for r in records if r.split == split)) for split in ("train", "test"))
+    return label_warnings(*(labels(r for r in records if r.split == split) for split in ("train", "test")))
+
+
+def label_warnings(train: Sequence[str], test: Sequence[str]) -> list[str]:
+    """Return the lines of `split_warnings` for the labels of both splits."""
     warnings: list[str] = []
-    if unknown := sorted(test - train):
+    if unknown := sorted(set(test) - set(train)):
         warnings.append(f"labels without training clips, which a model cannot learn: {', '.join(unknown)}")
-    if test and (untested := sorted(train - test)):
+    if test and (untested := sorted(set(train) - set(test))):
         warnings.append(f"labels without test clips, which 'lfdm evaluate' leaves out: {', '.join(untested)}")
     return warnings
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.serialization import to_json
 from lfdm.config.training import AdaptationConfig
-from lfdm.data.cache import open_cache
 from lfdm.data.progress import Progress
+from lfdm.data.training_clips import find_clips
 from lfdm.folders.files import expand_home, recover, replace_folder, write_bytes
 from lfdm.folders.lock import locked
 from lfdm.folders.run_folder import check_run, find_layout, prepare_run
@@ -23,7 +23,7 @@ from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.loop import train
 from lfdm.training.processes import process_state, require_same_settings
 from lfdm.training.reports import RunSummary, StepReport
-from lfdm.training.stage1 import AutoencoderTask, training_records
+from lfdm.training.stage1 import AutoencoderTask, data_setting
 
 DECODER = ("bottleneck", "ups", "final")
 """The submodules of the decoder of a `LatentFlowAutoencoder`."""
@@ -38,10 +38,11 @@ def freeze_all_but_decoder(autoencoder: LatentFlowAutoencoder) -> None:
 
 def adapt(
     model: str | Path,
-    data: Path,
+    data: str | Path,
     out: Path,
     config: AdaptationConfig,
     *,
+    cache_gb: float | None = None,
     report: Callable[[StepReport], None] | None = None,
     summary: Callable[[RunSummary], None] | None = None,
     progress: Progress | None = None,
@@ -52,6 +53,7 @@ def adapt(
 
     Args:
         model: bundled name, pipeline folder, diffusion run folder or Hub repository.
+        cache_gb: see `find_clips`.
         report: called with the metrics every `log_steps`.
         summary: called before the first step, and again once time and memory can be estimated.
         progress: called while clips are decoded.
@@ -61,9 +63,8 @@ def adapt(
             or another process that uses `out`.
         FileNotFoundError: no such data set, weights or model.
     """
-    data, out = expand_home(data), expand_home(out)
-    records = training_records(data)
-    settings = {"stage": "adaptation", "model": str(model), "data": str(data), "adaptation": to_json(config)}
+    out, source = expand_home(out), find_clips(data, cache_gb)
+    settings = {"stage": "adaptation", "model": str(model), "data": data_setting(data), "adaptation": to_json(config)}
     require_same_settings(settings)
     check_run(out, settings)
     layout = find_layout(find_folder(model))
@@ -72,7 +73,7 @@ def adapt(
     state = process_state()
     with locked(out, hold=state.is_main_process):
         with state.local_main_process_first():  # the other processes find its cache
-            cache = open_cache(data, records, pipe.size, pipe.config["fit"], skip_broken=True, progress=progress)
+            cache = source.open(pipe.size, pipe.config["fit"], progress=progress)
         task = AutoencoderTask(pipe.autoencoder, config.losses(), cache)
         if state.is_main_process:
             prepare_run(out, settings)

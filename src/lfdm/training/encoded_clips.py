@@ -16,6 +16,7 @@ from lfdm.data.augmentation import ColorJitter, mirror_motion, names_a_side
 from lfdm.data.cache import ClipCache
 from lfdm.data.frame_indices import sample_indices
 from lfdm.data.progress import Progress
+from lfdm.data.training_clips import TrainingClips
 from lfdm.training.latent_cache import LatentCache, open_latent_cache
 from lfdm.training.motion_cache import MotionCache, open_motion_cache
 from lfdm.training.track_sampling import sample_track_maps
@@ -53,27 +54,27 @@ def open_encoded_clips(
 
 
 class EncodedDataset(Dataset[dict[str, Tensor]]):
-    """Map (position, index) to a sample of stage 2: the latent of the first frame, motion and clip index.
+    """Map (position, index) to a sample of stage 2: the latent of the first frame, motion and label.
 
-    Items: `latent` (C, h, w) float16, `motion` (3, num_frames, h, w) float16, `index` int64. Every random number is a pure
-    function of (seed, position). Motion is mirrored where the encoded frame is. With tracks also `tracks` (TRACK_CHANNELS,
-    num_frames, h, w) float16, see `lfdm.training.track_sampling`.
+    Items: `latent` (C, h, w) float16, `motion` (3, num_frames, h, w) float16, `label` int64, its place in the labels.
+    Every random number is a pure function of (seed, position). Motion is mirrored where the encoded frame is. With tracks also
+    `tracks` (TRACK_CHANNELS, num_frames, h, w) float16, see `lfdm.training.track_sampling`.
     """
 
     def __init__(
         self,
-        clips: ClipCache,
+        clips: TrainingClips,
         encoded: EncodedClips,
         training: DiffusionTrainingConfig,
         *,
         num_frames: int,
         with_tracks: bool = False,
     ) -> None:
-        self.encoded, self.training, self.num_frames, self.with_tracks = encoded, training, num_frames, with_tracks
-        self._may_flip = [not names_a_side(record.label) for record in clips.records]
+        self.clips, self.encoded, self.training = clips, encoded, training
+        self.num_frames, self.with_tracks = num_frames, with_tracks
 
     def __len__(self) -> int:
-        return len(self._may_flip)
+        return len(self.clips)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
         position, index = key
@@ -83,11 +84,11 @@ class EncodedDataset(Dataset[dict[str, Tensor]]):
         indices = sample_indices(training.frame_sampler, len(motion), self.num_frames, rng)
         motion = motion[indices].transpose(1, 0, 2, 3)
         version = int(rng.integers(latents.num_versions))
-        mirrored = bool(rng.random() < training.flip_probability) and self._may_flip[index]
+        mirrored = bool(rng.random() < training.flip_probability) and not names_a_side(self.clips.label(index))
         sample = {
             "latent": torch.from_numpy(np.array(latents.latent(index, version, mirrored=mirrored))),
             "motion": torch.from_numpy(mirror_motion(motion) if mirrored else np.ascontiguousarray(motion)),
-            "index": torch.tensor(index),
+            "label": torch.tensor(self.clips.label_row(index)),
         }
         if self.with_tracks:
             progress = position / (training.optimization.num_steps * training.optimization.batch_size)

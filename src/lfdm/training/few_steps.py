@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from lfdm.config.serialization import to_json
 from lfdm.config.training import FewStepsConfig
-from lfdm.data.cache import ClipCache
 from lfdm.data.progress import Progress
+from lfdm.data.training_clips import TrainingClips, find_clips
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion.mean_flow import (
     MeanVelocity,
@@ -40,7 +40,7 @@ from lfdm.training.encoded_clips import EncodedClips
 from lfdm.training.loop import train
 from lfdm.training.processes import process_state, require_same_settings
 from lfdm.training.reports import RunSummary, StepReport
-from lfdm.training.stage1 import training_records
+from lfdm.training.stage1 import data_setting
 from lfdm.training.stage2 import ConditionedUNet, DiffusionTask, open_caches
 from lfdm.training.starting import ordinary_network
 
@@ -66,7 +66,7 @@ class FewStepsTask(DiffusionTask):
         pipeline: LatentFlowPipeline,
         teacher: MotionUNet3D,
         config: FewStepsConfig,
-        clips: ClipCache,
+        clips: TrainingClips,
         encoded: EncodedClips | None,
     ) -> None:
         super().__init__(pipeline, config, clips, encoded)
@@ -78,7 +78,7 @@ class FewStepsTask(DiffusionTask):
         config, device = self.config, randomness.generator.device
         with torch.no_grad():
             clean, latent = self.observe(batch, device)
-            rows = self.drop_conditions(batch["index"], randomness)
+            rows = self.drop_conditions(batch["label"], randomness)
         after = randomness.step - config.guidance_steps
         time, until = randomness.sample(lambda size, generator: self._sample_times(size, after, generator).T).unbind(1)
         chances = randomness.sample(lambda size, generator: torch.rand(size, generator=generator, device=device))
@@ -162,10 +162,11 @@ class _Inputs(NamedTuple):
 
 def train_few_steps(
     model: str | Path,
-    data: Path,
+    data: str | Path,
     out: Path,
     config: FewStepsConfig,
     *,
+    cache_gb: float | None = None,
     report: Callable[[StepReport], None] | None = None,
     summary: Callable[[RunSummary], None] | None = None,
     progress: Progress | None = None,
@@ -176,6 +177,7 @@ def train_few_steps(
 
     Args:
         model: the teacher: bundled name, pipeline folder, diffusion run folder or Hub repository.
+        cache_gb: see `find_clips`.
         report: called with the metrics every `log_steps`.
         summary: called before the first step, and again once time and memory can be estimated.
         progress: called while clips are decoded, their motion is estimated and their first frames are encoded.
@@ -185,9 +187,8 @@ def train_few_steps(
             contradict the run in `out`, or another process that uses `out`.
         FileNotFoundError: no such data set or model.
     """
-    data, out = expand_home(data), expand_home(out)
-    records = training_records(data)
-    settings = {"stage": "few-steps", "model": str(model), "data": str(data), "few_steps": to_json(config)}
+    out, source = expand_home(out), find_clips(data, cache_gb)
+    settings = {"stage": "few-steps", "model": str(model), "data": data_setting(data), "few_steps": to_json(config)}
     require_same_settings(settings)
     check_run(out, settings)
     teacher = load_teacher(model)
@@ -197,9 +198,7 @@ def train_few_steps(
         stage1 = teacher.autoencoder.requires_grad_(False).to(state.device)
         size, fit, trajectories = teacher.size, teacher.config["fit"], teacher.motion_codec.needs_trajectories
         with state.local_main_process_first():  # the other processes find its caches
-            clips, encoded = open_caches(
-                stage1, config, data, records, size=size, fit=fit, trajectories=trajectories, progress=progress
-            )
+            clips, encoded = open_caches(stage1, config, source, size=size, fit=fit, trajectories=trajectories, progress=progress)
         if state.is_main_process:
             prepare_run(out, settings)
             if not (out / MODEL_DIR).is_dir():

@@ -11,7 +11,7 @@ from lfdm.training.stage1 import train_autoencoder
 
 
 def train_growing(
-    preset: Preset, data: Path, out: Path, stages: Sequence[SizeStage], *, init: str | Path | None = None, **callbacks: Any
+    preset: Preset, data: str | Path, out: Path, stages: Sequence[SizeStage], *, init: str | Path | None = None, **options: Any
 ) -> Path:
     """Train stage 1 at one size after the other, each from the weights of the one before; return the last checkpoint.
 
@@ -20,7 +20,7 @@ def train_growing(
 
     Args:
         init: what the first stage starts from; see `train_autoencoder`.
-        callbacks: as of `train_autoencoder`.
+        options: further ones of `train_autoencoder`.
 
     Raises:
         UserError: sizes that do not fit the preset, and as `train_autoencoder`.
@@ -29,6 +29,6 @@ def train_growing(
     *smaller, last = staged_presets(preset, stages)
     for small in smaller:
         folder = out.with_name(f"{out.name}-{min(small.size)}")
-        train_autoencoder(small, data, folder, init=init, **callbacks)
+        train_autoencoder(small, data, folder, init=init, **options)
         init = folder
-    return train_autoencoder(last, data, out, init=init, **callbacks)
+    return train_autoencoder(last, data, out, init=init, **options)

@@ -27,7 +27,7 @@ from lfdm.config.training import OptimizationConfig
 from lfdm.errors import UserError
 from lfdm.folders.run_folder import CHECKPOINTS_DIR
 from lfdm.training.allocator import advise_on_memory, keep_freed_memory, peak_memory
-from lfdm.training.batches import BatchRandomness, StepSampler, micro_batches, shared_rows
+from lfdm.training.batches import BatchRandomness, ShardOrder, StepSampler, micro_batches, shared_rows
 from lfdm.training.checkpoint import TrainingState, checkpoint_path, remove_unfinished
 from lfdm.training.interruption import TrainingInterrupted, catch_interruption, leave_interruption_to_parent
 from lfdm.training.log import RunLog
@@ -58,7 +58,10 @@ class TrainingTask(Protocol):
 
     @property
     def dataset(self) -> Dataset[Any]:
-        """Map (position, index) to a sample; augmentation depends only on the seed and the position."""
+        """Map (position, index) to a sample; augmentation depends only on the seed and the position.
+
+        One whose clips are in shards has their `shard_sizes` and a method `prefetch` (see `ShardOrder`).
+        """
         ...
 
     def loss(self, module: nn.Module, batch: dict[str, Tensor], randomness: BatchRandomness) -> dict[str, Tensor]:
@@ -189,10 +192,14 @@ class _Trainer:
                     self._sample(log)
 
     def _loader(self, stop: int) -> DataLoader[Any]:
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        share = {"rank": self.accelerator.process_index, "world": self.accelerator.num_processes}
+        dataset: Any = self.task.dataset
+        sizes, order = getattr(dataset, "shard_sizes", None), None
+        if sizes is not None:
+            order = ShardOrder(self.config.seed, sizes, self.config.epoch_repeats, dataset.prefetch)
         return DataLoader(
-            self.task.dataset,
-            batch_sampler=StepSampler(self.config, self.num_samples, self.step, stop, rank=rank, world=world),
+            dataset,
+            batch_sampler=StepSampler(self.config, self.num_samples, self.step, stop, **share, shard_order=order),
             num_workers=self.config.num_workers,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=leave_interruption_to_parent,

@@ -19,14 +19,15 @@ from lfdm.config.serialization import to_json
 from lfdm.config.training import AUXILIARY_LOSSES, AutoencoderTrainingConfig, Background
 from lfdm.config.video import Fit, Size
 from lfdm.data.augmentation import ColorJitter, PairAugmentation
-from lfdm.data.cache import ClipCache, open_cache
+from lfdm.data.cache import ClipCache
 from lfdm.data.clips import PairDataset
-from lfdm.data.index import ClipRecord, read_index
 from lfdm.data.progress import Progress
+from lfdm.data.training_clips import ClipSource, TrainingClips, find_clips
 from lfdm.errors import UserError
 from lfdm.folders.files import expand_home
 from lfdm.folders.lock import locked
 from lfdm.folders.model_folder import load_exactly
+from lfdm.folders.remote import is_url
 from lfdm.folders.run_folder import check_run, find_checkpoints, find_model, prepare_run
 from lfdm.folders.sources import find_folder
 from lfdm.training.batches import BatchRandomness
@@ -57,7 +58,7 @@ class AutoencoderTask:
         self,
         module: LatentFlowAutoencoder,
         config: AutoencoderTrainingConfig,
-        cache: ClipCache,
+        cache: TrainingClips,
         teacher_motion: MotionCache | None = None,
     ) -> None:
         self.module = module
@@ -120,8 +121,8 @@ class AutoencoderTask:
         assert isinstance(module, LatentFlowAutoencoder)
         device = module.device
         rows = []
-        for index in np.linspace(0, len(self.dataset) - 1, PANEL_PAIRS).astype(int):
-            clip = self.dataset.cache.clip(int(index))
+        for index in panel_clips(self.dataset.cache, PANEL_PAIRS):
+            clip = self.dataset.cache.clip(index)
             pair = torch.from_numpy(np.stack([clip[0], clip[len(clip) // 2]])).permute(0, 3, 1, 2).to(device).float() / 255
             result = module(pair[:1], pair[1:])
             motion = module.upsample_motion(pair[:1], result.refined or result.motion)
@@ -136,10 +137,11 @@ class AutoencoderTask:
 
 def train_autoencoder(
     preset: Preset,
-    data: Path,
+    data: str | Path,
     out: Path,
     *,
     init: str | Path | None = None,
+    cache_gb: float | None = None,
     report: Callable[[StepReport], None] | None = None,
     summary: Callable[[RunSummary], None] | None = None,
     progress: Progress | None = None,
@@ -147,7 +149,9 @@ def train_autoencoder(
     """Train stage 1 of `preset` on the training clips of `data`; return the last checkpoint in the run folder `out`.
 
     Args:
+        data: clip data set, or folder or URL of shards.
         init: bundled name, or model, pipeline or run folder whose weights to start from; also of smaller images.
+        cache_gb: see `find_clips`.
         report: called with the metrics every `log_steps`.
         summary: called before the first step, and again once time and memory can be estimated.
         progress: called while clips are decoded and, with `tracking_distillation_weight`, their motion is estimated.
@@ -156,26 +160,33 @@ def train_autoencoder(
         UserError: settings that do not fit the data, the run in `out` or each other, or another process that uses `out`.
         FileNotFoundError: no such data set, weights or model.
     """
-    data, out = expand_home(data), expand_home(out)
+    out = expand_home(out)
     config = preset.autoencoder_training
     distils = config.tracking_distillation_weight > 0
     if distils and init is None:
         raise UserError("tracking_distillation_weight needs init, the model whose tracked motion to learn from; got None")
-    records = training_records(data)
+    source = find_clips(data, cache_gb)
     with torch.random.fork_rng():
         torch.manual_seed(config.optimization.seed)
         module = LatentFlowAutoencoder(**to_json(preset.autoencoder))
     if init is not None and (distils or not find_checkpoints(out)):  # a resumed run has its own weights
         start = LatentFlowAutoencoder.from_pretrained(find_model(find_folder(init), AutoencoderTask.name))
         load_exactly(module, grown_weights(module, start), str(init))
-    settings = {"stage": AutoencoderTask.name, "data": str(data), "init": str(init) if init else None, "preset": to_json(preset)}
+    settings = {
+        "stage": AutoencoderTask.name,
+        "data": data_setting(data),
+        "init": str(init) if init else None,
+        "preset": to_json(preset),
+    }
     require_same_settings(settings)
     check_run(out, settings, free=STAGE2_SETTINGS)
     teacher_motion, state = None, process_state()
     with locked(out, hold=state.is_main_process):
         with state.local_main_process_first():  # the others find the caches that it makes
-            cache = open_training_clips(data, records, preset.size, preset.fit, config.background, progress)
+            cache = open_training_clips(source, preset.size, preset.fit, config.background, progress)
             if distils:
+                if not isinstance(cache, ClipCache):
+                    raise UserError("tracking_distillation_weight must be 0 for clips in shards, whose motion is not cached")
                 teacher = _tracking_teacher(module, preset)
                 teacher.to(state.device)
                 bf16 = uses_bf16(config.optimization.mixed_precision, teacher.device)
@@ -195,30 +206,29 @@ def _tracking_teacher(module: LatentFlowAutoencoder, preset: Preset) -> LatentFl
     return teacher
 
 
-def training_records(data: Path) -> list[ClipRecord]:
-    """Return the training clips of a data set.
-
-    Raises:
-        UserError: the data set has none.
-    """
-    records = [record for record in read_index(data) if record.split == "train"]
-    if not records:
-        raise UserError(f"{data} has no training clips (split 'train')")
-    return records
+def data_setting(data: str | Path) -> str:
+    """Return how a run stores its data: a URL as it is, a path without ~."""
+    return str(data) if is_url(str(data)) else str(expand_home(data))
 
 
 def open_training_clips(
-    data: Path, records: list[ClipRecord], size: Size, fit: Fit, background: Background, progress: Progress | None
-) -> ClipCache:
-    """Return the decoded frames of training clips, with alpha for random backgrounds.
+    source: ClipSource, size: Size, fit: Fit, background: Background, progress: Progress | None
+) -> TrainingClips:
+    """Return the training clips of a source, with alpha for random backgrounds.
 
     Raises:
         UserError: random backgrounds for clips that are all opaque, on which they have no effect; and as `open_cache`.
     """
     keep_alpha = background == "random"
-    clips = open_cache(data, records, size, fit, skip_broken=True, keep_alpha=keep_alpha, progress=progress)
-    check(not keep_alpha or clips.has_alpha(), "background", background, f"white, as no training clip in {data} has alpha")
+    clips = source.open(size, fit, keep_alpha=keep_alpha, progress=progress)
+    check(not keep_alpha or clips.has_alpha(), "background", background, f"white, as no training clip in {source.name} has alpha")
     return clips
+
+
+def panel_clips(clips: TrainingClips, count: int) -> list[int]:
+    """Return `count` indices of usable clips, spread over all of them or, with shards, over the first shard."""
+    num = len(clips) if clips.shard_sizes is None else clips.shard_sizes[0]
+    return [clips.usable(int(index)) for index in np.linspace(0, num - 1, count)]
 
 
 def _perceptual_loss(config: AutoencoderTrainingConfig) -> PerceptualLoss | None:

@@ -18,8 +18,9 @@ from lfdm.config.video import Fit, Size
 from lfdm.data.cache import ClipCache
 from lfdm.data.clips import ClipDataset
 from lfdm.data.frame_indices import uniform_indices
-from lfdm.data.index import NULL_LABEL, ClipRecord, labels
+from lfdm.data.index import NULL_LABEL
 from lfdm.data.progress import Progress
+from lfdm.data.training_clips import ClipSource, TrainingClips, find_clips
 from lfdm.denoiser.network import DenoiserNetwork
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion.process import add_noise, diffusion_loss, sample_timesteps
@@ -40,7 +41,7 @@ from lfdm.training.motion_cache import MotionCache, to_motion
 from lfdm.training.optimization import uses_bf16
 from lfdm.training.processes import process_state, require_same_settings
 from lfdm.training.reports import RunSummary, StepReport
-from lfdm.training.stage1 import open_training_clips, training_records
+from lfdm.training.stage1 import data_setting, open_training_clips, panel_clips
 from lfdm.training.starting import StartingWeights, load_autoencoder
 
 PANEL_CLIPS = 4
@@ -71,7 +72,7 @@ class DiffusionTask:
     name = "unet"
 
     def __init__(
-        self, pipeline: LatentFlowPipeline, config: DiffusionTrainingConfig, clips: ClipCache, encoded: EncodedClips | None
+        self, pipeline: LatentFlowPipeline, config: DiffusionTrainingConfig, clips: TrainingClips, encoded: EncodedClips | None
     ) -> None:
         self.pipeline = pipeline
         pipeline.set_progress_bar_config(disable=True)  # of panels
@@ -82,8 +83,7 @@ class DiffusionTask:
             pipeline.unet.enable_gradient_checkpointing()
         self.clips = clips
         self.num_frames: int = pipeline.config["num_frames"]
-        self.conditions = [_condition_of(record.label, self.config) for record in clips.records]
-        self.rows = torch.tensor([pipeline.condition.index(condition) for condition in self.conditions])
+        self.rows = torch.tensor([pipeline.condition.index(_condition_of(label, config)) for label in clips.labels])
         self.dataset = self._dataset(encoded)
 
     def models(self, module: nn.Module) -> dict[str, nn.Module]:
@@ -110,13 +110,14 @@ class DiffusionTask:
         """Return the weighted denoising loss of a batch.
 
         Args:
-            batch: `index` (b,) of the clips and either `latent` (b, C, h, w) with `motion` (b, 3, t, h, w), both float16, or
-                `video` (b, 3, t, H, W) uint8, which stage 1 sees here; `tracks` (b, TRACK_CHANNELS, t, h, w) float16, if used.
+            batch: `label` (b,), places in the labels of the clips, and either `latent` (b, C, h, w) with `motion`
+                (b, 3, t, h, w), both float16, or `video` (b, 3, t, H, W) uint8, which stage 1 sees
+                here; `tracks` (b, TRACK_CHANNELS, t, h, w) float16, if used.
         """
         kind, device = self.prediction_type, randomness.generator.device
         with torch.no_grad():
             clean, latent = self.observe(batch, device)
-            rows = self.drop_conditions(batch["index"], randomness)
+            rows = self.drop_conditions(batch["label"], randomness)
         timesteps = randomness.sample(lambda size, generator: sample_timesteps(size, kind, generator=generator))
         shape = clean.shape[1:]
         noise = randomness.sample(lambda size, generator: torch.randn(size, *shape, generator=generator, device=device))
@@ -139,22 +140,22 @@ class DiffusionTask:
         )
         return codec.encode(motion).float(), autoencoder.encode(image).latent
 
-    def drop_conditions(self, index: Tensor, randomness: BatchRandomness) -> Tensor:
-        """Return the condition rows (b,) of clips (b,), some of them replaced by -1, the null condition."""
-        self.rows = self.rows.to(index.device)  # in the first step; later it is there
+    def drop_conditions(self, label: Tensor, randomness: BatchRandomness) -> Tensor:
+        """Return the condition rows (b,) of labels (b,), some of them replaced by -1, the null condition."""
+        self.rows = self.rows.to(label.device)  # in the first step; later it is there
         chances = randomness.sample(lambda size, generator: torch.rand(size, generator=generator, device=generator.device))
-        return self.rows[index].masked_fill(chances < self.config.condition_dropout, -1)
+        return self.rows[label].masked_fill(chances < self.config.condition_dropout, -1)
 
     def panel(self, module: nn.Module) -> np.ndarray:
         """Return a clip (t, 2 H, n W, 3): real clips above those generated from their first frames and labels."""
         assert isinstance(module, ConditionedUNet)
         clips, pipeline = self.clips, self.pipeline
-        chosen = [int(i) for i in np.linspace(0, len(clips) - 1, PANEL_CLIPS)]
+        chosen = panel_clips(clips, PANEL_CLIPS)
         pipeline.unet, pipeline.condition = module.unet, module.condition
         try:
             result = pipeline(
                 [clips.clip(i)[0] for i in chosen],
-                [self.conditions[i] for i in chosen],
+                [_condition_of(clips.label(i), self.config) for i in chosen],
                 num_inference_steps=self.config.panel_inference_steps,
                 generator=[torch.Generator().manual_seed(i) for i in chosen],
                 output_type="uint8",
@@ -167,11 +168,12 @@ class DiffusionTask:
 
 def train_diffusion(
     preset: Preset,
-    data: Path,
+    data: str | Path,
     autoencoder: str | Path,
     out: Path,
     *,
     init: str | Path | None = None,
+    cache_gb: float | None = None,
     report: Callable[[StepReport], None] | None = None,
     summary: Callable[[RunSummary], None] | None = None,
     progress: Progress | None = None,
@@ -182,9 +184,11 @@ def train_diffusion(
     once, before training. Clips with the label "None", and with `condition_dropout=1` all clips, train the null condition.
 
     Args:
+        data: clip data set, or folder or URL of shards.
         autoencoder: bundled name, or stage-1 run, model or pipeline folder.
         init: bundled name, or U-Net, pipeline or run folder to start from: its weights, the embeddings of the labels that
             it knows, and its learned null condition and pooling.
+        cache_gb: see `find_clips`.
         report: called with the metrics every `log_steps`.
         summary: called before the first step, and again once time and memory can be estimated.
         progress: called while clips are decoded, their motion is estimated and their first frames are encoded.
@@ -195,9 +199,8 @@ def train_diffusion(
         FileNotFoundError: no such data set or model.
         MissingExtraError: text conditions without transformers.
     """
-    data, out = expand_home(data), expand_home(out)
-    records = training_records(data)
-    paths = {"data": str(data), "autoencoder": str(autoencoder), "init": str(init) if init else None}
+    out, source = expand_home(out), find_clips(data, cache_gb)
+    paths = {"data": data_setting(data), "autoencoder": str(autoencoder), "init": str(init) if init else None}
     settings = {"stage": DiffusionTask.name, **paths, "preset": to_json(preset)}
     require_same_settings(settings)
     check_run(out, settings, free=STAGE1_SETTINGS)
@@ -208,13 +211,14 @@ def train_diffusion(
         stage1.to(state.device)
         # A run with a checkpoint does not need the weights that it started from.
         start = None if init is None or find_checkpoints(out) else StartingWeights.load(find_folder(init), preset)
-        names = [name for label in labels(records) if (name := _condition_of(label, preset.diffusion_training)) is not None]
+        conditions = [_condition_of(label, preset.diffusion_training) for label in source.split_labels("train")]
+        names = [condition for condition in conditions if condition is not None]
         condition = _make_condition(preset, names, model / "condition", None if start is None else start.condition)
         with state.local_main_process_first():  # the other processes find its caches
             fitting = {"size": preset.size, "fit": preset.fit}
             tracks = make_codec(preset.diffusion, corners=stage1.corners).needs_trajectories
             training = preset.diffusion_training
-            clips, encoded = open_caches(stage1, training, data, records, **fitting, trajectories=tracks, progress=progress)
+            clips, encoded = open_caches(stage1, training, source, **fitting, trajectories=tracks, progress=progress)
         codec = _load_codec(model) if begun else _measured_codec(preset, stage1, None if encoded is None else encoded.motion)
         pipeline = _build_pipeline(preset, stage1, condition, codec)
         if start is not None:
@@ -236,18 +240,19 @@ def _condition_of(label: str, training: DiffusionTrainingConfig) -> str | None:
 def open_caches(
     stage1: LatentFlowAutoencoder,
     training: DiffusionTrainingConfig,
-    data: Path,
-    records: list[ClipRecord],
+    source: ClipSource,
     *,
     size: Size,
     fit: Fit,
     trajectories: bool,
     progress: Progress | None = None,
-) -> tuple[ClipCache, EncodedClips | None]:
+) -> tuple[TrainingClips, EncodedClips | None]:
     """Return the decoded clips and, with `cache_motion`, what stage 1 sees of them; the first call makes them."""
-    clips = open_training_clips(data, records, size, fit, training.background, progress)
+    clips = open_training_clips(source, size, fit, training.background, progress)
     if not training.cache_motion:
         return clips, None
+    if not isinstance(clips, ClipCache):
+        raise UserError("cache_motion must be False for clips in shards; got True")
     bf16 = uses_bf16(training.optimization.mixed_precision, stage1.device)
     return clips, open_encoded_clips(stage1, clips, training, trajectories=trajectories, bf16=bf16, progress=progress)
 
