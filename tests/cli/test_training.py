@@ -1,5 +1,7 @@
 """The terminal output of trainings."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from lfdm.config.presets import FLOW64, MUG128, Preset
 from lfdm.data.index import ClipRecord, write_index
 from lfdm.errors import UserError
 from lfdm.training.reports import RunSummary
+
+Lfdm = Callable[..., tuple[int, str, str]]
 
 
 def test_without_a_terminal_progress_is_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,3 +90,23 @@ def test_labels_without_training_clips_are_named_at_the_start(capsys: pytest.Cap
         _callbacks(bars)["summary"](summary)
     printed = capsys.readouterr().err
     assert printed.count("warning: labels without training clips, which a model cannot learn: jump") == 1
+
+
+def test_a_plan_prints_steps_time_memory_and_warnings(lfdm: Lfdm, puppets_dir: Path) -> None:
+    options = ["--data", puppets_dir, "--out", "run", "--plan", "--size", 32]
+    small = ["--autoencoder-training.optimization.batch-size", 1, "--autoencoder-training.optimization.num-steps", 50]
+    code, printed, err = lfdm("train", "autoencoder", "flow64", *options, *small)
+    assert code == 0, err
+    rows = {line.split()[0]: line for line in printed.splitlines()}
+    assert rows.keys() >= {"device", "clips", "steps", "time", "memory", "frames", "warning"}
+    assert "50 of 1 samples" in rows["steps"]
+    assert "clips per label" in rows["warning"]
+    assert list(Path.cwd().iterdir()) == []
+    code, printed, err = lfdm("train", "autoencoder", "flow64", *options, *small, "--json")
+    assert code == 0, err
+    plan = json.loads(printed)
+    assert (plan["num_steps"], plan["num_clips"], plan["epochs"]) == (50, 8, 6.25)
+    assert [warning["name"] for warning in plan["warnings"]] == ["clips per label"]
+    code, printed, err = lfdm("train", "autoencoder", "flow64", *options[:5], "--sizes", "32:5", "64:5")
+    assert (code, printed, err.count("\n")) == (2, "", 1)
+    assert "--sizes" in err

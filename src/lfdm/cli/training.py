@@ -11,6 +11,8 @@ from tyro.conf import Positional, Suppress, arg
 
 from lfdm.cli.console import Command, ProgressBars, Values, progress_bar
 from lfdm.cli.options import DEFAULT_MODEL
+from lfdm.cli.planning import plan_stage1, plan_stage2
+from lfdm.cli.run_summary import describe_run
 from lfdm.config.presets import Preset
 from lfdm.config.sizes import SizeStage, parse_stages, suitable_preset
 from lfdm.config.training import AdaptationConfig, FewStepsConfig
@@ -58,6 +60,7 @@ def autoencoder_training(preset: Preset) -> Command:
         init: str | None = None,
         cache_gb: float | None = None,
         sizes: tuple[str, ...] = (),
+        plan: bool = False,
         options: Annotated[PresetOptions, arg(name="")] = PresetOptions.of(preset),  # noqa: B008 - frozen
     ) -> Values | None:
         """Train stage 1 of PRESET; the same command resumes.
@@ -69,16 +72,21 @@ def autoencoder_training(preset: Preset) -> Command:
             init: Bundled name, or model, pipeline or run folder whose weights to start from; also of smaller images.
             cache_gb: Gigabytes of shards at a URL that are kept on the disk; by default 50.
             sizes: SIZE:STEPS of a training that grows, such as 64:1500 128:1000; smaller sizes train in OUT-SIZE.
+            plan: Measure a few steps and check the clips instead: time, memory and warnings. Nothing is written.
         """
         stages = parse_stages(sizes)
         config = _with_size(options, data, size)
+        if plan:
+            return plan_stage1(config, data, out, init, stages)
         note = "" if replace(config, image_size=preset.image_size) == preset else "  (with the same model options)"
         return _train_autoencoder(config, data, out, init, cache_gb, stages, note)
 
     return _naming_preset(train_autoencoder, preset)
 
 
-def train_suitable_autoencoder(*, data: str, out: Path, init: str | None = None, cache_gb: float | None = None) -> Values | None:
+def train_suitable_autoencoder(
+    *, data: str, out: Path, init: str | None = None, cache_gb: float | None = None, plan: bool = False
+) -> Values | None:
     """Train stage 1 of the preset that suits the size of the clips; the same command resumes.
 
     Args:
@@ -86,10 +94,13 @@ def train_suitable_autoencoder(*, data: str, out: Path, init: str | None = None,
         out: Run folder, for checkpoints and logs.
         init: Bundled name, or model, pipeline or run folder whose weights to start from; also of smaller images.
         cache_gb: Gigabytes of shards at a URL that are kept on the disk; by default 50.
+        plan: Measure a few steps and check the clips instead: time, memory and warnings. Nothing is written.
     """
     preset, reason = suitable_preset([min(size) for size in find_clips(data, cache_gb).sizes()])
     sys.stderr.write(f"preset {preset.name}: {reason}\n")
     preset = _in_shape_of_clips(preset, data)
+    if plan:
+        return plan_stage1(preset, data, out, init, ())
     return _train_autoencoder(preset, data, out, init, cache_gb, (), "")
 
 
@@ -120,6 +131,7 @@ def diffusion_training(preset: Preset) -> Command:
         size: SizeSetting | None = None,
         init: str | None = None,
         cache_gb: float | None = None,
+        plan: bool = False,
         options: Annotated[PresetOptions, arg(name="")] = PresetOptions.of(preset),  # noqa: B008 - frozen
     ) -> Values | None:
         """Train stage 2 of PRESET; the same command resumes.
@@ -131,10 +143,13 @@ def diffusion_training(preset: Preset) -> Command:
             size: Height x width of frames, the same for both stages; by default the preset's short side and the clips' shape.
             init: Bundled name, or U-Net, pipeline or run folder whose weights to start from, and the embeddings of its labels.
             cache_gb: Gigabytes of shards at a URL that are kept on the disk; by default 50.
+            plan: Measure a few steps and check the clips instead: time, memory and warnings. Nothing is written.
         """
         from lfdm.training import stage2
 
         config = _with_size(options, data, size)
+        if plan:
+            return plan_stage2(config, data, autoencoder, out, init)
         with progress_bar() as bars:
             checkpoint = stage2.train_diffusion(
                 config, data, autoencoder, out, init=init, cache_gb=cache_gb, **_callbacks(bars, data)
@@ -220,7 +235,7 @@ def _callbacks(bars: ProgressBars, data: str | None = None) -> dict[str, Any]:
     """Return the callbacks of a training that show it on the terminal, with warnings about the labels of `data`."""
 
     def summarize(summary: "RunSummary") -> None:
-        bars.print(_describe(summary))
+        bars.print(describe_run(summary))
         if data is not None and summary.seconds_left is None:  # at the start
             source = find_clips(data)
             for warning in label_warnings(source.split_labels("train"), source.split_labels("test")):
@@ -231,36 +246,6 @@ def _callbacks(bars: ProgressBars, data: str | None = None) -> dict[str, Any]:
         bars("training", step.step, step.num_steps, note=f"loss {loss:.4f}, {step.steps_per_second:.2f} steps/s")
 
     return {"report": report, "summary": summarize, "progress": bars}
-
-
-def _describe(summary: "RunSummary") -> str:
-    """Return what is shown when a training starts or, once a few steps have run, its estimated time and memory."""
-    if summary.seconds_left is not None:
-        memory = "" if summary.peak_memory is None else f", {summary.peak_memory / 2**30:.1f} GiB of memory"
-        return f"estimate      {_duration(summary.seconds_left)} left{memory}"
-    processes = f", {summary.num_processes} processes" if summary.num_processes > 1 else ""
-    share = summary.batch_size // summary.num_processes
-    micro = f", computed {summary.micro_batch_size} at once" if summary.micro_batch_size < share else ""
-    done = f"; {summary.start_step:,} done" if summary.start_step else ""
-    rows = {
-        "device": f"{summary.device}, {summary.precision}{processes}",
-        "parameters": f"{summary.trained_parameters:,} trained of {summary.parameters:,}",
-        "clips": f"{summary.num_clips:,}",
-        "steps": f"{summary.num_steps:,} of {summary.batch_size} samples{micro}{done}",
-        "run folder": str(summary.out),
-    }
-    return "\n".join(f"{name:<14}{value}" for name, value in rows.items())
-
-
-def _duration(seconds: float) -> str:
-    """Return a rounded duration.
-
-    >>> _duration(80), _duration(3000), _duration(40_000)
-    ('80 s', '50 min', '11.1 h')
-    """
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _uses_of(model: Path, data: str) -> tuple[str, ...]:

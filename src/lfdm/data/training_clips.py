@@ -101,11 +101,12 @@ class ClipSource(Protocol):
         ...
 
 
-def find_clips(data: str | Path, cache_gb: float | None = None) -> ClipSource:
+def find_clips(data: str | Path, cache_gb: float | None = None, *, cache_dir: Path | None = None) -> ClipSource:
     """Return the source of the training clips in `data`: a folder or URL of shards, or a clip data set.
 
     Args:
         cache_gb: gigabytes of shards at a URL that are kept on the disk; None = 50.
+        cache_dir: folder of the decoded frames of a clip data set, see `open_cache`.
 
     Raises:
         FileNotFoundError: no such folder or URL.
@@ -117,7 +118,7 @@ def find_clips(data: str | Path, cache_gb: float | None = None) -> ClipSource:
         if folder.local is not None:
             raise UserError(f"cache_gb has no effect on clips that are on the disk; got {cache_gb} for {data}")
     if folder.local is not None and not (folder.local / SHARD_LIST_NAME).is_file():
-        source: ClipSource = _FolderSource(folder.local, read_index(folder.local))
+        source: ClipSource = _FolderSource(folder.local, read_index(folder.local), cache_dir)
     else:
         source = _ShardSource(folder, _read_list(folder), DEFAULT_CACHE_GB if cache_gb is None else cache_gb)
     if not source.split_labels("train"):
@@ -138,6 +139,7 @@ def _read_list(folder: StoredFolder) -> ShardList:
 class _FolderSource:
     root: Path
     records: list[ClipRecord]
+    cache_dir: Path | None
 
     @property
     def name(self) -> str:
@@ -151,7 +153,7 @@ class _FolderSource:
 
     def open(self, size: Size, fit: Fit, *, keep_alpha: bool = False, progress: Progress | None = None) -> TrainingClips:
         train = [record for record in self.records if record.split == "train"]
-        return open_cache(self.root, train, size, fit, skip_broken=True, keep_alpha=keep_alpha, progress=progress)
+        return open_cache(self.root, train, size, fit, self.cache_dir, skip_broken=True, keep_alpha=keep_alpha, progress=progress)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ __all__ = [
     "losses",
     "motion_cache",
     "optimization",
+    "planning",
     "reports",
     "stage1",
     "stage2",

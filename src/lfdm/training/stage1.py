@@ -145,6 +145,8 @@ def train_autoencoder(
     report: Callable[[StepReport], None] | None = None,
     summary: Callable[[RunSummary], None] | None = None,
     progress: Progress | None = None,
+    stop_after: int | None = None,
+    cache_dir: Path | None = None,
 ) -> Path:
     """Train stage 1 of `preset` on the training clips of `data`; return the last checkpoint in the run folder `out`.
 
@@ -155,6 +157,8 @@ def train_autoencoder(
         report: called with the metrics every `log_steps`.
         summary: called before the first step, and again once time and memory can be estimated.
         progress: called while clips are decoded and, with `tracking_distillation_weight`, their motion is estimated.
+        stop_after: end this call at that step, with a checkpoint.
+        cache_dir: folder for what is computed of the clips, see `find_clips`.
 
     Raises:
         UserError: settings that do not fit the data, the run in `out` or each other, or another process that uses `out`.
@@ -165,7 +169,7 @@ def train_autoencoder(
     distils = config.tracking_distillation_weight > 0
     if distils and init is None:
         raise UserError("tracking_distillation_weight needs init, the model whose tracked motion to learn from; got None")
-    source = find_clips(data, cache_gb)
+    source = find_clips(data, cache_gb, cache_dir=cache_dir)
     with torch.random.fork_rng():
         torch.manual_seed(config.optimization.seed)
         module = LatentFlowAutoencoder(**to_json(preset.autoencoder))
@@ -195,7 +199,7 @@ def train_autoencoder(
         if state.is_main_process:
             prepare_run(out, settings, free=STAGE2_SETTINGS)
         state.wait_for_everyone()
-        return train(task, config.optimization, out, report=report, summary=summary)
+        return train(task, config.optimization, out, report=report, summary=summary, stop_after=stop_after)
 
 
 def _tracking_teacher(module: LatentFlowAutoencoder, preset: Preset) -> LatentFlowAutoencoder:

@@ -177,6 +177,8 @@ def train_diffusion(
     report: Callable[[StepReport], None] | None = None,
     summary: Callable[[RunSummary], None] | None = None,
     progress: Progress | None = None,
+    stop_after: int | None = None,
+    cache_dir: Path | None = None,
 ) -> Path:
     """Train stage 2 of `preset` on the training clips of `data` and return the last checkpoint in the run folder `out`.
 
@@ -192,6 +194,8 @@ def train_diffusion(
         report: called with the metrics every `log_steps`.
         summary: called before the first step, and again once time and memory can be estimated.
         progress: called while clips are decoded, their motion is estimated and their first frames are encoded.
+        stop_after: end this call at that step, with a checkpoint.
+        cache_dir: folder for what is computed of the clips, see `find_clips`.
 
     Raises:
         UserError: settings that contradict the data, the autoencoder, the run in `out` or each other, or a text encoder that
@@ -199,7 +203,7 @@ def train_diffusion(
         FileNotFoundError: no such data set or model.
         MissingExtraError: text conditions without transformers.
     """
-    out, source = expand_home(out), find_clips(data, cache_gb)
+    out, source = expand_home(out), find_clips(data, cache_gb, cache_dir=cache_dir)
     paths = {"data": data_setting(data), "autoencoder": str(autoencoder), "init": str(init) if init else None}
     settings = {"stage": DiffusionTask.name, **paths, "preset": to_json(preset)}
     require_same_settings(settings)
@@ -229,7 +233,7 @@ def train_diffusion(
                 pipeline.save_pretrained(model, leave_out=["unet"])
         state.wait_for_everyone()
         task = DiffusionTask(pipeline, training, clips, encoded)
-        return train(task, training.optimization, out, report=report, summary=summary)
+        return train(task, training.optimization, out, report=report, summary=summary, stop_after=stop_after)
 
 
 def _condition_of(label: str, training: DiffusionTrainingConfig) -> str | None:
