@@ -94,18 +94,18 @@ def test_labels_without_training_clips_are_named_at_the_start(capsys: pytest.Cap
 
 def test_a_plan_prints_steps_time_memory_and_warnings(lfdm: Lfdm, puppets_dir: Path) -> None:
     options = ["--data", puppets_dir, "--out", "run", "--plan", "--size", 32]
-    small = ["--autoencoder-training.optimization.batch-size", 1, "--autoencoder-training.optimization.num-steps", 50]
+    small = ["--autoencoder-training.optimization.batch-size", 1, "--autoencoder-training.optimization.num-steps", 200]
     code, printed, err = lfdm("train", "autoencoder", "flow64", *options, *small)
     assert code == 0, err
     rows = {line.split()[0]: line for line in printed.splitlines()}
     assert rows.keys() >= {"device", "clips", "steps", "time", "memory", "frames", "warning"}
-    assert "50 of 1 samples" in rows["steps"]
+    assert "200 of 1 samples" in rows["steps"]
     assert "clips per label" in rows["warning"]
     assert list(Path.cwd().iterdir()) == []
     code, printed, err = lfdm("train", "autoencoder", "flow64", *options, *small, "--json")
     assert code == 0, err
     plan = json.loads(printed)
-    assert (plan["num_steps"], plan["num_clips"], plan["epochs"]) == (50, 8, 6.25)
+    assert (plan["num_steps"], plan["num_clips"], plan["epochs"]) == (200, 8, 25)
     assert [warning["name"] for warning in plan["warnings"]] == ["clips per label"]
     code, printed, err = lfdm("train", "autoencoder", "flow64", *options[:5], "--sizes", "32:5", "64:5")
     assert (code, printed, err.count("\n")) == (2, "", 1)
