@@ -26,10 +26,10 @@ def test_without_a_terminal_progress_is_lines(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err.splitlines() == ["training 20/100 loss 0.05", "training 100/100 loss 0.01"]
 
 
-def clips_of(folder: Path, *sizes: tuple[int, int]) -> Path:
+def clips_of(folder: Path, *sizes: tuple[int, int]) -> str:
     record = ClipRecord(path="a", label="wave", subject="ann", split="train", frames=2, fps=8, width=8, height=8)
     write_index(folder, [replace(record, path=f"{i}", height=h, width=w) for i, (h, w) in enumerate(sizes)])
-    return folder
+    return str(folder)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_labels_without_training_clips_are_named_at_the_start(capsys: pytest.Cap
         start_step=0,
     )
     with progress_bar() as bars:
-        _callbacks(bars, tmp_path)["summary"](summary)
+        _callbacks(bars, str(tmp_path))["summary"](summary)
         _callbacks(bars)["summary"](summary)
     printed = capsys.readouterr().err
     assert printed.count("warning: labels without training clips, which a model cannot learn: jump") == 1

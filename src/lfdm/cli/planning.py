@@ -25,7 +25,7 @@ def plan_stage1(config: Preset, data: str, out: Path, init: str | None, stages: 
     return _plan(lambda bars: plan_autoencoder(config, data, out, init=init, progress=bars), config, data)
 
 
-def plan_stage2(config: Preset, data: Path, autoencoder: str, out: Path, init: str | None) -> Values:
+def plan_stage2(config: Preset, data: str, autoencoder: str, out: Path, init: str | None) -> Values:
     """Plan a training of stage 2."""
     from lfdm.training.planning import plan_diffusion
 
