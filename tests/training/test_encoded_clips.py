@@ -135,7 +135,7 @@ def dataset(
     **changes: Any,
 ) -> EncodedDataset:
     training = replace(training, frame_sampler="very_random" if frames > 6 else "uniform", **changes)
-    return EncodedDataset(clips, open_encoded_clips(autoencoder, clips, training), training, num_frames=frames)
+    return EncodedDataset(open_encoded_clips(autoencoder, clips, training), training, num_frames=frames)
 
 
 def test_samples_hold_the_latent_of_the_first_frame_its_motion_and_the_clip(

@@ -17,7 +17,7 @@ from lfdm.data.frame_indices import sample_indices
 from lfdm.data.training_clips import TrainingClips
 
 
-class _CachedDataset(Dataset[dict[str, Any]]):
+class CachedDataset(Dataset[dict[str, Any]]):
     """A data set with as many samples as there are clips."""
 
     def __init__(self, cache: TrainingClips) -> None:
@@ -36,7 +36,7 @@ class _CachedDataset(Dataset[dict[str, Any]]):
         self.cache.prefetch(shards)
 
 
-class ClipDataset(_CachedDataset):
+class ClipDataset(CachedDataset):
     """Clips of a fixed number of frames, requested by (position, index) so that training can be resumed exactly.
 
     `position` counts the samples since training began, `index` is that of the clip; every random number is a pure function
@@ -75,7 +75,7 @@ class ClipDataset(_CachedDataset):
         }
 
 
-class PairDataset(_CachedDataset):
+class PairDataset(CachedDataset):
     """Training pairs of stage 1: two frames of one clip, sampled with replacement, in time order, then augmented.
 
     Requested by (position, index) as in `ClipDataset`. Items: `source` and `driving`, (3, H, W) uint8; with `motion` also

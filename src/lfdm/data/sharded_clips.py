@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -184,6 +185,11 @@ class ShardedClips:
     def shard_sizes(self) -> tuple[int, ...]:
         """Number of clips in each shard."""
         return self.set.shard_sizes
+
+    @property
+    def settings(self) -> list[object]:
+        """What the frames depend on, next to the shards."""
+        return [self.size.setting, self.fit, self.keep_alpha, [asdict(shard) for shard in self.set.shards]]
 
     def usable(self, index: int) -> int:
         """Return `index`, or that of the next clip that is not broken."""

@@ -4,6 +4,7 @@ URLs are opened by fsspec (`s3://`, `gs://`, `hf://`, `memory://`, ...), those o
 """
 
 import logging
+import os
 import tempfile
 import time
 import urllib.error
@@ -43,6 +44,11 @@ class StoredFolder:
     def local(self) -> Path | None:
         """The folder on this machine's disks; None for a URL."""
         return None if is_url(self.url) else expand_home(self.url)
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether files can be written: not on a web server, nor in a folder of another user."""
+        return not _is_web(self.url) if self.local is None else os.access(self.local, os.W_OK | os.X_OK)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:

@@ -6,6 +6,7 @@ __all__ = [
     "checkpoint",
     "clip_arrays",
     "encoded_clips",
+    "encoded_shards",
     "few_steps",
     "growing",
     "interruption",

@@ -197,8 +197,7 @@ def train_few_steps(
     with locked(out, hold=state.is_main_process):
         stage1 = teacher.autoencoder.requires_grad_(False).to(state.device)
         size, fit, trajectories = teacher.size, teacher.config["fit"], teacher.motion_codec.needs_trajectories
-        with state.local_main_process_first():  # the other processes find its caches
-            clips, encoded = open_caches(stage1, config, source, size=size, fit=fit, trajectories=trajectories, progress=progress)
+        clips, encoded = open_caches(stage1, config, source, size=size, fit=fit, trajectories=trajectories, progress=progress)
         if state.is_main_process:
             prepare_run(out, settings)
             if not (out / MODEL_DIR).is_dir():

@@ -15,6 +15,7 @@ from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.data.augmentation import ColorJitter
 from lfdm.data.cache import ClipCache
 from lfdm.data.progress import Progress
+from lfdm.data.training_clips import TrainingClips
 from lfdm.training.clip_arrays import ClipArrays, digest_weights
 
 NUM_VERSIONS = 8
@@ -55,21 +56,12 @@ def open_latent_cache(
     Args:
         mirrored: encode every version of the mirrored frame, too.
     """
-    varies = any(jitter.amounts) or clips.keep_alpha
-    num_versions = NUM_VERSIONS if varies else 1
-    settings = [LATENT_VERSION, list(jitter.amounts), jitter.random_order, jitter.spare_borders, num_versions, mirrored]
-
-    def latents(index: int) -> Iterator[np.ndarray]:
-        for version in range(num_versions):
-            rng = np.random.default_rng((index, version))
-            frame = jitter.apply(clips.frames(index, [0], rng), rng)[0]
-            for image in (frame, frame[:, ::-1]) if mirrored else (frame,):
-                yield _encode(autoencoder, image)
-
+    num_versions = num_latent_versions(clips, jitter)
+    settings = latent_settings(clips, jitter, mirrored=mirrored)
     folder = LatentCache.build(
         autoencoder,
         clips,
-        latents,
+        lambda index: encode_first_frame(autoencoder, clips, index, jitter, mirrored=mirrored),
         digest=digest_weights(settings, autoencoder, [autoencoder.first, autoencoder.downs]),
         offsets=_offsets(len(clips), num_versions, mirrored=mirrored),
         activity="encoding first frames",
@@ -77,6 +69,28 @@ def open_latent_cache(
         progress=progress,
     )
     return LatentCache(folder, len(clips), num_versions=num_versions, mirrored=mirrored)
+
+
+def num_latent_versions(clips: TrainingClips, jitter: ColorJitter) -> int:
+    """Return how often a first frame is encoded."""
+    return NUM_VERSIONS if any(jitter.amounts) or clips.keep_alpha else 1
+
+
+def latent_settings(clips: TrainingClips, jitter: ColorJitter, *, mirrored: bool) -> list[object]:
+    """Return what determines cached latents, next to clips and weights, for the name of a cache."""
+    versions = num_latent_versions(clips, jitter)
+    return [LATENT_VERSION, list(jitter.amounts), jitter.random_order, jitter.spare_borders, versions, mirrored]
+
+
+def encode_first_frame(
+    autoencoder: LatentFlowAutoencoder, clips: TrainingClips, index: int, jitter: ColorJitter, *, mirrored: bool
+) -> Iterator[np.ndarray]:
+    """Yield latents (1, C, h, w) float16: all versions of a clip's first frame, each perhaps followed by the mirrored one."""
+    for version in range(num_latent_versions(clips, jitter)):
+        rng = np.random.default_rng((index, version))
+        frame = jitter.apply(clips.frames(index, [0], rng), rng)[0]
+        for image in (frame, frame[:, ::-1]) if mirrored else (frame,):
+            yield _encode(autoencoder, image)
 
 
 def _offsets(num_clips: int, num_versions: int, *, mirrored: bool) -> range:

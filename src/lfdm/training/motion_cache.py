@@ -7,7 +7,7 @@ displacement y, visibility.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,6 +28,19 @@ MOTION_VERSION, TRAJECTORY_VERSION = 4, 2
 """Parts of a cache's name. Increase one when a change of the code makes the same weights estimate another motion."""
 
 
+class MotionStore(Protocol):
+    """Motion, or trajectories, of clips by index."""
+
+    corners: bool
+    needs_trajectories: bool
+
+    def __len__(self) -> int: ...
+
+    def clip(self, index: int) -> np.ndarray:
+        """Return the motion of a clip (t, 3, h, w) float16."""
+        ...
+
+
 class MotionCache(ClipArrays):
     """The motion of the clips of a `ClipCache`: a row for every frame (see `open_motion_cache`)."""
 
@@ -46,7 +59,7 @@ class MotionCache(ClipArrays):
 class CachedMotions:
     """Every `Motion`, or `Trajectories`, of a cache, as a batch of one; can be iterated any number of times."""
 
-    cache: MotionCache
+    cache: MotionStore
     mirrored: bool
 
     def __iter__(self) -> Iterator[Any]:
@@ -56,7 +69,7 @@ class CachedMotions:
                 yield to_motion(torch.from_numpy(version)[None], self.cache)
 
 
-def to_motion(values: Tensor, kind: MotionCache | MotionCodec) -> Any:
+def to_motion(values: Tensor, kind: MotionStore | MotionCodec) -> Any:
     """Convert stored values (b, 3, t, h, w) to float32 `Motion`, or `Trajectories` where the cache or codec has those."""
     first, second = values[:, :2].float(), values[:, 2:].float()
     return Trajectories(first, second) if kind.needs_trajectories else Motion(first, second, kind.corners)
@@ -75,18 +88,27 @@ def open_motion_cache(
     The name of the cache is made of everything that determines the motion: the clips, the motion predictor's weights and
     settings, the precision and `MOTION_VERSION`. See `ClipArrays.build`.
     """
-    estimate, version = (_trajectories, ["trajectories", TRAJECTORY_VERSION]) if trajectories else (_motion, MOTION_VERSION)
     folder = MotionCache.build(
         autoencoder,
         clips,
-        lambda index: estimate(autoencoder, _to_video(autoencoder, clips.clip(index))),
-        digest=digest_weights(version, autoencoder, [autoencoder.motion_predictor]),
+        lambda index: encode_motion(autoencoder, clips.clip(index), trajectories=trajectories),
+        digest=digest_weights(motion_version(trajectories=trajectories), autoencoder, [autoencoder.motion_predictor]),
         offsets=clips.offsets,
         activity="estimating trajectories" if trajectories else "estimating motion",
         bf16=bf16,
         progress=progress,
     )
     return MotionCache(folder, clips.offsets, corners=autoencoder.corners, trajectories=trajectories)
+
+
+def motion_version(*, trajectories: bool) -> object:
+    """Return what in the code determines cached motion, for the name of a cache."""
+    return ["trajectories", TRAJECTORY_VERSION] if trajectories else MOTION_VERSION
+
+
+def encode_motion(autoencoder: LatentFlowAutoencoder, clip: np.ndarray, *, trajectories: bool) -> Iterator[np.ndarray]:
+    """Yield the motion or trajectories of a clip (t, H, W, 3) uint8 in parts (n, 3, h, w) float16."""
+    return (_trajectories if trajectories else _motion)(autoencoder, _to_video(autoencoder, clip))
 
 
 def _to_video(autoencoder: LatentFlowAutoencoder, clip: np.ndarray) -> Tensor:

@@ -20,6 +20,7 @@ from lfdm.data.clips import ClipDataset
 from lfdm.data.frame_indices import uniform_indices
 from lfdm.data.index import NULL_LABEL
 from lfdm.data.progress import Progress
+from lfdm.data.sharded_clips import ShardedClips
 from lfdm.data.training_clips import ClipSource, TrainingClips, find_clips
 from lfdm.denoiser.network import DenoiserNetwork
 from lfdm.denoiser.unet3d import MotionUNet3D
@@ -36,8 +37,9 @@ from lfdm.pipeline.folder import load_components, read_index
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.batches import BatchRandomness
 from lfdm.training.encoded_clips import EncodedClips, EncodedDataset, open_encoded_clips, stage2_jitter
+from lfdm.training.encoded_shards import open_encoded_shards
 from lfdm.training.loop import train
-from lfdm.training.motion_cache import MotionCache, to_motion
+from lfdm.training.motion_cache import CachedMotions, MotionStore, to_motion
 from lfdm.training.optimization import uses_bf16
 from lfdm.training.processes import process_state, require_same_settings
 from lfdm.training.reports import RunSummary, StepReport
@@ -96,7 +98,7 @@ class DiffusionTask:
         config = self.config
         if encoded is not None:
             with_tracks = self.pipeline.unet.track_inputs
-            return EncodedDataset(self.clips, encoded, config, num_frames=self.num_frames, with_tracks=with_tracks)
+            return EncodedDataset(encoded, config, num_frames=self.num_frames, with_tracks=with_tracks)
         return ClipDataset(
             self.clips,
             num_frames=self.num_frames,
@@ -218,11 +220,10 @@ def train_diffusion(
         conditions = [_condition_of(label, preset.diffusion_training) for label in source.split_labels("train")]
         names = [condition for condition in conditions if condition is not None]
         condition = _make_condition(preset, names, model / "condition", None if start is None else start.condition)
-        with state.local_main_process_first():  # the other processes find its caches
-            fitting = {"size": preset.size, "fit": preset.fit}
-            tracks = make_codec(preset.diffusion, corners=stage1.corners).needs_trajectories
-            training = preset.diffusion_training
-            clips, encoded = open_caches(stage1, training, source, **fitting, trajectories=tracks, progress=progress)
+        fitting = {"size": preset.size, "fit": preset.fit}
+        tracks = make_codec(preset.diffusion, corners=stage1.corners).needs_trajectories
+        training = preset.diffusion_training
+        clips, encoded = open_caches(stage1, training, source, **fitting, trajectories=tracks, progress=progress)
         codec = _load_codec(model) if begun else _measured_codec(preset, stage1, None if encoded is None else encoded.motion)
         pipeline = _build_pipeline(preset, stage1, condition, codec)
         if start is not None:
@@ -251,14 +252,20 @@ def open_caches(
     trajectories: bool,
     progress: Progress | None = None,
 ) -> tuple[TrainingClips, EncodedClips | None]:
-    """Return the decoded clips and, with `cache_motion`, what stage 1 sees of them; the first call makes them."""
-    clips = open_training_clips(source, size, fit, training.background, progress)
-    if not training.cache_motion:
-        return clips, None
-    if not isinstance(clips, ClipCache):
-        raise UserError("cache_motion must be False for clips in shards; got True")
-    bf16 = uses_bf16(training.optimization.mixed_precision, stage1.device)
-    return clips, open_encoded_clips(stage1, clips, training, trajectories=trajectories, bf16=bf16, progress=progress)
+    """Return the decoded clips and, with `cache_motion`, what stage 1 sees of them; the first call makes them.
+
+    Every process of a training calls this. One process of each machine makes the caches of a clip data set; those of shards are
+    shared out among all.
+    """
+    options = {"trajectories": trajectories, "bf16": uses_bf16(training.optimization.mixed_precision, stage1.device)}
+    encoded = None
+    with process_state().local_main_process_first():  # the other processes find its caches
+        clips = open_training_clips(source, size, fit, training.background, progress)
+        if training.cache_motion and isinstance(clips, ClipCache):
+            encoded = open_encoded_clips(stage1, clips, training, **options, progress=progress)
+    if training.cache_motion and isinstance(clips, ShardedClips):
+        encoded = open_encoded_shards(stage1, clips, training, **options, progress=progress)
+    return clips, encoded
 
 
 def _make_condition(preset: Preset, names: list[str], stored: Path, known: ConditionEncoder | None) -> ConditionEncoder:
@@ -293,12 +300,12 @@ def _load_codec(folder: Path) -> MotionCodec:
     return load_components(layout, codec, dtype=torch.float32, device="cpu")["motion_codec"]
 
 
-def _measured_codec(preset: Preset, stage1: LatentFlowAutoencoder, motion: MotionCache | None) -> MotionCodec:
+def _measured_codec(preset: Preset, stage1: LatentFlowAutoencoder, motion: MotionStore | None) -> MotionCodec:
     """Return the codec of a preset with the statistics of the motion that training sees, mirrored clips included."""
     codec = make_codec(preset.diffusion, corners=stage1.corners)
     if motion is None or not preset.diffusion.normalize:
         return codec
-    motions = motion.motions(mirrored=preset.diffusion_training.flip_probability > 0)
+    motions = CachedMotions(motion, preset.diffusion_training.flip_probability > 0)
     return codec.measured(motions, clamp=preset.diffusion.clamp_to_range)
 
 
