@@ -92,10 +92,13 @@ def data_characters(
     difficulty: Literal["easy", "handheld", "entering"] = "easy",
     backgrounds: Path | None = None,
     shadows: bool = False,
+    transparent: bool = False,
     truth: Literal["none", "test", "all"] = "test",
     num_workers: int | None = None,
 ) -> Values:
     """Render rigged, animated characters from glTF files, with exactly known motion; needs the extra [render].
+
+    The same command continues where an earlier one was interrupted.
 
     Args:
         source: Folder of .gltf or .glb files.
@@ -111,6 +114,7 @@ def data_characters(
         difficulty: easy (still camera), handheld (swaying, patterns, blur, compression) or entering (also cut by the frame).
         backgrounds: Folder of pictures for ground and wall.
         shadows: Draw cast shadows, which the exact flow does not follow.
+        transparent: Show the figure alone, with alpha, instead of before ground and wall.
         truth: Clips for which the exact flow and visibility are stored, too.
         num_workers: Processes; by default one per core.
     """
@@ -131,6 +135,7 @@ def data_characters(
             difficulty=difficulty,
             backgrounds=backgrounds,
             shadows=shadows,
+            transparent=transparent,
             truth=truth,
             num_workers=num_workers,
             progress=progress,

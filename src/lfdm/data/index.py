@@ -13,7 +13,15 @@ from lfdm.config.checks import MAX_SEED, check, check_integer, check_number
 from lfdm.config.video import SIDE_MULTIPLE, Size, SizeInput
 from lfdm.data.tables import read_table, tidy
 from lfdm.errors import UserError
-from lfdm.folders.files import check_holds_only, check_parents, expand_home, recover, replacing_folder, write_bytes
+from lfdm.folders.files import (
+    check_holds_only,
+    check_parents,
+    expand_home,
+    recover,
+    replacing_folder,
+    resuming_folder,
+    write_bytes,
+)
 from lfdm.folders.lock import locked
 from lfdm.folders.texts import is_printable
 
@@ -120,9 +128,10 @@ def read_index(root: str | Path) -> list[ClipRecord]:
 
 
 @contextmanager
-def new_data_set(out: str | Path) -> Iterator[Path]:
+def new_data_set(out: str | Path, *, resume: str | None = None) -> Iterator[Path]:
     """Yield a temporary folder to write a data set into, which replaces `out` when the block ends without an error.
 
+    With `resume`, a digest of all that decides the clips, an error leaves the folder, and the next call gets it again.
     Clips belong in its folder `clips`. Raises UserError if `out` exists and is anything but a complete data set,
     or if another process is making it.
     """
@@ -132,7 +141,7 @@ def new_data_set(out: str | Path) -> Iterator[Path]:
         raise UserError(f"{out}: holds {CLIPS_DIR!r} without {CLIP_INDEX_NAME}, not a complete data set; choose another folder")
     with locked(out, inside=False):
         recover(out)
-        with replacing_folder(out) as temporary:
+        with replacing_folder(out) if resume is None else resuming_folder(out, resume) as temporary:
             yield temporary
 
 

@@ -17,6 +17,8 @@ from lfdm.folders.disk import naming_disk_errors
 TEMPORARY_SUFFIX = ".tmp"
 OLD_SUFFIX = ".old"
 """Ending of a folder that is moved away for a new one and then removed; see `recover`."""
+UNFINISHED_SUFFIX = ".unfinished"
+"""Ending of a folder that a later call completes; see `resuming_folder`."""
 _MAX_NAME = 80
 """Bytes of a name that are part of its temporary name: file systems allow 255 in all."""
 _TEMPORARY_NAME = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{6})-(?P<process>\d+)\.[0-9a-f]{8}\.(tmp|old)", re.DOTALL)
@@ -194,6 +196,26 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         _put_in_place(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def resuming_folder(folder: Path, key: str) -> Iterator[Path]:
+    """Give a hidden folder to write into, renamed to `folder` if the block ends without an error; otherwise it stays.
+
+    The next call with the same `key` gets what is there, one with another key an empty folder. No other process may be writing
+    `folder`. Raises as `replacing_folder` does.
+    """
+    folder = folder.resolve()
+    unfinished = folder.with_name(f".{_temporary_start(folder)}{UNFINISHED_SUFFIX}")
+    note = unfinished / ".key"
+    with naming_disk_errors(folder):
+        if not (note.is_file() and note.read_text() == key):
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+            note.write_text(key)
+        yield unfinished
+        note.unlink()
+    _put_in_place(unfinished, folder)
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:

@@ -103,11 +103,19 @@ def test_shadows_darken_the_ground(tmp_path: Path) -> None:
     assert change.min() >= -2
 
 
+HOSTILE = {"beyond": {"count": 5000}, "billion": {"count": 10**9}, "nowhere": {"bufferView": 10**6}}
+"""Changes of an accessor."""
+
+
 @pytest.fixture(scope="module")
 def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("characters")
     people = write_people(folder / "people")
     (people / "broken.gltf").write_text("{")
+    for name, changes in HOSTILE.items():
+        document = make_document("Eve", (0, 0, 0))
+        document.json["accessors"][2] |= changes
+        write_gltf(people / f"men-{name}.gltf", document)
     result = write_characters(
         people,
         folder / "data",
@@ -119,8 +127,8 @@ def data_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
         test_fraction=0.25,
         num_workers=1,
     )
-    assert len(result.skipped) == 1
-    assert "broken.gltf" in result.skipped[0]
+    assert [name for name in (*HOSTILE, "broken") if not any(f"{name}.gltf" in reason for reason in result.skipped)] == []
+    assert len(result.skipped) == 1 + len(HOSTILE)
     assert set(result.visible) == {"wave left", "point"}
     assert all(0.5 < share <= 1 for share in result.visible.values())
     return folder / "data"
@@ -154,6 +162,80 @@ def test_the_same_arguments_give_the_same_clips(data_set: Path, tmp_path: Path) 
     )
     for record in read_index(data_set):
         assert (data_set / record.path).read_bytes() == (tmp_path / "again" / record.path).read_bytes()
+
+
+def files_of(folder: Path) -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_an_interrupted_call_continues_and_gives_the_same_bytes(data_set: Path, tmp_path: Path) -> None:
+    options = {"num_subjects": 4, "size": (32, 48), "num_frames": 4, "truth": "all", "test_fraction": 0.25, "num_workers": 1}
+
+    def interrupt(_: str, done: int, __: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    people, out, unfinished = data_set.parent / "people", tmp_path / "again", tmp_path / ".again.unfinished"
+    with pytest.raises(KeyboardInterrupt):
+        write_characters(people, out, **options, progress=interrupt)  # type: ignore[arg-type]
+    assert [path.name for path in tmp_path.iterdir()] == [unfinished.name]
+    (unfinished / "clips" / "character0002").mkdir()  # begun
+    times = {path.name: path.stat().st_mtime_ns for path in (unfinished / "clips" / "character0001").iterdir()}
+    result = write_characters(people, out, **options)  # type: ignore[arg-type]
+    assert {path.name: path.stat().st_mtime_ns for path in (out / "clips" / "character0001").iterdir()} == times
+    assert files_of(out) == files_of(data_set)
+    assert set(result.visible) == {"wave left", "point"}
+    assert [path.name for path in tmp_path.iterdir()] == ["again"]
+
+
+def test_an_interrupted_call_is_not_continued_with_other_settings(data_set: Path, tmp_path: Path) -> None:
+    options = {"num_takes": 1, "size": (32, 32), "num_frames": 3, "truth": "none", "num_workers": 1}
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    people = data_set.parent / "people"
+    with pytest.raises(KeyboardInterrupt):
+        write_characters(people, tmp_path / "a", **options, num_subjects=2, progress=interrupt)  # type: ignore[arg-type]
+    for name in ("a", "b"):
+        write_characters(people, tmp_path / name, **options, num_subjects=2, seed=1)  # type: ignore[arg-type]
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+
+
+def test_transparent_clips_show_the_figure_with_alpha(data_set: Path, tmp_path: Path) -> None:
+    options = {"num_subjects": 2, "num_takes": 1, "size": (32, 48), "num_frames": 4, "truth": "all", "num_workers": 1}
+    people = data_set.parent / "people"
+    for name, transparent in (("clear", True), ("full", False)):
+        write_characters(people, tmp_path / name, **options, transparent=transparent)  # type: ignore[arg-type]
+    for record in read_index(tmp_path / "clear"):
+        clear, full = (read_video(tmp_path / name / record.path, keep_alpha=True) for name in ("clear", "full"))
+        truth = load_truth(truth_path(tmp_path / "clear" / record.path))
+        assert (full[..., 3] == 255).all()
+        inside = clear[..., 3] == 255
+        assert np.array_equal(clear[inside], full[inside])
+        assert (truth.figure == (clear[..., 3] > 127)).mean() > 0.95
+        assert (clear[..., 3][~truth.figure] == 0).mean() > 0.9
+    for wrong in ({"difficulty": "handheld"}, {"backgrounds": people}):
+        with pytest.raises(UserError, match=next(iter(wrong))):
+            write_characters(people, tmp_path / "no", **options, **wrong, transparent=True)  # type: ignore[arg-type]
+
+
+def test_mirrored_subjects_have_mirrored_labels(tmp_path: Path) -> None:
+    """`Wave_Left` moves the arm outwards and `Wave_Right` before the body, so that its reach tells the action."""
+    (tmp_path / "people").mkdir()
+    for number in range(2):
+        document = make_document(f"P{number}", (0.1, 0.5, 0.9 * number))
+        document.json["animations"][2]["name"] = "Wave_Right"
+        write_gltf(tmp_path / "people" / f"men-{number}.gltf", document)
+    options = {"num_subjects": 8, "num_takes": 1, "size": 64, "num_frames": 3, "fps": 4, "truth": "all", "num_workers": 1}
+    write_characters(tmp_path / "people", tmp_path / "data", **options)  # type: ignore[arg-type]
+    reach: dict[str, dict[str, float]] = defaultdict(dict)
+    for record in read_index(tmp_path / "data"):
+        figure = load_truth(truth_path(tmp_path / "data" / record.path)).figure
+        reach[record.subject][record.label] = np.nonzero(figure[2] & ~figure[0])[1].mean() - np.nonzero(figure[0])[1].mean()
+    outward = {max(clips, key=lambda label: abs(clips[label])): clips for clips in reach.values()}
+    assert outward.keys() == {"wave left", "wave right"}  # some subjects are mirrored, some are not
+    assert all((clips[label] > 0) == (label == "wave left") for label, clips in outward.items())
 
 
 @pytest.mark.parametrize("difficulty", ["handheld", "entering"])

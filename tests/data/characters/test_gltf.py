@@ -1,5 +1,7 @@
 """Reading rigged characters, their poses, and refusing hostile files."""
 
+import base64
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,11 @@ def test_characters_of_one_kind_are_mixed_with_legs_and_feet_of_one_file(tmp_pat
     assert all(len(figure.positions) == len(figures[0].positions) for figure in figures)
 
 
+_PNG = io.BytesIO()
+Image.new("RGB", (2, 2)).save(_PNG, "png")
+PICTURE = "data:image/png;base64," + base64.b64encode(_PNG.getvalue()).decode()
+
+
 def _break(document: Any, change: str) -> None:
     accessors, nodes = document.json["accessors"], document.json["nodes"]
     if change == "no skin":
@@ -113,17 +120,43 @@ def _break(document: Any, change: str) -> None:
         document.json["meshes"][0]["primitives"] *= 50
     elif change == "compressed":
         document.json["extensionsRequired"] = ["KHR_draco_mesh_compression"]
+    elif change == "node at no place":
+        nodes[0]["translation"] = [0, float("nan"), 0]
+    elif change == "node without direction":
+        nodes[0]["rotation"] = [0, 0, 0, 0]
+    elif change == "negative joint":
+        document.json["meshes"][0]["primitives"][0]["attributes"]["JOINTS_0"] = document.add(np.full((24, 4), -3, np.int8))
+    elif change == "no surface":
+        document.json["meshes"] = [{"primitives": []}] * 4
+    elif change == "one long animation again":
+        document.json["animations"] *= 500
+    elif change == "many textures":
+        document.json["images"] = [{"uri": PICTURE}]
+        document.json["textures"] = [{"source": 0}] * 100
+        for number in range(100):
+            document.json["materials"].append({"pbrMetallicRoughness": {"baseColorTexture": {"index": number}}})
+        first = document.json["meshes"][1]["primitives"][0]
+        document.json["meshes"][1]["primitives"] = [first | {"material": 2 + number} for number in range(100)]
     elif change == "wrong type":
         document.json["nodes"] = {"a": 1}
 
 
 CHANGES = ["no skin", "no animation", "beyond the buffer", "a billion vertices", "negative count", "negative offset"]
 CHANGES += ["missing vertex", "circle", "repeated child", "missing mesh", "same vertices again", "compressed", "wrong type"]
+CHANGES += [
+    "node at no place",
+    "node without direction",
+    "negative joint",
+    "no surface",
+    "one long animation again",
+    "many textures",
+]
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_broken_file_is_refused_by_name(tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gltf, "MAX_VERTICES", 1000)
+    monkeypatch.setattr(gltf, "MAX_VERTICES", 3000 if change == "many textures" else 1000)
+    monkeypatch.setattr(gltf, "MAX_VALUES", 50_000 if change == "many textures" else 5_000)
     document = make_document("Ann", (0, 0, 0))
     _break(document, change)
     with pytest.raises(UserError, match=r"x\.gltf"):

@@ -5,6 +5,7 @@ import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -48,12 +49,16 @@ class ClipSettings:
     backgrounds: tuple[Path, ...]
     """Pictures for ground and wall; without any they are plain or procedural."""
     shadows: bool
+    transparent: bool = False
+    """Show the figure alone, with alpha."""
 
     def __post_init__(self) -> None:
         check_rendering(size=self.size, num_frames=self.num_frames, min_side=MIN_SIDE)
         check_number("fps", self.fps, low=MIN_FPS, high=MAX_FPS)
         choices = get_args(Difficulty)
         check(self.difficulty in choices, "difficulty", self.difficulty, ", ".join(choices))
+        check(not (self.transparent and self.hard), "difficulty", self.difficulty, "easy for transparent clips")
+        check(not (self.transparent and self.backgrounds), "backgrounds", "a folder", "left out of transparent clips")
 
     @property
     def hard(self) -> bool:
@@ -101,13 +106,14 @@ class Scene:
         self.renderer = Renderer(_context(os.getpid()), self.figure, stage, settings.size)
 
     def render(self, action: Action, take: Take, *, truth: bool) -> tuple[np.ndarray, Truth | None]:
-        """Return a clip (t, H, W, 3) uint8 and, with `truth`, its exact motion."""
+        """Return a clip (t, H, W, 3) uint8, or (t, H, W, 4) if transparent, and, with `truth`, its exact motion."""
         settings = self.settings
         frames, traced, views = [], [], []
         for number in range(settings.num_frames):
             times = [max((number + moment) / settings.fps, 0.0) for moment in (SHUTTER if settings.hard else SHUTTER[-1:])]
             moments = [(self.figure.skin(self._pose(action, take, time)), self.camera.view(time)) for time in times]
-            pictures = [self.renderer.draw(skinned, view, self.light) for skinned, view in moments]
+            draw = partial(self.renderer.draw, light=self.light, transparent=settings.transparent)
+            pictures = [draw(skinned, view) for skinned, view in moments]
             frames.append(np.rint(np.mean(pictures, axis=0)).astype(np.uint8))
             (positions, _), view = moments[-1]  # the shutter closes at the frame's own time
             traced.append(positions)
@@ -121,7 +127,7 @@ class Scene:
         share = min(time / (BLEND * self.settings.num_frames / self.settings.fps), 1.0)
         place = take.start * action.duration + take.speed * time
         if _is_loop(action):
-            place %= action.duration
+            place = place % action.duration if action.duration > 0 else 0.0
         eased = share * share * (3 - 2 * share) * take.amplitude
         return self.rest.blend(action.sample(self.figure.skeleton.rest, place), eased)
 

@@ -5,16 +5,19 @@ Takes vary in speed, phase and amplitude; subjects in parts, colours, proportion
 """
 
 import functools
+import hashlib
+import json
 import multiprocessing
 import os
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import get_args
+from typing import Self, get_args
 
 import numpy as np
 
@@ -40,11 +43,13 @@ from lfdm.data.progress import Progress, run_all
 from lfdm.data.truth import TruthChoice, save_truth, truth_path
 from lfdm.data.video import write_video
 from lfdm.errors import UserError
-from lfdm.folders.files import expand_home
+from lfdm.folders.files import expand_home, write_bytes
+from lfdm.folders.model_folder import read_json
 
 MAX_TAKES = 1000
 MIN_MOVEMENT = 0.2
 """Actions in which no bone moves further, as a fraction of the figure's height, are not labels unless requested."""
+_FINISHED_DIR = "finished"
 _PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -95,11 +100,14 @@ def write_characters(
     difficulty: Difficulty = "easy",
     backgrounds: str | Path | None = None,
     shadows: bool = False,
+    transparent: bool = False,
     truth: TruthChoice = "test",
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> RenderedCharacters:
     """Render every glTF file below `source` into a clip data set at `root`, which appears only when it is complete.
+
+    A call that was interrupted leaves what it has finished in a hidden folder next to `root`; the same call continues there.
 
     Characters that share a skeleton, actions and the names of their parts are mixed. Test subjects are made of files that no
     training subject uses. The same arguments give the same data set on the same OpenGL driver.
@@ -111,6 +119,7 @@ def write_characters(
         size: of frames; sides are multiples of 16.
         backgrounds: folder of pictures for ground and wall, instead of procedural patterns.
         shadows: draw cast shadows, which the exact flow does not follow.
+        transparent: show the figure alone, with alpha, instead of before ground and wall.
         num_workers: processes that render (None: one per core; 0 or 1: this one). A script that starts several must guard its
             main module (`if __name__ == "__main__":`).
 
@@ -128,7 +137,8 @@ def write_characters(
     check(truth in get_args(TruthChoice), "truth", truth, ", ".join(get_args(TruthChoice)))
     frame = Size.parse(size)
     pictures = _find_backgrounds(backgrounds)
-    clips = ClipSettings(size=frame, num_frames=num_frames, fps=fps, difficulty=difficulty, backgrounds=pictures, shadows=shadows)
+    look = {"difficulty": difficulty, "backgrounds": pictures, "shadows": shadows, "transparent": transparent}
+    clips = ClipSettings(size=frame, num_frames=num_frames, fps=fps, **look)
     if (root / CLIP_INDEX_NAME).exists():
         raise FileExistsError(f"{root} already holds a clip data set; remove it or choose another folder")
     characters, skipped = _read_all(source)
@@ -143,10 +153,11 @@ def _write(
 ) -> RenderedCharacters:
     # Not forked: a process in which OpenGL has been used cannot be.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) if workers > 1 else None
-    with new_data_set(root) as folder:
+    with new_data_set(root, resume=_fingerprint(settings, casts)) as folder:
         write = partial(_write_subject, folder, settings, casts)
         parts = run_all(pool, write, range(len(casts)), work="rendering characters", progress=progress)
         records = sorted(chain.from_iterable(part.records for part in parts), key=lambda record: record.path)
+        shutil.rmtree(folder / _FINISHED_DIR)
         index = root / write_index(folder, records).name
     pixels, visible = (sum((getattr(part, name) for part in parts), Counter()) for name in ("figure_pixels", "visible_pixels"))
     return RenderedCharacters(index, skipped, {label: visible[label] / count for label, count in sorted(pixels.items())})
@@ -250,6 +261,13 @@ def _cast(characters: Sequence[Character], num_subjects: int, seed: int, test_fr
     return [_Cast(split, groups[split][number % len(groups[split])]) for number, split in enumerate(splits)]
 
 
+def _fingerprint(settings: _Settings, casts: Sequence[_Cast]) -> str:
+    """Return a digest of all that decides the clips; files count by size and time."""
+    files = sorted({*chain.from_iterable(cast.paths for cast in casts), *settings.clips.backgrounds})
+    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(repr((settings, casts, stats)).encode()).hexdigest()
+
+
 @dataclass(frozen=True, eq=False)
 class _Written:
     """The clips of a subject, and counts of the figure's pixels by label."""
@@ -258,8 +276,29 @@ class _Written:
     figure_pixels: Counter[str]
     visible_pixels: Counter[str]
 
+    def save(self, path: Path) -> None:
+        records = [asdict(record) for record in self.records]
+        write_bytes(path, json.dumps({"records": records, "figure": self.figure_pixels, "visible": self.visible_pixels}).encode())
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        values = read_json(path)
+        records = [ClipRecord(**record) for record in values["records"]]
+        return cls(records, Counter(values["figure"]), Counter(values["visible"]))
+
 
 def _write_subject(folder: Path, settings: _Settings, casts: Sequence[_Cast], number: int) -> _Written:
+    """Write the clips of a subject and then a file that says so; one that an earlier call has finished is not rendered again."""
+    finished = folder / _FINISHED_DIR / f"{number}.json"
+    if finished.is_file():
+        return _Written.load(finished)
+    written = _render_subject(folder, settings, casts, number)
+    finished.parent.mkdir(exist_ok=True)
+    written.save(finished)
+    return written
+
+
+def _render_subject(folder: Path, settings: _Settings, casts: Sequence[_Cast], number: int) -> _Written:
     name, split = f"character{number:04d}", casts[number].split
     rng, fps = np.random.default_rng((settings.seed, number, 0)), settings.clips.fps
     mirrored = bool(rng.random() < 0.5) and {_mirror_label(label) for label in settings.labels} == set(settings.labels)

@@ -107,6 +107,7 @@ def _assemble(base: Character, parts: Sequence[Part], rng: np.random.Generator) 
     has_skin = any(_SKIN.search(surface.material.name) for part in parts for surface in part.surfaces)
     palette = _Palette(rng, dressed=has_skin)
     textures: list[np.ndarray] = []
+    layers: dict[int, int] = {}
     columns: dict[str, list[np.ndarray]] = defaultdict(list)
     num_vertices = num_joints = 0
     for part in parts:
@@ -114,8 +115,9 @@ def _assemble(base: Character, parts: Sequence[Part], rng: np.random.Generator) 
             count = len(surface.positions)
             layer = -1
             if surface.material.texture is not None:
-                layer = len(textures)
-                textures.append(surface.material.texture)
+                layer = layers.setdefault(id(surface.material.texture), len(textures))
+                if layer == len(textures):
+                    textures.append(surface.material.texture)
             columns["positions"].append(surface.positions)
             columns["normals"].append(surface.normals)
             columns["joints"].append(surface.joints + num_joints)

@@ -25,6 +25,11 @@ MAX_FILE_BYTES = 256 * 2**20
 MAX_VERTICES = 1_000_000
 """Most vertices of all parts together."""
 MAX_NODES = 2_000
+MAX_VALUES = 20_000_000
+"""Most numbers of all accessors together: a small file may refer to the same ones many times."""
+MAX_TEXTURES = 64
+TEXTURE_SIZE = 256
+"""Side to which textures are scaled."""
 _TYPES = {5120: np.int8, 5121: np.uint8, 5122: np.int16, 5123: np.uint16, 5125: np.uint32, 5126: np.float32}
 _SIZES = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
 _TRIANGLES = 4
@@ -113,7 +118,8 @@ class _Reader:
     def __init__(self, path: Path, document: dict[str, Any], binary: bytes) -> None:
         self.path, self.document, self.binary = path, document, binary
         self.buffers: dict[int, bytes] = {}
-        self.num_vertices = 0
+        self.textures: dict[int, np.ndarray] = {}
+        self.num_vertices = self.num_values = 0
         unsupported = set(_UNSUPPORTED).intersection(document.get("extensionsRequired", ()))
         if unsupported:
             raise UserError(f"{path}: needs the glTF extension {min(unsupported)}, which is not read; export it uncompressed")
@@ -132,6 +138,8 @@ class _Reader:
             parents[[place[child] for child in node.get("children", ())]] = index
         transforms = [_transform(node) for node in nodes]
         rest = Pose(*(np.array(values, np.float64) for values in zip(*transforms, strict=True)))
+        if not all(np.isfinite(values).all() for values in vars(rest).values()) or not rest.rotations.any(1).all():
+            raise UserError(f"{self.path}: has nodes at no finite place, or without a direction")
         names = _unique([node.get("name") or f"node {order[index]}" for index, node in enumerate(nodes)])
         parts = [self._part(node, names[index], names, place) for index, node in enumerate(nodes) if "mesh" in node]
         actions = [self._action(animation, number, place) for number, animation in enumerate(self.document.get("animations", ()))]
@@ -140,6 +148,10 @@ class _Reader:
             raise UserError(f"{self.path}: has no animations")
         if not parts:
             raise UserError(f"{self.path}: has no meshes")
+        if not any(
+            surface.positions.size and np.ptp(surface.positions, axis=0).any() for part in parts for surface in part.surfaces
+        ):
+            raise UserError(f"{self.path}: has meshes without a surface")
         return Character(self.path, Skeleton(names, parents, rest), parts, moving)
 
     def _order(self) -> list[int]:
@@ -191,7 +203,10 @@ class _Reader:
             weights = weights / np.maximum(weights.sum(1, keepdims=True), 1e-9)
         if not all(len(values) == count for values in (normals, coordinates, joints, weights)):
             raise UserError(f"{self.path}: its vertex attributes have different lengths")
-        if count and (triangles.max(initial=0) >= count or joints.max() >= num_joints):
+        if not all(np.isfinite(values).all() for values in (normals, coordinates, weights)):
+            raise UserError(f"{self.path}: has vertex attributes that are not finite")
+        in_range = (triangles.min(initial=0) >= 0, triangles.max(initial=-1) < count, joints.min(initial=0) >= 0)
+        if not all(in_range) or joints.max(initial=-1) >= num_joints:
             raise UserError(f"{self.path}: refers to a vertex or joint that does not exist")
         return Surface(self._material(primitive.get("material")), positions, normals, coordinates, joints, weights, triangles)
 
@@ -205,6 +220,15 @@ class _Reader:
         return Material(material.get("name", ""), color, texture)
 
     def _texture(self, index: int) -> np.ndarray:
+        """Return a texture (256, 256, 3) uint8; materials share it."""
+        if index not in self.textures:
+            if len(self.textures) >= MAX_TEXTURES:
+                raise UserError(f"{self.path}: at most {MAX_TEXTURES} textures are read")
+            picture = Image.fromarray(self._read_texture(index))
+            self.textures[index] = np.asarray(picture.resize((TEXTURE_SIZE, TEXTURE_SIZE), Image.Resampling.LANCZOS))
+        return self.textures[index]
+
+    def _read_texture(self, index: int) -> np.ndarray:
         image = self.document["images"][self.document["textures"][index]["source"]]
         if "bufferView" in image:
             view = self.document["bufferViews"][image["bufferView"]]
@@ -241,6 +265,9 @@ class _Reader:
         dtype, size, count = np.dtype(_TYPES[accessor["componentType"]]), _SIZES[accessor["type"]], accessor["count"]
         if not 0 <= count <= MAX_VERTICES:
             raise UserError(f"{self.path}: at most {MAX_VERTICES} values per accessor are read; got {count}")
+        self.num_values += count * size
+        if self.num_values > MAX_VALUES:
+            raise UserError(f"{self.path}: at most {MAX_VALUES} numbers are read; reduce meshes or animations")
         width = size * dtype.itemsize
         stride = view.get("byteStride", width)
         start = view.get("byteOffset", 0) + accessor.get("byteOffset", 0)

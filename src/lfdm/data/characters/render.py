@@ -10,7 +10,9 @@ import numpy as np
 from PIL import Image
 
 from lfdm.config.video import Size
+from lfdm.data.alpha import unpremultiply
 from lfdm.data.characters.figures import Figure
+from lfdm.data.characters.gltf import TEXTURE_SIZE
 from lfdm.data.characters.tracing import TRACE_SCALE, frame_truth
 from lfdm.data.truth import Truth
 from lfdm.errors import MissingExtraError, UserError
@@ -18,7 +20,6 @@ from lfdm.errors import MissingExtraError, UserError
 SUPERSAMPLING = 3
 """Pictures are drawn at this multiple of the frame's height and width."""
 SHADOW_SIZE = 1024
-TEXTURE_SIZE = 256
 
 _VERTEX = """
 #version 330
@@ -146,8 +147,8 @@ class Renderer:
         self.traced = self._frame(height, width, "f4")
         self.first = self._frame(height * TRACE_SCALE, width * TRACE_SCALE, "f4")
 
-    def draw(self, skinned: tuple[np.ndarray, np.ndarray], view: View, light: Light) -> np.ndarray:
-        """Draw the figure with these positions and normals (v, 3): (H, W, 3) uint8."""
+    def draw(self, skinned: tuple[np.ndarray, np.ndarray], view: View, light: Light, *, transparent: bool = False) -> np.ndarray:
+        """Draw the figure with these positions and normals (v, 3) on the stage: (H, W, 3) uint8, or `transparent` (H, W, 4)."""
         self.meshes[1].move(*skinned)
         light_matrix = _light_matrix(skinned[0], light.sun)
         self.context.enable(self.context.DEPTH_TEST)
@@ -165,12 +166,14 @@ class Renderer:
         uniforms |= {"exposure": view.exposure, "sun": tuple(light.sun), "facing": view.facing}
         for name, value in uniforms.items():
             self.picture[name].value = value
-        for mesh in self.meshes:
+        for mesh in self.meshes[transparent:]:
             mesh.draw()
         height, width = self.size
-        pixels = np.frombuffer(self.canvas.read(components=3, alignment=1), np.uint8)
-        pixels = pixels.reshape(height, SUPERSAMPLING, width, SUPERSAMPLING, 3)[::-1, ::-1]
-        return np.rint(pixels.mean((1, 3), dtype=np.float32)).astype(np.uint8)
+        channels = 4 if transparent else 3
+        pixels = np.frombuffer(self.canvas.read(components=channels, alignment=1), np.uint8)
+        pixels = pixels.reshape(height, SUPERSAMPLING, width, SUPERSAMPLING, channels)[::-1, ::-1]
+        means = np.rint(pixels.mean((1, 3), dtype=np.float32)).astype(np.uint8)
+        return unpremultiply(means) if transparent else means
 
     def trace_clip(self, skinned: list[np.ndarray], views: list[View]) -> Truth:
         """Return the exact motion of a clip from the figure's positions (v, 3) and the views of its frames."""
