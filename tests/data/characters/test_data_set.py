@@ -177,11 +177,11 @@ def test_an_interrupted_call_continues_and_gives_the_same_bytes(data_set: Path, 
 
     people, out, unfinished = data_set.parent / "people", tmp_path / "again", tmp_path / ".again.unfinished"
     with pytest.raises(KeyboardInterrupt):
-        write_characters(people, out, **options, progress=interrupt)  # type: ignore[arg-type]
+        write_characters(people, out, **options, progress=interrupt)
     assert [path.name for path in tmp_path.iterdir()] == [unfinished.name]
     (unfinished / "clips" / "character0002").mkdir()  # begun
     times = {path.name: path.stat().st_mtime_ns for path in (unfinished / "clips" / "character0001").iterdir()}
-    result = write_characters(people, out, **options)  # type: ignore[arg-type]
+    result = write_characters(people, out, **options)
     assert {path.name: path.stat().st_mtime_ns for path in (out / "clips" / "character0001").iterdir()} == times
     assert files_of(out) == files_of(data_set)
     assert set(result.visible) == {"wave left", "point"}
@@ -196,9 +196,9 @@ def test_an_interrupted_call_is_not_continued_with_other_settings(data_set: Path
 
     people = data_set.parent / "people"
     with pytest.raises(KeyboardInterrupt):
-        write_characters(people, tmp_path / "a", **options, num_subjects=2, progress=interrupt)  # type: ignore[arg-type]
+        write_characters(people, tmp_path / "a", **options, num_subjects=2, progress=interrupt)
     for name in ("a", "b"):
-        write_characters(people, tmp_path / name, **options, num_subjects=2, seed=1)  # type: ignore[arg-type]
+        write_characters(people, tmp_path / name, **options, num_subjects=2, seed=1)
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
 
 
@@ -206,7 +206,7 @@ def test_transparent_clips_show_the_figure_with_alpha(data_set: Path, tmp_path: 
     options = {"num_subjects": 2, "num_takes": 1, "size": (32, 48), "num_frames": 4, "truth": "all", "num_workers": 1}
     people = data_set.parent / "people"
     for name, transparent in (("clear", True), ("full", False)):
-        write_characters(people, tmp_path / name, **options, transparent=transparent)  # type: ignore[arg-type]
+        write_characters(people, tmp_path / name, **options, transparent=transparent)
     for record in read_index(tmp_path / "clear"):
         clear, full = (read_video(tmp_path / name / record.path, keep_alpha=True) for name in ("clear", "full"))
         truth = load_truth(truth_path(tmp_path / "clear" / record.path))
@@ -228,7 +228,7 @@ def test_mirrored_subjects_have_mirrored_labels(tmp_path: Path) -> None:
         document.json["animations"][2]["name"] = "Wave_Right"
         write_gltf(tmp_path / "people" / f"men-{number}.gltf", document)
     options = {"num_subjects": 8, "num_takes": 1, "size": 64, "num_frames": 3, "fps": 4, "truth": "all", "num_workers": 1}
-    write_characters(tmp_path / "people", tmp_path / "data", **options)  # type: ignore[arg-type]
+    write_characters(tmp_path / "people", tmp_path / "data", **options)
     reach: dict[str, dict[str, float]] = defaultdict(dict)
     for record in read_index(tmp_path / "data"):
         figure = load_truth(truth_path(tmp_path / "data" / record.path)).figure
