@@ -1,3 +1,4 @@
+import html
 import json
 import re
 import sys
@@ -99,7 +100,7 @@ def test_page_without_matplotlib_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     page = make_page(RESULTS, Examples(by_label=[]), None, fps=8)
     assert "<svg" not in page
-    assert "pip install &#x27;lfdm[eval]&#x27;" in page
+    assert "pip install 'lfdm[eval]'" in html.unescape(page)
 
 
 def test_the_headline_states_height_and_width() -> None:

@@ -1,17 +1,35 @@
 """The tables of report.html, and the rows that the command line prints, from results.json."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 from lfdm.config.video import Size
 
 MISSING = "-"
 
-Table = tuple[Sequence[str], list[Sequence[str]]]
-"""Column heads and rows."""
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Column heads and rows of text."""
+
+    title: str
+    heads: Sequence[str] = ()
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+    """What the figures are, above the table."""
+    last_is_text: bool = False
+    """True if the last column holds text for a page, which may wrap and which a terminal leaves out."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One of the most important figures."""
+
+    name: str
+    value: str
+    note: str
 
 
 @dataclass(frozen=True)
@@ -91,88 +109,72 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def headline(results: dict[str, Any]) -> str:
-    """Describe data and sampling in one line of HTML."""
+    """Describe data and sampling in one line."""
     data, settings = results["data"], results["settings"]
     parts = [
-        f"{data['num_clips']} held-out clips of {data['num_subjects']} subjects, data set {escape(str(data['name']))}",
+        f"{data['num_clips']} held-out clips of {data['num_subjects']} subjects, data set {data['name']}",
         f"{settings['num_frames']} frames of {Size.parse(settings['image_size'])}",
     ]
     if "num_inference_steps" in settings:
         scale = f", guidance {settings['guidance_scale']:g}" if "guidance_scale" in settings else ""
-        parts.append(f"{settings['num_inference_steps']} steps of {escape(settings['scheduler'])}{scale}")
-    return " · ".join([*parts, f"seed {settings['seed']}", escape(results["date"][:10])])
+        parts.append(f"{settings['num_inference_steps']} steps of {settings['scheduler']}{scale}")
+    return " · ".join([*parts, f"seed {settings['seed']}", results["date"][:10]])
 
 
 def summary(results: dict[str, Any]) -> list[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
     """Return title, heads and rows of the tables for a terminal."""
-    tables: list[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = []
-    stage1, generation = results["stage1"], results["generation"]
-    if stage1 is not None:
-        tables.append(("Stage 1, frames 1 on", *_reconstruction(stage1)))
-        if motion := _motion_rows(stage1):
-            tables.append(("Stage 1 against exact motion", _MOTION_HEADS, motion))
-    if generation is not None:
-        tables.append(("Generation", _GENERATION_HEADS, [row[:-1] for row in _generation_rows(generation)]))
-        if distances := _distance_rows(generation):
-            tables.append(("Distances", _DISTANCE_HEADS, distances))
-    return tables
+    stage1_figures, figures = results["stage1"], results["generation"]
+    tables = [] if stage1_figures is None else stage1(stage1_figures)[:2]
+    tables += [] if figures is None else [generation(figures), distances(figures)]
+    shown = [(table, -1 if table.last_is_text else None) for table in tables if table.rows]
+    return [(table.title, table.heads[:end], [row[:end] for row in table.rows]) for table, end in shown]
 
 
-def tiles(results: dict[str, Any]) -> str:
-    """Return the most important figures as HTML tiles."""
-    tiles: list[tuple[str, str, str]] = []
+def tiles(results: dict[str, Any]) -> list[Tile]:
+    """Return the most important figures."""
+    tiles: list[Tile] = []
     generation, stage1 = results["generation"], results["stage1"]
     if generation is not None:
         if "action_accuracy" in generation:
             figure = generation["action_accuracy"]
-            tiles.append(("Action accuracy", number(figure["value"]), f"real clips {number(figure['real_held_out'])}"))
+            tiles.append(Tile("Action accuracy", number(figure["value"]), f"real clips {number(figure['real_held_out'])}"))
         for name, found in generation["distances"].items():
             if "frechet" in found:
                 value, at_floor, floor = (number(found["frechet"][key]) for key in ("value", "value_at_floor", "floor"))
-                tiles.append((name, value, f"at the floor's N {at_floor}, floor {floor}"))
+                tiles.append(Tile(name, value, f"at the floor's N {at_floor}, floor {floor}"))
         for key, name, note in (
             ("identity", "Identity", "1 = as real clips"),
             ("pixel_motion_amount", "Motion amount", "pixels; 1 = as real clips"),
             ("temporal_smoothness", "Jitter", "1 = as real clips"),
         ):
             if key in generation:
-                tiles.append((name, number(generation[key]["value"]), note))
-        tiles.append(("Time", f"{number(generation['seconds_per_video'], 2)} s", "per video"))
+                tiles.append(Tile(name, number(generation[key]["value"]), note))
+        tiles.append(Tile("Time", f"{number(generation['seconds_per_video'], 2)} s", "per video"))
     if stage1 is not None:
         figure = stage1["reconstruction"]["prediction"]
-        tiles.append(("Reconstruction", f"{number(figure['psnr'], 1)} dB", f"SSIM {number(figure['ssim'])}"))
+        tiles.append(Tile("Reconstruction", f"{number(figure['psnr'], 1)} dB", f"SSIM {number(figure['ssim'])}"))
         for key, (title, _) in _STAGE1_MEANINGS.items():
             if key in stage1:
                 name, _, better = title.removesuffix(")").partition(" (")
                 best = number(stage1[key]["whole_frame_ceiling"]["value"])
-                tiles.append((name, number(stage1[key]["value"]), f"{better}; least-squares flow {best}"))
-    cells = "".join(
-        f'<div class="tile"><span class="name">{escape(name)}</span><b>{value}</b><span class="unit">{escape(note)}</span></div>'
-        for name, value, note in tiles
-    )
-    return f'<div class="tiles">{cells}</div>'
+                tiles.append(Tile(name, number(stage1[key]["value"]), f"{better}; least-squares flow {best}"))
+    return tiles
 
 
-def generation(figures: dict[str, Any]) -> str:
+def generation(figures: dict[str, Any]) -> Table:
     """Return the table of all generation figures except the distances."""
-    return _table(((*_GENERATION_HEADS, "meaning"), _generation_rows(figures)), long=True)
+    heads = (*_GENERATION_HEADS, "meaning")
+    return Table(title="Generation", heads=heads, rows=_generation_rows(figures), last_is_text=True)
 
 
-def distances(figures: dict[str, Any]) -> str:
+def distances(figures: dict[str, Any]) -> Table:
     """Return the table of Frechet and kernel distances of all extractors."""
-    rows = [(escape(name), *rest) for name, *rest in _distance_rows(figures)]
-    return _note(_DISTANCE_NOTE) + (
-        _table((_DISTANCE_HEADS, rows)) if rows else "<p>None was measured; the reasons are below.</p>"
-    )
+    return Table(title="Distances", heads=_DISTANCE_HEADS, rows=_distance_rows(figures), note=_DISTANCE_NOTE)
 
 
-def stage1(figures: dict[str, Any]) -> str:
-    """Return the tables of reconstruction, motion and visibility."""
-    content = _note(_RECONSTRUCTION_NOTE) + _table(_reconstruction(figures))
-    if motion := _motion_rows(figures):
-        meanings = [meaning for _, meaning in _STAGE1_MEANINGS.values()]
-        rows = [(*row, meaning) for row, meaning in zip(motion, meanings, strict=True)]
-        content += _note(_MOTION_NOTE) + _table(((*_MOTION_HEADS, "meaning"), rows), long=True)
+def stage1(figures: dict[str, Any]) -> list[Table]:
+    """Return the tables of reconstruction, motion (without rows where it was not measured) and visibility."""
+    tables = [_reconstruction(figures), _motion(figures)]
     if "visibility_f1" in figures:
         visibility = figures["visibility_f1"]
         rows = [
@@ -180,21 +182,26 @@ def stage1(figures: dict[str, Any]) -> str:
             for key, title in (("figure", "figure pixels"), ("all_pixels", "all pixels"))
         ]
         heads = (f"visibility F1 (threshold {visibility['threshold']:g})", "visible", "visible, if all were", "hidden")
-        content += _note(_VISIBILITY_NOTE) + _table((heads, rows))
-    return content
+        tables.append(Table(title="Visibility", heads=heads, rows=rows, note=_VISIBILITY_NOTE))
+    return tables
 
 
-def record(results: dict[str, Any]) -> str:
-    """Return model, data, settings, extractors and versions."""
-    parts = []
-    for title in ("model", "data", "settings", "versions"):
-        rows = [(escape(key), f"<code>{escape(_text(value))}</code>") for key, value in results[title].items()]
-        parts.append(f"<h3>{title.capitalize()}</h3>{_table(((), rows), long=True)}")
-    found = (results["generation"] or {}).get("distances", {}) | (results["generation"] or {}).get("frame_distances", {})
-    if found:
-        rows = [(escape(name), f"<code>{escape(str(values['sha256']))}</code>") for name, values in found.items()]
-        parts.append(f"<h3>SHA-256 of the extractors</h3>{_table(((), rows), long=True)}")
-    return f"<details><summary>Settings, hashes and versions</summary>{''.join(parts)}</details>"
+def left_out(reasons: dict[str, str]) -> Table:
+    """Return the table of figures that were not measured, with the reasons."""
+    return Table(title="Left out", rows=list(reasons.items()), last_is_text=True)
+
+
+def record(results: dict[str, Any]) -> list[Table]:
+    """Return model, data, settings, versions and extractors."""
+    found = [(title.capitalize(), results[title]) for title in ("model", "data", "settings", "versions")]
+    generation = results["generation"] or {}
+    extractors = generation.get("distances", {}) | generation.get("frame_distances", {})
+    if extractors:
+        found.append(("SHA-256 of the extractors", {name: values["sha256"] for name, values in extractors.items()}))
+    return [
+        Table(title=title, rows=[(key, _text(value)) for key, value in values.items()], last_is_text=True)
+        for title, values in found
+    ]
 
 
 def _generation_rows(generation: dict[str, Any]) -> list[Sequence[str]]:
@@ -247,35 +254,19 @@ def _reconstruction(figures: dict[str, Any]) -> Table:
         (name, *(number(values[measure], _MEASURES[measure][1]) for measure in measures), str(values["num_clips"]))
         for name, values in figures["reconstruction"].items()
     ]
-    return ("frames 1 on", *(_MEASURES[measure][0] for measure in measures), "N"), rows
+    heads = ("frames 1 on", *(_MEASURES[measure][0] for measure in measures), "N")
+    return Table(title="Stage 1, frames 1 on", heads=heads, rows=rows, note=_RECONSTRUCTION_NOTE)
 
 
-def _motion_rows(figures: dict[str, Any]) -> list[Sequence[str]]:
+def _motion(figures: dict[str, Any]) -> Table:
     rows: list[Sequence[str]] = []
-    for key, (title, _) in _STAGE1_MEANINGS.items():
+    for key, (title, meaning) in _STAGE1_MEANINGS.items():
         if key in figures:
             values = (figures[key]["value"], figures[key]["whole_frame_ceiling"]["value"], figures[key]["ceiling"]["value"])
-            rows.append((title, *(number(value) for value in values), str(figures[key]["num_clips"])))
-    return rows
+            rows.append((title, *(number(value) for value in values), str(figures[key]["num_clips"]), meaning))
+    heads = (*_MOTION_HEADS, "meaning")
+    return Table(title="Stage 1 against exact motion", heads=heads, rows=rows, note=_MOTION_NOTE, last_is_text=True)
 
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _note(text: str) -> str:
-    return f"<p class=soft>{text}</p>"
-
-
-def _table(table: tuple[Sequence[str], Iterable[Sequence[str]]], *, long: bool = False) -> str:
-    """Return an HTML table; `long`: the last column holds text, which may wrap."""
-    heads, rows = table
-    last = ' class="long"' if long else ""
-
-    def row(cells: Sequence[str], tag: str) -> str:
-        parts = [f"<{tag}{last if k == len(cells) - 1 else ''}>{cell}</{tag}>" for k, cell in enumerate(cells)]
-        return f"<tr>{''.join(parts)}</tr>"
-
-    head = row([escape(title) for title in heads], "th") if heads else ""
-    body = "".join(row(cells, "td") for cells in rows)
-    return f'<div class="scroll"><table>{head}{body}</table></div>'
