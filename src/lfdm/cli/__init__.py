@@ -12,6 +12,7 @@ from lfdm.cli.models import evaluate, export, import_
 from lfdm.cli.new import new
 from lfdm.cli.serve import serve
 from lfdm.cli.shards import data_shard
+from lfdm.cli.track import track
 from lfdm.cli.training import adapt, autoencoder_training, diffusion_training, train_few_steps, train_suitable_autoencoder
 from lfdm.cli.videos import demo, generate, transfer
 from lfdm.config.presets import PRESETS
@@ -20,6 +21,7 @@ COMMANDS: CommandTree = {
     "demo": demo,
     "generate": generate,
     "transfer": transfer,
+    "track": track,
     "data": Group(
         "Make a clip data set: puppets, characters, sprites, lpc, mug, mhad, natops, folder; or check or shard one.",
         {

@@ -34,8 +34,8 @@ CORRECTION_RADIUS = 2.0
 """Standard deviation in cells of the Gaussian by which a correction falls off."""
 RIDGE = 1e-4
 """Weight of the smallest correction, for points that lie closer together than the correction can tell apart."""
-CONFLICT = 1.0
-"""Difference of two displacements in cells, at one place and time, that is a contradiction."""
+SAME_PLACE, CONFLICT = 0.25, 1.0
+"""Distance of two points in cells, and difference of their displacements, from which they contradict each other in a frame."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,15 +119,14 @@ class TrackControl:
         return ControlReport(self.control, distance, unseen & tracks.visible)
 
     def _check_conflicts(self, size: tuple[int, int]) -> None:
-        """Raise UserError for two points that should be in one cell of a frame with different displacements."""
+        """Raise UserError for two points that should be in one place of a frame with different displacements."""
         tracks, cells = self.tracks, torch.tensor([size[1] / 2, size[0] / 2])
         points = [*(drag.source for drag in self.control.drags), *self.control.pins]
         for k in range(tracks.visible.shape[1]):
             seen = tracks.visible[:, k].nonzero().flatten()
-            place = ((tracks.position[seen, k] + 1) * cells).floor()
-            moved = (tracks.position[seen, k] - tracks.source[seen]) * cells
-            same = (place[:, None] == place).all(-1) & ((moved[:, None] - moved).norm(dim=-1) > CONFLICT)
-            pairs = same.triu(1).nonzero()
+            place, moved = tracks.position[seen, k] * cells, (tracks.position[seen, k] - tracks.source[seen]) * cells
+            near = (place[:, None] - place).norm(dim=-1) < SAME_PLACE
+            pairs = (near & ((moved[:, None] - moved).norm(dim=-1) > CONFLICT)).triu(1).nonzero()
             if len(pairs):
                 (a, b), (c, d) = (points[int(seen[i])] for i in pairs[0])
                 raise UserError(
