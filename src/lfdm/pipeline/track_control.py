@@ -34,8 +34,10 @@ CORRECTION_RADIUS = 2.0
 """Standard deviation in cells of the Gaussian by which a correction falls off."""
 RIDGE = 1e-4
 """Weight of the smallest correction, for points that lie closer together than the correction can tell apart."""
-SAME_PLACE, CONFLICT = 0.25, 1.0
+SAME_PLACE, CONFLICT = 0.5, 1.0
 """Distance of two points in cells, and difference of their displacements, from which they contradict each other in a frame."""
+DRAWN_POSITIONS = 8
+"""Most positions of a drag that counts as drawn; the points of a clip, which have more, may pass behind each other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,12 +89,19 @@ class TrackControl:
         self._check_conflicts(size)
         return Tracks.concatenate([self.tracks, self.guides]).maps(size)
 
-    def settle(self, motion: Motion) -> tuple[Motion, ControlReport]:
-        """Correct a sampled motion by the little that it may be corrected, and report what is left."""
+    def settle(
+        self, motion: Motion, *, max_correction: float = MAX_CORRECTION, radius: float = CORRECTION_RADIUS
+    ) -> tuple[Motion, ControlReport]:
+        """Correct a sampled motion by the little that it may be corrected, and report what is left.
+
+        Args:
+            max_correction: in pixels of the model's frame.
+            radius: standard deviation in cells by which a correction falls off.
+        """
         tracks, device = self.tracks, motion.flow.device
         wanted = tracks.source[:, None] - tracks.position  # (n, t, 2)
         pixels = torch.tensor([self.size.width / 2, self.size.height / 2])
-        limit = ((wanted * pixels).norm(dim=-1) * MAX_CORRECTED_SHARE).clamp(min=MAX_CORRECTION)  # (n, t)
+        limit = ((wanted * pixels).norm(dim=-1) * MAX_CORRECTED_SHARE).clamp(min=max_correction)  # (n, t)
         flow = motion.flow.clone()
         for b, k in itertools.product(range(len(flow)), range(motion.num_frames)):
             seen = tracks.visible[:, k]
@@ -101,7 +110,7 @@ class TrackControl:
             place = tracks.position[seen, k]
             rest = wanted[seen, k] - _read(flow[b, :, k].cpu(), place)
             share = (limit[seen, k] / (rest * pixels).norm(dim=-1).clamp(min=1e-9)).clamp(max=1)
-            flow[b, :, k] += _correction(rest * share[:, None], place, motion.size).to(device)
+            flow[b, :, k] += _correction(rest * share[:, None], place, motion.size, radius).to(device)
         settled = Motion(flow, motion.occlusion, motion.corners, motion.offset)
         return settled, self._report(settled)
 
@@ -122,8 +131,9 @@ class TrackControl:
         """Raise UserError for two points that should be in one place of a frame with different displacements."""
         tracks, cells = self.tracks, torch.tensor([size[1] / 2, size[0] / 2])
         points = [*(drag.source for drag in self.control.drags), *self.control.pins]
+        drawn = torch.tensor([len(drag.path) <= DRAWN_POSITIONS for drag in self.control.drags] + [True] * len(self.control.pins))
         for k in range(tracks.visible.shape[1]):
-            seen = tracks.visible[:, k].nonzero().flatten()
+            seen = (tracks.visible[:, k] & drawn).nonzero().flatten()
             place, moved = tracks.position[seen, k] * cells, (tracks.position[seen, k] - tracks.source[seen]) * cells
             near = (place[:, None] - place).norm(dim=-1) < SAME_PLACE
             pairs = (near & ((moved[:, None] - moved).norm(dim=-1) > CONFLICT)).triu(1).nonzero()
@@ -179,12 +189,12 @@ def _read(values: Tensor, place: Tensor) -> Tensor:
     return F.grid_sample(values[None].float(), place[None, None], padding_mode="border", align_corners=False)[0, :, 0].T
 
 
-def _correction(rest: Tensor, place: Tensor, size: tuple[int, int]) -> Tensor:
+def _correction(rest: Tensor, place: Tensor, size: tuple[int, int], radius: float) -> Tensor:
     """Return the smooth field (2, h, w) whose bilinear values at `place` (n, 2) are `rest` (n, 2)."""
     h, w = size
     cells = identity_grid(h, w, corners=False).reshape(-1, 2)
     apart = (cells[None] - place[:, None]) * torch.tensor([w / 2, h / 2])
-    bumps = torch.exp(-apart.square().sum(-1) / (2 * CORRECTION_RADIUS**2)).view(-1, h, w)  # (n, h, w)
+    bumps = torch.exp(-apart.square().sum(-1) / (2 * radius**2)).view(-1, h, w)  # (n, h, w)
     gram = _read(bumps, place).double()  # value of bump j at place i: (n, n)
     weights = torch.linalg.lstsq(gram + RIDGE * torch.eye(len(gram), dtype=gram.dtype), rest.double()).solution.float()
     return torch.einsum("nc,nhw->chw", weights, bumps)

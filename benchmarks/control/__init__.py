@@ -1,0 +1,1 @@
+"""Measurements of drags, pins and tracks: `python -m benchmarks.control`."""

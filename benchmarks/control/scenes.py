@@ -1,0 +1,106 @@
+"""Held-out puppets in free motion, with the tracks and drags that their exact motion gives.
+
+Shapes: frames (t, H, W, 3) uint8 · flow (t, H, W, 2) in pixels. Positions are in pixels.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lfdm.config.control import Control, Drag, Point
+from lfdm.config.video import Size
+from lfdm.data.puppets.data_set import animate, render_clip
+from lfdm.data.puppets.figures import make_subject
+from lfdm.data.puppets.free_motion import FREE_LABEL
+from lfdm.data.truth import Truth
+from lfdm.motion.frame_box import FrameBox
+from lfdm.motion.motion import Motion
+from lfdm.motion.tracks import find_tracks
+from lfdm.pipeline.clip_tracks import drags_of
+
+SIDE = 64
+FIRST_SUBJECT = 100_000
+"""Seed of the first subject, far from those of training data."""
+MOVING = 1.0
+"""Displacement in pixels, without the camera's, from which a pixel of the figure counts as moving."""
+ENDS = ("left hand", "right hand", "left foot", "right foot")
+MIN_PATH = 6.0
+"""Shortest drag in pixels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A rendered clip with exact motion."""
+
+    seed: int
+    frames: np.ndarray
+    truth: Truth
+
+    @classmethod
+    def render(cls, number: int, action: str = FREE_LABEL) -> "Scene":
+        clip = render_clip(FIRST_SUBJECT + number, action, number, size=SIDE)
+        assert clip.truth is not None
+        return cls(number, clip.frames, clip.truth)
+
+    @property
+    def moving(self) -> np.ndarray:
+        """Visible pixels of the figure that move, (t, H, W) bool."""
+        truth = self.truth
+        moved = np.linalg.norm(truth.flow - truth.drift[:, None, None], axis=-1)
+        return truth.figure & truth.visible & (moved > MOVING)
+
+    def real_tracks(self, count: int) -> Control | None:
+        """Return a control of tracks of `count` points that the last frame shows, those that move more being likelier."""
+        if count == 0:
+            return None
+        truth, rng = self.truth, np.random.default_rng(self.seed)
+        flow = torch.from_numpy(truth.flow).permute(3, 0, 1, 2)[None] / (SIDE / 2)
+        motion = Motion(flow, torch.from_numpy(truth.visible)[None, None].float())
+        moved = np.linalg.norm(truth.flow[-1] - truth.drift[-1], axis=-1)
+        weight = (truth.figure[-1] & truth.visible[-1]) * (moved + 0.2)
+        row, column = np.divmod(rng.choice(SIDE**2, count, replace=False, p=(weight / weight.sum()).ravel()), SIDE)
+        source = np.stack([column, row], axis=-1) + 0.5 + truth.flow[-1, row, column]
+        found = find_tracks(motion, torch.from_numpy(2 * source / SIDE - 1).float())
+        return Control(drags=drags_of(found, FrameBox(0, 0, SIDE, SIDE)))
+
+
+@dataclass(frozen=True, eq=False)
+class DragScene:
+    """A puppet at rest, and a hand or foot with a place that it can reach."""
+
+    seed: int
+    image: np.ndarray
+    figure: np.ndarray
+    """(H, W) bool."""
+    source: Point
+    target: Point
+    pins: tuple[Point, ...]
+    """Hands and feet that rest in the clip from which the target is taken."""
+
+    @property
+    def control(self) -> Control:
+        """The drag from rest to the target over the whole clip."""
+        return Control(drags=(Drag(source=self.source, path=((1.0, *self.target),)),))
+
+
+def drag_scenes(count: int) -> Iterator[DragScene]:
+    """Yield drags of the end that moves farthest in clips of free motion, where it is at the clip's end and visible there."""
+    number = found = 0
+    while found < count:
+        number += 1
+        scene = Scene.render(number)
+        subject = make_subject(FIRST_SUBJECT + number)
+        _, tracks, drift = animate(subject, FREE_LABEL, number, Size(SIDE, SIDE))
+        ends = {track.part.name: track.middle(SIDE) + drift for track in tracks if track.part.name in ENDS}
+        moved = {name: float(np.linalg.norm(path[-1] - path[0])) for name, path in ends.items()}
+        name = max(moved, key=lambda end: moved[end])
+        source, target = ends[name][0], ends[name][-1]
+        x, y = np.floor(target - drift[-1]).astype(int)
+        inside = min(*source, *target) >= 3 and max(*source, *target) <= SIDE - 3
+        if moved[name] < MIN_PATH or not inside or not scene.truth.visible[-1, y, x] or not scene.truth.figure[-1, y, x]:
+            continue
+        found += 1
+        pins = tuple((float(path[0][0]), float(path[0][1])) for other, path in ends.items() if moved[other] < MOVING)
+        yield DragScene(number, scene.frames[0], scene.truth.figure[0], tuple(source.tolist()), tuple(target.tolist()), pins)
