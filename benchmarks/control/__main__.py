@@ -174,10 +174,10 @@ def render(results: dict[str, Any]) -> str:
         [[title, *(number(ways[way][name]) for way in ways)] for name, title in ROWS.items()],
     )
     pins = drags["pins"]
+    pinned = f"{pins['leakage']:.2f} px, {pins['without_pins']:.2f} px without the pins"
     return (
         f"Model: {results['model']}. {results['machine']}.\n\n{first}\n{second}\n"
-        f"Displacement at {pins['places']} pinned hands and feet: {pins['leakage']:.2f} px, {pins['without_pins']:.2f} px without "
-        "the pins.\n"
+        f"Displacement at {pins['places']} pinned hands and feet: {pinned}.\n"
     )
 
 

@@ -38,21 +38,29 @@ def guided_prediction(network: DenoiserNetwork, context: DenoiserContext, guidan
     """Return the network's guided prediction, float32, as a function.
 
     Both predictions are made in one batched pass. Of a network that takes the scale as an input, one prediction is enough.
+    Guidance also moves away from the motion without tracks, where there are any.
     """
     condition, negative = _conditions(context, guidance).to(network.dtype), guidance.negative.to(network.dtype)
     blend = _blend(context, guidance)
-    known = network.prepare(replace(context, latent=context.latent.to(network.dtype)))
     scale = guidance.scale
     single = condition if scale != 0 else negative
-    if network.max_guidance is not None and guidance.is_null:
-        known["guidance"] = max(scale, 1.0)  # 0 = the null condition, which guidance does not change
-    elif scale not in (0, 1):
+    scaled = network.max_guidance is not None and guidance.is_null
+    if not scaled and scale not in (0, 1):
         single = None
     chosen = torch.cat((negative, condition)) if single is None else single
+    copies = 1
+    if single is None and context.tracks is not None:
+        copies = len(chosen) // len(context.latent)
+        tracks = (torch.zeros_like(context.tracks), *[context.tracks] * (copies - 1))
+        context = replace(context, latent=context.latent.repeat(copies, 1, 1, 1), tracks=torch.cat(tracks))
+    known = network.prepare(replace(context, latent=context.latent.to(network.dtype)))
+    if scaled:
+        known["guidance"] = max(scale, 1.0)  # 0 = the null condition, which guidance does not change
 
     def predict(sample: Tensor, timestep: Tensor, until: Tensor | None = None) -> Tensor:
         interval = {} if until is None else {"until": until}
-        prediction = network(sample.to(network.dtype), timestep, chosen, **known, **interval).float()
+        inputs = sample.to(network.dtype).repeat(copies, *[1] * (sample.ndim - 1))
+        prediction = network(inputs, timestep, chosen, **known, **interval).float()
         if single is not None:
             return blend(prediction) if scale != 0 else prediction
         without, with_condition = prediction[: len(sample)], blend(prediction[len(sample) :])
