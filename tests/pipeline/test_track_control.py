@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lfdm.config.control import Control, Drag, LabelSpan
+from lfdm.config.control import Control, Drag, LabelSpan, PartStrength
 from lfdm.config.presets import Preset
 from lfdm.config.video import Size
 from lfdm.denoiser.unet3d import MotionUNet3D
@@ -184,3 +184,17 @@ def test_the_last_frame_takes_the_pose_of_the_end_image(plain: LatentFlowPipelin
     torch.testing.assert_close(motion.flow[:, :, -1], expected.flow[:, :, 0], atol=1e-4, rtol=1e-3)
     with pytest.raises(UserError, match="end_image"):
         motion_of(plain, image, "wave", control=Control(end_image=image[:20]))  # type: ignore[arg-type]
+
+
+def test_part_strengths_in_a_call(plain: LatentFlowPipeline, image: np.ndarray) -> None:
+    free = motion_of(plain, image, "wave")
+    mask = np.zeros((32, 32), np.uint8)
+    same = motion_of(plain, image, "wave", control=Control(strengths=(PartStrength(value=0.2, mask=mask),)))  # type: ignore[arg-type]
+    assert torch.equal(same.flow, free.flow)
+    still = motion_of(plain, image, "wave", control=Control(strengths=(PartStrength(value=0, mask=mask + 255),)))  # type: ignore[arg-type]
+    assert (still.flow * (still.occlusion > 0.5)).abs().max() < 0.05 * free.flow.abs().max()
+    less = motion_of(plain, image, "wave", control=Control(strengths=(PartStrength(value=0, at=(16, 16)),)))
+    assert less.flow.isfinite().all()
+    assert not torch.equal(less.flow, free.flow)
+    with pytest.raises(UserError, match="motion_mask"):
+        motion_of(plain, image, "wave", control=Control(strengths=(PartStrength(value=0, mask=mask[:20]),)))  # type: ignore[arg-type]

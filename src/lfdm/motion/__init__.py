@@ -6,6 +6,7 @@ __all__ = [
     "frame_box",
     "guided_upsampling",
     "motion",
+    "part_strength",
     "splatting",
     "time_basis",
     "tracks",

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lfdm.autoencoder.autoencoder import Features
@@ -14,10 +16,12 @@ from lfdm.config.video import Size
 from lfdm.diffusion.guidance import Guidance
 from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
+from lfdm.motion.part_strength import find_part, scale_at_source
 from lfdm.pipeline.conditions import over_time
 from lfdm.pipeline.control_report import ControlReport
 from lfdm.pipeline.framing import Framing
-from lfdm.pipeline.inputs import Picture, fit_images, picture_size, read_images
+from lfdm.pipeline.full_size import frame_box
+from lfdm.pipeline.inputs import Picture, fit_images, picture_size, prepare_mask, read_images
 from lfdm.pipeline.track_control import TrackControl
 
 if TYPE_CHECKING:
@@ -35,6 +39,8 @@ class PlacedControl:
     tracks: TrackControl | None = None
     end_image: Tensor | None = None
     """(1, 3, H, W)."""
+    parts: tuple[tuple[float, Tensor], ...] = ()
+    """Strength of each part, and a point (2,) of it in the frame or its mask (1, 1, H, W)."""
 
     @classmethod
     def place(
@@ -78,7 +84,7 @@ class PlacedControl:
                     "labels over time and an end image"
                 )
             tracks = TrackControl.place(control, size, framing, num_frames=num_frames, fps=fps)
-        return cls(control, num_frames, last, tracks, end_image)
+        return cls(control, num_frames, last, tracks, end_image, _place_parts(control, size, framing))
 
     def over_time(self, guidance: Guidance, embed: Callable[[ConditionInput], Tensor]) -> Guidance:
         """Return the guidance, with labels over time if there are any."""
@@ -100,8 +106,29 @@ class PlacedControl:
         return pipe.motion_codec.encode(motion.resize((latent.shape[-2], latent.shape[-1]))).float()
 
     def settle(self, motion: Motion) -> tuple[Motion, ControlReport | None]:
-        """Return the motion after the last correction, and what is left."""
-        return (motion, None) if self.tracks is None else self.tracks.settle(motion)
+        """Return the motion after the last correction and with the strengths of its parts, and what is left of the tracks."""
+        settled, report = (motion, None) if self.tracks is None else self.tracks.settle(motion)
+        amount = torch.ones(len(motion.flow), 1, *motion.size, device=motion.flow.device)
+        for value, part in self.parts:
+            mask = find_part(settled, part) if part.ndim == 1 else F.interpolate(part.to(amount), motion.size, mode="area")
+            amount = amount * (1 + (value - 1) * mask)
+        return (scale_at_source(settled, amount) if self.parts else settled), report
+
+
+def _place_parts(control: Control, size: Size, framing: Framing) -> tuple[tuple[float, Tensor], ...]:
+    """Return the parts of a control in the model's frame; UserError for a mask that is none or has another size."""
+    control.for_picture(size)
+    fit, scale = framing.fit_of(size), control.size or size
+    box, placed = frame_box(size, framing.size, fit), []
+    for part in control.strengths:
+        if part.at is not None:
+            x, y = part.at[0] * size.width / scale[1], part.at[1] * size.height / scale[0]
+            place = torch.tensor([2 * (x - box.left) / box.width - 1, 2 * (y - box.top) / box.height - 1])
+        else:
+            assert part.mask is not None
+            place = prepare_mask(part.mask, size=framing.size, fit=fit, image_sizes={size})
+        placed.append((part.value, place))
+    return tuple(placed)
 
 
 def _read_end_image(image: object, size: Size, framing: Framing) -> Tensor:
