@@ -95,7 +95,7 @@ def drags_of(tracks: Tracks, box: FrameBox) -> tuple[Drag, ...]:
         frames = [k for k in range(1, last + 1) if visible[k]]
         if not frames:
             raise UserError(f"point {float(source[0]):g},{float(source[1]):g} is not seen after the first frame; choose another")
-        path = tuple((k / last, *(round(float(x), 3) for x in position[k])) for k in frames)
+        path = tuple((k / last, round(float(position[k, 0]), 3), round(float(position[k, 1]), 3)) for k in frames)
         drags.append(Drag(source=(float(source[0]), float(source[1])), path=path, visible=_intervals(frames, last)))
     return tuple(drags)
 
