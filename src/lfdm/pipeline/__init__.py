@@ -5,6 +5,7 @@ Shapes: image (b, 3, H, W) in [0, 1] · video (b, 3, t, H, W) in [0, 1] · uint8
 
 __all__ = [
     "card",
+    "clip_tracks",
     "control",
     "control_file",
     "control_report",
