@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lfdm.motion.motion import Motion
-from lfdm.motion.tracks import FLOW_SCALE, Tracks, find_tracks, track_maps
+from lfdm.motion.tracks import FLOW_SCALE, MASK_SCALE, Tracks, find_tracks, track_maps
 from lfdm.motion.warp import identity_grid
 
 
@@ -42,9 +42,11 @@ def test_maps_hold_flow_at_the_position_and_displacement_at_the_source() -> None
     source, position = torch.tensor([[-0.9, -0.9]]), torch.tensor([[0.4, 0.9]])
     maps = track_maps(source, position, torch.tensor([1]), (2, 4, 4))
     assert maps[:, 0].abs().max() == 0
-    assert maps[:, 1, 3, 2].tolist() == pytest.approx([-1.3 * FLOW_SCALE, -1.8 * FLOW_SCALE, 1, 0, 0, 0], abs=1e-5)
-    assert maps[:, 1, 0, 0].tolist() == pytest.approx([0, 0, 0, 1.3 * FLOW_SCALE, 1.8 * FLOW_SCALE, 1], abs=1e-5)
-    assert maps.count_nonzero() == 6
+    flow = [-1.3 * FLOW_SCALE, -1.8 * FLOW_SCALE]
+    assert maps[:, 1, 3, 2].tolist() == pytest.approx([*flow, MASK_SCALE, 0, 0, 0], abs=1e-4)
+    assert maps[:, 1, 0, 0].tolist() == pytest.approx([0, 0, 0, -flow[0], -flow[1], MASK_SCALE], abs=1e-4)
+    assert maps[:, 1, 2, 1].tolist() == pytest.approx([*flow, MASK_SCALE / 2, 0, 0, 0], abs=1e-4)  # a neighbour
+    assert maps.count_nonzero() == 3 * (6 + 4)
 
 
 def test_points_in_one_cell_are_averaged_and_outside_ones_left_out() -> None:
@@ -52,5 +54,5 @@ def test_points_in_one_cell_are_averaged_and_outside_ones_left_out() -> None:
     position = torch.tensor([[0.6, 0.6], [0.6, 0.6], [1.2, 0.6]])
     tracks = Tracks(source, position[:, None], torch.ones(3, 1, dtype=torch.bool))
     maps = tracks.maps((2, 2))
-    assert maps[:3, 0, 1, 1].tolist() == pytest.approx([-0.45 * FLOW_SCALE, -0.45 * FLOW_SCALE, 1], abs=1e-5)
-    assert maps[2].sum() == 1
+    assert maps[:3, 0, 1, 1].tolist() == pytest.approx([-0.45 * FLOW_SCALE, -0.45 * FLOW_SCALE, MASK_SCALE], abs=1e-4)
+    assert (maps[2] == MASK_SCALE).sum() == 1

@@ -6,6 +6,7 @@ corners=False). A point that the source shows at s is at q in frame k where flow
 Shapes: source (n, 2) · position (n, t, 2) · visible (n, t) bool · maps (TRACK_CHANNELS, t, h, w).
 """
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -17,8 +18,10 @@ from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
 from lfdm.motion.warp import identity_grid
 
-FLOW_SCALE = 8.0
-"""Factor of displacements in the maps, which brings them, in half images, near unit variance."""
+FLOW_SCALE, MASK_SCALE = 32.0, 4.0
+"""Factors of displacements, in half images, and of the mask in the maps: a few cells must outweigh all the others' zeros."""
+NEIGHBOUR_WEIGHT, NEIGHBOUR_MASK = 0.1, 0.5
+"""Weight and mask of the eight cells around a point, which move nearly as it does and may hold points of their own."""
 VISIBLE = 0.5
 """Least visibility of a cell that shows a point of the source."""
 MAX_DISTANCE = 1.0
@@ -70,8 +73,9 @@ class Tracks:
 def track_maps(source: Tensor, position: Tensor, frame: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """Draw m observed points into maps of `shape` (t, h, w), float32.
 
-    In the cell of its position each point leaves its flow x and y, times `FLOW_SCALE`, and 1; in the cell of its source its
-    displacement and 1, in three more channels. Points in the same cell are averaged; those outside the image are left out.
+    In the cell of its position, and weaker in those around it, each point leaves its flow x and y, times `FLOW_SCALE`, and a mask
+    of `MASK_SCALE`; in the cell of its source its displacement and the mask, in three more channels. Points in the same cell are
+    averaged; those outside the image are left out.
 
     Args:
         source: (m, 2).
@@ -84,15 +88,21 @@ def track_maps(source: Tensor, position: Tensor, frame: Tensor, shape: tuple[int
 
 
 def _draw(place: Tensor, value: Tensor, frame: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Return the means of `value` (m, 2) in the cells at `place` (m, 2), and where there are any: (3, t, h, w)."""
+    """Return the means of `value` (m, 2) in and around the cells at `place` (m, 2), and a mask: (3, t, h, w)."""
     t, h, w = shape
-    column, row = ((place + 1) / 2 * place.new_tensor([w, h])).floor().long().unbind(-1)
-    inside = (column >= 0) & (column < w) & (row >= 0) & (row < h)
-    index = ((frame * h + row) * w + column)[inside]
-    carried = torch.cat((value, torch.ones_like(value[:, :1])), dim=1)[inside].float()
-    total = torch.zeros(t * h * w, TRACK_CHANNELS // 2, device=value.device).index_add(0, index, carried)
-    count = total[:, -1:]
-    return torch.cat((total[:, :-1] / count.clamp(min=1), count.clamp(max=1)), dim=1).T.reshape(-1, t, h, w)
+    shown = (place.abs() < 1).all(-1)
+    value, frame = value[shown], frame[shown]
+    column, row = ((place[shown] + 1) / 2 * place.new_tensor([w, h])).floor().long().unbind(-1)
+    total = torch.zeros(t * h * w, TRACK_CHANNELS // 2, device=value.device)
+    for down, right in itertools.product((-1, 0, 1), repeat=2):
+        x, y, weight = column + right, row + down, 1.0 if down == right == 0 else NEIGHBOUR_WEIGHT
+        inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
+        carried = weight * torch.cat((value, torch.ones_like(value[:, :1])), dim=1)[inside].float()
+        total.index_add_(0, ((frame * h + y) * w + x)[inside], carried)
+    weight = total[:, -1:]
+    mask = torch.where(weight >= 1, 1.0, NEIGHBOUR_MASK * (weight > 0))
+    mean = total[:, :-1] / weight.clamp(min=NEIGHBOUR_WEIGHT)
+    return torch.cat((mean, MASK_SCALE * mask), dim=1).T.reshape(-1, t, h, w)
 
 
 def find_tracks(motion: Motion, source: Tensor) -> Tracks:

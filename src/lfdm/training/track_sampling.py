@@ -16,8 +16,8 @@ from lfdm.motion.motion import Motion
 from lfdm.motion.tracks import VISIBLE, Tracks, find_tracks, track_maps
 from lfdm.motion.warp import identity_grid
 
-DENSE_PHASE = 0.25
-"""Part of the training with dense blocks."""
+DENSE_PHASE, DENSE_SHARE = 0.1, 0.15
+"""Part of the training with dense blocks only, and share of samples with them afterwards."""
 BLOCK = 2
 """Side of the blocks in cells."""
 MAX_BLOCK_SHARE = 0.5
@@ -47,7 +47,7 @@ def sample_track_maps(motion: Tensor, progress: float, rng: np.random.Generator)
     size = (motion.shape[-2], motion.shape[-1])
     if rng.random() < NO_TRACKS:
         return torch.zeros(TRACK_CHANNELS, motion.shape[1], *size)
-    if progress < DENSE_PHASE:
+    if progress < DENSE_PHASE or rng.random() < DENSE_SHARE:
         return _dense_maps(motion, rng)
     count = int(2 ** rng.uniform(0, np.log2(MAX_TRACKS) + 1))
     sources = [_sample_sources(motion, min(count, MAX_TRACKS), rng)]
