@@ -63,7 +63,8 @@ def marker_distance(pipe: LatentFlowPipeline, scene: DragScene, motion: Motion) 
     marked[y - 1 : y + 2, x - 1 : x + 2] = MARKER
     both = pipe.animate(np.stack([scene.image, marked]), Motion.concatenate([motion] * 2, dim=0), output_type="uint8")
     assert isinstance(both.warped, np.ndarray)
-    change = np.abs(both.warped[1, -1].astype(float) - both.warped[0, -1]).sum(-1)
+    shown = motion.resize((SIDE, SIDE)).occlusion[0, 0, -1].cpu().numpy()
+    change = shown * np.abs(both.warped[1, -1].astype(float) - both.warped[0, -1]).sum(-1)
     if change.max() < 30:
         return float(SIDE)
     weight = np.where(change >= change.max() / 3, change, 0)

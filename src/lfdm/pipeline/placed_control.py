@@ -69,6 +69,7 @@ class PlacedControl:
         if len(sizes) > 1:
             raise UserError(f"image must have one size with control; got {', '.join(map(str, sorted(sizes)))}")
         size, fps = sizes.pop(), pipe.config["fps"]
+        control.for_picture(size)
         last = control.last_time(num_frames, fps)
         end_image = None if control.end_image is None else _read_end_image(control.end_image, size, framing)
         if (control.labels or end_image is not None) and not pipe.motion_codec.has_frame_axis:
@@ -117,7 +118,6 @@ class PlacedControl:
 
 def _place_parts(control: Control, size: Size, framing: Framing) -> tuple[tuple[float, Tensor], ...]:
     """Return the parts of a control in the model's frame; UserError for a mask that is none or has another size."""
-    control.for_picture(size)
     fit, scale = framing.fit_of(size), control.size or size
     box, placed = frame_box(size, framing.size, fit), []
     for part in control.strengths:

@@ -57,10 +57,8 @@ class TrackControl:
         """Return the tracks of a control over a video of `picture`.
 
         Raises:
-            UserError: a position outside the picture or outside the part of it that the frame shows, a time after the end, or
-                two points that contradict each other.
+            UserError: a point outside the part of the picture that the frame shows, or a time after the end.
         """
-        control.for_picture(picture)
         last = control.last_time(num_frames, fps)
         box = frame_box(picture, framing.size, framing.fit_of(picture))
         scale = [1.0, 1.0] if control.size is None else [picture.width / control.size[1], picture.height / control.size[0]]
