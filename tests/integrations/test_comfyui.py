@@ -19,7 +19,7 @@ from lfdm.pipeline.pipeline import LatentFlowPipeline
 FOLDER = Path(__file__).parents[2] / "integrations" / "comfyui"
 OWN_TYPES = {"LFDM_MODEL", "LFDM_MOTION"}
 COMFY_TYPES = {"IMAGE", "MASK", "INT", "FLOAT", "STRING", "BOOLEAN"}
-BUILT_IN = {
+BUILT_IN: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "LoadImage": ({}, ("IMAGE", "MASK")),
     "SaveAnimatedWEBP": ({"images": "IMAGE"}, ()),
     "PreviewImage": ({"images": "IMAGE"}, ()),
@@ -102,7 +102,7 @@ def tiny_model(nodes: dict[str, Any], tiny_preset: Preset, tmp_path: Path) -> La
     return model
 
 
-def inputs_of(node: Any) -> dict[str, tuple[Any, ...]]:
+def inputs_of(node: Any) -> dict[str, Any]:
     groups = node.INPUT_TYPES()
     return {name: form for group in ("required", "optional") for name, form in groups.get(group, {}).items()}
 
