@@ -132,7 +132,7 @@ def test_every_node_keeps_the_contract(nodes: dict[str, Any]) -> None:
         for label, form in inputs_of(node).items():
             assert isinstance(form, tuple), label
             assert isinstance(form[0], list) or form[0] in OWN_TYPES | COMFY_TYPES, label
-            options = form[1] if len(form) > 1 else {}
+            options: Any = [*form, {}][1]
             if form[0] in ("INT", "FLOAT"):
                 assert options["min"] <= options["default"] <= options["max"], label
 

@@ -127,6 +127,15 @@ def read_index(root: str | Path) -> list[ClipRecord]:
     return records
 
 
+def link_clips(root: Path, folder: Path, records: Sequence[ClipRecord]) -> None:
+    """Make a data set of some clips of the data set `root` at `folder`, by links to them."""
+    for record in records:
+        link = folder / record.path
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to((root / record.path).resolve())
+    write_index(folder, records)
+
+
 @contextmanager
 def new_data_set(out: str | Path, *, resume: str | None = None) -> Iterator[Path]:
     """Yield a temporary folder to write a data set into, which replaces `out` when the block ends without an error.

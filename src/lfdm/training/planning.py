@@ -11,7 +11,7 @@ from typing import Any
 
 from lfdm.config.presets import Preset
 from lfdm.config.training import AutoencoderTrainingConfig, DiffusionTrainingConfig
-from lfdm.data.index import ClipRecord, read_index, write_index
+from lfdm.data.index import link_clips, read_index
 from lfdm.data.progress import Progress
 from lfdm.data.shard_file import SHARD_LIST_NAME
 from lfdm.errors import UserError
@@ -112,7 +112,7 @@ def _measure(
 
     with tempfile.TemporaryDirectory(prefix="lfdm-plan-") as temporary:
         folder = Path(temporary)
-        _link_clips(data, folder / "data", chosen)
+        link_clips(data, folder / "data", chosen)
         places = {"data": folder / "data", "out": folder / "run", "cache_dir": folder / "cache"}
         run(**places, report=report, summary=summaries.append, progress=watch, stop_after=MEASURED_STEPS)
     optimization = training.optimization
@@ -132,15 +132,6 @@ def _clip_data_set(data: str | Path) -> Path:
     if folder is None or (folder / SHARD_LIST_NAME).is_file():
         raise UserError(f"a plan needs a clip data set, such as the one that the shards were made of; got {data}")
     return folder
-
-
-def _link_clips(data: Path, folder: Path, records: list[ClipRecord]) -> None:
-    """Make a data set of some clips of another one, without copying them."""
-    for record in records:
-        link = folder / record.path
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to((data / record.path).resolve())
-    write_index(folder, records)
 
 
 class _Stopwatch:
