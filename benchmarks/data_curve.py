@@ -6,7 +6,7 @@ Every row trains both stages on part of the training clips and is evaluated on a
 clips have all labels equally often; rows of subjects have all clips of some subjects; each part contains the smaller ones. A row
 is trained twice: for equal steps (those of the preset, or --num-steps), and for equal epochs (those of the largest row).
 The same command resumes; `--only` selects rows such as clips-100-steps, so that several machines can share them.
-Writes benchmarks/results/data-curve-DATASET.json, docs/how-much-data.md and its figure as soon as rows are finished.
+Writes benchmarks/results/data-curve-DATASET.json, and docs/how-much-data.md (for mkdocs.yml) with a figure, once rows are finished.
 """
 
 import sys
@@ -36,7 +36,6 @@ from lfdm.training.stage2 import train_diffusion
 CLIPS = (25, 50, 100, 200, 400, 800)
 SUBJECTS = (5, 10, 20, 40)
 DOCUMENT = Path("docs/how-much-data.md")
-FIGURE = Path("docs/images/how-much-data.png")
 
 Unit = Literal["clips", "subjects"]
 Regime = Literal["steps", "epochs"]
@@ -172,8 +171,13 @@ def render(results: Sequence[dict[str, Any]]) -> str:
             ]
             for row in result["rows"]
         ]
-        text += title + table(header, rows)
+        text += title + table(header, rows) + f"\n![Accuracy and identity by training data]({figure_path(result['dataset'])})\n"
     return text
+
+
+def figure_path(dataset: str) -> Path:
+    """Return the path of a figure relative to the page."""
+    return Path("images") / f"how-much-data-{dataset}.png"
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
@@ -190,6 +194,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
                 if known:
                     axis.plot(*zip(*known, strict=True), line + marker, label=f"{measure.replace('_', ' ')}, equal {regime}")
         axis.set(xlabel=f"training {unit}", xscale="log", ylim=(0, 1.02))
+        counts = sorted({row["count"] for row in result["rows"] if row["unit"] == unit})
+        axis.set_xticks(counts, [str(count) for count in counts])
+        axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -225,9 +232,7 @@ class Measure:
     results: Path = RESULTS_DIR
     """Folder of stored results."""
     document: Path = DOCUMENT
-    """Markdown file for the tables of all stored results."""
-    figure: Path = FIGURE
-    """Picture of this curve."""
+    """Markdown file for the tables of all stored results, next to `images`."""
 
 
 def measure(options: Measure, preset: Preset, evaluation: EvaluationConfig) -> None:
@@ -245,7 +250,7 @@ def measure(options: Measure, preset: Preset, evaluation: EvaluationConfig) -> N
     result = {"dataset": options.dataset, "preset": preset.name, "device": device, "rows": finished}
     write_results(result, options.results / f"data-curve-{options.dataset}.json")
     options.document.write_text(render(read_results(options.results, "data-curve-")))
-    draw(result, options.figure)
+    draw(result, options.document.parent / figure_path(options.dataset))
 
 
 def main() -> None:

@@ -57,7 +57,7 @@ def test_a_curve_is_measured_once_and_drawn(
     quick_preset: Preset, quick_evaluation: EvaluationConfig, puppets_dir: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'lfdm[eval]'")
-    document, figure, results = tmp_path / "page.md", tmp_path / "curve.png", tmp_path / "results"
+    document, results = tmp_path / "page.md", tmp_path / "results"
     options = data_curve.Measure(
         dataset="puppets",
         data=puppets_dir,
@@ -66,7 +66,6 @@ def test_a_curve_is_measured_once_and_drawn(
         subjects=(2,),
         num_steps=4,
         document=document,
-        figure=figure,
         results=results,
     )
     evaluation = replace(quick_evaluation, num_clips=2, num_ceiling_clips=1)
@@ -83,4 +82,5 @@ def test_a_curve_is_measured_once_and_drawn(
     assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
     assert [len(read_index(tmp_path / "out" / "data" / name)) for name in ("clips-8", "subjects-2")] == [8, 4]
     assert "| 8 clips | steps | 8 | 4 / 4 |" in document.read_text()
-    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert "(images/how-much-data-puppets.png)" in document.read_text()
+    assert (tmp_path / "images" / "how-much-data-puppets.png").read_bytes().startswith(b"\x89PNG")
