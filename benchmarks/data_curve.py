@@ -6,7 +6,7 @@ Every row trains both stages on part of the training clips and is evaluated on a
 clips have all labels equally often; rows of subjects have all clips of some subjects; each part contains the smaller ones. A row
 is trained twice: for equal steps (those of the preset, or --num-steps), and for equal epochs (those of the largest row).
 The same command resumes; `--only` selects rows such as clips-100-steps, so that several machines can share them.
-Writes benchmarks/results/data-curve-DATASET.json, and docs/how-much-data.md (for mkdocs.yml) with a figure, once rows are finished.
+Writes benchmarks/results/data-curve-DATASET.json, and docs/how-much-data.md (for mkdocs.yml) with a figure, once a row is done.
 """
 
 import sys
