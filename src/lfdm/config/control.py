@@ -57,10 +57,9 @@ class PartStrength:
     value: float
     """0 = the part stays still, 1 = as sampled."""
     at: Point | None = None
-    """A point of the part, whose extent is found from its motion; either this or
-    mask: """
+    """A point of the part, whose extent is found from its motion; either this or `mask`."""
     mask: str | Path | None = None
-    """a picture of the image's size, white on the part."""
+    """A picture of the image's size, white on the part."""
 
     def __post_init__(self) -> None:
         check_number("part strength", self.value, low=0, high=MAX_PART_STRENGTH)
@@ -75,8 +74,11 @@ class LabelSpan:
     """A label for a part of the video."""
 
     label: str
+    """Label of the model."""
     start: float
+    """Time from which it counts."""
     end: float
+    """Time up to which it counts."""
 
     def __post_init__(self) -> None:
         _check_finite(f"label {self.label!r}", (self.start, self.end))
@@ -93,9 +95,11 @@ class Control:
     """
 
     drags: tuple[Drag, ...] = ()
+    """Points that move on paths of their own."""
     pins: tuple[Point, ...] = ()
     """Points that stay where they are."""
     strengths: tuple[PartStrength, ...] = ()
+    """Factors of the motion of parts."""
     end_image: str | Path | None = None
     """Picture of the same shape whose pose the last frame takes."""
     labels: tuple[LabelSpan, ...] = ()
