@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lfdm.cli.training import _describe
+from lfdm.cli.run_summary import describe_run
 from lfdm.training.reports import RunSummary
 
 Lfdm = Callable[..., tuple[int, str, str]]
@@ -166,9 +166,9 @@ def test_the_summary_shows_progress_and_estimates(tmp_path: Path) -> None:
         num_steps=46_500,
         start_step=1000,
     )
-    lines = _describe(summary).splitlines()
+    lines = describe_run(summary).splitlines()
     assert lines[0] == "device        cuda:0 (NVIDIA H200), bfloat16, 2 processes"
     assert lines[1] == "parameters    1,000 trained of 12,345"
     assert lines[3] == "steps         46,500 of 100 samples, computed 10 at once; 1,000 done"
     estimated = replace(summary, seconds_left=3600.0, peak_memory=3 * 2**29)
-    assert _describe(estimated) == "estimate      60 min left, 1.5 GiB of memory"
+    assert describe_run(estimated) == "estimate      60 min left, 1.5 GiB of memory"
