@@ -7,7 +7,7 @@ from tyro.conf import Positional, arg
 
 from lfdm.cli.console import Values, progress_bar
 from lfdm.cli.conversion_report import print_some
-from lfdm.data.sharding import SHARD_MB
+from lfdm.config.video import SHARD_MB
 
 MAX_LINES = 20
 

@@ -19,7 +19,6 @@ from lfdm.config.training import AdaptationConfig, FewStepsConfig
 from lfdm.config.video import SizeSetting
 from lfdm.data.corpora.shapes import find_common_shape
 from lfdm.data.index import label_warnings
-from lfdm.data.training_clips import find_clips
 
 if TYPE_CHECKING:
     from lfdm.training.reports import RunSummary, StepReport
@@ -96,6 +95,8 @@ def train_suitable_autoencoder(
         cache_gb: Gigabytes of shards at a URL that are kept on the disk; by default 50.
         plan: Measure a few steps and check the clips instead: time, memory and warnings. Nothing is written.
     """
+    from lfdm.data.training_clips import find_clips
+
     preset, reason = suitable_preset([min(size) for size in find_clips(data, cache_gb).sizes()])
     sys.stderr.write(f"preset {preset.name}: {reason}\n")
     preset = _in_shape_of_clips(preset, data)
@@ -172,6 +173,8 @@ def _in_shape_of_clips(config: Preset, data: str) -> Preset:
     Raises:
         UserError: clips of several shapes.
     """
+    from lfdm.data.training_clips import find_clips
+
     found = find_common_shape(find_clips(data).sizes(), min(config.size), may_differ=False, multiple=config.side_multiple)
     if found.size == config.size or not found.size.has_shape_of(found.shape):
         return config
@@ -237,6 +240,8 @@ def _callbacks(bars: ProgressBars, data: str | None = None) -> dict[str, Any]:
     def summarize(summary: "RunSummary") -> None:
         bars.print(describe_run(summary))
         if data is not None and summary.seconds_left is None:  # at the start
+            from lfdm.data.training_clips import find_clips
+
             source = find_clips(data)
             for warning in label_warnings(source.split_labels("train"), source.split_labels("test")):
                 bars.print(f"warning: {warning}")

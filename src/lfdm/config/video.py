@@ -20,6 +20,8 @@ PanelKind = Literal["source", "generated", "warped", "flow", "grid", "arrows", "
 
 MIN_FPS = 0.01
 MAX_FPS = 1000.0
+SHARD_MB = 128.0
+"""Megabytes of frames in a shard, before they are compressed."""
 
 MIN_SIDE, MAX_SIDE = 16, 4096
 """Smallest and largest side of a picture that is animated and of clips for training, in pixels."""

@@ -15,6 +15,7 @@ from typing import Any, get_args
 import numpy as np
 
 from lfdm.config.checks import check_number
+from lfdm.config.video import SHARD_MB
 from lfdm.data.index import CLIP_INDEX_NAME, ClipRecord, Split, check_workers, read_index
 from lfdm.data.progress import Progress
 from lfdm.data.shard_file import SHARD_VERSION, Shard, ShardList, SplitSummary, import_arrow, write_shard
@@ -24,8 +25,6 @@ from lfdm.folders.files import expand_home, remove_leftovers, temporary_path
 from lfdm.folders.lock import locked
 from lfdm.folders.remote import StoredFolder
 
-SHARD_MB = 128.0
-"""Megabytes of frames in a shard, before they are compressed."""
 MAX_SHARD_MB = 4096.0
 
 
