@@ -4,6 +4,7 @@
     python -m benchmarks.speed training        # throughput of both training stages
     python -m benchmarks.speed startup         # time until a command does something
     python -m benchmarks.speed scaling         # cost and memory by size, flow64 to flow512
+    python -m benchmarks.speed calls           # whole calls with ordinary and distilled networks
     python -m benchmarks.speed tables --update # render README's table and docs/performance.md from results/speed-*.json
 
 `python -m benchmarks.speed operations --help` lists the options of a command.
@@ -13,7 +14,7 @@ import sys
 
 import tyro
 
-from benchmarks.speed import operations, scaling, startup, table, training
+from benchmarks.speed import calls, operations, scaling, startup, table, training
 from lfdm.errors import UserError
 
 COMMANDS = {
@@ -21,6 +22,7 @@ COMMANDS = {
     "training": training.run,
     "startup": startup.run,
     "scaling": scaling.run,
+    "calls": calls.run,
     "tables": table.run,
 }
 

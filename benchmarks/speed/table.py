@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.experiment.tables import RESULTS_DIR, ROOT, table
-from benchmarks.speed import scaling_table, startup
+from benchmarks.speed import calls_table, scaling_table, startup
 from benchmarks.speed.records import PLAIN, Results, Row, Variant
 from lfdm.config.video import Size
 from lfdm.errors import UserError
@@ -79,7 +79,8 @@ def render_short(devices: Sequence[Results]) -> str:
         if any(cells):
             rows.append((title, *cells))
     head = ("operation", *(title for preset in PRESETS for title in (preset, "speed-up")))
-    return f"{results.device}, {_versions(results)}, float32, batch 1:\n\n{table(head, rows)}"
+    about = f"{results.device}, {_versions(results)}, float32, batch 1:"
+    return f"{calls_table.render_short()}\n{about}\n\n{table(head, rows)}"
 
 
 def _short_cells(results: Results, key: tuple[str, str, int, str, bool]) -> tuple[str, str]:
@@ -95,7 +96,7 @@ def _short_cells(results: Results, key: tuple[str, str, int, str, bool]) -> tupl
 
 def render_full(devices: Sequence[Results]) -> str:
     """Render every stored row of every device, and training and start-up where measured."""
-    return "\n".join([DOCUMENT_HEAD, scaling_table.render(), *(_section(results) for results in devices)])
+    return "\n".join([DOCUMENT_HEAD, calls_table.render(), scaling_table.render(), *(_section(results) for results in devices)])
 
 
 def _section(results: Results) -> str:

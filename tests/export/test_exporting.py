@@ -14,12 +14,15 @@ from torch import Tensor
 from lfdm.cli import COMMANDS
 from lfdm.cli.console import run
 from lfdm.config.presets import Preset
+from lfdm.config.training import FewStepsConfig
+from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion.schedulers import MotionScheduler
 from lfdm.errors import UserError
 from lfdm.export.exporting import export_pipeline, halve_weights
 from lfdm.export.runtime import PIPELINE_FILE, OnnxPipeline
 from lfdm.motion.codec import FrameCodec
 from lfdm.pipeline.pipeline import LatentFlowPipeline
+from lfdm.training.few_steps import make_student
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -147,6 +150,26 @@ def test_models_of_the_paper_with_a_sampler_of_ours(tiny_paper_preset: Preset, t
     assert largest_difference(pipe, tmp_path / "out") <= 1
 
 
+def test_a_distilled_network_makes_one_prediction_a_step_with_any_sampler(pipe: LatentFlowPipeline, tmp_path: Path) -> None:
+    student = make_student(pipe, FewStepsConfig())
+    assert isinstance(student.unet, MotionUNet3D)
+    assert student.unet.guidance_embedding is not None
+    torch.nn.init.normal_(student.unet.guidance_embedding.weight, generator=torch.Generator().manual_seed(0))
+    export_pipeline(student, tmp_path / "out")
+    for scale in (0.0, 1.0, 3.0):
+        assert largest_difference(student, tmp_path / "out", scale=scale) <= 1
+    runtime = OnnxPipeline(tmp_path / "out")
+    for scale in (0.5, 4.5):
+        with pytest.raises(UserError, match="guidance_scale"):
+            runtime(picture_of(student), "wave", guidance_scale=scale)
+    settings = json.loads((tmp_path / "out" / PIPELINE_FILE).read_text())
+    settings["schedule"]["sampler"] = "dpmpp_2m"
+    (tmp_path / "out" / PIPELINE_FILE).write_text(json.dumps(settings))
+    assert largest_difference(student, tmp_path / "out") > 1
+    student.scheduler = MotionScheduler.from_config(student.scheduler.config, sampler="dpmpp_2m")
+    assert largest_difference(student, tmp_path / "out") <= 1
+
+
 def test_bad_input_of_the_command_is_one_line(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["export", "--model", str(exported.parent / "model"), "--out", str(tmp_path)]
     (tmp_path / "photo.png").touch()
@@ -162,7 +185,7 @@ def test_folders_and_values_that_are_not_allowed(pipe: LatentFlowPipeline, expor
     shutil.copytree(exported, tmp_path / "other")
     settings = json.loads((exported / PIPELINE_FILE).read_text())
     for change, words in (
-        ({"version": 9}, "version must be 1; got 9"),
+        ({"version": 9}, "version must be 2; got 9"),
         ({"files": {**settings["files"], "encoder": "../encoder.onnx"}}, "names in its folder"),
     ):
         (tmp_path / "other" / PIPELINE_FILE).write_text(json.dumps(settings | change))

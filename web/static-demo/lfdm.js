@@ -7,7 +7,7 @@ export class Pipeline {
   /** Load the files that `lfdm export` has written to the folder `url`; `ort` is onnxruntime-web. */
   static async load(url, ort, onProgress = () => {}) {
     const settings = await (await fetchFile(`${url}/pipeline.json`)).json();
-    if (settings.version !== 1) throw new Error(`pipeline.json: version must be 1; got ${settings.version}`);
+    if (settings.version !== 2) throw new Error(`pipeline.json: version must be 2; got ${settings.version}`);
     const networks = {};
     for (const name of ["encoder", "denoiser", "decoder"]) {
       onProgress(`loading the ${name}`);
@@ -42,7 +42,7 @@ export class Pipeline {
     let before = null;
     for (let i = 0; i < steps; i += 1) {
       const [now, then] = [levels[i], levels[i + 1]];
-      const clean = await denoise(x, now);
+      const clean = await denoise(x, now, then);
       let target = clean;
       if (settings.schedule.sampler === "dpmpp_2m" && before && then.sigma > 0) {
         const ratio = (logSnr(then) - logSnr(now)) / (logSnr(now) - logSnr(levels[i - 1]));
@@ -79,25 +79,33 @@ export class Pipeline {
     return [...levels, { timestep: 0, alpha: 1, sigma: 0 }];
   }
 
-  /** Return the function (x, level) -> x0, under classifier-free guidance. */
+  /** Return the function (x, level, end of the step) -> x0, under classifier-free guidance. */
   denoiser(latent, condition, guidance, frames) {
     const { settings } = this;
     const [, channels, h, w] = latent.dims;
     const chosen = condition === null ? settings.null_embedding : settings.embeddings[settings.labels.indexOf(condition)];
     if (!chosen) throw new Error(`unknown action ${condition}; allowed: ${settings.labels.join(", ")}`);
+    const { flow_map: flowMap, max_guidance: largest } = settings.network;
+    if (largest !== null && guidance !== 0 && !(guidance >= 1 && guidance <= largest)) {
+      throw new Error(`guidance must be 1 to ${largest}, or 0; got ${guidance}`);
+    }
     let rows = [settings.null_embedding, chosen];
-    if (guidance === 1) rows = [chosen];
+    if (guidance === 1 || largest !== null) rows = [chosen];
     if (guidance === 0) rows = [settings.null_embedding];
     const b = rows.length;
     const conditions = this.tensor(Float32Array.from(rows.flat()), [b, chosen.length]);
     const latents = this.tensor(repeat(latent.data, b), [b, channels, h, w]);
-    const kind = settings.schedule.prediction_type;
-    return async (x, { timestep, alpha, sigma }) => {
+    const { prediction_type: kind, sampler } = settings.schedule;
+    const fill = (value) => this.tensor(new Float32Array(b).fill(value), [b]);
+    const distilled = largest === null ? {} : { guidance: fill(Math.max(guidance, 1)) };
+    return async (x, { timestep, alpha, sigma }, end) => {
+      if (flowMap) distilled.until = fill(sampler === "flow_map" ? end.timestep : timestep);
       const { prediction } = await this.networks.denoiser.run({
         sample: this.tensor(repeat(x, b), [b, 3, frames, h, w]),
-        timestep: this.tensor(new Float32Array(b).fill(timestep), [b]),
+        timestep: fill(timestep),
         condition: conditions,
         latent: latents,
+        ...distilled,
       });
       const values = prediction.data;
       const clean = new Float32Array(x.length);

@@ -44,6 +44,7 @@ function begin(settings, threads) {
   $("frames").max = 4 * settings.num_frames;
   $("steps").value = settings.num_inference_steps;
   $("guidance").value = settings.guidance_scale;
+  $("guidance").max = settings.network.max_guidance ?? 10;
   say(`ready (${threads} ${threads === 1 ? "thread" : "threads"})`);
   $("examples").querySelector("button")?.click();
 }

@@ -2,7 +2,8 @@
 
 The files, of height H and width W of the model, with a latent of h x w cells, b samples and t frames, float32:
     encoder    image (b, 3, H, W) in [0, 1] -> scale_0 (b, c, H, W), scale_1, ..., the last one being the latent (b, C, h, w)
-    denoiser   sample (b, 3, t, h, w), timestep (b,), condition (b, D), latent (b, C, h, w) -> prediction (b, 3, t, h, w)
+    denoiser   sample (b, 3, t, h, w), timestep (b,), condition (b, D), latent (b, C, h, w) -> prediction (b, 3, t, h, w);
+               distilled ones also take until (b,), a timestep, and guidance (b,)
     decoder    image, scale_0, ..., flow (b, 2, t, h, w), occlusion (b, 1, t, h, w) -> frames and warped, (b, 3, t, H, W) each
     predictor  source (b, 3, H, W), driving (b, 3, H, W) -> flow (b, 2, 1, h, w), occlusion (b, 1, 1, h, w)
 `pipeline.json` holds labels and their embeddings, the codec, the noise schedule and the defaults of a call; see
@@ -99,8 +100,6 @@ def _check(pipe: LatentFlowPipeline, form: ExportFormat, weights: WeightType) ->
         raise UserError(f"the model's codec must be FrameCodec to be exported; got {type(codec).__name__}")
     if not isinstance(pipe.unet, MotionUNet3D):
         raise UserError(f"the model's network must be MotionUNet3D to be exported; got {type(pipe.unet).__name__}")
-    if pipe.unet.max_guidance is not None:
-        raise UserError("the model's network takes the guidance scale as an input, which exports do not have yet")
     if not pipe.condition.labels:
         raise UserError("the model must have labels to be exported; it has none")
     if weights != "float32" and form == "torch":
@@ -143,9 +142,15 @@ class _Denoiser(nn.Module):
     def __init__(self, unet: DenoiserNetwork, num_frames: int) -> None:
         super().__init__()
         self.unet, self.num_frames = unet, num_frames
+        flags = {"until": unet.flow_map, "guidance": unet.max_guidance is not None}
+        self.distilled = [name for name, is_input in flags.items() if is_input]
+        """The names of a distilled network's additional inputs."""
 
-    def forward(self, sample: Tensor, timestep: Tensor, condition: Tensor, latent: Tensor) -> Tensor:
-        return self.unet(sample, timestep, condition, latent, attention_frames=self.num_frames)
+    def forward(
+        self, sample: Tensor, timestep: Tensor, condition: Tensor, latent: Tensor, distilled: tuple[Tensor, ...]
+    ) -> Tensor:
+        additional = dict(zip(self.distilled, distilled, strict=True))
+        return self.unet(sample, timestep, condition, latent, attention_frames=self.num_frames, **additional)
 
 
 class _Decoder(nn.Module):
@@ -179,16 +184,18 @@ def _parts(pipe: LatentFlowPipeline) -> dict[str, _Part]:
     flow, occlusion = 0.1 * torch.randn(b, 2, t, h, w), torch.rand(b, 1, t, h, w)
     noise = torch.randn(b, *pipe.motion_codec.sample_shape(t, h, w))
     timestep, condition = torch.full((b,), 500.0), torch.randn(b, pipe.condition.dim)
+    denoiser = _Denoiser(pipe.unet, pipe.config["num_frames"])
+    distilled = tuple({"until": timestep / 2, "guidance": torch.full((b,), 1.5)}[name] for name in denoiser.distilled)
     batch = {0: Dim("batch", min=1)}
     clip = {**batch, 2: Dim.AUTO}
     names = [f"scale_{i}" for i in range(len(scales))]
     return {
         "encoder": _Part(_Encoder(autoencoder), (image,), (batch,), ["image"], names),
         "denoiser": _Part(
-            _Denoiser(pipe.unet, pipe.config["num_frames"]),
-            (noise, timestep, condition, latent),
-            (clip, batch, batch, batch),
-            ["sample", "timestep", "condition", "latent"],
+            denoiser,
+            (noise, timestep, condition, latent, distilled),
+            (clip, batch, batch, batch, tuple(batch for _ in distilled)),
+            ["sample", "timestep", "condition", "latent", *denoiser.distilled],
             ["prediction"],
         ),
         "decoder": _Part(
@@ -253,6 +260,7 @@ def _settings(pipe: LatentFlowPipeline, suffix: str) -> dict[str, Any]:
         "image_size": list(pipe.size),
         **{name: pipe.config[name] for name in config},
         "schedule": schedule,
+        "network": {"flow_map": pipe.unet.flow_map, "max_guidance": pipe.unet.max_guidance},
         "codec": {name: codec.config[name] for name in ("kind", "corners", "still_first_frame", "mean", "std", "low", "high")},
         "labels": list(condition.labels),
         "embeddings": pipe.embed_condition(list(condition.labels)).tolist(),

@@ -24,7 +24,7 @@ from lfdm.data.fitting import fit_frames
 from lfdm.data.pictures import read_picture
 from lfdm.errors import MissingExtraError, UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PIPELINE_FILE = "pipeline.json"
 MAX_FRAME_FACTOR = 4
 """Longest video, in lengths of a training clip."""
@@ -33,7 +33,8 @@ NUM_TRAIN_TIMESTEPS = 1000
 
 Array = np.ndarray
 """float32."""
-Denoise = Callable[[Array, "Level"], Array]
+Denoise = Callable[[Array, "Level", "Level"], Array]
+"""x0 as a function of a noisy sample, its level and the level of the end of the step, which only flow maps see."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,7 @@ class OnnxPipeline:
         check_integer("num_frames", t, 1, MAX_FRAME_FACTOR * settings["num_frames"])
         steps = _or_default(num_inference_steps, settings["num_inference_steps"])
         check_integer("num_inference_steps", steps, 1, settings["schedule"]["max_steps"])
-        scale = check_number(
-            "guidance_scale", _or_default(guidance_scale, settings["guidance_scale"]), low=0, high=MAX_GUIDANCE_SCALE
-        )
+        scale = self._check_guidance(_or_default(guidance_scale, settings["guidance_scale"]))
         embedding, null = self._embed(condition), self._embed(None)
         picture = self._fit(image)
         scales = self._run("encoder", image=picture)
@@ -129,6 +128,11 @@ class OnnxPipeline:
             raise UserError("driving must have at least one frame; got none")
         flow, occlusion = (np.concatenate(parts, axis=2) for parts in zip(*motions, strict=True))
         return self._decode(picture, scales, flow, occlusion)
+
+    def _check_guidance(self, scale: float) -> float:
+        largest = self.settings["network"]["max_guidance"]
+        low, high = (0, MAX_GUIDANCE_SCALE) if largest is None else (1, largest)
+        return check_number("guidance_scale", scale, low=0 if scale == 0 else low, high=high)
 
     def _run(self, name: str, **inputs: Array) -> list[Array]:
         results: Any = self._networks[name].run(None, inputs)
@@ -166,16 +170,22 @@ class OnnxPipeline:
         return [*levels, Level(0.0, 1.0, 0.0)]
 
     def _denoiser(self, latent: Array, condition: Array, null: Array, scale: float) -> Denoise:
-        """Return the function (x, level) -> x0, under classifier-free guidance."""
-        conditions = np.concatenate(([null] if scale != 1 else []) + ([condition] if scale != 0 else []))
-        latents = np.repeat(latent, len(conditions), axis=0)
-        kind = self.settings["schedule"]["prediction_type"]
+        """Return the denoiser, under guidance: one prediction where the network takes the scale, otherwise two."""
+        schedule, network = self.settings["schedule"], self.settings["network"]
+        takes_scale = network["max_guidance"] is not None
+        guided = condition if scale == 1 or takes_scale else np.concatenate((null, condition))
+        conditions = null if scale == 0 else guided
+        b = len(conditions)
+        kind, is_flow_map = schedule["prediction_type"], schedule["sampler"] == "flow_map"
+        known = {"condition": conditions, "latent": np.repeat(latent, b, axis=0)}
+        if takes_scale:
+            known["guidance"] = np.full(b, max(scale, 1), np.float32)
 
-        def denoise(x: Array, level: Level) -> Array:
-            timestep = np.full(len(conditions), level.timestep, np.float32)
-            samples = np.repeat(x, len(conditions), axis=0)
-            inputs = {"sample": samples, "timestep": timestep, "condition": conditions, "latent": latents}
-            (predicted,) = self._run("denoiser", **inputs)
+        def denoise(x: Array, level: Level, end: Level) -> Array:
+            inputs = {"sample": np.repeat(x, b, axis=0), "timestep": np.full(b, level.timestep, np.float32)}
+            if network["flow_map"]:
+                inputs["until"] = np.full(b, (end if is_flow_map else level).timestep, np.float32)
+            (predicted,) = self._run("denoiser", **inputs, **known)
             if len(predicted) == 2:
                 predicted = predicted[:1] + np.float32(scale) * (predicted[1:] - predicted[:1])
             return self._clamp(_clean(predicted, x, level, kind))
@@ -217,7 +227,7 @@ class OnnxPipeline:
 def euler(denoise: Denoise, x: Array, levels: list[Level]) -> Array:
     """Sample by Euler's method; see `lfdm.diffusion.samplers.euler`."""
     for now, then in pairwise(levels):
-        x = _advance(x, denoise(x, now), now, then)
+        x = _advance(x, denoise(x, now, then), now, then)
     return x
 
 
@@ -225,7 +235,7 @@ def dpmpp_2m(denoise: Denoise, x: Array, levels: list[Level]) -> Array:
     """Sample by DPM-Solver++(2M) (2211.01095, algorithm 2); see `lfdm.diffusion.samplers.dpmpp_2m`."""
     before, last = None, None
     for now, then in pairwise(levels):
-        clean = extrapolated = denoise(x, now)
+        clean = extrapolated = denoise(x, now, then)
         if before is not None and last is not None and then.sigma > 0:
             ratio = (_log_snr(then) - _log_snr(now)) / (_log_snr(now) - _log_snr(last))
             extrapolated = clean + np.float32(ratio / 2) * (clean - before)
@@ -234,8 +244,8 @@ def dpmpp_2m(denoise: Denoise, x: Array, levels: list[Level]) -> Array:
     return x
 
 
-SAMPLERS = {"euler": euler, "ddim": euler, "dpmpp_2m": dpmpp_2m}
-"""The samplers of exported models; DDIM without noise is Euler's method."""
+SAMPLERS = {"euler": euler, "ddim": euler, "dpmpp_2m": dpmpp_2m, "flow_map": euler}
+"""The samplers of exported models; DDIM without noise is Euler's method, as is `flow_map`, whose network sees each step's end."""
 
 
 def _advance(x: Array, clean: Array, now: Level, then: Level) -> Array:
