@@ -24,7 +24,7 @@ from lfdm.errors import UserError
 from lfdm.folders.run_folder import find_checkpoints
 from lfdm.training.batches import BatchRandomness
 from lfdm.training.loop import train
-from lfdm.training.processes import SynchronizedBatchNorm, process_state, require_same_settings, synchronize_norms
+from lfdm.training.processes import SynchronizedBatchNorm, make_accelerator, process_state, require_same_settings, synchronize_norms
 from tests.training.test_loop import CONFIG, Regression, metrics, tensors
 
 TIMEOUT = 120
@@ -163,6 +163,13 @@ def _compare_norms(dtype: torch.dtype) -> None:
         torch.testing.assert_close(shared[0].get_buffer(name), value, rtol=tolerance, atol=tolerance)
     shared.eval()
     torch.testing.assert_close(shared(x).float(), whole.eval()(x.float()), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
+def test_weights_that_are_shared_out_are_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(UserError, match=f"distributed_type .* {name}"):
+        make_accelerator()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -25,7 +25,14 @@ def process_state() -> PartialState:
 
 
 def make_accelerator() -> Accelerator:
-    """Return accelerate's handle on the processes; its precision is left to the training loop."""
+    """Return accelerate's handle on the processes; its precision is left to the training loop.
+
+    Raises:
+        UserError: accelerate is configured to share out the weights, which every process of ours holds whole.
+    """
+    for name in ("FSDP", "DEEPSPEED"):
+        if parse_flag_from_env(f"ACCELERATE_USE_{name}"):
+            raise UserError(f"accelerate's distributed_type must be a MULTI_... one, whose processes hold all weights; got {name}")
     return Accelerator(cpu=_on_cpu(), mixed_precision="no")
 
 
