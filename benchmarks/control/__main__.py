@@ -1,6 +1,6 @@
 """Measure what comes along with drags and tracks: limbs, or only pixels?
 
-    python -m benchmarks.control --model puppets64-control --sheets SHEETS
+    python -m benchmarks.control --model runs/control --sheets SHEETS
 
 Real tracks of held-out free clips are given to the model, then hands and feet are dragged to places that they can reach, by the
 model and by baselines. Writes benchmarks/results/control.json and the tables of docs/control.md.
@@ -48,7 +48,7 @@ ROWS = {
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="puppets64-control")
+    parser.add_argument("--model", help="folder of a model that follows tracks")
     parser.add_argument("--note", default="", help="how the model was trained, for the document")
     parser.add_argument("--clips", type=int, default=24)
     parser.add_argument("--drags", type=int, default=30)

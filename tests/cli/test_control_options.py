@@ -46,7 +46,7 @@ def test_options_without_effect() -> None:
     [
         (["--drag", "20,30:40"], "--drag"),
         (["--drag", "20,30:40,18@nan"], "drag from 20,30"),
-        (["--drag", "20,30:40,18"], "puppets64-control"),
+        (["--drag", "20,30:40,18"], "--unet.track-inputs"),
         (["--pin", "90,3"], "pin 90,3"),
         (["--end-image", "missing.png"], "missing.png"),
         (["--part-strength", "3,4=9"], "part strength"),

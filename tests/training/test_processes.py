@@ -24,7 +24,13 @@ from lfdm.errors import UserError
 from lfdm.folders.run_folder import find_checkpoints
 from lfdm.training.batches import BatchRandomness
 from lfdm.training.loop import train
-from lfdm.training.processes import SynchronizedBatchNorm, make_accelerator, process_state, require_same_settings, synchronize_norms
+from lfdm.training.processes import (
+    SynchronizedBatchNorm,
+    make_accelerator,
+    process_state,
+    require_same_settings,
+    synchronize_norms,
+)
 from tests.training.test_loop import CONFIG, Regression, metrics, tensors
 
 TIMEOUT = 120

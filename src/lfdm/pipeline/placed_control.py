@@ -80,7 +80,7 @@ class PlacedControl:
         if control.follows_tracks:
             if not pipe.unet.track_inputs:
                 raise UserError(
-                    "drags and pins (--drag, --pin) need a model that follows tracks, such as puppets64-control or one of `lfdm "
+                    "drags and pins (--drag, --pin) need a model that follows tracks, trained by `lfdm "
                     "train diffusion PRESET --unet.track-inputs`; this one has no such input, but it can take part strengths, "
                     "labels over time and an end image"
                 )

@@ -32,7 +32,9 @@ def make_accelerator() -> Accelerator:
     """
     for name in ("FSDP", "DEEPSPEED"):
         if parse_flag_from_env(f"ACCELERATE_USE_{name}"):
-            raise UserError(f"accelerate's distributed_type must be a MULTI_... one, whose processes hold all weights; got {name}")
+            raise UserError(
+                f"accelerate's distributed_type must be a MULTI_... one, whose processes hold all weights; got {name}"
+            )
     return Accelerator(cpu=_on_cpu(), mixed_precision="no")
 
 
