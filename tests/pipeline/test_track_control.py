@@ -151,7 +151,7 @@ def test_tracks_in_windows(following: LatentFlowPipeline, image: np.ndarray) -> 
 
 
 def test_a_model_without_the_input_says_what_has_it(plain: LatentFlowPipeline, image: np.ndarray) -> None:
-    with pytest.raises(UserError, match="--unet.track-inputs"):
+    with pytest.raises(UserError, match="track-inputs"):
         motion_of(plain, image, "wave", control=Control(pins=((1, 1),)))
 
 
