@@ -3,6 +3,7 @@
 import json
 import logging
 import threading
+import urllib.request
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -245,3 +246,28 @@ def test_a_damaged_list_is_one_line(tmp_path: Path) -> None:
         (tmp_path / SHARD_LIST_NAME).write_text(content)
         with pytest.raises(UserError, match=words):
             ShardList.read(StoredFolder(str(tmp_path)))
+
+
+@pytest.mark.slow
+def test_shards_in_a_bucket(data: Path, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against moto's S3 server."""
+    server_module = pytest.importorskip("moto.server", reason="needs moto: pip install 'lfdm[dev]'")
+    pytest.importorskip("s3fs", reason="needs s3fs: pip install 'lfdm[scale]'")
+    server = server_module.ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in (("ENDPOINT_URL", f"http://{host}:{port}"), ("ACCESS_KEY_ID", "me"), ("SECRET_ACCESS_KEY", "secret")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    try:
+        urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/clips", method="PUT")).close()
+        with pytest.raises(FileNotFoundError, match="no shards"):
+            find_clips("s3://clips/mine")
+        write_shards(data, "s3://clips/mine", shard_mb=SHARD_MB, num_workers=1)
+        clips, local = clips_of("s3://clips/mine"), clips_of(shards)
+        assert clips.shard_sizes == local.shard_sizes
+        assert all(np.array_equal(clips.clip(index), local.clip(index)) for index in range(len(clips)))
+        with pytest.raises(FileNotFoundError, match="s3://nowhere"):
+            write_shards(data, "s3://nowhere/mine", num_workers=1)
+    finally:
+        server.stop()

@@ -132,7 +132,7 @@ def _web_response(url: str, offset: int = 0) -> Iterator[Any]:
         if error.code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             raise PermissionError(f"{error.code} {error.reason}") from error
         if error.code < HTTPStatus.INTERNAL_SERVER_ERROR and error.code != HTTPStatus.TOO_MANY_REQUESTS:
-            raise FileNotFoundError(f"{url}: {error.code} {error.reason}") from error  # trying again does not help
+            raise FileNotFoundError(f"{error.code} {error.reason}") from error  # trying again does not help
         raise
     except HTTPException as error:
         raise OSError(f"the connection broke ({type(error).__name__})") from error
@@ -176,8 +176,10 @@ def _open_remote(url: str) -> Iterator[tuple[Any, str]]:
         yield system, path.rstrip("/")
     except ImportError as error:
         raise MissingExtraError(f"{url}: {error}; pip install 'lfdm[scale]'") from error
-    except (FileNotFoundError, UserError, DiskError):
+    except (UserError, DiskError):
         raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{url}: {error}") from error
     except Exception as error:  # each file system has errors of its own
         raise UserError(f"{url}: {type(error).__name__}: {error}") from error
 
