@@ -46,7 +46,7 @@ class StandIn:
 
     def _actor(self) -> Any:
         return SimpleNamespace(
-            ready=SimpleNamespace(remote=lambda: self._load), make=SimpleNamespace(remote=lambda batch: lambda: self._make(batch))
+            ready=SimpleNamespace(remote=lambda: self._load), work=SimpleNamespace(remote=lambda batch: lambda: self._make(batch))
         )
 
     def _load(self) -> None:

@@ -21,6 +21,8 @@ def evaluate(
     guidance_scale: float | None = None,
     sampler: SamplerName | None = None,
     device: str | None = None,
+    ray: str | None = None,
+    cpus_per_worker: int = 1,
     config: Annotated[EvaluationConfig, arg(name="")] = EvaluationConfig(),  # noqa: B008 - frozen
 ) -> Values | None:
     """Measure a model on held-out clips and write results.json and report.html; the same command resumes.
@@ -33,6 +35,8 @@ def evaluate(
         guidance_scale: Classifier-free guidance; by default the model's.
         sampler: Sampler; by default the model's.
         device: cpu, cuda, cuda:1, ...; by default the GPU if there is one. Under `accelerate launch`, each process has its own.
+        ray: Make the videos on a Ray cluster: auto (the one that runs on this machine) or HOST:PORT.
+        cpus_per_worker: Cores of each worker on a cluster without GPUs.
     """
     from accelerate import PartialState
 
@@ -48,6 +52,8 @@ def evaluate(
             guidance_scale=guidance_scale,
             sampler=sampler,
             device=pick_device(device),
+            ray=ray,
+            cpus_per_worker=cpus_per_worker,
             progress=update,
         )
     if not PartialState().is_main_process:

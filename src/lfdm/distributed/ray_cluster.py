@@ -3,9 +3,11 @@
 import logging
 import socket
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 from lfdm.distributed.job import Batch, BatchRunner
 from lfdm.distributed.results import Result
@@ -13,6 +15,10 @@ from lfdm.distributed.worker import BatchSettings, VideoWorker
 from lfdm.errors import MissingExtraError, UserError
 
 logger = logging.getLogger(__name__)
+
+TaskT = TypeVar("TaskT")
+Work = Callable[[Any], Any]
+"""What a worker does with the input of a task; it is made once for each worker, on the worker's machine."""
 
 MAX_DEATHS = 3
 """Workers that may die over a batch before it is halved, and over a single request before it counts as failed."""
@@ -50,18 +56,30 @@ def run_on_ray(address: str, cpus_per_worker: int = 1) -> BatchRunner:
     def run(settings: BatchSettings, batches: Sequence[Batch]) -> Iterator[Sequence[Result]]:
         if not batches:
             return
-        ray = import_ray()
-        _check_address(address)
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-        except (ConnectionError, ValueError) as error:
-            raise UserError(f"--ray {address}: no Ray cluster there ({error}); start one with `ray start --head`") from error
-        try:
+        with connected(address) as ray:
             yield from Scheduler(ray, settings, cpus_per_worker).run(batches)
-        finally:
-            ray.shutdown()
 
     return run
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """Give the module `ray`, connected to the cluster at `auto` or HOST:PORT.
+
+    Raises:
+        UserError: no cluster there.
+        MissingExtraError: Ray is not installed.
+    """
+    ray = import_ray()
+    _check_address(address)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    except (ConnectionError, ValueError) as error:
+        raise UserError(f"--ray {address}: no Ray cluster there ({error}); start one with `ray start --head`") from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
 
 
 def _check_address(address: str) -> None:
@@ -77,11 +95,21 @@ def _check_address(address: str) -> None:
         raise UserError(f"--ray {address}: no Ray cluster there ({error}); start one with `ray start --head`") from error
 
 
-class Scheduler:
-    """Hands batches to actors. An actor that dies is replaced, and its batch goes to the next free one."""
+class ActorPool(Generic[TaskT]):
+    """Actors that work on tasks, one per GPU, or per `cpus_per_worker` cores where there is none. One that dies is replaced.
 
-    def __init__(self, ray: Any, settings: BatchSettings, cpus_per_worker: int) -> None:
-        self.ray, self.settings = ray, settings
+    Args:
+        make_work: called with a device on a worker's machine; returns what the worker does with the input of a task.
+        input_of: returns the input of a task, which is sent to a worker.
+
+    Raises:
+        UserError: none of the cluster's machines can hold a worker.
+    """
+
+    def __init__(
+        self, ray: Any, make_work: Callable[[str], Work], input_of: Callable[[TaskT], Any], cpus_per_worker: int
+    ) -> None:
+        self.ray, self.make_work, self.input_of = ray, make_work, input_of
         total = ray.cluster_resources()
         gpus = int(total.get("GPU", 0))
         self.resources = {"num_gpus": 1} if gpus else {"num_cpus": cpus_per_worker}
@@ -92,73 +120,93 @@ class Scheduler:
             )
         self.device = "cuda" if gpus else "cpu"
         self.threads = cpus_per_worker
-        self.waiting: deque[_Task] = deque()
-        self.running: dict[Any, tuple[Any, _Task | None]] = {}
-        """By the reference that Ray will resolve: actor, and its task (None while it loads the model)."""
+        self.waiting: deque[TaskT] = deque()
+        """Tasks without a worker; whoever iterates over `run` may put tasks back."""
+        self.running: dict[Any, tuple[Any, TaskT | None]] = {}
+        """By the reference that Ray will resolve: actor, and its task (None while it starts)."""
 
-    def run(self, batches: Sequence[Batch]) -> Iterator[Sequence[Result]]:
-        """Yield the results of batches as they are done."""
-        self.waiting.extend(_Task(batch) for batch in batches)
-        for _ in range(min(self.num_workers, len(batches))):
+    def run(self, tasks: Iterable[TaskT]) -> Iterator[tuple[TaskT, Any, Exception | None]]:
+        """Yield each task with its result as soon as it is done, or with the error of the worker that died over it.
+
+        Raises:
+            Exception: what a worker raises.
+        """
+        self.waiting.extend(tasks)
+        for _ in range(min(self.num_workers, len(self.waiting))):
             self._start_worker()
         while self.waiting or any(task is not None for _, task in self.running.values()):
             done, _ = self.ray.wait(list(self.running), num_returns=1)
             actor, task = self.running.pop(done[0])
             try:
-                results = self.ray.get(done[0])
+                result = self.ray.get(done[0])
             except self.ray.exceptions.RayActorError as error:
-                yield from self._after_death(task, error)
+                self._start_worker()
+                if task is not None:
+                    logger.warning("a worker died (%s); its task is done by another one", type(error).__name__)
+                    yield task, None, error
                 continue
-            except self.ray.exceptions.RayTaskError as error:  # the worker could not be made: an error of the model
+            except self.ray.exceptions.RayTaskError as error:
                 raise error.as_instanceof_cause() from None
             if task is not None:
-                yield results
-            self._give_work(actor)
+                yield task, result, None
+            if self.waiting:
+                waiting = self.waiting.popleft()
+                self.running[actor.work.remote(self.input_of(waiting))] = (actor, waiting)
 
     def _start_worker(self) -> None:
-        worker = self.ray.remote(**self.resources)(_Worker)
-        actor = worker.remote(self.settings, self.device, self.threads)
+        actor = self.ray.remote(**self.resources)(_Worker).remote(self.make_work, self.device, self.threads)
         self.running[actor.ready.remote()] = (actor, None)
 
-    def _give_work(self, actor: Any) -> None:
-        if self.waiting:
-            task = self.waiting.popleft()
-            self.running[actor.make.remote(task.batch)] = (actor, task)
 
-    def _after_death(self, task: _Task | None, error: Exception) -> Iterator[Sequence[Result]]:
-        """Replace a worker that died and put its task back; halved or failed where workers die over it again and again."""
-        self._start_worker()
-        if task is None:
-            return
-        logger.warning("a worker died (%s); its batch is made by another one", type(error).__name__)
+class Scheduler:
+    """Makes batches with actors; those over which workers die again and again are halved."""
+
+    def __init__(self, ray: Any, settings: BatchSettings, cpus_per_worker: int) -> None:
+        self.pool = ActorPool[_Task](ray, partial(_make_videos, settings), lambda task: task.batch, cpus_per_worker)
+
+    def run(self, batches: Sequence[Batch]) -> Iterator[Sequence[Result]]:
+        """Yield the results of batches as they are done."""
+        for task, results, death in self.pool.run([_Task(batch) for batch in batches]):
+            if death is None:
+                yield results
+            else:
+                yield from self._after_death(task, death)
+
+    def _after_death(self, task: _Task, error: Exception) -> Iterator[Sequence[Result]]:
+        """Put a task back; halved or failed where workers die over it again and again."""
         task.deaths += 1
         lacks_memory = "memory" in str(error).lower()
         requests, wanted = task.batch.requests, task.batch.wanted
         if task.deaths < MAX_DEATHS and not (lacks_memory and len(requests) > 1):
-            self.waiting.appendleft(task)
+            self.pool.waiting.appendleft(task)
         elif len(requests) > 1:
             half = len(requests) // 2
             for part in (requests[half:], requests[:half]):
                 missing = [one.key for one in part if one.key in wanted]
                 if missing:
-                    self.waiting.appendleft(_Task(Batch(part, missing)))
+                    self.pool.waiting.appendleft(_Task(Batch(part, missing)))
         else:
             reason = f"{task.deaths} workers died over it: {' '.join(str(error).split())}"
             yield [Result(key, error=reason) for key in wanted]
 
 
-class _Worker:
-    """A `VideoWorker` as a Ray actor."""
+def _make_videos(settings: BatchSettings, device: str) -> Work:
+    worker = VideoWorker(settings, device)
+    return lambda batch: worker.make(batch.requests, batch.wanted)
 
-    def __init__(self, settings: BatchSettings, device: str, threads: int) -> None:
+
+class _Worker:
+    """A Ray actor that works on tasks."""
+
+    def __init__(self, make_work: Callable[[str], Work], device: str, threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        self.worker = VideoWorker(settings, device)
+        self._work = make_work(device)
 
     def ready(self) -> None:
-        """Return once the model is loaded."""
+        """Return once what the work needs is loaded."""
 
-    def make(self, batch: Batch) -> list[Result]:
-        """Make a batch."""
-        return self.worker.make(batch.requests, batch.wanted)
+    def work(self, task: Any) -> Any:
+        """Work on the input of a task."""
+        return self._work(task)

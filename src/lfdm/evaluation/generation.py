@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lfdm.config.video import Size
 from lfdm.data.index import ClipRecord
+from lfdm.evaluation.cluster import ClusterGenerator, GeneratorInputs
 from lfdm.evaluation.distances import frame_distance, video_distances
 from lfdm.evaluation.generators import VideoGenerator
 from lfdm.evaluation.metrics.actions import action_accuracy, label_probabilities, predicted_labels
@@ -48,7 +49,7 @@ class GeneratedClips:
 
 def measure_generation(
     run: EvaluationRun,
-    generator: VideoGenerator,
+    generator: VideoGenerator | ClusterGenerator,
     networks: EvaluationNetworks,
     real: StoredArrays | None,
     config: EvaluationConfig,
@@ -89,35 +90,46 @@ def measure_generation(
 
 
 def generate_videos(
-    run: EvaluationRun, generator: VideoGenerator, clips: Sequence[int], name: str, seed: int, *, task: str
+    run: EvaluationRun, generator: VideoGenerator | ClusterGenerator, clips: Sequence[int], name: str, seed: int, *, task: str
 ) -> StoredArrays:
     """Generate a video from the first frame and the label of each clip (no label if unconditional), clip i with seed + i.
 
     Raises:
         ValueError: videos of another shape than the clips.
     """
+    num_frames = run.clips.num_frames
 
-    def generate(chosen: list[int]) -> Arrays:
-        started = time.monotonic()
+    def inputs(chosen: list[int]) -> GeneratorInputs:
         labels = None if run.unconditional else [run.records[i].label for i in chosen]
-        videos = generator(list(run.clips.sources(chosen)), labels, [seed + i for i in chosen])
-        seconds = (time.monotonic() - started) / len(chosen)
-        expected = (len(chosen), run.clips.num_frames, *run.clips.sources(chosen).shape[1:])
-        if videos.frames.shape != expected or videos.frames.dtype != np.uint8:
-            raise ValueError(
-                f"{generator.name} must make videos {expected} uint8; got {videos.frames.shape} {videos.frames.dtype}"
-            )
-        arrays: Arrays = {"frames": videos.frames, "seconds": np.full(len(chosen), seconds)}
-        if videos.motion is not None:
-            arrays |= {
-                "flow": videos.motion.flow.half().cpu().numpy(),
-                "occlusion": (videos.motion.occlusion.float() * 255).round().to(torch.uint8).cpu().numpy(),
-                "corners": np.full(len(chosen), videos.motion.corners),
-                "flow_length": flow_length(videos.motion, run.clips.image_size).cpu().numpy(),
-            }
-        return arrays
+        return list(run.clips.sources(chosen)), labels, [seed + i for i in chosen]
 
-    return run.store.compute(name, clips, generate, task=task)
+    if isinstance(generator, ClusterGenerator):
+        work = partial(generate_arrays, num_frames=num_frames)
+        return run.store.compute_all(name, clips, lambda batches: generator.work(work, batches, inputs), task=task)
+    return run.store.compute(
+        name, clips, lambda chosen: generate_arrays(generator, *inputs(chosen), num_frames=num_frames), task=task
+    )
+
+
+def generate_arrays(
+    generator: VideoGenerator, images: list[np.ndarray], labels: list[str] | None, seeds: list[int], *, num_frames: int
+) -> Arrays:
+    """Generate videos and return what is stored of them."""
+    started = time.monotonic()
+    videos = generator(images, labels, seeds)
+    seconds = (time.monotonic() - started) / len(images)
+    expected = (len(images), num_frames, *images[0].shape)
+    if videos.frames.shape != expected or videos.frames.dtype != np.uint8:
+        raise ValueError(f"{generator.name} must make videos {expected} uint8; got {videos.frames.shape} {videos.frames.dtype}")
+    arrays: Arrays = {"frames": videos.frames, "seconds": np.full(len(images), seconds)}
+    if videos.motion is not None:
+        arrays |= {
+            "flow": videos.motion.flow.half().cpu().numpy(),
+            "occlusion": (videos.motion.occlusion.float() * 255).round().to(torch.uint8).cpu().numpy(),
+            "corners": np.full(len(images), videos.motion.corners),
+            "flow_length": flow_length(videos.motion, Size(*images[0].shape[:2])).cpu().numpy(),
+        }
+    return arrays
 
 
 def _measure_pixels(run: EvaluationRun, generated: StoredArrays, chosen: list[int]) -> Arrays:
@@ -134,7 +146,7 @@ def _measure_pixels(run: EvaluationRun, generated: StoredArrays, chosen: list[in
 
 def _diversity(
     run: EvaluationRun,
-    generator: VideoGenerator,
+    generator: VideoGenerator | ClusterGenerator,
     generated: StoredArrays,
     real: StoredArrays | None,
     config: EvaluationConfig,

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from lfdm.data.cache import open_cache
 from lfdm.data.index import CLIP_INDEX_NAME, ClipRecord, labels, read_index
 from lfdm.data.progress import Progress
 from lfdm.errors import UserError
+from lfdm.evaluation.cluster import ClusterGenerator
 from lfdm.evaluation.generation import measure_generation
 from lfdm.evaluation.generators import PipelineGenerator, VideoGenerator
 from lfdm.evaluation.loading import EvaluatedModel, check_clips, file_sha256, load_model, select_clips
@@ -30,6 +32,7 @@ from lfdm.evaluation.stage1 import PerceptualDistance, measure_stage1
 from lfdm.evaluation.store import BatchStore
 from lfdm.folders.files import expand_home
 from lfdm.folders.lock import locked
+from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 CACHE_DIR = "cache"
 """Folder of generated clips and intermediate results; it may be deleted once results.json is written."""
@@ -48,6 +51,8 @@ def evaluate(
     guidance_scale: float | None = None,
     sampler: SamplerName | None = None,
     device: torch.device | str = "cpu",
+    ray: str | None = None,
+    cpus_per_worker: int = 1,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model, write results.json, report.html, contact-sheet.png and samples/ to `out`, and return the results.
@@ -60,6 +65,8 @@ def evaluate(
             only the stage-1 figures.
         sampler: replaces the model's own.
         device: used by a single process.
+        ray: make the videos on a Ray cluster, `auto` or HOST:PORT, which finds the model where this process does.
+        cpus_per_worker: cores of each worker on a cluster without GPUs.
 
     Raises:
         UserError: no held-out clips, exact motion of another size than the model's, labels that the model does not know, a
@@ -90,8 +97,21 @@ def evaluate(
         num_frames=evaluated.num_frames,
         fps=evaluated.fps,
     )
+    if ray is not None:
+        if generator is None or context.state.num_processes > 1:
+            reason = "is only stage 1" if generator is None else f"is evaluated by {context.state.num_processes} processes"
+            raise UserError(f"ray must be left out, as {model} {reason}; got {ray!r}")
+        make = partial(_make_generator, str(model), bf16=config.bf16, **options)
+        generator = ClusterGenerator(str(model), ray, make, cpus_per_worker)
     with locked(context.out, hold=context.state.is_main_process):
         return _evaluate(context, subject, generator, evaluated)
+
+
+def _make_generator(model: str, device: str, **options: Any) -> PipelineGenerator:
+    """Load a generator on a worker of a cluster."""
+    pipe = LatentFlowPipeline.from_pretrained(model, device=device)
+    pipe.set_progress_bar_config(disable=True)
+    return PipelineGenerator(pipe, name=model, **options)
 
 
 def evaluate_generator(
@@ -190,7 +210,7 @@ def _prepare(root: Path, out: Path, config: EvaluationConfig, device: torch.devi
 
 
 def _evaluate(
-    context: _Context, subject: _Subject, generator: VideoGenerator | None, evaluated: EvaluatedModel | None
+    context: _Context, subject: _Subject, generator: VideoGenerator | ClusterGenerator | None, evaluated: EvaluatedModel | None
 ) -> dict[str, Any]:
     started, config, state = time.monotonic(), context.config, context.state
     perceptual = PerceptualDistance.load(config.perceptual_weights, context.device) if config.perceptual_weights else None

@@ -6,7 +6,7 @@ run and a run of several processes therefore give the same figures. Several mach
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,17 @@ class BatchStore:
             work: returns arrays with one row per item of its batch.
             task: description for progress reports; None reports nothing.
         """
+        return self.compute_all(name, items, lambda batches: ((b, work(batch)) for b, batch in batches.items()), task=task)
+
+    def compute_all(
+        self,
+        name: str,
+        items: Sequence[int],
+        work: Callable[[dict[int, list[int]]], Iterable[tuple[int, Arrays]]],
+        *,
+        task: str | None = None,
+    ) -> StoredArrays:
+        """Do as `compute`, with work that yields the arrays of many numbered batches in any order."""
         batches = [list(items[start : start + self.batch_size]) for start in range(0, len(items), self.batch_size)]
         paths = [self.folder / name / f"{b:05d}.npz" for b in range(len(batches))]
         missing = [b for b, path in enumerate(paths) if not path.is_file()]
@@ -115,8 +126,8 @@ class BatchStore:
         if missing:
             paths[0].parent.mkdir(parents=True, exist_ok=True)
             with self.state.split_between_processes(missing) as mine:
-                for done, b in enumerate(mine, start=1):
-                    _write_batch(paths[b], work(batches[b]), len(batches[b]))
+                for done, (b, arrays) in enumerate(work({b: batches[b] for b in mine}), start=1):
+                    _write_batch(paths[b], arrays, len(batches[b]))
                     if self.progress is not None and task is not None:
                         self.progress(task, len(batches) - len(mine) + done, len(batches))
         self.state.wait_for_everyone()

@@ -1,7 +1,7 @@
 """The calls of page and API: each takes one request and yields its progress and its result. Independent of gradio."""
 
 import itertools
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,15 @@ Updates = AsyncGenerator[JobProgress | Finished[list[VideoResult]], None]
 class Calls:
     """Answers requests with a trained pipeline."""
 
-    def __init__(self, pipe: LatentFlowPipeline, choices: Choices, limits: ServeLimits, storage: Storage) -> None:
+    def __init__(
+        self,
+        pipe: LatentFlowPipeline,
+        choices: Choices,
+        limits: ServeLimits,
+        storage: Storage,
+        generator: Callable[..., LatentFlowOutput] | None = None,
+    ) -> None:
+        """Set up the calls; `generator` makes the videos of `generate` instead of the pipeline, called in the same way."""
         self.choices = choices
         self.limits = limits
         self.storage = storage
@@ -35,6 +43,7 @@ class Calls:
         self._jobs = Jobs(limits.num_jobs)
         self._pipe = type(pipe)(**pipe.components)  # the same networks, for jobs in several threads
         self._pipe.set_progress_bar_config(disable=True)
+        self._generator = generator or self._pipe
 
     def generate(self, **fields: object) -> Updates:
         """Generate videos of one picture and a label; the fields are those of `RequestReader.generate`.
@@ -72,7 +81,7 @@ class Calls:
                     report(done + index + 1, total)
                     return {}
 
-                output = self._pipe(
+                output = self._generator(
                     image,
                     request.condition,
                     generator=seed,

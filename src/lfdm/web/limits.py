@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from lfdm.config.checks import check, check_at_most, check_positive, check_types
 
 MEGA = 1_000_000
+MAX_JOBS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class ServeLimits:
     def __post_init__(self) -> None:
         check_types(self)
         check_positive(self, *self.__dataclass_fields__)
-        check_at_most(self, 64, "num_jobs", "num_videos")
+        check_at_most(self, MAX_JOBS, "num_jobs", "num_videos")
         check_at_most(self, 1000, "queue_size", "num_inference_steps")
         check_at_most(self, 50, "image_megapixels")  # limit of lfdm.data.images
         check_at_most(

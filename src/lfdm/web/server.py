@@ -4,7 +4,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from lfdm.folders.run_folder import find_layout
 from lfdm.folders.sources import bundled_images, bundled_models, find_folder
 from lfdm.pipeline.pipeline import LatentFlowPipeline
+from lfdm.pipeline.result import LatentFlowOutput
 from lfdm.web.app import build_page
 from lfdm.web.calls import Calls, choices_of
 from lfdm.web.components import stylesheet
@@ -44,17 +45,20 @@ _ENVIRONMENT = {
 
 
 @contextmanager
-def open_app(name: str, pipe: LatentFlowPipeline, limits: ServeLimits) -> Iterator[ASGIApp]:
+def open_app(
+    name: str, pipe: LatentFlowPipeline, limits: ServeLimits, generator: Callable[..., LatentFlowOutput] | None = None
+) -> Iterator[ASGIApp]:
     """Open the app for a loaded model; its temporary folder is removed when the block ends.
 
     Args:
         name: name or folder the model was loaded from, which may hold examples, a model card and an evaluation.
+        generator: see `Calls`.
     """
     folder = find_layout(find_folder(name)).index
     choices = choices_of(pipe, _examples(name))
     with (
         closing(Storage(limits.storage_megabytes)) as storage,
-        closing(Calls(pipe, choices, limits, storage)) as calls,
+        closing(Calls(pipe, choices, limits, storage, generator)) as calls,
     ):
         os.environ.update(_ENVIRONMENT, GRADIO_TEMP_DIR=str(storage.root))
         # gradio reads it at import; the default may be another user's.
@@ -97,12 +101,18 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def serve(name: str, pipe: LatentFlowPipeline, limits: ServeLimits, listening: socket.socket) -> None:
-    """Serve until the process is interrupted or terminated."""
+def serve(
+    name: str,
+    pipe: LatentFlowPipeline,
+    limits: ServeLimits,
+    listening: socket.socket,
+    generator: Callable[..., LatentFlowOutput] | None = None,
+) -> None:
+    """Serve until the process is interrupted or terminated; see `Calls` for `generator`."""
     signal.signal(signal.SIGTERM, _stop)  # uvicorn raises it again when it has ended; the folder must still be removed
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # it is ignored under nohup
         signal.signal(signal.SIGHUP, _end)  # the terminal was closed; uvicorn does not handle it
-    with open_app(name, pipe, limits) as app:
+    with open_app(name, pipe, limits, generator) as app:
         config = uvicorn.Config(
             app,
             log_level="warning",
