@@ -11,7 +11,6 @@ import json
 import multiprocessing
 import os
 import platform
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -44,15 +43,10 @@ def timed(action: Callable[[], Any]) -> float:
     return time.process_time() - started
 
 
-def in_process(action: Callable[[], Any]) -> tuple[float, float]:
-    """Return seconds and peak memory in MB of `action` in a process of its own."""
+def in_process(action: Callable[[], Any]) -> float:
+    """Return the seconds of `action` in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measured, (action,))
-
-
-def _measured(action: Callable[[], Any]) -> tuple[float, float]:
-    seconds = timed(action)
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return pool.apply(timed, (action,))
 
 
 def size_of(path: Path) -> float:
@@ -150,9 +144,9 @@ def main() -> None:
                     written = timed(partial(write, data, place))
                 except ImportError:
                     continue
-                whole, memory = in_process(partial(read, place, 0, num))
-                first, _ = in_process(partial(read, place, 0, 1))
-                middle, _ = in_process(partial(read, place, num // 2, 1))
+                whole = in_process(partial(read, place, 0, num))
+                first = in_process(partial(read, place, 0, 1))
+                middle = in_process(partial(read, place, num // 2, 1))
                 row = {
                     "format": name,
                     "clips": num,
@@ -160,7 +154,7 @@ def main() -> None:
                     "stored_mb": size_of(place),
                     "write_clips_per_s": num / written,
                 }
-                row |= {"read_clips_per_s": num / whole, "first_s": first, "resume_s": middle, "peak_mb": memory}
+                row |= {"read_clips_per_s": num / whole, "first_s": first, "resume_s": middle}
                 results["rows"].append(
                     {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}
                 )

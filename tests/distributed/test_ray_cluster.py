@@ -5,7 +5,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,11 +108,10 @@ def test_no_request_is_lost_while_the_model_changes(model: Path, tiny_preset: Pr
     """Every answer is that of the old or of the new model, and the last ones are those of the new."""
     pytest.importorskip("ray.serve", reason="needs Ray Serve: pip install 'lfdm[scale]'")
     other = tmp_path / "other"
-    training = replace(tiny_preset.diffusion_training.optimization, seed=5)
-    changed = replace(tiny_preset, diffusion_training=replace(tiny_preset.diffusion_training, optimization=training))
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        LatentFlowPipeline.from_preset(changed, ("jump", "wave")).save_pretrained(other)
+    changed = LatentFlowPipeline.from_preset(tiny_preset, ("jump", "wave"))
+    for weights in changed.unet.parameters():
+        torch.nn.init.normal_(weights, std=0.1)
+    changed.save_pretrained(other)
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     options: dict[str, Any] = {"num_inference_steps": 1, "output_type": "uint8"}
     pipes = [LatentFlowPipeline.from_pretrained(folder) for folder in (model, other)]

@@ -71,6 +71,9 @@ def _replicas(address: str, model: str, settings: ReplicaSettings, *, keep: bool
     with connected(address) as ray:
         if keep and find_replicas(ray) is None:
             raise UserError(f"update needs replicas that are running; start them with `lfdm serve --ray {address}`")
-        yield deploy(ray, model, settings)
-        if not keep:
-            remove_replicas()
+        generator = deploy(ray, model, settings)
+        try:
+            yield generator
+        finally:
+            if not keep:
+                remove_replicas()
