@@ -49,17 +49,19 @@ class ReplicatedGenerator:
             RuntimeError: any other error of a replica.
         """
         del callback_on_step_end, callback_on_decode
-        for attempt in range(1, REPLICA_TRIES + 1):
-            try:
-                error, output = self._handle.generate.remote((image, condition, generator, options)).result()
-                break
-            except self._ray.exceptions.RayActorError:
-                if attempt == REPLICA_TRIES:
-                    raise
-                logger.warning("a replica died; its request is sent to another one")
+        error, output = self._ask((image, condition, generator, options))
         if error is not None:
             raise error
         return output
+
+    def _ask(self, request: tuple[Any, ...]) -> Any:
+        """Return the answer of a replica; a replica that dies is replaced by another one."""
+        for _ in range(1, REPLICA_TRIES):
+            try:
+                return self._handle.generate.remote(request).result()
+            except self._ray.exceptions.RayActorError:
+                logger.warning("a replica died; its request is sent to another one")
+        return self._handle.generate.remote(request).result()
 
     def describe(self) -> dict[str, Any]:
         """Return what the clients of a model rely on: labels, size, length, rate and fit."""

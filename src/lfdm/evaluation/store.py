@@ -126,7 +126,7 @@ class BatchStore:
         if missing:
             paths[0].parent.mkdir(parents=True, exist_ok=True)
             with self.state.split_between_processes(missing) as mine:
-                for done, (b, arrays) in enumerate(work({b: batches[b] for b in mine}), start=1):
+                for done, (b, arrays) in enumerate(work({int(b): batches[b] for b in mine}), start=1):
                     _write_batch(paths[b], arrays, len(batches[b]))
                     if self.progress is not None and task is not None:
                         self.progress(task, len(batches) - len(mine) + done, len(batches))
