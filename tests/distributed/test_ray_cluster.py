@@ -83,10 +83,15 @@ def _command(entry: Path) -> bytes:
         return b""
 
 
-def test_what_is_no_cluster_is_one_line(model: Path, pictures: Path) -> None:
+def test_what_is_no_cluster_is_one_line(model: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for address, words in (("127.0.0.1:1", "no Ray cluster"), ("somewhere", "HOST:PORT"), ("auto", "no Ray cluster")):
         with pytest.raises(UserError, match=words):
             run_batch(rows_of(1), settings_of(model, pictures, "out"), run_on_ray(address))
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")  # of a cluster that died
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    with pytest.raises(UserError, match="no Ray cluster"):
+        run_batch(rows_of(1), settings_of(model, pictures, "out"), run_on_ray("auto"))
 
 
 def test_an_evaluation_on_a_cluster_gives_the_same_figures(

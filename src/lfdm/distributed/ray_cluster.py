@@ -1,12 +1,14 @@
 """Batches on the machines of a Ray cluster: actors hold the model, and work of one that dies is done by another."""
 
 import logging
+import os
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from lfdm.distributed.job import Batch, BatchRunner
@@ -83,10 +85,11 @@ def connected(address: str) -> Iterator[Any]:
 
 
 def _check_address(address: str) -> None:
-    """Raise UserError if nothing listens at HOST:PORT, which Ray would try for minutes; `auto` is left to Ray."""
-    if address == "auto":
-        return
-    host, _, port = address.rpartition(":")
+    """Raise UserError if nothing listens at HOST:PORT or at what `auto` stands for, which Ray would try for minutes."""
+    place = _running_cluster() if address == "auto" else address
+    if place is None:
+        return  # Ray says that there is none
+    host, _, port = place.rpartition(":")
     if not host or not port.isdecimal():
         raise UserError(f"--ray must be auto or HOST:PORT; got {address!r}")
     try:
@@ -210,3 +213,11 @@ class _Worker:
     def work(self, task: Any) -> Any:
         """Work on the input of a task."""
         return self._work(task)
+
+
+def _running_cluster() -> str | None:
+    """Return the address that a cluster on this machine has left, perhaps before it died; None if there is none."""
+    if "RAY_ADDRESS" in os.environ:
+        return os.environ["RAY_ADDRESS"]
+    file = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    return file.read_text().strip() if file.is_file() else None
