@@ -25,7 +25,7 @@ from lfdm.motion.motion import Motion
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.encoded_clips import open_encoded_clips
 from lfdm.training.loop import train
-from lfdm.training.motion_cache import MotionCache
+from lfdm.training.motion_cache import CachedMotions
 from lfdm.training.stage2 import DiffusionTask
 
 FRAMES = 4
@@ -111,8 +111,7 @@ def test_it_trains_saves_loads_and_samples(
     preset = replace(tiny_preset, diffusion_training=replace(tiny_preset.diffusion_training, optimization=optimization))
     clips = open_cache(puppets_dir, puppet_records, preset.size, preset.fit, tmp_path / "cache")
     encoded = open_encoded_clips(pipe.autoencoder, clips, preset.diffusion_training)
-    assert isinstance(encoded.motion, MotionCache)
-    pipe.motion_codec = pipe.motion_codec.measured(encoded.motion.motions())
+    pipe.motion_codec = pipe.motion_codec.measured(CachedMotions(encoded.motion))
     before = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
     task = DiffusionTask(pipe, preset.diffusion_training, clips, encoded)
     pipe.save_pretrained(tmp_path / "run" / "model", leave_out=["unet"])

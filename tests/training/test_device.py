@@ -18,7 +18,7 @@ from lfdm.motion.codecs import make_codec
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.encoded_clips import open_encoded_clips
 from lfdm.training.loop import _Trainer
-from lfdm.training.motion_cache import MotionCache
+from lfdm.training.motion_cache import CachedMotions
 from lfdm.training.optimization import set_training
 from lfdm.training.stage2 import DiffusionTask
 
@@ -52,8 +52,7 @@ def make_trainer(preset: Preset, data: Path, records: list[ClipRecord], tmp_path
     pipe = LatentFlowPipeline.from_preset(preset, sorted({record.label for record in records}))
     encoded = open_encoded_clips(pipe.autoencoder, clips, preset.diffusion_training)
     motion = encoded.motion
-    assert isinstance(motion, MotionCache)
-    pipe.motion_codec = make_codec(preset.diffusion, corners=motion.corners).measured(motion.motions(), clamp=True)
+    pipe.motion_codec = make_codec(preset.diffusion, corners=motion.corners).measured(CachedMotions(motion), clamp=True)
     trainer = _Trainer(
         DiffusionTask(pipe, preset.diffusion_training, clips, encoded), preset.diffusion_training.optimization, tmp_path / "run"
     )

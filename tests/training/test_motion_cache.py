@@ -17,7 +17,7 @@ from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
 from lfdm.motion.warp import warp
 from lfdm.training import motion_cache
-from lfdm.training.motion_cache import MotionCache, open_motion_cache
+from lfdm.training.motion_cache import CachedMotions, MotionCache, open_motion_cache
 
 
 def test_cached_motion_is_the_motion_estimated_in_evaluation_mode(
@@ -29,7 +29,7 @@ def test_cached_motion_is_the_motion_estimated_in_evaluation_mode(
     assert autoencoder.training
     assert done == [("estimating motion", n, 3) for n in (1, 2, 3)]
     autoencoder.eval()
-    for index, motion in enumerate(cache.motions()):
+    for index, motion in enumerate(CachedMotions(cache)):
         video = torch.from_numpy(np.array(clips.clip(index))).permute(3, 0, 1, 2)[None].float() / 255
         with torch.no_grad():
             direct = autoencoder.estimate_motion(video[:, :, 0], video)
@@ -142,7 +142,7 @@ def test_mirrored_motion_moves_the_mirrored_image() -> None:
 
 def test_statistics_can_include_the_mirrored_motion(autoencoder: LatentFlowAutoencoder, clips: ClipCache) -> None:
     cache = open_motion_cache(autoencoder, clips)
-    plain, both = list(cache.motions()), list(cache.motions(mirrored=True))
+    plain, both = list(CachedMotions(cache)), list(CachedMotions(cache, mirrored=True))
     assert len(both) == 2 * len(plain)
     for a, b in zip(plain, both[::2], strict=True):
         assert torch.equal(a.flow, b.flow)

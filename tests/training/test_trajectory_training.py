@@ -16,7 +16,7 @@ from lfdm.errors import UserError
 from lfdm.motion.trajectories import Trajectories
 from lfdm.motion.trajectory_codec import TrajectoryCodec
 from lfdm.pipeline.pipeline import LatentFlowPipeline
-from lfdm.training.motion_cache import open_motion_cache
+from lfdm.training.motion_cache import CachedMotions, open_motion_cache
 from lfdm.training.stage2 import train_diffusion
 
 
@@ -41,7 +41,7 @@ def test_trajectories_are_cached_apart_from_motion(autoencoder: LatentFlowAutoen
     cache = open_motion_cache(autoencoder, clips, trajectories=True)
     assert cache.folder != open_motion_cache(autoencoder, clips).folder
     autoencoder.eval()
-    for index, found in enumerate(cache.motions()):
+    for index, found in enumerate(CachedMotions(cache)):
         assert isinstance(found, Trajectories)
         video = torch.from_numpy(np.array(clips.clip(index))).permute(3, 0, 1, 2)[None].float() / 255
         with torch.no_grad():
@@ -49,7 +49,7 @@ def test_trajectories_are_cached_apart_from_motion(autoencoder: LatentFlowAutoen
         torch.testing.assert_close(found.displacement, direct.displacement, atol=1e-3, rtol=1e-3)
         torch.testing.assert_close(found.visibility, direct.visibility, atol=1e-3, rtol=1e-3)
     autoencoder.train()
-    mirrored = list(cache.motions(mirrored=True))
+    mirrored = list(CachedMotions(cache, mirrored=True))
     torch.testing.assert_close(mirrored[1].displacement[:, 0], -mirrored[0].displacement[:, 0].flip(-1))
 
 

@@ -1,4 +1,4 @@
-"""What a user asks of a video's motion: where points go and when, what stays, how much parts move, how it ends, labels over time.
+"""Controls of a video's motion: where points go and when, what stays, how much parts move, how it ends, labels over time.
 
 Positions (x, y) are in pixels of the picture as it is given, before fitting, from its upper left corner: the centre of its first
 pixel is (0.5, 0.5). Times are 0 at the first frame and 1 at the last, unless `Control.time` says otherwise.
@@ -125,7 +125,7 @@ class Control:
 
     @property
     def follows_tracks(self) -> bool:
-        """Whether points have to go or to stay where the network would not move them by itself."""
+        """True if there are drags or pins, which need a network that follows tracks."""
         return bool(self.drags or self.pins)
 
     def for_picture(self, size: Size) -> None:

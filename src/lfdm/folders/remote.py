@@ -47,7 +47,7 @@ class StoredFolder:
 
     @property
     def is_writable(self) -> bool:
-        """Whether files can be written: not on a web server, nor in a folder of another user."""
+        """True unless the folder is on a web server or may not be written to by this user."""
         return not _is_web(self.url) if self.local is None else os.access(self.local, os.W_OK | os.X_OK)
 
     @contextmanager

@@ -1,6 +1,6 @@
 """How a model's frame lies over a picture of another size or shape.
 
-Shapes: motion (b, 2, t, h, w) and (b, 1, t, h, w), see `lfdm.motion.motion`.
+Shapes: motion (b, 2, t, h, w) and (b, 1, t, h, w), see `lfdm.motion.motion` · points (..., 2), x and y.
 """
 
 from typing import NamedTuple
@@ -19,6 +19,20 @@ class FrameBox(NamedTuple):
     left: float
     height: float
     width: float
+
+    def to_frame(self, points: Tensor) -> Tensor:
+        """Return points given in pixels of the picture as positions in the frame, which reaches from -1 to 1."""
+        return 2 * (points - self._corner()) / self._extent() - 1
+
+    def to_picture(self, positions: Tensor) -> Tensor:
+        """Return positions in the frame as points in pixels of the picture."""
+        return (positions + 1) / 2 * self._extent() + self._corner()
+
+    def _corner(self) -> Tensor:
+        return torch.tensor([self.left, self.top], dtype=torch.float32)
+
+    def _extent(self) -> Tensor:
+        return torch.tensor([self.width, self.height], dtype=torch.float32)
 
     def motion_over_picture(self, motion: Motion, size: tuple[int, int]) -> Motion:
         """Return the motion of a frame on a grid over a whole picture of `size` (height, width), in half pictures.

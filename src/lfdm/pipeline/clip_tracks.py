@@ -55,8 +55,7 @@ def track_points(motion: Motion, points: Sequence[Point], size: Size, box: Frame
     for x, y in points:
         if not (0 <= x <= size.width and 0 <= y <= size.height):
             raise UserError(f"point {x:g},{y:g} must lie inside the clip, 0,0 to {size.width},{size.height}")
-    corner, extent = _corner_and_extent(box)
-    return drags_of(find_tracks(motion, 2 * (torch.tensor(points).view(-1, 2) - corner) / extent - 1), box)
+    return drags_of(find_tracks(motion, box.to_frame(torch.tensor(points).view(-1, 2))), box)
 
 
 def moving_points(motion: Motion, count: int, box: FrameBox) -> list[Point]:
@@ -65,11 +64,10 @@ def moving_points(motion: Motion, count: int, box: FrameBox) -> list[Point]:
     h, w = motion.size
     cells = identity_grid(h, w, corners=False)
     last = motion.num_frames - 1
-    moved = (flow.norm(dim=0) * (motion.occlusion[0, 0] > VISIBLE))[last // 2 :].amax(0)
-    frame = (flow.norm(dim=0) * (motion.occlusion[0, 0] > VISIBLE))[last // 2 :].argmax(0) + last // 2
-    shown = motion.flow[0].permute(1, 2, 3, 0).gather(0, frame[None, ..., None].expand(1, -1, -1, 2))[0] + cells
+    moved, frame = (flow.norm(dim=0) * (motion.occlusion[0, 0] > VISIBLE))[last // 2 :].max(0)
+    frame = (frame + last // 2)[None, ..., None].expand(1, -1, -1, 2)
+    shown = motion.flow[0].permute(1, 2, 3, 0).gather(0, frame)[0] + cells
     order = moved.flatten().argsort(descending=True)
-    corner, extent = _corner_and_extent(box)
     found: list[Tensor] = []
     for source in shown.reshape(-1, 2)[order]:
         inside = bool((source.abs() < 1).all())
@@ -78,7 +76,7 @@ def moving_points(motion: Motion, count: int, box: FrameBox) -> list[Point]:
             found.append(source)
         if len(found) == count:
             break
-    return [(float(x), float(y)) for x, y in (torch.stack(found) + 1) / 2 * extent + corner]
+    return [(float(x), float(y)) for x, y in box.to_picture(torch.stack(found))]
 
 
 def drags_of(tracks: Tracks, box: FrameBox) -> tuple[Drag, ...]:
@@ -87,8 +85,7 @@ def drags_of(tracks: Tracks, box: FrameBox) -> tuple[Drag, ...]:
     Raises:
         UserError: a point that is never seen after the first frame.
     """
-    corner, extent = _corner_and_extent(box)
-    sources, positions = ((place + 1) / 2 * extent + corner for place in (tracks.source, tracks.position))
+    sources, positions = box.to_picture(tracks.source), box.to_picture(tracks.position)
     last = tracks.visible.shape[1] - 1
     drags = []
     for source, position, visible in zip(sources, positions, tracks.visible, strict=True):
@@ -98,11 +95,6 @@ def drags_of(tracks: Tracks, box: FrameBox) -> tuple[Drag, ...]:
         path = tuple((k / last, round(float(position[k, 0]), 3), round(float(position[k, 1]), 3)) for k in frames)
         drags.append(Drag(source=(float(source[0]), float(source[1])), path=path, visible=_intervals(frames, last)))
     return tuple(drags)
-
-
-def _corner_and_extent(box: FrameBox) -> tuple[Tensor, Tensor]:
-    """Return the upper left corner (x, y) of a box, and its width and height."""
-    return torch.tensor([box.left, box.top], dtype=torch.float32), torch.tensor([box.width, box.height], dtype=torch.float32)
 
 
 def _intervals(frames: list[int], last: int) -> tuple[tuple[float, float], ...]:

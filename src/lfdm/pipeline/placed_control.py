@@ -123,7 +123,7 @@ def _place_parts(control: Control, size: Size, framing: Framing) -> tuple[tuple[
     for part in control.strengths:
         if part.at is not None:
             x, y = part.at[0] * size.width / scale[1], part.at[1] * size.height / scale[0]
-            place = torch.tensor([2 * (x - box.left) / box.width - 1, 2 * (y - box.top) / box.height - 1])
+            place = box.to_frame(torch.tensor([x, y]))
         else:
             assert part.mask is not None
             place = prepare_mask(part.mask, size=framing.size, fit=fit, image_sizes={size})

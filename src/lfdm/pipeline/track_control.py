@@ -63,10 +63,9 @@ class TrackControl:
         box = frame_box(picture, framing.size, framing.fit_of(picture))
         scale = [1.0, 1.0] if control.size is None else [picture.width / control.size[1], picture.height / control.size[0]]
         times = torch.arange(num_frames) * (last / (num_frames - 1))
-        corner, extent = torch.tensor([box.left, box.top]), torch.tensor([box.width, box.height])
 
         def placed(points: Tensor) -> Tensor:
-            return 2 * (points * torch.tensor(scale) - corner) / extent - 1
+            return box.to_frame(points * torch.tensor(scale))
 
         found = [_drag_track(drag, times) for drag in control.drags]
         found += [(torch.tensor(pin), torch.tensor(pin).expand(num_frames, 2), times >= 0) for pin in control.pins]

@@ -1,4 +1,4 @@
-"""What stage 2 reads of clips in shards: shards of motion and latents, as many, with the same clips in the same order.
+"""Motion and latents of clips in shards, for stage 2: one shard for each shard of clips, with the same clips in the same order.
 
 Shapes: motion (t, 3, h, w) float16 · latents (versions, C, h, w) float16.
 """

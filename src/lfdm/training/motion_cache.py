@@ -50,17 +50,14 @@ class MotionCache(ClipArrays):
         super().__init__(folder, offsets)
         self.corners, self.needs_trajectories = corners, trajectories
 
-    def motions(self, *, mirrored: bool = False) -> "CachedMotions":
-        """Return the motion of one clip after the other in float32, with `mirrored` each also mirrored."""
-        return CachedMotions(self, mirrored)
-
 
 @dataclass(frozen=True, eq=False)
 class CachedMotions:
     """Every `Motion`, or `Trajectories`, of a cache, as a batch of one; can be iterated any number of times."""
 
     cache: MotionStore
-    mirrored: bool
+    mirrored: bool = False
+    """Follow each motion by the mirrored one."""
 
     def __iter__(self) -> Iterator[Any]:
         for index in range(len(self.cache)):

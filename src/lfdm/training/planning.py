@@ -32,7 +32,7 @@ NEVER = 10**9
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
-    """What a training would take on this device."""
+    """Estimated time and memory of a training on this device."""
 
     summary: RunSummary
     """Device, precision, parameters, clips and steps of the run."""

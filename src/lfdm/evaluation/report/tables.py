@@ -18,7 +18,7 @@ class Table:
     heads: Sequence[str] = ()
     rows: Sequence[Sequence[str]]
     note: str = ""
-    """What the figures are, above the table."""
+    """Explanation of the figures, shown above the table."""
     last_is_text: bool = False
     """True if the last column holds text for a page, which may wrap and which a terminal leaves out."""
 
