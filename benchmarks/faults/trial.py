@@ -84,7 +84,7 @@ def run_forked(action: Callable[[], int], folder: Path) -> Ending:
     process = os.fork()
     if process == 0:
         os._exit(_run_child(action, folder, messages))
-    before = _megabytes(process)
+    before = _megabytes(process) or _megabytes(os.getpid())  # of its parent, if it has ended already
     started, stopped, peak = time.monotonic(), "", before
     while True:
         ended, status, usage = os.wait4(process, os.WNOHANG)

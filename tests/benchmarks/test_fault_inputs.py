@@ -78,6 +78,15 @@ def test_a_trial_sees_how_a_process_ends(action: object, fault: str, tmp_path: P
 
 
 @pytest.mark.slow
+def test_a_process_that_ends_at_once_needs_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_process = trial._megabytes
+    monkeypatch.setattr(trial, "_megabytes", lambda process: of_process(process) if process == os.getpid() else 0.0)
+    monkeypatch.setattr(trial, "MAX_MEGABYTES", 200)
+    assert of_process(os.getpid()) > 200
+    assert trial.run_forked(lambda: 0, tmp_path).fault() == ""
+
+
+@pytest.mark.slow
 def test_errors_for_users_are_told_from_tracebacks(tmp_path: Path) -> None:
     def refuse() -> None:
         raise UserError("size must be 3")
