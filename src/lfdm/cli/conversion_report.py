@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lfdm.data.corpora.conversion import Conversion
+    from lfdm.data.corpora.recordings import Conversion
     from lfdm.data.index import ClipRecord
 
 

@@ -259,6 +259,8 @@ def data_folder(
 ) -> Values:
     """Make a clip data set from your own clips, in folders <label>/<subject>/<clip>, <label>/<clip>, or <split>/<label>/<clip>.
 
+    The same command continues where an earlier one was interrupted.
+
     Args:
         folder: Folder tree of videos or folders of frames.
         out: Folder for the clip data set; an existing data set there is replaced.
@@ -273,7 +275,7 @@ def data_folder(
         clip_seconds: Length of the clips that long videos are cut into; by default they stay whole.
         stride_seconds: Time between the starts of such clips; by default their length.
         scene_cuts: Also cut videos at scene cuts.
-        num_workers: Threads; by default one per core.
+        num_workers: Processes; by default one per core, or fewer for small data.
     """
     from lfdm.data.corpora.cutting import Cutting
     from lfdm.data.corpora.folder import write_folder
@@ -304,7 +306,7 @@ def data_corpus(name: str, layout: str) -> Callable[..., Values]:
             source: Folder with LAYOUT
             out: Folder for the clip data set.
             size: Height x width of frames, or one number for squares; multiples of 16. Other shapes get black borders.
-            num_workers: Threads; by default one per core.
+            num_workers: Processes; by default one per core, or fewer for small data.
         """
         from lfdm.data.corpora.mhad import UTD_MHAD
         from lfdm.data.corpora.mug import MUG

@@ -1,8 +1,18 @@
 """Progress reports in the one form that all rooms use, and parallel work that reports it."""
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from typing import Protocol, TypeVar
+
+from lfdm.errors import UserError
+
+MAX_WAITING = 1000
+"""Items that wait in a pool: each takes a few kilobytes there."""
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -14,20 +24,56 @@ class Progress(Protocol):
     def __call__(self, work: str, done: int, total: int, /) -> None: ...
 
 
+def worker_processes(num_workers: int) -> ProcessPoolExecutor | None:
+    """Return a pool of `num_workers` new processes, which end with this one; None for fewer than two.
+
+    They are started and not forked: a process with threads, or one in which OpenGL has been used, cannot be.
+    """
+    if num_workers < 2:
+        return None
+    return ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), initializer=_begin_worker)
+
+
+def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
+
+
 def run_all(
     pool: Executor | None, function: Callable[[ItemT], ResultT], items: Sequence[ItemT], *, work: str, progress: Progress | None
 ) -> list[ResultT]:
     """Return `function(item)` for all items, in their order, computed by `pool` (None: by this thread) and shut it down.
 
     The first error cancels the items not yet begun.
+
+    Raises:
+        UserError: a process of the pool was killed.
     """
     results: list[ResultT] = []
     try:
-        for result in (map if pool is None else pool.map)(function, items):
+        for result in map(function, items) if pool is None else _results(pool, function, items):
             results.append(result)
             if progress is not None:
                 progress(work, len(results), len(items))
+    except BrokenExecutor as error:
+        raise UserError(f"{work}: a process was killed, perhaps for lack of memory; fewer num_workers need less") from error
     finally:
         if pool is not None:
             pool.shutdown(cancel_futures=True)
     return results
+
+
+def _results(pool: Executor, function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> Iterator[ResultT]:
+    waiting: deque[Future[ResultT]] = deque()
+    for item in items:
+        if len(waiting) == MAX_WAITING:
+            yield waiting.popleft().result()
+        waiting.append(pool.submit(function, item))
+    while waiting:
+        yield waiting.popleft().result()

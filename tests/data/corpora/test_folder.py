@@ -1,6 +1,10 @@
 """Conversion of a tree of labelled clips of every kind."""
 
+import json
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -241,7 +245,81 @@ def test_a_folder_that_may_not_be_read_is_skipped(tree: Path, tmp_path: Path) ->
 def test_a_full_disk_ends_the_conversion(tree: Path, tmp_path: Path, on_full_disk: Callable[[str, int], str]) -> None:
     code = f"from lfdm.data.corpora.folder import write_folder\nwrite_folder({str(tree)!r}, {str(tmp_path / 'set')!r}, size=64)"
     assert "File too large" in on_full_disk(code, 8000)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["tree"]
+    assert not (tmp_path / "set").exists()
+    write_folder(tree, tmp_path / "set", size=64)
+    assert {record.path for record in read_index(tmp_path / "set")} == CLIPS.keys()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["set", "tree"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_interrupted_conversion_continues_and_converts_only_what_is_left(tree: Path, tmp_path: Path) -> None:
+    done: list[int] = []
+
+    def interrupt(_work: str, number: int, _total: int) -> None:
+        if number == 7:
+            raise KeyboardInterrupt
+
+    for index in range(2):  # the second call finds that all before has been done
+        with pytest.raises(KeyboardInterrupt):
+            write_folder(tree, tmp_path / "set", size=16, progress=interrupt if index == 0 else _interrupt_first)
+    notes = next((tmp_path / ".set.unfinished/.finished").iterdir())
+    notes.write_text(notes.read_text() + '\n["half')
+    write_video(tree / "spin/a.avi", clip(6, 16, 24, seed=3), fps=15)
+    (tree / "spin/c.mp4").unlink()
+    report = write_folder(tree, tmp_path / "set", size=16, progress=lambda *n: done.append(n[2]))
+    write_folder(tree, tmp_path / "whole", size=16)
+    assert contents(tmp_path / "set") == contents(tmp_path / "whole")
+    assert 0 < report.num_reused < len(report.records)
+    assert len(done) == done[0] == 11 - report.num_reused
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["set", "tree", "whole"]
+
+
+def _interrupt_first(_work: str, _number: int, _total: int) -> None:
+    raise KeyboardInterrupt
+
+
+def test_another_size_begins_anew(tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(tree, tmp_path / "set", size=32, progress=_interrupt_first)
+    report = write_folder(tree, tmp_path / "set", size=16)
+    assert report.num_reused == 0
+    assert {read_video(tmp_path / "set" / path).shape[1] for path in CLIPS} == {16}
+
+
+@pytest.mark.slow
+def test_killed_processes_lose_no_clip(tmp_path: Path) -> None:
+    """All processes end with the first, and the same command converts what is left, to the same data set."""
+    for index in range(40):
+        write_video(tmp_path / "tree" / "ab"[index % 2] / f"{index}.avi", clip(60, 64, 64, seed=index), fps=12)
+
+    def command(out: str) -> list[str]:
+        return [sys.executable, "-m", "lfdm", "data", "folder", str(tmp_path / "tree"), "--out", str(tmp_path / out)]
+
+    unfinished = tmp_path / ".set.unfinished"
+    process = subprocess.Popen([*command("set"), "--num-workers", "2"])
+    while len(list(unfinished.rglob("*.avi"))) < 5:
+        assert process.poll() is None
+        time.sleep(0.01)
+    children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    process.kill()
+    process.wait()
+    assert len(children) >= 2
+    for _ in range(500):
+        left = [pid for pid in children if (Path("/proc") / str(pid) / "cmdline").exists()]
+        if not left:
+            break
+        time.sleep(0.01)
+    assert left == []
+    times = {path.name: path.stat().st_mtime_ns for path in unfinished.rglob("[!.]*.avi")}
+    assert len(times) < 40
+    result = subprocess.run([*command("set"), "--num-workers", "2", "--json"], check=True, capture_output=True)
+    assert 0 < json.loads(result.stdout)["reused"] <= len(times)
+    assert [name for name, at in times.items() if next((tmp_path / "set").rglob(name)).stat().st_mtime_ns != at] == []
+    subprocess.run([*command("whole"), "--num-workers", "1"], check=True)
+    assert contents(tmp_path / "set") == contents(tmp_path / "whole")
 
 
 def test_an_internal_error_is_raised_and_skips_nothing(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

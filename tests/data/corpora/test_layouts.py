@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lfdm.data.corpora.conversion import Conversion
 from lfdm.data.corpora.folder import write_folder
 from lfdm.data.corpora.layouts import split_of_name
+from lfdm.data.corpora.recordings import Conversion
 from lfdm.data.video import write_video
 from lfdm.errors import UserError
 

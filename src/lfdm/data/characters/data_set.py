@@ -7,12 +7,10 @@ Takes vary in speed, phase and amplitude; subjects in parts, colours, proportion
 import functools
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
@@ -39,7 +37,7 @@ from lfdm.data.index import (
     num_test_subjects,
     write_index,
 )
-from lfdm.data.progress import Progress, run_all
+from lfdm.data.progress import Progress, run_all, worker_processes
 from lfdm.data.truth import TruthChoice, save_truth, truth_path
 from lfdm.data.video import write_video
 from lfdm.errors import UserError
@@ -151,8 +149,7 @@ def write_characters(
 def _write(
     root: Path, settings: _Settings, casts: Sequence[_Cast], workers: int, skipped: Sequence[str], progress: Progress | None
 ) -> RenderedCharacters:
-    # Not forked: a process in which OpenGL has been used cannot be.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) if workers > 1 else None
+    pool = worker_processes(workers)
     with new_data_set(root, resume=_fingerprint(settings, casts)) as folder:
         write = partial(_write_subject, folder, settings, casts)
         parts = run_all(pool, write, range(len(casts)), work="rendering characters", progress=progress)

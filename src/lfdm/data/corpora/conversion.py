@@ -6,7 +6,6 @@ All converters of existing files use this. A recording that cannot be read is sk
 import os
 from bisect import bisect_left
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -17,9 +16,11 @@ from lfdm.config.checks import check, check_integer
 from lfdm.config.video import Fit, Size
 from lfdm.data.containers import VideoInfo
 from lfdm.data.corpora.cutting import Cutting, cut_frames, find_scenes
+from lfdm.data.corpora.finished import finished_in, note_finished, remove_notes, stamps
+from lfdm.data.corpora.recordings import Conversion, Recording, Segment, SkippedFile
 from lfdm.data.fitting import fit_frames
-from lfdm.data.index import ClipRecord, Split
-from lfdm.data.progress import Progress, run_all
+from lfdm.data.index import ClipRecord
+from lfdm.data.progress import Progress, run_all, worker_processes
 from lfdm.data.video import Crop, iterate_video, natural_key, read_fitted, video_info, write_video
 from lfdm.errors import UserError
 from lfdm.folders.texts import is_printable, printable
@@ -27,29 +28,8 @@ from lfdm.folders.texts import is_printable, printable
 MAX_STORED_FRAMES = 1_000_000
 MAX_NAME_BYTES = 250
 """File systems allow 255, and `.avi` is added."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Segment:
-    """The part of a recording that becomes one clip."""
-
-    path: str
-    """Path of the clip, relative to the data set."""
-    label: str
-    subject: str
-    split: Split = "train"
-    name: str = ""
-    """Name in messages, where a recording has several segments."""
-    frames: range | None = None
-    """Frames of the recording; None for all."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recording:
-    """A video file or folder of images and its segments: either one of all frames, or some of given frames."""
-
-    path: Path
-    segments: tuple[Segment, ...]
+BYTES_PER_PROCESS = 2**20
+"""Bytes of recordings that take about as long to convert as a process takes to start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,33 +60,6 @@ class ClipFormat:
         return "crop" if alike else self.fit
 
 
-@dataclass(frozen=True, kw_only=True)
-class SkippedFile:
-    """A file or folder of the source tree that did not become a clip."""
-
-    path: str
-    """Path relative to the tree, as one printable line."""
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Conversion:
-    """The clips made from a tree of recordings, in the order of the recordings and their segments."""
-
-    records: tuple[ClipRecord, ...] = ()
-    skipped: tuple[SkippedFile, ...] = ()
-    num_reused: int = 0
-    """Clips that an earlier run had finished."""
-    missing: tuple[str, ...] = ()
-    """Training clips of the paper that are missing: a whole subject or action in one line."""
-    notes: tuple[str, ...] = ()
-    """Lines about the layout, the split, and clips that were changed on the way, such as their frame rate."""
-
-    def num_clips(self, split: Split) -> int:
-        """Return the number of clips in a split."""
-        return sum(record.split == split for record in self.records)
-
-
 def convert(
     source: Path,
     folder: Path,
@@ -114,25 +67,42 @@ def convert(
     form: ClipFormat,
     *,
     reuse: bool = False,
+    resume: bool = False,
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> Conversion:
     """Write the segments of all `recordings` (of the tree `source`) into the data set `folder`, at their own frame rate.
 
     `reuse` leaves existing clips of the right size and length as they are. Clips appear whole or not at all, so those of an
-    interrupted run are complete.
+    interrupted run are complete. `resume` notes in `folder` which recordings are finished, and does not convert those that an
+    interrupted call has noted and that have not changed since.
+
+    `num_workers` processes convert (None: one per core, or fewer where little is to be done; 0 or 1: this one). A script that
+    starts several must guard its main module (`if __name__ == "__main__":`).
 
     Raises OSError where the disk refuses: that is no fault of the recording.
     """
-    converter = _Converter(source=source, folder=folder, form=form, reuse=reuse)
-    pool = ThreadPoolExecutor(num_workers or os.cpu_count() or 1)
-    parts = run_all(pool, converter.convert, recordings, work="converting recordings", progress=progress)
-    return Conversion(
+    converter = _Converter(source=source, folder=folder, form=form, reuse=reuse, resume=resume)
+    known = finished_in(folder, recordings) if resume else [None] * len(recordings)
+    left = [recording for recording, part in zip(recordings, known, strict=True) if part is None]
+    pool = worker_processes(min(len(left), _num_processes(left) if num_workers is None else num_workers))
+    made = iter(run_all(pool, converter.convert, left, work="converting recordings", progress=progress))
+    parts = [next(made) if part is None else part for part in known]
+    result = Conversion(
         records=tuple(record for part in parts for record in part.records),
         skipped=tuple(skipped for part in parts for skipped in part.skipped),
         num_reused=sum(part.num_reused for part in parts),
         notes=tuple(note for part in parts for note in part.notes),
     )
+    if resume:
+        remove_notes(folder, result.records)
+    return result
+
+
+def _num_processes(recordings: Sequence[Recording]) -> int:
+    """Return the number of cores, or fewer where the files are so small that processes take longer to start."""
+    num_bytes = sum(size for recording in recordings for _, size, _ in stamps(recording.path))
+    return min(os.cpu_count() or 1, num_bytes // BYTES_PER_PROCESS + 1)
 
 
 def check_trees(source: Path, out: Path) -> None:
@@ -172,9 +142,16 @@ class _Converter:
     folder: Path
     form: ClipFormat
     reuse: bool
+    resume: bool
 
     def convert(self, recording: Recording) -> Conversion:
         """Write the segments of one recording; one that cannot be read is skipped."""
+        made = self._convert(recording)
+        if self.resume:
+            note_finished(self.folder, recording, made)
+        return made
+
+    def _convert(self, recording: Recording) -> Conversion:
         if self.form.cutting is not None:
             return self._convert_cut(recording.path, recording.segments[0], self.form.cutting)
         path, lengths = recording.path, {}

@@ -1,6 +1,7 @@
 """Convert any folder of labelled clips to a clip data set."""
 
 import os
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -10,21 +11,11 @@ from pathlib import Path, PurePath
 from lfdm.config.checks import check
 from lfdm.config.video import Fit, FolderLayout, Size, SizeInput, training_size
 from lfdm.data.animations import is_animation
-from lfdm.data.corpora.conversion import (
-    ClipFormat,
-    Conversion,
-    Recording,
-    Segment,
-    SkippedFile,
-    check_trees,
-    convert,
-    entries,
-    entries_or_skip,
-    skip,
-)
+from lfdm.data.corpora.conversion import ClipFormat, check_trees, convert, entries, entries_or_skip, skip
 from lfdm.data.corpora.cutting import Cutting
 from lfdm.data.corpora.layouts import MIN_LISTED_SHARE, Arrangement, Place, arrange, separate_subjects
 from lfdm.data.corpora.listings import Listing, lists_beside, read_label_table, read_split_lists, read_texts, text_names
+from lfdm.data.corpora.recordings import Conversion, Recording, Segment, SkippedFile
 from lfdm.data.corpora.shapes import find_common_shape
 from lfdm.data.corpora.splits import hold_out_subjects
 from lfdm.data.images import IMAGE_SUFFIXES
@@ -71,8 +62,10 @@ def write_folder(
     Clips are cut by `cutting`; the first `max_frames` frames of each are stored losslessly at the clip's own rate. Splits of
     the tree are kept: folders `train` and `test`, or lists of clips. Without them about `test_fraction` of the subjects,
     sampled by `seed` evenly over all labels, form the test split, and every label has clips in both splits where its subjects
-    allow it; `notes` name the others. Other files, broken clips and single images are skipped and reported. `out` appears
-    only when it is complete.
+    allow it; `notes` name the others. Other files, broken clips and single images are skipped and reported.
+
+    `out` appears only when it is complete. A call that is interrupted leaves what it has finished in a hidden folder next to
+    `out`; the same call continues there. `num_workers` processes convert, see `lfdm.data.corpora.conversion.convert`.
 
     Raises FileNotFoundError for a missing tree or table, and UserError for settings that are not allowed, a tree without
     any usable clip, and an `out` that holds other things or overlaps the tree.
@@ -91,10 +84,11 @@ def write_folder(
     shape = find_common_shape(sizes, side, may_differ=short_side is not None) if sizes else None
     if shape is not None:
         form = replace(form, size=shape.size, shape=shape.shape)
-    with new_data_set(out) as folder:
-        made = convert(source, folder, recordings, form, num_workers=num_workers, progress=progress)
+    with new_data_set(out, resume=repr((source.resolve(), form))) as folder:
+        made = convert(source, folder, recordings, form, resume=True, num_workers=num_workers, progress=progress)
         skipped = (*tree.skipped, *_skip_others(tree), *made.skipped)
         if not made.records:
+            shutil.rmtree(folder)
             raise UserError(f"{source}: {_nothing_usable(skipped, found.expected)}")
         records, notes = list(made.records), [f"layout: {found.description}", *([shape.describe(fit)] if shape else [])]
         if all(place.split != "test" for place in found.places.values()):
@@ -102,7 +96,7 @@ def write_folder(
             if test_fraction > 0 and all(record.split == "train" for record in records):
                 notes.append("no test clips: no subject can be held out without taking a label from training")
         write_index(folder, records)
-    return Conversion(records=tuple(records), skipped=skipped, notes=(*made.notes, *notes, *split_warnings(records)))
+    return replace(made, records=tuple(records), skipped=skipped, notes=(*made.notes, *notes, *split_warnings(records)))
 
 
 def _sizes(recordings: Sequence[Recording], num_workers: int | None, progress: Progress | None) -> list[Size]:

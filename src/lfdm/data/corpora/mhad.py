@@ -3,8 +3,9 @@
 import re
 from itertools import product
 
-from lfdm.data.corpora.conversion import Segment, entries
+from lfdm.data.corpora.conversion import entries
 from lfdm.data.corpora.published import Corpus, Survey
+from lfdm.data.corpora.recordings import Segment
 from lfdm.data.video import Crop
 
 LABELS = (

@@ -4,8 +4,9 @@ import re
 from itertools import product
 from pathlib import Path
 
-from lfdm.data.corpora.conversion import Segment, entries
+from lfdm.data.corpora.conversion import entries
 from lfdm.data.corpora.published import Corpus, Survey
+from lfdm.data.corpora.recordings import Segment
 from lfdm.data.images import IMAGE_SUFFIXES
 
 LABELS = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")

@@ -8,8 +8,9 @@ from collections import Counter
 from itertools import product
 from pathlib import Path
 
-from lfdm.data.corpora.conversion import MAX_STORED_FRAMES, Segment
+from lfdm.data.corpora.conversion import MAX_STORED_FRAMES
 from lfdm.data.corpora.published import Corpus, Survey
+from lfdm.data.corpora.recordings import Segment
 from lfdm.data.video import Crop
 from lfdm.errors import UserError
 from lfdm.folders.texts import read_whole

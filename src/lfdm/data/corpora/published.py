@@ -8,17 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lfdm.config.video import Size, SizeInput, training_size
-from lfdm.data.corpora.conversion import (
-    ClipFormat,
-    Conversion,
-    Recording,
-    Segment,
-    SkippedFile,
-    check_trees,
-    convert,
-    entries_or_skip,
-    skip,
-)
+from lfdm.data.corpora.conversion import ClipFormat, check_trees, convert, entries_or_skip, skip
+from lfdm.data.corpora.recordings import Conversion, Recording, Segment, SkippedFile
 from lfdm.data.index import CACHE_DIR, CLIPS_DIR, Split, check_data_set_folder, check_workers, write_index
 from lfdm.data.progress import Progress
 from lfdm.data.video import Crop

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lfdm.config.checks import check, check_integer, check_number
 from lfdm.config.video import MAX_FPS, MAX_SIDE, MIN_FPS
-from lfdm.data.corpora.conversion import Conversion
+from lfdm.data.corpora.recordings import Conversion
 from lfdm.data.corpora.splits import hold_out_subjects
 from lfdm.data.index import ClipRecord, check_split, new_data_set, split_warnings, write_index
 from lfdm.data.progress import Progress, run_all
