@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.faults.campaign import Campaign
-from benchmarks.faults.kills import digests, leftovers, read_batches, read_checkpoints
+from benchmarks.faults.kills import digests, leftovers, read_batches, read_checkpoints, read_data_set
 from benchmarks.faults.processes import Finished
 from benchmarks.faults.processes import run as run_command
 from benchmarks.faults.tiny import Commands
@@ -57,7 +57,7 @@ def jobs(commands: Commands) -> list[Job]:
 
     return [
         Job(name="data puppets", words=commands.puppets, out="data"),
-        Job(name="data folder", words=commands.folder, out="data"),
+        Job(name="data folder", words=commands.folder, out="data", read=read_data_set),
         Job(name="train autoencoder", words=commands.autoencoder, out="run", read=read_checkpoints, begin=short.autoencoder),
         Job(name="train diffusion", words=commands.diffusion, out="run", read=read_checkpoints, begin=short.diffusion),
         Job(name="adapt", words=commands.adapt, out="run", read=read_checkpoints, begin=short.adapt),
