@@ -5,25 +5,30 @@ that this file can be read and tested without it.
 """
 
 import importlib
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from lfdm import LatentFlowPipeline
 from lfdm.config.checks import MAX_SEED
+from lfdm.config.control import MAX_PART_STRENGTH, Control, PartStrength
+from lfdm.config.video import MAX_SIDE
 from lfdm.errors import UserError
 from lfdm.folders.sources import INDEX_NAME, bundled_models
+from lfdm.pipeline.control_file import parse_drag, parse_labels, parse_part_strength, parse_point
 from lfdm.pipeline.inputs import parse_condition
 from lfdm.pipeline.result import LatentFlowOutput
 
 MODEL_FOLDER = "lfdm"
 """Folder of ComfyUI's `models` for model folders and diffusion run folders."""
 RUN_CONFIG = "config.json"
-MODEL, MOTION = "LFDM_MODEL", "LFDM_MOTION"
-"""Types of connections: a `LatentFlowPipeline`, and the `LatentFlowOutput` of a call."""
+MODEL, MOTION, CONTROL = "LFDM_MODEL", "LFDM_MOTION", "LFDM_CONTROL"
+"""Types of connections: a `LatentFlowPipeline`, the `LatentFlowOutput` of a call, and a `Control`."""
 CATEGORY = "lfdm"
 TILES = ("flow", "arrows", "occlusion", "warped", "generated")
 
@@ -58,6 +63,11 @@ def to_image(result: LatentFlowOutput) -> Tensor:
 def first_mask(mask: Tensor | None) -> Tensor | None:
     """Return the first of a MASK (b, H, W) in [0, 1]."""
     return None if mask is None else mask.reshape(-1, *mask.shape[-2:])[0].float().cpu()
+
+
+def to_picture(values: Tensor) -> Image.Image:
+    """Convert an image (H, W, C) or a mask (H, W) in [0, 1] to a PIL image."""
+    return Image.fromarray((values.float().clamp(0, 1) * 255).round().byte().cpu().numpy())
 
 
 class ProgressReport:
@@ -142,7 +152,7 @@ class GenerateNode:
             "full_size": ("BOOLEAN", {"default": False, "tooltip": "Frames in the image's own size, from its own pixels."}),
         }
         mask = ("MASK", {"tooltip": "White moves, black stays still; of the image's size."})
-        return {"required": required, "optional": {"motion_mask": mask}}
+        return {"required": required, "optional": {"motion_mask": mask, "control": (CONTROL,)}}
 
     def generate(
         self,
@@ -157,6 +167,7 @@ class GenerateNode:
         loop: bool,
         full_size: bool,
         motion_mask: Tensor | None = None,
+        control: Control | None = None,
     ) -> tuple[Tensor, LatentFlowOutput, float]:
         """Return frames (b * t, H, W, C), the output with the motion, and the frame rate."""
         scale = None if guidance_scale < 0 else guidance_scale
@@ -171,13 +182,86 @@ class GenerateNode:
             generator=seed,
             motion_strength=motion_strength,
             motion_mask=first_mask(motion_mask),
+            control=control,
             loop=loop,
             output_size="native" if full_size else "model",
             output_type="pt",
             callback_on_step_end=report.step,
             callback_on_decode=report.decoded,
         )
+        if result.control is not None:
+            lines = [line for sample in range(len(result.control.distance)) for line in result.control.messages(sample)]
+            logging.getLogger(__name__).info("\n".join(lines))
         return to_image(result), result, float(model.config["fps"])
+
+
+class ControlNode:
+    """Says where points go, what stays, how much parts move, how a video ends, and labels over time."""
+
+    CATEGORY, FUNCTION = CATEGORY, "control"
+    DESCRIPTION = "Controls the motion. Positions are X,Y in pixels of the image, times 0 to 1; one entry a line."
+    RETURN_TYPES: ClassVar[tuple[str, ...]] = (CONTROL,)
+    RETURN_NAMES: ClassVar[tuple[str, ...]] = ("control",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        """Return the inputs as ComfyUI wants them; everything may stay empty."""
+
+        def text(tooltip: str, *, multiline: bool = True) -> tuple[Any, ...]:
+            return ("STRING", {"default": "", "multiline": multiline, "tooltip": tooltip})
+
+        radius = {"default": 0.0, "min": 0.0, "max": float(MAX_SIDE), "step": 0.5}
+        strength = {"default": 1.0, "min": 0.0, "max": MAX_PART_STRENGTH, "step": 0.05}
+        required: dict[str, tuple[Any, ...]] = {
+            "drags": text("20,30:40,18, or by times 20,30:28,10@0.4:40,18@1; for models that follow tracks."),
+            "drag_radius": ("FLOAT", radius | {"tooltip": "Pixels around each point that move with it; 0: only the point."}),
+            "pins": text("5,60: a point that stays; for models that follow tracks."),
+            "part_strengths": text("20,30=0.5: how much the part at a point moves, 0 to 2."),
+            "labels": text("wave@0-0.5, jump@0.5-1; leave the condition of Generate empty.", multiline=False),
+            "mask_strength": ("FLOAT", strength | {"tooltip": "How much the white part of part_mask moves."}),
+        }
+        mask = ("MASK", {"tooltip": "A part, white, of the image's size."})
+        end = ("IMAGE", {"tooltip": "The pose of the last frame, in the image's shape."})
+        return {"required": required, "optional": {"part_mask": mask, "end_image": end}}
+
+    def control(
+        self,
+        drags: str,
+        drag_radius: float,
+        pins: str,
+        part_strengths: str,
+        labels: str,
+        mask_strength: float,
+        part_mask: Tensor | None = None,
+        end_image: Tensor | None = None,
+    ) -> tuple[Control]:
+        """Return the control.
+
+        Raises:
+            UserError: a line of another form, or a contradiction.
+        """
+        strengths = [parse_part_strength(line) for line in _lines(part_strengths)]
+        if any(part.at is None for part in strengths):
+            raise UserError(f"part_strengths must be X,Y=VALUE (connect a mask to part_mask); got {part_strengths!r}")
+        mask = first_mask(part_mask)
+        if mask is not None:
+            strengths.append(PartStrength(value=mask_strength, mask=to_picture(mask)))
+        spans = parse_labels(labels)
+        if labels.strip() and not spans:
+            raise UserError(f"labels must be LABEL@START-END, such as wave@0-0.5, jump@0.5-1; got {labels!r}")
+        control = Control(
+            drags=tuple(parse_drag(line, drag_radius or None) for line in _lines(drags)),
+            pins=tuple(parse_point(line, "pins") for line in _lines(pins)),
+            strengths=tuple(strengths),
+            end_image=None if end_image is None else to_picture(end_image[0]),
+            labels=spans,
+        )
+        return (control,)
+
+
+def _lines(text: str) -> list[str]:
+    """Return the lines of a text that are not empty."""
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 class TransferNode:

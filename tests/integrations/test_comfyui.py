@@ -5,6 +5,7 @@ import inspect
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -12,12 +13,14 @@ from typing import Any
 import pytest
 import torch
 
+from lfdm.config.control import Control
 from lfdm.config.presets import Preset
 from lfdm.errors import UserError
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 FOLDER = Path(__file__).parents[2] / "integrations" / "comfyui"
-OWN_TYPES = {"LFDM_MODEL", "LFDM_MOTION"}
+WORKFLOWS = FOLDER / "example_workflows"
+OWN_TYPES = {"LFDM_MODEL", "LFDM_MOTION", "LFDM_CONTROL"}
 COMFY_TYPES = {"IMAGE", "MASK", "INT", "FLOAT", "STRING", "BOOLEAN"}
 BUILT_IN: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "LoadImage": ({}, ("IMAGE", "MASK")),
@@ -215,8 +218,61 @@ def test_the_motion_of_frames_is_transferred(nodes: dict[str, Any], tiny_model: 
     assert nodes["LFDMMotionPreview"]().preview(motion, "occlusion", 0)[0].shape[0] == 5
 
 
-def test_the_example_workflow_fits_the_nodes(nodes: dict[str, Any]) -> None:
-    workflow = json.loads((FOLDER / "example_workflow.json").read_text())
+def test_controls_reach_the_video(nodes: dict[str, Any], tiny_model: LatentFlowPipeline) -> None:
+    generate, control = nodes["LFDMGenerate"], nodes["LFDMControl"]
+    image, values = torch.rand(1, 32, 32, 3), defaults_of(generate) | {"num_inference_steps": 2}
+    free, moving, _ = generate().generate(tiny_model, image, **values)
+    empty = control().control(**defaults_of(control))[0]
+    assert empty == Control()
+    assert torch.equal(free, generate().generate(tiny_model, image, **values, control=empty)[0])
+    still = control().control(**defaults_of(control) | {"mask_strength": 0.0}, part_mask=torch.ones(1, 32, 32))[0]
+    left = generate().generate(tiny_model, image, **values, control=still)[1].motion.flow
+    assert left.abs().mean() < moving.motion.flow.abs().mean() / 2
+    text = defaults_of(control) | {"labels": "jump@0-0.5, wave@0.5-1", "part_strengths": "4,5=0.5\n\n20,9=1.5"}
+    timed = control().control(**text, end_image=torch.rand(1, 32, 32, 3))[0]
+    assert [part.at for part in timed.strengths] == [(4.0, 5.0), (20.0, 9.0)]
+    frames, _, _ = generate().generate(tiny_model, image, **values | {"condition": ""}, control=timed)
+    assert not torch.equal(frames, free)
+    with pytest.raises(UserError, match="condition"):
+        generate().generate(tiny_model, image, **values, control=timed)
+
+
+def test_drags_and_pins_are_given_to_models_that_follow_tracks(
+    nodes: dict[str, Any], tiny_model: LatentFlowPipeline, tiny_preset: Preset, caplog: pytest.LogCaptureFixture
+) -> None:
+    generate, node = nodes["LFDMGenerate"], nodes["LFDMControl"]
+    image, values = torch.rand(1, 32, 32, 3), defaults_of(generate) | {"num_inference_steps": 1}
+    texts = {"drags": "4,5:10,12\n20,9:28,10@0.4:24,18@1", "drag_radius": 3.0, "pins": " 5,28 \n"}
+    control = node().control(**defaults_of(node) | texts)[0]
+    assert (len(control.drags), control.drags[0].radius, control.pins) == (2, 3.0, ((5.0, 28.0),))
+    with pytest.raises(UserError, match="track-inputs"):
+        generate().generate(tiny_model, image, **values, control=control)
+    preset = replace(tiny_preset, unet=replace(tiny_preset.unet, track_inputs=True))
+    caplog.set_level("INFO")
+    _, motion, _ = generate().generate(LatentFlowPipeline.from_preset(preset, ("wave",)), image, **values, control=control)
+    assert motion.control.distance.shape[:2] == (1, 3)
+    assert "drag 4,5" in caplog.text  # an untrained network leaves a rest
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("drags", "4,5", "--drag"),
+        ("pins", "4", "pins"),
+        ("part_strengths", "/etc/passwd=0.5", "part_mask"),
+        ("part_strengths", "4,5=3", "part strength"),
+        ("labels", "wave", "wave@0-0.5"),
+    ],
+)
+def test_lines_of_another_form_are_named(nodes: dict[str, Any], name: str, text: str, words: str) -> None:
+    node = nodes["LFDMControl"]
+    with pytest.raises(UserError, match=words):
+        node().control(**defaults_of(node) | {name: text})
+
+
+@pytest.mark.parametrize("file", sorted(WORKFLOWS.glob("*.json")), ids=lambda file: file.stem)
+def test_the_example_workflows_fit_the_nodes(nodes: dict[str, Any], file: Path) -> None:
+    workflow = json.loads(file.read_text())
     by_id = {node["id"]: node for node in workflow["nodes"]}
     for node in by_id.values():
         if node["type"] in BUILT_IN:

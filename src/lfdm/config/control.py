@@ -8,11 +8,14 @@ import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from lfdm.config.checks import check, check_integer, check_number
 from lfdm.config.video import MAX_SIDE, Size
 from lfdm.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MAX_TRACKS = 1024
 """Most drags and pins of a video: a point for every cell of the motion."""
@@ -58,7 +61,7 @@ class PartStrength:
     """0 = the part stays still, 1 = as sampled."""
     at: Point | None = None
     """A point of the part, whose extent is found from its motion; either this or `mask`."""
-    mask: str | Path | None = None
+    mask: "str | Path | Image.Image | None" = None
     """A picture of the image's size, white on the part."""
 
     def __post_init__(self) -> None:
@@ -100,7 +103,7 @@ class Control:
     """Points that stay where they are."""
     strengths: tuple[PartStrength, ...] = ()
     """Factors of the motion of parts."""
-    end_image: str | Path | None = None
+    end_image: "str | Path | Image.Image | None" = None
     """Picture of the same shape whose pose the last frame takes."""
     labels: tuple[LabelSpan, ...] = ()
     """Labels over time, instead of one condition."""

@@ -138,14 +138,20 @@ def _control(content: dict[str, Any], folder: Path) -> Control:
 
 
 def write_control(path: Path, control: Control) -> Path:
-    """Write a control.json next to the pictures that it names."""
+    """Write a control.json next to the pictures that it names; UserError for pictures that are no files."""
     values = {name: value for name, value in asdict(control).items() if value not in (None, ())}
     for drag in values.get("drags", ()):
         drag["from"] = drag.pop("source")
     drags = [{name: value for name, value in drag.items() if value is not None} for drag in values.pop("drags", ())]
-    text = json.dumps({"format": FORMAT, "version": VERSION, **values, "drags": drags}, default=lambda picture: picture.name)
+    text = json.dumps({"format": FORMAT, "version": VERSION, **values, "drags": drags}, default=_file_name)
     write_bytes(path, (text + "\n").encode())
     return path
+
+
+def _file_name(picture: object) -> str:
+    if not isinstance(picture, Path):
+        raise UserError(f"pictures of a control must be paths of files to be written; got {type(picture).__name__}")
+    return picture.name
 
 
 def _check_keys(where: str, found: dict[str, Any], known: set[str]) -> None:
