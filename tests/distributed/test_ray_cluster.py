@@ -14,19 +14,22 @@ import torch
 
 from lfdm.config.presets import Preset
 from lfdm.distributed.job import Batch, run_batch, run_here
-from lfdm.distributed.ray_cluster import connected, run_on_ray
+from lfdm.distributed.ray_cluster import connected, import_ray, run_on_ray
 from lfdm.distributed.replica_settings import ReplicaSettings
 from lfdm.distributed.requests import Row, VideoRequest
 from lfdm.distributed.results import Result
 from lfdm.distributed.serving import deploy, find_replicas, remove_replicas
 from lfdm.distributed.worker import BatchSettings
-from lfdm.errors import UserError
+from lfdm.errors import MissingExtraError, UserError
 from lfdm.evaluation.protocol import evaluate
 from lfdm.evaluation.settings import ClassifierTraining, EvaluationConfig
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 pytestmark = pytest.mark.slow
-ray = pytest.importorskip("ray")
+try:
+    ray = import_ray()
+except MissingExtraError as error:
+    pytest.skip(str(error), allow_module_level=True)
 
 NUM_REQUESTS = 300
 Machines = tuple[str, Callable[[], Any]]
@@ -156,6 +159,9 @@ def test_no_request_is_lost_while_the_model_changes(model: Path, tiny_preset: Pr
             deploy(ray, "puppets64", settings)
         remove_replicas()
         assert find_replicas(ray) is None
+        generator.close()
+    time.sleep(1)  # a thread of Ray Serve that goes on would connect again
+    assert not ray.is_initialized()
 
 
 def test_a_killed_worker_and_a_lost_machine_lose_no_request(model: Path, pictures: Path, cluster: Machines) -> None:

@@ -77,3 +77,4 @@ def _replicas(address: str, model: str, settings: ReplicaSettings, *, keep: bool
         finally:
             if not keep:
                 remove_replicas()
+            generator.close()

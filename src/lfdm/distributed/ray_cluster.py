@@ -35,7 +35,11 @@ class _Task:
 
 
 def import_ray() -> Any:
-    """Return the module `ray`; MissingExtraError if it is not installed."""
+    """Return the module `ray`; MissingExtraError if it is not installed.
+
+    Ray does not connect or start a cluster by itself at the first call: only `connected` does.
+    """
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # read when ray is imported
     try:
         import ray
     except ImportError as error:

@@ -31,6 +31,7 @@ class ReplicatedGenerator:
 
     def __init__(self, ray: Any, handle: Any) -> None:
         self._ray, self._handle = ray, handle
+        self._generate = handle.generate  # connects here: threads that did so at once would each leave a router behind
 
     def __call__(
         self,
@@ -58,14 +59,18 @@ class ReplicatedGenerator:
         """Return the answer of a replica; a replica that dies is replaced by another one."""
         for _ in range(1, REPLICA_TRIES):
             try:
-                return self._handle.generate.remote(request).result()
+                return self._generate.remote(request).result()
             except self._ray.exceptions.RayActorError:
                 logger.warning("a replica died; its request is sent to another one")
-        return self._handle.generate.remote(request).result()
+        return self._generate.remote(request).result()
 
     def describe(self) -> dict[str, Any]:
         """Return what the clients of a model rely on: labels, size, length, rate and fit."""
         return self._handle.describe.remote().result()
+
+    def close(self) -> None:
+        """End Ray Serve's threads of this process, which would go on asking the cluster after the connection has ended."""
+        self._handle.shutdown()
 
 
 def deploy(ray: Any, model: str, settings: ReplicaSettings) -> ReplicatedGenerator:
