@@ -35,14 +35,14 @@ class Record:
     """(seconds since the start, MB), about every second."""
 
 
-def user(server: Server, number: int, end: float, record: Record) -> None:
+def user(server: Server, number: int, end: float, record: Record, fields: dict[str, Any]) -> None:
     """Send requests of one user until `end`."""
     seed = 1000 * number
     with httpx.Client(base_url=server.url, timeout=300) as client:
         while time.monotonic() < end:
             seed += 1
             started = time.monotonic()
-            request = {**REQUEST, "image": f"puppet-{seed % 4 + 1}", "label": LABELS[seed % len(LABELS)], "seed": seed}
+            request = {**fields, "image": f"puppet-{seed % 4 + 1}", "label": LABELS[seed % len(LABELS)], "seed": seed}
             try:
                 answer = call(client, "generate", request)
             except httpx.HTTPError as error:
@@ -54,11 +54,11 @@ def user(server: Server, number: int, end: float, record: Record) -> None:
                 record.errors.append(f"{answer.status} {answer.message}")
 
 
-def load(server: Server, num_users: int, seconds: float) -> Record:
-    """Run all users for `seconds` and wait for their last responses."""
+def load(server: Server, num_users: int, seconds: float, fields: dict[str, Any] = REQUEST) -> Record:
+    """Run all users for `seconds` and wait for their last responses; pictures, labels and seeds of their requests vary."""
     record = Record()
     began = time.monotonic()
-    users = [threading.Thread(target=user, args=(server, k, began + seconds, record)) for k in range(num_users)]
+    users = [threading.Thread(target=user, args=(server, k, began + seconds, record, fields)) for k in range(num_users)]
     for one in users:
         one.start()
     while time.monotonic() < began + seconds:
