@@ -29,6 +29,7 @@ from benchmarks.serving.load import REQUEST, load
 from benchmarks.serving.server import GENERATE, Server, call, running_server
 from benchmarks.speed.measuring import device_name
 from lfdm.data.video import read_video
+from lfdm.distributed.ray_cluster import import_ray
 from lfdm.folders.files import write_bytes
 from lfdm.folders.model_folder import read_json
 from lfdm.folders.sources import bundled_images
@@ -48,6 +49,7 @@ SHORT = {**GENERATE, "num_inference_steps": 1, "seed": 3}
 @contextmanager
 def own_cluster() -> Iterator[str]:
     """Run a Ray cluster of one machine for the block, and give its address."""
+    import_ray()
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0", "RAY_worker_niceness": "0"}
     from ray.cluster_utils import Cluster
 
@@ -211,9 +213,10 @@ def render(results: dict[str, Any]) -> str:
     waits = [number(change["latency_seconds"][name]) for name in ("p50", "p95", "longest")]
     return (
         f"{text}{table(header, rows)}\n"
-        f"During a change of the model (`--update`, {change['change_seconds']:.0f} s), {change['requests']} requests of {users} users "
-        f"for short videos: {len(change['errors'])} errors, {change['old_model']} answers of the old model and {change['new_model']} "
-        f"of the new one; waiting time {waits[0]} s (median), {waits[1]} s (95th percentile), at most {waits[2]} s.\n"
+        f"During a change of the model (`--update`, {change['change_seconds']:.0f} s), {change['requests']} requests of {users} "
+        f"users for short videos: {len(change['errors'])} errors, {change['old_model']} answers of the old model and "
+        f"{change['new_model']} of the new one; waiting time {waits[0]} s (median), {waits[1]} s (95th percentile), at most "
+        f"{waits[2]} s.\n"
     )
 
 

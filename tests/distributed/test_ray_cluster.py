@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +69,15 @@ def settings_of(model: Path, pictures: Path, out: str) -> BatchSettings:
     return BatchSettings(model=str(model), out=str(pictures / out), base=str(pictures), batch_size=4)
 
 
-def kill_a_worker() -> None:
-    """Kill one process that makes videos, once there is one."""
+def kill_a_process(title: bytes) -> None:
+    """Kill one process with `title` in its name, once there is one."""
     for _ in range(600):
-        workers = [entry for entry in Path("/proc").glob("[0-9]*") if b"_Worker" in _command(entry)]
+        workers = [entry for entry in Path("/proc").glob("[0-9]*") if title in _command(entry)]
         if workers:
             os.kill(int(workers[0].name), signal.SIGKILL)
             return
         time.sleep(0.05)
-    raise AssertionError("no worker ran")
+    raise AssertionError(f"no process {title!r} ran")
 
 
 def _command(entry: Path) -> bytes:
@@ -164,6 +165,28 @@ def test_no_request_is_lost_while_the_model_changes(model: Path, tiny_preset: Pr
     assert not ray.is_initialized()
 
 
+def test_a_replica_that_is_killed_in_mid_request_loses_none(
+    model: Path, cluster: Machines, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The only replica has all requests when it dies: all are made by the next one."""
+    pytest.importorskip("ray.serve", reason="needs Ray Serve: pip install 'lfdm[scale]'")
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    options: dict[str, Any] = {"num_inference_steps": 1, "output_type": "uint8"}
+    answers: list[np.ndarray] = []
+    with connected(cluster[0]) as ray, ThreadPoolExecutor(3) as clients:
+        generator = deploy(ray, str(model), ReplicaSettings(max_replicas=1, batch_size=2))
+        requests = [clients.submit(generator, image, "wave", generator=3, **options) for _ in range(30)]
+        for count, request in enumerate(requests):
+            answers.append(np.asarray(request.result().frames).astype(int))
+            if count == 5:
+                kill_a_process(b"ServeReplica:lfdm")
+        remove_replicas()
+        generator.close()
+    assert len(answers) == 30
+    assert max(np.abs(answer - answers[0]).max() for answer in answers) <= 2  # batches round differently
+    assert "a replica died" in caplog.text
+
+
 def test_a_killed_worker_and_a_lost_machine_lose_no_request(model: Path, pictures: Path, cluster: Machines) -> None:
     address, remove_machine = cluster
     rows = rows_of(NUM_REQUESTS)
@@ -174,7 +197,7 @@ def test_a_killed_worker_and_a_lost_machine_lose_no_request(model: Path, picture
         for results in run_on_ray(address)(settings, batches):
             made.append(len(results))
             if len(made) == 10:
-                kill_a_worker()
+                kill_a_process(b"_Worker")
             if len(made) == 30:
                 threading.Thread(target=remove_machine, daemon=True).start()
             yield results
