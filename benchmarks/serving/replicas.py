@@ -176,6 +176,7 @@ def measure_change(server: Server, address: str, folder: Path, num_requests: int
 def measure(users: int, seconds: float, rounds: int, num_requests: int) -> dict[str, Any]:
     """Run the whole measurement and return its JSON."""
     rows: dict[str, list[dict[str, Any]]] = {"one process": [], "replicas": []}
+    change: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="lfdm-replicas-") as name, own_cluster() as address:
         root = Path(name)
         for turn in range(rounds):
