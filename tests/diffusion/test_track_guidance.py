@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from lfdm.config.models import TRACK_CHANNELS
 from lfdm.denoiser.network import DenoiserContext
 from lfdm.diffusion.guidance import Guidance, guided_prediction
+from tests.denoiser.test_track_inputs import train_track_inputs
 from tests.denoiser.test_unet3d import inputs, tiny_unet
 
 
@@ -12,10 +14,9 @@ from tests.denoiser.test_unet3d import inputs, tiny_unet
 @torch.no_grad()
 def test_guidance_moves_away_from_motion_without_tracks(labels: int) -> None:
     network = tiny_unet(track_inputs=True)
-    assert network.track_in is not None
-    torch.nn.init.normal_(network.track_in.weight)
+    train_track_inputs(network)
     sample, _, condition, latent = inputs()
-    timestep, tracks, negative = torch.tensor(500.0), torch.randn(2, 6, *sample.shape[2:]), torch.randn(2, 6)
+    timestep, tracks, negative = torch.tensor(500.0), torch.randn(2, TRACK_CHANNELS, *sample.shape[2:]), torch.randn(2, 6)
     context = DenoiserContext(condition=condition, latent=latent, tracks=tracks)
     guidance = Guidance(negative=negative, scale=3.0)
     spans, weights = torch.randn(2, 6), torch.tensor([[1.0, 0.5, 0.0], [0.0, 0.5, 1.0]])

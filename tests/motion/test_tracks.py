@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lfdm.motion.motion import Motion
-from lfdm.motion.tracks import FLOW_SCALE, MASK_SCALE, Tracks, find_tracks, track_maps
+from lfdm.motion.tracks import FLOW_SCALE, MIN_WEIGHT, WIDTHS, Tracks, find_tracks, track_maps
 from lfdm.motion.warp import identity_grid
 
 
@@ -38,21 +38,25 @@ def test_hidden_and_missing_points_are_not_visible() -> None:
     assert tracks.visible.tolist() == [[True, True, False], [False, False, False]]
 
 
-def test_maps_hold_flow_at_the_position_and_displacement_at_the_source() -> None:
+def test_maps_spread_flow_around_the_position_and_displacement_around_the_source() -> None:
     source, position = torch.tensor([[-0.9, -0.9]]), torch.tensor([[0.4, 0.9]])
-    maps = track_maps(source, position, torch.tensor([1]), (2, 4, 4))
-    assert maps[:, 0].abs().max() == 0
-    flow = [-1.3 * FLOW_SCALE, -1.8 * FLOW_SCALE]
-    assert maps[:, 1, 3, 2].tolist() == pytest.approx([*flow, MASK_SCALE, 0, 0, 0], abs=1e-4)
-    assert maps[:, 1, 0, 0].tolist() == pytest.approx([0, 0, 0, -flow[0], -flow[1], MASK_SCALE], abs=1e-4)
-    assert maps[:, 1, 2, 1].tolist() == pytest.approx([*flow, MASK_SCALE / 2, 0, 0, 0], abs=1e-4)  # a neighbour
-    assert maps.count_nonzero() == 3 * (6 + 4)
+    maps = track_maps(source, position, torch.tensor([1]), (2, 32, 32)).view(2, len(WIDTHS), 3, 2, 32, 32)
+    assert maps[:, :, :, 0].abs().max() == 0
+    flow = torch.tensor([-1.3, -1.8]) * FLOW_SCALE / (1 + MIN_WEIGHT)
+    for i, width in enumerate(WIDTHS):
+        torch.testing.assert_close(maps[0, i, :2, 1, 30, 22], flow)
+        torch.testing.assert_close(maps[1, i, :2, 1, 1, 1], -flow)
+        assert maps[0, i, 2, 1, 30, 22] == 1
+        assert maps[0, i, 2, 1, 30, 25] == pytest.approx(math.exp(-9 / (2 * (32 * width) ** 2)), rel=1e-3)
 
 
-def test_points_in_one_cell_are_averaged_and_outside_ones_left_out() -> None:
-    source = torch.tensor([[0.1, 0.1], [0.2, 0.2], [0.1, 0.1]])
-    position = torch.tensor([[0.6, 0.6], [0.6, 0.6], [1.2, 0.6]])
+def test_nearer_points_count_more_and_points_outside_are_left_out() -> None:
+    source = torch.tensor([[0.5, 0.5], [-0.6, -0.6], [0.1, 0.1]])
+    position = torch.tensor([[0.6, 0.6], [-0.6, -0.6], [1.2, 0.6]])
     tracks = Tracks(source, position[:, None], torch.ones(3, 1, dtype=torch.bool))
-    maps = tracks.maps((2, 2))
-    assert maps[:3, 0, 1, 1].tolist() == pytest.approx([-0.45 * FLOW_SCALE, -0.45 * FLOW_SCALE, MASK_SCALE], abs=1e-4)
-    assert (maps[2] == MASK_SCALE).sum() == 1
+    narrow, *_, wide = tracks.maps((16, 16))[:9, 0].split(3)
+    moved = -0.1 * FLOW_SCALE
+    assert narrow[0, 12, 12] == pytest.approx(moved, rel=0.01)
+    assert narrow[:2, 3, 3].abs().max() < 1e-3
+    assert 0.3 * moved > wide[0, 8, 8] > 0.7 * moved  # between both
+    assert tracks.maps((16, 16))[[2, 5, 8]].max() == 1

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from lfdm.config.control import Control, Drag, LabelSpan, PartStrength
 from lfdm.config.presets import Preset
@@ -14,11 +13,11 @@ from lfdm.config.video import Size
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
-from lfdm.motion.tracks import MASK_SCALE
 from lfdm.pipeline.conditions import span_weights
 from lfdm.pipeline.framing import Framing
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.pipeline.track_control import TrackControl
+from tests.denoiser.test_track_inputs import train_track_inputs
 
 SQUARE = Framing(size=Size(64, 64), fit="pad")
 
@@ -80,9 +79,9 @@ def test_after_its_last_time_a_point_is_free() -> None:
 
 def test_a_radius_moves_the_points_around() -> None:
     alone, disk = (placed(Control(drags=(drag("20,30:40,18", radius=radius),))).maps((32, 32)) for radius in (None, 4.0))
-    assert (alone[2, 4] == MASK_SCALE).sum() == 1
-    assert 8 <= (disk[2, 4] == MASK_SCALE).sum() <= 16
-    assert disk[:2, 4][:, disk[2, 4] > 0].std(dim=1).max() < 1e-3  # one displacement
+    assert (alone[2, 4] == 1).sum() == 1
+    assert 8 <= (disk[2, 4] == 1).sum() <= 40
+    assert disk[:2, 4][:, disk[2, 4] == 1].std(dim=1).max() < 1e-3  # one displacement
 
 
 def test_small_rests_are_corrected_exactly_and_large_ones_are_reported() -> None:
@@ -118,8 +117,7 @@ def following(tiny_preset: Preset) -> LatentFlowPipeline:
     preset = replace(tiny_preset, unet=replace(tiny_preset.unet, track_inputs=True))
     pipe = LatentFlowPipeline.from_preset(preset, ("free", "jump", "wave"))
     assert isinstance(pipe.unet, MotionUNet3D)
-    assert pipe.unet.track_in is not None
-    nn.init.normal_(pipe.unet.track_in.weight, std=0.1, generator=torch.Generator().manual_seed(0))
+    train_track_inputs(pipe.unet)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

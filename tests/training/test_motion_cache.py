@@ -12,11 +12,14 @@ import torch
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.data.augmentation import mirror_motion
-from lfdm.data.cache import ClipCache
+from lfdm.data.cache import ClipCache, open_cache
+from lfdm.data.index import read_index
+from lfdm.data.truth import load_truth, truth_path
 from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
 from lfdm.motion.warp import warp
 from lfdm.training import motion_cache
+from lfdm.training.exact_motion import with_exact_figure
 from lfdm.training.motion_cache import CachedMotions, MotionCache, open_motion_cache
 
 
@@ -39,6 +42,27 @@ def test_cached_motion_is_the_motion_estimated_in_evaluation_mode(
         torch.testing.assert_close(motion.occlusion, direct.occlusion, atol=1e-3, rtol=1e-3)
         np.testing.assert_array_equal(cache.clip(index)[:, :2], motion.flow[0].transpose(0, 1).numpy())
     autoencoder.train()
+
+
+def test_exact_motion_is_that_of_truth_files_where_the_figure_is(
+    puppets_dir: Path, autoencoder: LatentFlowAutoencoder, tmp_path: Path
+) -> None:
+    records = [record for record in read_index(puppets_dir) if truth_path(puppets_dir / record.path).is_file()][:1]
+    clips = open_cache(puppets_dir, records, 32, "pad", tmp_path)
+    truth = load_truth(truth_path(puppets_dir / records[0].path))
+    estimated, exact = (open_motion_cache(autoencoder, clips, exact=exact).clip(0).astype(np.float32) for exact in (False, True))
+    h, w = exact.shape[-2:]
+    step = truth.flow.shape[1] // h
+    solid = (truth.figure & truth.visible).reshape(len(exact), h, step, w, step).all((2, 4))
+    empty = ~truth.figure.reshape(len(exact), h, step, w, step).any((2, 4))
+    pixels = truth.flow.reshape(len(exact), h, step, w, step, 2)
+    found = np.moveaxis(exact[:, :2], 1, -1) * truth.flow.shape[1] / 2
+    distance = np.linalg.norm(found[:, :, None, :, None] - pixels, axis=-1).min((2, 4))
+    assert distance[solid].max() < 0.02  # float16
+    assert exact[:, 2][solid].min() >= 0.59
+    np.testing.assert_array_equal(np.moveaxis(exact, 1, -1)[empty], np.moveaxis(estimated, 1, -1)[empty])
+    with pytest.raises(UserError, match="truth must have"):
+        with_exact_figure(exact[:2], truth)
 
 
 def test_motion_is_estimated_again_only_if_something_that_determines_it_changes(

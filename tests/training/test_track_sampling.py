@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from lfdm.config.models import TRACK_CHANNELS
 from lfdm.config.presets import Preset
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.errors import UserError
-from lfdm.motion.tracks import FLOW_SCALE, MASK_SCALE
+from lfdm.motion.tracks import FLOW_SCALE
 from lfdm.training.stage2 import train_diffusion
 from lfdm.training.track_sampling import sample_track_maps
 from tests.motion.test_tracks import turning
@@ -28,11 +29,11 @@ def test_maps_hold_the_flow_of_the_motion_in_few_or_many_cells(progress: float, 
     truth, counts = motion(), []
     for seed in range(40):
         maps = sample_track_maps(truth, progress, np.random.default_rng(seed))
-        assert maps.shape == (6, 8, 16, 16)
-        drawn = maps[2] == MASK_SCALE
+        assert maps.shape == (TRACK_CHANNELS, 8, 16, 16)
+        drawn = maps[2] == 1
         counts.append(int(drawn.flatten(1).sum(1).max()))
         error = (maps[:2] / FLOW_SCALE - truth[:2]).norm(dim=0)[drawn]
-        assert error.numel() == 0 or error.max() < 0.05
+        assert error.numel() == 0 or error.max() < 0.1
     assert 4 <= counts.count(0) <= 22  # samples without tracks keep the network's own motion
     assert 4 < max(counts) <= most
 
@@ -56,8 +57,8 @@ def test_a_network_without_tracks_is_trained_to_follow_them(
     after = train_diffusion(following, puppets_dir, stage1, tmp_path / "run", init=tmp_path / "free")
     old, new = (MotionUNet3D.from_pretrained(folder / "unet") for folder in (start, after))
     assert not old.track_inputs
-    assert new.track_in is not None
-    assert new.track_in.weight.abs().max() > 0
+    assert new.tracks is not None
+    assert new.tracks.weights.out.weight.abs().max() > 0
     with pytest.raises(UserError, match="track_inputs"):
         train_diffusion(free, puppets_dir, stage1, tmp_path / "other", init=tmp_path / "run")
 

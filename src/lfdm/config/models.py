@@ -10,7 +10,7 @@ MAX_LEVELS = 10
 """Most levels of the U-Net: each halves the size."""
 FLOW_CHANNELS = 2
 """Leading channels of a motion: flow x and y, before occlusion."""
-TRACK_CHANNELS = 6
+TRACK_CHANNELS = 18
 """Channels of the maps of tracks, see `lfdm.motion.tracks.track_maps`."""
 
 

@@ -236,6 +236,8 @@ class DiffusionTrainingConfig:
     """As in stage 1; cached motion is estimated over white."""
     cache_motion: bool = True
     """Estimate all motion and encode the first frames once before training instead of at every step."""
+    exact_motion: bool = False
+    """Exact flow of the figure from the clips' truth files (`lfdm data puppets --truth all`) instead of stage 1's estimate."""
     gradient_checkpointing: bool = False
     """Recompute each block of the U-Net in the backward pass: a fraction of the memory for a fifth to a third more time."""
     panel_inference_steps: int = 10
@@ -246,6 +248,7 @@ class DiffusionTrainingConfig:
         check_probability(self, "condition_dropout", "flip_probability", "color_jitter")
         _check_hue(self.color_jitter)
         check_integer("panel_inference_steps", self.panel_inference_steps, 1, NUM_TRAIN_TIMESTEPS)
+        check(self.cache_motion or not self.exact_motion, "exact_motion", True, "False without cache_motion")
         check(self.min_snr_gamma is None or self.min_snr_gamma > 0, "min_snr_gamma", self.min_snr_gamma, "positive or None")
 
 

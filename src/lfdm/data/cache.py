@@ -41,14 +41,15 @@ class ClipCache:
     """All frames of a list of clips, fitted to one size, in one memory-mapped file. See `open_cache`.
 
     Attributes:
+        root: folder of the data set.
         records: the clips, without broken ones.
         broken: reasons why clips are left out, by path.
         labels: distinct labels, sorted.
         offsets: number of frames before each clip, and of all frames.
     """
 
-    def __init__(self, folder: Path, records: Sequence[ClipRecord], size: Size, *, keep_alpha: bool = False) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, root: Path, records: Sequence[ClipRecord], size: Size, *, keep_alpha: bool = False) -> None:
+        self.folder, self.root = folder, root
         self.keep_alpha = keep_alpha
         self.broken: dict[str, str] = read_json(folder / _CLIPS_NAME)["broken"]
         self.records = [record for record in records if record.path not in self.broken]
@@ -159,7 +160,7 @@ def open_cache(
         _write_cache(temporary, records, clips, progress, skip_broken=skip_broken)
 
     build_once(folder, write, _find_damage)
-    cache = ClipCache(folder, records, size, keep_alpha=keep_alpha)
+    cache = ClipCache(folder, root, records, size, keep_alpha=keep_alpha)
     if cache.broken and not skip_broken:
         raise UserError(next(iter(cache.broken.values())))
     for reason in cache.broken.values():

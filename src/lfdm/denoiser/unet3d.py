@@ -24,6 +24,7 @@ from lfdm.denoiser.attention import FrameGeometry, RelativePositionBias, Tempora
 from lfdm.denoiser.blocks import FrameConv2d, is_transformed, sinusoids
 from lfdm.denoiser.levels import Head, Middle, make_levels
 from lfdm.denoiser.network import DenoiserContext, DenoiserNetwork
+from lfdm.denoiser.track_inputs import TrackInputs
 from lfdm.errors import UserError
 from lfdm.folders.model_folder import checked_settings
 
@@ -92,9 +93,7 @@ class MotionUNet3D(DenoiserNetwork):
         if self.guidance_embedding is not None:  # it starts as the network without guidance
             nn.init.zeros_(self.guidance_embedding.weight)
             nn.init.zeros_(self.guidance_embedding.bias)
-        self.track_in = FrameConv2d(TRACK_CHANNELS * area, dim, 3, padding=1, bias=False) if track_inputs else None
-        if self.track_in is not None:  # it starts as the network without tracks
-            nn.init.zeros_(self.track_in.weight)
+        self.tracks = TrackInputs(dim, latent_channels, patch_size, num_groups) if track_inputs else None
 
     def enable_gradient_checkpointing(self) -> None:
         self.gradient_checkpointing = True
@@ -103,7 +102,10 @@ class MotionUNet3D(DenoiserNetwork):
         """Return the keyword arguments of `forward`, besides the condition, that stay the same at every step of sampling."""
         embedding = self.embed_latent(context.latent.to(self.dtype))
         known = {"latent_embedding": embedding, "attention_frames": context.attention_frames}
-        return known if context.tracks is None else {**known, "tracks": context.tracks.to(self.dtype)}
+        if context.tracks is None or self.tracks is None:
+            return known
+        tracks = context.tracks.to(self.dtype)
+        return {**known, "tracks": tracks, "track_embedding": self.tracks.embed(context.latent.to(self.dtype), tracks)}
 
     def embed_latent(self, latent: Tensor) -> Tensor:
         """Return the latent's part of the first convolution, (b, dim, h/p, w/p), for `forward(..., latent_embedding=...)`.
@@ -135,6 +137,7 @@ class MotionUNet3D(DenoiserNetwork):
         until: Tensor | float | None = None,
         guidance: Tensor | float | None = None,
         tracks: Tensor | None = None,
+        track_embedding: Tensor | None = None,
     ) -> Tensor:
         """Predict the diffusion target.
 
@@ -153,6 +156,7 @@ class MotionUNet3D(DenoiserNetwork):
             until: only for networks with `flow_map`; None = `timestep`.
             guidance: guidance scale, 1 to `max_guidance`, only for networks with one; None = 1.
             tracks: (b, TRACK_CHANNELS, t, h, w), see `lfdm.motion.tracks`, only for networks with `track_inputs`; None = free.
+            track_embedding: (b, t, h/p, w/p, dim), their part of the input as `prepare` computes it; None = from `latent`.
 
         Returns:
             (k b, sample_channels, t, h, w), in the order of `condition` and the channel order of `sample`.
@@ -162,14 +166,16 @@ class MotionUNet3D(DenoiserNetwork):
                 `tracks` for a network without that input.
         """
         self._check_inputs(sample, condition, until, guidance, tracks)
+        if tracks is not None and self.tracks is not None and track_embedding is None:
+            track_embedding = self._embed_tracks(latent, tracks)
         latent_embedding = self._latent_embedding(sample, latent, latent_embedding)
         embedding = self._embed(timestep, guidance, condition, batch_size=sample.shape[0])  # (k b, e)
         late = embedding if until is None else self._embed(until, guidance, condition, batch_size=sample.shape[0])
         around = {"head_dim": self.head_dim, "attention_frames": attention_frames}
         geometry = frame_geometry(sample.shape[2], bias=self.relative_position_bias, **around)
         x = self.motion_in(self._patches(sample)) + latent_embedding.permute(0, 2, 3, 1)[:, None]  # (b, t, h/p, w/p, dim)
-        if tracks is not None and self.track_in is not None:
-            x = x + self.track_in(self._patches(tracks))
+        if track_embedding is not None:
+            x = x + track_embedding
         stem = x
         if self.temporal_attention_in is not None:
             x = self.temporal_attention_in(x, geometry, self._run)
@@ -185,7 +191,16 @@ class MotionUNet3D(DenoiserNetwork):
             _, x = level(torch.cat((x, skips.pop()), dim=-1), late, geometry, self._run)
         x = torch.cat((x, stem), dim=-1)  # (k b, t, h/p, w/p, 2 dim)
         outputs = torch.cat([self._run(head, x) for head in self.heads], dim=-1)
-        return rearrange(outputs, "b t h w (c i j) -> b c t (h i) (w j)", i=self.patch_size, j=self.patch_size)
+        outputs = rearrange(outputs, "b t h w (c i j) -> b c t (h i) (w j)", i=self.patch_size, j=self.patch_size)
+        if tracks is None or self.tracks is None:
+            return outputs
+        flow = outputs[:, :FLOW_CHANNELS] + self.tracks.shift(x, tracks.repeat(len(x) // len(tracks), 1, 1, 1, 1))
+        return torch.cat((flow, outputs[:, FLOW_CHANNELS:]), dim=1)
+
+    def _embed_tracks(self, latent: Tensor | None, tracks: Tensor) -> Tensor:
+        if latent is None or self.tracks is None:
+            raise UserError("tracks need the latent, or the embedding of the tracks")
+        return self.tracks.embed(latent, tracks)
 
     def _patches(self, sample: Tensor) -> Tensor:
         """(b, c, t, h, w) -> (b, t, h/p, w/p, c p p)."""

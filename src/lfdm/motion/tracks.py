@@ -6,22 +6,22 @@ corners=False). A point that the source shows at s is at q in frame k where flow
 Shapes: source (n, 2) · position (n, t, 2) · visible (n, t) bool · maps (TRACK_CHANNELS, t, h, w).
 """
 
-import itertools
 from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from lfdm.config.models import TRACK_CHANNELS
 from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
 from lfdm.motion.warp import identity_grid
 
-FLOW_SCALE, MASK_SCALE = 32.0, 4.0
-"""Factors of displacements, in half images, and of the mask in the maps: a few cells must outweigh all the others' zeros."""
-NEIGHBOUR_WEIGHT, NEIGHBOUR_MASK = 0.1, 0.5
-"""Weight and mask of the eight cells around a point, which move nearly as it does and may hold points of their own."""
+FLOW_SCALE = 12.0
+"""Factor of displacements in the maps: those of most moving limbs, in half images, are then about 1."""
+WIDTHS = (1 / 32, 3 / 32, 8 / 32)
+"""Standard deviations of the Gaussians by which tracks spread, as fractions of the frame: a hand, a limb, a figure."""
+MIN_WEIGHT = 1e-3
+"""Weight of no displacement, which far from all points is what the maps say."""
 VISIBLE = 0.5
 """Least visibility of a cell that shows a point of the source."""
 MAX_DISTANCE = 1.0
@@ -73,9 +73,9 @@ class Tracks:
 def track_maps(source: Tensor, position: Tensor, frame: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """Draw m observed points into maps of `shape` (t, h, w), float32.
 
-    In the cell of its position, and weaker in those around it, each point leaves its flow x and y, times `FLOW_SCALE`, and a mask
-    of `MASK_SCALE`; in the cell of its source its displacement and the mask, in three more channels. Points in the same cell are
-    averaged; those outside the image are left out.
+    Around positions, and then around sources, each width of `WIDTHS` has three channels: the displacements x and y of the points,
+    times `FLOW_SCALE`, as means weighted by Gaussians, and the sum of the weights, at most 1. At positions they are flow,
+    from there to the source; at sources they are the opposite. Points outside the image are left out.
 
     Args:
         source: (m, 2).
@@ -83,26 +83,30 @@ def track_maps(source: Tensor, position: Tensor, frame: Tensor, shape: tuple[int
         frame: (m,) int64.
     """
     moved = FLOW_SCALE * (position - source)
-    at_position = _draw(position, -moved, frame, shape)
-    return torch.cat((at_position, _draw(source, moved, frame, shape)))
+    return torch.cat((_spread(position, -moved, frame, shape), _spread(source, moved, frame, shape)))
 
 
-def _draw(place: Tensor, value: Tensor, frame: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Return the means of `value` (m, 2) in and around the cells at `place` (m, 2), and a mask: (3, t, h, w)."""
+def _spread(place: Tensor, value: Tensor, frame: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Return the Gaussian-weighted means of `value` (m, 2) at `place` (m, 2), and the weights: (3 len(WIDTHS), t, h, w)."""
     t, h, w = shape
     shown = (place.abs() < 1).all(-1)
     value, frame = value[shown], frame[shown]
     column, row = ((place[shown] + 1) / 2 * place.new_tensor([w, h])).floor().long().unbind(-1)
-    total = torch.zeros(t * h * w, TRACK_CHANNELS // 2, device=value.device)
-    for down, right in itertools.product((-1, 0, 1), repeat=2):
-        x, y, weight = column + right, row + down, 1.0 if down == right == 0 else NEIGHBOUR_WEIGHT
-        inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
-        carried = weight * torch.cat((value, torch.ones_like(value[:, :1])), dim=1)[inside].float()
-        total.index_add_(0, ((frame * h + y) * w + x)[inside], carried)
-    weight = total[:, -1:]
-    mask = torch.where(weight >= 1, 1.0, NEIGHBOUR_MASK * (weight > 0))
-    mean = total[:, :-1] / weight.clamp(min=NEIGHBOUR_WEIGHT)
-    return torch.cat((mean, MASK_SCALE * mask), dim=1).T.reshape(-1, t, h, w)
+    total = torch.zeros(t * h * w, 3, device=value.device)
+    total.index_add_(0, (frame * h + row) * w + column, torch.cat((value, torch.ones_like(value[:, :1])), dim=1).float())
+    total = total.T.reshape(3, t, h, w)
+    maps = []
+    for width in WIDTHS:
+        spread = _bells(h, width, total) @ total @ _bells(w, width, total)
+        weight = spread[2:]
+        maps += [spread[:2] / (weight + MIN_WEIGHT), weight.clamp(max=1)]
+    return torch.cat(maps)
+
+
+def _bells(cells: int, width: float, like: Tensor) -> Tensor:
+    """Return the Gaussian of each cell along an axis, 1 at its middle: (cells, cells)."""
+    axis = torch.arange(cells, dtype=like.dtype, device=like.device)
+    return torch.exp(-(axis[:, None] - axis).square() / (2 * (width * cells) ** 2))
 
 
 def find_tracks(motion: Motion, source: Tensor) -> Tracks:

@@ -7,6 +7,7 @@ __all__ = [
     "clip_arrays",
     "encoded_clips",
     "encoded_shards",
+    "exact_motion",
     "few_steps",
     "growing",
     "interruption",

@@ -60,7 +60,8 @@ def open_encoded_clips(
     progress: Progress | None = None,
 ) -> EncodedClips:
     """Return motion, or `trajectories`, and latents of all clips for `training`; the first call computes them."""
-    motion = open_motion_cache(autoencoder, clips, trajectories=trajectories, bf16=bf16, progress=progress)
+    exact = training.exact_motion
+    motion = open_motion_cache(autoencoder, clips, trajectories=trajectories, exact=exact, bf16=bf16, progress=progress)
     mirrored = training.flip_probability > 0
     latents = open_latent_cache(autoencoder, clips, stage2_jitter(training), mirrored=mirrored, bf16=bf16, progress=progress)
     return EncodedClips(clips, motion, latents)

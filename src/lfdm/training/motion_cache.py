@@ -17,10 +17,12 @@ from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.data.augmentation import mirror_motion
 from lfdm.data.cache import ClipCache
 from lfdm.data.progress import Progress
+from lfdm.data.truth import load_truth, truth_path
 from lfdm.motion.codec import MotionCodec
 from lfdm.motion.motion import Motion
 from lfdm.motion.trajectories import Trajectories
 from lfdm.training.clip_arrays import ClipArrays, digest_weights
+from lfdm.training.exact_motion import with_exact_figure
 
 CHUNK_FRAMES = 64
 """Frames whose motion is estimated at a time."""
@@ -77,19 +79,35 @@ def open_motion_cache(
     clips: ClipCache,
     *,
     trajectories: bool = False,
+    exact: bool = False,
     bf16: bool = False,
     progress: Progress | None = None,
 ) -> MotionCache:
     """Return the motion, or `trajectories`, of every clip relative to its first frame; the first call estimates it.
 
+    With `exact`, the figure's motion is that of the clips' truth files, see `lfdm.training.exact_motion`.
+
     The name of the cache is made of everything that determines the motion: the clips, the motion predictor's weights and
     settings, the precision and `MOTION_VERSION`. See `ClipArrays.build`.
+
+    Raises:
+        FileNotFoundError: a clip without the truth file that `exact` needs.
     """
+
+    def rows(index: int) -> Iterator[np.ndarray]:
+        parts = encode_motion(autoencoder, clips.clip(index), trajectories=trajectories)
+        if not exact:
+            yield from parts
+            return
+        motion = np.concatenate(list(parts)).astype(np.float32)
+        yield with_exact_figure(motion, load_truth(truth_path(clips.root / clips.records[index].path))).astype(np.float16)
+
+    version = motion_version(trajectories=trajectories)
     folder = MotionCache.build(
         autoencoder,
         clips,
-        lambda index: encode_motion(autoencoder, clips.clip(index), trajectories=trajectories),
-        digest=digest_weights(motion_version(trajectories=trajectories), autoencoder, [autoencoder.motion_predictor]),
+        rows,
+        digest=digest_weights(["exact", version] if exact else version, autoencoder, [autoencoder.motion_predictor]),
         offsets=clips.offsets,
         activity="estimating trajectories" if trajectories else "estimating motion",
         bf16=bf16,

@@ -263,6 +263,8 @@ def open_caches(
         clips = open_training_clips(source, size, fit, training.background, progress)
         if training.cache_motion and isinstance(clips, ClipCache):
             encoded = open_encoded_clips(stage1, clips, training, **options, progress=progress)
+    if training.exact_motion and (trajectories or isinstance(clips, ShardedClips)):
+        raise UserError("exact_motion must be False for shards and for codecs of trajectories; got True")
     if training.cache_motion and isinstance(clips, ShardedClips):
         encoded = open_encoded_shards(stage1, clips, training, **options, progress=progress)
     return clips, encoded

@@ -16,7 +16,7 @@ from lfdm.motion.motion import Motion
 from lfdm.motion.tracks import VISIBLE, Tracks, find_tracks, track_maps
 from lfdm.motion.warp import identity_grid
 
-DENSE_PHASE, DENSE_SHARE = 0.1, 0.15
+DENSE_PHASE, DENSE_SHARE = 0.02, 0.15
 """Part of the training with dense blocks only, and share of samples with them afterwards."""
 BLOCK = 2
 """Side of the blocks in cells."""
