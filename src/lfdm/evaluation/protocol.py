@@ -81,13 +81,10 @@ def evaluate(
     context = _prepare(expand_home(data), expand_home(out), config, device, progress)
     evaluated = load_model(model, context.held_out, device=context.device)
     check_clips(evaluated, context.chosen_records, context.root, unconditional=config.unconditional)
-    generator, sampling = None, {}
-    if evaluated.pipeline is not None:
-        generator = PipelineGenerator(evaluated.pipeline, name=str(model), bf16=config.bf16, **options)
-        sampling = {k: v for k, v in generator.settings.items() if not (config.unconditional and k == "guidance_scale")}
-    elif options or config.unconditional:
-        given = [*options, *(["unconditional"] if config.unconditional else [])]
-        raise UserError(f"{', '.join(given)} must be left out: {model} is only stage 1, which generates nothing")
+    if ray is not None and (evaluated.pipeline is None or context.state.num_processes > 1):
+        reason = "only stage 1" if evaluated.pipeline is None else f"evaluated by {context.state.num_processes} processes"
+        raise UserError(f"ray must be left out, as {model} is {reason}; got {ray!r}")
+    generator, sampling = _generator_and_settings(str(model), evaluated, config, options)
     subject = _Subject(
         name=str(model),
         description={"weights_sha256": evaluated.weights_sha256, "num_parameters": evaluated.num_parameters},
@@ -98,13 +95,24 @@ def evaluate(
         fps=evaluated.fps,
     )
     if ray is not None:
-        if generator is None or context.state.num_processes > 1:
-            reason = "is only stage 1" if generator is None else f"is evaluated by {context.state.num_processes} processes"
-            raise UserError(f"ray must be left out, as {model} {reason}; got {ray!r}")
         make = partial(_make_generator, str(model), bf16=config.bf16, **options)
         generator = ClusterGenerator(str(model), ray, make, cpus_per_worker)
     with locked(context.out, hold=context.state.is_main_process):
         return _evaluate(context, subject, generator, evaluated)
+
+
+def _generator_and_settings(
+    model: str, evaluated: EvaluatedModel, config: EvaluationConfig, options: dict[str, Any]
+) -> tuple[VideoGenerator | None, dict[str, Any]]:
+    """Return the generator of a whole pipeline, None for stage 1, and the sampling settings to report."""
+    if evaluated.pipeline is None:
+        given = [*options, *(["unconditional"] if config.unconditional else [])]
+        if given:
+            raise UserError(f"{', '.join(given)} must be left out: {model} is only stage 1, which generates nothing")
+        return None, {}
+    generator = PipelineGenerator(evaluated.pipeline, name=model, bf16=config.bf16, **options)
+    unused = ("guidance_scale",) if config.unconditional else ()
+    return generator, {name: value for name, value in generator.settings.items() if name not in unused}
 
 
 def _make_generator(model: str, device: str, **options: Any) -> PipelineGenerator:

@@ -166,16 +166,10 @@ def train_autoencoder(
     """
     out = expand_home(out)
     config = preset.autoencoder_training
-    distils = config.tracking_distillation_weight > 0
-    if distils and init is None:
+    if config.tracking_distillation_weight > 0 and init is None:
         raise UserError("tracking_distillation_weight needs init, the model whose tracked motion to learn from; got None")
     source = find_clips(data, cache_gb, cache_dir=cache_dir)
-    with torch.random.fork_rng():
-        torch.manual_seed(config.optimization.seed)
-        module = LatentFlowAutoencoder(**to_json(preset.autoencoder))
-    if init is not None and (distils or not find_checkpoints(out)):  # a resumed run has its own weights
-        start = LatentFlowAutoencoder.from_pretrained(find_model(find_folder(init), AutoencoderTask.name))
-        load_exactly(module, grown_weights(module, start), str(init))
+    module = _make_autoencoder(preset, init, resumed=bool(find_checkpoints(out)))
     settings = {
         "stage": AutoencoderTask.name,
         "data": data_setting(data),
@@ -188,13 +182,8 @@ def train_autoencoder(
     with locked(out, hold=state.is_main_process):
         with state.local_main_process_first():  # the others find the caches that it makes
             cache = open_training_clips(source, preset.size, preset.fit, config.background, progress)
-            if distils:
-                if not isinstance(cache, ClipCache):
-                    raise UserError("tracking_distillation_weight must be 0 for clips in shards, whose motion is not cached")
-                teacher = _tracking_teacher(module, preset)
-                teacher.to(state.device)
-                bf16 = uses_bf16(config.optimization.mixed_precision, teacher.device)
-                teacher_motion = open_motion_cache(teacher, cache, bf16=bf16, progress=progress)
+            if config.tracking_distillation_weight > 0:
+                teacher_motion = _tracked_motion(module, preset, cache, state.device, progress)
         task = AutoencoderTask(module, config, cache, teacher_motion)
         if state.is_main_process:
             prepare_run(out, settings, free=STAGE2_SETTINGS)
@@ -202,12 +191,33 @@ def train_autoencoder(
         return train(task, config.optimization, out, report=report, summary=summary, stop_after=stop_after)
 
 
-def _tracking_teacher(module: LatentFlowAutoencoder, preset: Preset) -> LatentFlowAutoencoder:
-    """Return a model of the same weights that tracks limbs from frame to frame."""
+def _make_autoencoder(preset: Preset, init: str | Path | None, *, resumed: bool) -> LatentFlowAutoencoder:
+    """Return the network to train, with the weights of `init` where it is given and they are needed.
+
+    A resumed run has weights of its own, but its tracking teacher is still made from those of `init`.
+    """
+    config = preset.autoencoder_training
+    with torch.random.fork_rng():
+        torch.manual_seed(config.optimization.seed)
+        module = LatentFlowAutoencoder(**to_json(preset.autoencoder))
+    if init is not None and (config.tracking_distillation_weight > 0 or not resumed):
+        start = LatentFlowAutoencoder.from_pretrained(find_model(find_folder(init), AutoencoderTask.name))
+        load_exactly(module, grown_weights(module, start), str(init))
+    return module
+
+
+def _tracked_motion(
+    module: LatentFlowAutoencoder, preset: Preset, clips: TrainingClips, device: torch.device | None, progress: Progress | None
+) -> MotionCache:
+    """Return the motion of all clips as a model of the same weights that tracks limbs from frame to frame estimates it."""
+    if not isinstance(clips, ClipCache):
+        raise UserError("tracking_distillation_weight must be 0 for clips in shards, whose motion is not cached")
     settings = replace(preset.autoencoder, predictor=preset.autoencoder.predictor.tracking_teacher())
     teacher = LatentFlowAutoencoder(**to_json(settings))
     teacher.load_state_dict(module.state_dict())
-    return teacher
+    teacher.to(device)
+    bf16 = uses_bf16(preset.autoencoder_training.optimization.mixed_precision, teacher.device)
+    return open_motion_cache(teacher, clips, bf16=bf16, progress=progress)
 
 
 def data_setting(data: str | Path) -> str:

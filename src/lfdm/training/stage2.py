@@ -1,6 +1,6 @@
 """Training of stage 2: diffusion of the motion that stage 1 estimates in the training clips (LFDM section 3.3)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -217,9 +217,8 @@ def train_diffusion(
         stage1.to(state.device)
         # A run with a checkpoint does not need the weights that it started from.
         start = None if init is None or find_checkpoints(out) else StartingWeights.load(find_folder(init), preset)
-        conditions = [_condition_of(label, preset.diffusion_training) for label in source.split_labels("train")]
-        names = [condition for condition in conditions if condition is not None]
-        condition = _make_condition(preset, names, model / "condition", None if start is None else start.condition)
+        labels = source.split_labels("train")
+        condition = _make_condition(preset, labels, model / "condition", None if start is None else start.condition)
         fitting = {"size": preset.size, "fit": preset.fit}
         tracks = make_codec(preset.diffusion, corners=stage1.corners).needs_trajectories
         training = preset.diffusion_training
@@ -270,11 +269,12 @@ def open_caches(
     return clips, encoded
 
 
-def _make_condition(preset: Preset, names: list[str], stored: Path, known: ConditionEncoder | None) -> ConditionEncoder:
-    """Return the conditions of a run that has begun (`stored`), or new ones that start from `known`."""
+def _make_condition(preset: Preset, labels: Sequence[str], stored: Path, known: ConditionEncoder | None) -> ConditionEncoder:
+    """Return the conditions of a run that has begun (`stored`), or new ones for the labels of clips that start from `known`."""
     if stored.is_dir():
         return ConditionEncoder.from_pretrained(stored)
-    condition = _new_condition(preset, names, known)
+    conditions = [_condition_of(label, preset.diffusion_training) for label in labels]
+    condition = _new_condition(preset, [name for name in conditions if name is not None], known)
     if known is not None:
         condition.start_from(known)
     return condition
