@@ -27,7 +27,8 @@ picture = bundled_images("puppets64")[0]
 pipe.condition.labels
 
 # %% [markdown]
-# `show()` displays the video next to its flow (colour: direction, strength: length) and its occlusion (dark: painted).
+# `show()` displays the video next to its flow (colour: direction, strength: length), arrows from where the picture shows a
+# place to where it is now, and its occlusion (dark: painted).
 
 # %%
 out = pipe(picture, "jump", generator=0)

@@ -36,6 +36,7 @@ SHORTER = {
     "adapt": "--optimization.num-steps 2 --optimization.batch-size 2",
     "evaluate": "--num-clips 2 --num-diversity-clips 1 --classifier.num-steps 2 --classifier.batch-size 8 "
     "--frame-network.num-steps 2 --frame-network.batch-size 8",
+    "data puppets --out data/free": "--num-subjects 2 --num-takes 1 --num-workers 1 --free-motion 0.2",
     "data puppets": "--num-subjects 6 --num-takes 1 --num-workers 1",
     "demo": "--panel generated",
 }

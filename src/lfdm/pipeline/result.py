@@ -58,7 +58,7 @@ class LatentFlowOutput:
         return self.frames, self.warped, self.motion
 
     def show(
-        self, kinds: Sequence[PanelKind] = ("generated", "flow", "occlusion"), *, sample: int = 0, fps: float = 8.0
+        self, kinds: Sequence[PanelKind] = ("generated", "flow", "arrows", "occlusion"), *, sample: int = 0, fps: float = 8.0
     ) -> "VideoPreview":
         """Draw one sample and its motion; a notebook shows the result, `.save("motion.gif")` writes it.
 
