@@ -1,57 +1,64 @@
-"""Cost of many videos: processor time of `lfdm batch` for a video, on one core.
+"""Cost of many videos: processor time of `lfdm batch` for a video of the bundled model, on one core.
 
 python -m benchmarks.batch_cost --out benchmarks/results/batch-cost.json
 """
 
 import argparse
-import json
-import platform
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.experiment.tables import RESULTS_DIR, write_results
+from benchmarks.speed.measuring import device_name
 from lfdm.distributed.requests import VideoRequest
 from lfdm.distributed.worker import BatchSettings, VideoWorker
 from lfdm.folders.sources import bundled_images
 
-MODELS = ("puppets64",)
-BATCH = 8
-BATCHES = 3
+MODEL = "puppets64"
+BATCH_SIZES = (1, 8)
+VIDEOS = 24
+"""Videos that are measured, after one batch that warms up."""
+
+
+def core_seconds(action: Callable[[], Any]) -> tuple[float, Any]:
+    """Return the processor time of `action`, which other work of the machine changes little, and its result."""
+    started = time.process_time()
+    result = action()
+    return time.process_time() - started, result
+
+
+def measure(batch_size: int, folder: str) -> dict[str, float | int]:
+    """Make videos, which are written as mp4 files."""
+    settings, images = BatchSettings(model=MODEL, out=folder, batch_size=batch_size), bundled_images(MODEL)
+    loading, worker = core_seconds(lambda: VideoWorker(settings, "cpu"))
+    total = 0.0
+    for number in range(1 + VIDEOS // batch_size):
+        seeds = range(number * batch_size, (number + 1) * batch_size)
+        batch = [VideoRequest(image=str(images[seed % len(images)]), condition="wave", seed=seed) for seed in seeds]
+        seconds, results = core_seconds(lambda batch=batch: worker.make(batch, [request.key for request in batch]))
+        assert all(result.file for result in results), results
+        total += seconds if number else 0.0
+    cost = total / VIDEOS
+    figures = {"core_seconds_per_video": round(cost, 3), "videos_per_core_hour": round(3600 / cost)}
+    return {"batch_size": batch_size, "videos": VIDEOS, "loading_core_seconds": round(loading, 2), **figures}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/batch-cost.json"))
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=RESULTS_DIR / "batch-cost.json")
     out = parser.parse_args().out
     torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
-    for model in MODELS:
-        images = bundled_images(model)
-        with tempfile.TemporaryDirectory(prefix="lfdm-cost-") as folder:
-            started = time.process_time()
-            worker = VideoWorker(BatchSettings(model=model, out=folder, batch_size=BATCH), "cpu")
-            loading = time.process_time() - started
-            seconds = []
-            for number in range(1 + BATCHES):  # the first one warms up
-                batch = [
-                    VideoRequest(image=str(images[i % len(images)]), condition="wave", seed=number * BATCH + i)
-                    for i in range(BATCH)
-                ]
-                started = time.process_time()
-                results = worker.make(batch, [one.key for one in batch])
-                seconds.append((time.process_time() - started) / BATCH)
-                assert all(result.file for result in results), results
-        cost = sum(seconds[1:]) / BATCHES
-        rows.append({"model": model, "core_seconds_per_video": round(cost, 3), "videos_per_core_hour": round(3600 / cost)})
-        rows[-1] |= {"loading_core_seconds": round(loading, 2), "batch_size": BATCH, "videos": BATCH * BATCHES}
-        print(rows[-1], flush=True)
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ""
-    )
-    out.write_text(json.dumps({"cpu": cpu or platform.machine(), "torch": torch.__version__, "rows": rows}, indent=2) + "\n")
+    with tempfile.TemporaryDirectory(prefix="lfdm-cost-") as folder:
+        rows = [measure(batch_size, folder) for batch_size in BATCH_SIZES]
+        config = VideoWorker(BatchSettings(model=MODEL, out=folder), "cpu").pipe.config
+    made = {"model": MODEL, "num_inference_steps": config["num_inference_steps"], "num_frames": config["num_frames"]}
+    write_results({"cpu": device_name(torch.device("cpu")), "torch": torch.__version__, **made, "rows": rows}, out)
+    print(out.read_text())
 
 
 if __name__ == "__main__":

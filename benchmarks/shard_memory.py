@@ -25,6 +25,7 @@ from benchmarks.experiment.tables import RESULTS_DIR, write_results
 from benchmarks.speed.measuring import device_name
 from lfdm.config.presets import PRESETS
 from lfdm.config.video import Size
+from lfdm.data.index import read_index
 from lfdm.data.puppets.data_set import write_puppets
 from lfdm.data.shard_file import SHARD_LIST_NAME
 from lfdm.data.sharding import write_shards
@@ -34,13 +35,14 @@ from lfdm.training.batches import ShardOrder
 from lfdm.training.stage1 import train_autoencoder
 from lfdm.training.stage2 import train_diffusion
 
-SHARD_MB = 1.0
-"""Small, so that the small data fill all windows of shards, too."""
+DATA = {"read": (10, 1.0), "stage 1": (10, 1.0), "stage 2": (2, 0.2)}
+"""Subjects, of eight clips each, and megabytes of a shard: so small that the small data fill a window of shards, too. Stage 2
+encodes all clips before it begins, which takes long."""
 FACTORS = {"read": (1, 10, 1000), "stage 1": (1, 10), "stage 2": (1, 10)}
 """Copies of each shard by the work: links, of which each is opened and mapped as a file of its own."""
 READS = 3200
 """Clips that are read: forty epochs of 80 clips, four of 800."""
-STEPS = 100
+STEPS = {"stage 1": 100, "stage 2": 30}
 POLL_SECONDS = 0.002
 
 
@@ -87,22 +89,19 @@ def read_clips(shards: Path, num_clips: int) -> None:
         clips.clip(clips.usable(index))
 
 
-def train_stage1(shards: Path, out: Path) -> None:
+def train(work: str, shards: Path, out: Path) -> None:
+    """Train a stage of `flow64` for a few steps with a batch of one sample."""
     preset = PRESETS["flow64"]
-    optimization = replace(
-        preset.autoencoder_training.optimization, num_steps=STEPS, batch_size=1, warmup_steps=0, num_workers=0, sample_steps=10**6
+    changes: dict[str, Any] = {"num_steps": STEPS[work], "batch_size": 1, "warmup_steps": 0, "sample_steps": 10**6}
+    first, second = (
+        replace(stage, optimization=replace(stage.optimization, num_workers=0, **changes))
+        for stage in (preset.autoencoder_training, preset.diffusion_training)
     )
-    small = replace(preset, autoencoder_training=replace(preset.autoencoder_training, optimization=optimization))
-    train_autoencoder(small, shards, out)
-
-
-def train_stage2(shards: Path, out: Path) -> None:
-    preset = PRESETS["flow64"]
-    optimization = replace(
-        preset.diffusion_training.optimization, num_steps=STEPS, batch_size=1, warmup_steps=0, num_workers=0, sample_steps=10**6
-    )
-    small = replace(preset, diffusion_training=replace(preset.diffusion_training, optimization=optimization))
-    train_diffusion(small, shards, "puppets64", out)
+    preset = replace(preset, autoencoder_training=first, diffusion_training=second)
+    if work == "stage 1":
+        train_autoencoder(preset, shards, out)
+    else:
+        train_diffusion(preset, shards, "puppets64", out)
 
 
 def measure(work: str, shards: Path) -> None:
@@ -112,7 +111,7 @@ def measure(work: str, shards: Path) -> None:
         if work == "read":
             read_clips(shards, READS)
         else:
-            {"stage 1": train_stage1, "stage 2": train_stage2}[work](shards, Path(folder) / "run")
+            train(work, shards, Path(folder) / "run")
     print(json.dumps(memory.peak))
 
 
@@ -127,28 +126,36 @@ def main() -> None:
     if arguments.measure:
         measure(arguments.measure[0], Path(arguments.measure[1]))
         return
+    stored = read_json(arguments.out)["rows"] if arguments.out.exists() else []
+    rows: list[dict[str, Any]] = [row for row in stored if row["work"] not in arguments.work]
+    for work in arguments.work:
+        with tempfile.TemporaryDirectory(prefix="lfdm-shards-") as folder:
+            rows += measure_work(work, Path(folder), arguments.rounds)
+    cpu = device_name(torch.device("cpu"))
+    write_results({"cpu": cpu, "reads": READS, "steps": STEPS, "rows": rows}, arguments.out)
+
+
+def measure_work(work: str, root: Path, rounds: int) -> list[dict[str, Any]]:
+    """Measure one kind of work on all sizes of data, each time in a new process."""
+    subjects, shard_mb = DATA[work]
+    write_puppets(root / "puppets", num_subjects=subjects, num_takes=1, test_fraction=0, truth="none", num_workers=1)
+    write_shards(root / "puppets", root / "shards", shard_mb=shard_mb, num_workers=1)
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="lfdm-shards-") as folder:
-        root = Path(folder)
-        write_puppets(root / "puppets", num_subjects=10, num_takes=1, test_fraction=0, truth="none", num_workers=1)
-        write_shards(root / "puppets", root / "shards", shard_mb=SHARD_MB, num_workers=1)
-        for work in arguments.work:
-            for factor in FACTORS[work]:
-                shards = copy_shards(root / "shards", root / f"shards-{factor}", factor)
-                command = [sys.executable, "-m", "benchmarks.shard_memory", "--measure", work, str(shards)]
-                peaks = []
-                for _ in range(arguments.rounds):
-                    done = subprocess.run(command, check=True, capture_output=True, text=True)
-                    peaks.append(round(json.loads(done.stdout.splitlines()[-1]), 1))
-                sizes = [path.stat().st_size for path in shards.glob("*.arrow")]
-                data = {"clips": 80 * factor, "shards": len(sizes), "stored_mb": round(sum(sizes) / 1e6, 1)}
-                row = {"work": work, **data, "peak_mb": peaks}
-                rows.append(row)
-                print(row, flush=True)
-    write_results(
-        {"cpu": device_name(torch.device("cpu")), "shard_mb": SHARD_MB, "reads": READS, "steps": STEPS, "rows": rows},
-        arguments.out,
-    )
+    for factor in FACTORS[work]:
+        shards, peaks = copy_shards(root / "shards", root / f"shards-{factor}", factor), []
+        for _ in range(rounds):
+            command = [sys.executable, "-m", "benchmarks.shard_memory", "--measure", work, str(shards)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            peaks.append(round(json.loads(done.stdout.splitlines()[-1]), 1))
+        sizes = [path.stat().st_size for path in shards.glob("*.arrow")]
+        data = {
+            "clips": len(read_index(root / "puppets")) * factor,
+            "shards": len(sizes),
+            "stored_mb": round(sum(sizes) / 1e6, 1),
+        }
+        rows.append({"work": work, **data, "shard_mb": shard_mb, "peak_mb": peaks})
+        print(rows[-1], flush=True)
+    return rows
 
 
 if __name__ == "__main__":

@@ -98,7 +98,8 @@ def readers_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("footage", "other_clips", "recordings"):
         Path(name).symlink_to("my_clips")
     bundled = ROOT / "src" / "lfdm" / "assets" / "puppets64" / "images"
-    Path("src").symlink_to(ROOT / "src")
+    for name in ("src", "examples"):
+        Path(name).symlink_to(ROOT / name)
     Path("requests.csv").write_text("image,condition\nphoto.png,wave\n")
     Image.new("L", (64, 64), 255).save("mask.png")
     for name, source in (("puppet", 1), ("other", 2), ("photo", 3)):

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from lfdm.data.puppets.data_set import write_puppets
 from lfdm.errors import UserError
 from lfdm.folders.run_folder import find_checkpoints
+from lfdm.training import processes
 from lfdm.training.batches import BatchRandomness
 from lfdm.training.loop import train
 from lfdm.training.processes import (
@@ -140,6 +141,30 @@ def _check_settings(out: Path) -> None:
 def test_different_settings_in_two_processes_are_an_error_in_both(tmp_path: Path) -> None:
     run_processes(2, _check_settings, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"0", "1"}
+
+
+def _divide(out: Path) -> None:
+    with pytest.raises(UserError, match="batch_size must divide by the 2 processes; got 3"):
+        train(Regression(), replace(CONFIG, batch_size=3), out)
+
+
+def test_a_batch_that_processes_cannot_share_is_an_error_in_all(tmp_path: Path) -> None:
+    run_processes(2, _divide, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("missing", [None, "MASTER_PORT"])
+def test_processes_that_do_not_meet_are_one_line(monkeypatch: pytest.MonkeyPatch, missing: str | None) -> None:
+    place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    if missing:
+        monkeypatch.delenv(missing)
+    monkeypatch.setattr(processes, "RENDEZVOUS_SECONDS", 0.1)
+    with pytest.raises(
+        UserError, match=rf"^2 processes must meet at 127.0.0.1:.*{missing or place['MASTER_PORT']}.*process 1: .+$"
+    ):
+        process_state()
 
 
 def _compare_norms(dtype: torch.dtype) -> None:

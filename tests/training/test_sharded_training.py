@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.presets import Preset
-from lfdm.config.training import DiffusionTrainingConfig
+from lfdm.config.training import AdaptationConfig, DiffusionTrainingConfig, FewStepsConfig, OptimizationConfig
 from lfdm.config.video import Size
 from lfdm.data.cache import open_cache
 from lfdm.data.index import ClipRecord
@@ -24,8 +24,10 @@ from lfdm.data.training_clips import find_clips
 from lfdm.errors import UserError
 from lfdm.folders.run_folder import find_checkpoints, find_model
 from lfdm.pipeline.pipeline import LatentFlowPipeline
+from lfdm.training.adaptation import adapt
 from lfdm.training.encoded_clips import EncodedClips, open_encoded_clips
 from lfdm.training.encoded_shards import open_encoded_shards
+from lfdm.training.few_steps import train_few_steps
 from lfdm.training.stage1 import train_autoencoder
 from lfdm.training.stage2 import train_diffusion
 from tests.training.test_processes import run_processes
@@ -128,3 +130,27 @@ def test_shards_that_cannot_be_written_next_to_are_encoded_in_the_cache(
     local = _encode(stage1, str(shards), tiny_preset.diffusion_training)
     assert np.array_equal(encoded.motion.clip(1), local.motion.clip(1))
     assert list((tmp_path / "home").rglob("*-encoded-*/*.arrow"))
+
+
+@pytest.mark.parametrize("command", ["few-steps", "adapt"])
+def test_distillation_and_adaptation_read_shards(
+    command: str, tiny_preset: Preset, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The losses of shards at a URL, read through a bounded cache, are those of the same shards on the disk."""
+    monkeypatch.setenv("LFDM_HOME", str(tmp_path / "home"))
+    LatentFlowPipeline.from_preset(tiny_preset, ["jump", "wave"]).save_pretrained(tmp_path / "model")
+    optimization = OptimizationConfig(num_steps=4, batch_size=2, learning_rate=1e-3, log_steps=1, sample_steps=100)
+    losses: list[list[float]] = []
+    for data, cache_gb in ((str(shards), None), (f"file://{shards}", 0.01)):
+        found: list[float] = []
+        options: dict[str, Any] = {"cache_gb": cache_gb, "report": lambda step, found=found: found.append(step.metrics["loss"])}
+        out = tmp_path / str(cache_gb)
+        if command == "adapt":
+            adapt(tmp_path / "model", data, out, AdaptationConfig(optimization=optimization), **options)
+        else:
+            config = FewStepsConfig(optimization=optimization, guidance_steps=2, tangent_warmup_steps=2)
+            train_few_steps(tmp_path / "model", data, out, config, **options)
+        losses.append(found)
+    assert len(losses[0]) == 4
+    assert losses[0] == losses[1]
+    assert list((tmp_path / "home").rglob("*.arrow"))

@@ -3,6 +3,9 @@
 `torchrun` and `accelerate launch` describe the processes in environment variables, which accelerate reads.
 """
 
+import os
+import socket
+import time
 from typing import Any
 
 import torch
@@ -15,13 +18,42 @@ from torch.distributed.nn.functional import all_reduce
 from lfdm.errors import UserError
 from lfdm.folders.run_folder import differences
 
+RENDEZVOUS_SECONDS = 300.0
+"""Time that the first process has to begin to listen."""
+
 
 def process_state() -> PartialState:
     """Return the processes of this training; without a GPU they exchange tensors by gloo.
 
     accelerate leaves it to its caller to say that there is no GPU: otherwise each process trains on its own.
+
+    Raises:
+        UserError: the processes do not find each other.
     """
-    return PartialState(cpu=_on_cpu())
+    place = ":".join(os.environ.get(name, f"({name} is not set)") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    try:
+        if not dist.is_initialized() and int(os.environ.get("RANK", "0")) > 0:
+            _find_first_process(*place.rsplit(":", 1))
+        return PartialState(cpu=_on_cpu())
+    except (dist.DistError, OSError, ValueError) as error:
+        world, rank = (os.environ.get(name, "1") for name in ("WORLD_SIZE", "RANK"))
+        if world == "1":
+            raise
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{world} processes must meet at {place}, start them with torchrun; process {rank}: {reason}") from error
+
+
+def _find_first_process(host: str, port: str) -> None:
+    """Wait until the first process listens. Raises OSError after `RENDEZVOUS_SECONDS`, where PyTorch would wait half an hour."""
+    until = time.monotonic() + RENDEZVOUS_SECONDS
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=RENDEZVOUS_SECONDS).close()
+            return
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)
 
 
 def make_accelerator() -> Accelerator:
