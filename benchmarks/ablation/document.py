@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import few_steps, trajectories
+from benchmarks import codecs, few_steps
 from benchmarks.experiment.tables import minutes, number, read_results, table, with_interval
 from lfdm.folders.model_folder import read_json
 
@@ -39,8 +39,8 @@ def render(folder: Path) -> str:
     """Render the document from the results in a folder."""
     ablations = [part for results in read_results(folder, "ablation-") for part in _render_one(results)]
     distilled = [few_steps.render_table(results) for results in read_results(folder, "few-steps-")]
-    codecs = [trajectories.render_table(results) for results in read_results(folder, "trajectories-")]
-    return "\n".join([HEAD, *ablations, *distilled, *codecs])
+    compared = [codecs.render_table(results) for results in read_results(folder, "codecs-")]
+    return "\n".join([HEAD, *ablations, *distilled, *compared])
 
 
 def with_earlier_groups(results: dict[str, Any], stored: Path) -> dict[str, Any]:

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from lfdm.denoiser.unet3d import MotionUNet3D
     from lfdm.diffusion.schedulers import MotionScheduler
     from lfdm.motion.codec import FrameCodec
+    from lfdm.motion.learned_codec import LearnedCodec
     from lfdm.motion.motion import Motion
-    from lfdm.motion.trajectory_codec import TrajectoryCodec
     from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 __version__ = "0.1.0"
@@ -19,10 +19,10 @@ __all__ = [
     "FrameCodec",
     "LatentFlowAutoencoder",
     "LatentFlowPipeline",
+    "LearnedCodec",
     "Motion",
     "MotionScheduler",
     "MotionUNet3D",
-    "TrajectoryCodec",
 ]
 """The public classes; a model folder may name these as components."""
 
@@ -31,10 +31,10 @@ _HOMES = {
     "FrameCodec": "lfdm.motion.codec",
     "LatentFlowAutoencoder": "lfdm.autoencoder.autoencoder",
     "LatentFlowPipeline": "lfdm.pipeline.pipeline",
+    "LearnedCodec": "lfdm.motion.learned_codec",
     "Motion": "lfdm.motion.motion",
     "MotionScheduler": "lfdm.diffusion.schedulers",
     "MotionUNet3D": "lfdm.denoiser.unet3d",
-    "TrajectoryCodec": "lfdm.motion.trajectory_codec",
 }
 
 

@@ -62,7 +62,7 @@ def test_presets_are_found_by_name_and_unknown_ones_are_refused() -> None:
     assert all(get_preset(name).name == name for name in PRESETS)
     with pytest.raises(
         UserError,
-        match="unknown preset 'mug64'; known: flow64, flow128, flow256, flow512, trajectories64, mug128, mhad128, natops128",
+        match="unknown preset 'mug64'; known: flow64, flow128, flow256, flow512, learned64, mug128, mhad128, natops128",
     ):
         get_preset("mug64")
 

@@ -1,8 +1,7 @@
-import pytest
 import torch
 from torch import Tensor
 
-from lfdm.motion.splatting import Splat, fill_holes, softmax_splat
+from lfdm.motion.splatting import Splat, softmax_splat
 from lfdm.motion.warp import flow_to_grid, identity_grid, warp
 
 
@@ -111,13 +110,3 @@ def test_what_the_backward_pass_needs_is_linear_in_the_number_of_cells() -> None
         return count
 
     assert 3.9 < saved(32) / saved(16) < 4.1
-
-
-@pytest.mark.parametrize("size", [(8, 8), (6, 10), (5, 7)])
-def test_holes_are_filled_from_what_landed_around_them(size: tuple[int, int]) -> None:
-    mean = torch.full((2, 2, 3, *size), 2.0)
-    coverage = torch.ones(2, 1, 3, *size)
-    mean[..., 1:3, 2:4], coverage[..., 1:3, 2:4] = 0, 0
-    torch.testing.assert_close(fill_holes(Splat(mean, coverage)), torch.full((2, 2, 3, *size), 2.0))
-    whole = random(1, 2, 1, *size)
-    assert torch.equal(fill_holes(Splat(whole, torch.ones(1, 1, 1, *size))), whole)

@@ -28,7 +28,6 @@ from lfdm.errors import UserError
 from lfdm.folders.components import Model
 from lfdm.folders.model_folder import checked_settings
 from lfdm.motion.motion import BILINEAR_REACH, Motion
-from lfdm.motion.trajectories import Trajectories
 from lfdm.motion.warp import warp
 
 PAPER_PREDICTOR = to_json(AutoencoderConfig().predictor)
@@ -170,11 +169,11 @@ class LatentFlowAutoencoder(Model):
             before = part[:, :, -1], estimate.motion.flow[:, :, -1]
             yield estimate.finest() if refine else estimate.motion
 
-    def estimate_trajectories(self, video: Tensor) -> Trajectories:
-        """Track the points of frame 0 through a video (b, 3, t, H, W): trajectories at the latent's size.
+    def track_points(self, video: Tensor) -> Tensor:
+        """Track the points of frame 0 through a video (b, 3, t, H, W): displacement (b, 2, t, h, w) in half images.
 
-        Roles are swapped: every frame in turn is the source of frame 0. Each point is matched near where it was one frame
-        earlier, so frames must follow one another.
+        Frame k shows the cell at s at s + displacement. Roles are swapped: every frame in turn is the source of frame 0. Each
+        point is matched near where it was one frame earlier, so frames must follow one another.
 
         Raises:
             UserError: another shape, or a motion predictor that cannot track.

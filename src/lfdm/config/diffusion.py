@@ -12,8 +12,8 @@ SamplerName = Literal["dpmpp_2m", "euler", "heun", "ddim", "ddpm", "flow_map"]
 PAPER_SAMPLERS: tuple[SamplerName, ...] = ("ddpm", "ddim", "dpmpp_2m")
 """Samplers with the paper's dynamic thresholding."""
 
-TRAJECTORY_COEFFICIENTS, VISIBILITY_COEFFICIENTS = 8, 4
-"""Coefficients of time of each direction's displacement and of visibility with codec='trajectories'."""
+LEARNED_COMPONENTS, LEARNED_PATCH = 64, 2
+"""Components with codec='learned', and the side in cells of the patches that they describe."""
 MAX_GUIDANCE_SCALE = 100.0
 NUM_TRAIN_TIMESTEPS = 1000
 """Noise levels in training and largest number of sampling steps."""
@@ -26,8 +26,8 @@ TEXT_ENCODER = "bert-base-cased"
 class DiffusionConfig:
     """Diffusion process, condition and default sampling."""
 
-    codec: Literal["flow", "grid", "trajectories"] = "flow"
-    """Diffused variable: displacement (flow, our own) or position (grid, paper) per frame, or trajectories (experimental)."""
+    codec: Literal["flow", "grid", "learned"] = "flow"
+    """Diffused variable: displacement (flow, our own) or position (grid, paper) per frame, or learned per clip (experimental)."""
     normalize: bool = True
     """Scaling of motion channels to zero mean and unit variance, measured on the training set."""
     prediction_type: PredictionType = "velocity"
@@ -68,12 +68,10 @@ class DiffusionConfig:
         check(not (thresholds and self.clamp_to_range), "clamp_to_range", True, "False with dynamic_thresholding")
         check(self.codec != "grid" or not self.normalize, "normalize", True, "False with codec='grid'")
         for name in ("normalize", "still_first_frame"):
-            check(self.codec != "trajectories" or getattr(self, name), name, False, "True with codec='trajectories'")
+            check(self.codec != "learned" or getattr(self, name), name, False, "True with codec='learned'")
         check(self.normalize or not self.clamp_to_range, "clamp_to_range", True, "False without normalize (no stored range)")
 
     @property
     def sample_channels(self) -> int:
-        """Channels of what is diffused: x, y and occlusion, or coefficients of trajectories."""
-        if self.codec == "trajectories":
-            return FLOW_CHANNELS * TRAJECTORY_COEFFICIENTS + VISIBILITY_COEFFICIENTS + 1
-        return FLOW_CHANNELS + 1
+        """Channels of what is diffused: x, y and occlusion, or learned coefficients."""
+        return LEARNED_COMPONENTS // LEARNED_PATCH**2 if self.codec == "learned" else FLOW_CHANNELS + 1

@@ -25,11 +25,6 @@ class PredictorConfig:
         """Names of the predictor's auxiliary losses; each has a weight `<name>_weight` in `AutoencoderTrainingConfig`."""
         return ()
 
-    @property
-    def tracks_points(self) -> bool:
-        """Return whether the predictor can track points through a video."""
-        return False
-
     def size_multiple(self, num_downs: int) -> int:
         """Return the number that height and width of images must be multiples of, for motion at stride 2^num_downs."""
         return 2**num_downs
@@ -72,10 +67,6 @@ class DenseConfig(PredictorConfig):
     @property
     def losses(self) -> tuple[str, ...]:
         return "match", "tracking_distillation"
-
-    @property
-    def tracks_points(self) -> bool:
-        return True
 
     def min_size(self, num_downs: int) -> int:
         return 2 ** (len(self.channels) + num_downs - 2)  # its coarsest features have a cell left

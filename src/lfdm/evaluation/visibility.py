@@ -69,7 +69,7 @@ def cycle_visibility(autoencoder: LatentFlowAutoencoder, video: Tensor) -> tuple
     forward = autoencoder.estimate_motion(video[:, :, 0], video)
     frames = video[0].transpose(0, 1)
     if autoencoder.motion_predictor.kind == "dense":
-        displacement = autoencoder.estimate_trajectories(video).displacement[0].transpose(0, 1)
+        displacement = autoencoder.track_points(video)[0].transpose(0, 1)
     else:
         displacement = autoencoder.estimate_motion(frames, frames[:1].expand_as(frames)).flow[:, :, 0]
     moving, consistent = consistent_cells(forward, displacement.float(), (video.shape[-2], video.shape[-1]))

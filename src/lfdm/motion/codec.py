@@ -31,8 +31,6 @@ class MotionCodec(Component, ABC):
 
     has_frame_axis: ClassVar[bool] = False
     """Samples are (b, c, t, h, w), one entry per frame: a long clip can be sampled in windows."""
-    needs_trajectories: ClassVar[bool] = False
-    """`encode` and `measured` take `Trajectories` that stage 1 tracks instead of `Motion`."""
     corners: bool
     """Coordinate convention of the motion, see `lfdm.motion.warp`."""
 

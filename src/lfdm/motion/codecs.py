@@ -2,11 +2,11 @@
 
 from lfdm.config.diffusion import DiffusionConfig
 from lfdm.motion.codec import FrameCodec, MotionCodec
-from lfdm.motion.trajectory_codec import TrajectoryCodec
+from lfdm.motion.learned_codec import LearnedCodec
 
 
 def make_codec(config: DiffusionConfig, *, corners: bool) -> MotionCodec:
     """Return the codec that settings describe, without statistics of training motion."""
-    if config.codec == "trajectories":
-        return TrajectoryCodec()
+    if config.codec == "learned":
+        return LearnedCodec()
     return FrameCodec(kind=config.codec, corners=corners, still_first_frame=config.still_first_frame)

@@ -10,7 +10,6 @@ pixel centres: n cells lie at (2 i + 1) / n - 1, as in `lfdm.motion.warp` with c
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
@@ -69,22 +68,3 @@ def softmax_splat(
     total = landed[:, channels : channels + 1]
     mean = torch.where(total > TINY, landed[:, :channels] / total.clamp(min=TINY), 0)
     return Splat(mean, landed[:, channels + 1 :])
-
-
-def fill_holes(splat: Splat) -> Tensor:
-    """Return the mean of a splat (b, c, t, H, W) whose holes are filled from ever coarser means of what landed around them."""
-    b = len(splat.mean)
-    mean, coverage = (rearrange(x, "b c t h w -> (b t) c h w") for x in (splat.mean, splat.coverage.clamp(max=1)))
-    return rearrange(_fill(mean, coverage), "(b t) c h w -> b c t h w", b=b)
-
-
-def _fill(mean: Tensor, coverage: Tensor) -> Tensor:
-    """Mix cells (n, c, h, w) by their coverage (n, 1, h, w) in [0, 1] with the filled image of half the size."""
-    height, width = mean.shape[-2:]
-    if max(height, width) == 1:
-        return mean
-    known = F.avg_pool2d(coverage, 2, ceil_mode=True, count_include_pad=False)
-    coarse = F.avg_pool2d(mean * coverage, 2, ceil_mode=True, count_include_pad=False) / known.clamp(min=TINY)
-    filled = _fill(coarse, (known / HOLE_COVERAGE).clamp(max=1))
-    filled = F.interpolate(filled, size=(height, width), mode="bilinear", align_corners=False)
-    return torch.lerp(filled, mean, (coverage / HOLE_COVERAGE).clamp(max=1))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 import torch
 from torch import nn
 
+from lfdm.autoencoder.convolution import channels_last_kernels
 from lfdm.config.unsupported import missing_attribute, refuse_unknown
 from lfdm.folders.components import Saved, check_device, check_load_options, check_safetensors
 from lfdm.folders.files import expand_home
@@ -67,6 +68,7 @@ class BasePipeline(Saved, DiffusersLoading):
         classes, settings = read_index(layout.index, cls)
         pipe = cls(**load_components(layout, classes, dtype=dtype, device=device, variant=variant), **settings)
         pipe.about, pipe.source = read_about(layout.index), layout.index
+        channels_last_kernels(pipe.components["unet"])  # a CPU would otherwise convert them in every step
         return pipe
 
     def save_pretrained(

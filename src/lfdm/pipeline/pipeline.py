@@ -225,7 +225,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
             negative_condition: what guidance moves away from instead of the null condition; needs a guidance_scale above 1.
             loop: lets the last frames lead into the first; see `Motion.closed`.
             slow_motion: stretches the motion of a training clip over any number of frames, at no cost in sampling; for models
-                whose samples have no frame axis (`TrajectoryCodec`), which cannot be longer otherwise.
+                whose samples have no frame axis (`LearnedCodec`), which cannot be longer otherwise.
             output_size: `native` = frames have the image's own size and are its own pixels, moved; see `lfdm.pipeline.full_size`.
             max_megapixels: largest image with `native`, since its frames take much memory.
             keep_alpha: makes frames with alpha of images that are not opaque everywhere (all frames of a call, if one image is

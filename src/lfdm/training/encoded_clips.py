@@ -40,7 +40,7 @@ class EncodedClips:
     clips: TrainingClips
     """Labels of the clips, and their shards if the arrays are in shards."""
     motion: MotionStore
-    """Motion of every frame relative to the first, or trajectories."""
+    """Motion of every frame relative to the first."""
     latents: LatentStore
     """Latents of the first frame under the augmentation of the training."""
 
@@ -55,13 +55,11 @@ def open_encoded_clips(
     clips: ClipCache,
     training: DiffusionTrainingConfig,
     *,
-    trajectories: bool = False,
     bf16: bool = False,
     progress: Progress | None = None,
 ) -> EncodedClips:
-    """Return motion, or `trajectories`, and latents of all clips for `training`; the first call computes them."""
-    exact = training.exact_motion
-    motion = open_motion_cache(autoencoder, clips, trajectories=trajectories, exact=exact, bf16=bf16, progress=progress)
+    """Return motion and latents of all clips for `training`; the first call computes them."""
+    motion = open_motion_cache(autoencoder, clips, exact=training.exact_motion, bf16=bf16, progress=progress)
     mirrored = training.flip_probability > 0
     latents = open_latent_cache(autoencoder, clips, stage2_jitter(training), mirrored=mirrored, bf16=bf16, progress=progress)
     return EncodedClips(clips, motion, latents)

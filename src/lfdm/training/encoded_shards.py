@@ -26,7 +26,7 @@ from lfdm.folders.remote import StoredFolder
 from lfdm.training.clip_arrays import digest_weights
 from lfdm.training.encoded_clips import EncodedClips, stage2_jitter
 from lfdm.training.latent_cache import encode_first_frame, latent_settings, num_latent_versions
-from lfdm.training.motion_cache import encode_motion, motion_version
+from lfdm.training.motion_cache import MOTION_VERSION, encode_motion
 from lfdm.training.processes import process_state
 
 logger = logging.getLogger(__name__)
@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 class ShardedMotion:
     """Motion of clips in shards, see `MotionStore`."""
 
-    def __init__(self, shards: ShardSet, *, corners: bool, trajectories: bool) -> None:
-        self.shards, self.corners, self.needs_trajectories = shards, corners, trajectories
+    def __init__(self, shards: ShardSet, *, corners: bool) -> None:
+        self.shards, self.corners = shards, corners
 
     def __len__(self) -> int:
         return len(self.shards)
@@ -62,7 +62,6 @@ def open_encoded_shards(
     clips: ShardedClips,
     training: DiffusionTrainingConfig,
     *,
-    trajectories: bool = False,
     bf16: bool = False,
     progress: Progress | None = None,
 ) -> EncodedClips:
@@ -78,7 +77,7 @@ def open_encoded_shards(
     jitter, mirrored = stage2_jitter(training), training.flip_probability > 0
     parts = [autoencoder.motion_predictor, autoencoder.first, autoencoder.downs]
     settings = [
-        motion_version(trajectories=trajectories),
+        MOTION_VERSION,
         latent_settings(clips, jitter, mirrored=mirrored),
         clips.settings,
         bf16,
@@ -91,7 +90,7 @@ def open_encoded_shards(
             with torch.inference_mode(), torch.autocast(autoencoder.device.type, torch.bfloat16, enabled=bf16):
                 was_training = autoencoder.training
                 autoencoder.eval()
-                _encode_shard(autoencoder, clips, number, place, jitter, trajectories=trajectories, mirrored=mirrored)
+                _encode_shard(autoencoder, clips, number, place, jitter, mirrored=mirrored)
                 autoencoder.train(was_training)
         if progress is not None:
             progress("encoding shards", number + 1, len(clips.set.shards))
@@ -103,7 +102,7 @@ def open_encoded_shards(
     split = SplitSummary(shards=shards, labels=dict.fromkeys(clips.labels, 0))
     files = ShardFiles(place, clips.set.files.cache, clips.set.files.limit)
     encoded = ShardedClips(files, split, clips.size, clips.fit)
-    motion = ShardedMotion(encoded.set, corners=autoencoder.corners, trajectories=trajectories)
+    motion = ShardedMotion(encoded.set, corners=autoencoder.corners)
     latents = ShardedLatents(encoded.set, num_versions=num_latent_versions(clips, jitter), mirrored=mirrored)
     return EncodedClips(encoded, motion, latents)
 
@@ -134,7 +133,6 @@ def _encode_shard(
     place: StoredFolder,
     jitter: ColorJitter,
     *,
-    trajectories: bool,
     mirrored: bool,
 ) -> None:
     """Compute and store the arrays of one shard, and last its description, which says that they are there."""
@@ -146,7 +144,7 @@ def _encode_shard(
             found = clips.usable(index)
             values = {"path": clips.set.values(found)["path"], "label": clips.label(found)}
             arrays = {
-                "motion": np.concatenate(list(encode_motion(autoencoder, clips.clip(found), trajectories=trajectories))),
+                "motion": np.concatenate(list(encode_motion(autoencoder, clips.clip(found)))),
                 "latents": np.concatenate(list(encode_first_frame(autoencoder, clips, found, jitter, mirrored=mirrored))),
             }
             for name, array in arrays.items():

@@ -196,8 +196,8 @@ def train_few_steps(
     state = process_state()
     with locked(out, hold=state.is_main_process):
         stage1 = teacher.autoencoder.requires_grad_(False).to(state.device)
-        size, fit, trajectories = teacher.size, teacher.config["fit"], teacher.motion_codec.needs_trajectories
-        clips, encoded = open_caches(stage1, config, source, size=size, fit=fit, trajectories=trajectories, progress=progress)
+        size, fit = teacher.size, teacher.config["fit"]
+        clips, encoded = open_caches(stage1, config, source, size=size, fit=fit, progress=progress)
         if state.is_main_process:
             prepare_run(out, settings)
             if not (out / MODEL_DIR).is_dir():

@@ -137,10 +137,7 @@ class DiffusionTask:
             return codec.encode(to_motion(batch["motion"], codec)).float(), batch["latent"].float()
         video = batch["video"].float() / 255
         image = video[:, :, 0]
-        motion = (
-            autoencoder.estimate_trajectories(video) if codec.needs_trajectories else autoencoder.estimate_motion(image, video)
-        )
-        return codec.encode(motion).float(), autoencoder.encode(image).latent
+        return codec.encode(autoencoder.estimate_motion(image, video)).float(), autoencoder.encode(image).latent
 
     def drop_conditions(self, label: Tensor, randomness: BatchRandomness) -> Tensor:
         """Return the condition rows (b,) of labels (b,), some of them replaced by -1, the null condition."""
@@ -220,9 +217,8 @@ def train_diffusion(
         labels = source.split_labels("train")
         condition = _make_condition(preset, labels, model / "condition", None if start is None else start.condition)
         fitting = {"size": preset.size, "fit": preset.fit}
-        tracks = make_codec(preset.diffusion, corners=stage1.corners).needs_trajectories
         training = preset.diffusion_training
-        clips, encoded = open_caches(stage1, training, source, **fitting, trajectories=tracks, progress=progress)
+        clips, encoded = open_caches(stage1, training, source, **fitting, progress=progress)
         codec = _load_codec(model) if begun else _measured_codec(preset, stage1, None if encoded is None else encoded.motion)
         pipeline = _build_pipeline(preset, stage1, condition, codec)
         if start is not None:
@@ -248,7 +244,6 @@ def open_caches(
     *,
     size: Size,
     fit: Fit,
-    trajectories: bool,
     progress: Progress | None = None,
 ) -> tuple[TrainingClips, EncodedClips | None]:
     """Return the decoded clips and, with `cache_motion`, what stage 1 sees of them; the first call makes them.
@@ -256,14 +251,14 @@ def open_caches(
     Every process of a training calls this. One process of each machine makes the caches of a clip data set; those of shards are
     shared out among all.
     """
-    options = {"trajectories": trajectories, "bf16": uses_bf16(training.optimization.mixed_precision, stage1.device)}
+    options = {"bf16": uses_bf16(training.optimization.mixed_precision, stage1.device)}
     encoded = None
     with process_state().local_main_process_first():  # the other processes find its caches
         clips = open_training_clips(source, size, fit, training.background, progress)
         if training.cache_motion and isinstance(clips, ClipCache):
             encoded = open_encoded_clips(stage1, clips, training, **options, progress=progress)
-    if training.exact_motion and (trajectories or isinstance(clips, ShardedClips)):
-        raise UserError("exact_motion must be False for shards and for codecs of trajectories; got True")
+    if training.exact_motion and isinstance(clips, ShardedClips):
+        raise UserError("exact_motion must be False for shards; got True")
     if training.cache_motion and isinstance(clips, ShardedClips):
         encoded = open_encoded_shards(stage1, clips, training, **options, progress=progress)
     return clips, encoded

@@ -187,17 +187,11 @@ def test_points_are_tracked_forward_through_a_video(stride: int) -> None:
     image = F.interpolate(torch.rand(2, 3, 16, 16), scale_factor=stride)
     video = torch.stack([image.roll(stride * k, dims=-1) for k in range(5)], dim=2)
     found = predictor.track_points(video)
-    assert found.displacement.shape == (2, 2, 5, 16, 16)
-    assert found.visibility.shape == (2, 1, 5, 16, 16)
+    assert found.shape == (2, 2, 5, 16, 16)
     expected = torch.arange(5.0).view(5, 1, 1) * 2 / 16
-    inside = found.displacement[:, 0, :, 2:-2, 2:8]
+    inside = found[:, 0, :, 2:-2, 2:8]
     torch.testing.assert_close(inside, expected.expand_as(inside), atol=0.02, rtol=0)
-    assert found.displacement[:, 1, :, 2:-2, 2:8].abs().max() < 0.02
-    predictor.get_parameter("coarse_head.bias")[3] = -50.0  # nothing would be warped
-    video[:, :, -1] = torch.rand(2, 3, *image.shape[-2:])  # nothing of the first frame is left
-    seen = predictor.track_points(video).visibility[:, 0]
-    assert seen[:, :-1, 2:-2, 2:8].min() > 0.95  # there and back
-    assert seen[:, -1].mean() < 0.5
+    assert found[:, 1, :, 2:-2, 2:8].abs().max() < 0.02
 
 
 def test_a_predictor_that_cannot_track_points_says_so() -> None:

@@ -31,7 +31,6 @@ from lfdm.autoencoder.predictors.predictor import LossInputs, MotionEstimate, Mo
 from lfdm.autoencoder.predictors.refinement import FlowState, LocalRefinement, warp_features, zero_convolution
 from lfdm.config.predictors import TEACHER_TRACKING, DenseConfig
 from lfdm.motion.motion import Motion
-from lfdm.motion.trajectories import Trajectories
 from lfdm.motion.warp import identity_grid, warp
 
 OCCLUSION_BIAS = 3.0
@@ -41,8 +40,6 @@ IMAGE_CHANNELS = 5
 FLOW_CHANNELS, OCCLUSION_CHANNELS, EVIDENCE_CHANNELS = 2, 1, 3
 MATCHING_STRIDE = 2
 """Stride of matching in the reduced image."""
-ROUND_TRIP_SPREAD = 0.125
-"""Error in half images of a way to a frame and back at which a point counts as seen there with exp(-1/2)."""
 HEAD_CHANNELS = 1 + FLOW_CHANNELS + OCCLUSION_CHANNELS
 """A factor of the matched flow, a residual flow and an occlusion logit."""
 
@@ -123,7 +120,7 @@ class DenseMotionPredictor(MotionPredictor):
             flow = states[-1].flow
         return FlowState.stack_frames(states)
 
-    def track_points(self, video: Tensor) -> Trajectories:
+    def track_points(self, video: Tensor) -> Tensor:
         """Track the pixels of frame 0 from frame to frame (see `MotionPredictor.track_points`)."""
         b, images = video.shape[0], rearrange(video, "b c t h w -> (b t) c h w")
         frames = self._describe(_reduce(images, self.stride // MATCHING_STRIDE))
@@ -133,11 +130,7 @@ class DenseMotionPredictor(MotionPredictor):
         for k in range(video.shape[2]):
             expected = None if k == 0 or steps is None else follow_flow(states[-1].flow, steps[:, k - 1])
             states.append(self._estimate(frames.select_frames(b, slice(k, k + 1)), first, expected, TEACHER_TRACKING)[0])
-        state = FlowState.stack_frames(states)
-        round_trip = follow_flow(state.flow, self._estimate(first, frames)[0].flow)
-        returns = torch.exp(round_trip.square().sum(1, keepdim=True) / (-2 * ROUND_TRIP_SPREAD**2))
-        found = _to_motion(state, b)
-        return Trajectories(found.flow, torch.maximum(found.occlusion, rearrange(returns, "(b t) c h w -> b c t h w", b=b)))
+        return _to_motion(FlowState.stack_frames(states), b).flow
 
     def _estimate(
         self, source: ImageFeatures, driving: ImageFeatures, expected: Tensor | None = None, pull: float | None = None

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from lfdm.config.predictors import PredictorConfig
 from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
-from lfdm.motion.trajectories import Trajectories
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,15 +77,13 @@ class MotionPredictor(nn.Module):
         """
         raise NotImplementedError
 
-    def track_points(self, video: Tensor) -> Trajectories:  # noqa: ARG002 - for predictors that can
-        """Return where the cells of frame 0 are in the frames of a video (b, 3, t, H, W), at (h, w).
-
-        A cell is seen in a frame as far as the predictor would warp it, or as the backward flow leads from there back to it.
+    def track_points(self, video: Tensor) -> Tensor:  # noqa: ARG002 - for predictors that can
+        """Return how far the cells of frame 0 have moved in the frames of a video (b, 3, t, H, W): (b, 2, t, h, w).
 
         Raises:
             UserError: a predictor that cannot track.
         """
-        raise UserError(f"trajectories need the predictor 'dense'; got {self.kind!r}")
+        raise UserError(f"points can only be tracked by the predictor 'dense'; got {self.kind!r}")
 
     def region_heat(self, frames: Tensor) -> Tensor:  # noqa: ARG002 - for predictors with regions
         """Return the heat maps (n, K, h, w), of peak 1, of the K regions in frames (n, 3, H, W).
