@@ -1,8 +1,8 @@
 """What codecs keep of the motion of puppets, and what a call with each costs: `python -m benchmarks.codecs`.
 
 Motion that stage 1 estimates, and exact motion, are encoded and decoded again; learned codecs are measured on other puppets.
-Errors are those over moving visible figure pixels, divided by that of knowing only the camera's drift (`flow_epe_ratio`). The rows
-of trajectories were measured by code that is gone (docs/decisions/0036-learned-codec.md) and stay in the results.
+Errors are those over moving visible figure pixels, divided by that of knowing only the camera's drift (`flow_epe_ratio`). The
+rows of trajectories were measured by code that is gone (docs/decisions/0036-learned-codec.md) and stay in the results.
 """
 
 import argparse
@@ -164,11 +164,12 @@ def measure(pipe: LatentFlowPipeline, num_subjects: int, num_fitted: int, num_ro
 def render_table(results: dict[str, Any]) -> str:
     """Render the tables of docs/ablation.md."""
     clips = f"{results['num_clips']} clips of {results['num_subjects']} unseen puppets through the codec and back"
+    fitted = f"learned codecs were measured on {results['num_fitted']} clips of others"
     lines = (
         "## Codecs: what is diffused\n",
-        f"{clips} ([decision 36](decisions/0036-learned-codec.md)); learned codecs were measured on {results['num_fitted']} clips",
-        "of others. Errors are `flow_epe_ratio`; frames are rebuilt from the estimated motion. Seconds of processor time in float32",
-        f"for one video ({results['machine']}): {NUM_STEPS} predictions and the motion of their sample, and the whole call.",
+        f"{clips} ([decision 36](decisions/0036-learned-codec.md)); {fitted}.",
+        "Errors are `flow_epe_ratio`; frames are rebuilt from the estimated motion. Seconds of processor time in float32 for one",
+        f"video ({results['machine']}): {NUM_STEPS} predictions and the motion of their sample, and the whole call.",
         "More frames of a codec without a frame axis are the same motion, slower.\n",
         f"`python -m benchmarks.codecs`\n\n{table(_HEADER, list(_cells(results['rows'])))}",
         "### Trajectories: coefficients of time, softmax splatting, priority\n",

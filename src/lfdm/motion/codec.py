@@ -39,11 +39,11 @@ class MotionCodec(Component, ABC):
         """Return the shape of one sample, channels first; UserError for a length that the codec does not support."""
 
     @abstractmethod
-    def encode(self, motion: Any) -> Tensor:
-        """Return the sample of a `Motion`, or of `Trajectories` (`needs_trajectories`).
+    def encode(self, motion: Motion) -> Tensor:
+        """Return the sample of a motion.
 
         Raises:
-            UserError: the other kind, or the other coordinate convention.
+            UserError: the other coordinate convention.
         """
 
     @abstractmethod
@@ -58,7 +58,7 @@ class MotionCodec(Component, ABC):
         """Set the known values of frame 0, if any, in a predicted clean sample."""
         return sample
 
-    def measured(self, motions: Iterable[Any], *, clamp: bool = True) -> Self:
+    def measured(self, motions: Iterable[Motion], *, clamp: bool = True) -> Self:
         """Return this codec with the statistics of training motions; `clamp` stores their range, too.
 
         Args:

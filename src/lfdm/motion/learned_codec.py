@@ -11,7 +11,7 @@ v = 3 n PATCH^2.
 
 import math
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -75,7 +75,7 @@ class LearnedCodec(Model, MotionCodec):
             raise UserError(f"height and width of the motion must be multiples of {PATCH} for this codec; got {height}x{width}")
         return (len(self.std) // PATCH**2, 1, height, width)
 
-    def encode(self, motion: Any) -> Tensor:
+    def encode(self, motion: Motion) -> Tensor:
         """Return the sample of a `Motion` of 3 frames or more."""
         patches = _to_patches(self._check(motion))
         coefficients = torch.einsum("kv,bvhw->bkhw", self.components.float(), patches - self.center.float()[:, None, None])
@@ -100,7 +100,7 @@ class LearnedCodec(Model, MotionCodec):
         low, high = (self._per_component(name).to(sample.dtype) for name in ("low", "high"))
         return _to_cells(torch.minimum(torch.maximum(coefficients, low), high))
 
-    def measured(self, motions: Iterable[Any], *, clamp: bool = True) -> Self:
+    def measured(self, motions: Iterable[Motion], *, clamp: bool = True) -> Self:
         """Return a codec with the components of training motions, and their range; `motions` is iterated once or twice.
 
         Raises:
@@ -126,7 +126,7 @@ class LearnedCodec(Model, MotionCodec):
             found._measure_range(motions)
         return found
 
-    def _measure_range(self, motions: Iterable[Any]) -> None:
+    def _measure_range(self, motions: Iterable[Motion]) -> None:
         low, high = -self.low, -self.high
         for motion in motions:
             coefficients = _to_components(self.encode(motion)).transpose(0, 1).flatten(1).cpu()
@@ -134,10 +134,10 @@ class LearnedCodec(Model, MotionCodec):
         self.low.copy_(low)
         self.high.copy_(high)
 
-    def _check(self, motion: Any) -> Motion:
-        if not isinstance(motion, Motion) or motion.corners or motion.num_frames < MIN_FRAMES:
-            got = f"corners={motion.corners}, {motion.num_frames} frames" if isinstance(motion, Motion) else type(motion).__name__
-            raise UserError(f"motion must be a Motion with corners=False of {MIN_FRAMES} frames or more; got {got}")
+    def _check(self, motion: Motion) -> Motion:
+        if motion.corners or motion.num_frames < MIN_FRAMES:
+            got = f"corners={motion.corners} and {motion.num_frames} frames"
+            raise UserError(f"motion must have corners=False and {MIN_FRAMES} frames or more with this codec; got {got}")
         return motion
 
     def _per_component(self, name: str) -> Tensor:
