@@ -32,6 +32,8 @@ GENERATE: dict[str, Any] = {
     "fit": None,
     "full_size": False,
     "unconditional": False,
+    "control": None,
+    "end_image": None,
 }
 """Fields of `/generate` in order, for a short video."""
 TRANSFER: dict[str, Any] = {

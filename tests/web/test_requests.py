@@ -1,6 +1,8 @@
 """Fields of requests: masks mean what they mean in Python, and messages show what was got."""
 
 import base64
+import io
+import json
 import struct
 import zlib
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from benchmarks.serving.server import GENERATE
 from lfdm.errors import UserError
 from lfdm.pipeline.inputs import prepare_mask
 from lfdm.web.limits import ServeLimits
-from lfdm.web.requests import Choices, RequestReader, resize_mask
+from lfdm.web.requests import Choices, RequestReader, resize_mask, with_masks_of_size
 from lfdm.web.storage import Storage
 
 FIELDS: dict[str, Any] = {**GENERATE, "image": "a", "label": None}
@@ -172,3 +174,46 @@ def test_messages_show_a_wrong_value_as_it_is(reader: RequestReader, field: str,
     with pytest.raises(UserError, match=f"^{field} must be") as refusal:
         reader.generate(**{**FIELDS, field: value})
     assert str(refusal.value).endswith(f"; got {shown}")
+
+
+def test_a_control_is_the_text_of_a_control_json(reader: RequestReader, storage: Storage) -> None:
+    mask = io.BytesIO()
+    Image.fromarray(np.full((16, 16), 255, np.uint8)).save(mask, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(mask.getvalue()).decode()
+    content = {"drags": [{"from": [1, 2], "path": [[1, 3, 4]]}], "pins": [[5, 6]], "strengths": [{"mask": url, "value": 0.5}]}
+    end = upload(storage, "end.png")
+    Image.fromarray(np.zeros((20, 10, 3), np.uint8)).save(end)
+    read = reader.generate(**{**FIELDS, "control": json.dumps(content), "end_image": {"path": str(end)}}).control
+    assert read is not None
+    assert read.drags[0].path == ((1, 3, 4),)
+    assert read.pins == ((5, 6),)
+    assert isinstance(read.end_image, Image.Image)
+    fitted = with_masks_of_size(read, (64, 64)).strengths[0].mask
+    assert isinstance(fitted, Image.Image)
+    assert fitted.size == (64, 64)
+    assert reader.generate(**FIELDS).control is None
+    spans = reader.generate(**{**FIELDS, "label": "wave@0-0.5, jump@0.5-1"}).control
+    assert spans is not None
+    assert [span.label for span in spans.labels] == ["wave", "jump"]
+
+
+@pytest.mark.parametrize(
+    ("control", "message"),
+    [
+        ({"drags": []}, "control must be the text"),
+        ("{", "no JSON"),
+        ("[1]", "JSON object"),
+        ("[" * 100_000, "no JSON"),
+        (" " * 2_000_000, "at most"),
+        (json.dumps({"end_image": "/etc/passwd"}), "end_image"),
+        (json.dumps({"strengths": [{"mask": "/etc/passwd", "value": 1}]}), "mask"),
+        (json.dumps({"drag": []}), "unknown key"),
+        (json.dumps({"pins": [[float("nan"), 1]]}), "finite"),
+        (json.dumps({"pins": [[1, 1]] * 10_000}), "at most 1024"),
+        (json.dumps({"version": 2}), "version"),
+    ],
+)
+def test_bad_controls_are_one_line(reader: RequestReader, control: object, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        reader.generate(**{**FIELDS, "control": control})
+    assert "\n" not in str(caught.value)

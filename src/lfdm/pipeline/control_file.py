@@ -2,14 +2,18 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lfdm.config.control import Control, Drag, LabelSpan, PartStrength, Point
 from lfdm.errors import UserError
 from lfdm.folders.files import write_bytes
 from lfdm.folders.model_folder import read_json
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 FORMAT, VERSION = "lfdm-control", 1
 
@@ -89,12 +93,20 @@ def read_control(path: Path) -> Control:
     """
     content = read_json(path)
     try:
-        return _control(content, path.parent)
+        return parse_control(content, lambda name: _inside(path.parent, name))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
 
-def _control(content: dict[str, Any], folder: Path) -> Control:
+def parse_control(content: dict[str, Any], find_picture: Callable[[object], "Path | Image.Image"]) -> Control:
+    """Return the control that the content of a control.json describes.
+
+    Args:
+        find_picture: returns the picture that a value of `mask` or `end_image` stands for.
+
+    Raises:
+        UserError: another format or version, an unknown key, or a value that is not allowed.
+    """
     if content.get("format") != FORMAT or content.get("version") != VERSION:
         got = f"{content.get('format')!r}, {content.get('version')!r}"
         raise UserError(f"format and version must be {FORMAT!r}, {VERSION}; got {got}")
@@ -123,11 +135,11 @@ def _control(content: dict[str, Any], folder: Path) -> Control:
             PartStrength(
                 value=one.get("value", float("nan")),
                 at=None if one.get("at") is None else _tuple("at", one["at"], 2),
-                mask=None if one.get("mask") is None else _inside(folder, one["mask"]),
+                mask=None if one.get("mask") is None else find_picture(one["mask"]),
             )
             for one in strengths
         ),
-        end_image=None if end_image is None else _inside(folder, end_image),
+        end_image=None if end_image is None else find_picture(end_image),
         labels=tuple(
             LabelSpan(label=str(one.get("label")), start=one.get("start", float("nan")), end=one.get("end", float("nan")))
             for one in labels

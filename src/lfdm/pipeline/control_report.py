@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lfdm.config.control import Control
+from lfdm.motion.tracks import Tracks
 
 SHOWN_DISTANCE = 1.0
 """Distance in pixels of the picture from which it is reported."""
@@ -15,6 +16,8 @@ class ControlReport:
     """How near points came to the places that were asked for."""
 
     control: Control
+    asked: Tracks
+    """Drags, then pins, as places in the model's frame."""
     distance: Tensor
     """(b, n, t), pixels of the picture from the point to what a frame shows at the asked place; NaN where none was asked."""
     hidden: Tensor

@@ -122,7 +122,7 @@ class TrackControl:
             hidden.append(_read(motion.occlusion[b, :, k].cpu(), place)[:, 0] < 0.5)
         shape = (len(motion.flow), motion.num_frames, -1)
         distance, unseen = (torch.stack(parts).view(shape).transpose(1, 2) for parts in (distances, hidden))
-        return ControlReport(self.control, distance, unseen & tracks.visible)
+        return ControlReport(self.control, tracks, distance, unseen & tracks.visible)
 
     def _check_conflicts(self, size: tuple[int, int]) -> None:
         """Raise UserError for two points that should be in one place of a frame with different displacements."""

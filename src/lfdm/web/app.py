@@ -49,7 +49,7 @@ def _generate_tab(calls: Calls) -> None:
     guidance = choices.guidance_range[0], min(SLIDER_GUIDANCE, choices.guidance_range[1])
     with gr.Row(elem_classes="lf-columns"):
         with gr.Column(scale=5, min_width=300, elem_classes="lf-card"):
-            picture = picture_picker(choices.examples, limits)
+            picture = picture_picker(choices.examples, limits, controls=True, follows_tracks=choices.follows_tracks)
             with gr.Row():
                 value = labels[0] if labels else None
                 label = gr.Dropdown(
@@ -131,6 +131,8 @@ def _generate_call(calls: Calls) -> ApiCall:
         fit: str | None = None,
         full_size: bool = False,
         unconditional: bool = False,
+        control: str | None = None,
+        end_image: dict[str, Any] | None = None,
     ) -> AsyncGenerator[dict[str, Any], None]:
         updates = calls.generate(
             image=image,
@@ -146,6 +148,8 @@ def _generate_call(calls: Calls) -> ApiCall:
             fit=fit,
             full_size=full_size,
             unconditional=unconditional,
+            control=control,
+            end_image=end_image,
         )
         return api_answers(updates)
 
@@ -219,6 +223,8 @@ def _connect(
     def run(picture: Any, *values: Any) -> AsyncGenerator[tuple[Any, Any], None]:
         chosen = picture if isinstance(picture, dict) else {"image": picture}  # a client may send anything
         fields = dict(zip(controls, values, strict=True))
+        if "unconditional" in fields:  # generating, not transferring
+            fields |= {name: chosen.get(name) for name in ("control", "end_image")}
         if fields.get("unconditional") is True:
             fields["label"] = None
         return page_answers(call(image=chosen.get("image"), mask=chosen.get("mask"), **fields))

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from lfdm.pipeline.pipeline import MAX_PASS_FACTOR, LatentFlowPipeline
 from lfdm.pipeline.result import LatentFlowOutput
 from lfdm.web.jobs import Finished, JobProgress, Jobs, Report
 from lfdm.web.limits import MEGA, ServeLimits
-from lfdm.web.requests import Choices, GenerateRequest, RequestReader, TransferRequest, resize_mask
+from lfdm.web.requests import Choices, GenerateRequest, RequestReader, TransferRequest, resize_mask, with_masks_of_size
 from lfdm.web.results import CALLS_PER_FRAME, VideoResult, write_result
 from lfdm.web.storage import Storage
+from lfdm.web.track_points import track_points
 from lfdm.web.uploads import open_clip, read_upload
 
 Updates = AsyncGenerator[JobProgress | Finished[list[VideoResult]], None]
@@ -70,7 +72,9 @@ class Calls:
         total = steps * len(request.seeds)
         report(0, total)
         image, mask = self._read_picture(request)
-        size = self._size_arguments(image, request.num_frames, full_size=request.full_size)
+        options = self._size_arguments(image, request.num_frames, full_size=request.full_size)
+        if request.control is not None:
+            options["control"] = with_masks_of_size(request.control, (image.shape[0], image.shape[1]))
         folder = self.storage.new_result()
         results = []
         with self.storage.held(folder):
@@ -95,13 +99,14 @@ class Calls:
                     output_type="uint8",
                     callback_on_step_end=after_step,
                     callback_on_decode=lambda _, stop=notice: stop(),
-                    **size,
+                    **options,
                 )
-                label = _describe(request.condition)
+                label = _describe(request)
                 frames, motion = _only_sample(output)
                 name = f"{as_file_name(label)}-{seed}"
                 title, fps = f"{label}, seed {seed}", self._pipe.config["fps"]
-                results.append(write_result(folder, name, title, frames, motion, fps=fps, after_frame=notice))
+                shown = write_result(folder, name, title, frames, motion, fps=fps, after_frame=notice)
+                results.append(replace(shown, points=track_points(output), note=_left_over(output)))
         return results
 
     def _transfer(self, request: TransferRequest, report: Report) -> list[VideoResult]:
@@ -176,13 +181,21 @@ def choices_of(pipe: LatentFlowPipeline, examples: tuple[Path, ...]) -> Choices:
         guidance_scale=config["guidance_scale"],
         guidance_range=pipe.guidance_range,
         fit=config["fit"],
+        follows_tracks=pipe.unet.track_inputs,
     )
 
 
-def _describe(condition: str | dict[str, float] | None) -> str:
+def _describe(request: GenerateRequest) -> str:
+    condition = request.condition
+    if request.control is not None and request.control.labels:
+        return ", ".join(f"{span.label}@{span.start:g}-{span.end:g}" for span in request.control.labels)
     if isinstance(condition, dict):
         return ",".join(f"{name}={weight:g}" for name, weight in condition.items())
     return condition or "unconditional"
+
+
+def _left_over(output: LatentFlowOutput) -> str:
+    return "" if output.control is None else "; ".join(output.control.messages(0))
 
 
 def _only_sample(output: LatentFlowOutput) -> tuple[np.ndarray, Motion]:

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,18 @@ PICTURE_TYPES = "image/png,image/jpeg,image/webp,image/gif,image/bmp,image/heic,
 FILE_ROUTE = "gradio_api/file="
 
 
-def picture_picker(examples: Sequence[Path], limits: ServeLimits) -> gr.HTML:
-    """Return a picker of a picture with a brush for its mask. Value: `{"image": name | {"path"}, "mask": data URL | None}`."""
+def picture_picker(
+    examples: Sequence[Path], limits: ServeLimits, *, controls: bool = False, follows_tracks: bool = False
+) -> gr.HTML:
+    """Return a picker of a picture with a brush for its mask. Value: `{"image": name | {"path"}, "mask": data URL | None}`.
+
+    With `controls` it also has tools for drags and pins, which work if the model `follows_tracks`, the strength of a part and an
+    end pose; the value then has `control`, the text of a control.json with data URLs as masks, and `end_image`, or None.
+    """
     named = [{"name": path.stem, "url": _data_url(path)} for path in examples]
     hint = f"png, jpg, heic, webp, gif, bmp; up to {limits.upload_megabytes:g} MB"
-    return _picker("image", named, "Drop a picture here", hint, PICTURE_TYPES, limits)
+    options = {"controls": controls, "follows": follows_tracks}
+    return _picker("image", named, "Drop a picture here", hint, PICTURE_TYPES, limits, **options)
 
 
 def clip_picker(limits: ServeLimits) -> gr.HTML:
@@ -45,6 +53,7 @@ def player_value(results: Sequence[VideoResult]) -> dict[str, Any]:
             "name": result.file.name,
             "max_flow": result.max_flow,
             "has_sound": result.has_sound,
+            "points": [asdict(point) for point in result.points],
             "sheets": {kind: FILE_ROUTE + str(path) for kind, path in result.sheets.items()},
         }
         for result in results
@@ -57,13 +66,25 @@ def stylesheet() -> str:
     return _static("page.css")
 
 
-def _picker(kind: str, examples: list[dict[str, str]], empty: str, hint: str, accept: str, limits: ServeLimits) -> gr.HTML:
+def _picker(
+    kind: str,
+    examples: list[dict[str, str]],
+    empty: str,
+    hint: str,
+    accept: str,
+    limits: ServeLimits,
+    *,
+    controls: bool = False,
+    follows: bool = False,
+) -> gr.HTML:
     return gr.HTML(
         html_template=_static("picker.html"),
-        js_on_load=_static("picker.js"),
+        js_on_load=_static("picker.js") + _static("controls.js"),
         apply_default_css=False,
         kind=kind,
         clip=kind == "clip",
+        controls=controls,
+        follows=follows,
         examples=examples,
         empty=empty,
         hint=hint,

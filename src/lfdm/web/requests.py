@@ -5,7 +5,8 @@ Shapes: mask (H, W) float in [0, 1].
 
 import base64
 import binascii
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -13,14 +14,16 @@ import numpy as np
 from PIL import Image
 
 from lfdm.config.checks import MAX_SEED, check_integer, check_number, shown
+from lfdm.config.control import Control, PartStrength
 from lfdm.config.video import PictureFit
 from lfdm.data.images import open_image, read_gray
 from lfdm.errors import UserError
 from lfdm.pipeline.control import MAX_STRENGTH
+from lfdm.pipeline.control_file import FORMAT, VERSION, parse_control, parse_labels
 from lfdm.pipeline.inputs import parse_condition
 from lfdm.web.limits import ServeLimits
 from lfdm.web.storage import Storage
-from lfdm.web.uploads import IMAGE_FORMATS, check_megapixels
+from lfdm.web.uploads import IMAGE_FORMATS, check_megapixels, read_upload
 
 MAX_MASK_BYTES = 400_000
 MAX_MASK_MEGAPIXELS = 1.0
@@ -30,6 +33,8 @@ MAX_LABEL = 1000
 """Most letters of a label or a mix."""
 MAX_WEIGHT = 1e6
 """Largest weight of a label in a mix."""
+MAX_CONTROL = 1_000_000
+"""Most letters of the text of a control.json, masks included."""
 PAGE_SEED = 2**53 - 1
 """Largest integer that JavaScript represents exactly."""
 
@@ -52,6 +57,8 @@ class Choices:
     """Smallest and largest scale of the page's slider; no request may have a larger one."""
     fit: PictureFit
     """How pictures of another shape than the model's are fitted by default."""
+    follows_tracks: bool = False
+    """The model follows drags and pins."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,6 +78,8 @@ class GenerateRequest:
     fit: PictureFit
     full_size: bool
     """Frames in the picture's own size."""
+    control: Control | None
+    """Masks of part strengths may be smaller copies of the picture's shape."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,9 +124,19 @@ class RequestReader:
         fit: object = None,
         full_size: object = False,
         unconditional: object,
+        control: object = None,
+        end_image: object = None,
     ) -> GenerateRequest:
-        """Check the fields of `/generate`; None for steps, guidance, frames or fit means the model's default."""
+        """Check the fields of `/generate`; None for steps, guidance, frames or fit means the model's default.
+
+        A label may be several over time, as the command line writes them. `control` is the text of a control.json, since gradio
+        takes every object with a `path` for a file; its masks are PNGs as data URLs.
+        """
         choices = self.choices
+        spans = parse_labels(label) if isinstance(label, str) and len(label) <= MAX_LABEL else ()
+        asked = self._control(control, end_image)
+        if spans:
+            asked = replace(asked or Control(), labels=spans)
         videos = _integer("num_videos", num_videos, 1, self.limits.num_videos)
         first = _integer("seed", seed, 0, MAX_SEED - videos)
         max_steps = min(self.limits.num_inference_steps, choices.max_steps)
@@ -127,7 +146,7 @@ class RequestReader:
         return GenerateRequest(
             image=self._image(image),
             mask=self._mask(mask),
-            condition=self._condition(label, unconditional),
+            condition=None if spans else self._condition(label, unconditional),
             seeds=tuple(range(first, first + videos)),
             num_inference_steps=_integer("num_inference_steps", steps, 1, max_steps),
             guidance_scale=_number("guidance_scale", scale, choices.guidance_range[1]),
@@ -136,6 +155,7 @@ class RequestReader:
             loop=_boolean("loop", loop),
             fit=self._fit(fit),
             full_size=_boolean("full_size", full_size),
+            control=asked,
         )
 
     def transfer(
@@ -202,6 +222,33 @@ class RequestReader:
             raise UserError(f"label must be one of {', '.join(labels)}, or a mix such as {mix}; got {shown(label)}")
         return chosen
 
+    def _control(self, control: object, end_image: object) -> Control | None:
+        """Return the control of the text of a control.json and an uploaded end image; None without either."""
+        if control is not None and (not isinstance(control, str) or len(control) > MAX_CONTROL):
+            raise UserError(f"control must be the text of a control.json of at most {MAX_CONTROL} letters; got {shown(control)}")
+        try:
+            content = {} if control is None else json.loads(control)
+        except (ValueError, RecursionError):
+            raise UserError("control must be the text of a control.json; got no JSON") from None
+        if not isinstance(content, dict) or "end_image" in content:
+            raise UserError(
+                f"control must be a JSON object, without end_image, which is a field of its own; got {shown(control)}"
+            )
+        try:
+            asked = parse_control({"format": FORMAT, "version": VERSION, **content}, self._part_mask) if content else None
+        except UserError as error:
+            raise UserError(f"control: {error}") from None
+        if end_image in (None, {}):
+            return asked
+        picture = read_upload(self._file("end_image", end_image, "an uploaded picture"), self.limits)
+        return replace(asked or Control(), end_image=Image.fromarray(picture))
+
+    def _part_mask(self, value: object) -> Image.Image:
+        mask = self._mask(value)
+        if mask is None:
+            raise UserError("a mask is empty")
+        return Image.fromarray((255 * mask).round().astype(np.uint8))
+
     def _mask(self, mask: object) -> np.ndarray | None:
         """Read a mask, white where the picture moves: nothing, a PNG as data URL (from the page's brush) or an uploaded picture.
 
@@ -234,6 +281,18 @@ def resize_mask(mask: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
         raise UserError(f"mask must have the proportions of its picture, {width}x{height}; got {w}x{h}")
     resized = Image.fromarray(mask).resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(resized).clip(0, 1)
+
+
+def with_masks_of_size(control: Control, image_size: tuple[int, int]) -> Control:
+    """Return a control whose masks of part strengths have the size (H, W) of their picture; UserError as `resize_mask`."""
+
+    def resized(part: PartStrength) -> PartStrength:
+        if not isinstance(part.mask, Image.Image):
+            return part
+        mask = resize_mask(np.asarray(part.mask, np.float32) / 255, image_size)
+        return replace(part, mask=Image.fromarray((255 * mask).round().astype(np.uint8)))
+
+    return replace(control, strengths=tuple(resized(part) for part in control.strengths))
 
 
 def _decode_base64(text: str) -> bytes:

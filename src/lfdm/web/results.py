@@ -17,6 +17,7 @@ from lfdm.data.video import write_video
 from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
 from lfdm.visualize import draw_warped_grid, flow_scale, flow_to_color, in_half_widths, occlusion_to_gray
+from lfdm.web.track_points import TrackPoint
 
 FILE_SIDE = 256
 """Side in pixels to which videos are enlarged by a whole factor, since players blur small ones."""
@@ -50,6 +51,8 @@ class VideoResult:
     has_sound: bool = False
     note: str = ""
     """Remarks for the user about the video."""
+    points: tuple[TrackPoint, ...] = ()
+    """Drags and pins, and where they came to."""
 
 
 def write_result(

@@ -4,15 +4,17 @@
 const isClip = props.kind === "clip";
 const find = (selector) => element.querySelector(selector);
 const stage = find(".lf-stage"), input = find("input[type=file]"), note = find(".lf-note");
-const picture = find("img"), clip = find("video"), canvas = find("canvas");
+const picture = find(".lf-frame img"), clip = find("video"), canvas = find("canvas");
 const paintButton = find(".lf-paint"), clearButton = find(".lf-clear");
 const MASK_SIDE = 256;
-let chosen = null, painting = false, last = null, painted = false;
+let chosen = null, painting = false, last = null, painted = false, sentMask = null;
+let controls = null; // made by controls.js
 
 const showNote = (text) => { note.textContent = text || ""; note.hidden = !text; };
 
 function setValue(mask) {
-  props.value = isClip ? chosen : chosen && { image: chosen, mask: mask || null };
+  if (mask !== undefined) sentMask = mask;
+  props.value = isClip ? chosen : chosen && { image: chosen, mask: sentMask, ...(controls && controls.value()) };
   trigger("input");
 }
 
@@ -25,6 +27,7 @@ function show(url, name) {
   picture.alt = name;
   (moving ? clip : picture).src = url;
   clearMask();
+  if (controls) controls.clear();
 }
 
 async function uploadFile(file) {
@@ -52,6 +55,7 @@ picture.onload = () => {
   stage.classList.toggle("lf-small", picture.naturalWidth <= 256);
   if (!canvas) return;
   const scale = MASK_SIDE / Math.max(picture.naturalWidth, picture.naturalHeight);
+  if (controls) controls.fit();
   canvas.width = Math.max(1, Math.round(picture.naturalWidth * scale));
   canvas.height = Math.max(1, Math.round(picture.naturalHeight * scale));
 };
@@ -83,12 +87,17 @@ if (reuse) {
 
 function clearMask() {
   painted = false;
+  sentMask = null;
   if (!canvas) return;
   canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
   stage.classList.remove("lf-masked");
 }
 
 function sendMask() {
+  setValue(painted ? maskOf(canvas) : null);
+}
+
+function maskOf(canvas) {
   const flat = document.createElement("canvas");
   flat.width = canvas.width;
   flat.height = canvas.height;
@@ -100,34 +109,42 @@ function sendMask() {
     pixels.data.set([moves, moves, moves, 255], i);
   }
   context.putImageData(pixels, 0, 0);
-  setValue(painted ? flat.toDataURL("image/png") : null);
+  return flat.toDataURL("image/png");
+}
+
+function locate(event, width, height, target) { // in pixels of a picture that is shown in `target`
+  const box = target.getBoundingClientRect();
+  const scale = Math.min(box.width / width, box.height / height); // object-fit: contain
+  return [(event.clientX - box.left - box.width / 2) / scale + width / 2, (event.clientY - box.top - box.height / 2) / scale + height / 2];
 }
 
 function stroke(event) {
-  const box = canvas.getBoundingClientRect();
-  const scale = Math.min(box.width / canvas.width, box.height / canvas.height); // object-fit: contain
-  const x = (event.clientX - box.left - box.width / 2) / scale + canvas.width / 2;
-  const y = (event.clientY - box.top - box.height / 2) / scale + canvas.height / 2;
+  paint(canvas, event, "#f97316"); // only its alpha becomes the mask
+  painted = true;
+  stage.classList.add("lf-masked");
+}
+
+function paint(canvas, event, colour) {
+  const [x, y] = locate(event, canvas.width, canvas.height, canvas);
   const context = canvas.getContext("2d");
   context.lineCap = context.lineJoin = "round";
-  context.strokeStyle = "#f97316"; // only its alpha becomes the mask
+  context.strokeStyle = colour;
   context.lineWidth = find(".lf-brush").value * MASK_SIDE;
   context.beginPath();
   context.moveTo(...(last || [x, y]));
   context.lineTo(x, y);
   context.stroke();
   last = [x, y];
-  painted = true;
-  stage.classList.add("lf-masked");
 }
 
 if (canvas) {
   paintButton.onclick = () => {
     painting = !painting;
+    if (painting && controls) controls.choose(null);
     paintButton.setAttribute("aria-pressed", String(painting));
     stage.classList.toggle("lf-painting", painting);
   };
-  clearButton.onclick = () => { clearMask(); setValue(); };
+  clearButton.onclick = () => { clearMask(); setValue(null); };
   canvas.onpointerdown = (event) => {
     if (!painting || !chosen) return;
     event.preventDefault();
@@ -142,6 +159,3 @@ if (canvas) {
     sendMask();
   };
 }
-
-const first = find(".lf-example");
-if (first) first.click();

@@ -4,8 +4,9 @@
 const find = (selector) => element.querySelector(selector);
 const list = find(".lf-videos"), slider = find(".lf-timeline input"), toggle = find(".lf-toggle"), count = find(".lf-count");
 let sound = null, audible = false; // the first video's mp4, and whether it is heard
-let tracks = [], current = null, frame = 0, playing = false, clock = 0;
+let tracks = [], marks = [], current = null, frame = 0, playing = false, clock = 0;
 
+const COLOURS = ["#e11d48", "#2563eb", "#059669", "#9333ea", "#d97706"];
 const make = (tag, className, text) => {
   const node = document.createElement(tag);
   node.className = className;
@@ -21,8 +22,27 @@ function draw() {
     context.drawImage(sheet, x, y, canvas.width, canvas.height, 0, 0, canvas.width, canvas.height);
     canvas.dataset.frame = frame;
   }
+  for (const { layer, points } of marks) drawPoints(layer, points);
   slider.value = frame;
   count.textContent = `${frame + 1} / ${current.num_frames}`;
+}
+
+function drawPoints(layer, points) { // a ring where a point was asked to be, a dot where it came to
+  const labels = [];
+  layer.replaceChildren();
+  points.forEach((point, index) => {
+    const asked = point.asked[frame], reached = point.reached[frame], colour = COLOURS[index % COLOURS.length];
+    const add = (place, attributes) => {
+      const node = document.createElementNS("http://www.w3.org/2000/svg", "circle");
+      Object.entries({ cx: 100 * place[0], cy: 100 * place[1], ...attributes }).forEach(([key, value]) => node.setAttribute(key, value));
+      layer.append(node);
+    };
+    if (asked) add(asked, { class: "lf-ring", r: 3, fill: "none", stroke: colour, "stroke-width": 0.9 });
+    if (reached) add(reached, { class: "lf-dot", r: 1.2, fill: colour, stroke: "#fff", "stroke-width": 0.3 });
+    const number = points.slice(0, index + 1).filter((other) => other.kind === point.kind).length;
+    if (point.distance[frame] !== null) labels.push(`${point.kind} ${number}: ${point.distance[frame].toFixed(1)} px`);
+  });
+  layer.nextSibling.textContent = labels.join(" · ");
 }
 
 function hear() {
@@ -72,6 +92,14 @@ async function addTrack(row, video, kind, caption) {
   canvas.dataset.kind = kind;
   const text = make("figcaption", "", caption);
   figure.append(canvas, text);
+  if (kind === "video" && video.points.length) {
+    const layer = document.createElementNS("http://www.w3.org/2000/svg", "svg"), box = make("div", "lf-shown");
+    layer.setAttribute("viewBox", "0 0 100 100");
+    layer.setAttribute("preserveAspectRatio", "none");
+    box.append(canvas, layer, make("output", "lf-errors"));
+    figure.prepend(box);
+    marks.push({ layer, points: video.points });
+  }
   row.append(figure);
   const sheet = await load(video.sheets[kind]);
   canvas.width = sheet.naturalWidth / current.columns;
@@ -119,6 +147,7 @@ async function render() {
   play(false);
   list.replaceChildren();
   tracks = [];
+  marks = [];
   sound = null;
   current = value;
   element.classList.toggle("lf-has-result", Boolean(value));
