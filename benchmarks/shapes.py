@@ -1,4 +1,4 @@
-"""What it costs to animate pictures of other shapes than those of training: `python -m benchmarks.shapes`.
+"""Measure the cost of animating pictures of other shapes than those of training: `python -m benchmarks.shapes`.
 
 Puppets are rendered at each size, as large as in a square of the short side. Stage 1 reconstructs their clips from frame 0; then
 videos of every action are generated from it with fit="native". A generated motion counts as right if, of the exact motions of

@@ -1,4 +1,4 @@
-"""What drags are compared with: projections of a model that was not trained on tracks, and bending its finished motion.
+"""Baselines for drags: projections of a model that was not trained on tracks, and bending its finished motion.
 
 In every step of sampling the predicted clean motion is replaced by the nearest one in which the point is at the asked place;
 "touched" changes the cells at that place only, "kernel" also those around it in space, and "bent" the finished motion only.

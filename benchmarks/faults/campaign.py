@@ -25,19 +25,19 @@ class Failure:
     """One case in which the promise was broken."""
 
     case: str
-    """What was done, so that it can be repeated: the command, seed, file or request."""
+    """Input, so that the case can be repeated: the command, seed, file or request."""
     seen: str
-    """What happened instead: exit code, message, first line of the traceback, what was lost."""
+    """Observation: exit code, message, first line of the traceback, what was lost."""
 
 
 @dataclass(kw_only=True)
 class Campaign:
-    """What one campaign promises, what it tried and what it saw. A row makes one and calls `expect` for every case."""
+    """Promise, cases and observations of one campaign. A row makes one and calls `expect` for every case."""
 
     name: str
     """Name of the campaign: kills, locks, ..."""
     promise: str
-    """What a user may rely on, in one sentence."""
+    """Promise to users, in one sentence."""
     aim: str
     """The figure that counts as success, in a few words."""
     counts: Counter[str] = field(default_factory=Counter)
@@ -46,7 +46,7 @@ class Campaign:
     figures: dict[str, Any] = field(default_factory=dict)
     """Other measurements, by name with the unit: `peak memory, MB`."""
     notes: list[str] = field(default_factory=list)
-    """What was left out and why, in whole sentences."""
+    """Cases that were left out and why, in whole sentences."""
     seconds: float = 0.0
     command: str = ""
     machine: str = ""

@@ -1,4 +1,4 @@
-"""What a hostile file is: how it is written, and the command line that reads it."""
+"""Hostile files: how it is written, and the command line that reads it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ class Hostile:
     """One hostile file or folder."""
 
     name: str
-    """What it is, in a few words."""
+    """Description in a few words."""
     kind: str
     words: str
     """Command line that reads it, in a folder with the samples."""
     write: Callable[[Path], object]
     """Writes it into the folder of the samples; the folder above holds `secret.txt` and `secret.mp4`."""
     may_work: bool = False
-    """Whether the command may succeed, within its limits of time and memory; else it must refuse."""
+    """True if the command may succeed, within its limits of time and memory; else it must refuse."""
 
 
 def picture(name: str, ending: str, write: Callable[[Path], object], *, may_work: bool = False) -> Hostile:

@@ -54,7 +54,7 @@ class Job:
     read: Callable[[Path], None]
     """Reads all that is complete, and raises for what is damaged."""
     outcome: Callable[[Path], dict[str, Any]]
-    """What an uninterrupted and a resumed run must have in common, bit for bit."""
+    """Results that an uninterrupted and a resumed run must have in common, bit for bit."""
     weight: int
     """Share of the kills."""
 

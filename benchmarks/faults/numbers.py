@@ -81,7 +81,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "infinite weights": (_infinite_weight, f"stopped being finite at step {BROKEN_STEP};|not finite after step"),
     "underflow of the gradient": (_underflow, f"grad_norm is zero in steps {BROKEN_STEP} to {BROKEN_STEP + 1}"),
 }
-"""What to do from a step on, and what the message must say."""
+"""Action from a step on, and words that the message must have."""
 
 
 def run(*, short: bool = False) -> Campaign:

@@ -30,7 +30,7 @@ MODULES = (
     "torch.utils.tensorboard",
     "matplotlib.pyplot",
 )
-"""What commands import when they run; imported by the parent, once."""
+"""Modules that commands import when they run; imported by the parent, once."""
 SLOW_SECONDS = 0.01
 CRASH_CODE = 70
 
@@ -53,7 +53,7 @@ class Finished:
 
     @property
     def is_one_line(self) -> bool:
-        """Whether the command ended with one line of ours instead of a traceback."""
+        """True if the command ended with one line of ours instead of a traceback."""
         return self.code == 2 and "Traceback" not in self.output and self.last_line.startswith("lfdm: ")
 
 

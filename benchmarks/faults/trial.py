@@ -45,7 +45,7 @@ class Ending:
 
     @property
     def refused(self) -> bool:
-        """Whether the case ended with an error message for the user."""
+        """True if the case ended with an error message for the user."""
         return self.code == EXIT_USER_ERROR
 
     def fault(self) -> str:

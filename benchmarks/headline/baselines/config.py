@@ -18,7 +18,7 @@ class DenoiserConfig:
     patch_size: int = 1
     """Side of the patches folded into channels, in pixels."""
     predicts_clean: bool = False
-    """Whether the network outputs x0, which is converted to the prediction; see `ClipDenoiser`."""
+    """True if the network outputs x0, which is converted to the prediction; see `ClipDenoiser`."""
     num_heads: int = 4
     """Attention heads."""
     head_dim: int = 16

@@ -1,4 +1,4 @@
-"""What the baselines diffuse: pixels or frame latents of a clip, normalised like our motion.
+"""Variables that the baselines diffuse: pixels or frame latents of a clip, normalised like our motion.
 
 Shapes: video (b, 3, t, H, W) in [0, 1] · sample (b, c, t, h, w).
 """

@@ -114,7 +114,7 @@ def data_characters(
         difficulty: easy (still camera), handheld (swaying, patterns, blur, compression) or entering (also cut by the frame).
         backgrounds: Folder of pictures for ground and wall.
         shadows: Draw cast shadows, which the exact flow does not follow.
-        transparent: Show the figure alone, with alpha, instead of before ground and wall.
+        transparent: Leave out ground and wall, and give the clips an alpha channel.
         truth: Clips for which the exact flow and visibility are stored, too.
         num_workers: Processes; by default one per core.
     """

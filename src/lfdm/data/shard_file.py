@@ -49,7 +49,7 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitSummary:
-    """What is known of the clips of a split without reading them."""
+    """Facts about the clips of a split that are known without reading them."""
 
     shards: list[Shard] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class SplitSummary:
     shapes: list[tuple[int, int, int]] = field(default_factory=list)
     """Height, width and number of clips of this size."""
     has_alpha: bool = False
-    """Whether any pixel is not opaque."""
+    """True if any pixel is not opaque."""
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:

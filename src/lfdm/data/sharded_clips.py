@@ -188,7 +188,7 @@ class ShardedClips:
 
     @property
     def settings(self) -> list[object]:
-        """What the frames depend on, next to the shards."""
+        """Settings and shards that the frames depend on."""
         return [self.size.setting, self.fit, self.keep_alpha, [asdict(shard) for shard in self.set.shards]]
 
     def usable(self, index: int) -> int:

@@ -83,7 +83,7 @@ def _check_target(folder: StoredFolder) -> None:
 
 
 def _plan(records: Sequence[ClipRecord], shard_bytes: float) -> list[_Plan]:
-    """Divide the mixed clips of each split among shards of about so many bytes."""
+    """Divide the mixed clips of each split among shards of about `shard_bytes` bytes."""
     plans: list[_Plan] = []
     for split in get_args(Split):
         members = [record for record in records if record.split == split]

@@ -38,7 +38,7 @@ class TrainingClips(Protocol):
 
     @property
     def keep_alpha(self) -> bool:
-        """Whether `frames` composes over random backgrounds."""
+        """True if `frames` composes over random backgrounds."""
         ...
 
     def __len__(self) -> int: ...

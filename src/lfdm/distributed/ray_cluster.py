@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 TaskT = TypeVar("TaskT")
 Work = Callable[[Any], Any]
-"""What a worker does with the input of a task; it is made once for each worker, on the worker's machine."""
+"""Function that a worker calls with the input of a task; it is made once for each worker, on the worker's machine."""
 
 MAX_DEATHS = 3
 """Workers that may die over a batch before it is halved, and over a single request before it counts as failed."""

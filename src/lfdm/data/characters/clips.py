@@ -50,7 +50,7 @@ class ClipSettings:
     """Pictures for ground and wall; without any they are plain or procedural."""
     shadows: bool
     transparent: bool = False
-    """Show the figure alone, with alpha."""
+    """Leave out ground and wall, and give the clips an alpha channel."""
 
     def __post_init__(self) -> None:
         check_rendering(size=self.size, num_frames=self.num_frames, min_side=MIN_SIDE)

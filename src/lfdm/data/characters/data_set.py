@@ -117,7 +117,7 @@ def write_characters(
         size: of frames; sides are multiples of 16.
         backgrounds: folder of pictures for ground and wall, instead of procedural patterns.
         shadows: draw cast shadows, which the exact flow does not follow.
-        transparent: show the figure alone, with alpha, instead of before ground and wall.
+        transparent: leave out ground and wall, and give the clips an alpha channel.
         num_workers: processes that render (None: one per core; 0 or 1: this one). A script that starts several must guard its
             main module (`if __name__ == "__main__":`).
 

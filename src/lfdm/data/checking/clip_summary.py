@@ -1,4 +1,4 @@
-"""What the checks need to know of one clip, small enough to keep for every clip of a data set.
+"""Facts about one clip that the checks need, small enough to keep for every clip of a data set.
 
 Shapes: frames (t, 64, 64, 3) uint8, stretched to a square.
 """

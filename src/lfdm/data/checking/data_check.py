@@ -40,12 +40,12 @@ Verdict = Literal["ok", "warning", "not checked"]
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """What one check found."""
+    """Result of one check."""
 
     name: str
     verdict: Verdict
     text: str
-    """What was found or, where nothing could be checked, why."""
+    """Finding, or the reason why nothing could be checked."""
     clips: tuple[str, ...] = ()
     """Paths of the clips concerned."""
 

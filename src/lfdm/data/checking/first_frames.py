@@ -1,4 +1,4 @@
-"""Whether first frames give the label away: a linear classifier that has to name the label of unseen subjects from them."""
+"""Check that first frames do not give the label away: a linear classifier has to name the label of unseen subjects from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

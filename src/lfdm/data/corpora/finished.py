@@ -1,4 +1,4 @@
-"""What an unfinished conversion has done: a line for every recording, in a file of each process that converts.
+"""Record of what an unfinished conversion has done: a line for every recording, in a file of each process that converts.
 
 A line counts only for a recording that has not changed since, with the same label, subject and split.
 """
