@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lfdm.cli import COMMANDS
 from lfdm.cli.console import run
+from lfdm.config.control import Control
 from lfdm.config.presets import Preset
 from lfdm.config.training import FewStepsConfig
 from lfdm.denoiser.unet3d import MotionUNet3D
@@ -185,13 +186,15 @@ def test_folders_and_values_that_are_not_allowed(pipe: LatentFlowPipeline, expor
     shutil.copytree(exported, tmp_path / "other")
     settings = json.loads((exported / PIPELINE_FILE).read_text())
     for change, words in (
-        ({"version": 9}, "version must be 2; got 9"),
+        ({"version": 9}, "version must be 3; got 9"),
         ({"files": {**settings["files"], "encoder": "../encoder.onnx"}}, "names in its folder"),
     ):
         (tmp_path / "other" / PIPELINE_FILE).write_text(json.dumps(settings | change))
         with pytest.raises(UserError, match=words):
             OnnxPipeline(tmp_path / "other")
     runtime = OnnxPipeline(exported)
+    with pytest.raises(UserError, match="follows tracks"):
+        runtime(picture_of(pipe), "wave", control=Control(pins=((1, 1),)))
     with pytest.raises(UserError, match="'fly'"):
         runtime(picture_of(pipe), "fly")
     with pytest.raises(UserError, match="num_frames"):

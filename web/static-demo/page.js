@@ -1,5 +1,6 @@
 // The page: picks a picture, asks the worker for a video, plays it and saves it.
 
+import { makePoints } from "./points.js";
 import { GIFEncoder, applyPalette, quantize } from "./gifenc.esm.js";
 
 const EXAMPLES = ["puppet-1.png", "puppet-2.png", "puppet-3.png", "puppet-4.png"];
@@ -8,7 +9,8 @@ const $ = (id) => document.getElementById(id);
 const canvas = $("canvas");
 const worker = new Worker("worker.js", { type: "module" });
 const waiting = new Map(); // by id of the request: {resolve, reject, onStep}
-const state = { settings: null, pixels: null, frames: [], shown: 0, playing: true, busy: false };
+const state = { settings: null, pixels: null, frames: [], shown: 0, playing: true, busy: false, points: [] };
+const points = makePoints(state, $("points"), $("clear"), () => { if (state.frames.length > 1) show([state.pixels]); });
 
 worker.onmessage = ({ data }) => {
   if (data.status) say(data.status);
@@ -45,6 +47,8 @@ function begin(settings, threads) {
   $("steps").value = settings.num_inference_steps;
   $("guidance").value = settings.guidance_scale;
   $("guidance").max = settings.network.max_guidance ?? 10;
+  $("hint").hidden = !settings.tracks;
+  if (settings.tracks) points.begin(settings.image_size);
   say(`ready (${threads} ${threads === 1 ? "thread" : "threads"})`);
   $("examples").querySelector("button")?.click();
 }
@@ -81,6 +85,7 @@ async function take(file, button = null) {
   sheet.drawImage(bitmap, x, y, w, h);
   state.pixels = sheet.getImageData(0, 0, width, height).data;
   for (const other of $("examples").children) other.setAttribute("aria-pressed", String(other === button));
+  points.clear();
   show([state.pixels]);
   if (!state.busy) say("ready");
   $("generate").disabled = state.busy;
@@ -111,6 +116,7 @@ $("form").onsubmit = async (event) => {
       steps: Number($("steps").value),
       guidance: Number($("guidance").value),
       seed: Number($("seed").value),
+      points: state.points,
     };
     show(await generate(request, (done, total) => { $("progress").value = done / (total + 1); }));
     say(`${request.frames} frames in ${((performance.now() - started) / 1000).toFixed(1)} s`);
@@ -126,6 +132,7 @@ function show(frames) {
   state.frames = frames;
   state.shown = 0;
   for (const name of ["play", "gif", "webm"]) $(name).disabled = frames.length < 2;
+  $("points").classList.toggle("playing", frames.length > 1);
   draw(canvas, frames[0]);
 }
 

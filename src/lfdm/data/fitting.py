@@ -47,6 +47,31 @@ def fit_frames(frames: np.ndarray, size: SizeInput, mode: Fit, *, border: Litera
     return np.pad(small, around, mode=border)
 
 
+def shown_part(picture: Size, size: Size, mode: Fit) -> tuple[float, float, float, float]:
+    """Return the part of a picture that `fit_frames` shows in frames of `size`: top, left, height and width in its pixels.
+
+    It is larger than the picture where the frames have borders.
+    """
+    if mode == "stretch":
+        return 0, 0, picture.height, picture.width
+    wider = picture.width * size.height > size.width * picture.height
+    if mode == "crop":
+        height, width = picture
+        if wider:
+            width = max(1, picture.height * size.width // size.height)
+        else:
+            height = max(1, picture.width * size.height // size.width)
+        return (picture.height - height) // 2, (picture.width - width) // 2, height, width
+    height, width = size
+    if wider:
+        height = max(1, picture.height * size.width // picture.width)
+    else:
+        width = max(1, picture.width * size.height // picture.height)
+    step_y, step_x = picture.height / height, picture.width / width
+    top, left = (size.height - height) // 2, (size.width - width) // 2
+    return -top * step_y, -left * step_x, size.height * step_y, size.width * step_x
+
+
 def check_frames(frames: np.ndarray, *, may_have_alpha: bool = False) -> None:
     """Raise UserError for anything but frames (t, H, W, 3) or perhaps (t, H, W, 4) uint8, at least one of at least one pixel."""
     if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:

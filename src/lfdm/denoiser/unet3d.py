@@ -194,7 +194,7 @@ class MotionUNet3D(DenoiserNetwork):
         outputs = rearrange(outputs, "b t h w (c i j) -> b c t (h i) (w j)", i=self.patch_size, j=self.patch_size)
         if tracks is None or self.tracks is None:
             return outputs
-        flow = outputs[:, :FLOW_CHANNELS] + self.tracks.shift(x, tracks.repeat(len(x) // len(tracks), 1, 1, 1, 1))
+        flow = outputs[:, :FLOW_CHANNELS] + self.tracks.shift(x, tracks.repeat(x.shape[0] // tracks.shape[0], 1, 1, 1, 1))
         return torch.cat((flow, outputs[:, FLOW_CHANNELS:]), dim=1)
 
     def _embed_tracks(self, latent: Tensor | None, tracks: Tensor) -> Tensor:
@@ -254,8 +254,8 @@ class MotionUNet3D(DenoiserNetwork):
             allowed = f"({sample.shape[0]}, {width}), or a multiple of {sample.shape[0]} rows"
             raise UserError(f"condition has shape {tuple(condition.shape)}; allowed: {allowed}")
         self._check_size("sample", *sample.shape[-2:])
-        if tracks is not None and tracks.shape != (len(sample), TRACK_CHANNELS, *sample.shape[2:]):
-            allowed = f"{(len(sample), TRACK_CHANNELS, *sample.shape[2:])}"
+        if tracks is not None and tracks.shape != (sample.shape[0], TRACK_CHANNELS, *sample.shape[2:]):
+            allowed = f"{(sample.shape[0], TRACK_CHANNELS, *sample.shape[2:])}"
             raise UserError(f"tracks have shape {tuple(tracks.shape)}; allowed: {allowed}")
 
     def _check_size(self, name: str, height: int, width: int) -> None:

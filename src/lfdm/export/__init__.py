@@ -1,3 +1,3 @@
 """Models without PyTorch: ONNX files and a runtime in NumPy, or PyTorch programs that need no code of ours."""
 
-__all__ = ["exporting", "runtime"]
+__all__ = ["dragging", "exporting", "runtime"]

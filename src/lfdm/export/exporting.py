@@ -3,7 +3,9 @@
 The files, of height H and width W of the model, with a latent of h x w cells, b samples and t frames, float32:
     encoder    image (b, 3, H, W) in [0, 1] -> scale_0 (b, c, H, W), scale_1, ..., the last one being the latent (b, C, h, w)
     denoiser   sample (b, 3, t, h, w), timestep (b,), condition (b, D), latent (b, C, h, w) -> prediction (b, 3, t, h, w);
-               distilled ones also take until (b,), a timestep, and guidance (b,)
+               distilled ones also take until (b,), a timestep, and guidance (b,); those that follow tracks also take tracks
+    tracks     only of models that follow tracks: source (m, 2), position (m, 2), frame (m,) int64 of points as in
+               `lfdm.motion.tracks`, at least one, and a sample for its size -> tracks (1, c, t, h, w) for the denoiser
     decoder    image, scale_0, ..., flow (b, 2, t, h, w), occlusion (b, 1, t, h, w) -> frames and warped, (b, 3, t, H, W) each
     predictor  source (b, 3, H, W), driving (b, 3, H, W) -> flow (b, 2, 1, h, w), occlusion (b, 1, 1, h, w)
 `pipeline.json` holds labels and their embeddings, the codec, the noise schedule and the defaults of a call; see
@@ -24,6 +26,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
 
 from lfdm.autoencoder.autoencoder import Features, LatentFlowAutoencoder
+from lfdm.config.models import TRACK_CHANNELS
+from lfdm.data.puppets.free_motion import FREE_LABEL
 from lfdm.denoiser.network import DenoiserNetwork
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion.process import alphas_cumprod, max_sampling_steps, sampling_levels
@@ -33,7 +37,9 @@ from lfdm.export.runtime import FORMAT_VERSION, PIPELINE_FILE, SAMPLERS
 from lfdm.folders.files import check_holds_only, replacing_folder
 from lfdm.motion.codec import FrameCodec
 from lfdm.motion.motion import Motion
+from lfdm.motion.tracks import track_maps
 from lfdm.pipeline.pipeline import LatentFlowPipeline
+from lfdm.pipeline.track_control import CORRECTION_RADIUS, MAX_CORRECTED_SHARE, MAX_CORRECTION, RIDGE
 
 ExportFormat = Literal["onnx", "torch"]
 """ONNX, or programs of `torch.export` (`.pt2`)."""
@@ -45,6 +51,9 @@ EXAMPLE_BATCH, EXAMPLE_FRAMES = 2, 5
 MIN_HALF_VALUES = 256
 """Smaller tensors keep float32: biases and gains, which cost no space."""
 PARTS = ("encoder", "denoiser", "decoder", "predictor")
+TRACKS = "tracks"
+"""The part that only models which follow tracks have."""
+EXAMPLE_POINTS = 7
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,12 +83,12 @@ def export_pipeline(
     """
     _check(pipe, form, weights)
     suffix = SUFFIXES[form]
-    names = [f"{part}{suffix}" for part in PARTS]
-    check_holds_only(folder, [*(f"{part}{ending}" for part in PARTS for ending in SUFFIXES.values()), PIPELINE_FILE], "an export")
+    possible = [f"{part}{ending}" for part in (*PARTS, TRACKS) for ending in SUFFIXES.values()]
+    check_holds_only(folder, [*possible, PIPELINE_FILE], "an export")
     pipe.to("cpu", torch.float32)
-    parts = _parts(pipe)
+    parts = {f"{name}{suffix}": part for name, part in _parts(pipe).items()}
     with replacing_folder(folder) as temporary, torch.no_grad(), _quiet():
-        for name, part in zip(names, (parts[part] for part in PARTS), strict=True):
+        for name, part in parts.items():
             program = export(part.module.eval(), part.inputs, dynamic_shapes=part.axes)
             if form == "torch":
                 torch.export.save(program, temporary / name)
@@ -88,7 +97,7 @@ def export_pipeline(
                 if weights == "float16":
                     halve_weights(temporary / name)
         (temporary / PIPELINE_FILE).write_text(json.dumps(_settings(pipe, suffix), indent=1, ensure_ascii=False))
-    return [folder / name for name in (*names, PIPELINE_FILE)]
+    return [folder / name for name in (*parts, PIPELINE_FILE)]
 
 
 def _check(pipe: LatentFlowPipeline, form: ExportFormat, weights: WeightType) -> None:
@@ -142,15 +151,18 @@ class _Denoiser(nn.Module):
     def __init__(self, unet: DenoiserNetwork, num_frames: int) -> None:
         super().__init__()
         self.unet, self.num_frames = unet, num_frames
-        flags = {"until": unet.flow_map, "guidance": unet.max_guidance is not None}
-        self.distilled = [name for name, is_input in flags.items() if is_input]
-        """The names of a distilled network's additional inputs."""
+        flags = {"until": unet.flow_map, "guidance": unet.max_guidance is not None, TRACKS: unet.track_inputs}
+        self.additional = [name for name, is_input in flags.items() if is_input]
+        """The names of inputs that only distilled networks or those that follow tracks have."""
 
-    def forward(
-        self, sample: Tensor, timestep: Tensor, condition: Tensor, latent: Tensor, distilled: tuple[Tensor, ...]
-    ) -> Tensor:
-        additional = dict(zip(self.distilled, distilled, strict=True))
+    def forward(self, sample: Tensor, timestep: Tensor, condition: Tensor, latent: Tensor, more: tuple[Tensor, ...]) -> Tensor:
+        additional = dict(zip(self.additional, more, strict=True))
         return self.unet(sample, timestep, condition, latent, attention_frames=self.num_frames, **additional)
+
+
+class _Tracks(nn.Module):
+    def forward(self, source: Tensor, position: Tensor, frame: Tensor, sample: Tensor) -> Tensor:
+        return track_maps(source, position, frame, (sample.shape[2], sample.shape[3], sample.shape[4]))[None]
 
 
 class _Decoder(nn.Module):
@@ -185,17 +197,19 @@ def _parts(pipe: LatentFlowPipeline) -> dict[str, _Part]:
     noise = torch.randn(b, *pipe.motion_codec.sample_shape(t, h, w))
     timestep, condition = torch.full((b,), 500.0), torch.randn(b, pipe.condition.dim)
     denoiser = _Denoiser(pipe.unet, pipe.config["num_frames"])
-    distilled = tuple({"until": timestep / 2, "guidance": torch.full((b,), 1.5)}[name] for name in denoiser.distilled)
     batch = {0: Dim("batch", min=1)}
     clip = {**batch, 2: Dim.AUTO}
+    maps = torch.randn(b, TRACK_CHANNELS, t, h, w)
+    more = {"until": (timestep / 2, batch), "guidance": (torch.full((b,), 1.5), batch), TRACKS: (maps, clip)}
+    more = [more[name] for name in denoiser.additional]
     names = [f"scale_{i}" for i in range(len(scales))]
-    return {
+    parts = {
         "encoder": _Part(_Encoder(autoencoder), (image,), (batch,), ["image"], names),
         "denoiser": _Part(
             denoiser,
-            (noise, timestep, condition, latent, distilled),
-            (clip, batch, batch, batch, tuple(batch for _ in distilled)),
-            ["sample", "timestep", "condition", "latent", *denoiser.distilled],
+            (noise, timestep, condition, latent, tuple(value for value, _ in more)),
+            (clip, batch, batch, batch, tuple(axes for _, axes in more)),
+            ["sample", "timestep", "condition", "latent", *denoiser.additional],
             ["prediction"],
         ),
         "decoder": _Part(
@@ -209,6 +223,11 @@ def _parts(pipe: LatentFlowPipeline) -> dict[str, _Part]:
             _Predictor(autoencoder), (image, image.flip(-1)), (batch, batch), ["source", "driving"], ["flow", "occlusion"]
         ),
     }
+    if pipe.unet.track_inputs:
+        place, frame, points = torch.rand(EXAMPLE_POINTS, 2), torch.arange(EXAMPLE_POINTS) % t, {0: Dim("points", min=1)}
+        inputs, axes = (place, place.flip(-1), frame, noise), (points, points, points, clip)
+        parts[TRACKS] = _Part(_Tracks(), inputs, axes, ["source", "position", "frame", "sample"], [TRACKS])
+    return parts
 
 
 def _write_onnx(program: ExportedProgram, part: _Part, path: Path) -> None:
@@ -256,13 +275,25 @@ def _settings(pipe: LatentFlowPipeline, suffix: str) -> dict[str, Any]:
     config = ("num_frames", "fps", "num_inference_steps", "guidance_scale", "fit")
     return {
         "version": FORMAT_VERSION,
-        "files": {part: f"{part}{suffix}" for part in PARTS},
+        "files": {part: f"{part}{suffix}" for part in (*PARTS, *([TRACKS] if pipe.unet.track_inputs else []))},
         "image_size": list(pipe.size),
         **{name: pipe.config[name] for name in config},
         "schedule": schedule,
         "network": {"flow_map": pipe.unet.flow_map, "max_guidance": pipe.unet.max_guidance},
+        "tracks": _track_settings(pipe) if pipe.unet.track_inputs else None,
         "codec": {name: codec.config[name] for name in ("kind", "corners", "still_first_frame", "mean", "std", "low", "high")},
         "labels": list(condition.labels),
         "embeddings": pipe.embed_condition(list(condition.labels)).tolist(),
         "null_embedding": pipe.embed_condition([None])[0].tolist(),
+    }
+
+
+def _track_settings(pipe: LatentFlowPipeline) -> dict[str, Any]:
+    """Return what `lfdm.export.dragging` needs to know."""
+    return {
+        "max_correction": MAX_CORRECTION,
+        "max_corrected_share": MAX_CORRECTED_SHARE,
+        "correction_radius": CORRECTION_RADIUS,
+        "ridge": RIDGE,
+        "free_label": FREE_LABEL if FREE_LABEL in pipe.condition.labels else None,
     }

@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lfdm.config.checks import MAX_SEED, check_integer, check_number
+from lfdm.config.control import Control
 from lfdm.config.diffusion import MAX_GUIDANCE_SCALE
 from lfdm.config.video import Size
 from lfdm.data.fitting import fit_frames
 from lfdm.data.pictures import read_picture
 from lfdm.errors import MissingExtraError, UserError
+from lfdm.export.dragging import PlacedPoints, no_points
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 PIPELINE_FILE = "pipeline.json"
 MAX_FRAME_FACTOR = 4
 """Longest video, in lengths of a training clip."""
@@ -84,6 +86,7 @@ class OnnxPipeline:
         guidance_scale: float | None = None,
         seed: int = 0,
         noise: np.ndarray | None = None,
+        control: Control | None = None,
     ) -> NDArray[np.uint8]:
         """Make a video (t, H, W, 3) uint8 of an image under a condition.
 
@@ -93,6 +96,7 @@ class OnnxPipeline:
             num_frames, num_inference_steps, guidance_scale: as of `LatentFlowPipeline`; None = the model's.
             seed: of the noise, which is not that of PyTorch.
             noise: (3, t, h, w) of unit variance instead.
+            control: drags and pins, for models that follow tracks.
 
         Raises:
             UserError: a value that is not allowed, or not an image.
@@ -103,17 +107,26 @@ class OnnxPipeline:
         steps = _or_default(num_inference_steps, settings["num_inference_steps"])
         check_integer("num_inference_steps", steps, 1, settings["schedule"]["max_steps"])
         scale = self._check_guidance(_or_default(guidance_scale, settings["guidance_scale"]))
+        picture, points = self._fit(image), self._place(control, image, t)
+        if points is not None and condition is None:
+            condition = settings["tracks"]["free_label"]
         embedding, null = self._embed(condition), self._embed(None)
-        picture = self._fit(image)
         scales = self._run("encoder", image=picture)
         latent = scales[-1]
         shape = (1, 3, t, *latent.shape[-2:])
-        denoise = self._denoiser(latent, embedding, null, 1.0 if condition is None else scale)
+        known = {"latent": latent}
+        if settings["tracks"] is not None:
+            sample = np.zeros(shape, np.float32)
+            (known["tracks"],) = self._run("tracks", sample=sample, **(no_points() if points is None else points.observed()))
+        denoise = self._denoiser(known, embedding, null, 1.0 if condition is None else scale)
         start = np.random.default_rng(check_integer("seed", seed, 0, MAX_SEED)).standard_normal(shape, np.float32)
         if noise is not None:
             start = np.asarray(noise, np.float32).reshape(shape)
         sample = self._clamp(SAMPLERS[settings["schedule"]["sampler"]](denoise, start, self._levels(steps)))
-        return self._decode(picture, scales, *self._to_motion(sample))
+        flow, occlusion = self._to_motion(sample)
+        if points is not None:
+            flow = points.correct(flow, self.size, self.settings["tracks"])
+        return self._decode(picture, scales, flow, occlusion)
 
     def transfer(self, image: str | Path | Image.Image | np.ndarray, driving: Iterable[np.ndarray]) -> NDArray[np.uint8]:
         """Move an image as driving frames (H, W, 3) uint8 move, each against the image: (t, H, W, 3) uint8.
@@ -169,15 +182,31 @@ class OnnxPipeline:
             levels = [Level(t, math.sqrt(abar), math.sqrt(1 - abar)) for t, abar in zip(timesteps, abars, strict=True)]
         return [*levels, Level(0.0, 1.0, 0.0)]
 
-    def _denoiser(self, latent: Array, condition: Array, null: Array, scale: float) -> Denoise:
-        """Return the denoiser, under guidance: one prediction where the network takes the scale, otherwise two."""
+    def _place(self, control: Control | None, image: Any, num_frames: int) -> PlacedPoints | None:
+        """Return the drags and pins of a control over an image."""
+        if control is None or control == Control():
+            return None
+        if self.settings["tracks"] is None:
+            raise UserError("control needs a model that follows tracks; this one does not")
+        picture = Size(*read_picture(image).shape[:2])
+        fps = self.settings["fps"]
+        return PlacedPoints.place(control, picture, self.size, self.settings["fit"], num_frames=num_frames, fps=fps)
+
+    def _denoiser(self, inputs: dict[str, Array], condition: Array, null: Array, scale: float) -> Denoise:
+        """Return the denoiser, under guidance: one prediction where the network takes the scale, otherwise two.
+
+        Args:
+            inputs: the latent, and maps of tracks, which guidance moves away from, too.
+        """
         schedule, network = self.settings["schedule"], self.settings["network"]
         takes_scale = network["max_guidance"] is not None
         guided = condition if scale == 1 or takes_scale else np.concatenate((null, condition))
         conditions = null if scale == 0 else guided
         b = len(conditions)
         kind, is_flow_map = schedule["prediction_type"], schedule["sampler"] == "flow_map"
-        known = {"condition": conditions, "latent": np.repeat(latent, b, axis=0)}
+        known = {"condition": conditions, **{name: np.repeat(values, b, axis=0) for name, values in inputs.items()}}
+        if b > 1 and "tracks" in known:
+            known["tracks"][0] = 0
         if takes_scale:
             known["guidance"] = np.full(b, max(scale, 1), np.float32)
 

@@ -16,5 +16,6 @@ __all__ = [
     "pipeline",
     "quality",
     "result",
+    "track_control",
     "transfer",
 ]

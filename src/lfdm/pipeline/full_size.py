@@ -21,6 +21,7 @@ from lfdm.autoencoder.autoencoder import Features, LatentFlowAutoencoder
 from lfdm.config.checks import check, check_number
 from lfdm.config.video import Fit, OutputSize, Size
 from lfdm.data.alpha import fill_invisible
+from lfdm.data.fitting import shown_part
 from lfdm.errors import UserError
 from lfdm.motion.frame_box import FrameBox
 from lfdm.motion.guided_upsampling import (
@@ -69,24 +70,7 @@ def check_output_size(output_size: OutputSize, pictures: Sequence[Size], max_meg
 
 def frame_box(picture: Size, size: Size, fit: Fit) -> FrameBox:
     """Return the part of a picture that a frame of `size` shows when fitted by `lfdm.data.fitting.fit_frames`."""
-    if fit == "stretch":
-        return FrameBox(0, 0, *picture)
-    wider = picture.width * size.height > size.width * picture.height
-    if fit == "crop":
-        height, width = picture
-        if wider:
-            width = max(1, picture.height * size.width // size.height)
-        else:
-            height = max(1, picture.width * size.height // size.width)
-        return FrameBox((picture.height - height) // 2, (picture.width - width) // 2, height, width)
-    height, width = size
-    if wider:
-        height = max(1, picture.height * size.width // picture.width)
-    else:
-        width = max(1, picture.width * size.height // picture.height)
-    step_y, step_x = picture.height / height, picture.width / width
-    top, left = (size.height - height) // 2, (size.width - width) // 2
-    return FrameBox(-top * step_y, -left * step_x, size.height * step_y, size.width * step_x)
+    return FrameBox(*shown_part(picture, size, fit))
 
 
 @dataclass(frozen=True, eq=False)
