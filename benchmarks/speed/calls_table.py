@@ -19,7 +19,7 @@ predictions, in turns, processor time of one thread in float32. `flow128` and `m
 PUBLISHED_SECONDS = 48 * 60
 """The published system's time for a video of the paper's size, 1,000 steps on two cores."""
 WHY_SHORT = (
-    "4 predictions and 16 decoded frames are 21 GFLOP, 0.16 s at the 130 GFLOP/s of one core's convolutions; the rest are norms, "
+    "4 predictions and 16 decoded frames are 23 GFLOP, 0.18 s at the 130 GFLOP/s of one core's convolutions; the rest are norms, "
     "attention and copies"
 )
 WHY_LONG = (
