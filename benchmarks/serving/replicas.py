@@ -1,7 +1,7 @@
 """`lfdm serve --ray` next to `lfdm serve`: waiting times and videos a minute, and requests during a change of the model.
 
     python -m benchmarks.serving.replicas                    # renders docs/scaling.md, too
-    python -m benchmarks.serving.replicas --render           # only that
+    python -m benchmarks.serving.replicas --parts            # only that
 
 It starts a Ray cluster of one machine of its own. Other work of the machine slows all figures down but the processor time.
 """
@@ -133,6 +133,8 @@ class Clients:
                 try:
                     answer = call(client, "generate", SHORT)
                     frames = read_video(answer.data["videos"][0]["file"]["path"]).astype(int)
+                    step = frames.shape[1] // self.expected[0].shape[1]  # the page enlarges videos
+                    frames = frames[:, step // 2 :: step, step // 2 :: step]
                     self.answers.append(int(np.argmin([np.abs(frames - one).mean() for one in self.expected])))
                     self.seconds.append(time.monotonic() - started)
                 except Exception as error:
@@ -169,34 +171,32 @@ def measure_change(server: Server, address: str, folder: Path, num_requests: int
         **answers,
         "change_seconds": round(took, 1),
         "answered_during_change": during,
-        "latency_seconds": percentiles(clients.seconds),
+        "latency_seconds": percentiles(clients.seconds) if clients.seconds else None,
     }
 
 
-def measure(users: int, seconds: float, rounds: int, num_requests: int) -> dict[str, Any]:
-    """Run the whole measurement and return its JSON."""
+@contextmanager
+def replicas(folder: Path) -> Iterator[tuple[Server, str]]:
+    """Serve from replicas of a cluster for the block, and give the server and the cluster's address."""
+    with own_cluster() as address, running_server(folder, ["--model", MODEL, "--ray", address, *OPTIONS]) as server:
+        yield server, address
+
+
+def measure_loads(root: Path, users: int, seconds: float, rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """Measure both ways to serve in turns; the cluster runs only in its own ones."""
     rows: dict[str, list[dict[str, Any]]] = {"one process": [], "replicas": []}
-    change: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(prefix="lfdm-replicas-") as name, own_cluster() as address:
-        root = Path(name)
-        for turn in range(rounds):
-            for kind, options in (("one process", []), ("replicas", ["--ray", address, *OPTIONS])):
-                folder = root / f"{kind.split()[0]}-{turn}"
-                folder.mkdir()
-                with running_server(folder, ["--model", MODEL, *options]) as server:
-                    rows[kind].append(measure_load(server, users, seconds))
-                    print(kind, rows[kind][-1], flush=True)
-                    if kind == "replicas" and turn == rounds - 1:
-                        change = measure_change(server, address, root, num_requests, users)
-                        print(change, flush=True)
-    return {
-        "cpu": device_name(torch.device("cpu")),
-        "cores": len(os.sched_getaffinity(0)),
-        "options": OPTIONS,
-        "users": users,
-        "load": rows,
-        "change": change,
-    }
+    for turn in range(rounds):
+        for kind, found in rows.items():
+            folder = root / f"{kind.split()[0]}-{turn}"
+            folder.mkdir()
+            if kind == "replicas":
+                with replicas(folder) as (server, _):
+                    found.append(measure_load(server, users, seconds))
+            else:
+                with running_server(folder, ["--model", MODEL]) as server:
+                    found.append(measure_load(server, users, seconds))
+            print(kind, found[-1], flush=True)
+    return rows
 
 
 def render(results: dict[str, Any]) -> str:
@@ -204,12 +204,12 @@ def render(results: dict[str, Any]) -> str:
     header = ["", "videos a minute", "waiting time, median", "95th percentile", "processor time per video"]
     rows = []
     for kind, found in results["load"].items():
-        best = max(found, key=lambda one: one["videos_a_minute"])
+        best = max(found, key=lambda one: one["videos_a_minute"])  # other jobs slow the others down
         waits = [f"{number(best['latency_seconds'][name])} s" for name in ("p50", "p95")]
         rows.append([kind, number(best["videos_a_minute"], 1), *waits, f"{number(best['core_seconds_per_video'])} s"])
-    change, users = results["change"], results["users"]
+    change, users, turns = results["change"], results["users"], len(results["load"]["replicas"])
     text = (
-        f"{results['cpu']}, {results['cores']} core, {users} users, `{MODEL}`, 16 frames, 4 steps; the better of two turns:\n\n"
+        f"{results['cpu']}, {results['cores']} core, {users} users, `{MODEL}`, 16 frames, 4 steps; the best of {turns} turns:\n\n"
     )
     waits = [number(change["latency_seconds"][name]) for name in ("p50", "p95", "longest")]
     return (
@@ -230,10 +230,18 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--out", type=Path, default=RESULTS_DIR / "serve-replicas.json")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "scaling.md")
-    parser.add_argument("--render", action="store_true", help="only render the stored results")
+    parser.add_argument("--parts", nargs="*", default=["load", "change"], help="what is measured anew; nothing: only render")
     arguments = parser.parse_args()
-    if not arguments.render:
-        write_results(measure(arguments.users, arguments.seconds, arguments.rounds, arguments.requests), arguments.out)
+    results = read_json(arguments.out) if arguments.out.exists() else {}
+    with tempfile.TemporaryDirectory(prefix="lfdm-replicas-") as name:
+        machine = {"cpu": device_name(torch.device("cpu")), "cores": len(os.sched_getaffinity(0)), "options": OPTIONS}
+        results |= {**machine, "users": arguments.users} if arguments.parts else {}
+        if "load" in arguments.parts:
+            results["load"] = measure_loads(Path(name), arguments.users, arguments.seconds, arguments.rounds)
+        if "change" in arguments.parts:
+            with replicas(Path(name)) as (server, address):
+                results["change"] = measure_change(server, address, Path(name), arguments.requests, arguments.users)
+    write_results(results, arguments.out)
     page = arguments.page.read_text()
     before, after = page.partition(START)[0], page.partition(END)[2]
     write_bytes(arguments.page, f"{before}{START}\n{render(read_json(arguments.out))}{END}{after}".encode())
