@@ -36,6 +36,7 @@ ARRIVED = {"marker_distance": 1.0, "patch_difference": 15.0, "limb_share": 0.8}
 ROWS = {
     "marker_distance": "marker from the asked place, mean px",
     "marker_within_1": "marker within 1 px",
+    "path_distance": "point from its path, mean % of the side",
     "patch_difference": "7x7 patch, mean difference of 255",
     "limb_share": "cells within 4 px that moved with the limb",
     "vacated": "old place vacated",
@@ -171,7 +172,7 @@ def render(results: dict[str, Any]) -> str:
     names = {"ours": "ours", "touched": "touched cells, every step", "kernel": "kernel, every step", "bent": "bent once"}
     second = table(
         [f"{drags['drags']} drags of a hand or foot", *(names[way] for way in ways)],
-        [[title, *(number(ways[way][name]) for way in ways)] for name, title in ROWS.items()],
+        [[title, *(number(ways[way][name]) for way in ways)] for name, title in ROWS.items() if name in ways["ours"]],
     )
     pins = drags["pins"]
     pinned = f"{pins['leakage']:.2f} px, {pins['without_pins']:.2f} px without the pins"

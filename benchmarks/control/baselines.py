@@ -9,13 +9,10 @@ from collections.abc import Callable
 from torch import Tensor
 
 from benchmarks.control.scenes import SIDE, DragScene
-from lfdm.config.video import Size
 from lfdm.motion.codec import FrameCodec
 from lfdm.motion.motion import Motion
-from lfdm.pipeline.framing import Framing
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.pipeline.result import LatentFlowOutput
-from lfdm.pipeline.track_control import TrackControl
 
 RADII = {"touched": 0.4, "kernel": 3.0, "bent": 3.0}
 """Standard deviation in cells of the correction."""
@@ -33,8 +30,7 @@ class ProjectingCodec(FrameCodec):
 
 def sample_baseline(pipe: LatentFlowPipeline, scene: DragScene, label: str, way: str, seed: int) -> LatentFlowOutput:
     """Return a video of a model without tracks whose point is forced to the asked place by a baseline."""
-    framing = Framing(size=Size(SIDE, SIDE), fit="pad")
-    placed = TrackControl.place(scene.control, Size(SIDE, SIDE), framing, num_frames=pipe.config["num_frames"], fps=8.0)
+    placed = scene.place(pipe.config["num_frames"])
 
     def project(motion: Motion) -> Motion:
         return placed.settle(motion, max_correction=SIDE, radius=RADII[way])[0]

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from benchmarks.control.scenes import SIDE, DragScene
 from lfdm.motion.motion import Motion
+from lfdm.motion.tracks import find_tracks
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 PATCH = 3
@@ -48,6 +49,7 @@ def measure_drag(pipe: LatentFlowPipeline, scene: DragScene, motion: Motion, fra
     warped = on_figure & (motion.resize((SIDE, SIDE)).occlusion[0, 0, -1].cpu().numpy() > 0.5)
     return {
         "marker_distance": marker_distance(pipe, scene, motion),
+        "path_distance": path_distance(scene, motion),
         "patch_difference": patch_difference(scene, frames[-1]),
         "limb_share": float((wanted & limb).sum() / max(1, near.sum())),
         "vacated": float(np.linalg.norm(shown[y, x] - source) > VACATED or not warped[y, x]),
@@ -71,6 +73,20 @@ def marker_distance(pipe: LatentFlowPipeline, scene: DragScene, motion: Motion) 
     centre = (positions() * weight[..., None]).sum((0, 1)) / weight.sum()
     offset = np.array([x, y]) + 0.5 - np.array(scene.source)  # of the marker from the point
     return float(np.linalg.norm(centre - offset - np.array(scene.target)))
+
+
+def path_distance(scene: DragScene, motion: Motion) -> float:
+    """Return the mean distance over all frames of the followed point from its asked place, in percent of the side (ObjMC).
+
+    Where the point is not seen, the distance counts between it and what the asked place shows.
+    """
+    asked = scene.place(motion.num_frames).tracks
+    found = find_tracks(motion, asked.source)
+    followed = (found.position - asked.position)[0].norm(dim=-1)
+    grid = asked.position[0][:, None, None]  # (t, 1, 1, 2)
+    flow = torch.nn.functional.grid_sample(motion.flow[0].transpose(0, 1), grid, align_corners=False, padding_mode="border")
+    missed = (asked.source - asked.position[0] - flow[:, :, 0, 0]).norm(dim=-1)
+    return 100 * float(torch.where(found.visible[0], followed, missed).mean()) / 2
 
 
 def patch_difference(scene: DragScene, frame: np.ndarray) -> float:

@@ -19,6 +19,8 @@ from lfdm.motion.frame_box import FrameBox
 from lfdm.motion.motion import Motion
 from lfdm.motion.tracks import find_tracks
 from lfdm.pipeline.clip_tracks import drags_of
+from lfdm.pipeline.framing import Framing
+from lfdm.pipeline.track_control import TrackControl
 
 SIDE = 64
 FIRST_SUBJECT = 100_000
@@ -83,6 +85,11 @@ class DragScene:
     def control(self) -> Control:
         """The drag from rest to the target over the whole clip."""
         return Control(drags=(Drag(source=self.source, path=((1.0, *self.target),)),))
+
+    def place(self, num_frames: int) -> TrackControl:
+        """Return the drag in the model's frame, over a video of `num_frames`."""
+        side = Size(SIDE, SIDE)
+        return TrackControl.place(self.control, side, Framing(size=side, fit="pad"), num_frames=num_frames, fps=8.0)
 
 
 def drag_scenes(count: int) -> Iterator[DragScene]:

@@ -41,6 +41,18 @@ def moved_square(shift: float) -> Motion:
     return motion
 
 
+def sliding_square(shift: float) -> Motion:
+    """The square moves by `shift` pixels, eased over 4 frames; its old place is hidden."""
+    motion = Motion.identity(1, 4, (64, 64), corners=False)
+    for k in range(4):
+        u = k / 3
+        moved = shift * (3 * u**2 - 2 * u**3)
+        motion.occlusion[:, :, k, 24:36, 14:26] = 0
+        motion.occlusion[:, :, k, 24:36, round(14 + moved) : round(26 + moved)] = 1
+        motion.flow[:, 0, k, 24:36, round(14 + moved) : round(26 + moved)] = -moved / 32
+    return motion
+
+
 def test_a_limb_that_arrives_and_one_that_does_not(pipe: LatentFlowPipeline) -> None:
     scene = square_scene()
     frames = np.stack([scene.image] * 4)
@@ -51,6 +63,8 @@ def test_a_limb_that_arrives_and_one_that_does_not(pipe: LatentFlowPipeline) -> 
     assert found["vacated"] == 1
     assert found["islands"] == 0
     assert found["marker_distance"] < 0.2
+    assert measure_drag(pipe, scene, sliding_square(20), frames)["path_distance"] < 0.5
+    assert measure_drag(pipe, scene, sliding_square(0), frames)["path_distance"] == pytest.approx(100 * 10 / 64, rel=0.1)
     still = measure_drag(pipe, scene, Motion.identity(1, 4, (64, 64), corners=False), np.stack([scene.image] * 4))
     assert still["limb_share"] == 0
     assert still["vacated"] == 0
