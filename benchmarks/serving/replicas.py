@@ -208,7 +208,8 @@ def render(results: dict[str, Any]) -> str:
         waits = [f"{number(best['latency_seconds'][name])} s" for name in ("p50", "p95")]
         rows.append([kind, number(best["videos_a_minute"], 1), *waits])
     change, users, turns = results["change"], results["users"], len(results["load"]["replicas"])
-    text = f"{results['cpu']}, {results['cores']} core, {users} users, `{MODEL}`, 16 frames, 4 steps; the best of {turns} turns, on a core that other jobs shared:\n\n"
+    where = f"{results['cpu']}, {results['cores']} core that other jobs shared, {users} users"
+    text = f"{where}, `{MODEL}`, 16 frames, 4 steps; the best of {turns} turns:\n\n"
     waits = [number(change["latency_seconds"][name]) for name in ("p50", "p95", "longest")]
     return (
         f"{text}{table(header, rows)}\n"
