@@ -195,6 +195,19 @@ def test_the_mask_is_where_it_is_painted(visit: Visit, tmp_path: Path, shape: tu
     visit.press("Clear")
 
 
+def test_a_wide_picture_stays_wide(visit: Visit, tmp_path: Path) -> None:
+    page = visit.page
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 96, 3), dtype=np.uint8)).save(tmp_path / "wide.png")
+    page.locator(".lf-picker input[type=file]").first.set_input_files(tmp_path / "wide.png")
+    page.locator(".lf-frame img[alt='wide.png']").wait_for()
+    page.get_by_text("More settings", exact=True).first.click()
+    page.get_by_label("The picture's own").first.click()
+    visit.run("Generate")
+    shapes = page.evaluate(f"() => {CANVASES}.map((c) => [c.width / c.height, c.offsetWidth / c.offsetHeight])")
+    assert [round(ratio, 1) for pair in shapes for ratio in pair] == [2.0] * 6
+    visit.shoot("10-wide")
+
+
 def centre_of_red(page: Any) -> tuple[float, float]:
     """Of what the window shows."""
     shown = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB")).astype(int)

@@ -34,7 +34,7 @@ function drawPoints(layer, points) { // a ring where a point was asked to be, a 
     const asked = point.asked[frame], reached = point.reached[frame], colour = COLOURS[index % COLOURS.length];
     const add = (place, attributes) => {
       const node = document.createElementNS("http://www.w3.org/2000/svg", "circle");
-      Object.entries({ cx: 100 * place[0], cy: 100 * place[1], ...attributes }).forEach(([key, value]) => node.setAttribute(key, value));
+      Object.entries({ cx: `${100 * place[0]}%`, cy: `${100 * place[1]}%`, ...attributes }).forEach(([key, value]) => node.setAttribute(key, value));
       layer.append(node);
     };
     if (asked) add(asked, { class: "lf-ring", r: 3, fill: "none", stroke: colour, "stroke-width": 0.9 });
@@ -94,8 +94,6 @@ async function addTrack(row, video, kind, caption) {
   figure.append(canvas, text);
   if (kind === "video" && video.points.length) {
     const layer = document.createElementNS("http://www.w3.org/2000/svg", "svg"), box = make("div", "lf-shown");
-    layer.setAttribute("viewBox", "0 0 100 100");
-    layer.setAttribute("preserveAspectRatio", "none");
     box.append(canvas, layer, make("output", "lf-errors"));
     figure.prepend(box);
     marks.push({ layer, points: video.points });
@@ -104,6 +102,12 @@ async function addTrack(row, video, kind, caption) {
   const sheet = await load(video.sheets[kind]);
   canvas.width = sheet.naturalWidth / current.columns;
   canvas.height = sheet.naturalHeight / Math.ceil(current.num_frames / current.columns);
+  canvas.style.aspectRatio = `${canvas.width} / ${canvas.height}`;
+  const layer = canvas.nextElementSibling;
+  if (layer instanceof SVGElement) {
+    layer.setAttribute("viewBox", `0 0 100 ${(100 * canvas.height) / canvas.width}`);
+    layer.style.aspectRatio = canvas.style.aspectRatio;
+  }
   canvas.classList.toggle("lf-pixels", kind === "video" && canvas.width <= 128);
   if (kind === "flow") text.prepend(make("span", "lf-wheel"));
   tracks.push({ canvas, sheet });
