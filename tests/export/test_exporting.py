@@ -85,6 +85,19 @@ def test_videos_are_those_of_the_pipeline(pipe: LatentFlowPipeline, exported: Pa
     assert largest_difference(pipe, exported, num_frames=num_frames, scale=scale) <= 1
 
 
+def test_frames_before_rounding_are_within_1e_4(
+    pipe: LatentFlowPipeline, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime, results = OnnxPipeline(exported), []
+    run_network = runtime._run
+    monkeypatch.setattr(runtime, "_run", lambda name, **inputs: results.append(run_network(name, **inputs)) or results[-1])
+    noise = noise_of(pipe, 4)
+    runtime(picture_of(pipe), "wave", noise=noise[0].numpy(), num_frames=4, num_inference_steps=3)
+    ours = pipe(picture_of(pipe), "wave", latents=noise, num_frames=4, num_inference_steps=3, output_type="pt").frames
+    theirs = torch.from_numpy(results[-1][0]).transpose(1, 2)  # of the last network, the decoder: (1, 3, t, H, W)
+    torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=0)
+
+
 def test_motion_of_driving_frames_is_that_of_the_pipeline(pipe: LatentFlowPipeline, exported: Path) -> None:
     picture = picture_of(pipe)
     driving = np.stack([picture, np.roll(picture, 2, axis=1), picture[:, ::-1]])
