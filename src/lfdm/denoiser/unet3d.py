@@ -166,17 +166,15 @@ class MotionUNet3D(DenoiserNetwork):
                 `tracks` for a network without that input.
         """
         self._check_inputs(sample, condition, until, guidance, tracks)
-        if tracks is not None and self.tracks is not None and track_embedding is None:
-            track_embedding = self._embed_tracks(latent, tracks)
         latent_embedding = self._latent_embedding(sample, latent, latent_embedding)
+        stem = self.motion_in(self._patches(sample)) + latent_embedding.permute(0, 2, 3, 1)[:, None]  # (b, t, h/p, w/p, dim)
+        if tracks is not None:
+            stem = stem + (self._track_embedding(latent, tracks) if track_embedding is None else track_embedding)
         embedding = self._embed(timestep, guidance, condition, batch_size=sample.shape[0])  # (k b, e)
         late = embedding if until is None else self._embed(until, guidance, condition, batch_size=sample.shape[0])
         around = {"head_dim": self.head_dim, "attention_frames": attention_frames}
         geometry = frame_geometry(sample.shape[2], bias=self.relative_position_bias, **around)
-        x = self.motion_in(self._patches(sample)) + latent_embedding.permute(0, 2, 3, 1)[:, None]  # (b, t, h/p, w/p, dim)
-        if track_embedding is not None:
-            x = x + track_embedding
-        stem = x
+        x = stem
         if self.temporal_attention_in is not None:
             x = self.temporal_attention_in(x, geometry, self._run)
         if condition.shape[0] > sample.shape[0]:
@@ -189,18 +187,21 @@ class MotionUNet3D(DenoiserNetwork):
         x = self.middle(x, embedding, geometry, self._run)
         for level in self.up:
             _, x = level(torch.cat((x, skips.pop()), dim=-1), late, geometry, self._run)
-        x = torch.cat((x, stem), dim=-1)  # (k b, t, h/p, w/p, 2 dim)
+        return self._outputs(torch.cat((x, stem), dim=-1), tracks)
+
+    def _track_embedding(self, latent: Tensor | None, tracks: Tensor) -> Tensor:
+        if latent is None or self.tracks is None:
+            raise UserError("tracks need the latent, or the embedding of the tracks")
+        return self.tracks.embed(latent, tracks)
+
+    def _outputs(self, x: Tensor, tracks: Tensor | None) -> Tensor:
+        """(k b, t, h/p, w/p, 2 dim) -> (k b, c, t, h, w)."""
         outputs = torch.cat([self._run(head, x) for head in self.heads], dim=-1)
         outputs = rearrange(outputs, "b t h w (c i j) -> b c t (h i) (w j)", i=self.patch_size, j=self.patch_size)
         if tracks is None or self.tracks is None:
             return outputs
         flow = outputs[:, :FLOW_CHANNELS] + self.tracks.shift(x, tracks.repeat(x.shape[0] // tracks.shape[0], 1, 1, 1, 1))
         return torch.cat((flow, outputs[:, FLOW_CHANNELS:]), dim=1)
-
-    def _embed_tracks(self, latent: Tensor | None, tracks: Tensor) -> Tensor:
-        if latent is None or self.tracks is None:
-            raise UserError("tracks need the latent, or the embedding of the tracks")
-        return self.tracks.embed(latent, tracks)
 
     def _patches(self, sample: Tensor) -> Tensor:
         """(b, c, t, h, w) -> (b, t, h/p, w/p, c p p)."""
