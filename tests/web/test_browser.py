@@ -237,7 +237,7 @@ def test_a_long_clip_with_sound_and_a_heic(visit: Visit, tmp_path: Path, long_cl
     page, picture = visit.page, Image.open("src/lfdm/assets/puppets64/images/puppet-3.png").convert("RGB")
     pillow_heif.from_pillow(picture).save(tmp_path / "IMG_0001.HEIC")
     page.get_by_role("tab", name="Transfer").click()
-    page.locator(".lf-picker input[type=file]").locator("nth=1").set_input_files(tmp_path / "IMG_0001.HEIC")
+    page.locator(".lf-picker:visible input[type=file]").first.set_input_files(tmp_path / "IMG_0001.HEIC")
     page.get_by_text("the model may still read it").locator("visible=true").wait_for()
     page.locator(".lf-clip input[type=file]").set_input_files(long_clip)
     page.locator(".lf-clip .lf-filled").wait_for()

@@ -109,7 +109,7 @@ def test_refused_requests_give_the_client_a_message(client: Client) -> None:
     with httpx.Client(base_url=client.src) as http:
         refused = http.post(f"{API}/call/generate", json={"data": [1, 2]})
     assert refused.status_code == 422
-    assert "data must be a list of 13 values; got 2" in (extract_validation_message(refused) or "")
+    assert "data must be a list of 15 values; got 2" in (extract_validation_message(refused) or "")
 
 
 def test_a_job_tells_its_steps_and_can_be_cancelled(client: Client) -> None:

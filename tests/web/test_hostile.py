@@ -50,6 +50,8 @@ ALLOWED: dict[str, list[Any]] = {
     "num_frames": [None],
     "loop": [True],
     "mask": [None, "", {}],
+    "control": [None],
+    "end_image": [None, {}],
     "image": [],
     "label": [],
     "unconditional": [],
