@@ -44,7 +44,7 @@ def test_options_without_effect() -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--drag", "20,30:40"], "--drag"),
+        (["--drag", "20,30:40"], "drag must be X,Y"),
         (["--drag", "20,30:40,18@nan"], "drag from 20,30"),
         (["--drag", "20,30:40,18"], "--unet.track-inputs"),
         (["--pin", "90,3"], "pin 90,3"),

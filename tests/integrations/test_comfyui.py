@@ -257,7 +257,7 @@ def test_drags_and_pins_are_given_to_models_that_follow_tracks(
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("drags", "4,5", "--drag"),
+        ("drags", "4,5", "drag must"),
         ("pins", "4", "pins"),
         ("part_strengths", "/etc/passwd=0.5", "part_mask"),
         ("part_strengths", "4,5=3", "part strength"),

@@ -50,7 +50,7 @@ class PointOptions:
         control = replace(
             given,
             drags=(*given.drags, *(parse_drag(text, self.drag_radius) for text in self.drag)),
-            pins=(*given.pins, *(parse_point(text, "--pin") for text in self.pin)),
+            pins=(*given.pins, *(parse_point(text, "pin") for text in self.pin)),
             strengths=(*given.strengths, *map(parse_part_strength, self.part_strength)),
             end_image=self.end_image or given.end_image,
             labels=labels or given.labels,

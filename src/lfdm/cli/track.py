@@ -47,7 +47,7 @@ def track(
         check_integer("num_frames", num_frames, 2, MAX_PATH)
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists; choose another name or give --overwrite")
-    chosen = [parse_point(text, "--points") for text in points]
+    chosen = [parse_point(text, "points") for text in points]
     frames = read_video(clip, max_frames=MAX_PATH if num_frames is None else num_frames)
     check_integer(f"{clip}: frames", len(frames), 2, MAX_PATH)
     drags = track_clip(model.open_stage1(), frames, chosen or count, model.fit)

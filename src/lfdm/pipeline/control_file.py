@@ -30,15 +30,15 @@ _DRAG_KEYS, _STRENGTH_KEYS, _LABEL_KEYS = (
 )
 
 
-def parse_point(text: str, option: str) -> Point:
+def parse_point(text: str, name: str) -> Point:
     """Parse X,Y.
 
-    >>> parse_point("20,30.5", "--pin")
+    >>> parse_point("20,30.5", "pin")
     (20.0, 30.5)
     """
     match = _POINT.fullmatch(text.strip())
     if match is None:
-        raise UserError(f"{option} must be X,Y in pixels, such as 20,30; got {text!r}")
+        raise UserError(f"{name} must be X,Y in pixels, such as 20,30; got {text!r}")
     return float(match[1]), float(match[2])
 
 
@@ -51,9 +51,9 @@ def parse_drag(text: str, radius: float | None = None) -> Drag:
     start, *steps = text.strip().split(":")
     matches = [_STEP.fullmatch(step.strip()) for step in steps]
     if not matches or any(match is None or (match[3] is None and match is not matches[-1]) for match in matches):
-        raise UserError(f"--drag must be X,Y:X,Y or X,Y:X,Y@TIME:X,Y@TIME, such as 20,30:28,10@0.4:40,18@1; got {text!r}")
+        raise UserError(f"drag must be X,Y:X,Y or X,Y:X,Y@TIME:X,Y@TIME, such as 20,30:28,10@0.4:40,18@1; got {text!r}")
     path = tuple((float(match[3] or 1), float(match[1]), float(match[2])) for match in matches if match is not None)
-    return Drag(source=parse_point(start, "--drag"), path=path, radius=radius)
+    return Drag(source=parse_point(start, "drag"), path=path, radius=radius)
 
 
 def parse_part_strength(text: str) -> PartStrength:
@@ -64,7 +64,7 @@ def parse_part_strength(text: str) -> PartStrength:
     """
     where, _, value = text.rpartition("=")
     if not where or re.fullmatch(_NUMBER, value.strip(), re.IGNORECASE) is None:
-        raise UserError(f"--part-strength must be X,Y=VALUE or MASK=VALUE, such as 20,30=1.5 or arm.png=0.5; got {text!r}")
+        raise UserError(f"part_strength must be X,Y=VALUE or MASK=VALUE, such as 20,30=1.5 or arm.png=0.5; got {text!r}")
     match = _POINT.fullmatch(where.strip())
     if match is None:
         return PartStrength(value=float(value), mask=where)
