@@ -208,15 +208,15 @@ def render(results: dict[str, Any]) -> str:
         waits = [f"{number(best['latency_seconds'][name])} s" for name in ("p50", "p95")]
         rows.append([kind, number(best["videos_a_minute"], 1), *waits])
     change, users, turns = results["change"], results["users"], len(results["load"]["replicas"])
-    where = f"{results['cpu']}, {results['cores']} core that other jobs shared, {users} users"
+    where = f"{results['cpu']}, {results['cores']} core for servers and users, {users} users"
     text = f"{where}, `{MODEL}`, 16 frames, 4 steps; the best of {turns} turns:\n\n"
     waits = [number(change["latency_seconds"][name]) for name in ("p50", "p95", "longest")]
     return (
         f"{text}{table(header, rows)}\n"
-        f"During a change of the model (`--update`, {change['change_seconds']:.0f} s), {change['requests']} requests of {users} "
-        f"users for short videos: {len(change['errors'])} errors, {change['old_model']} answers of the old model and "
-        f"{change['new_model']} of the new one; waiting time {waits[0]} s (median), {waits[1]} s (95th percentile), at most "
-        f"{waits[2]} s.\n"
+        f"During a change of the model (`--update`, {change['change_seconds']:.0f} s while other jobs shared the core), "
+        f"{change['requests']} requests of {users} users for short videos: {len(change['errors'])} errors, "
+        f"{change['old_model']} answers of the old model and {change['new_model']} of the new one; waiting time {waits[0]} s "
+        f"(median), {waits[1]} s (95th percentile), at most {waits[2]} s.\n"
     )
 
 

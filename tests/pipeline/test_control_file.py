@@ -53,14 +53,14 @@ def test_wrong_files_are_one_error_with_the_path(changes: dict[str, Any], named:
 
 @pytest.mark.parametrize("text", ["", "20,30", "20,30:", "20,30:1,2:3,4", "20:30,4", "20,30:4,5@", "a,b:c,d"])
 def test_drags_of_another_form(text: str) -> None:
-    with pytest.raises(UserError, match="^drag must"):
+    with pytest.raises(UserError, match=r"^drag must"):
         parse_drag(text)
 
 
 def test_other_texts() -> None:
-    with pytest.raises(UserError, match="^pin must"):
+    with pytest.raises(UserError, match=r"^pin must"):
         parse_point("3;4", "pin")
-    with pytest.raises(UserError, match="^part_strength must"):
+    with pytest.raises(UserError, match=r"^part_strength must"):
         parse_part_strength("20,30")
     with pytest.raises(UserError, match="drag from 1,2"):
         parse_drag("1,2:nan,4")
