@@ -247,7 +247,7 @@ class RequestReader:
         mask = self._mask(value)
         if mask is None:
             raise UserError("a mask is empty")
-        return Image.fromarray((255 * mask).round().astype(np.uint8))
+        return _to_gray_image(mask)
 
     def _mask(self, mask: object) -> np.ndarray | None:
         """Read a mask, white where the picture moves: nothing, a PNG as data URL (from the page's brush) or an uploaded picture.
@@ -290,9 +290,13 @@ def with_masks_of_size(control: Control, image_size: tuple[int, int]) -> Control
         if not isinstance(part.mask, Image.Image):
             return part
         mask = resize_mask(np.asarray(part.mask, np.float32) / 255, image_size)
-        return replace(part, mask=Image.fromarray((255 * mask).round().astype(np.uint8)))
+        return replace(part, mask=_to_gray_image(mask))
 
     return replace(control, strengths=tuple(resized(part) for part in control.strengths))
+
+
+def _to_gray_image(mask: np.ndarray) -> Image.Image:
+    return Image.fromarray((255 * mask).round().astype(np.uint8))
 
 
 def _decode_base64(text: str) -> bytes:

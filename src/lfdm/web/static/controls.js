@@ -145,17 +145,12 @@ function makeControls() {
     changed();
   }
 
-  async function chooseEnd(file) {
-    if (!file) return;
-    try {
-      showNote("Uploading " + file.name + " ...");
-      if (file.size > props.max_bytes) throw new Error(`a file may have at most ${props.max_bytes / 1e6} MB; this one has ${(file.size / 1e6).toFixed(1)} MB`);
-      end = { path: (await upload(file)).path, name: file.name };
+  function chooseEnd(file) {
+    return send(file, (path) => {
+      end = { path, name: file.name };
       showNote("");
       changed();
-    } catch (error) {
-      showNote("Upload failed: " + (error.message || error));
-    }
+    });
   }
 
   element.querySelectorAll(".lf-mode").forEach((button) => { button.onclick = () => choose(button.dataset.mode); });

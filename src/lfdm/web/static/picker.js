@@ -30,19 +30,24 @@ function show(url, name) {
   if (controls) controls.clear();
 }
 
-async function uploadFile(file) {
+async function send(file, use) { // calls `use` with the path of the uploaded file
   if (!file) return;
   showNote("Uploading " + file.name + " ...");
   try {
     if (file.size > props.max_bytes) throw new Error(`a file may have at most ${props.max_bytes / 1e6} MB; this one has ${(file.size / 1e6).toFixed(1)} MB`);
-    const sent = await upload(file);
-    chosen = { path: sent.path };
-    show(URL.createObjectURL(file), file.name);
-    showNote("");
-    setValue();
+    use((await upload(file)).path);
   } catch (error) {
     showNote("Upload failed: " + (error.message || error));
   }
+}
+
+function uploadFile(file) {
+  return send(file, (path) => {
+    chosen = { path };
+    show(URL.createObjectURL(file), file.name);
+    showNote("");
+    setValue();
+  });
 }
 
 picture.onerror = () => {
