@@ -28,16 +28,12 @@ def read_row(path: Path) -> dict[str, Any]:
     """Return the figures of the table from a results.json of `lfdm evaluate`."""
     evaluation = read_json(path)
     settings = evaluation["settings"] | evaluation["model"]
-    generation = evaluation["generation"]
     return {
         "distilled": settings["scheduler"] == FLOW_MAP,
         "num_steps": settings["num_inference_steps"],
         "num_clips": settings["num_clips"],
         "guidance_scale": settings["guidance_scale"],
         **summarize(evaluation),
-        "pixel_diversity": generation["pixel_diversity"]["value"],
-        "jitter": generation["temporal_smoothness"]["generated_share"],
-        "real_jitter": generation["temporal_smoothness"]["real_share"],
     }
 
 

@@ -4,8 +4,8 @@
 
 Stage-2 rows share the given stage 1 and its cached motion, sampling rows share `--sampling-model` (by default the base row's
 model), and stage-1 rows train for equal time. The same command resumes. `--only` selects stages or groups (`stage2`, `together`,
-`seeds`, `sampling`, `stage1`); when several processes share a group, first let one of them finish `--only plan-stage2` (or
-`plan-stage1`). Writes all finished rows to benchmarks/results/ablation-DATASET.json and docs/ablation.md. Groups without a
+`seeds`, `codec`, `sampling`, `stage1`); when several processes share a group, first let one of them finish `--only plan-stage2`
+(or `plan-stage1`). Writes all finished rows to benchmarks/results/ablation-DATASET.json and docs/ablation.md. Groups without a
 finished row here are kept as stored, so that groups can be measured separately.
 """
 

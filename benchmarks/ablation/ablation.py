@@ -5,7 +5,7 @@ Every training has the run folder OUT/ROW and every evaluation a folder in OUT/e
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from benchmarks.ablation.rows import (
     RAW_WEIGHTS,
     Row,
     SamplingRow,
+    codec_rows,
     sampling_rows,
     seeded,
     stage1_rows,
@@ -49,6 +50,8 @@ from lfdm.training.stage2 import DiffusionTask, train_diffusion
 MORE_SEEDS = (1, 2)
 NUM_BEST = 2
 TRIAL_CLIPS = 16
+NUM_DIVERSITY_CLIPS = 128
+"""Clips that are generated twice where codecs are compared: a motion latent can freeze."""
 LATER_GROUPS = ("together", "seeds")
 """Groups whose rows depend on the results of stage 2."""
 
@@ -79,6 +82,7 @@ class Ablation:
         self.folder = StageFolder(out)
         self.stage1_rows = stage1_rows(settings.preset, settings.perceptual_weights)
         self.stage2_rows = stage2_rows(settings.preset)
+        self.codec_rows = codec_rows(settings.preset)
         self.sampling_rows = self._sampling_rows()
 
     def stages(self) -> list[Stage]:
@@ -89,6 +93,8 @@ class Ablation:
         stages.append(Stage(f"evaluate-{RAW_WEIGHTS}", self.evaluate_raw_weights, trained, "stage2"))
         stages += [stage for row in self.together_rows() for stage in self._stage2_stages(row, "together")]
         stages += [stage for row in self.seed_rows() for stage in self._stage2_stages(row, "seeds")]
+        stages.append(Stage("plan-codec", self.plan_codec, group="codec"))
+        stages += [stage for row in self.codec_rows for stage in self._stage2_stages(row, "codec")]
         needs = trained if self.settings.sampling_model is None else ()
         stages += [
             Stage(f"evaluate-{row.name}", lambda row=row: self.evaluate_sampling(row), needs, "sampling")
@@ -103,8 +109,9 @@ class Ablation:
 
     def _stage2_stages(self, row: Row, group: str) -> list[Stage]:
         train, judged = f"train-{row.name}", f"evaluate-{row.name}"
+        plan = "plan-codec" if group == "codec" else "plan-stage2"
         return [
-            Stage(train, lambda: self.train_stage2(row), ("plan-stage2",), group),
+            Stage(train, lambda: self.train_stage2(row, self.num_steps(row, plan)), (plan,), group),
             Stage(judged, lambda: self.evaluate_stage2(row), (train,), group),
         ]
 
@@ -135,21 +142,42 @@ class Ablation:
 
     def plan_stage2(self) -> dict[str, Any]:
         """Plan the steps of the base row; rows with smaller batches take proportionally more steps."""
+        seconds = self._measure_steps([self.stage2_rows[0]])[BASE]
+        return {"step_seconds": seconds, "num_steps": steps_within(60 * self.settings.budget_minutes, seconds, what="a row")}
+
+    def plan_codec(self) -> dict[str, Any]:
+        """Plan the steps of every row that compares codecs for equal time."""
+        seconds, budget = self._measure_steps(self.codec_rows), 60 * self.settings.budget_minutes
+        return {
+            "step_seconds": seconds,
+            "num_steps": {name: steps_within(budget, value, what=name) for name, value in seconds.items()},
+        }
+
+    def _measure_steps(self, rows: Sequence[Row]) -> dict[str, float]:
+        """Return the seconds of a step of each row, which share stage 1."""
         preset, data = self.settings.preset, self.settings.data
         clips = training_clips(preset, data)
         with tempfile.TemporaryDirectory(dir=self.out) as scratch:
             few = open_cache(data, clips.records[:TRIAL_CLIPS], preset.size, preset.fit, scratch)
-            pipeline = LatentFlowPipeline.from_preset(preset, labels(clips.records))
-            encoded = open_encoded_clips(pipeline.autoencoder, few, preset.diffusion_training)
-            task = DiffusionTask(pipeline, preset.diffusion_training, few, encoded)
-            seconds = measure_steps([Trial(BASE, task, preset.diffusion_training.optimization)])[BASE]
-        return {"step_seconds": seconds, "num_steps": steps_within(60 * self.settings.budget_minutes, seconds, what="a row")}
+            trials = []
+            for row in rows:
+                training = row.preset.diffusion_training
+                pipeline = LatentFlowPipeline.from_preset(row.preset, labels(clips.records))
+                encoded = open_encoded_clips(pipeline.autoencoder, few, training)
+                trials.append(Trial(row.name, DiffusionTask(pipeline, training, few, encoded), training.optimization))
+            return measure_steps(trials)
 
-    def train_stage2(self, row: Row) -> dict[str, Any]:
+    def num_steps(self, row: Row, plan: str) -> int:
+        """Return the steps of a row that `plan` found; rows of stage 2 see the same number of clips."""
+        planned = self.folder.result(plan)["num_steps"]
+        if isinstance(planned, dict):
+            return planned[row.name]
+        num_clips = planned * self.settings.preset.diffusion_training.optimization.batch_size
+        return num_clips // row.preset.diffusion_training.optimization.batch_size
+
+    def train_stage2(self, row: Row, num_steps: int) -> dict[str, Any]:
         """Train one row."""
         settings = self.settings
-        num_clips = self.folder.result("plan-stage2")["num_steps"] * settings.preset.diffusion_training.optimization.batch_size
-        num_steps = num_clips // row.preset.diffusion_training.optimization.batch_size
         preset = shortened(row.preset, "diffusion_training", num_steps)
         clock = TrainingClock(self.out / row.name)
         train_diffusion(preset, settings.data, settings.autoencoder, self.out / row.name, report=clock)
@@ -158,7 +186,8 @@ class Ablation:
     def evaluate_stage2(self, row: Row) -> dict[str, Any]:
         """Evaluate one row with the sampling settings of its preset."""
         run = self.out / row.name
-        return self._evaluate(row.name, PipelineGenerator(self._load(run), name=row.name), run)
+        diversity = NUM_DIVERSITY_CLIPS if row in self.codec_rows else 0
+        return self._evaluate(row.name, PipelineGenerator(self._load(run), name=row.name), run, num_diversity_clips=diversity)
 
     def evaluate_raw_weights(self) -> dict[str, Any]:
         """Evaluate the base row with its last weights instead of their average."""
@@ -200,7 +229,9 @@ class Ablation:
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
-    def _evaluate(self, name: str, generator: PipelineGenerator, run: Path, **more: Any) -> dict[str, Any]:
+    def _evaluate(
+        self, name: str, generator: PipelineGenerator, run: Path, *, num_diversity_clips: int = 0, **more: Any
+    ) -> dict[str, Any]:
         settings = self.settings
         description = {"unet_sha256": file_sha256(find_model(run, "unet") / WEIGHTS_NAME), **generator.settings, **more}
         results = evaluate_at_preset(
@@ -208,7 +239,7 @@ class Ablation:
             settings.preset,
             settings.data,
             self.out / "evaluations" / name,
-            settings.evaluation,
+            replace(settings.evaluation, num_diversity_clips=num_diversity_clips),
             description,
             device=self.device,
         )
@@ -256,6 +287,7 @@ class Ablation:
             "stage2": self.stage2_rows,
             "together": self.together_rows(),
             "seeds": self.seed_rows(),
+            "codec": self.codec_rows,
             "sampling": self.sampling_rows,
             "stage1": self.stage1_rows,
         }

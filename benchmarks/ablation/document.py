@@ -23,6 +23,7 @@ GROUPS = {
     "stage2": "Stage 2: one stage 1, one motion cache, one number of clips seen",
     "together": "Stage 2: all winning changes together",
     "seeds": "Stage 2: the two best rows with other seeds",
+    "codec": "Stage 2: what is diffused, at equal training time",
     "sampling": "Sampling: one model, no training",
     "stage1": "Stage 1: equal training time",
 }
@@ -83,7 +84,7 @@ def _about(dataset: str, group: str, content: dict[str, Any]) -> str:
     else:
         options.append(f"--budget-minutes {settings['budget_minutes']:g}")
         facts.append(f"{settings['budget_minutes']:g} minutes of training per row")
-    if group in ("stage2", "together", "seeds"):
+    if group in ("stage2", "together", "seeds", "codec"):
         facts.append(f"stage 1 is that of {settings['autoencoder']}")
     if group == "stage1" and settings["perceptual_weights"] is not None:
         options.append("--perceptual-weights VGG16")
@@ -111,6 +112,7 @@ def _against(row: dict[str, Any], known: dict[str, dict[str, Any]]) -> dict[str,
 
 def _generation_table(rows: Sequence[dict[str, Any]], known: dict[str, dict[str, Any]]) -> str:
     cells = []
+    varied = any(row.get("pixel_diversity") is not None for row in rows)
     for row in rows:
         other = _against(row, known)
         verdict = compare(row["distance"], other["distance"] if other is not None else None, more_is_better=False)
@@ -122,11 +124,14 @@ def _generation_table(rows: Sequence[dict[str, Any]], known: dict[str, dict[str,
                 number(row["action_accuracy"], 3),
                 number(row["identity"], 3),
                 number(row["motion_amount"]),
+                *([number(row["pixel_diversity"], 3), f"{row['jitter']:.3f} ({row['real_jitter']:.3f})"] if varied else []),
                 number(row["seconds_per_video"], 2),
                 minutes(row["training"]["seconds"]) if "training" in row else "-",
             ]
         )
     header = ["row", f"{rows[0]['distance_name']} (interval)", "against", "class accuracy", "identity", "motion amount"]
+    if varied:
+        header += ["pixel diversity", "jitter (real)"]
     return table([*header, "s/video", "training"], cells)
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from lfdm.config.diffusion import SamplerName
 from lfdm.config.models import AutoencoderConfig
 from lfdm.config.predictors import RegionConfig
-from lfdm.config.presets import Preset
+from lfdm.config.presets import Preset, get_preset
 from lfdm.config.serialization import from_json, to_json
 from lfdm.config.training import AutoencoderTrainingConfig, DiffusionTrainingConfig
 
@@ -23,6 +23,8 @@ STEPS = (4, 8, 16, 32)
 SAMPLERS: tuple[SamplerName, ...] = ("euler", "dpmpp_2m", "heun")
 WARPED_WEIGHTS = (0.0, 1.0, 2.0)
 OCCLUSION_WEIGHTS = (0.0, 0.01)
+FRAMES = "frames"
+ENERGY_EXPONENTS = {0.0: "every coefficient weighs the same", 0.5: "weights: root of the energy", 1.0: "weights: energy"}
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,16 @@ def _put_changes(settings: dict[str, Any], before: dict[str, Any], after: dict[s
             _put_changes(settings[name], before[name], value)
         elif value != before[name]:
             settings[name] = value
+
+
+def codec_rows(preset: Preset) -> list[Row]:
+    """Return the motion of every frame and of the whole clip as what stage 2 diffuses; they train for equal time."""
+    learned, training = get_preset("learned64"), preset.diffusion_training
+    rows = [Row(FRAMES, "motion of every frame", preset, FRAMES)]
+    for exponent, title in ENERGY_EXPONENTS.items():
+        weighted = replace(learned, diffusion_training=replace(training, energy_exponent=exponent))
+        rows.append(Row(f"learned-{exponent:g}", f"principal components of the clip; {title}", weighted, FRAMES))
+    return rows
 
 
 def sampling_rows(guidance_scale: float, against: str = BASE) -> list[SamplingRow]:

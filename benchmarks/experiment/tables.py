@@ -51,7 +51,7 @@ def read_results(folder: Path, prefix: str) -> list[dict[str, Any]]:
 def summarize(evaluation: dict[str, Any]) -> dict[str, Any]:
     """Return the figures of an evaluation that tables show.
 
-    `distance` is that of the first video extractor, with interval and floor; None if it was left out.
+    `distance` is that of the first video extractor, with interval and floor; None if it was left out, as is diversity.
     """
     generation = evaluation["generation"]
     name, found = next(iter(generation["distances"].items()), ("FVD", {}))
@@ -61,4 +61,7 @@ def summarize(evaluation: dict[str, Any]) -> dict[str, Any]:
         "action_accuracy": generation.get("action_accuracy", {}).get("value"),
         "identity": generation.get("identity", {}).get("value"),
         "motion_amount": generation["pixel_motion_amount"]["value"],
+        "pixel_diversity": generation.get("pixel_diversity", {}).get("value"),
+        "jitter": generation["temporal_smoothness"]["generated_share"],
+        "real_jitter": generation["temporal_smoothness"]["real_share"],
     }

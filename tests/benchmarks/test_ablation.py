@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.ablation.ablation import Ablation, AblationSettings, ablate
 from benchmarks.ablation.document import compare, render, with_earlier_groups
-from benchmarks.ablation.rows import regions_of_equal_size, sampling_rows, seeded, stage1_rows, stage2_rows, together
+from benchmarks.ablation.rows import codec_rows, regions_of_equal_size, sampling_rows, seeded, stage1_rows, stage2_rows, together
 from benchmarks.experiment.tables import write_results
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.presets import FLOW64, Preset
@@ -41,6 +41,15 @@ def test_each_row_changes_what_it_says() -> None:
     }
     again = seeded(rows["raw"], 2)
     assert list(_changes(to_json(rows["raw"].preset), to_json(again.preset))) == ["diffusion_training.optimization.seed"]
+
+
+def test_codecs_are_compared_with_one_recipe() -> None:
+    rows = {row.name: row for row in codec_rows(FLOW64)}
+    for row in rows.values():
+        changed = list(_changes(to_json(FLOW64), to_json(row.preset)))
+        assert all(name.startswith(("name", "unet", "diffusion.codec", "diffusion_training.energy_exponent")) for name in changed)
+    assert rows["frames"].preset == FLOW64
+    assert rows["learned-1"].preset.diffusion_training.energy_exponent == 1
 
 
 def test_winning_changes_are_combined() -> None:

@@ -1,6 +1,6 @@
 """Named configurations: both models of each can be built and have the sizes that are stated."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -182,3 +182,9 @@ def test_the_warps_of_the_equivariance_loss_and_the_noise_schedule() -> None:
 def test_learning_rate_milestones_lie_inside_the_training(preset: Preset) -> None:
     for training in (preset.autoencoder_training, preset.diffusion_training):
         assert all(0 < step < training.optimization.num_steps for step in training.optimization.milestones)
+
+
+def test_energy_weights_need_a_codec_that_knows_the_energy() -> None:
+    preset = get_preset("flow64")
+    with pytest.raises(UserError, match="energy_exponent"):
+        replace(preset, diffusion_training=replace(preset.diffusion_training, energy_exponent=1.0))

@@ -127,3 +127,12 @@ def test_min_snr_weights_are_float32_and_at_most_one() -> None:
     weights = min_snr_weight(torch.arange(1000), "epsilon", 5.0)
     assert weights.dtype == torch.float32
     assert 0 < float(weights.min()) < float(weights.max()) == 1
+
+
+def test_weights_apply_to_the_squares_of_single_entries() -> None:
+    x0, noise, prediction = (torch.randn(2, 3, 1, 4, 4, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    weights = torch.zeros(3, 1, 4, 4)
+    weights[1] = 3
+    loss = diffusion_loss(prediction, x0, noise, torch.tensor([100.0, 900.0]), "velocity", weights=weights)
+    second = diffusion_loss(prediction[:, 1:2], x0[:, 1:2], noise[:, 1:2], torch.tensor([100.0, 900.0]), "velocity")
+    torch.testing.assert_close(loss, second)

@@ -103,3 +103,13 @@ def test_values_are_checked(codec: LearnedCodec) -> None:
         codec.measured([])
     with pytest.raises(UserError, match="finite"):
         codec.measured([Motion(torch.full((1, 2, 4, *SIZE), torch.inf), torch.ones(1, 1, 4, *SIZE))])
+
+
+def test_energy_is_the_variance_that_each_entry_was_divided_by(codec: LearnedCodec) -> None:
+    sample = codec.encode(swings(0))
+    energy = codec.energy(*SIZE)
+    assert energy.shape == sample.shape[1:]
+    undone = sample * energy.sqrt()
+    reference = LearnedCodec(num_components=4)
+    reference.load_state_dict({**codec.state_dict(), "std": torch.ones(4)})
+    torch.testing.assert_close(undone, reference.encode(swings(0)))

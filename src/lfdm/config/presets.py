@@ -60,6 +60,9 @@ class Preset:
             check(sampler == "uniform", "diffusion_training.frame_sampler", sampler, "'uniform' with diffusion.codec='learned'")
             check(not corners, "autoencoder.corners", corners, "False with diffusion.codec='learned'")
             check(self.num_frames > 2, "num_frames", self.num_frames, "at least 3 with diffusion.codec='learned'")
+        exponent = self.diffusion_training.energy_exponent
+        known = exponent == 0 or self.diffusion.codec == "learned"
+        check(known, "diffusion_training.energy_exponent", exponent, "0 without diffusion.codec='learned'")
         distilled = self.unet.flow_map or self.unet.max_guidance is not None or self.diffusion.sampler == "flow_map"
         check(not distilled, "unet.flow_map", True, "False in a preset, as max_guidance=None: `lfdm train few-steps` trains both")
         tracks = self.unet.track_inputs

@@ -228,6 +228,8 @@ class DiffusionTrainingConfig:
     """Probability of training the null condition; 1 = an unconditional model without labels."""
     min_snr_gamma: float | None = None
     """Min-SNR loss weight (arXiv 2303.09556); None = unweighted, which was better in docs/ablation.md."""
+    energy_exponent: float = 0.0
+    """Power of a coefficient's share of the energy that its error is weighted by; 0 = all the same (codec "learned")."""
     flip_probability: float = 0.5
     """Probability of mirroring image and motion; never if the label names a side."""
     color_jitter: tuple[float, float, float, float] = (0.1, 0.1, 0.1, 0.1)
@@ -248,6 +250,7 @@ class DiffusionTrainingConfig:
         check_probability(self, "condition_dropout", "flip_probability", "color_jitter")
         _check_hue(self.color_jitter)
         check_integer("panel_inference_steps", self.panel_inference_steps, 1, NUM_TRAIN_TIMESTEPS)
+        check(0 <= self.energy_exponent <= 1, "energy_exponent", self.energy_exponent, "0 to 1")
         check(self.cache_motion or not self.exact_motion, "exact_motion", True, "False without cache_motion")
         check(self.min_snr_gamma is None or self.min_snr_gamma > 0, "min_snr_gamma", self.min_snr_gamma, "positive or None")
 

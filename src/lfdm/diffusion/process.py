@@ -184,6 +184,7 @@ def diffusion_loss(
     prediction_type: PredictionType,
     *,
     min_snr_gamma: float | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Return the mean squared error of each sample, (b,) float32, weighted by `min_snr_weight` unless `min_snr_gamma` is None.
 
@@ -191,9 +192,11 @@ def diffusion_loss(
         prediction: (b, c, ...), the network's output for `add_noise(x0, noise, timesteps, prediction_type)`.
         x0, noise: (b, c, ...).
         timesteps: (b,).
+        weights: (c, ...) of the squared errors, with a mean of 1; None = all the same.
     """
     error = prediction.float() - target(x0, noise, timesteps, prediction_type).float()
-    loss = error.square().flatten(1).mean(1)
+    squares = error.square() if weights is None else weights * error.square()
+    loss = squares.flatten(1).mean(1)
     return loss if min_snr_gamma is None else loss * min_snr_weight(timesteps, prediction_type, min_snr_gamma)
 
 

@@ -58,6 +58,11 @@ class MotionCodec(Component, ABC):
         """Set the known values of frame 0, if any, in a predicted clean sample."""
         return sample
 
+    def energy(self, height: int, width: int) -> Tensor | None:
+        """Return the variance of each entry of a sample before normalisation, (c, ...); None for codecs that do not say."""
+        del height, width
+        return None
+
     def measured(self, motions: Iterable[Motion], *, clamp: bool = True) -> Self:
         """Return this codec with the statistics of training motions; `clamp` stores their range, too.
 

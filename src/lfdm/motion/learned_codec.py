@@ -100,6 +100,10 @@ class LearnedCodec(Model, MotionCodec):
         low, high = (self._per_component(name).to(sample.dtype) for name in ("low", "high"))
         return _to_cells(torch.minimum(torch.maximum(coefficients, low), high))
 
+    def energy(self, height: int, width: int) -> Tensor:
+        variance = self._per_component("std").square()[None]
+        return _to_cells(variance.expand(1, -1, height // PATCH, width // PATCH))[0]
+
     def measured(self, motions: Iterable[Motion], *, clamp: bool = True) -> Self:
         """Return a codec with the components of training motions, and their range; `motions` is iterated once or twice.
 

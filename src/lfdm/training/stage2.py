@@ -125,8 +125,17 @@ class DiffusionTask:
         noise = randomness.sample(lambda size, generator: torch.randn(size, *shape, generator=generator, device=device))
         known = (batch["tracks"].float(),) if "tracks" in batch else ()
         prediction = module(add_noise(clean, noise, timesteps, kind), timesteps, rows, latent, *known)
-        loss = diffusion_loss(prediction, clean, noise, timesteps, prediction_type=kind, min_snr_gamma=self.config.min_snr_gamma)
+        weights, gamma = self.entry_weights(clean), self.config.min_snr_gamma
+        loss = diffusion_loss(prediction, clean, noise, timesteps, prediction_type=kind, min_snr_gamma=gamma, weights=weights)
         return {"loss": loss.mean()}
+
+    def entry_weights(self, clean: Tensor) -> Tensor | None:
+        """Return the weights (c, ...) of the entries of clean samples in the loss, with a mean of 1; None = all the same."""
+        energy = self.pipeline.motion_codec.energy(*clean.shape[-2:]) if self.config.energy_exponent else None
+        if energy is None:
+            return None
+        weights = energy.to(clean.device) ** self.config.energy_exponent
+        return weights / weights.mean()
 
     def observe(self, batch: dict[str, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the clean sample (b, *codec.sample_shape(t, h, w)) and the image latent (b, C, h, w)."""
