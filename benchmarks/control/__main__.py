@@ -23,7 +23,7 @@ from benchmarks.control.scenes import DragScene, Scene, drag_scenes
 from benchmarks.experiment.tables import RESULTS_DIR, ROOT, number, table, write_results
 from benchmarks.faults.campaign import machine
 from lfdm.config.control import Control
-from lfdm.data.puppets.free_motion import FREE_LABEL
+from lfdm.data.free_motion import FREE_LABEL
 from lfdm.evaluation.metrics.dynamics import jitter_share, temporal_spectrum
 from lfdm.folders.model_folder import read_json
 from lfdm.pipeline.pipeline import LatentFlowPipeline

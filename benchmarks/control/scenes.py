@@ -11,9 +11,9 @@ import torch
 
 from lfdm.config.control import Control, Drag, Point
 from lfdm.config.video import Size
+from lfdm.data.free_motion import FREE_LABEL
 from lfdm.data.puppets.data_set import animate, render_clip
 from lfdm.data.puppets.figures import make_subject
-from lfdm.data.puppets.free_motion import FREE_LABEL
 from lfdm.data.truth import Truth
 from lfdm.motion.frame_box import FrameBox
 from lfdm.motion.motion import Motion

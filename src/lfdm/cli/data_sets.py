@@ -84,6 +84,7 @@ def data_characters(
     labels: tuple[str, ...] = (),
     num_subjects: int = 100,
     num_takes: int = 2,
+    free_motion: float = 0.0,
     size: SizeSetting = 128,
     num_frames: int = 16,
     fps: float = 8.0,
@@ -106,6 +107,7 @@ def data_characters(
         labels: Animations to render; by default those that all files share and that move the figure.
         num_subjects: Characters of different parts and colours; test subjects have files of their own.
         num_takes: Clips of each subject and label.
+        free_motion: Share of clips, 0 to 0.95, whose joints move at random, with the label "free": for models that follow tracks.
         size: Height x width of frames, or one number for squares; multiples of 16, at least 32.
         num_frames: Frames of each clip.
         fps: Frames per second.
@@ -127,6 +129,7 @@ def data_characters(
             labels=labels,
             num_subjects=num_subjects,
             num_takes=num_takes,
+            free_motion=free_motion,
             size=size,
             num_frames=num_frames,
             fps=fps,

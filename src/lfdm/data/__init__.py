@@ -17,6 +17,7 @@ __all__ = [
     "corpora",
     "fitting",
     "frame_indices",
+    "free_motion",
     "gif_blocks",
     "images",
     "index",

@@ -27,7 +27,7 @@ from torch.export import Dim, ExportedProgram, export
 
 from lfdm.autoencoder.autoencoder import Features, LatentFlowAutoencoder
 from lfdm.config.models import TRACK_CHANNELS
-from lfdm.data.puppets.free_motion import FREE_LABEL
+from lfdm.data.free_motion import FREE_LABEL
 from lfdm.denoiser.network import DenoiserNetwork
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion.process import alphas_cumprod, max_sampling_steps, sampling_levels

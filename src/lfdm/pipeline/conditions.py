@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lfdm.condition.encoder import ConditionInput
 from lfdm.config.control import Control, LabelSpan
-from lfdm.data.puppets.free_motion import FREE_LABEL
+from lfdm.data.free_motion import FREE_LABEL
 from lfdm.diffusion.guidance import Guidance
 from lfdm.errors import UserError
 from lfdm.pipeline.inputs import match_conditions

@@ -15,6 +15,7 @@ from lfdm.data.characters.clips import ClipSettings, Scene, Take
 from lfdm.data.characters.data_set import write_characters
 from lfdm.data.characters.gltf import read_character
 from lfdm.data.characters.render import Light, make_context
+from lfdm.data.free_motion import FREE_LABEL
 from lfdm.data.index import read_index
 from lfdm.data.truth import Truth, load_truth, truth_path
 from lfdm.data.video import read_video
@@ -74,6 +75,21 @@ def test_frame_0_warped_by_the_truth_is_frame_k(tmp_path: Path, difficulty: str,
     assert np.abs(truth.flow[0]).max() < 1e-3
     assert truth.visible[0].mean() > 0.99
     assert np.abs(truth.flow[-1][truth.figure[-1]]).max() > 5
+
+
+def test_frame_0_warped_by_the_truth_of_free_motion_is_frame_k(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path)
+    scene.light = Light(scene.light.sun, shading=0.0)
+    first, _ = scene.render(scene.figure.actions["Point"], TAKE, truth=False)
+    moved = 0.0
+    for seed in range(3):
+        frames, truth = scene.render_free(np.random.default_rng(seed), truth=True)
+        assert truth is not None
+        assert np.array_equal(frames[0], first[0])
+        inside = truth.interior & truth.figure
+        assert np.abs(warp_first(frames, truth) - frames)[inside].mean() <= 2
+        moved = max(moved, float(np.abs(truth.flow[truth.figure]).max()))
+    assert moved > 5
 
 
 def test_a_raised_arm_uncovers_what_frame_0_hides(tmp_path: Path) -> None:
@@ -147,6 +163,23 @@ def test_only_the_label_decides_the_motion(data_set: Path) -> None:
     assert len({group[0][0].tobytes() for group in clips.values()}) == 4
     truth = load_truth(truth_path(data_set / records[0].path))
     assert truth.flow.shape == (4, 32, 48, 2)
+
+
+def test_free_clips_begin_like_the_others_and_leave_them_as_they_are(data_set: Path, tmp_path: Path) -> None:
+    options = {"num_subjects": 4, "size": (32, 48), "num_frames": 4, "truth": "all", "test_fraction": 0.25, "num_workers": 1}
+    people = data_set.parent / "people"
+    write_characters(people, tmp_path / "free", **options, free_motion=1 / 3)
+    records = read_index(tmp_path / "free")
+    clips = {record.path: read_video(tmp_path / "free" / record.path) for record in records}
+    assert [record.label for record in records].count(FREE_LABEL) == 4 * 2
+    for record in records:
+        others = [clips[other.path] for other in records if other.subject == record.subject and other is not record]
+        assert all(np.array_equal(clips[record.path][0], other[0]) for other in others)
+        assert truth_path(tmp_path / "free" / record.path).is_file()
+    free = files_of(tmp_path / "free")
+    assert all(free[path] == data for path, data in files_of(data_set).items() if path.name != "clips.csv")
+    with pytest.raises(UserError, match="free_motion"):
+        write_characters(people, tmp_path / "no", **options, free_motion=1.0)
 
 
 def test_the_same_arguments_give_the_same_clips(data_set: Path, tmp_path: Path) -> None:

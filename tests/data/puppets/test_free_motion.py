@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lfdm.data.free_motion import FREE_LABEL
 from lfdm.data.index import read_index
 from lfdm.data.puppets.actions import REST_ARM, Reach
 from lfdm.data.puppets.data_set import render_clip, write_puppets
-from lfdm.data.puppets.free_motion import FREE_LABEL, move_freely
+from lfdm.data.puppets.free_motion import move_freely
 from lfdm.errors import UserError
 
 REACH = Reach(arm=0.13, leg=0.14, shoulder=0.09)
@@ -28,6 +29,18 @@ def test_joints_move_smoothly_from_rest_within_their_limits() -> None:
         assert pose.upper_arm[0][0] == pose.upper_arm[1][0] == REST_ARM
         assert np.abs(pose.root[0]).max() == 0
     assert moved == {"arms", "legs", "torso", "root"}
+
+
+def test_often_one_or_two_limbs_move_and_the_rest_stays() -> None:
+    counts = []
+    for seed in range(200):
+        pose = move_freely(REACH, TIME, np.random.default_rng(seed))
+        limbs = [*pose.upper_arm, *pose.thigh, pose.head, pose.torso, *pose.root.T]
+        counts.append(sum(np.ptp(curve) > 0.01 for curve in limbs))
+    assert counts.count(1) > 40
+    assert counts.count(2) > 40
+    assert min(counts) == 1
+    assert max(counts) >= 4
 
 
 def test_every_take_has_its_own_motion_and_the_same_first_frame() -> None:

@@ -3,7 +3,7 @@
 import functools
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,9 @@ import numpy as np
 from lfdm.config.checks import check, check_number
 from lfdm.config.video import MAX_FPS, MIN_FPS, Size
 from lfdm.data.characters.figures import Figure, mixed_figure, plain_figure
+from lfdm.data.characters.free_motion import FreeMotion
 from lfdm.data.characters.gltf import Character
+from lfdm.data.characters.joints import JointTree, find_joints
 from lfdm.data.characters.render import Light, Renderer, make_context
 from lfdm.data.characters.scenes import Camera, frame_figure, make_light, make_stage
 from lfdm.data.characters.skeleton import Action, Pose
@@ -26,6 +28,9 @@ from lfdm.data.truth import Truth
 Difficulty = Literal["easy", "handheld", "entering"]
 """`easy`: a still camera and plain backgrounds. `handheld`: a swaying camera, patterned backgrounds, motion blur and video
 compression. `entering`: the same, with a figure that is partly outside the first frame."""
+
+Skinned = tuple[np.ndarray, np.ndarray]
+"""Positions and normals of a mesh, (v, 3)."""
 
 MIN_SIDE = 32
 BLEND = 0.25
@@ -107,11 +112,25 @@ class Scene:
 
     def render(self, action: Action, take: Take, *, truth: bool) -> tuple[np.ndarray, Truth | None]:
         """Return a clip (t, H, W, 3) uint8, or (t, H, W, 4) if transparent, and, with `truth`, its exact motion."""
+        return self._render(lambda time: self.figure.skin(self._pose(action, take, time)), truth=truth)
+
+    def render_free(self, rng: np.random.Generator, *, truth: bool) -> tuple[np.ndarray, Truth | None]:
+        """Return a clip as `render` does, of a random motion of the figure's joints."""
+        seconds = self.settings.num_frames / self.settings.fps
+        return self._render(FreeMotion.sample(self.figure, self._joints, seconds, rng), truth=truth)
+
+    @functools.cached_property
+    def _joints(self) -> JointTree:
+        figure, rest = self.figure, self.figure.skeleton.matrices(self.rest)
+        positions = figure.skin_matrices(rest)[0] / figure.proportions
+        return find_joints(figure.skeleton, rest, positions, figure.joint_nodes[figure.joints], figure.weights)
+
+    def _render(self, skin: Callable[[float], Skinned], *, truth: bool) -> tuple[np.ndarray, Truth | None]:
         settings = self.settings
         frames, traced, views = [], [], []
         for number in range(settings.num_frames):
             times = [max((number + moment) / settings.fps, 0.0) for moment in (SHUTTER if settings.hard else SHUTTER[-1:])]
-            moments = [(self.figure.skin(self._pose(action, take, time)), self.camera.view(time)) for time in times]
+            moments = [(skin(time), self.camera.view(time)) for time in times]
             draw = partial(self.renderer.draw, light=self.light, transparent=settings.transparent)
             pictures = [draw(skinned, view) for skinned, view in moments]
             frames.append(np.rint(np.mean(pictures, axis=0)).astype(np.uint8))

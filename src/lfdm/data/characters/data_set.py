@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
@@ -25,6 +25,7 @@ from lfdm.data.characters.clips import ClipSettings, Difficulty, Scene, Take
 from lfdm.data.characters.figures import Figure, mixing_families
 from lfdm.data.characters.gltf import Character, read_character
 from lfdm.data.characters.skeleton import Action
+from lfdm.data.free_motion import FREE_LABEL, count_free_takes
 from lfdm.data.index import (
     CLIP_INDEX_NAME,
     CLIPS_DIR,
@@ -38,7 +39,7 @@ from lfdm.data.index import (
     write_index,
 )
 from lfdm.data.progress import Progress, run_all, worker_processes
-from lfdm.data.truth import TruthChoice, save_truth, truth_path
+from lfdm.data.truth import Truth, TruthChoice, save_truth, truth_path
 from lfdm.data.video import write_video
 from lfdm.errors import UserError
 from lfdm.folders.files import expand_home, write_bytes
@@ -47,6 +48,8 @@ from lfdm.folders.model_folder import read_json
 MAX_TAKES = 1000
 MIN_MOVEMENT = 0.2
 """Actions in which no bone moves further, as a fraction of the figure's height, are not labels unless requested."""
+_Render = Callable[..., tuple[np.ndarray, Truth | None]]
+"""Return a clip and, with `truth=True`, its exact motion."""
 _FINISHED_DIR = "finished"
 _PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -71,6 +74,8 @@ class _Settings:
     clips: ClipSettings
     labels: tuple[str, ...]
     num_takes: int
+    num_free: int
+    """Clips of each subject with free motion."""
     seed: int
     truth: TruthChoice
 
@@ -90,6 +95,7 @@ def write_characters(
     labels: Sequence[str] = (),
     num_subjects: int = 100,
     num_takes: int = 2,
+    free_motion: float = 0.0,
     size: SizeInput = 128,
     num_frames: int = 16,
     fps: float = 8.0,
@@ -114,6 +120,7 @@ def write_characters(
         labels: actions to render, in any spelling (`Kick_Left`, `kick left`); by default those that all files share and that
             move the figure.
         num_takes: clips of each subject and label.
+        free_motion: share, among all clips, of those whose joints move at random; their label is `free`.
         size: of frames; sides are multiples of 16.
         backgrounds: folder of pictures for ground and wall, instead of procedural patterns.
         shadows: draw cast shadows, which the exact flow does not follow.
@@ -140,7 +147,10 @@ def write_characters(
     if (root / CLIP_INDEX_NAME).exists():
         raise FileExistsError(f"{root} already holds a clip data set; remove it or choose another folder")
     characters, skipped = _read_all(source)
-    settings = _Settings(clips, _choose_labels(characters, labels), num_takes, seed, truth)
+    actions = _choose_labels(characters, labels)
+    num_free = count_free_takes(free_motion, num_takes * len(actions))
+    check(not (num_free and FREE_LABEL in actions), "labels", FREE_LABEL, "other actions with free_motion, which has this label")
+    settings = _Settings(clips, actions, num_takes, num_free, seed, truth)
     casts = _cast(characters, num_subjects, seed, test_fraction)
     workers = min(num_subjects, (os.cpu_count() or 1) if num_workers is None else num_workers)
     return _write(root, settings, casts, workers, skipped, progress)
@@ -301,23 +311,31 @@ def _render_subject(folder: Path, settings: _Settings, casts: Sequence[_Cast], n
     mirrored = bool(rng.random() < 0.5) and {_mirror_label(label) for label in settings.labels} == set(settings.labels)
     scene = Scene([_load(path) for path in casts[number].paths], settings.clips, rng, mirrored=mirrored)
     written = _Written([], Counter(), Counter())
+    for label, index, render in _list_takes(scene, settings, number, mirrored=mirrored):
+        frames, truth = render(truth=settings.truth in ("all", split))
+        path = f"{CLIPS_DIR}/{name}/{label.replace(' ', '-')}-{index}.avi"
+        write_video(folder / path, frames, fps=fps)
+        if truth is not None:
+            save_truth(truth_path(folder / path), truth)
+            written.figure_pixels[label] += int(truth.figure.sum())
+            written.visible_pixels[label] += int((truth.figure & truth.visible).sum())
+        written.records.append(ClipRecord.describe(frames.shape, path=path, label=label, subject=name, split=split, fps=fps))
+    scene.renderer.release()
+    return written
+
+
+def _list_takes(scene: Scene, settings: _Settings, number: int, *, mirrored: bool) -> Iterator[tuple[str, int, _Render]]:
+    """Yield label and number of each clip of a subject, and how to render it."""
     for row, action_label in enumerate(settings.labels):
         action = _find_action(scene.figure, action_label)
         label = _mirror_label(action_label) if mirrored else action_label
         for index in range(settings.num_takes):
             rng = np.random.default_rng((settings.seed, number, row + 1, index))
             take = Take(speed=rng.uniform(0.85, 1.2), start=rng.uniform(0, 0.12), amplitude=rng.uniform(0.85, 1.0))
-            frames, truth = scene.render(action, take, truth=settings.truth in ("all", split))
-            path = f"{CLIPS_DIR}/{name}/{label.replace(' ', '-')}-{index}.avi"
-            write_video(folder / path, frames, fps=fps)
-            if truth is not None:
-                save_truth(truth_path(folder / path), truth)
-                written.figure_pixels[label] += int(truth.figure.sum())
-                written.visible_pixels[label] += int((truth.figure & truth.visible).sum())
-            record = ClipRecord.describe(frames.shape, path=path, label=label, subject=name, split=split, fps=fps)
-            written.records.append(record)
-    scene.renderer.release()
-    return written
+            yield label, index, partial(scene.render, action, take)
+    for index in range(settings.num_free):
+        rng = np.random.default_rng((settings.seed, number, len(settings.labels) + 1, index))
+        yield FREE_LABEL, index, partial(scene.render_free, rng)
 
 
 def _mirror_label(label: str) -> str:

@@ -60,8 +60,11 @@ class Figure:
     """(3,): factors of width, height and depth."""
 
     def skin(self, pose: Pose) -> tuple[np.ndarray, np.ndarray]:
-        """Return positions and normals (v, 3) float32 in a pose (linear blend skinning)."""
-        nodes = self.skeleton.matrices(pose)
+        """Return positions and normals (v, 3) float32 in a pose."""
+        return self.skin_matrices(self.skeleton.matrices(pose))
+
+    def skin_matrices(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return positions and normals (v, 3) float32, given the matrices (n, 4, 4) of all nodes (linear blend skinning)."""
         matrices = nodes[self.joint_nodes] @ self.inverse_bind
         blended = np.einsum("vk,vkij->vij", self.weights, matrices[self.joints])
         positions = np.einsum("vij,vj->vi", blended[:, :3, :3], self.positions) + blended[:, :3, 3]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lfdm.data.curves import ease
 from lfdm.errors import UserError
 
 Curve = np.ndarray
@@ -95,12 +96,6 @@ def two_links(outward: Curve, down: Curve, length: float) -> tuple[Curve, Curve]
     distance = np.minimum(np.hypot(outward, down), 2 * length)
     direction, bend = np.arctan2(outward, down), np.arccos(distance / (2 * length))
     return direction + bend, direction - bend
-
-
-def ease(time: Curve, duration: float) -> Curve:
-    """Rise smoothly (smoothstep) from 0 at time 0 to 1 at `duration`, constant outside."""
-    x = np.clip(time / duration, 0, 1)
-    return x * x * (3 - 2 * x)
 
 
 def pulse(time: Curve, rate: float, floor: float) -> Curve:

@@ -16,6 +16,8 @@ import numpy as np
 
 from lfdm.config.checks import check, check_integer, check_number
 from lfdm.config.video import MAX_FPS, MIN_FPS, Size, SizeInput
+from lfdm.data.curves import ease
+from lfdm.data.free_motion import FREE_LABEL, count_free_takes
 from lfdm.data.index import (
     CLIP_INDEX_NAME,
     CLIPS_DIR,
@@ -30,9 +32,9 @@ from lfdm.data.index import (
     write_index,
 )
 from lfdm.data.progress import Progress, run_all
-from lfdm.data.puppets.actions import ACTIONS, Style, act, ease
+from lfdm.data.puppets.actions import ACTIONS, Style, act
 from lfdm.data.puppets.figures import Subject, make_subject, place
-from lfdm.data.puppets.free_motion import FREE_LABEL, move_freely
+from lfdm.data.puppets.free_motion import move_freely
 from lfdm.data.puppets.render import Track, render, square_corner
 from lfdm.data.truth import Truth, TruthChoice, save_truth, truth_path
 from lfdm.data.video import write_video
@@ -40,7 +42,6 @@ from lfdm.folders.files import expand_home
 
 MIN_SIDE = 32
 MAX_TAKES = 10_000
-MAX_FREE_SHARE = 0.95
 MAX_DRIFT = 0.02
 """Limit of the camera drift, as a fraction of the frame."""
 
@@ -136,7 +137,7 @@ def write_puppets(
     root = expand_home(root)
     check_integer("num_subjects", num_subjects, 1, MAX_SUBJECTS)
     check_integer("num_takes", num_takes, 1, MAX_TAKES)
-    check_number("free_motion", free_motion, low=0, high=MAX_FREE_SHARE)
+    num_free = count_free_takes(free_motion, num_takes * len(ACTIONS))
     frame = check_rendering(size=size, num_frames=num_frames, min_side=MIN_SIDE)
     check_split(seed=seed, test_fraction=test_fraction, may_lack_training=True)
     check_workers(num_workers)
@@ -148,9 +149,7 @@ def write_puppets(
     num_workers = min(num_subjects, (os.cpu_count() or 1) if num_workers is None else num_workers)
     pool = ProcessPoolExecutor(num_workers) if num_workers > 1 else None
     with new_data_set(root) as folder:
-        takes = dict.fromkeys(ACTIONS, num_takes)
-        if free_motion > 0:
-            takes[FREE_LABEL] = round(free_motion / (1 - free_motion) * sum(takes.values()))
+        takes = dict.fromkeys(ACTIONS, num_takes) | {FREE_LABEL: num_free}
         write = partial(_write_subject, folder, num_train, takes, frame, num_frames, fps, seed, truth)
         clips = run_all(pool, write, range(num_subjects), work="rendering puppets", progress=progress)
         return root / write_index(folder, sorted(chain.from_iterable(clips), key=lambda record: record.path)).name
