@@ -73,7 +73,7 @@ def _choose_limbs(names: Sequence[str], rng: np.random.Generator) -> list[str]:
     kind = rng.random()
     if kind < _ONE_PROBABILITY + _TWO_PROBABILITY or not names:
         count = min(1 if kind < _ONE_PROBABILITY else 2, len(names))
-        return [names[index] for index in rng.permutation(len(names))[:count]]
+        return [names[int(index)] for index in rng.permutation(len(names))[:count]]
     return [name for name in names if rng.random() < _LIMB_PROBABILITY]
 
 

@@ -26,6 +26,8 @@ _FLOOR = 0.1
 """A limb that comes closer to the floor stands on it."""
 _SIDE = 0.02
 """Joints closer to the middle belong to no side."""
+_FOREIGN = 0.1
+"""A joint that shares fewer vertices with its parent, relative to those shared with another, hangs on the other."""
 _FRONT = np.array([0.0, 0.0, 1.0])
 
 
@@ -122,17 +124,16 @@ def _shared_weights(count: int, nodes: np.ndarray, weights: np.ndarray) -> np.nd
 
 
 def _find_carriers(skeleton: Skeleton, used: np.ndarray, shared: np.ndarray) -> dict[int, int]:
-    """Return the nearest used ancestor of each used node, or what it shares most vertices with if it shares none with that."""
+    """Return what each used node hangs on: its nearest used ancestor, unless it shares vertices mostly with another joint."""
     carriers = {int(node): _used_ancestor(skeleton, node, used) for node in used}
     heaviest = max(carriers, key=lambda node: sum(shared[other, other] for other in carriers if _is_below(other, node, carriers)))
     for node in carriers:
-        carrier = carriers[node]
-        if node == heaviest or (carrier >= 0 and shared[node, carrier] > 0):
-            continue
         others = [other for other in carriers if not _is_below(other, node, carriers)]
         nearest = max(others, key=lambda other: shared[node, other], default=-1)
-        if nearest >= 0 and shared[node, nearest] > 0:
-            carriers[node] = nearest
+        if node == heaviest or nearest < 0:
+            continue
+        if carriers[node] < 0 or shared[node, carriers[node]] < _FOREIGN * shared[node, nearest]:
+            carriers[node] = nearest if shared[node, nearest] > 0 else carriers[node]
     return carriers
 
 
