@@ -7,7 +7,7 @@ import torch
 from lfdm.config.control import Control, Drag, PartStrength
 from lfdm.config.video import Fit, Size
 from lfdm.errors import UserError
-from lfdm.export.dragging import PlacedPoints, no_points
+from lfdm.export.dragging import PlacedPoints, observed
 from lfdm.motion.motion import Motion
 from lfdm.motion.tracks import track_maps
 from lfdm.pipeline.framing import Framing
@@ -47,7 +47,7 @@ def test_points_and_corrections_are_those_of_the_pipeline(name: str, fit: Fit) -
         assert np.allclose(mine.source, other.source, atol=1e-5)
         assert np.allclose(mine.position, other.position, atol=1e-5)
         assert (mine.visible == other.visible.numpy()).all()
-    observed = {key: torch.from_numpy(value) for key, value in ours.observed().items()}
+    observed = {key: torch.from_numpy(value) for key, value in ours.observed((8, 10)).items()}
     maps = track_maps(**observed, shape=(FRAMES, 8, 10))
     assert maps.any()
     torch.testing.assert_close(maps, theirs.maps((8, 10)), atol=1e-3, rtol=0)
@@ -59,7 +59,7 @@ def test_points_and_corrections_are_those_of_the_pipeline(name: str, fit: Fit) -
 
 
 def test_without_points_maps_are_empty() -> None:
-    inputs = {key: torch.from_numpy(value) for key, value in no_points().items()}
+    inputs = {key: torch.from_numpy(value) for key, value in observed().items()}
     assert not track_maps(**inputs, shape=(2, 8, 8)).any()
 
 
@@ -73,3 +73,14 @@ def test_what_cannot_be_followed_is_named() -> None:
         place(Control(pins=((1, 30),)))
     with pytest.raises(UserError, match="inside the picture"):
         place(Control(pins=((100, 30),)))
+
+
+def test_contradictions_are_those_of_the_pipeline() -> None:
+    drags = tuple(Drag(source=source, path=((1, 40, 30),)) for source in ((20, 30), (60, 30)))
+    control, messages = Control(drags=drags), []
+    with pytest.raises(UserError, match=r"20,30 and 60,30 .* frame 8") as error:
+        PlacedPoints.place(control, PICTURE, FRAME, "crop", num_frames=FRAMES, fps=8).observed((32, 32))
+    messages.append(str(error.value))
+    with pytest.raises(UserError) as error:
+        TrackControl.place(control, PICTURE, Framing(size=FRAME, fit="crop"), num_frames=FRAMES, fps=8).maps((32, 32))
+    assert messages == [str(error.value)]

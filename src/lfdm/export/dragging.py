@@ -14,6 +14,7 @@ from lfdm.config.control import Control, Drag
 from lfdm.config.video import Fit, Size
 from lfdm.data.fitting import shown_part
 from lfdm.errors import UserError
+from lfdm.motion.track_conflicts import check_conflicts
 
 Array = np.ndarray
 """float64, unless stated."""
@@ -37,6 +38,7 @@ class Points:
 class PlacedPoints:
     """The drags and pins of a call."""
 
+    control: Control
     asked: Points
     """Drags, then pins."""
     guides: Points
@@ -65,18 +67,16 @@ class PlacedPoints:
         asked = Points(placed(source), placed(position), visible)
         for x, y in source[(np.abs(asked.source) > 1).any(-1)]:
             raise UserError(f"{x:g},{y:g} must lie in the part of the picture that the model sees")
-        return cls(asked, _guides(control.drags, asked, scale / [width, height]))
+        return cls(control, asked, _guides(control.drags, asked, scale / [width, height]))
 
-    def observed(self) -> dict[str, Array]:
-        """Return the inputs source (m, 2), position (m, 2), float32, and frame (m,) of the network `tracks`, m at least 1."""
-        source, position, frame = [np.full((1, 2), OUTSIDE)], [np.full((1, 2), OUTSIDE)], [np.zeros(1, np.int64)]
-        for points in (self.asked, self.guides):
-            point, seen = points.visible.nonzero()
-            source.append(points.source[point])
-            position.append(points.position[point, seen])
-            frame.append(seen)
-        places = {"source": np.concatenate(source), "position": np.concatenate(position)}
-        return {**{name: place.astype(np.float32) for name, place in places.items()}, "frame": np.concatenate(frame)}
+    def observed(self, grid: tuple[int, int]) -> dict[str, Array]:
+        """Return the inputs of the network `tracks` that draw the points into maps of `grid`.
+
+        Raises:
+            UserError: two points that contradict each other.
+        """
+        check_conflicts(self.control, self.asked.source, self.asked.position, self.asked.visible, grid)
+        return observed(self.asked, self.guides)
 
     def correct(self, flow: Array, size: Size, settings: Mapping[str, float]) -> Array:
         """Return flow (1, 2, t, h, w) float32 after the last correction.
@@ -99,10 +99,19 @@ class PlacedPoints:
         return flow
 
 
-def no_points() -> dict[str, Array]:
-    """Return the inputs of the network `tracks` where there are no drags and pins."""
-    outside = np.full((1, 2), OUTSIDE, np.float32)
-    return {"source": outside, "position": outside, "frame": np.zeros(1, np.int64)}
+def observed(*groups: Points) -> dict[str, Array]:
+    """Return the inputs source (m, 2), position (m, 2), float32, and frame (m,) of the network `tracks`.
+
+    The first point is one that draws nothing, so that m is at least 1.
+    """
+    source, position, frame = [np.full((1, 2), OUTSIDE)], [np.full((1, 2), OUTSIDE)], [np.zeros(1, np.int64)]
+    for points in groups:
+        point, seen = points.visible.nonzero()
+        source.append(points.source[point])
+        position.append(points.position[point, seen])
+        frame.append(seen)
+    places = {"source": np.concatenate(source), "position": np.concatenate(position)}
+    return {**{name: place.astype(np.float32) for name, place in places.items()}, "frame": np.concatenate(frame)}
 
 
 def _drag_points(drag: Drag, times: Array) -> tuple[Array, Array, Array]:

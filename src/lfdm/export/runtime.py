@@ -24,7 +24,7 @@ from lfdm.config.video import Size
 from lfdm.data.fitting import fit_frames
 from lfdm.data.pictures import read_picture
 from lfdm.errors import MissingExtraError, UserError
-from lfdm.export.dragging import PlacedPoints, no_points
+from lfdm.export.dragging import PlacedPoints, observed
 
 FORMAT_VERSION = 3
 PIPELINE_FILE = "pipeline.json"
@@ -117,7 +117,8 @@ class OnnxPipeline:
         known = {"latent": latent}
         if settings["tracks"] is not None:
             sample = np.zeros(shape, np.float32)
-            (known["tracks"],) = self._run("tracks", sample=sample, **(no_points() if points is None else points.observed()))
+            drawn = observed() if points is None else points.observed(latent.shape[-2:])
+            (known["tracks"],) = self._run("tracks", sample=sample, **drawn)
         denoise = self._denoiser(known, embedding, null, 1.0 if condition is None else scale)
         start = np.random.default_rng(check_integer("seed", seed, 0, MAX_SEED)).standard_normal(shape, np.float32)
         if noise is not None:

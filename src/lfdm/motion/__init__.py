@@ -10,6 +10,7 @@ __all__ = [
     "motion",
     "part_strength",
     "splatting",
+    "track_conflicts",
     "tracks",
     "upsampling",
     "warp",

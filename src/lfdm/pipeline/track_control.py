@@ -20,6 +20,7 @@ from lfdm.config.video import Size
 from lfdm.errors import UserError
 from lfdm.motion.frame_box import FrameBox
 from lfdm.motion.motion import Motion
+from lfdm.motion.track_conflicts import check_conflicts
 from lfdm.motion.tracks import Tracks
 from lfdm.motion.warp import identity_grid
 from lfdm.pipeline.control_report import ControlReport
@@ -34,10 +35,6 @@ CORRECTION_RADIUS = 2.0
 """Standard deviation in cells of the Gaussian by which a correction falls off."""
 RIDGE = 1e-4
 """Weight of the smallest correction, for points that lie closer together than the correction can tell apart."""
-SAME_PLACE, CONFLICT = 0.5, 1.0
-"""Distance of two points in cells, and difference of their displacements, from which they contradict each other in a frame."""
-DRAWN_POSITIONS = 8
-"""Most positions of a drag that counts as drawn; the points of a clip, which have more, may pass behind each other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +80,9 @@ class TrackControl:
         Raises:
             UserError: two points that contradict each other.
         """
-        self._check_conflicts(size)
-        return Tracks.concatenate([self.tracks, self.guides]).maps(size)
+        tracks = self.tracks
+        check_conflicts(self.control, tracks.source.numpy(), tracks.position.numpy(), tracks.visible.numpy(), size)
+        return Tracks.concatenate([tracks, self.guides]).maps(size)
 
     def settle(
         self, motion: Motion, *, max_correction: float = MAX_CORRECTION, radius: float = CORRECTION_RADIUS
@@ -123,22 +121,6 @@ class TrackControl:
         shape = (len(motion.flow), motion.num_frames, -1)
         distance, unseen = (torch.stack(parts).view(shape).transpose(1, 2) for parts in (distances, hidden))
         return ControlReport(self.control, tracks, distance, unseen & tracks.visible)
-
-    def _check_conflicts(self, size: tuple[int, int]) -> None:
-        """Raise UserError for two points that should be in one place of a frame with different displacements."""
-        tracks, cells = self.tracks, torch.tensor([size[1] / 2, size[0] / 2])
-        points = [*(drag.source for drag in self.control.drags), *self.control.pins]
-        drawn = torch.tensor([len(drag.path) <= DRAWN_POSITIONS for drag in self.control.drags] + [True] * len(self.control.pins))
-        for k in range(tracks.visible.shape[1]):
-            seen = (tracks.visible[:, k] & drawn).nonzero().flatten()
-            place, moved = tracks.position[seen, k] * cells, (tracks.position[seen, k] - tracks.source[seen]) * cells
-            near = (place[:, None] - place).norm(dim=-1) < SAME_PLACE
-            pairs = (near & ((moved[:, None] - moved).norm(dim=-1) > CONFLICT)).triu(1).nonzero()
-            if len(pairs):
-                (a, b), (c, d) = (points[int(seen[i])] for i in pairs[0])
-                raise UserError(
-                    f"points {a:g},{b:g} and {c:g},{d:g} are asked to be in one place in frame {k}; change one of them"
-                )
 
 
 def _drag_track(drag: Drag, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
