@@ -33,7 +33,7 @@ def render_one(campaign: Campaign) -> str:
         parts.append(table(["figure", "value"], [[_cell(name), _cell(str(value))] for name, value in campaign.figures.items()]))
     if campaign.failures:
         shown = [[_cell(failure.case), _cell(failure.seen)] for failure in campaign.failures[:MAX_FAILURES]]
-        parts.append(f"**{len(campaign.failures)} failures**\n\n" + table(["case", "seen"], shown))
+        parts.append(f"**{len(campaign.failures)} failed**\n\n" + table(["case", "seen"], shown))
         if len(shown) < len(campaign.failures):
             parts.append(f"The other {len(campaign.failures) - len(shown)} are in the JSON.\n")
     else:

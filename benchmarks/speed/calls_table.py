@@ -43,8 +43,9 @@ def render(folder: Path = RESULTS_DIR) -> str:
 
 
 def render_short(folder: Path = RESULTS_DIR) -> str:
-    """Render the table of the README."""
-    return "\n".join(_table(results) for results in read_results(folder, PREFIX)[:1])
+    """Render the table of the README, of the first device."""
+    first = read_results(folder, PREFIX)[:1]
+    return "".join(f"{_table(results)}\n{results['device']}, torch {results['torch']}, float32\n" for results in first)
 
 
 def _about(results: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Render the performance tables from the stored results: a short one in the README, all rows in docs/performance.md.
+"""Render the performance tables from the stored results: calls in the README, all rows in docs/performance.md.
 
 python -m benchmarks.speed tables            # print both
 python -m benchmarks.speed tables --update   # write them
@@ -17,7 +17,6 @@ from lfdm.errors import UserError
 
 README, DOCUMENT = ROOT / "README.md", ROOT / "docs" / "performance.md"
 START, END = "<!-- performance: rendered by python -m benchmarks.speed tables -->", "<!-- end of performance -->"
-PRESETS = ("mug128", "flow64")
 DTYPES = ("float32", "bfloat16")
 FORMS = {
     ("unet_step", "fast"): "U-Net step",
@@ -32,13 +31,6 @@ FORMS = {
     ("stage2_step", "checkpointed"): "the same with activation checkpointing",
     ("stage2_step", "uncached"): "stage-2 training step, motion estimated",
     ("stage1_step", "fast"): "stage-1 training step",
-}
-SHORT_OPERATIONS = {
-    "unet_step": "U-Net step",
-    "decode": "decode all frames",
-    "extract": "estimate the motion of all frames",
-    "generate_10": "generate, 10 steps",
-    "stage2_step": "stage-2 training step, one clip",
 }
 OPERATIONS = tuple(dict.fromkeys(operation for operation, _ in FORMS))
 HEAD = (
@@ -63,32 +55,6 @@ the same dtype, *to float32 plain* that over the plain form in float32. GFLOP/s 
 rates were measured in the same minute. Memory is the peak of a call above weights and, in training, gradients, optimizer state
 and average.
 """
-
-
-# --------------------------------------------------------------------------------------------------------- the README
-
-
-def render_short(devices: Sequence[Results]) -> str:
-    """Render the time and the speed-up over the textbook form of the device with the most rows, in float32 at batch 1."""
-    if not devices:
-        return ""
-    results = max(devices, key=lambda device: len(device.rows))
-    rows = []
-    for operation, title in SHORT_OPERATIONS.items():
-        cells = [cell for preset in PRESETS for cell in _short_cells(results, (operation, preset, 1, "float32", False))]
-        if any(cells):
-            rows.append((title, *cells))
-    head = ("operation", *(title for preset in PRESETS for title in (preset, "speed-up")))
-    about = f"{results.device}, {_versions(results)}, float32, batch 1:"
-    return f"{calls_table.render_short()}\n{about}\n\n{table(head, rows)}"
-
-
-def _short_cells(results: Results, key: tuple[str, str, int, str, bool]) -> tuple[str, str]:
-    row = results.find(key)
-    variant = None if row is None else row.variants.get("fast")
-    if row is None or variant is None or not variant.seconds:
-        return "", ""
-    return _time(variant), _number(row.ratio("fast"), ".1f", "x")
 
 
 # -------------------------------------------------------------------------------------------------------- the document
@@ -226,7 +192,7 @@ def run(options: Options) -> None:
     """Render the tables."""
     devices = read_devices()
     if options.update:
-        README.write_text(updated(README.read_text(), render_short(devices)))
+        README.write_text(updated(README.read_text(), calls_table.render_short()))
         DOCUMENT.write_text(render_full(devices))
     else:
-        print(render_short(devices), render_full(devices), sep="\n")
+        print(calls_table.render_short(), render_full(devices), sep="\n")

@@ -20,6 +20,7 @@ from PIL import Image
 from lfdm.config.control import Control, Drag
 from lfdm.config.presets import Preset
 from lfdm.data.video import read_video
+from lfdm.errors import UserError
 from lfdm.export.exporting import export_pipeline
 from lfdm.export.runtime import OnnxPipeline
 from lfdm.pipeline.pipeline import LatentFlowPipeline
@@ -190,6 +191,18 @@ def test_dragged_frames_are_those_of_python(points_page: Any, following: LatentF
         assert isinstance(pipeline, np.ndarray)
         assert np.abs(pipeline[0] - theirs).max() <= 1
     assert np.abs(ours["dragged"] - ours["free"]).max() > 2
+
+
+def test_contradicting_points_are_named_as_in_python(points_page: Any, exported_following: Path) -> None:
+    picture = np.full((32, 32, 3), 128, np.uint8)
+    drags = tuple(Drag(source=source, path=((1, 16, 16),)) for source in ((4, 16), (28, 16)))
+    with pytest.raises(UserError, match="4,16 and 28,16") as error:
+        OnnxPipeline(exported_following, num_threads=1)(picture, "wave", control=Control(drags=drags), num_frames=4)
+    points = [{"source": [2 * x / 32 - 1, 0], "target": [0, 0]} for x in (4, 28)]
+    data = {"noise": [0] * (3 * 4 * 16 * 16), "pixels": [128] * (32 * 32 * 4), "points": points}
+    with pytest.raises(playwright.Error) as refused:
+        points_page.evaluate(GENERATE, data)
+    assert str(error.value) in str(refused.value)
 
 
 def test_paths_and_radii_are_those_of_the_pipeline(following: LatentFlowPipeline, exported_following: Path) -> None:

@@ -2,12 +2,31 @@
 // src/lfdm/export/dragging.py. Places (x, y) are -1 and 1 at the outer edges of the frame.
 
 const OUTSIDE = 9; // a place whose point draws nothing
+const [SAME_PLACE, CONFLICT] = [0.5, 1]; // in cells, as in src/lfdm/motion/track_conflicts.py
 
 /** Return where a point is in frame k of `frames`: it moves smoothly over the whole video. */
 function place({ source, target }, k, frames) {
   const u = frames > 1 ? k / (frames - 1) : 0;
   const eased = u * u * (3 - 2 * u);
   return source.map((value, axis) => value + eased * (target[axis] - value));
+}
+
+/** Throw an error that names two points which shall be in one place of a frame with different displacements. */
+export function checkConflicts(points, frames, [h, w], [height, width]) {
+  const [cells, pixels] = [[w / 2, h / 2], [width / 2, height / 2]];
+  const apart = (a, b) => length(a.map((value, axis) => value - b[axis]), cells);
+  const name = ({ source }) => source.map((value, axis) => Math.round((value + 1) * pixels[axis])).join();
+  for (let k = 0; k < frames; k += 1) {
+    const places = points.map((point) => place(point, k, frames));
+    const moved = places.map((at, i) => at.map((value, axis) => value - points[i].source[axis]));
+    for (let i = 0; i < points.length; i += 1) {
+      for (let j = i + 1; j < points.length; j += 1) {
+        if (apart(places[i], places[j]) < SAME_PLACE && apart(moved[i], moved[j]) > CONFLICT) {
+          throw new Error(`points ${name(points[i])} and ${name(points[j])} are asked to be in one place in frame ${k}; change one of them`);
+        }
+      }
+    }
+  }
 }
 
 /** Return source (m, 2), position (m, 2) and frame (m,) of all points in all frames, with one outside, so that there is one. */

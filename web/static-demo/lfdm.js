@@ -1,6 +1,6 @@
 // An exported lfdm pipeline in the browser. The steps are those of src/lfdm/export/runtime.py, where they are explained.
 
-import { correct, observed } from "./dragging.js";
+import { checkConflicts, correct, observed } from "./dragging.js";
 
 const MAX_STRAIGHT_SIGMA = 0.999;
 const NUM_TRAIN_TIMESTEPS = 1000;
@@ -40,6 +40,7 @@ export class Pipeline {
     const scales = this.networks.encoder.outputNames.map((name) => encoded[name]);
     const latent = scales[scales.length - 1];
     const [h, w] = latent.dims.slice(2);
+    checkConflicts(points, frames, [h, w], settings.image_size);
     const size = 3 * frames * h * w;
     const levels = this.levels(steps);
     const tracks = settings.tracks ? await this.maps(points, [1, 3, frames, h, w]) : null;
