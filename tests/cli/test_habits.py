@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 import warnings
@@ -168,6 +169,37 @@ def test_bash_completes(lfdm: Lfdm) -> None:
     )
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["folder"], done.stderr
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="needs fish: apt-get install fish")
+def test_fish_completes_words_and_nothing_of_descriptions(lfdm: Lfdm) -> None:
+    Path("lfdm.fish").write_text(lfdm("completion", "fish")[1])
+
+    def complete(line: str) -> list[str]:
+        done = subprocess.run(
+            ["fish", "-c", f"source lfdm.fish; complete -C '{line}'"], capture_output=True, text=True, check=True
+        )
+        return [candidate.split("\t")[0] for candidate in done.stdout.splitlines()]
+
+    assert complete("lfdm data fo") == ["folder"]
+    assert all(word.startswith("-") for word in complete("lfdm generate a.png wave --"))
+
+
+ZSH = """
+zmodload zsh/zpty; zpty z zsh -f -i
+zpty -w z 'PS1=; fpath=($PWD $fpath); autoload -Uz compinit; compinit -u -D; bindkey "^I" complete-word; echo re""ady'
+while zpty -r z line; do [[ $line == *ready* ]] && break; done
+zpty -w -n z 'lfdm data fo'$'\t'
+while zpty -r z line '*folder*'; do break; done; print -r -- $line
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh: apt-get install zsh")
+def test_zsh_completes(lfdm: Lfdm) -> None:
+    Path("_lfdm").write_text(lfdm("completion", "zsh")[1])
+    done = subprocess.run(["zsh", "-f", "-c", ZSH], capture_output=True, text=True, check=False, timeout=120)
+    assert "lfdm data folder" in done.stdout, done.stdout + done.stderr
 
 
 def test_caches_are_in_lfdm_home(

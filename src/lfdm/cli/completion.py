@@ -1,5 +1,8 @@
 """`lfdm completion`: a script that completes commands, options and choices in a shell."""
 
+import contextlib
+import io
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Union
 
@@ -25,13 +28,25 @@ def completion_command(tree: Callable[[], CommandTree]) -> Command:
             shell: bash, zsh or fish.
         """
         words = ["--tyro-write-completion", shell, "-"]
-        try:
-            tyro.cli(_union(tree()), prog=PROGRAM, args=words, registry=text_forms())
-        except SystemExit as stop:
-            if stop.code:
-                raise
+        with contextlib.redirect_stdout(io.StringIO()) as script:
+            try:
+                tyro.cli(_union(tree()), prog=PROGRAM, args=words, registry=text_forms())
+            except SystemExit as stop:
+                if stop.code:
+                    raise
+        print(_mended(script.getvalue()), end="")
 
     return completion
+
+
+def _mended(script: str) -> str:
+    """Return tyro's script with what makes shells list wrong words, or none, taken out.
+
+    Line breaks within descriptions would begin a candidate of their own. fish passes its program to Python as one argument, which
+    is longer than Linux allows (128 KiB) with this many options.
+    """
+    script = re.sub(r"^COMPLETION_SPEC = .*", lambda line: re.sub(r"\\+n", " ", line[0]), script, flags=re.MULTILINE)
+    return script.replace('$python_cmd -c "$pycode" $words', 'printf %s "$pycode" | $python_cmd - $words')
 
 
 def _union(tree: CommandTree) -> Any:
