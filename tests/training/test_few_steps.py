@@ -22,7 +22,7 @@ from lfdm.training.encoded_clips import open_encoded_clips
 from lfdm.training.few_steps import FewStepsTask, load_teacher, make_student, train_few_steps
 from lfdm.training.loop import train
 from tests.training.test_loop import metrics
-from tests.training.test_processes import run_processes
+from tests.training.test_processes import FSDP2, run_processes
 
 OPTIMIZATION = OptimizationConfig(
     num_steps=4, batch_size=4, learning_rate=1e-3, ema_decay=0.0, checkpoint_minutes=1e6, sample_steps=1000
@@ -95,7 +95,15 @@ def test_a_stopped_training_continues_bit_for_bit(
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(teacher: Path, puppet_records: list[ClipRecord], puppets_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [{}, FSDP2])
+def test_two_processes_train_as_one(
+    teacher: Path,
+    puppet_records: list[ClipRecord],
+    puppets_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, str],
+) -> None:
     """Also where only one of them has an interval, for whose target the student makes predictions."""
     config = replace(CONFIG, guidance_steps=0, instant_fraction=0.5)
     optimization = replace(OPTIMIZATION, batch_size=2, log_steps=1)
@@ -104,6 +112,8 @@ def test_two_processes_train_as_one(teacher: Path, puppet_records: list[ClipReco
         train(make_task(teacher, puppet_records, puppets_dir, config), optimization, out)
 
     work(tmp_path / "one")
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
     run_processes(2, work, tmp_path / "two")
     one, two = (read_tensors(find_checkpoints(tmp_path / name)[-1] / "training.safetensors") for name in ("one", "two"))
     for name in ("model.heads.0.out.weight", "model.time_embedding.0.weight"):  # not biases before norms, which have no effect

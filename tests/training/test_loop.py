@@ -49,6 +49,8 @@ CONFIG = OptimizationConfig(
 class Network(Model):
     """Two layers, optionally with batch norm, and an optional layer that is not trained."""
 
+    blocks = (nn.Linear,)
+
     @register_to_config
     def __init__(self, *, width: int = 8, batch_norm: bool = True, frozen: bool = False) -> None:
         super().__init__()

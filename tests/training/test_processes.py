@@ -24,19 +24,22 @@ from lfdm.errors import UserError
 from lfdm.folders.run_folder import find_checkpoints
 from lfdm.training import processes
 from lfdm.training.batches import BatchRandomness
+from lfdm.training.checkpoint import checkpoint_path
 from lfdm.training.loop import train
 from lfdm.training.processes import (
     SynchronizedBatchNorm,
-    make_accelerator,
     process_state,
     require_same_settings,
     synchronize_norms,
 )
-from tests.training.test_loop import CONFIG, Regression, metrics, tensors
+from tests.training.test_loop import CONFIG, Regression, assert_same_checkpoints, metrics, tensors
 
 TIMEOUT = 120
 """Seconds after which a hanging process fails its test."""
 TWENTY_STEPS = replace(CONFIG, num_steps=20, batch_size=12, checkpoint_steps=10, log_steps=1)
+
+FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+"""What `accelerate launch --use_fsdp --fsdp_version 2` sets."""
 
 
 def free_port() -> str:
@@ -96,6 +99,45 @@ def test_a_checkpoint_resumes_on_another_number_of_processes(tmp_path: Path) -> 
     out = tmp_path / "elastic"
     for world, stop in ((2, 5), (3, 9), (1, 12), (4, 20)):
         run_processes(world, lambda stop=stop: train(Regression(), TWENTY_STEPS, out, stop_after=stop))
+    assert_equal_training(tmp_path / "one", out)
+
+
+class LossCalls(Regression):
+    """Record the sizes of the batches whose loss is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def loss(self, module: nn.Module, batch: dict[str, Tensor], randomness: BatchRandomness) -> dict[str, Tensor]:
+        self.sizes.append(len(batch["x"]))
+        return super().loss(module, batch, randomness)
+
+
+def test_gradient_accumulation_of_accelerate_makes_micro_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(Regression(), replace(CONFIG, num_steps=2, micro_batch_size=2), tmp_path / "ours")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
+    task = LossCalls()
+    train(task, replace(CONFIG, num_steps=2), tmp_path / "theirs")
+    assert task.sizes == [2, 2, 2, 2]
+    assert_same_checkpoints(*(checkpoint_path(tmp_path / name, 2) for name in ("ours", "theirs")))
+    with pytest.raises(UserError, match=r"micro_batch_size must be None .* gradient_accumulation_steps=2; got 1"):
+        train(task, replace(CONFIG, num_steps=2, micro_batch_size=1), tmp_path / "both")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"micro_batch_size": 2, "ema_decay": 0.0}])
+def test_processes_with_shares_of_the_weights_train_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    """With and without FSDP on 1, 2 and 4 processes, one run continues as if one process had all of it."""
+    network = {"frozen": True, "batch_norm": not changes}  # statistics of micro-batches are others
+    train(Regression(**network), replace(TWENTY_STEPS, ema_decay=changes.get("ema_decay", 0.9)), tmp_path / "one")
+    config, out = replace(TWENTY_STEPS, **changes), tmp_path / "elastic"
+    for world, fsdp, stop in ((2, True, 6), (1, False, 9), (4, True, 13), (2, False, 16), (2, True, 20)):
+        for name, value in FSDP2.items():
+            monkeypatch.setenv(name, value) if fsdp else monkeypatch.delenv(name, raising=False)
+        run_processes(world, lambda stop=stop: train(Regression(**network), config, out, stop_after=stop))
     assert_equal_training(tmp_path / "one", out)
 
 
@@ -176,7 +218,7 @@ def _compare_norms(dtype: torch.dtype) -> None:
     whole, shared = nn.BatchNorm2d(3), nn.Sequential(nn.BatchNorm2d(3))
     for parameter in (*whole.parameters(), *shared.parameters()):
         nn.init.constant_(parameter, 1.5)
-    synchronize_norms(shared)
+    synchronize_norms(shared, torch.device("cpu"))
     assert isinstance(shared[0], SynchronizedBatchNorm)
     assert shared.state_dict().keys() == nn.Sequential(whole).state_dict().keys()
     expected_x, x = x.clone().requires_grad_(), x[rank::2].to(dtype).requires_grad_()
@@ -196,11 +238,22 @@ def _compare_norms(dtype: torch.dtype) -> None:
     torch.testing.assert_close(shared(x).float(), whole.eval()(x.float()), rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
-def test_weights_that_are_shared_out_are_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
-    with pytest.raises(UserError, match=f"distributed_type .* {name}"):
-        make_accelerator()
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "distributed_type .* DEEPSPEED"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "fsdp_version must be 2; got 1"),
+        ({**FSDP2, "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params"),
+        ({**FSDP2, "FSDP_ACTIVATION_CHECKPOINTING": "true"}, "fsdp_activation_checkpointing .* gradient_checkpointing"),
+    ],
+)
+def test_settings_of_accelerate_without_effect_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], message: str
+) -> None:
+    for name, value in changes.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        process_state()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -32,7 +32,11 @@ from lfdm.training.batches import BatchRandomness
 from lfdm.training.reports import StepReport
 from lfdm.training.stage1 import train_autoencoder
 from lfdm.training.stage2 import DiffusionTask, train_diffusion
+from tests.training.test_loop import metrics
+from tests.training.test_processes import FSDP2, run_processes
 
+WITHOUT_EFFECT = (".conv1.bias", ".conv2.bias")
+"""Biases before norms: their gradient is rounding error, which Adam enlarges."""
 GOLDEN = Path(__file__).parents[1] / "golden" / "stage2_curve.json"
 
 
@@ -482,3 +486,31 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_still_starts_from_gi
     shutil.rmtree(tmp_path / "first")  # a run with a checkpoint needs it no more
     train_diffusion(with_steps(tiny_preset, 3), puppets_dir, stage1, tmp_path / "run", init=first)
     assert find_checkpoints(tmp_path / "run")[-1].name.endswith("3")
+
+
+@pytest.mark.slow
+def test_two_processes_with_shares_of_the_weights_train_as_one(
+    tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loss curve, weights and averages agree, with panels and gradient checkpointing; one process resumes the run."""
+    preset = with_panels(with_steps(tiny_preset, 8, gradient_checkpointing=True))
+    optimization = replace(preset.diffusion_training.optimization, batch_size=4, log_steps=1, micro_batch_size=1)
+    preset = replace(preset, diffusion_training=replace(preset.diffusion_training, optimization=optimization))
+
+    def work(out: Path, stop_after: int | None = None) -> None:
+        train_diffusion(preset, puppets_dir, stage1, out, stop_after=stop_after)
+
+    work(tmp_path / "one")
+    for name, value in FSDP2.items():
+        monkeypatch.setenv(name, value)
+    run_processes(2, work, tmp_path / "two", 5)
+    work(tmp_path / "two")
+    runs = [find_checkpoints(tmp_path / name)[-1] for name in ("one", "two")]
+    for file in ("training.safetensors", f"unet/{WEIGHTS_NAME}"):
+        one, two = (read_tensors(run / file) for run in runs)
+        assert one.keys() == two.keys()
+        errors = {name: float((two[name] - value).norm() / value.norm().clamp_min(1e-12)) for name, value in one.items()}
+        assert {name: error for name, error in errors.items() if error > 1e-5 and not name.endswith(WITHOUT_EFFECT)} == {}
+    curves = [[line["loss"] for line in metrics(run.parents[1])] for run in runs]
+    np.testing.assert_allclose(*curves, rtol=1e-5)
+    assert len(list((tmp_path / "two" / "samples").iterdir())) == len(list((tmp_path / "one" / "samples").iterdir()))

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lfdm.errors import UserError
 from lfdm.folders.components import Model
@@ -36,6 +36,8 @@ class DenoiserNetwork(Model, ABC):
     and `condition_dim`.
     """
 
+    blocks: tuple[type[nn.Module], ...] = ()
+    """Types of modules, called as such, that gather their weights one after the other where processes hold shares of them."""
     size_multiple: int = 1
     """Height and width of the latent must be multiples of this."""
     flow_map: bool = False

@@ -14,6 +14,7 @@ from lfdm.config.checks import check_integer
 from lfdm.folders.files import TEMPORARY_SUFFIX, replace_folder
 from lfdm.folders.model_folder import WEIGHTS_NAME, load_exactly, read_json, read_tensors
 from lfdm.folders.run_folder import CHECKPOINTS_DIR, SAMPLES_DIR, STATE_NAME, find_checkpoints
+from lfdm.training.sharding import shared_as, whole
 
 TRAINING_NAME = "training.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -28,7 +29,7 @@ def checkpoint_path(out: Path, step: int) -> Path:
 
 @dataclass(frozen=True, eq=False)
 class TrainingState:
-    """Weights, averaged weights and Adam's moments.
+    """Weights, averaged weights and Adam's moments, of which each process may hold a share.
 
     `models` are keyed by their folders inside a checkpoint, the main one first. `averages` are the same modules if no average
     is computed.
@@ -53,20 +54,29 @@ class TrainingState:
 
     def non_finite(self) -> list[str]:
         """Return the names of the tensors with NaN or infinite values."""
-        return [name for name, value in self.tensors().items() if not bool(value.isfinite().all())]
+        return [name for name, value in self.tensors().items() if not bool(whole(value).isfinite().all())]
 
-    def save(self, out: Path, step: int, *, keep: int) -> Path:
+    def save(self, out: Path, step: int, *, keep: int, averages: dict[str, nn.Module] | None) -> Path:
         """Write the checkpoint of `step` and remove all but the `keep` newest.
+
+        Args:
+            averages: the averages with all of their weights; None in a process that only sends its shares to the one that writes.
 
         Raises:
             OSError: writing failed; earlier checkpoints are intact and nothing is left of this one.
         """
         folder = checkpoint_path(out, step)
+        tensors = {}
+        for name, value in self.tensors().items():
+            tensor = whole(value)
+            if averages is not None:
+                tensors[name] = tensor.cpu().contiguous()
+        if averages is None:
+            return folder
 
         def write(temporary: Path) -> None:
-            for name, average in self.averages.items():
+            for name, average in averages.items():
                 average.save_pretrained(temporary / name)  # type: ignore[operator]
-            tensors = {name: value.cpu().contiguous() for name, value in self.tensors().items()}
             (temporary / TRAINING_NAME).write_bytes(save(tensors))
             (temporary / STATE_NAME).write_text(json.dumps({"step": step}))
 
@@ -90,14 +100,14 @@ class TrainingState:
         path = checkpoints[-1] / TRAINING_NAME
         tensors = read_tensors(path)
         for folder, model in self.models.items():
-            load_exactly(model, _pick(tensors, self._key(folder, "model")), str(path))
+            _load(model, _pick(tensors, self._key(folder, "model")), path)
             if self.averages[folder] is not model:
                 averaged = checkpoints[-1] / folder / WEIGHTS_NAME
-                load_exactly(self.averages[folder], read_tensors(averaged), str(averaged))
+                _load(self.averages[folder], read_tensors(averaged), averaged)
             steps, *moments = (_pick(tensors, self._key(folder, key)) for key in ("step", *MOMENTS))
             for name, parameter in _trained(model):
                 if name in steps:  # in the parameter's memory format; steps stay on the CPU, where Adam reads them
-                    copies = [torch.empty_like(parameter).copy_(values[name]) for values in moments]
+                    copies = [torch.empty_like(parameter).copy_(shared_as(values[name], parameter)) for values in moments]
                     self.optimizer.state[parameter] = {"step": steps[name], **dict(zip(MOMENTS, copies, strict=True))}
         state = checkpoints[-1] / STATE_NAME
         return check_integer(f"{state}: step", read_json(state).get("step"), 0, MAX_STEP)
@@ -121,6 +131,12 @@ def _remove(path: Path) -> None:
         return
     (path / STATE_NAME).unlink(missing_ok=True)  # first: without it an interrupted removal leaves no checkpoint
     shutil.rmtree(path)
+
+
+def _load(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    state = model.state_dict()
+    shares = {name: shared_as(value, state[name]) if name in state else value for name, value in tensors.items()}
+    load_exactly(model, shares, str(path))
 
 
 def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

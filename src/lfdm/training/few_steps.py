@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from lfdm.config.serialization import to_json
 from lfdm.config.training import FewStepsConfig
@@ -92,6 +93,9 @@ class FewStepsTask(DiffusionTask):
                 if bool(chosen.any()):
                     inputs = _Inputs(*(values[chosen] for values in (x, time, until, rows, latent, scale)))
                     target[chosen] = find(inputs, after).float()
+            if isinstance(self.module, FSDPModule) and after >= 0 and not bool(spans.any()):
+                # Processes with shares of the weights must make equally many predictions.
+                self._interval_target(_Inputs(*(values[:1] for values in (x, time, until, rows, latent, scale))), after)
         loss, error = cauchy_loss(self._student(module, rows, latent, scale)(x, time, until), target)
         instant = (~spans).float()
         return {
@@ -138,7 +142,7 @@ class FewStepsTask(DiffusionTask):
     def _interval_target(self, inputs: "_Inputs", after: int) -> Tensor:
         known = inputs.rows, inputs.latent, inputs.scale
         teacher = self._teacher(*known)
-        student = self._student(self.module, *known)  # no wrapper: processes need not make equally many predictions
+        student = self._student(self.module, *known)  # no DDP, whose processes need not make equally many predictions
         x, time, until = inputs.x, inputs.time, inputs.until
         if self.config.target == "composed":
             return composed_velocity(teacher, student, x, time, until)

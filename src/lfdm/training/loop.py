@@ -32,8 +32,9 @@ from lfdm.training.checkpoint import TrainingState, checkpoint_path, remove_unfi
 from lfdm.training.interruption import TrainingInterrupted, catch_interruption, leave_interruption_to_parent
 from lfdm.training.log import RunLog
 from lfdm.training.optimization import lay_out, learning_rate, make_optimizer, set_training, update_average, uses_bf16
-from lfdm.training.processes import make_accelerator, synchronize_norms
+from lfdm.training.processes import make_accelerator, samples_at_once, synchronize_norms
 from lfdm.training.reports import RunSummary, StepReport, summarize
+from lfdm.training.sharding import gather_into, read_fsdp_settings, shard, whole
 
 ESTIMATE_STEPS = 4
 """Steps whose time predicts the rest of a run, after a first one, which is slower."""
@@ -132,21 +133,36 @@ class _Trainer:
             raise UserError("the data set has no samples to train on")
         if config.batch_size % self.accelerator.num_processes:
             raise UserError(f"batch_size must divide by the {self.accelerator.num_processes} processes; got {config.batch_size}")
-        module = task.module.to(self.device)
-        if self.accelerator.num_processes > 1:
-            synchronize_norms(module)
         self.bf16 = uses_bf16(config.mixed_precision, self.device)
-        lay_out(module, bf16=self.bf16)
-        self.trained, self.average = module, module
-        if config.ema_decay:
-            self.average = copy.deepcopy(module).requires_grad_(False).eval()
-        self.state = TrainingState(task.models(module), task.models(self.average), make_optimizer(module, config))
+        self.fsdp = read_fsdp_settings() if self.accelerator.num_processes > 1 else None
+        self.trained = self.average = task.module
+        self.shown: nn.Module | None = task.module
+        self._place_modules()
+        self.state = TrainingState(task.models(self.trained), task.models(self.average), make_optimizer(self.trained, config))
         self.step = self.state.load_newest(out)
-        self.module = self.accelerator.prepare_model(module)  # not the optimizer: accelerate would move its step counts
+        # Not the optimizer: accelerate would move its step counts.
+        self.module = self.trained if self.fsdp else self.accelerator.prepare_model(self.trained)
         self.totals: dict[str, Tensor] = {}
         self.finite_steps: dict[str, Tensor] = {}
         self.reported_step, self.reported_at = self.step, time.monotonic()
         self.saved_at = self.timed_from = self.reported_at
+
+    def _place_modules(self) -> None:
+        """Bring the weights to the device, and make their average, if there is one, and `shown`, which is written and drawn.
+
+        Of sharded weights `shown` is a copy in the main process' memory, which `_gather` fills.
+        """
+        module = self.trained
+        if self.accelerator.num_processes > 1:
+            synchronize_norms(module, self.device)
+        if self.fsdp is None:
+            lay_out(module.to(self.device), bf16=self.bf16)
+        if self.config.ema_decay:
+            self.average = self.shown = copy.deepcopy(module).requires_grad_(False).eval()
+        if self.fsdp is not None:
+            self.shown = copy.deepcopy(self.average).eval() if self.is_main else None
+            for each in dict.fromkeys((module, self.average)):
+                shard(each, self.accelerator, self.fsdp)
 
     def run(self, stop: int) -> Path:
         if self.is_main:
@@ -188,7 +204,7 @@ class _Trainer:
                     self._save()
                 if interrupted and self.step < stop:
                     raise TrainingInterrupted(self.step, config.num_steps, interruption.signal_number)
-                if log is not None and self.step % config.sample_steps == 0:  # after saving: it may run out of memory
+                if self.step % config.sample_steps == 0:  # after saving: it may run out of memory
                     self._sample(log)
 
     def _loader(self, stop: int) -> DataLoader[Any]:
@@ -213,7 +229,7 @@ class _Trainer:
         state.optimizer.zero_grad(set_to_none=True)
         losses = self._backward({name: value.to(self.device, non_blocking=True) for name, value in batch.items()})
         if config.max_grad_norm is not None:
-            losses["grad_norm"] = nn.utils.clip_grad_norm_(self.module.parameters(), config.max_grad_norm).detach()
+            losses["grad_norm"] = whole(nn.utils.clip_grad_norm_(self.module.parameters(), config.max_grad_norm)).detach()
         state.optimizer.step()
         if config.ema_decay:
             update_average(self.average, self.trained, config.ema_decay, self.step)
@@ -224,16 +240,16 @@ class _Trainer:
         size = len(next(iter(batch.values())))
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         means: dict[str, Tensor] = {}
-        for rows in micro_batches(size, self.config.micro_batch_size):
+        for rows in micro_batches(size, samples_at_once(self.config, self.accelerator)):
             part = {name: value[rows] for name, value in batch.items()}
             randomness = BatchRandomness(self._generator(), size * world, shared_rows(rows, rank, world), self.step)
             share = (rows.stop - rows.start) / size
-            # Processes add up their gradients in the last backward pass of a step only.
-            last = rows.stop == size
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.module):
+            # Processes add up their gradients in the last backward pass of a step only; shares of them, to save memory, in each.
+            at_once = rows.stop == size or self.fsdp is not None
+            with contextlib.nullcontext() if at_once else self.accelerator.no_sync(self.module):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                     losses = self.task.loss(self.module, part, randomness)
-                self.accelerator.backward(share * losses["loss"])
+                (share * losses["loss"]).backward()
             for name, value in losses.items():
                 means[name] = means.get(name, 0) + share * value.detach()
         return means
@@ -293,11 +309,19 @@ class _Trainer:
         )
 
     @torch.no_grad()
-    def _sample(self, log: RunLog) -> None:
-        self.average.eval()
-        log.panel(self.step, self.task.panel(self.average))
-        if self.average is self.trained:
+    def _sample(self, log: RunLog | None) -> None:
+        self._gather()
+        if log is None or self.shown is None:
+            return
+        log.panel(self.step, self.task.panel(self.shown.to(self.device).eval()))
+        if self.fsdp is not None:
+            self.shown.cpu()
+        if self.shown is self.trained:
             set_training(self.module)
+
+    def _gather(self) -> None:
+        if self.fsdp is not None:
+            gather_into(self.shown, self.average)
 
     def _decide(self, interrupted: bool) -> tuple[bool, bool]:
         """Return whether `checkpoint_minutes` have passed and whether to end the training.
@@ -316,7 +340,8 @@ class _Trainer:
     def _save(self) -> None:
         if bad := self.state.non_finite():
             self._stop(bad, f"not finite after step {self.step}")
-        if self.is_main:
-            self.state.save(self.out, self.step, keep=self.config.keep_checkpoints)
+        self._gather()
+        averages = self.task.models(self.shown) if self.is_main and self.shown is not None else None
+        self.state.save(self.out, self.step, keep=self.config.keep_checkpoints, averages=averages)
         self.accelerator.wait_for_everyone()
         self.saved_at = time.monotonic()

@@ -8,6 +8,7 @@ from torch import nn
 from lfdm.autoencoder.convolution import channels_last_kernels
 from lfdm.config.training import MixedPrecision, OptimizationConfig
 from lfdm.folders.components import has_fast_bfloat16
+from lfdm.training.sharding import own_share
 
 
 def uses_bf16(choice: MixedPrecision, device: torch.device) -> bool:
@@ -48,7 +49,7 @@ def update_average(average: nn.Module, module: nn.Module, decay: float, step: in
     """
     decay = min(decay, (1 + step) / (10 + step))
     pairs = zip(average.parameters(), module.parameters(), strict=True)
-    means, values = zip(*(pair for pair in pairs if pair[1].requires_grad), strict=True)
+    means, values = zip(*(map(own_share, pair) for pair in pairs if pair[1].requires_grad), strict=True)
     torch._foreach_lerp_(means, values, 1 - decay)  # type: ignore[attr-defined]
     for mean, value in zip(average.buffers(), module.buffers(), strict=True):
         mean.copy_(value)

@@ -13,10 +13,11 @@ import torch.distributed as dist
 from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object, parse_flag_from_env
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
+from lfdm.config.training import OptimizationConfig
 from lfdm.errors import UserError
 from lfdm.folders.run_folder import differences
+from lfdm.training.sharding import read_fsdp_settings
 
 RENDEZVOUS_SECONDS = 300.0
 """Time that the first process has to begin to listen."""
@@ -28,8 +29,11 @@ def process_state() -> PartialState:
     accelerate leaves it to its caller to say that there is no GPU: otherwise each process trains on its own.
 
     Raises:
-        UserError: the processes do not find each other.
+        UserError: the processes do not find each other, or accelerate is configured for what they cannot do.
     """
+    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        raise UserError("accelerate's distributed_type must be a MULTI_... one or FSDP; got DEEPSPEED")
+    read_fsdp_settings()
     place = ":".join(os.environ.get(name, f"({name} is not set)") for name in ("MASTER_ADDR", "MASTER_PORT"))
     try:
         if not dist.is_initialized() and int(os.environ.get("RANK", "0")) > 0:
@@ -57,17 +61,23 @@ def _find_first_process(host: str, port: str) -> None:
 
 
 def make_accelerator() -> Accelerator:
-    """Return accelerate's handle on the processes; its precision is left to the training loop.
+    """Return accelerate's handle on the processes; its precision is left to the training loop. Raises as `process_state`."""
+    process_state()
+    return Accelerator(cpu=_on_cpu(), mixed_precision="no")
+
+
+def samples_at_once(config: OptimizationConfig, accelerator: Accelerator) -> int:
+    """Return the most samples that a process computes at once, of `micro_batch_size` or accelerate's gradient accumulation.
 
     Raises:
-        UserError: accelerate is configured to share out the weights, which every process of ours holds whole.
+        UserError: both are set.
     """
-    for name in ("FSDP", "DEEPSPEED"):
-        if parse_flag_from_env(f"ACCELERATE_USE_{name}"):
-            raise UserError(
-                f"accelerate's distributed_type must be a MULTI_... one, whose processes hold all weights; got {name}"
-            )
-    return Accelerator(cpu=_on_cpu(), mixed_precision="no")
+    steps, share = accelerator.gradient_accumulation_steps, config.batch_size // accelerator.num_processes
+    if steps > 1 and config.micro_batch_size is not None:
+        raise UserError(
+            f"micro_batch_size must be None with accelerate's gradient_accumulation_steps={steps}; got {config.micro_batch_size}"
+        )
+    return min(config.micro_batch_size or -(-share // steps), share)
 
 
 def _on_cpu() -> bool:
@@ -87,6 +97,25 @@ def require_same_settings(settings: dict[str, Any]) -> None:
     for rank, other in enumerate(others, start=1):
         if differing := list(differences(first, other)):
             raise UserError(f"process {rank} (here) must have the settings of process 0 (there): {'; '.join(differing)}")
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over all processes; the functions of PyTorch for this are deprecated, or private and without gradients before 2.13."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        del ctx
+        total = values.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _Sum.forward(ctx, gradient)
+
+
+def _sum(values: Tensor) -> Tensor:
+    return _Sum.apply(values)  # type: ignore[return-value]
 
 
 class SynchronizedBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -109,10 +138,10 @@ class SynchronizedBatchNorm(nn.modules.batchnorm._BatchNorm):
         axes = [axis for axis in range(input.ndim) if axis != 1]
         values, world = input.float(), dist.get_world_size()
         count = world * values.numel() // values.shape[1]
-        mean = all_reduce(values.mean(axes)) / world
+        mean = _sum(values.mean(axes)) / world
         shape = (1, -1) + (1,) * (input.ndim - 2)
         centred = values - mean.view(shape)
-        variance = all_reduce(centred.square().mean(axes)) / world
+        variance = _sum(centred.square().mean(axes)) / world
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
@@ -121,19 +150,19 @@ class SynchronizedBatchNorm(nn.modules.batchnorm._BatchNorm):
         return (normed * self.weight.view(shape) + self.bias.view(shape)).to(input.dtype)
 
 
-def synchronize_norms(module: nn.Module) -> None:
-    """Let the batch norms in `module` share their statistics among the processes, in place.
+def synchronize_norms(module: nn.Module, device: torch.device) -> None:
+    """Let the batch norms in `module` share their statistics among the processes, in place, for use on `device`.
 
     Parameters, buffers and their names stay the same. A GPU gets PyTorch's own kernels.
     """
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-                parent.add_module(name, _synchronized(child))
+                parent.add_module(name, _synchronized(child, device))
 
 
-def _synchronized(norm: nn.modules.batchnorm._BatchNorm) -> nn.Module:
-    if norm.weight.device.type != "cpu":
+def _synchronized(norm: nn.modules.batchnorm._BatchNorm, device: torch.device) -> nn.Module:
+    if device.type != "cpu":
         return nn.SyncBatchNorm.convert_sync_batchnorm(norm)
     result = SynchronizedBatchNorm(norm.num_features, norm.eps, norm.momentum)
     result.weight, result.bias = norm.weight, norm.bias

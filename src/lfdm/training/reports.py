@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from lfdm.config.training import OptimizationConfig
+from lfdm.training.processes import samples_at_once
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,6 @@ def summarize(
     device = str(accelerator.device)
     if accelerator.device.type == "cuda":
         device += f" ({torch.cuda.get_device_name(accelerator.device)})"
-    share = config.batch_size // accelerator.num_processes
     return RunSummary(
         out=out,
         device=device,
@@ -77,7 +77,7 @@ def summarize(
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         num_clips=num_clips,
         batch_size=config.batch_size,
-        micro_batch_size=min(config.micro_batch_size or share, share),
+        micro_batch_size=samples_at_once(config, accelerator),
         num_steps=config.num_steps,
         start_step=start_step,
     )
