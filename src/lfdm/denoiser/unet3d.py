@@ -21,7 +21,7 @@ from lfdm.config.diffusion import NUM_TRAIN_TIMESTEPS
 from lfdm.config.models import FLOW_CHANNELS, TRACK_CHANNELS, UNetConfig
 from lfdm.config.registration import register_to_config
 from lfdm.denoiser.attention import FrameGeometry, RelativePositionBias, TemporalAttention, frame_geometry
-from lfdm.denoiser.blocks import FrameConv2d, FrameConvTranspose2d, ResnetBlock, is_transformed, sinusoids
+from lfdm.denoiser.blocks import FrameConv2d, ResnetBlock, is_transformed, sinusoids
 from lfdm.denoiser.levels import Head, Middle, make_levels
 from lfdm.denoiser.network import DenoiserContext, DenoiserNetwork
 from lfdm.denoiser.track_inputs import TrackInputs
@@ -41,7 +41,7 @@ class MotionUNet3D(DenoiserNetwork):
         UserError: an argument that is not allowed.
     """
 
-    blocks = (ResnetBlock, FrameConv2d, FrameConvTranspose2d)
+    blocks = (ResnetBlock,)
 
     @register_to_config
     def __init__(

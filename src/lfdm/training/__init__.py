@@ -18,6 +18,7 @@ __all__ = [
     "optimization",
     "planning",
     "reports",
+    "sharding",
     "stage1",
     "stage2",
     "track_sampling",

@@ -43,19 +43,19 @@ def shard(module: nn.Module, accelerator: Accelerator, settings: FullyShardedDat
     together for the whole step.
     """
     options = {"mesh": init_device_mesh(accelerator.device.type, (accelerator.num_processes,))}
-    for block in _blocks(module):
+    for block in outer_blocks(module):
         fully_shard(block, **options, reshard_after_forward=settings.reshard_after_forward)
     fully_shard(module, **options)
 
 
-def _blocks(module: nn.Module, kinds: tuple[type[nn.Module], ...] = ()) -> Iterator[nn.Module]:
-    """Yield the outermost blocks inside `module`."""
+def outer_blocks(module: nn.Module, kinds: tuple[type[nn.Module], ...] = ()) -> Iterator[nn.Module]:
+    """Yield the modules inside `module` that gather their weights by themselves, and are inside no other one."""
     kinds = getattr(module, "blocks", kinds)
     for child in module.children():
         if isinstance(child, kinds):
             yield child
         else:
-            yield from _blocks(child, kinds)
+            yield from outer_blocks(child, kinds)
 
 
 def whole(tensor: Tensor) -> Tensor:
