@@ -131,7 +131,7 @@ def test_processes_with_shares_of_the_weights_train_as_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     """With and without FSDP on 1, 2 and 4 processes, one run continues as if one process had all of it."""
-    network = {"frozen": True, "batch_norm": not changes}  # statistics of micro-batches are others
+    network: dict[str, Any] = {"frozen": True, "batch_norm": not changes}  # statistics of micro-batches are others
     train(Regression(**network), replace(TWENTY_STEPS, ema_decay=changes.get("ema_decay", 0.9)), tmp_path / "one")
     config, out = replace(TWENTY_STEPS, **changes), tmp_path / "elastic"
     for world, fsdp, stop in ((2, True, 6), (1, False, 9), (4, True, 13), (2, False, 16), (2, True, 20)):

@@ -110,12 +110,12 @@ class _Sum(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return _Sum.forward(ctx, gradient)
 
 
 def _sum(values: Tensor) -> Tensor:
-    return _Sum.apply(values)  # type: ignore[return-value]
+    return _Sum.apply(values)
 
 
 class SynchronizedBatchNorm(nn.modules.batchnorm._BatchNorm):

@@ -42,10 +42,10 @@ def shard(module: nn.Module, accelerator: Accelerator, settings: FullyShardedDat
     Modules of the types that a network lists as `blocks` gather their weights one after the other; the others are gathered
     together for the whole step.
     """
-    options = {"mesh": init_device_mesh(accelerator.device.type, (accelerator.num_processes,))}
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     for block in outer_blocks(module):
-        fully_shard(block, **options, reshard_after_forward=settings.reshard_after_forward)
-    fully_shard(module, **options)
+        fully_shard(block, mesh=mesh, reshard_after_forward=settings.reshard_after_forward is True)
+    fully_shard(module, mesh=mesh)
 
 
 def outer_blocks(module: nn.Module, kinds: tuple[type[nn.Module], ...] = ()) -> Iterator[nn.Module]:
