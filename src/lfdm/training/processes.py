@@ -103,15 +103,15 @@ class _Sum(torch.autograd.Function):
     """Sum over all processes; the functions of PyTorch for this are deprecated, or private and without gradients before 2.13."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(ctx: Any, values: Tensor) -> Tensor:
         del ctx
         total = values.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _Sum.forward(ctx, gradient)
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _Sum.forward(ctx, *gradients)
 
 
 def _sum(values: Tensor) -> Tensor:
