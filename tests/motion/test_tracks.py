@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lfdm.motion.motion import Motion
-from lfdm.motion.tracks import FLOW_SCALE, MIN_WEIGHT, WIDTHS, Tracks, find_tracks, track_maps
+from lfdm.motion.tracks import FLOW_SCALE, LIMB, MIN_WEIGHT, WIDTHS, Tracks, find_tracks, near_tracks, track_maps
 from lfdm.motion.warp import identity_grid
 
 
@@ -48,6 +48,16 @@ def test_maps_spread_flow_around_the_position_and_displacement_around_the_source
         torch.testing.assert_close(maps[1, i, :2, 1, 1, 1], -flow)
         assert maps[0, i, 2, 1, 30, 22] == 1
         assert maps[0, i, 2, 1, 30, 25] == pytest.approx(math.exp(-9 / (2 * (32 * width) ** 2)), rel=1e-3)
+
+
+def test_nearness_is_1_at_the_position_and_falls_off_like_a_limb() -> None:
+    maps = track_maps(torch.tensor([[-0.9, -0.9]]), torch.tensor([[0.4, 0.9]]), torch.tensor([1]), (2, 32, 32))
+    near = near_tracks(maps[None])
+    assert near.shape == (1, 1, 2, 32, 32)
+    assert near[0, 0, 1, 30, 22] == 1
+    assert near[0, 0, 1, 30, 25] == pytest.approx(math.exp(-9 / (2 * (32 * WIDTHS[LIMB]) ** 2)), rel=1e-3)
+    assert near[0, 0, 0].max() == 0
+    assert near[0, 0, 1, 1, 1] < 1e-6  # the source is another place
 
 
 def test_nearer_points_count_more_and_points_outside_are_left_out() -> None:

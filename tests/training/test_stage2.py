@@ -15,7 +15,7 @@ from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.condition import text
 from lfdm.condition.text import encode_tokens
 from lfdm.config.diffusion import DiffusionConfig
-from lfdm.config.models import UNetConfig
+from lfdm.config.models import TRACK_CHANNELS, UNetConfig
 from lfdm.config.presets import FLOW64, Preset
 from lfdm.config.serialization import from_json, to_json
 from lfdm.config.training import DiffusionTrainingConfig, with_num_steps
@@ -27,11 +27,12 @@ from lfdm.errors import UserError
 from lfdm.folders.model_folder import WEIGHTS_NAME, read_tensors
 from lfdm.folders.run_folder import find_checkpoints, find_model
 from lfdm.motion.codec import FrameCodec
+from lfdm.motion.tracks import track_maps
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.batches import BatchRandomness
 from lfdm.training.reports import StepReport
 from lfdm.training.stage1 import train_autoencoder
-from lfdm.training.stage2 import DiffusionTask, train_diffusion
+from lfdm.training.stage2 import TRACK_LOSS_WEIGHT, DiffusionTask, train_diffusion
 from tests.training.test_loop import metrics
 from tests.training.test_processes import FSDP2, run_processes
 
@@ -330,6 +331,21 @@ def make_task(preset: Preset, data: Path, stage1: Path, names: list[str], tmp_pa
     pipe = LatentFlowPipeline.from_preset(preset, names)
     pipe.autoencoder = LatentFlowAutoencoder.from_pretrained(stage1)
     return DiffusionTask(pipe, preset.diffusion_training, clips, None)
+
+
+def test_cells_next_to_tracks_weigh_more(tiny_preset: Preset, puppets_dir: Path, stage1: Path, tmp_path: Path) -> None:
+    task = make_task(tiny_preset, puppets_dir, stage1, ["wave", "jump"], tmp_path)
+    clean = torch.zeros(2, 3, 4, 8, 8)
+    assert task.entry_weights(clean) is None
+    maps = torch.zeros(2, TRACK_CHANNELS, 4, 8, 8)
+    plain = task.entry_weights(clean, maps)
+    assert plain is not None
+    assert (plain == 1).all()
+    maps[1] = track_maps(torch.tensor([[0.1, 0.1]]), torch.tensor([[0.1, 0.1]]), torch.tensor([2]), (4, 8, 8))
+    weights = task.entry_weights(clean, maps)
+    assert weights is not None
+    assert (weights[0] == 1).all()
+    assert weights[1, 0, 2, 4, 4] == weights.max() == 1 + TRACK_LOSS_WEIGHT
 
 
 def test_dropped_conditions_and_the_label_none_train_the_null_condition(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lfdm.config.models import TRACK_CHANNELS
 from lfdm.denoiser.blocks import FrameConv2d
 from lfdm.denoiser.levels import Head
-from lfdm.motion.tracks import FLOW_SCALE, WIDTHS
+from lfdm.motion.tracks import FLOW_SCALE, LIMB, WIDTHS, near_tracks
 from lfdm.motion.warp import flow_to_grid, warp
 
 APPEARANCE_CHANNELS = 12
@@ -19,8 +19,6 @@ APPEARANCE_CHANNELS = 12
 HIDDEN_CHANNELS = 64
 GAIN = 8.0
 """Factor of the two layers that start at zero, so that Adam's small steps move them far within a hundred steps."""
-WARPING_WIDTH = 1
-"""Index of the width whose flow moves the image."""
 
 
 class TrackInputs(nn.Module):
@@ -49,7 +47,7 @@ class TrackInputs(nn.Module):
             latent: (b, latent_channels, h, w).
             tracks: (b, TRACK_CHANNELS, t, h, w).
         """
-        flow, weight = self._flow(tracks)[:, WARPING_WIDTH], tracks[:, 3 * WARPING_WIDTH + 2 :][:, :1]
+        flow, weight = self._flow(tracks)[:, LIMB], near_tracks(tracks)
         grid = flow_to_grid(flow / FLOW_SCALE, corners=False)
         moved = weight * warp(self.appearance(latent), grid, padding_mode="border")
         maps = torch.cat((tracks, moved.to(tracks.dtype)), dim=1)

@@ -20,6 +20,8 @@ FLOW_SCALE = 12.0
 """Factor of displacements in the maps: those of most moving limbs, in half images, are then about 1."""
 WIDTHS = (1 / 32, 3 / 32, 8 / 32)
 """Standard deviations of the Gaussians by which tracks spread, as fractions of the frame: a hand, a limb, a figure."""
+LIMB = 1
+"""Index in `WIDTHS` of a limb's width."""
 MIN_WEIGHT = 1e-3
 """Weight of no displacement, which far from all points is what the maps say."""
 VISIBLE = 0.5
@@ -84,6 +86,11 @@ def track_maps(source: Tensor, position: Tensor, frame: Tensor, shape: tuple[int
     """
     moved = FLOW_SCALE * (position - source)
     return torch.cat((_spread(position, -moved, frame, shape), _spread(source, moved, frame, shape)))
+
+
+def near_tracks(maps: Tensor) -> Tensor:
+    """Return how near each cell is to a track, from 0 to 1 at its position: the weight of `LIMB` in maps (b, ..., t, h, w)."""
+    return maps[:, 3 * LIMB + 2 :][:, :1]
 
 
 def _spread(place: Tensor, value: Tensor, frame: Tensor, shape: tuple[int, int, int]) -> Tensor:

@@ -33,6 +33,7 @@ from lfdm.folders.run_folder import MODEL_DIR, check_run, find_checkpoints, find
 from lfdm.folders.sources import find_folder
 from lfdm.motion.codec import MotionCodec
 from lfdm.motion.codecs import make_codec
+from lfdm.motion.tracks import near_tracks
 from lfdm.pipeline.folder import load_components, read_index
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.batches import BatchRandomness
@@ -46,6 +47,8 @@ from lfdm.training.reports import RunSummary, StepReport
 from lfdm.training.stage1 import data_setting, open_training_clips, panel_clips
 from lfdm.training.starting import StartingWeights, load_autoencoder
 
+TRACK_LOSS_WEIGHT = 3.0
+"""Additional weight in the loss of cells that are next to tracks, where a few cells decide whether a limb arrives."""
 PANEL_CLIPS = 4
 """Videos in a sample panel."""
 STAGE1_SETTINGS = ("preset.autoencoder_training",)
@@ -125,12 +128,14 @@ class DiffusionTask:
         noise = randomness.sample(lambda size, generator: torch.randn(size, *shape, generator=generator, device=device))
         known = (batch["tracks"].float(),) if "tracks" in batch else ()
         prediction = module(add_noise(clean, noise, timesteps, kind), timesteps, rows, latent, *known)
-        weights, gamma = self.entry_weights(clean), self.config.min_snr_gamma
+        weights, gamma = self.entry_weights(clean, *known), self.config.min_snr_gamma
         loss = diffusion_loss(prediction, clean, noise, timesteps, prediction_type=kind, min_snr_gamma=gamma, weights=weights)
         return {"loss": loss.mean()}
 
-    def entry_weights(self, clean: Tensor) -> Tensor | None:
-        """Return the weights (c, ...) of the entries of clean samples in the loss, with a mean of 1; None = all the same."""
+    def entry_weights(self, clean: Tensor, tracks: Tensor | None = None) -> Tensor | None:
+        """Return the weights of the entries of clean samples in the loss, broadcasting against them; None = all the same."""
+        if tracks is not None:
+            return 1 + TRACK_LOSS_WEIGHT * near_tracks(tracks)
         energy = self.pipeline.motion_codec.energy(*clean.shape[-2:]) if self.config.energy_exponent else None
         if energy is None:
             return None
