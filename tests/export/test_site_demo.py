@@ -156,7 +156,9 @@ def test_a_dropped_picture_is_animated_and_downloaded(page: Any, site: Path, tmp
         download.value.save_as(tmp_path / f"jump.{button}")
     video = read_video(tmp_path / "jump.gif")
     assert video.shape == (5, 256, 256, 3)
-    assert read_video(tmp_path / "jump.webm").shape[1:] == (256, 256, 3)
+    recorded = read_video(tmp_path / "jump.webm")
+    assert recorded.shape[1:] == (256, 256, 3)
+    assert np.abs(recorded[0].astype(int) - video[0]).mean() < 5  # the same colours
     assert np.abs(video[0].astype(int) - video[-1]).max() > 20  # it moves
     assert page.foreign == []
 
@@ -257,3 +259,10 @@ def test_a_model_without_tracks_shows_no_points(page: Any) -> None:
 def test_the_page_fits_a_phone(page: Any) -> None:
     page.set_viewport_size({"width": 360, "height": 740})
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.evaluate("scrollTo(0, 0)")
+    page.evaluate("document.getElementById('frames').value = 2")
+    page.click("#generate")
+    page.wait_for_function("!lfdm.state.busy", timeout=240_000)
+    box = page.locator("#canvas").bounding_box()
+    assert 0 <= box["y"]
+    assert box["y"] + box["height"] <= 740

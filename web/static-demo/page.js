@@ -5,6 +5,7 @@ import { GIFEncoder, applyPalette, quantize } from "./gifenc.esm.js";
 
 const EXAMPLES = ["puppet-1.png", "puppet-2.png", "puppet-3.png", "puppet-4.png"];
 const ENLARGED = 4; // factor of downloads
+const RECORDINGS = ["video/webm;codecs=vp9", "video/webm"]; // frames of VP9 state their colours; most players take VP8's for others
 const $ = (id) => document.getElementById(id);
 const canvas = $("canvas");
 const worker = new Worker("worker.js", { type: "module" });
@@ -119,6 +120,7 @@ $("form").onsubmit = async (event) => {
       points: state.points,
     };
     show(await generate(request, (done, total) => { $("progress").value = done / (total + 1); }));
+    canvas.scrollIntoView({ block: "nearest" });
     say(`${request.frames} frames in ${((performance.now() - started) / 1000).toFixed(1)} s`);
   } catch (error) {
     say(error.message, true);
@@ -198,7 +200,8 @@ $("webm").onclick = async () => {
   [large.height, large.width] = [height, width];
   const paint = (frame) => large.getContext("2d").putImageData(new ImageData(enlarge(frame), width, height), 0, 0);
   paint(state.frames[0]);
-  const recorder = new MediaRecorder(large.captureStream(), { mimeType: "video/webm", videoBitsPerSecond: 4_000_000 });
+  const mimeType = RECORDINGS.find((type) => MediaRecorder.isTypeSupported(type));
+  const recorder = new MediaRecorder(large.captureStream(), { mimeType, videoBitsPerSecond: 4_000_000 });
   const parts = [];
   recorder.ondataavailable = ({ data }) => parts.push(data);
   const stopped = new Promise((resolve) => { recorder.onstop = resolve; });
