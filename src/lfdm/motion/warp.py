@@ -4,6 +4,7 @@ Shapes: x (b, c, H, W) · flow (b, 2, t, h, w), channel order (x, y), in half im
 
 `corners` names the coordinate convention, that is the identity grid to which flow is added. Sampling itself is always done
 with `align_corners=False`, where -1 and 1 are the outer edges of the image:
+
 - False, pixel centres: n pixels lie at (2 i + 1) / n - 1. Zero flow reproduces an image, bit for bit at power-of-two sizes.
 - True, end points: n pixels lie at 2 i / (n - 1) - 1, from exactly -1 to exactly 1. This is the paper's grid, made for
   `align_corners=True` but sampled without it: zero flow stretches an image by n / (n - 1), half a pixel at its edges. Networks
