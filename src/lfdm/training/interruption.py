@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during a training: the first ends it after the current step, a second one at once."""
+"""Ctrl-C and SIGTERM during a training: the first ends it after the current step, Ctrl-C again at once."""
 
 import logging
 import signal
@@ -32,7 +32,9 @@ class Interruption:
 
 @contextmanager
 def catch_interruption() -> Iterator[Interruption]:
-    """Record the first SIGINT or SIGTERM instead of acting on it; leave a second one to the handler from before.
+    """Record the first SIGINT or SIGTERM instead of acting on it; leave SIGINT after it to the handler from before.
+
+    SIGTERM after it is ignored: SLURM and torchrun both send one. Those that do not want to wait send SIGKILL.
 
     Python allows signal handlers only in the main thread; in other threads nothing changes. Ignored signals stay ignored.
     """
@@ -46,7 +48,7 @@ def catch_interruption() -> Iterator[Interruption]:
         if interruption.signal_number is None:
             interruption.signal_number = number
             logger.warning("Ending the training after this step; press Ctrl-C again to stop at once, without a checkpoint")
-        else:
+        elif number == signal.SIGINT:
             signal.signal(number, before[signal.Signals(number)])
             signal.raise_signal(number)
 

@@ -93,7 +93,7 @@ def train(
     result equals that of an uninterrupted run bit for bit (some CUDA kernels add in varying order).
 
     The first Ctrl-C or SIGTERM ends the training after the current step with a checkpoint (several processes: at the next
-    multiple of `log_steps`), a second one at once.
+    multiple of `log_steps`), Ctrl-C again at once.
 
     Args:
         report: called every `log_steps` on the main process.
