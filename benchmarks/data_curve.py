@@ -1,17 +1,20 @@
 """Measure how much data a model needs: one recipe on more and more clips, and on more and more subjects.
 
-    python -m benchmarks.data_curve --dataset people --data data/people --out runs/data-curve
+    lfdm data puppets --out data/curve --num-subjects 120 --test-fraction 0.1667 --seed 11
+    python -m benchmarks.data_curve --dataset puppets --data data/curve --autoencoder puppets64 --out runs/data-curve
 
-Every row trains both stages on part of the training clips and is evaluated on all held-out clips, by one classifier. Rows of
-clips have all labels equally often; rows of subjects have all clips of some subjects; each part contains the smaller ones. A row
-is trained twice: for equal steps (those of the preset, or --num-steps), and for equal epochs (those of the largest row).
-The same command resumes; `--only` selects rows such as clips-100-steps, so that several machines can share them.
-Writes benchmarks/results/data-curve-DATASET.json, and docs/how-much-data.md (for mkdocs.yml) with a figure, once a row is done.
+Every row trains both stages, or stage 2 with one --autoencoder, on part of the training clips and is evaluated on held-out
+clips, by one classifier. Rows of clips have all labels equally often; rows of subjects have all clips of some subjects; each part
+contains the smaller ones. A row is trained twice: for equal steps (those of the preset, or --num-steps), and for equal epochs
+(those of the largest row). Every training has a run folder. The same command goes on after it was stopped, at any time;
+`--only` selects rows such as clips-100-steps, so that several machines can share them. After every row it writes
+benchmarks/results/data-curve-DATASET.json, docs/how-much-data.md with a figure, and, for puppets, what `--plan` reads.
 """
 
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, Literal
@@ -30,12 +33,22 @@ from lfdm.errors import UserError
 from lfdm.evaluation.protocol import evaluate
 from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.folders.files import replace_folder
+from lfdm.training.expectation import CURVE_PATH
 from lfdm.training.stage1 import train_autoencoder
 from lfdm.training.stage2 import train_diffusion
 
 CLIPS = (25, 50, 100, 200, 400, 800)
 SUBJECTS = (5, 10, 20, 40)
 DOCUMENT = Path("docs/how-much-data.md")
+
+INTRODUCTION = """# How much data?
+
+Rendered by `python -m benchmarks.data_curve`: one recipe trained on more and more clips, and on more and more subjects, and
+evaluated on subjects of whom no training has seen anything. *Equal steps* costs every row the same; *equal epochs* shows every
+clip of every row equally often, so that small rows are trained shortly. Rows of clips draw them from all training subjects, with
+all labels equally often; rows of subjects have all clips of some. Action accuracy is the share of generated videos whose
+requested action a classifier recognises; identity, the share whose subject a network recognises.
+"""
 
 Unit = Literal["clips", "subjects"]
 Regime = Literal["steps", "epochs"]
@@ -50,6 +63,7 @@ class Row:
     regime: Regime
     num_clips: int
     stage1_steps: int
+    """0 for rows that share a stage 1."""
     stage2_steps: int
 
     @property
@@ -77,8 +91,10 @@ def choose_clips(records: Sequence[ClipRecord], unit: Unit, count: int, seed: in
     return [record for record in train if record.subject in chosen]
 
 
-def plan_rows(records: Sequence[ClipRecord], preset: Preset, clips: Sequence[int], subjects: Sequence[int]) -> list[Row]:
-    """Return the rows that the data set is large enough for.
+def plan_rows(
+    records: Sequence[ClipRecord], preset: Preset, clips: Sequence[int], subjects: Sequence[int], *, share_stage1: bool = False
+) -> list[Row]:
+    """Return the rows that the data set is large enough for, those of equal steps first.
 
     Raises:
         UserError: a data set too small for any row.
@@ -88,6 +104,8 @@ def plan_rows(records: Sequence[ClipRecord], preset: Preset, clips: Sequence[int
     least = {"clips": len({record.label for record in train}), "subjects": 1}  # evaluation needs every label
     stages = (preset.autoencoder_training, preset.diffusion_training)
     steps = [stage.optimization.num_steps for stage in stages]
+    if share_stage1:
+        steps[0] = 0
     rows: list[Row] = []
     units: tuple[tuple[Unit, Sequence[int]], ...] = (("clips", clips), ("subjects", subjects))
     for unit, counts in units:
@@ -98,19 +116,26 @@ def plan_rows(records: Sequence[ClipRecord], preset: Preset, clips: Sequence[int
             share = size / max(sizes.values())
             rows.append(Row(unit, count, "steps", size, *steps))
             if share < 1:
-                rows.append(Row(unit, count, "epochs", size, *(max(round(num * share), 1) for num in steps)))
+                rows.append(Row(unit, count, "epochs", size, *(max(round(num * share), min(num, 1)) for num in steps)))
     if not rows:
         raise UserError(f"the data set has {available['clips']} training clips of {available['subjects']} subjects; no row fits")
-    return rows
+    return sorted(rows, key=lambda row: row.regime, reverse=True)
 
 
 class DataCurve:
     """A curve in the folder `out`."""
 
     def __init__(
-        self, data: Path, out: Path, preset: Preset, rows: Sequence[Row], evaluation: EvaluationConfig, device: torch.device
+        self,
+        data: Path,
+        out: Path,
+        preset: Preset,
+        rows: Sequence[Row],
+        evaluation: EvaluationConfig,
+        device: torch.device,
+        autoencoder: str | None = None,
     ) -> None:
-        self.data, self.out, self.preset, self.rows = data, out, preset, rows
+        self.data, self.out, self.preset, self.rows, self.autoencoder = data, out, preset, rows, autoencoder
         self.evaluation, self.device = evaluation, device
         self.folder = StageFolder(out)
 
@@ -118,8 +143,10 @@ class DataCurve:
         """Yield the stages of all rows."""
         for row in self.rows:
             first, second = f"stage1-{row.name}", f"stage2-{row.name}"
-            yield Stage(first, lambda row=row: self.train_stage1(row), group=row.name)
-            yield Stage(second, lambda row=row: self.train_stage2(row), (first,), row.name)
+            if self.autoencoder is None:
+                yield Stage(first, lambda row=row: self.train_stage1(row), group=row.name)
+            needs = (first,) if self.autoencoder is None else ()
+            yield Stage(second, lambda row=row: self.train_stage2(row), needs, row.name)
             yield Stage(f"evaluate-{row.name}", lambda row=row: self.evaluate(row), (second,), row.name)
 
     def row_data(self, row: Row) -> Path:
@@ -139,7 +166,8 @@ class DataCurve:
     def train_stage2(self, row: Row) -> dict[str, Any]:
         """Train stage 2 of a row."""
         preset = shortened(self.preset, "diffusion_training", row.stage2_steps)
-        train_diffusion(preset, self.row_data(row), self.out / "stage1" / row.name, self.out / "stage2" / row.name)
+        autoencoder = self.autoencoder or self.out / "stage1" / row.name
+        train_diffusion(preset, self.row_data(row), autoencoder, self.out / "stage2" / row.name)
         return {"num_steps": row.stage2_steps}
 
     def evaluate(self, row: Row) -> dict[str, Any]:
@@ -155,9 +183,10 @@ class DataCurve:
 
 def render(results: Sequence[dict[str, Any]]) -> str:
     """Return the page with a table of every stored data set and regime."""
-    text = "# How much data?\n\nFigures of unseen subjects, rendered by `python -m benchmarks.data_curve`.\n"
+    text = INTRODUCTION
     for result in results:
-        title = f"\n## {result['dataset']}: preset {result['preset']}, {result['device']}\n\n"
+        fixed = f"; stage 1 of all rows is that of {result['autoencoder']}" if result["autoencoder"] else ""
+        title = f"\n## {result['dataset']}: preset {result['preset']}, {result['device']}{fixed}\n\n"
         header = ["training data", "trained for equal", "clips", "steps, stage 1 / 2", "action accuracy", "distance", "identity"]
         rows = [
             [
@@ -213,6 +242,8 @@ class Measure:
     """Clip data set."""
     out: Path
     """Folder of runs, evaluations and finished stages."""
+    autoencoder: str | None = None
+    """Stage 1 of all rows, which then cost stage 2 only; by default each row trains its own."""
     preset: str = "flow64"
     """Configuration of all rows."""
     clips: tuple[int, ...] = CLIPS
@@ -233,6 +264,8 @@ class Measure:
     """Folder of stored results."""
     document: Path = DOCUMENT
     """Markdown file for the tables of all stored results, next to `images`."""
+    expectations: Path = CURVE_PATH
+    """File of the curve that `lfdm train --plan` reads, written for the data set `puppets`."""
 
 
 def measure(options: Measure, preset: Preset, evaluation: EvaluationConfig) -> None:
@@ -240,17 +273,29 @@ def measure(options: Measure, preset: Preset, evaluation: EvaluationConfig) -> N
     if options.num_steps is not None:
         for training in ("autoencoder_training", "diffusion_training"):
             preset = shortened(preset, training, options.num_steps)
-    rows = plan_rows(read_index(options.data), preset, options.clips, options.subjects)
-    curve = DataCurve(options.data, options.out, preset, rows, evaluation, torch.device(options.device))
-    curve.folder.run(list(curve.stages()), options.only, say=lambda line: print(line, flush=True))
-    finished = curve.results()
-    if not finished:
+    records, shared = read_index(options.data), options.autoencoder is not None
+    rows = plan_rows(records, preset, options.clips, options.subjects, share_stage1=shared)
+    device = torch.device(options.device)
+    curve = DataCurve(options.data, options.out, preset, rows, evaluation, device, options.autoencoder)
+    description = {"dataset": options.dataset, "preset": preset.name, "autoencoder": options.autoencoder}
+    description |= {"device": device_name(device), "num_labels": len({record.label for record in records})}
+    write = partial(store, curve, description, options)
+    curve.folder.run(list(curve.stages()), options.only, say=lambda line: print(line, flush=True), after=write)
+    write()
+
+
+def store(curve: DataCurve, description: dict[str, Any], options: Measure) -> None:
+    """Write the finished rows as JSON, table and figure; without any, nothing."""
+    if not (finished := curve.results()):
         return
-    device = device_name(torch.device(options.device))
-    result = {"dataset": options.dataset, "preset": preset.name, "device": device, "rows": finished}
+    result = description | {"rows": finished}
     write_results(result, options.results / f"data-curve-{options.dataset}.json")
     options.document.write_text(render(read_results(options.results, "data-curve-")))
     draw(result, options.document.parent / figure_path(options.dataset))
+    if options.dataset == "puppets":
+        kept = ("unit", "count", "regime", "action_accuracy")
+        rows = [{name: row[name] for name in kept} for row in finished]
+        write_results({"num_labels": result["num_labels"], "rows": rows}, options.expectations)
 
 
 def main() -> None:

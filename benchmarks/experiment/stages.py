@@ -52,12 +52,20 @@ class StageFolder:
             raise UserError(f"stage {name!r} is not finished; run it first")
         return read_json(self.path(name))["result"]
 
-    def run(self, stages: Sequence[Stage], only: Sequence[str] = (), *, say: Callable[[str], None]) -> dict[str, str]:
+    def run(
+        self,
+        stages: Sequence[Stage],
+        only: Sequence[str] = (),
+        *,
+        say: Callable[[str], None],
+        after: Callable[[], None] = lambda: None,
+    ) -> dict[str, str]:
         """Run unfinished stages in order; return the reasons of those left out, by name.
 
         Args:
             only: names of stages or groups to run; empty = all.
             say: prints one line of progress.
+            after: called when a stage is finished.
 
         Raises:
             UserError: unknown name, or a needed stage that is neither selected nor finished.
@@ -74,6 +82,7 @@ class StageFolder:
                 self._check_needs(stage, left_out)
                 say(f"{stage.name}: begins")
                 self._run(stage)
+                after()
             except LeftOutError as reason:
                 left_out[stage.name] = str(reason)
                 say(f"{stage.name}: left out, {reason}")

@@ -4,14 +4,18 @@ import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import data_curve
+from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.presets import Preset
+from lfdm.config.serialization import to_json
 from lfdm.data.index import ClipRecord, read_index
 from lfdm.errors import UserError
 from lfdm.evaluation.settings import EvaluationConfig
+from lfdm.training.expectation import expected_accuracy
 
 
 def make_records(num_subjects: int = 6, num_takes: int = 3) -> list[ClipRecord]:
@@ -46,41 +50,62 @@ def test_larger_parts_contain_smaller_ones_with_all_labels_equally_often() -> No
 
 def test_rows_have_equal_steps_or_equal_epochs(tiny_preset: Preset) -> None:
     rows = data_curve.plan_rows(make_records(), tiny_preset, clips=(2, 9, 45, 100), subjects=(5,))
-    assert [row.name for row in rows] == ["clips-9-steps", "clips-9-epochs", "clips-45-steps", "subjects-5-steps"]
-    assert [(row.stage1_steps, row.stage2_steps) for row in rows] == [(10, 10), (2, 2), (10, 10), (10, 10)]
+    assert [row.name for row in rows] == ["clips-9-steps", "clips-45-steps", "subjects-5-steps", "clips-9-epochs"]
+    assert [(row.stage1_steps, row.stage2_steps) for row in rows] == [(10, 10), (10, 10), (10, 10), (2, 2)]
+    shared = data_curve.plan_rows(make_records(), tiny_preset, clips=(9, 45), subjects=(), share_stage1=True)
+    assert [(row.stage1_steps, row.stage2_steps) for row in shared] == [(0, 10), (0, 10), (0, 2)]
     with pytest.raises(UserError, match="45 training clips of 5 subjects"):
         data_curve.plan_rows(make_records(), tiny_preset, clips=(100,), subjects=(50,))
 
 
 @pytest.mark.slow
-def test_a_curve_is_measured_once_and_drawn(
-    quick_preset: Preset, quick_evaluation: EvaluationConfig, puppets_dir: Path, tmp_path: Path
+def test_a_curve_goes_on_where_it_stopped_and_is_written_after_every_row(
+    quick_preset: Preset,
+    quick_evaluation: EvaluationConfig,
+    puppets_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'lfdm[eval]'")
-    document, results = tmp_path / "page.md", tmp_path / "results"
+    stage1, document, results = tmp_path / "stage1", tmp_path / "page.md", tmp_path / "results"
+    LatentFlowAutoencoder(**to_json(quick_preset.autoencoder)).save_pretrained(stage1)
     options = data_curve.Measure(
         dataset="puppets",
         data=puppets_dir,
         out=tmp_path / "out",
+        autoencoder=str(stage1),
         clips=(8,),
         subjects=(2,),
         num_steps=4,
         document=document,
         results=results,
+        expectations=tmp_path / "curve.json",
     )
     evaluation = replace(quick_evaluation, num_clips=2, num_ceiling_clips=1)
-    data_curve.measure(replace(options, only=("clips-8-steps",)), quick_preset, evaluation)
+    evaluate, calls = data_curve.evaluate, list[Path]()
+
+    def stop_at_the_second(model: Path, *args: Any, **settings: Any) -> Any:
+        calls.append(model)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return evaluate(model, *args, **settings)
+
+    monkeypatch.setattr(data_curve, "evaluate", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        data_curve.measure(options, quick_preset, evaluation)
     stored = results / "data-curve-puppets.json"
     assert [row["count"] for row in json.loads(stored.read_text())["rows"]] == [8]
-    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "stages").iterdir()}
+    assert expected_accuracy(make_records(), options.expectations) is None  # no row of subjects yet
+    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.json") if "evaluat" not in path.name}
     data_curve.measure(options, quick_preset, evaluation)
     rows = json.loads(stored.read_text())["rows"]
-    assert [(row["unit"], row["count"], row["num_clips"], row["stage1_steps"]) for row in rows] == [
-        ("clips", 8, 8, 4),
-        ("subjects", 2, 4, 4),
+    assert [(row["unit"], row["count"], row["num_clips"], row["stage1_steps"], row["stage2_steps"]) for row in rows] == [
+        ("clips", 8, 8, 0, 4),
+        ("subjects", 2, 4, 0, 4),
     ]
     assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
     assert [len(read_index(tmp_path / "out" / "data" / name)) for name in ("clips-8", "subjects-2")] == [8, 4]
-    assert "| 8 clips | steps | 8 | 4 / 4 |" in document.read_text()
+    assert "| 8 clips | steps | 8 | 0 / 4 |" in document.read_text()
     assert "(images/how-much-data-puppets.png)" in document.read_text()
     assert (tmp_path / "images" / "how-much-data-puppets.png").read_bytes().startswith(b"\x89PNG")
+    assert expected_accuracy(make_records(), options.expectations) is not None

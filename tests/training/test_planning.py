@@ -11,6 +11,7 @@ from lfdm.config.presets import Preset
 from lfdm.config.serialization import to_json
 from lfdm.data.shard_file import SHARD_LIST_NAME
 from lfdm.errors import UserError
+from lfdm.training import planning
 from lfdm.training.planning import MEASURED_STEPS, TrainingPlan, plan_autoencoder, plan_diffusion
 from lfdm.training.stage1 import train_autoencoder
 
@@ -41,15 +42,19 @@ def check_plan(plan: TrainingPlan, preset: Preset, steps_done: int = 0) -> None:
 
 
 def test_a_plan_measures_both_stages_and_writes_nothing(
-    tiny_preset: Preset, puppets_dir: Path, tmp_path: Path, home: Path
+    tiny_preset: Preset, puppets_dir: Path, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage1 = tmp_path / "stage1"
     LatentFlowAutoencoder(**to_json(tiny_preset.autoencoder)).save_pretrained(stage1)
     before, out, seen = files_below(puppets_dir, stage1), tmp_path / "run", set[str]()
     plan = plan_autoencoder(tiny_preset, puppets_dir, out, progress=lambda work, done, total: seen.add(f"{work} {done}/{total}"))
     check_plan(plan, tiny_preset)
+    assert plan.expected_accuracy is None
     assert f"measuring steps {MEASURED_STEPS}/{MEASURED_STEPS}" in seen
-    check_plan(plan_diffusion(tiny_preset, puppets_dir, stage1, out), tiny_preset)
+    monkeypatch.setattr(planning, "expected_accuracy", lambda _: 0.5)
+    plan = plan_diffusion(tiny_preset, puppets_dir, stage1, out)
+    check_plan(plan, tiny_preset)
+    assert plan.expected_accuracy == 0.5
     assert files_below(puppets_dir, stage1) == before
     assert files_below(home, out) == []
     assert list((tmp_path / "temporary").glob("lfdm-*")) == []

@@ -47,6 +47,8 @@ def _plan(measure: "Callable[[ProgressBars], TrainingPlan]", config: Preset, dat
         f"{duration(plan.preparation_seconds)} of preparing the clips",
         "memory": memory,
     }
+    if plan.expected_accuracy is not None:
+        rows["to expect"] = f"{plan.expected_accuracy:.0%} of actions recognised, if they are as hard as those of puppets"
     for name, value in rows.items():
         print(f"{name:<14}{value}")
     for warning in checked.warnings:

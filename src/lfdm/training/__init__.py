@@ -8,6 +8,7 @@ __all__ = [
     "encoded_clips",
     "encoded_shards",
     "exact_motion",
+    "expectation",
     "few_steps",
     "growing",
     "interruption",

@@ -18,6 +18,7 @@ from lfdm.errors import UserError
 from lfdm.folders.files import expand_home
 from lfdm.folders.remote import StoredFolder
 from lfdm.folders.run_folder import find_checkpoints
+from lfdm.training.expectation import expected_accuracy
 from lfdm.training.processes import process_state
 from lfdm.training.reports import RunSummary, StepReport
 from lfdm.training.stage1 import train_autoencoder
@@ -44,6 +45,8 @@ class TrainingPlan:
     """Time to decode and encode all clips, which happens once for a data set and stage 1."""
     peak_memory: int | None
     """Bytes used at most, see `RunSummary`."""
+    expected_accuracy: float | None = None
+    """Of generated actions of unseen subjects after stage 2, see `lfdm.training.expectation`."""
 
     @property
     def training_seconds(self) -> float:
@@ -79,7 +82,8 @@ def plan_diffusion(
     training = preset.diffusion_training
     measured = replace(preset, diffusion_training=_without_files(training))
     run = partial(train_diffusion, measured, autoencoder=autoencoder, init=init)
-    return _measure(run, preset.name, training, data, out, progress)
+    plan = _measure(run, preset.name, training, data, out, progress)
+    return replace(plan, expected_accuracy=expected_accuracy(read_index(_clip_data_set(data))))
 
 
 def _without_files(training: Any) -> Any:
