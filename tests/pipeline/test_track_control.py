@@ -1,7 +1,7 @@
 """Drags, pins, labels over time and end images in a call."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from lfdm.config.presets import Preset
 from lfdm.config.video import Size
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.errors import UserError
+from lfdm.motion.codec import FrameCodec
 from lfdm.motion.motion import Motion
 from lfdm.pipeline.conditions import span_weights
 from lfdm.pipeline.framing import Framing
@@ -102,6 +103,19 @@ def test_contradictions_name_both_points() -> None:
         placed(crossing).maps((32, 32))
 
 
+@pytest.mark.parametrize("kind", ["flow", "grid"])
+def test_tracks_observe_the_flow_of_a_sample(kind: Literal["flow", "grid"]) -> None:
+    codec = FrameCodec(kind=kind, mean=(0.1, -0.1, 0.0), std=(0.2, 0.3, 1.0))
+    flow = torch.randn(2, 2, 5, 32, 32, generator=torch.Generator().manual_seed(0)) / 10
+    motion = Motion(flow, torch.ones(2, 1, 5, 32, 32)).from_rest()
+    control = Control(drags=(Drag(source=(20, 30), path=((0.5, 41, 11),)),), pins=((5, 61),))
+    observation = placed(control).observation(codec, 5, device=torch.device("cpu"))
+    found = observation.read(codec.encode(motion))
+    assert found.shape == (2, 2 * (3 + 5))  # a drag that ends in the middle, and a pin
+    torch.testing.assert_close(found[:, 8:10], motion.flow[:, :, 2, 5, 20])  # (41, 11) in the third frame
+    torch.testing.assert_close(observation.values[8:10], torch.tensor([(20 - 41) / 32, (30 - 11) / 32]))
+
+
 # ---------------------------------------------------------------------------------------------------------- whole calls
 
 
@@ -141,6 +155,16 @@ def test_a_call_follows_tracks_and_reports(following: LatentFlowPipeline, image:
     assert torch.equal(motion_of(following, image, "wave", control=Control()).flow, free.flow)
     without = motion_of(following, image, None, control=control)
     assert torch.equal(without.flow, motion_of(following, image, "free", control=control).flow)
+
+
+def test_every_step_is_corrected_towards_the_tracks(following: LatentFlowPipeline, image: np.ndarray) -> None:
+    control = Control(drags=(drag("10,10:20,20"),))
+    corrected, plain = (
+        motion_of(following, image, "wave", control=replace(control, correct=correct)).flow for correct in (True, False)
+    )
+    assert (corrected - plain).abs().max() > 1e-2
+    with torch.inference_mode():
+        assert torch.equal(motion_of(following, image, "wave", control=control).flow, corrected)
 
 
 def test_tracks_in_windows(following: LatentFlowPipeline, image: np.ndarray) -> None:

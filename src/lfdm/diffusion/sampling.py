@@ -12,12 +12,25 @@ from torch import Tensor
 
 from lfdm.config.diffusion import PredictionType
 from lfdm.denoiser.network import DenoiserContext, DenoiserNetwork
-from lfdm.diffusion.guidance import Guidance, Prediction, guided_prediction, make_denoiser
+from lfdm.diffusion.guidance import Guidance, Observation, Prediction, guided_prediction, make_denoiser
 from lfdm.diffusion.samplers import AfterStep, sample_noise
 from lfdm.diffusion.schedulers import check_supported, predicted_by, run_sampler, scheduler_name
 from lfdm.diffusion.windows import Window, blend_windows
 from lfdm.errors import UserError
 from lfdm.motion.codec import MotionCodec
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class KnownMotion:
+    """What is known of a motion before it is sampled."""
+
+    last_frame: Tensor | None = None
+    """(b, 3, 1, h, w), a clean sample that the last frame is held at."""
+    observation: Observation | None = None
+    """Values that every predicted clean sample is corrected towards."""
+
+
+NOTHING = KnownMotion()
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,16 +54,15 @@ class MotionSampler:
         windows: Sequence[Window] = (),
         callback: AfterStep,
         noise: Tensor | None = None,
-        last_frame: Tensor | None = None,
+        known: KnownMotion = NOTHING,
     ) -> Tensor:
-        """Return a clean sample in float32, for `codec.decode(sample, num_frames)`.
+        """Return a clean sample in float32, for `codec.decode(sample, num_frames)`; not in inference mode with an observation.
 
         Without `windows` the network takes all frames at once. With them every prediction is blended from theirs, and a
         known first frame is held, since windows that begin later do not see it.
 
         Args:
             noise: (b, *codec.sample_shape(...)), of unit variance, to begin with; None = drawn from the generators.
-            last_frame: (b, 3, 1, h, w), a clean sample that the last frame is held at.
 
         Raises:
             UserError: the scheduler is not supported, is for another prediction type, or fails at this number of steps; noise
@@ -64,9 +76,9 @@ class MotionSampler:
         def constrain(clean: Tensor) -> Tensor:
             clean = codec.clamp(clean)
             clean = codec.hold_first_frame(clean) if windows else clean
-            return clean if last_frame is None else torch.cat((clean[:, :, :-1], last_frame), dim=2)
+            return clean if known.last_frame is None else torch.cat((clean[:, :, :-1], known.last_frame), dim=2)
 
-        denoise = make_denoiser(predict, self.prediction_type, constrain)
+        denoise = make_denoiser(predict, self.prediction_type, constrain, known.observation)
         noise = sample_noise(shape, generators, latent.device) if noise is None else self._check_noise(noise, context, shape)
         sample = run_sampler(self.scheduler, denoise, noise, num_steps, generators, callback)
         if not sample.isfinite().all():

@@ -27,7 +27,7 @@ from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion.guidance import Guidance
 from lfdm.diffusion.process import NoiseLevel
 from lfdm.diffusion.samplers import AfterStep
-from lfdm.diffusion.sampling import MotionSampler
+from lfdm.diffusion.sampling import KnownMotion, MotionSampler
 from lfdm.diffusion.schedulers import make_scheduler, max_inference_steps, predicted_by
 from lfdm.diffusion.windows import plan_windows
 from lfdm.errors import UserError
@@ -174,6 +174,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         largest = self.unet.max_guidance
         return (0.0, MAX_GUIDANCE_SCALE) if largest is None else (1.0, largest)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def __call__(
         self,
@@ -263,8 +264,8 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
             latent = stretched.features.latent.repeat_interleave(len(embedding) // len(pictures), dim=0)
         tracks, attention = asked.maps(latent), self.config["num_frames"]
         context = DenoiserContext(condition=embedding, latent=latent, attention_frames=attention, tracks=tracks)
-        end = asked.last_frame(self, source.features, latent)
-        sample = self._sample(context, guidance, num_frames, steps, generators, callback_on_step_end, latents, end)
+        known = asked.known(self, source.features, latent)
+        sample = self._sample(context, guidance, num_frames, steps, generators, callback_on_step_end, latents, known)
         motion, report = asked.settle(self.motion_codec.decode(sample, num_frames).resize((cells[0], cells[1])))
         if loop:
             motion = motion.closed(max(1, int(LOOP_SHARE * min(num_frames, self.config["num_frames"]))))
@@ -314,7 +315,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         generators: list[torch.Generator],
         callback: StepCallback | None,
         noise: Tensor | None,
-        last_frame: Tensor | None,
+        known: KnownMotion,
     ) -> Tensor:
         """Return samples (b, *codec.sample_shape) by `num_steps` of the scheduler."""
         longest = MAX_PASS_FACTOR * self.config["num_frames"]
@@ -329,7 +330,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
                 windows=plan_windows(num_frames, longest=longest) if self.motion_codec.has_frame_axis else (),
                 callback=self._after_step(callback, bar),
                 noise=noise,
-                last_frame=last_frame,
+                known=known,
             )
 
     def _after_step(self, callback: StepCallback | None, bar: Any) -> AfterStep:

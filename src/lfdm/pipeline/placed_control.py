@@ -14,6 +14,7 @@ from lfdm.config.checks import check
 from lfdm.config.control import Control
 from lfdm.config.video import Size
 from lfdm.diffusion.guidance import Guidance
+from lfdm.diffusion.sampling import KnownMotion
 from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
 from lfdm.motion.part_strength import find_part, scale_at_source
@@ -98,8 +99,14 @@ class PlacedControl:
         maps = self.tracks.maps((latent.shape[-2], latent.shape[-1]))
         return maps.to(latent.device).expand(len(latent), -1, -1, -1, -1)
 
-    def last_frame(self, pipe: "LatentFlowPipeline", source: Features, latent: Tensor) -> Tensor | None:
-        """Return the sample (b, 3, 1, h, w) of the pose that the end image shows, or None."""
+    def known(self, pipe: "LatentFlowPipeline", source: Features, latent: Tensor) -> KnownMotion:
+        """Return what the control says of the motion, the pose that the end image shows and where the tracks go."""
+        observation = None
+        if self.tracks is not None and self.control.correct:
+            observation = self.tracks.observation(pipe.motion_codec, self.num_frames, device=latent.device)
+        return KnownMotion(last_frame=self._last_frame(pipe, source, latent), observation=observation)
+
+    def _last_frame(self, pipe: "LatentFlowPipeline", source: Features, latent: Tensor) -> Tensor | None:
         if self.end_image is None:
             return None
         image = source.image

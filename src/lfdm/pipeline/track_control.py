@@ -17,7 +17,9 @@ from torch import Tensor
 
 from lfdm.config.control import Control, Drag
 from lfdm.config.video import Size
+from lfdm.diffusion.guidance import Observation
 from lfdm.errors import UserError
+from lfdm.motion.codec import MotionCodec
 from lfdm.motion.frame_box import FrameBox
 from lfdm.motion.motion import Motion
 from lfdm.motion.track_conflicts import check_conflicts
@@ -83,6 +85,20 @@ class TrackControl:
         tracks = self.tracks
         check_conflicts(self.control, tracks.source.numpy(), tracks.position.numpy(), tracks.visible.numpy(), size)
         return Tracks.concatenate([tracks, self.guides]).maps(size)
+
+    def observation(self, codec: MotionCodec, num_frames: int, *, device: torch.device) -> Observation:
+        """Return the displacements that the flow must have where the tracks are, as values of a clean sample of `codec`."""
+        tracks = self.tracks
+        position, seen = tracks.position.transpose(0, 1).to(device), tracks.visible.T.to(device)  # (t, n, 2), (t, n)
+
+        def read(sample: Tensor) -> Tensor:
+            flow = codec.decode(sample, num_frames).flow.transpose(1, 2)  # (b, t, 2, h, w)
+            places = position.repeat(len(flow), 1, 1)[:, None]
+            found = F.grid_sample(flow.flatten(0, 1).float(), places, padding_mode="border", align_corners=False)
+            return found[:, :, 0].unflatten(0, flow.shape[:2]).movedim(2, -1)[:, seen].flatten(1)
+
+        wanted = tracks.source[:, None] - tracks.position  # (n, t, 2)
+        return Observation(read=read, values=wanted.transpose(0, 1).to(device)[seen].flatten())
 
     def settle(
         self, motion: Motion, *, max_correction: float = MAX_CORRECTION, radius: float = CORRECTION_RADIUS
