@@ -11,7 +11,14 @@ from lfdm.export.dragging import PlacedPoints, observed
 from lfdm.motion.motion import Motion
 from lfdm.motion.tracks import track_maps
 from lfdm.pipeline.framing import Framing
-from lfdm.pipeline.track_control import CORRECTION_RADIUS, MAX_CORRECTED_SHARE, MAX_CORRECTION, RIDGE, TrackControl
+from lfdm.pipeline.track_control import (
+    CORRECTION_RADIUS,
+    MAX_CORRECTED_SHARE,
+    MAX_CORRECTION,
+    NUM_REFINEMENTS,
+    RIDGE,
+    TrackControl,
+)
 
 PICTURE, FRAME, FRAMES = Size(60, 90), Size(32, 32), 9
 SETTINGS = {
@@ -19,6 +26,7 @@ SETTINGS = {
     "max_corrected_share": MAX_CORRECTED_SHARE,
     "correction_radius": CORRECTION_RADIUS,
     "ridge": RIDGE,
+    "refinements": NUM_REFINEMENTS,
 }
 CONTROLS = {
     "paths": Control(

@@ -57,8 +57,8 @@ export function correct(flow, points, [frames, h, w], { image_size: [height, wid
       return rest.map((value) => value * share);
     });
     const bumps = places.map((at) => bump(at, h, w, tracks.correction_radius));
-    const gram = places.map((at, i) => bumps.map((one, j) => read(one, at, h, w) + (i === j ? tracks.ridge : 0)));
-    solve(gram, rests).forEach((weight, i) => {
+    const gram = places.map((at) => bumps.map((one) => read(one, at, h, w)));
+    refine(gram, rests, tracks).forEach((weight, i) => {
       channels.forEach((channel, axis) => bumps[i].forEach((value, cell) => { channel[cell] += weight[axis] * value; }));
     });
   }
@@ -87,6 +87,17 @@ function bump([x, y], h, w, radius) {
     const down = (((2 * Math.floor(cell / w) + 1) / h - 1 - y) * h) / 2;
     return Math.exp(-(across ** 2 + down ** 2) / (2 * radius ** 2));
   });
+}
+
+/** Solve gram @ x = rests with damping, as often as `refinements` for what is left. */
+function refine(gram, rests, { ridge, refinements }) {
+  const damped = gram.map((row, i) => row.map((value, j) => value + (i === j ? ridge : 0)));
+  const weights = rests.map(() => [0, 0]);
+  for (let k = 0; k < refinements; k += 1) {
+    const left = rests.map((rest, i) => rest.map((value, axis) => value - gram[i].reduce((sum, g, j) => sum + g * weights[j][axis], 0)));
+    solve(damped, left).forEach((more, i) => more.forEach((value, axis) => { weights[i][axis] += value; }));
+  }
+  return weights;
 }
 
 /** Solve matrix @ x = right for rows of two values, by elimination with pivots. */

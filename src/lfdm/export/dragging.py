@@ -160,13 +160,16 @@ def _read(values: Array, place: Array) -> Array:
 
 
 def _correction(rest: Array, place: Array, size: tuple[int, ...], settings: Mapping[str, float]) -> Array:
-    """Return the smooth field (2, h, w) whose bilinear values at `place` (n, 2) are `rest` (n, 2)."""
+    """Return the smooth field (2, h, w) whose bilinear values at `place` (n, 2) are nearly `rest` (n, 2)."""
     h, w = size
     y, x = np.meshgrid((2 * np.arange(h) + 1) / h - 1, (2 * np.arange(w) + 1) / w - 1, indexing="ij")
     apart = (np.stack((x, y)) - place[:, :, None, None]) * np.array([w / 2, h / 2])[:, None, None]  # (n, 2, h, w)
     bumps = np.exp(-np.square(apart).sum(1) / (2 * settings["correction_radius"] ** 2))
-    gram = _read(bumps, place) + settings["ridge"] * np.eye(len(place))
-    return np.einsum("nc,nhw->chw", np.linalg.solve(gram, rest), bumps)
+    gram, weights = _read(bumps, place), np.zeros_like(rest)
+    damped = gram + settings["ridge"] * np.eye(len(place))
+    for _ in range(int(settings["refinements"])):
+        weights += np.linalg.solve(damped, rest - gram @ weights)
+    return np.einsum("nc,nhw->chw", weights, bumps)
 
 
 def _norm(vectors: Array) -> Array:

@@ -39,7 +39,7 @@ from lfdm.motion.codec import FrameCodec
 from lfdm.motion.motion import Motion
 from lfdm.motion.tracks import track_maps
 from lfdm.pipeline.pipeline import LatentFlowPipeline
-from lfdm.pipeline.track_control import CORRECTION_RADIUS, MAX_CORRECTED_SHARE, MAX_CORRECTION, RIDGE
+from lfdm.pipeline.track_control import CORRECTION_RADIUS, MAX_CORRECTED_SHARE, MAX_CORRECTION, NUM_REFINEMENTS, RIDGE
 
 ExportFormat = Literal["onnx", "torch"]
 """ONNX, or programs of `torch.export` (`.pt2`)."""
@@ -295,5 +295,6 @@ def _track_settings(pipe: LatentFlowPipeline) -> dict[str, Any]:
         "max_corrected_share": MAX_CORRECTED_SHARE,
         "correction_radius": CORRECTION_RADIUS,
         "ridge": RIDGE,
+        "refinements": NUM_REFINEMENTS,
         "free_label": FREE_LABEL if FREE_LABEL in pipe.condition.labels else None,
     }

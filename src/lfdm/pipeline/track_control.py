@@ -35,8 +35,9 @@ MAX_CORRECTED_SHARE = 0.05
 """... or as a share of the point's path, if that is more."""
 CORRECTION_RADIUS = 2.0
 """Standard deviation in cells of the Gaussian by which a correction falls off."""
-RIDGE = 1e-4
-"""Weight of the smallest correction, for points that lie closer together than the correction can tell apart."""
+RIDGE, NUM_REFINEMENTS = 0.1, 3
+"""Damping of the correction, and how often it is repeated for what is left: single points are met to a thousandth, and points
+that lie closer together than the correction can tell apart do not tear the motion (docs/log.md)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,11 +186,14 @@ def _read(values: Tensor, place: Tensor) -> Tensor:
 
 
 def _correction(rest: Tensor, place: Tensor, size: tuple[int, int], radius: float) -> Tensor:
-    """Return the smooth field (2, h, w) whose bilinear values at `place` (n, 2) are `rest` (n, 2)."""
+    """Return the smooth field (2, h, w) whose bilinear values at `place` (n, 2) are nearly `rest` (n, 2)."""
     h, w = size
     cells = identity_grid(h, w, corners=False).reshape(-1, 2)
     apart = (cells[None] - place[:, None]) * torch.tensor([w / 2, h / 2])
     bumps = torch.exp(-apart.square().sum(-1) / (2 * radius**2)).view(-1, h, w)  # (n, h, w)
     gram = _read(bumps, place).double()  # value of bump j at place i: (n, n)
-    weights = torch.linalg.lstsq(gram + RIDGE * torch.eye(len(gram), dtype=gram.dtype), rest.double()).solution.float()
-    return torch.einsum("nc,nhw->chw", weights, bumps)
+    damped = gram + RIDGE * torch.eye(len(gram), dtype=gram.dtype)
+    weights = torch.zeros_like(rest, dtype=gram.dtype)
+    for _ in range(NUM_REFINEMENTS):
+        weights += torch.linalg.lstsq(damped, rest - gram @ weights).solution
+    return torch.einsum("nc,nhw->chw", weights.float(), bumps)
