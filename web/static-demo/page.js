@@ -5,6 +5,7 @@ import { GIFEncoder, applyPalette, quantize } from "./gifenc.esm.js";
 
 const EXAMPLES = ["puppet-1.png", "puppet-2.png", "puppet-3.png", "puppet-4.png"];
 const ENLARGED = 4; // factor of downloads
+const RECORDING_TRIES = 3;
 const RECORDINGS = ["video/webm;codecs=vp9", "video/webm"]; // frames of VP9 state their colours; most players take VP8's for others
 const $ = (id) => document.getElementById(id);
 const canvas = $("canvas");
@@ -194,7 +195,8 @@ $("gif").onclick = () => {
   save(new Blob([gif.bytes()], { type: "image/gif" }), "gif");
 };
 
-$("webm").onclick = async () => {
+/** Return the frames as a recording, which is empty where a busy browser has recorded none. */
+async function record() {
   const [height, width] = state.settings.image_size.map((side) => side * ENLARGED);
   const large = document.createElement("canvas");
   [large.height, large.width] = [height, width];
@@ -204,15 +206,24 @@ $("webm").onclick = async () => {
   const recorder = new MediaRecorder(large.captureStream(), { mimeType, videoBitsPerSecond: 4_000_000 });
   const parts = [];
   recorder.ondataavailable = ({ data }) => parts.push(data);
-  const stopped = new Promise((resolve) => { recorder.onstop = resolve; });
+  const [started, stopped] = ["start", "stop"].map((name) => new Promise((resolve) => { recorder[`on${name}`] = resolve; }));
   recorder.start();
+  await started;
   for (const frame of state.frames) {
     paint(frame);
     await new Promise((resolve) => { setTimeout(resolve, 1000 / state.settings.fps); });
   }
   recorder.stop();
   await stopped;
-  save(new Blob(parts, { type: "video/webm" }), "webm");
+  return new Blob(parts, { type: "video/webm" });
+}
+
+$("webm").onclick = async () => {
+  for (let tries = 0; tries < RECORDING_TRIES; tries += 1) {
+    const recording = await record();
+    if (recording.size) return save(recording, "webm");
+  }
+  say("This browser has recorded no frame; download the GIF instead.", true);
 };
 
 window.lfdm = { generate, state }; // for scripts and tests
