@@ -18,6 +18,10 @@ class ActorDiedError(Exception):
     """What Ray raises for the task of a process that has ended."""
 
 
+class NoMemoryError(Exception):
+    """What Ray raises for the task of a process that it has ended because the machine's memory was full."""
+
+
 class TaskError(Exception):
     """What Ray raises for an exception in a task."""
 
@@ -29,11 +33,11 @@ class StandIn:
     """As much of Ray as the scheduler uses; tasks run when their results are fetched.
 
     Args:
-        kills: says of a batch why its worker dies, None = it does not.
+        kills: returns of a batch the error of the worker that dies over it, None = none does.
         load_error: what loading the model raises.
     """
 
-    exceptions = SimpleNamespace(RayActorError=ActorDiedError, RayTaskError=TaskError)
+    exceptions = SimpleNamespace(RayActorError=ActorDiedError, OutOfMemoryError=NoMemoryError, RayTaskError=TaskError)
 
     def __init__(self, kills: Any = lambda _: None, load_error: str | None = None) -> None:
         self.kills, self.load_error, self.sizes = kills, load_error, []
@@ -55,8 +59,8 @@ class StandIn:
 
     def _make(self, batch: Batch) -> list[Result]:
         self.sizes.append(len(batch.requests))
-        if (reason := self.kills(batch)) is not None:
-            raise ActorDiedError(reason)
+        if (error := self.kills(batch)) is not None:
+            raise error
         return [Result(key, f"{key}.mp4") for key in batch.wanted]
 
     def wait(self, references: list[Any], num_returns: int) -> tuple[list[Any], list[Any]]:
@@ -81,7 +85,7 @@ def has_seed(batch: Batch, seed: int) -> bool:
 
 
 def test_a_batch_that_kills_its_workers_is_halved_down_to_the_request_that_does_it() -> None:
-    ray = StandIn(kills=lambda batch: "the process ended" if has_seed(batch, 2) else None)
+    ray = StandIn(kills=lambda batch: ActorDiedError("the process ended") if has_seed(batch, 2) else None)
     results = run(ray, [batch_of(0, 1, 2, 3), batch_of(4)])
     failed = [result for result in results.values() if result.file is None]
     assert len(results) == 5
@@ -90,13 +94,13 @@ def test_a_batch_that_kills_its_workers_is_halved_down_to_the_request_that_does_
 
 
 def test_a_batch_that_fills_the_memory_is_halved_at_once() -> None:
-    ray = StandIn(kills=lambda batch: "killed: out of memory" if len(batch.requests) > 2 else None)
+    ray = StandIn(kills=lambda batch: NoMemoryError("killed: low on memory") if len(batch.requests) > 2 else None)
     assert all(result.file for result in run(ray, [batch_of(0, 1, 2, 3)]).values())
     assert ray.sizes == [4, 2, 2]
 
 
 def test_only_wanted_videos_of_a_halved_batch_are_made() -> None:
-    ray = StandIn(kills=lambda batch: "out of memory" if len(batch.requests) > 2 else None)
+    ray = StandIn(kills=lambda batch: NoMemoryError("low on memory") if len(batch.requests) > 2 else None)
     whole = batch_of(0, 1, 2, 3)
     assert list(run(ray, [Batch(whole.requests, whole.wanted[3:])])) == whole.wanted[3:]
 

@@ -102,6 +102,11 @@ def _check_address(address: str) -> None:
         raise UserError(f"--ray {address}: no Ray cluster there ({error}); start one with `ray start --head`") from error
 
 
+def deaths(ray: Any) -> tuple[type[Exception], ...]:
+    """Return what Ray raises for the task of a worker that died; for one that it ended to free memory no RayActorError."""
+    return ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError
+
+
 class ActorPool(Generic[TaskT]):
     """Actors that work on tasks, one per GPU, or per `cpus_per_worker` cores where there is none. One that dies is replaced.
 
@@ -146,7 +151,7 @@ class ActorPool(Generic[TaskT]):
             actor, task = self.running.pop(done[0])
             try:
                 result = self.ray.get(done[0])
-            except self.ray.exceptions.RayActorError as error:
+            except deaths(self.ray) as error:
                 self._start_worker()
                 if task is not None:
                     logger.warning("a worker died (%s); its task is done by another one", type(error).__name__)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lfdm.distributed.ray_cluster import deaths
 from lfdm.distributed.replica_settings import ReplicaSettings
 from lfdm.errors import MissingExtraError, UserError
 from lfdm.pipeline.pipeline import LatentFlowPipeline
@@ -60,7 +61,7 @@ class ReplicatedGenerator:
         for _ in range(1, REPLICA_TRIES):
             try:
                 return self._generate.remote(request).result()
-            except self._ray.exceptions.RayActorError:
+            except deaths(self._ray):
                 logger.warning("a replica died; its request is sent to another one")
         return self._generate.remote(request).result()
 
