@@ -29,6 +29,7 @@ from lfdm.training.loop import train
 from lfdm.training.processes import (
     SynchronizedBatchNorm,
     process_state,
+    require_equal_shares,
     require_same_settings,
     synchronize_norms,
 )
@@ -188,6 +189,8 @@ def test_different_settings_in_two_processes_are_an_error_in_both(tmp_path: Path
 def _divide(out: Path) -> None:
     with pytest.raises(UserError, match="batch_size must divide by the 2 processes; got 3"):
         train(Regression(), replace(CONFIG, batch_size=3), out)
+    with pytest.raises(UserError, match="batch_size must divide by the 2 processes; got 3"):
+        require_equal_shares({"batch_size": 3}, 3)
 
 
 def test_a_batch_that_processes_cannot_share_is_an_error_in_all(tmp_path: Path) -> None:

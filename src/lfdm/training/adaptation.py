@@ -21,7 +21,7 @@ from lfdm.folders.sources import INDEX_NAME, find_folder
 from lfdm.pipeline.folder import component_types
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.loop import train
-from lfdm.training.processes import process_state, require_same_settings
+from lfdm.training.processes import process_state, require_equal_shares
 from lfdm.training.reports import RunSummary, StepReport
 from lfdm.training.stage1 import AutoencoderTask, data_setting
 
@@ -65,7 +65,7 @@ def adapt(
     """
     out, source = expand_home(out), find_clips(data, cache_gb)
     settings = {"stage": "adaptation", "model": str(model), "data": data_setting(data), "adaptation": to_json(config)}
-    require_same_settings(settings)
+    require_equal_shares(settings, config.optimization.batch_size)
     check_run(out, settings)
     layout = find_layout(find_folder(model))
     pipe = LatentFlowPipeline.from_pretrained(model)

@@ -39,7 +39,7 @@ from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.batches import BatchRandomness
 from lfdm.training.encoded_clips import EncodedClips
 from lfdm.training.loop import train
-from lfdm.training.processes import process_state, require_same_settings
+from lfdm.training.processes import process_state, require_equal_shares
 from lfdm.training.reports import RunSummary, StepReport
 from lfdm.training.stage1 import data_setting
 from lfdm.training.stage2 import ConditionedUNet, DiffusionTask, open_caches
@@ -193,7 +193,7 @@ def train_few_steps(
     """
     out, source = expand_home(out), find_clips(data, cache_gb)
     settings = {"stage": "few-steps", "model": str(model), "data": data_setting(data), "few_steps": to_json(config)}
-    require_same_settings(settings)
+    require_equal_shares(settings, config.optimization.batch_size)
     check_run(out, settings)
     teacher = load_teacher(model)
     student = make_student(teacher, config)

@@ -32,7 +32,7 @@ from lfdm.training.checkpoint import TrainingState, checkpoint_path, remove_unfi
 from lfdm.training.interruption import TrainingInterrupted, catch_interruption, leave_interruption_to_parent
 from lfdm.training.log import RunLog
 from lfdm.training.optimization import lay_out, learning_rate, make_optimizer, set_training, update_average, uses_bf16
-from lfdm.training.processes import make_accelerator, samples_at_once, synchronize_norms
+from lfdm.training.processes import check_divides, make_accelerator, samples_at_once, synchronize_norms
 from lfdm.training.reports import RunSummary, StepReport, summarize
 from lfdm.training.sharding import gather_into, read_fsdp_settings, shard, whole
 
@@ -131,8 +131,7 @@ class _Trainer:
         self.num_samples = len(task.dataset)  # type: ignore[arg-type]
         if self.num_samples < 1:
             raise UserError("the data set has no samples to train on")
-        if config.batch_size % self.accelerator.num_processes:
-            raise UserError(f"batch_size must divide by the {self.accelerator.num_processes} processes; got {config.batch_size}")
+        check_divides(config.batch_size)
         self.bf16 = uses_bf16(config.mixed_precision, self.device)
         self.fsdp = read_fsdp_settings() if self.accelerator.num_processes > 1 else None
         self.trained = self.average = task.module

@@ -84,6 +84,23 @@ def _on_cpu() -> bool:
     return not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
 
 
+def require_equal_shares(settings: dict[str, Any], batch_size: int) -> None:
+    """Compare the settings of all processes, in every process, before anything is written.
+
+    Raises:
+        UserError: a process has other settings than the first one, the message names the first that differ; or a batch that the
+            processes cannot share.
+    """
+    require_same_settings(settings)
+    check_divides(batch_size)
+
+
+def check_divides(batch_size: int) -> None:
+    """Raise UserError if the processes cannot have equally many samples of a batch."""
+    if batch_size % (world := process_state().num_processes):
+        raise UserError(f"batch_size must divide by the {world} processes; got {batch_size}")
+
+
 def require_same_settings(settings: dict[str, Any]) -> None:
     """Compare the settings of all processes, in every process.
 

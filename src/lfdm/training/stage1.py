@@ -36,7 +36,7 @@ from lfdm.training.losses.image import edge_aware_smoothness, multiscale_l1, ssi
 from lfdm.training.losses.perceptual import PerceptualLoss
 from lfdm.training.motion_cache import MotionCache, open_motion_cache
 from lfdm.training.optimization import uses_bf16
-from lfdm.training.processes import process_state, require_same_settings
+from lfdm.training.processes import process_state, require_equal_shares
 from lfdm.training.reports import RunSummary, StepReport
 from lfdm.visualize import flow_to_color, in_half_widths
 
@@ -176,7 +176,7 @@ def train_autoencoder(
         "init": str(init) if init else None,
         "preset": to_json(preset),
     }
-    require_same_settings(settings)
+    require_equal_shares(settings, preset.autoencoder_training.optimization.batch_size)
     check_run(out, settings, free=STAGE2_SETTINGS)
     teacher_motion, state = None, process_state()
     with locked(out, hold=state.is_main_process):

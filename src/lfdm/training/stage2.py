@@ -42,7 +42,7 @@ from lfdm.training.encoded_shards import open_encoded_shards
 from lfdm.training.loop import train
 from lfdm.training.motion_cache import CachedMotions, MotionStore, to_motion
 from lfdm.training.optimization import uses_bf16
-from lfdm.training.processes import process_state, require_same_settings
+from lfdm.training.processes import process_state, require_equal_shares
 from lfdm.training.reports import RunSummary, StepReport
 from lfdm.training.stage1 import data_setting, open_training_clips, panel_clips
 from lfdm.training.starting import StartingWeights, load_autoencoder
@@ -219,7 +219,7 @@ def train_diffusion(
     out, source = expand_home(out), find_clips(data, cache_gb, cache_dir=cache_dir)
     paths = {"data": data_setting(data), "autoencoder": str(autoencoder), "init": str(init) if init else None}
     settings = {"stage": DiffusionTask.name, **paths, "preset": to_json(preset)}
-    require_same_settings(settings)
+    require_equal_shares(settings, preset.diffusion_training.optimization.batch_size)
     check_run(out, settings, free=STAGE1_SETTINGS)
     model, state = out / MODEL_DIR, process_state()
     with locked(out, hold=state.is_main_process):
