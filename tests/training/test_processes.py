@@ -28,6 +28,7 @@ from lfdm.training.checkpoint import checkpoint_path
 from lfdm.training.loop import train
 from lfdm.training.processes import (
     SynchronizedBatchNorm,
+    naming_a_lost_process,
     process_state,
     require_equal_shares,
     require_same_settings,
@@ -196,6 +197,28 @@ def _divide(out: Path) -> None:
 def test_a_batch_that_processes_cannot_share_is_an_error_in_all(tmp_path: Path) -> None:
     run_processes(2, _divide, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def _lose_the_first_process() -> None:
+    state = process_state()
+    state.wait_for_everyone()
+    if state.is_main_process:
+        os._exit(0)
+    with pytest.raises(UserError, match="another process"):
+        _exchange()
+
+
+@naming_a_lost_process()
+def _exchange() -> None:
+    for _ in range(10):  # a message can be sent before the end of the other process is noticed
+        torch.distributed.all_reduce(torch.ones(1))
+        time.sleep(0.2)
+
+
+def test_the_end_of_another_process_is_one_line() -> None:
+    run_processes(2, _lose_the_first_process)
+    with pytest.raises(RuntimeError, match="by peer"), naming_a_lost_process():
+        raise RuntimeError("Connection closed by peer")  # no other process: a fault of ours
 
 
 @pytest.mark.parametrize("missing", [None, "MASTER_PORT"])

@@ -4,8 +4,11 @@
 """
 
 import os
+import re
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,6 +24,8 @@ from lfdm.training.sharding import read_fsdp_settings
 
 RENDEZVOUS_SECONDS = 300.0
 """Time that the first process has to begin to listen."""
+LOST_PROCESS = re.compile(r"connection (closed|reset) by peer|broken pipe|remote process exited", re.IGNORECASE)
+"""What gloo and NCCL say when another process of the training has ended."""
 
 
 def process_state() -> PartialState:
@@ -45,6 +50,19 @@ def process_state() -> PartialState:
             raise
         reason = str(error).partition("\n")[0]
         raise UserError(f"{world} processes must meet at {place}, start them with torchrun; process {rank}: {reason}") from error
+
+
+@contextmanager
+def naming_a_lost_process() -> Iterator[None]:
+    """Raise UserError where processes are exchanging tensors and one of them has ended; that one's own message says why."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not dist.is_initialized() or not LOST_PROCESS.search(str(error)):
+            raise
+        raise UserError(
+            "another process of this training has ended, its message says why; the same command continues the run"
+        ) from error
 
 
 def _find_first_process(host: str, port: str) -> None:
