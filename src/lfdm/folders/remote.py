@@ -201,8 +201,14 @@ def _continued(name: str, action: Callable[[], T], progress: Callable[[], int]) 
             if progress() > reached:
                 failures, reached = 0, progress()
             failures += 1
-            if failures == TRIES or isinstance(error.__cause__, PermissionError):
+            if failures == TRIES or _is_refusal(error):
                 raise
             pause = FIRST_PAUSE * 2 ** (failures - 1)
             logger.warning("%s%s: %s; trying again in %g s", f"{name}: " if name else "", type(error).__name__, error, pause)
             time.sleep(pause)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Return whether a server wants other credentials; botocore and google.auth have errors of their own for that."""
+    causes = (error, error.__cause__)
+    return any(isinstance(one, PermissionError) or type(one).__name__.endswith("CredentialsError") for one in causes)
