@@ -21,9 +21,13 @@ def test_a_control_survives_its_file(tmp_path: Path) -> None:
         end_image=tmp_path / "pose.png",
         labels=(LabelSpan(label="wave", start=0.0, end=0.5),),
         size=(64, 48),
+        correct=False,
     )
     path = write_control(tmp_path / "control.json", control)
     assert read_control(path) == control
+    path = write_control(tmp_path / "pin.json", Control(pins=((5.0, 60.0),)))
+    assert read_control(path) == Control(pins=((5.0, 60.0),))
+    assert "correct" not in json.loads(path.read_text())
 
 
 @pytest.mark.parametrize(
@@ -41,6 +45,7 @@ def test_a_control_survives_its_file(tmp_path: Path) -> None:
         ({"strengths": [{"mask": "/etc/passwd", "value": 1}]}, "folder"),
         ({"size": [64]}, "size"),
         ({"pins": [[None, 1]]}, "pin"),
+        ({"correct": "no"}, "correct"),
     ],
 )
 def test_wrong_files_are_one_error_with_the_path(changes: dict[str, Any], named: str, tmp_path: Path) -> None:

@@ -118,6 +118,7 @@ class Control:
         count = len(self.drags) + len(self.pins)
         check(count <= MAX_TRACKS, "drags and pins", count, f"at most {MAX_TRACKS}")
         check(self.time in ("fraction", "seconds", "frames"), "time", self.time, "'fraction', 'seconds' or 'frames'")
+        check(isinstance(self.correct, bool), "correct", self.correct, "true or false")
         for pin in self.pins:
             _check_finite("pin", pin)
         if self.size is not None:

@@ -22,7 +22,7 @@ _POINT = re.compile(rf"({_NUMBER}),({_NUMBER})", re.IGNORECASE)
 _STEP = re.compile(rf"({_NUMBER}),({_NUMBER})(?:@({_NUMBER}))?", re.IGNORECASE)
 _SPAN = re.compile(rf"(.+)@({_NUMBER})-({_NUMBER})")
 
-_KEYS = {"format", "version", "size", "time", "drags", "pins", "strengths", "end_image", "labels"}
+_KEYS = {"format", "version", "size", "time", "drags", "pins", "strengths", "end_image", "labels", "correct"}
 _DRAG_KEYS, _STRENGTH_KEYS, _LABEL_KEYS = (
     {"from", "path", "radius", "visible"},
     {"value", "at", "mask"},
@@ -146,12 +146,13 @@ def parse_control(content: dict[str, Any], find_picture: Callable[[object], "Pat
         ),
         size=None if content.get("size") is None else _tuple("size", content["size"], 2),
         time=content.get("time", "fraction"),
+        correct=content.get("correct", True),
     )
 
 
 def write_control(path: Path, control: Control) -> Path:
     """Write a control.json next to the pictures that it names; UserError for pictures that are no files."""
-    values = {name: value for name, value in asdict(control).items() if value not in (None, ())}
+    values = {name: value for name, value in asdict(control).items() if value not in (None, ()) and value is not True}
     for drag in values.get("drags", ()):
         drag["from"] = drag.pop("source")
     drags = [{name: value for name, value in drag.items() if value is not None} for drag in values.pop("drags", ())]
