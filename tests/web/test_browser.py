@@ -288,15 +288,16 @@ def test_a_broken_file_gives_a_message(visit: Visit, tmp_path: Path) -> None:
 def test_cancel_and_the_model_page(visit: Visit) -> None:
     page = visit.page
     page.get_by_role("button", name="More settings").first.click()
-    visit.type_number("Videos", 4)  # long enough for a browser that gets little of a busy machine
-    visit.type_number("Steps", 100)
+    # long enough for a browser that gets little of a busy machine
+    for label, value in (("Videos", 4), ("Steps", 100), ("Frames", 64)):
+        visit.type_number(label, value)
     visit.press("Generate")
     page.get_by_text("of 400").locator("visible=true").wait_for()
     visit.press("Cancel")
     page.get_by_text("Cancelled").locator("visible=true").wait_for()
     visit.shoot("7-cancelled")
-    visit.type_number("Videos", 1)
-    visit.type_number("Steps", 1)
+    for label, value in (("Videos", 1), ("Steps", 1), ("Frames", 16)):
+        visit.type_number(label, value)
     visit.run("Generate")  # the cancelled one has made room
     page.get_by_role("tab", name="Model").click()
     page.get_by_text("Measured quality").wait_for()
