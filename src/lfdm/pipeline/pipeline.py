@@ -39,13 +39,7 @@ from lfdm.pipeline.conditions import controlled_condition, make_guidance
 from lfdm.pipeline.control import MotionControl
 from lfdm.pipeline.framing import Framing
 from lfdm.pipeline.full_size import MAX_MEGAPIXELS
-from lfdm.pipeline.inputs import (
-    ImageInput,
-    MaskInput,
-    SeedInput,
-    read_images,
-    sample_generators,
-)
+from lfdm.pipeline.inputs import ImageInput, MaskInput, SeedInput, read_images, sample_generators
 from lfdm.pipeline.placed_control import PlacedControl
 from lfdm.pipeline.result import LatentFlowOutput, SampledOutputType, check_output_type
 from lfdm.pipeline.transfer import MotionTransfer
