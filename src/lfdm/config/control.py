@@ -110,7 +110,7 @@ class Control:
     size: tuple[int, int] | None = None
     """(height, width) of the picture that positions refer to; None = the picture that is animated."""
     correct: bool = True
-    """Correct the prediction of every sampling step towards drags and pins, which takes about 2.5 times as long as without."""
+    """Correct the prediction of every sampling step towards drags and pins, which takes about twice as long as without."""
     time: TimeUnit = "fraction"
     """Unit of all times: part of the video, seconds, or frames from 0."""
 

@@ -192,7 +192,7 @@ def diffusion_loss(
         prediction: (b, c, ...), the network's output for `add_noise(x0, noise, timesteps, prediction_type)`.
         x0, noise: (b, c, ...).
         timesteps: (b,).
-        weights: (c, ...) of the squared errors, with a mean of 1; None = all the same.
+        weights: factors of the squared errors, broadcasting against them; None = all the same.
     """
     error = prediction.float() - target(x0, noise, timesteps, prediction_type).float()
     squares = error.square() if weights is None else weights * error.square()

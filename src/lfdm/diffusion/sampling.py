@@ -22,7 +22,7 @@ from lfdm.motion.codec import MotionCodec
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class KnownMotion:
-    """What is known of a motion before it is sampled."""
+    """Constraints on a motion that are known before it is sampled."""
 
     last_frame: Tensor | None = None
     """(b, 3, 1, h, w), a clean sample that the last frame is held at."""

@@ -53,6 +53,11 @@ class Tracks:
             got = ", ".join(str(tuple(x.shape)) for x in (self.source, self.position, self.visible))
             raise UserError(f"tracks must have source (n, 2), position (n, t, 2) and visible (n, t); got {got}")
 
+    @property
+    def flow(self) -> Tensor:
+        """(n, t, 2), the displacement from the positions to the source: the flow of a motion that follows these tracks."""
+        return self.source[:, None] - self.position
+
     @classmethod
     def concatenate(cls, tracks: list[Self]) -> Self:
         """Return all points of tracks with the same number of frames."""

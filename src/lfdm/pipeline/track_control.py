@@ -98,8 +98,7 @@ class TrackControl:
             found = F.grid_sample(flow.flatten(0, 1).float(), places, padding_mode="border", align_corners=False)
             return found[:, :, 0].unflatten(0, flow.shape[:2]).movedim(2, -1)[:, seen].flatten(1)
 
-        wanted = tracks.source[:, None] - tracks.position  # (n, t, 2)
-        return Observation(read=read, values=wanted.transpose(0, 1).to(device)[seen].flatten())
+        return Observation(read=read, values=tracks.flow.transpose(0, 1).to(device)[seen].flatten())
 
     def settle(
         self, motion: Motion, *, max_correction: float = MAX_CORRECTION, radius: float = CORRECTION_RADIUS
@@ -111,7 +110,7 @@ class TrackControl:
             radius: standard deviation in cells by which a correction falls off.
         """
         tracks, device = self.tracks, motion.flow.device
-        wanted = tracks.source[:, None] - tracks.position  # (n, t, 2)
+        wanted = tracks.flow
         pixels = torch.tensor([self.size.width / 2, self.size.height / 2])
         limit = ((wanted * pixels).norm(dim=-1) * MAX_CORRECTED_SHARE).clamp(min=max_correction)  # (n, t)
         flow = motion.flow.clone()

@@ -46,7 +46,7 @@ class TrainingPlan:
     peak_memory: int | None
     """Bytes used at most, see `RunSummary`."""
     expected_accuracy: float | None = None
-    """Of generated actions of unseen subjects after stage 2, see `lfdm.training.expectation`."""
+    """Expected share of generated actions that are recognised, see `lfdm.training.expectation`."""
 
     @property
     def training_seconds(self) -> float:

@@ -25,7 +25,7 @@ from lfdm.training.sharding import read_fsdp_settings
 RENDEZVOUS_SECONDS = 300.0
 """Time that the first process has to begin to listen."""
 LOST_PROCESS = re.compile(r"connection (closed|reset) by peer|broken pipe|remote process exited", re.IGNORECASE)
-"""What gloo and NCCL say when another process of the training has ended."""
+"""Matches the errors of gloo and NCCL after another process of the training has ended."""
 
 
 def process_state() -> PartialState:

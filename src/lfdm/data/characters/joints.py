@@ -1,7 +1,7 @@
 """Which joints of a character move together, and how far: read from its mesh, the tree of its joints, and their names.
 
 A limb is what hangs on the trunk: an arm, a leg, neck and head, a tail. Joints turn about three axes of their own: `bend` towards
-the front, `sway` to the side (outward for a limb beside the body), `twist` about the bone (outward, too).
+the front, `sway` to the side (outward for an arm or a leg), `twist` about the bone (outward, too).
 """
 
 import re
@@ -19,9 +19,9 @@ Interval = tuple[float, float]
 _BRANCH_REACH = 0.2
 """A joint with two subtrees that reach at least this far, in sizes of the figure, belongs to the trunk."""
 _LIMB_REACH = 0.08
-"""What reaches less far moves along with the trunk."""
+"""Subtrees of joints that do not reach this far move with the trunk."""
 _JOINT_REACH = 0.04
-"""What reaches less far, such as fingers, moves along with its limb."""
+"""Subtrees that do not reach this far, such as fingers, move with their limb."""
 _FLOOR = 0.1
 """A limb that comes closer to the floor stands on it."""
 _SIDE = 0.02
