@@ -1,4 +1,4 @@
-"""How well a model of unseen subjects may do after training on so much data, by the curve of `benchmarks.data_curve`."""
+"""Expected action accuracy on unseen subjects by the amount of training data, from the curve of `benchmarks.data_curve`."""
 
 from collections import Counter
 from collections.abc import Sequence

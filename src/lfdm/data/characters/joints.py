@@ -1,4 +1,4 @@
-"""Which joints of a character move together, and how far: read from its mesh, the tree of its joints, and their names.
+"""The limbs of a character and the limits of their joints, found from its mesh, the tree of its joints, and their names.
 
 A limb is what hangs on the trunk: an arm, a leg, neck and head, a tail. Joints turn about three axes of their own: `bend` towards
 the front, `sway` to the side (outward for an arm or a leg), `twist` about the bone (outward, too).
@@ -46,7 +46,7 @@ class Limits:
 
 _STILL = Limits()
 _ARM = Limits(bend=(-0.5, 1.9), sway=(0.0, 2.6), twist=(-0.5, 1.2))
-"""Its sway counts from an arm that hangs down, whatever the pose at rest."""
+"""The sway of an arm is measured from hanging down, whatever the pose at rest."""
 _NAMED = (
     (r"finger|thumb|index|middle|(?<![a-z])ring|pinky|toe|eye|jaw", _STILL),
     (r"(?<![a-z])ear", Limits(bend=(-0.6, 0.6), sway=(-0.5, 0.5))),
@@ -115,7 +115,7 @@ def find_joints(
 
 
 def _shared_weights(count: int, nodes: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return by how much each two nodes move the same vertices (n, n); on the diagonal, how much each moves."""
+    """Return how many vertices each pair of nodes shares, weighted by skin weights (n, n); the diagonal has each node's own."""
     shared = np.zeros((count, count))
     for i in range(4):
         for j in range(4):
@@ -164,7 +164,7 @@ class _Shape:
 
     @cached_property
     def chains(self) -> dict[int, list[int]]:
-        """Each joint with all that carry it; carriers come first."""
+        """The chain from each joint to the root, through the joints that carry it; short chains come first."""
         chains = {node: [node] for node in self.carriers}
         for chain in chains.values():
             while self.carriers[chain[-1]] >= 0:
@@ -173,7 +173,7 @@ class _Shape:
 
     @cached_property
     def reaches(self) -> dict[int, float]:
-        """How far from each joint the mesh that it carries extends, in sizes of the figure."""
+        """Distance from each joint to the farthest vertex that it carries, in sizes of the figure."""
         lengths = {node: np.linalg.norm(self._vertices(node) - self._position(node), axis=1) for node in self.chains}
         return {node: float(values.max(initial=0)) / self.size for node, values in lengths.items()}
 
