@@ -302,6 +302,22 @@ def test_a_pq_file_is_read_in_standard_range(tmp_path: Path) -> None:
     assert 200 < frames.min() <= frames.max() < 235  # diffuse white
 
 
+@pytest.mark.parametrize(("matrix", "stated_range", "red", "white"), [(5, 1, (255, 0, 0), 255), (1, 2, (255, 36, 11), 235)])
+def test_vp8_has_the_colours_that_its_container_states(
+    tmp_path: Path, matrix: int, stated_range: int, red: tuple[int, int, int], white: int
+) -> None:
+    """Chromium records full range, which VP8 cannot state; here the frames are BT.601 in limited range, whatever is stated."""
+    frames = np.full((3, 32, 64, 3), 255, np.uint8)
+    frames[:, :, :32, 1:] = 0
+    options = {"crf": "4", "b": "2M"}
+    path = write_file(
+        tmp_path / "a.webm", frames, "libvpx", "yuv420p", options=options, colorspace=matrix, color_range=stated_range
+    )
+    shown = read_video(path).astype(int)
+    np.testing.assert_allclose(shown[1, 16, 16], red, atol=4)
+    np.testing.assert_allclose(shown[1, 16, 48], white, atol=4)
+
+
 # ----------------------------------------------------------------------------------------------------------- endings
 
 

@@ -5,6 +5,7 @@ Shapes: an array is (H, W, 3) uint8 RGB, or (H, W, 4) with alpha.
 
 import struct
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal, cast
@@ -16,6 +17,7 @@ from av.error import EOFError as AVEOFError
 from av.filter import Graph
 from av.sidedata.sidedata import SideData, Type
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 
 from lfdm.data.alpha import add_alpha, compose, unpremultiply
 from lfdm.data.hdr import is_hdr, to_sdr
@@ -23,10 +25,32 @@ from lfdm.data.images import decoding, guarded
 
 Alpha = Literal["straight", "over white", "over black"]
 """How colours are stored next to alpha: as they are, or already composed over (premultiplied with) a colour."""
+_NO_MATRIX = 2
+"""ITU-T H.273's number for an unknown matrix."""
 _MAX_ASPECT = 8
 """Largest ratio of a pixel's sides that is believed; more comes from a damaged header."""
 _ROTATIONS = ((False, False, False), (True, False, True), (False, True, True), (True, True, False))
 """See `_orientation`: turned by 0, 90, 180 and 270 degrees counterclockwise."""
+
+
+@dataclass(frozen=True)
+class StatedColours:
+    """How a container says that its colours are stored, by the numbers of ITU-T H.273 and of FFmpeg's ranges."""
+
+    matrix: int
+    range: int
+
+
+def stated_colours(stream: VideoStream) -> StatedColours | None:
+    """Return the colours in the container of a VP8 stream of which no frame has been decoded; None for other streams.
+
+    VP8 itself knows BT.601 in limited range only, and FFmpeg's decoder says so of every frame. Browsers, which record and show
+    other colours, go by the container.
+    """
+    context = stream.codec_context
+    if context.codec.canonical_name != "vp8":
+        return None
+    return StatedColours(int(context.colorspace), int(context.color_range))
 
 
 class FrameConverter:
@@ -37,11 +61,20 @@ class FrameConverter:
     Args:
         aspect: width of a stored pixel divided by its height; None or 0 if unknown.
         alpha: how colours are stored next to alpha.
+        colours: what the container says of the colours, if it is to be believed; see `stated_colours`.
         keep_alpha: return alpha, 255 where a frame has none, instead of composing over white.
     """
 
-    def __init__(self, aspect: Fraction | None, alpha: Alpha = "straight", *, keep_alpha: bool = False) -> None:
+    def __init__(
+        self,
+        aspect: Fraction | None,
+        alpha: Alpha = "straight",
+        colours: StatedColours | None = None,
+        *,
+        keep_alpha: bool = False,
+    ) -> None:
         self.alpha: Alpha = alpha
+        self.colours = colours
         self.keep_alpha = keep_alpha
         self.aspect = aspect if aspect and Fraction(1, _MAX_ASPECT) <= aspect <= _MAX_ASPECT else Fraction(1)
         self._stored_size: tuple[int, int] | None = None
@@ -50,6 +83,9 @@ class FrameConverter:
 
     def convert(self, frame: av.VideoFrame) -> np.ndarray:
         """Return a frame as (H, W, 3) uint8, or (H, W, 4) with `keep_alpha`."""
+        if self.colours is not None:
+            frame.colorspace = frame.colorspace if self.colours.matrix == _NO_MATRIX else self.colours.matrix
+            frame.color_range = self.colours.range or frame.color_range
         if is_hdr(frame):
             array = to_sdr(self._reformat(frame, "rgb48le"), frame)
         elif _has_alpha(frame):
