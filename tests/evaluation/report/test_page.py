@@ -103,7 +103,9 @@ def test_page_without_matplotlib_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "pip install 'lfdm[eval]'" in html.unescape(page)
 
 
-def test_the_headline_states_height_and_width() -> None:
+def test_the_headline_states_numbers_and_height_and_width() -> None:
     settings = {"num_frames": 16, "image_size": [112, 64], "seed": 0}
     data = {"num_clips": 6, "num_subjects": 1, "name": "mine"}
-    assert "16 frames of 112x64" in headline({"data": data, "settings": settings, "date": "2026-11-30"})
+    text = headline({"data": data, "settings": settings, "date": "2026-11-30"})
+    assert "6 held-out clips of 1 subject, " in text
+    assert "16 frames of 112x64" in text

@@ -112,13 +112,17 @@ def headline(results: dict[str, Any]) -> str:
     """Describe data and sampling in one line."""
     data, settings = results["data"], results["settings"]
     parts = [
-        f"{data['num_clips']} held-out clips of {data['num_subjects']} subjects, data set {data['name']}",
+        f"{_count(data['num_clips'], 'held-out clip')} of {_count(data['num_subjects'], 'subject')}, data set {data['name']}",
         f"{settings['num_frames']} frames of {Size.parse(settings['image_size'])}",
     ]
     if "num_inference_steps" in settings:
         scale = f", guidance {settings['guidance_scale']:g}" if "guidance_scale" in settings else ""
         parts.append(f"{settings['num_inference_steps']} steps of {settings['scheduler']}{scale}")
     return " · ".join([*parts, f"seed {settings['seed']}", results["date"][:10]])
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def summary(results: dict[str, Any]) -> list[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
