@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.control.baselines import RADII, sample_baseline
+from benchmarks.control.baselines import BASELINES, sample_baseline
 from benchmarks.control.measures import measure_drag, pin_leakage, pixel_flow
 from benchmarks.control.scenes import DragScene, Scene, drag_scenes
 from benchmarks.experiment.tables import RESULTS_DIR, ROOT, number, table, write_results
@@ -37,12 +37,12 @@ ROWS = {
     "marker_distance": "marker from the asked place, mean px",
     "marker_within_1": "marker within 1 px",
     "path_distance": "point from its path, mean % of the side",
-    "patch_difference": "7x7 patch, mean difference of 255",
-    "limb_share": "cells within 4 px that moved with the limb",
+    "patch_difference": "patch around the point, mean difference of 255",
+    "limb_share": "share of the limb within 4 px of the asked place",
     "vacated": "old place vacated",
     "islands": "pieces of the figure, more than before",
     "folded": "folded pixels, share",
-    "arrived": "limb arrived: patch, cells, vacated, at most one piece more",
+    "arrived": "limb arrived: patch, share, vacated, at most one piece more",
 }
 
 
@@ -99,7 +99,7 @@ def measure_tracks(pipe: LatentFlowPipeline, num_clips: int) -> dict[str, Any]:
 def measure_drags(pipe: LatentFlowPipeline, scenes: Sequence[DragScene], sheets: Path | None) -> dict[str, Any]:
     """Return the figures of drags by the model and by the baselines, and the leakage at pins."""
     ways: dict[str, Any] = {}
-    for way in ("ours", *RADII):
+    for way in ("ours", *BASELINES):
         figures, strips = [], []
         for scene in scenes:
             if way == "ours":
@@ -170,6 +170,7 @@ def render(results: dict[str, Any]) -> str:
     )
     ways = drags["ways"]
     names = {"ours": "ours", "touched": "touched cells, every step", "kernel": "kernel, every step", "bent": "bent once"}
+    names |= {"guided": "correction without track inputs", "real": "motion of the real clip"}
     second = table(
         [f"{drags['drags']} drags of a hand or foot", *(names[way] for way in ways)],
         [[title, *(number(ways[way][name]) for way in ways)] for name, title in ROWS.items() if name in ways["ours"]],

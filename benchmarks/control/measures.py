@@ -12,10 +12,12 @@ from lfdm.motion.motion import Motion
 from lfdm.motion.tracks import find_tracks
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 
-PATCH = 3
-"""Half the side of the patch that must arrive."""
+PATCH_RADIUS = 3.5
+"""Radius in pixels of the patch that must arrive."""
 LIMB_RADIUS, LIMB_TOLERANCE = 4.0, 1.5
-"""Distance of a limb's cells from the asked place, and of their displacement from the asked one, in pixels."""
+"""Distance in pixels from the dragged point within which a limb counts, and tolerance of distances from that point."""
+NUM_ANGLES = 24
+"""Rotations of a patch that are tried: limbs turn on their way."""
 VACATED = 3.0
 """Distance in pixels from the point to what its old place must show."""
 MARKER = (255, 0, 255)
@@ -37,21 +39,17 @@ def positions() -> np.ndarray:
 
 def measure_drag(pipe: LatentFlowPipeline, scene: DragScene, motion: Motion, frames: np.ndarray) -> dict[str, float]:
     """Return the figures of the last frame of a drag."""
-    source, target = np.array(scene.source), np.array(scene.target)
+    source = np.array(scene.source)
     flow = np.moveaxis(pixel_flow(motion)[-1], 0, -1)
     shown = positions() + flow
-    near = np.linalg.norm(positions() - target, axis=-1) <= LIMB_RADIUS
-    column, row = np.clip(np.floor(shown), 0, SIDE - 1).astype(int).T
-    on_figure = scene.figure[row, column].T
-    limb = near & on_figure
-    wanted = np.linalg.norm(flow - (source - target), axis=-1) <= LIMB_TOLERANCE
+    on_figure = _read_nearest(scene.figure, shown)
     x, y = np.floor(source).astype(int)
     warped = on_figure & (motion.resize((SIDE, SIDE)).occlusion[0, 0, -1].cpu().numpy() > 0.5)
     return {
         "marker_distance": marker_distance(pipe, scene, motion),
         "path_distance": path_distance(scene, motion),
         "patch_difference": patch_difference(scene, frames[-1]),
-        "limb_share": float((wanted & limb).sum() / max(1, near.sum())),
+        "limb_share": limb_share(scene, shown),
         "vacated": float(np.linalg.norm(shown[y, x] - source) > VACATED or not warped[y, x]),
         "islands": float(count_pieces(warped) - count_pieces(scene.figure)),
         "folded": folded_share(flow),
@@ -59,7 +57,10 @@ def measure_drag(pipe: LatentFlowPipeline, scene: DragScene, motion: Motion, fra
 
 
 def marker_distance(pipe: LatentFlowPipeline, scene: DragScene, motion: Motion) -> float:
-    """Put a marker of 3x3 pixels on the point and return its distance from the asked place in the last frame; `SIDE` if lost."""
+    """Put a marker of 3x3 pixels on the point and return its distance from the asked place in the last frame; `SIDE` if lost.
+
+    The marker is where most of its colour is in one piece: single pixels of the old place are left at the edges of what is there.
+    """
     x, y = np.floor(scene.source).astype(int)
     marked = scene.image.copy()
     marked[y - 1 : y + 2, x - 1 : x + 2] = MARKER
@@ -69,8 +70,9 @@ def marker_distance(pipe: LatentFlowPipeline, scene: DragScene, motion: Motion) 
     change = shown * np.abs(both.warped[1, -1].astype(float) - both.warped[0, -1]).sum(-1)
     if change.max() < 30:
         return float(SIDE)
-    weight = np.where(change >= change.max() / 3, change, 0)
-    centre = (positions() * weight[..., None]).sum((0, 1)) / weight.sum()
+    pieces, count = ndimage.label(change >= change.max() / 3, np.ones((3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
+    largest = 1 + int(np.argmax(ndimage.sum(change, pieces, np.arange(1, count + 1))))
+    centre = np.average(positions().reshape(-1, 2), axis=0, weights=np.where(pieces == largest, change, 0).ravel())
     offset = np.array([x, y]) + 0.5 - np.array(scene.source)  # of the marker from the point
     return float(np.linalg.norm(centre - offset - np.array(scene.target)))
 
@@ -89,15 +91,65 @@ def path_distance(scene: DragScene, motion: Motion) -> float:
     return 100 * float(torch.where(found.visible[0], followed, missed).mean()) / 2
 
 
+def limb_share(scene: DragScene, shown: np.ndarray) -> float:
+    """Return how much of the limb around the point is around the asked place: its pixels there, over those of the real clip.
+
+    A pixel counts if it shows a place of the limb that is as far from the point as the pixel is from the asked place, so that
+    the limb may turn on its way. The limb is what the real clip shows there.
+
+    Args:
+        shown: (H, W, 2), the place of the first frame that each pixel of the last frame shows.
+    """
+    limb, count = find_limb(scene)
+    arrived = _moves_along(scene, shown) & _read_nearest(ndimage.binary_dilation(limb, np.ones((3, 3))), shown)
+    return min(1.0, float(arrived.sum() / max(1, count)))
+
+
+def find_limb(scene: DragScene) -> tuple[np.ndarray, int]:
+    """Return what the real clip shows around the asked place, (H, W) bool in the first frame, and the pixels that show it."""
+    real = positions() + scene.real.truth.flow[-1]
+    usable = scene.real.truth.figure[-1] & scene.real.truth.visible[-1] & _moves_along(scene, real)
+    limb = np.zeros((SIDE, SIDE), bool)
+    column, row = np.clip(np.floor(real[usable]), 0, SIDE - 1).astype(int).T
+    limb[row, column] = True
+    return limb, int(usable.sum())
+
+
+def _moves_along(scene: DragScene, shown: np.ndarray) -> np.ndarray:
+    """Return which pixels around the asked place show what lies around the point, at the same distance, (H, W) bool."""
+    distance = np.linalg.norm(positions() - scene.target, axis=-1)
+    from_point = np.linalg.norm(shown - scene.source, axis=-1)
+    return (distance <= LIMB_RADIUS) & (np.abs(from_point - distance) <= LIMB_TOLERANCE)
+
+
+def _read_nearest(mask: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return the values of a mask (H, W) at positions (H, W, 2)."""
+    column, row = np.moveaxis(np.clip(np.floor(places), 0, SIDE - 1).astype(int), -1, 0)
+    return mask[row, column]
+
+
 def patch_difference(scene: DragScene, frame: np.ndarray) -> float:
-    """Return the mean difference, 0 to 255, between the figure in the patch around the point and around the asked place."""
-    x, y = np.floor(scene.source).astype(int)
-    patch = scene.image[y - PATCH : y + PATCH + 1, x - PATCH : x + PATCH + 1].astype(float)
-    mask = scene.figure[y - PATCH : y + PATCH + 1, x - PATCH : x + PATCH + 1]
-    u, v = np.floor(scene.target).astype(int)
-    other = np.pad(frame, ((PATCH, PATCH), (PATCH, PATCH), (0, 0)), mode="edge")[v : v + 2 * PATCH + 1, u : u + 2 * PATCH + 1]
-    difference = np.abs(patch - other[: patch.shape[0], : patch.shape[1]]).mean(-1)
-    return float(difference[mask].mean()) if mask.any() else float("nan")
+    """Return the mean difference, 0 to 255, between the limb around the point and what is around the asked place.
+
+    The patch may turn: the least difference over `NUM_ANGLES` rotations counts.
+    """
+    offsets = positions() - SIDE / 2
+    offsets = offsets[np.linalg.norm(offsets, axis=-1) <= PATCH_RADIUS]
+    before = _sample(scene.image, scene.source + offsets)
+    shown = _sample(find_limb(scene)[0][..., None], scene.source + offsets)[:, 0] > 0.5
+    differences = []
+    for angle in np.linspace(0, 2 * np.pi, NUM_ANGLES, endpoint=False):
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        after = _sample(frame, scene.target + offsets[shown] @ turn.T)
+        differences.append(np.abs(after - before[shown]).mean())
+    return float(min(differences)) if shown.any() else float("nan")
+
+
+def _sample(image: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return values of an image (H, W, C) at positions (n, 2), bilinear: (n, C)."""
+    row, column = places[:, 1] - 0.5, places[:, 0] - 0.5
+    channels = np.moveaxis(image.astype(float), -1, 0)
+    return np.stack([ndimage.map_coordinates(one, (row, column), order=1, mode="nearest") for one in channels], axis=-1)
 
 
 def count_pieces(mask: np.ndarray) -> int:

@@ -70,16 +70,29 @@ class Scene:
 
 @dataclass(frozen=True, eq=False)
 class DragScene:
-    """A puppet at rest, and a hand or foot with a place that it can reach."""
+    """A puppet at rest, and a hand or foot with a place that it can reach, as it does in a clip."""
 
-    seed: int
-    image: np.ndarray
-    figure: np.ndarray
-    """(H, W) bool."""
+    real: Scene
+    """The clip whose last pose is asked for."""
     source: Point
     target: Point
     pins: tuple[Point, ...]
-    """Hands and feet that rest in the clip from which the target is taken."""
+    """Hands and feet that rest in the clip."""
+
+    @property
+    def seed(self) -> int:
+        """The seed of the clip."""
+        return self.real.seed
+
+    @property
+    def image(self) -> np.ndarray:
+        """The first frame, (H, W, 3) uint8."""
+        return self.real.frames[0]
+
+    @property
+    def figure(self) -> np.ndarray:
+        """Where the first frame shows the figure, (H, W) bool."""
+        return self.real.truth.figure[0]
 
     @property
     def control(self) -> Control:
@@ -110,4 +123,4 @@ def drag_scenes(count: int) -> Iterator[DragScene]:
             continue
         found += 1
         pins = tuple((float(path[0][0]), float(path[0][1])) for other, path in ends.items() if moved[other] < MOVING)
-        yield DragScene(number, scene.frames[0], scene.truth.figure[0], tuple(source.tolist()), tuple(target.tolist()), pins)
+        yield DragScene(scene, tuple(source.tolist()), tuple(target.tolist()), pins)

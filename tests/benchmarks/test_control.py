@@ -13,6 +13,7 @@ from benchmarks.control import __main__ as control
 from benchmarks.control.measures import count_pieces, folded_share, measure_drag, pin_leakage
 from benchmarks.control.scenes import DragScene, Scene, drag_scenes
 from lfdm.config.presets import FLOW64, Preset
+from lfdm.data.truth import Truth
 from lfdm.motion.motion import Motion
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 
@@ -30,7 +31,14 @@ def square_scene() -> DragScene:
     figure = np.zeros((64, 64), bool)
     figure[24:36, 14:26] = True
     image = np.where(figure[..., None], 200, 20).astype(np.uint8) * np.ones(3, np.uint8)
-    return DragScene(0, image, figure, (20.0, 30.0), (40.0, 30.0), ())
+    moved = np.roll(figure, 20, axis=1)
+    flow = np.zeros((2, 64, 64, 2), np.float32)
+    flow[1, moved] = (-20, 0)
+    truth = Truth(
+        flow, np.ones((2, 64, 64), bool), np.ones((2, 64, 64), bool), np.stack([figure, moved]), np.zeros((2, 2), np.float32)
+    )
+    real = Scene(0, np.stack([image, np.roll(image, 20, axis=1)]), truth)
+    return DragScene(real, (20.0, 30.0), (40.0, 30.0), ())
 
 
 def moved_square(shift: float) -> Motion:
@@ -70,6 +78,19 @@ def test_a_limb_that_arrives_and_one_that_does_not(pipe: LatentFlowPipeline) -> 
     assert still["vacated"] == 0
     assert still["marker_distance"] == pytest.approx(20, abs=0.5)
     assert still["patch_difference"] > 100
+    turned = moved_square(20)
+    row, column = np.mgrid[24:36, 34:46] + 0.5  # turned by a right angle around the asked place
+    turned.flow[:, 0, 3, 24:36, 34:46] = torch.from_numpy((20 + row - 30 - column) / 32).float()
+    turned.flow[:, 1, 3, 24:36, 34:46] = torch.from_numpy((30 - column + 40 - row) / 32).float()
+    found = measure_drag(pipe, scene, turned, frames)
+    assert found["limb_share"] == 1
+    assert found["marker_distance"] < 1.1  # the marker's pixels are half a pixel beside the point, which turns, too
+
+
+def test_the_marker_is_where_most_of_it_is(pipe: LatentFlowPipeline) -> None:
+    motion = moved_square(20)
+    motion.occlusion[:, :, 3, 29, 19:22] = 1  # a row of the marker is left at its old place
+    assert measure_drag(pipe, square_scene(), motion, np.stack([square_scene().image] * 4))["marker_distance"] < 0.2
 
 
 def test_pieces_folding_and_leakage() -> None:
@@ -112,7 +133,7 @@ def test_the_script_writes_every_row(pipe: LatentFlowPipeline, tmp_path: Path, m
     monkeypatch.setattr(sys, "argv", arguments)
     control.main()
     results = json.loads((tmp_path / "control.json").read_text())
-    assert set(results["drags"]["ways"]) == {"ours", "touched", "kernel", "bent"}
+    assert set(results["drags"]["ways"]) == {"ours", "touched", "kernel", "bent", "guided", "real"}
     assert document.read_text().startswith("before\n")
     assert document.read_text().endswith("after\n")
     assert "| 0 | 1 |" in document.read_text()
