@@ -1,6 +1,7 @@
 """Decoder adaptation: only the decoder changes, and the run folder becomes a pipeline folder."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from lfdm.folders.run_folder import find_checkpoints
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.adaptation import DECODER, adapt
 from lfdm.training.reports import StepReport
+from tests.training.test_processes import FSDP2, TOLERANCES, assert_equal_stages, run_processes
 
 QUICK = AdaptationConfig(
     optimization=OptimizationConfig(num_steps=4, batch_size=2, learning_rate=1e-3, log_steps=1, sample_steps=2)
@@ -100,6 +102,23 @@ def test_a_stopped_adaptation_is_resumed_exactly(model: Path, puppets_dir: Path,
     assert json.loads((outs[0] / "config.json").read_text())["adaptation"]["optimization"]["num_steps"] == 4
     with pytest.raises(UserError, match=r"adaptation\.l1_weight is 1\.0 there, 2\.0 here"):
         adapt(model, puppets_dir, tmp_path / "parts", replace(often, l1_weight=2.0))
+
+
+@pytest.mark.slow
+def test_two_processes_with_shares_of_the_weights_adapt_as_one(
+    model: Path, puppets_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses and weights agree, and the folder is a pipeline; one process repeats the last step and finds the same."""
+    config = replace(QUICK, optimization=replace(QUICK.optimization, checkpoint_steps=3))
+    adapt(model, puppets_dir, tmp_path / "one", config)
+    for name, value in FSDP2.items():
+        monkeypatch.setenv(name, value)
+    run_processes(2, adapt, model, puppets_dir, tmp_path / "two", config)
+    assert_equal_stages(tmp_path / "one", tmp_path / "two", "autoencoder", **TOLERANCES)
+    LatentFlowPipeline.from_pretrained(tmp_path / "two")
+    shutil.rmtree(find_checkpoints(tmp_path / "two")[-1])
+    adapt(model, puppets_dir, tmp_path / "two", config)
+    assert_equal_stages(tmp_path / "one", tmp_path / "two", "autoencoder", **TOLERANCES)
 
 
 def test_losses_are_those_that_reach_the_decoder() -> None:

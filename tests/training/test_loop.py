@@ -47,7 +47,7 @@ CONFIG = OptimizationConfig(
 
 
 class Network(Model):
-    """Two layers, optionally with batch norm, and an optional layer that is not trained."""
+    """Two layers and a scalar factor, optionally with batch norm, and an optional layer that is not trained."""
 
     blocks = (nn.Linear,)
 
@@ -57,10 +57,11 @@ class Network(Model):
         self.first = nn.Linear(3, width)
         self.norm = nn.BatchNorm1d(width) if batch_norm else nn.Identity()
         self.last = nn.Linear(width, 1)
+        self.factor = nn.Parameter(torch.tensor(0.5))
         self.tail = nn.Linear(1, 1).requires_grad_(False) if frozen else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.tail(self.last(torch.tanh(self.norm(self.first(x)))))
+        return self.tail(self.factor * self.last(torch.tanh(self.norm(self.first(x)))))
 
 
 class Points(Dataset[dict[str, Tensor]]):
@@ -185,7 +186,7 @@ def test_frozen_layers_keep_their_weights_and_statistics(tmp_path: Path, ema_dec
     folder = train(task, replace(CONFIG, sample_steps=4, ema_decay=ema_decay), tmp_path)
     after = tensors(folder)
     same = {name for name, value in before.items() if torch.equal(after[f"average.{name}"], value)}
-    assert same == {name for name in before if not name.startswith("last")}
+    assert same == {name for name in before if not name.startswith(("last", "factor"))}
 
 
 def test_a_stored_moment_matters(tmp_path: Path) -> None:
@@ -418,7 +419,7 @@ def test_a_run_is_summarized_at_its_start_and_once_its_speed_is_known(tmp_path: 
     train(Regression(frozen=True), replace(CONFIG, micro_batch_size=3), tmp_path, summary=summaries.append)
     first, resumed, estimated = summaries
     assert (first.start_step, first.seconds_left, first.peak_memory) == (0, None, None)
-    assert (first.parameters, first.trained_parameters) == (59, 57)
+    assert (first.parameters, first.trained_parameters) == (60, 58)
     assert (first.device, first.precision, first.num_processes, first.num_clips) == ("cpu", "float32", 1, 7)
     assert (first.batch_size, first.micro_batch_size, resumed.micro_batch_size) == (4, 4, 3)
     assert (resumed.start_step, resumed.num_steps) == (2, 10)

@@ -30,6 +30,7 @@ from lfdm.training.batches import BatchRandomness, micro_batches
 from lfdm.training.loop import train
 from lfdm.training.reports import StepReport
 from lfdm.training.stage1 import AutoencoderTask, train_autoencoder
+from tests.training.test_processes import FSDP2, TOLERANCES, assert_equal_stages, run_processes
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "autoencoder_curve.json"
 
@@ -113,6 +114,26 @@ def test_a_killed_process_is_resumed_by_the_same_call(tiny_preset: Preset, puppe
     assert_same_checkpoints(resumed, whole)
     lines = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 11))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{}, FSDP2], ids=["ddp", "fsdp"])
+def test_two_processes_train_as_one(
+    tiny_preset: Preset, puppets_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
+) -> None:
+    """Losses, weights, averages and batch-norm statistics agree, with panels; one process resumes the run."""
+    preset = with_optimization(tiny_preset, batch_size=4, num_steps=8, log_steps=1, sample_steps=3)
+
+    def work(out: Path, stop_after: int | None = None) -> None:
+        train_autoencoder(preset, puppets_dir, out, stop_after=stop_after)
+
+    work(tmp_path / "one")
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    run_processes(2, work, tmp_path / "two", 5)
+    work(tmp_path / "two")
+    assert_equal_stages(tmp_path / "one", tmp_path / "two", "autoencoder", **TOLERANCES)
+    assert len(list((tmp_path / "two" / "samples").iterdir())) == 2
 
 
 @pytest.mark.parametrize("in_the_way", ["file", "folder", "below a file", "another run"])

@@ -33,8 +33,7 @@ from lfdm.training.batches import BatchRandomness
 from lfdm.training.reports import StepReport
 from lfdm.training.stage1 import train_autoencoder
 from lfdm.training.stage2 import TRACK_LOSS_WEIGHT, DiffusionTask, train_diffusion
-from tests.training.test_loop import metrics
-from tests.training.test_processes import FSDP2, run_processes
+from tests.training.test_processes import FSDP2, assert_equal_stages, run_processes
 
 WITHOUT_EFFECT = (".conv1.bias", ".conv2.bias")
 """Biases before norms: their gradient is rounding error, which Adam enlarges."""
@@ -521,12 +520,5 @@ def test_two_processes_with_shares_of_the_weights_train_as_one(
         monkeypatch.setenv(name, value)
     run_processes(2, work, tmp_path / "two", 5)
     work(tmp_path / "two")
-    runs = [find_checkpoints(tmp_path / name)[-1] for name in ("one", "two")]
-    for file in ("training.safetensors", f"unet/{WEIGHTS_NAME}"):
-        one, two = (read_tensors(run / file) for run in runs)
-        assert one.keys() == two.keys()
-        errors = {name: float((two[name] - value).norm() / value.norm().clamp_min(1e-12)) for name, value in one.items()}
-        assert {name: error for name, error in errors.items() if error > 1e-5 and not name.endswith(WITHOUT_EFFECT)} == {}
-    curves = [[line["loss"] for line in metrics(run.parents[1])] for run in runs]
-    np.testing.assert_allclose(*curves, rtol=1e-5)
+    assert_equal_stages(tmp_path / "one", tmp_path / "two", "unet", WITHOUT_EFFECT)
     assert len(list((tmp_path / "two" / "samples").iterdir())) == len(list((tmp_path / "one" / "samples").iterdir()))

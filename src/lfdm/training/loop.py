@@ -34,7 +34,7 @@ from lfdm.training.log import RunLog
 from lfdm.training.optimization import lay_out, learning_rate, make_optimizer, set_training, update_average, uses_bf16
 from lfdm.training.processes import check_divides, make_accelerator, naming_a_lost_process, samples_at_once, synchronize_norms
 from lfdm.training.reports import RunSummary, StepReport, summarize
-from lfdm.training.sharding import gather_into, read_fsdp_settings, shard, whole
+from lfdm.training.sharding import average_scalar_gradients, clip_gradients, gather_into, read_fsdp_settings, shard
 
 ESTIMATE_STEPS = 4
 """Steps whose time predicts the rest of a run, after a first one, which is slower."""
@@ -228,8 +228,10 @@ class _Trainer:
             group["lr"] = learning_rate(config, self.step)
         state.optimizer.zero_grad(set_to_none=True)
         losses = self._backward({name: value.to(self.device, non_blocking=True) for name, value in batch.items()})
+        if self.fsdp is not None:
+            average_scalar_gradients(self.module)
         if config.max_grad_norm is not None:
-            losses["grad_norm"] = whole(nn.utils.clip_grad_norm_(self.module.parameters(), config.max_grad_norm)).detach()
+            losses["grad_norm"] = clip_gradients(self.module, config.max_grad_norm)
         state.optimizer.step()
         if config.ema_decay:
             update_average(self.average, self.trained, config.ema_decay, self.step)

@@ -8,7 +8,7 @@ from torch import nn
 from lfdm.autoencoder.convolution import channels_last_kernels
 from lfdm.config.training import MixedPrecision, OptimizationConfig
 from lfdm.folders.components import has_fast_bfloat16
-from lfdm.training.sharding import own_share
+from lfdm.training.sharding import by_sharing, own_share
 
 
 def uses_bf16(choice: MixedPrecision, device: torch.device) -> bool:
@@ -38,7 +38,8 @@ def make_optimizer(module: nn.Module, config: OptimizationConfig) -> torch.optim
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     on_cpu = all(parameter.device.type == "cpu" for parameter in parameters)
     fused = True if on_cpu else None  # six times as fast; on CUDA, fused needs the step counts on the device
-    return torch.optim.Adam(parameters, lr=config.learning_rate, betas=config.betas, fused=fused)
+    groups = [{"params": each} for each in by_sharing(parameters)]
+    return torch.optim.Adam(groups, lr=config.learning_rate, betas=config.betas, fused=fused)
 
 
 @torch.no_grad()

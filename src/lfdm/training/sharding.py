@@ -5,9 +5,11 @@ only; PyTorch's `fully_shard`, which it calls, is called here, so that processes
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
@@ -16,6 +18,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lfdm.errors import UserError
+
+TensorT = TypeVar("TensorT", bound=Tensor)
 
 
 def read_fsdp_settings() -> FullyShardedDataParallelPlugin | None:
@@ -40,17 +44,21 @@ def shard(module: nn.Module, accelerator: Accelerator, settings: FullyShardedDat
     """Leave to each process its share of the parameters of `module`, in place, on the training's device.
 
     Modules of the types that a network lists as `blocks` gather their weights one after the other; the others are gathered
-    together for the whole step.
+    together for the whole step. `fully_shard` refuses scalars, which every process keeps; see `average_scalar_gradients`.
     """
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    scalars = [parameter for parameter in module.parameters() if parameter.ndim == 0]
+    for parameter in scalars:
+        parameter.data = parameter.data.to(accelerator.device)
+    ignored = {"ignored_params": set(scalars)} if scalars else {}
     for block in outer_blocks(module):
-        fully_shard(block, mesh=mesh, reshard_after_forward=settings.reshard_after_forward is True)
-    fully_shard(module, mesh=mesh)
+        fully_shard(block, mesh=mesh, reshard_after_forward=settings.reshard_after_forward is True, **ignored)
+    fully_shard(module, mesh=mesh, **ignored)
 
 
 def outer_blocks(module: nn.Module, kinds: tuple[type[nn.Module], ...] = ()) -> Iterator[nn.Module]:
     """Yield the modules inside `module` that gather their weights by themselves, and are inside no other one."""
-    kinds = getattr(module, "blocks", kinds)
+    kinds = getattr(type(module), "blocks", kinds)  # of the type: modules may have a list of blocks
     for child in module.children():
         if isinstance(child, kinds):
             yield child
@@ -61,6 +69,36 @@ def outer_blocks(module: nn.Module, kinds: tuple[type[nn.Module], ...] = ()) -> 
 def whole(tensor: Tensor) -> Tensor:
     """Return a tensor of which the processes hold shares; all of them must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def by_sharing(tensors: Iterable[TensorT]) -> list[list[TensorT]]:
+    """Divide tensors into those of which the processes hold shares and the others; PyTorch's functions take no mixture."""
+    lists: tuple[list[TensorT], list[TensorT]] = [], []
+    for tensor in tensors:
+        lists[isinstance(tensor, DTensor)].append(tensor)
+    return [each for each in lists if each]
+
+
+def average_scalar_gradients(module: nn.Module) -> None:
+    """Average over the processes the gradients that `fully_shard` does not, in place; all processes must call this."""
+    gradients = [parameter.grad for parameter in module.parameters() if parameter.ndim == 0 and parameter.grad is not None]
+    if gradients:
+        mean = torch.stack(gradients) / dist.get_world_size()
+        dist.all_reduce(mean)
+        for gradient, value in zip(gradients, mean, strict=True):
+            gradient.copy_(value)
+
+
+def clip_gradients(module: nn.Module, max_norm: float) -> Tensor:
+    """Scale the gradients of `module` to a norm of at most `max_norm`, in place, and return the norm before."""
+    groups = by_sharing(parameter for parameter in module.parameters() if parameter.grad is not None)
+    if len(groups) == 1:
+        return whole(nn.utils.clip_grad_norm_(groups[0], max_norm)).detach()
+    norms = [whole(nn.utils.get_total_norm([parameter.grad for parameter in group])) for group in groups]
+    norm = torch.stack(norms).norm()
+    for group in groups:
+        nn.utils.clip_grads_with_norm_(group, max_norm, norm)
+    return norm
 
 
 def own_share(tensor: Tensor) -> Tensor:
