@@ -6,7 +6,7 @@ only; PyTorch's `fully_shard`, which it calls, is called here, so that processes
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -50,7 +50,7 @@ def shard(module: nn.Module, accelerator: Accelerator, settings: FullyShardedDat
     scalars = [parameter for parameter in module.parameters() if parameter.ndim == 0]
     for parameter in scalars:
         parameter.data = parameter.data.to(accelerator.device)
-    ignored = {"ignored_params": set(scalars)} if scalars else {}
+    ignored: dict[str, Any] = {"ignored_params": set(scalars)} if scalars else {}
     for block in outer_blocks(module):
         fully_shard(block, mesh=mesh, reshard_after_forward=settings.reshard_after_forward is True, **ignored)
     fully_shard(module, mesh=mesh, **ignored)
@@ -94,7 +94,8 @@ def clip_gradients(module: nn.Module, max_norm: float) -> Tensor:
     groups = by_sharing(parameter for parameter in module.parameters() if parameter.grad is not None)
     if len(groups) == 1:
         return whole(nn.utils.clip_grad_norm_(groups[0], max_norm)).detach()
-    norms = [whole(nn.utils.get_total_norm([parameter.grad for parameter in group])) for group in groups]
+    gradients = [[gradient for parameter in group if (gradient := parameter.grad) is not None] for group in groups]
+    norms = [whole(nn.utils.get_total_norm(group)) for group in gradients]
     norm = torch.stack(norms).norm()
     for group in groups:
         nn.utils.clip_grads_with_norm_(group, max_norm, norm)
