@@ -8,11 +8,12 @@ Shapes: tracks see `lfdm.motion.tracks`, n drags and pins · motion (b, 2, t, h,
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from lfdm.config.control import Control, Drag
@@ -23,7 +24,7 @@ from lfdm.motion.codec import MotionCodec
 from lfdm.motion.frame_box import FrameBox
 from lfdm.motion.motion import Motion
 from lfdm.motion.track_conflicts import check_conflicts
-from lfdm.motion.tracks import Tracks
+from lfdm.motion.tracks import VISIBLE, Tracks
 from lfdm.motion.warp import identity_grid
 from lfdm.pipeline.control_report import ControlReport
 from lfdm.pipeline.framing import Framing
@@ -90,13 +91,10 @@ class TrackControl:
     def observation(self, codec: MotionCodec, num_frames: int, *, device: torch.device) -> Observation:
         """Return the displacements that the flow must have where the tracks are, as values of a clean sample of `codec`."""
         tracks = self.tracks
-        position, seen = tracks.position.transpose(0, 1).to(device), tracks.visible.T.to(device)  # (t, n, 2), (t, n)
+        position, seen = tracks.position.to(device), tracks.visible.T.to(device)  # (n, t, 2), (t, n)
 
         def read(sample: Tensor) -> Tensor:
-            flow = codec.decode(sample, num_frames).flow.transpose(1, 2)  # (b, t, 2, h, w)
-            places = position.repeat(len(flow), 1, 1)[:, None]
-            found = F.grid_sample(flow.flatten(0, 1).float(), places, padding_mode="border", align_corners=False)
-            return found[:, :, 0].unflatten(0, flow.shape[:2]).movedim(2, -1)[:, seen].flatten(1)
+            return _read(codec.decode(sample, num_frames).flow, position)[:, seen].flatten(1)
 
         return Observation(read=read, values=tracks.flow.transpose(0, 1).to(device)[seen].flatten())
 
@@ -109,34 +107,29 @@ class TrackControl:
             max_correction: in pixels of the model's frame.
             radius: standard deviation in cells by which a correction falls off.
         """
-        tracks, device = self.tracks, motion.flow.device
-        wanted = tracks.flow
+        tracks = self.tracks
         pixels = torch.tensor([self.size.width / 2, self.size.height / 2])
-        limit = ((wanted * pixels).norm(dim=-1) * MAX_CORRECTED_SHARE).clamp(min=max_correction)  # (n, t)
+        limit = ((tracks.flow * pixels).norm(dim=-1).T * MAX_CORRECTED_SHARE).clamp(min=max_correction)  # (t, n)
+        rest = self._rest(motion)
+        step = rest * (limit / (rest * pixels).norm(dim=-1).clamp(min=1e-9)).clamp(max=1)[..., None]
         flow = motion.flow.clone()
         for b, k in itertools.product(range(len(flow)), range(motion.num_frames)):
             seen = tracks.visible[:, k]
-            if not seen.any():
-                continue
-            place = tracks.position[seen, k]
-            rest = wanted[seen, k] - _read(flow[b, :, k].cpu(), place)
-            share = (limit[seen, k] / (rest * pixels).norm(dim=-1).clamp(min=1e-9)).clamp(max=1)
-            flow[b, :, k] += _correction(rest * share[:, None], place, motion.size, radius).to(device)
-        settled = Motion(flow, motion.occlusion, motion.corners, motion.offset)
+            if seen.any():
+                flow[b, :, k] += _correction(step[b, k, seen], tracks.position[seen, k], motion.size, radius).to(flow)
+        settled = replace(motion, flow=flow)
         return settled, self._report(settled)
+
+    def _rest(self, motion: Motion) -> Tensor:
+        """Return what the flow lacks where the tracks are, (b, t, n, 2) on the CPU."""
+        return self.tracks.flow.transpose(0, 1) - _read(motion.flow.cpu(), self.tracks.position)
 
     def _report(self, motion: Motion) -> ControlReport:
         tracks = self.tracks
-        half = torch.tensor([self.box.width / 2, self.box.height / 2])
-        distances, hidden = [], []
-        for b, k in itertools.product(range(len(motion.flow)), range(motion.num_frames)):
-            place = tracks.position[:, k]
-            rest = tracks.source - place - _read(motion.flow[b, :, k].cpu(), place)
-            distances.append((rest * half).norm(dim=-1).masked_fill(~tracks.visible[:, k], math.nan))
-            hidden.append(_read(motion.occlusion[b, :, k].cpu(), place)[:, 0] < 0.5)
-        shape = (len(motion.flow), motion.num_frames, -1)
-        distance, unseen = (torch.stack(parts).view(shape).transpose(1, 2) for parts in (distances, hidden))
-        return ControlReport(self.control, tracks, distance, unseen & tracks.visible)
+        pixels = torch.tensor([self.box.width / 2, self.box.height / 2])
+        distance = (self._rest(motion) * pixels).norm(dim=-1).masked_fill(~tracks.visible.T, math.nan)
+        hidden = _read(motion.occlusion.cpu(), tracks.position)[..., 0] < VISIBLE
+        return ControlReport(self.control, tracks, distance.transpose(1, 2), hidden.transpose(1, 2) & tracks.visible)
 
 
 def _drag_track(drag: Drag, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -179,9 +172,12 @@ def _guides(control: Control, tracks: Tracks, scale: list[float], box: FrameBox)
     return found.shifted(torch.cat(offsets)) if offsets else found
 
 
-def _read(values: Tensor, place: Tensor) -> Tensor:
-    """Return values (c, h, w) at positions (n, 2), bilinear: (n, c)."""
-    return F.grid_sample(values[None].float(), place[None, None], padding_mode="border", align_corners=False)[0, :, 0].T
+def _read(maps: Tensor, position: Tensor) -> Tensor:
+    """Return maps (b, c, t, h, w) at positions (n, t, 2), bilinear, float32: (b, t, n, c)."""
+    frames = rearrange(maps.float(), "b c t h w -> (b t) c h w")
+    places = position.transpose(0, 1).repeat(len(maps), 1, 1)[:, None]  # (b t, 1, n, 2)
+    found = F.grid_sample(frames, places, padding_mode="border", align_corners=False)
+    return rearrange(found, "(b t) c 1 n -> b t n c", b=len(maps))
 
 
 def _correction(rest: Tensor, place: Tensor, size: tuple[int, int], radius: float) -> Tensor:
@@ -190,7 +186,7 @@ def _correction(rest: Tensor, place: Tensor, size: tuple[int, int], radius: floa
     cells = identity_grid(h, w, corners=False).reshape(-1, 2)
     apart = (cells[None] - place[:, None]) * torch.tensor([w / 2, h / 2])
     bumps = torch.exp(-apart.square().sum(-1) / (2 * radius**2)).view(-1, h, w)  # (n, h, w)
-    gram = _read(bumps, place).double()  # value of bump j at place i: (n, n)
+    gram = _read(bumps[None, :, None], place[:, None])[0, 0].double()  # value of bump j at place i: (n, n)
     damped = gram + RIDGE * torch.eye(len(gram), dtype=gram.dtype)
     weights = torch.zeros_like(rest, dtype=gram.dtype)
     for _ in range(NUM_REFINEMENTS):
