@@ -48,6 +48,11 @@ class Features:
         """The coarsest scale z0, (b, C, h, w)."""
         return self.scales[-1]
 
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """Height and width (h, w) of the latent, and of its motion."""
+        return self.latent.shape[-2], self.latent.shape[-1]
+
     def repeat(self, count: int) -> "Features":
         """Return these features with every image `count` times in a row."""
         if count == 1:

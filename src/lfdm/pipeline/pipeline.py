@@ -39,10 +39,10 @@ from lfdm.pipeline.conditions import controlled_condition, make_guidance
 from lfdm.pipeline.control import MotionControl
 from lfdm.pipeline.framing import Framing
 from lfdm.pipeline.full_size import MAX_MEGAPIXELS
-from lfdm.pipeline.inputs import ImageInput, MaskInput, SeedInput, read_images, sample_generators
+from lfdm.pipeline.inputs import ImageInput, MaskInput, Picture, SeedInput, read_images, sample_generators
 from lfdm.pipeline.placed_control import PlacedControl
 from lfdm.pipeline.result import LatentFlowOutput, SampledOutputType, check_output_type
-from lfdm.pipeline.transfer import MotionTransfer
+from lfdm.pipeline.transfer import EncodedImages, MotionTransfer
 
 StepCallback = Callable[["LatentFlowPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 
@@ -244,26 +244,24 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         pictures = read_images(image, keep_alpha=keep_alpha)
         placed, art = self._place(pictures, motion_mask, pixel_art=pixel_art)
         framing = self.framing(placed, fit)
-        apply = MotionControl(motion_strength, motion_mask, placed, framing, reach=self.autoencoder.upsampling_reach)
-        asked = PlacedControl.place(self, control, pictures, framing, num_frames, pixel_art=pixel_art)
+        motion_control = MotionControl(motion_strength, motion_mask, placed, framing, reach=self.autoencoder.upsampling_reach)
+        placed_control = PlacedControl.place(self, control, pictures, framing, num_frames, pixel_art=pixel_art)
         conditions = (controlled_condition(condition, control, self.condition.labels), negative_condition)
         guidance, embedding = make_guidance(self.embed_condition, scale, *conditions, len(pictures), num_videos)
-        guidance = asked.over_time(guidance, self.embed_condition)
+        guidance = placed_control.over_time(guidance, self.embed_condition)
         generators = sample_generators(generator, len(embedding))
         full_size = self._full_size(pictures, framing, output_size, max_megapixels, art)
         source = self._encode(placed, framing, art).repeat(len(embedding) // len(pictures))
-        cells, latent = source.features.latent.shape[-2:], source.features.latent
-        if framing.size != self.size:  # motion is relative to the frame: it is sampled at the size that the network knows
-            stretched = self._encode(placed, Framing(size=self.size, fit="stretch"))
-            latent = stretched.features.latent.repeat_interleave(len(embedding) // len(pictures), dim=0)
-        tracks, attention = asked.maps(latent), self.config["num_frames"]
+        latent = self._sampling_latent(placed, framing, source)
+        tracks, attention = placed_control.maps(latent), self.config["num_frames"]
         context = DenoiserContext(condition=embedding, latent=latent, attention_frames=attention, tracks=tracks)
-        known = asked.known(self, source.features, latent)
+        known = placed_control.known(self, source.features, latent)
         sample = self._sample(context, guidance, num_frames, steps, generators, callback_on_step_end, latents, known)
-        motion, report = asked.settle(self.motion_codec.decode(sample, num_frames).resize((cells[0], cells[1])))
+        motion = self.motion_codec.decode(sample, num_frames).resize(source.features.latent_size)
+        motion, report = placed_control.settle(motion)
         if loop:
             motion = motion.closed(max(1, int(LOOP_SHARE * min(num_frames, self.config["num_frames"]))))
-        motion = apply(motion)
+        motion = motion_control(motion)
         if output_type == "latent":
             output = LatentFlowOutput(sample, sample[:0], motion)
         else:
@@ -299,6 +297,17 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
                 f"num_frames must be at most {trained} for this model, or slow_motion=True (--slow-motion), "
                 f"which stretches its motion over more frames; got {num_frames}"
             )
+
+    def _sampling_latent(self, pictures: Sequence[Picture], framing: Framing, source: EncodedImages) -> Tensor:
+        """Return the image latents (b, C, h, w) that motion is sampled for, at the size that the network was trained for.
+
+        Motion is relative to the frame, so that what is sampled there serves frames of any size.
+        """
+        latent = source.features.latent
+        if framing.size == self.size:
+            return latent
+        stretched = self._encode(pictures, Framing(size=self.size, fit="stretch"))
+        return stretched.features.latent.repeat_interleave(len(latent) // len(pictures), dim=0)
 
     def _sample(
         self,

@@ -188,17 +188,17 @@ class MotionTransfer:
         fit = framing.fit_of(sizes[0])
         return [FullSizePicture.prepare(picture, framing.size, fit, self.device) for picture in pictures]
 
-    def _encode(self, pictures: Sequence[Picture], framing: Framing, art: PixelArt | None = None) -> "_Source":
+    def _encode(self, pictures: Sequence[Picture], framing: Framing, art: PixelArt | None = None) -> "EncodedImages":
         fit = framing.fit_of(picture_size(pictures[0]))
         images = fit_images(pictures, size=framing.size, fit=fit).to(self.device)
         features = self.autoencoder.encode(images.over_white)
         if images.filled is None:
-            return _Source(features, features, art=art)
-        return _Source(features, self.autoencoder.encode(images.filled), images.premultiplied, art)
+            return EncodedImages(features, features, art=art)
+        return EncodedImages(features, self.autoencoder.encode(images.filled), images.premultiplied, art)
 
     def _decode(
         self,
-        source: "_Source",
+        source: "EncodedImages",
         motion: Motion,
         output_type: OutputType,
         full_size: Sequence[FullSizePicture] | None,
@@ -219,8 +219,8 @@ class MotionTransfer:
 
 
 @dataclass(frozen=True, eq=False)
-class _Source:
-    """Encoded images."""
+class EncodedImages:
+    """Images as features, and what else decoding frames of them takes."""
 
     features: Features
     """The images from which motion is sampled or estimated, over white where they have alpha."""
@@ -231,13 +231,13 @@ class _Source:
     art: PixelArt | None = None
     """The images in their own size, for frames of pixel art."""
 
-    def repeat(self, count: int) -> "_Source":
+    def repeat(self, count: int) -> "EncodedImages":
         """Return these images, each `count` times in a row."""
         features, art = self.features.repeat(count), None if self.art is None else self.art.repeat(count)
         if self.premultiplied is None:
-            return _Source(features, features, art=art)
+            return EncodedImages(features, features, art=art)
         premultiplied = self.premultiplied.repeat_interleave(count, dim=0)
-        return _Source(features, self.decoded.repeat(count), premultiplied, art)
+        return EncodedImages(features, self.decoded.repeat(count), premultiplied, art)
 
 
 class Stage1Pipeline(MotionTransfer):
