@@ -34,7 +34,7 @@ from lfdm.diffusion.schedulers import MotionScheduler, predicted_by
 from lfdm.errors import UserError
 from lfdm.folders.files import expand_home
 from lfdm.folders.lock import locked
-from lfdm.folders.run_folder import MODEL_DIR, check_run, prepare_run
+from lfdm.folders.run_folder import check_run
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.batches import BatchRandomness
 from lfdm.training.encoded_clips import EncodedClips
@@ -42,7 +42,7 @@ from lfdm.training.loop import train
 from lfdm.training.processes import process_state, require_equal_shares
 from lfdm.training.reports import RunSummary, StepReport
 from lfdm.training.stage1 import data_setting
-from lfdm.training.stage2 import ConditionedUNet, DiffusionTask, open_caches
+from lfdm.training.stage2 import ConditionedUNet, DiffusionTask, open_caches, write_run
 from lfdm.training.starting import ordinary_network
 
 
@@ -202,11 +202,7 @@ def train_few_steps(
         stage1 = teacher.autoencoder.requires_grad_(False).to(state.device)
         size, fit = teacher.size, teacher.config["fit"]
         clips, encoded = open_caches(stage1, config, source, size=size, fit=fit, progress=progress)
-        if state.is_main_process:
-            prepare_run(out, settings)
-            if not (out / MODEL_DIR).is_dir():
-                student.save_pretrained(out / MODEL_DIR, leave_out=["unet"])
-        state.wait_for_everyone()
+        write_run(out, settings, student)
         assert isinstance(teacher.unet, MotionUNet3D)
         task = FewStepsTask(student, teacher.unet, config, clips, encoded)
         return train(task, config.optimization, out, report=report, summary=summary)

@@ -1,7 +1,8 @@
 """Training of stage 2: diffusion of the motion that stage 1 estimates in the training clips (LFDM section 3.3)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -224,8 +225,7 @@ def train_diffusion(
     model, state = out / MODEL_DIR, process_state()
     with locked(out, hold=state.is_main_process):
         begun = model.is_dir()
-        stage1 = load_autoencoder(model if begun else autoencoder, preset)
-        stage1.to(state.device)
+        stage1 = load_autoencoder(model if begun else autoencoder, preset).to(state.device)
         # A run with a checkpoint does not need the weights that it started from.
         start = None if init is None or find_checkpoints(out) else StartingWeights.load(find_folder(init), preset)
         labels = source.split_labels("train")
@@ -234,16 +234,24 @@ def train_diffusion(
         training = preset.diffusion_training
         clips, encoded = open_caches(stage1, training, source, **fitting, progress=progress)
         codec = _load_codec(model) if begun else _measured_codec(preset, stage1, None if encoded is None else encoded.motion)
-        pipeline = _build_pipeline(preset, stage1, condition, codec)
-        if start is not None:
-            pipeline.unet.load_state_dict({**pipeline.unet.state_dict(), **start.unet.state_dict()})
-        if state.is_main_process:
-            prepare_run(out, settings, free=STAGE1_SETTINGS)
-            if not begun:
-                pipeline.save_pretrained(model, leave_out=["unet"])
-        state.wait_for_everyone()
+        pipeline = _build_pipeline(preset, stage1, condition, codec, None if start is None else start.unet)
+        write_run(out, settings, pipeline, free=STAGE1_SETTINGS)
         task = DiffusionTask(pipeline, training, clips, encoded)
         return train(task, training.optimization, out, report=report, summary=summary, stop_after=stop_after)
+
+
+def write_run(out: Path, settings: dict[str, Any], pipeline: LatentFlowPipeline, *, free: Collection[str] = ()) -> None:
+    """Write the run folder with the parts of a pipeline that are not trained, unless it has them; every process calls this.
+
+    Args:
+        settings, free: see `prepare_run`.
+    """
+    state = process_state()
+    if state.is_main_process:
+        prepare_run(out, settings, free=free)
+        if not (out / MODEL_DIR).is_dir():
+            pipeline.save_pretrained(out / MODEL_DIR, leave_out=["unet"])
+    state.wait_for_everyone()
 
 
 def _condition_of(label: str, training: DiffusionTrainingConfig) -> str | None:
@@ -321,10 +329,16 @@ def _measured_codec(preset: Preset, stage1: LatentFlowAutoencoder, motion: Motio
 
 
 def _build_pipeline(
-    preset: Preset, stage1: LatentFlowAutoencoder, condition: ConditionEncoder, codec: MotionCodec
+    preset: Preset,
+    stage1: LatentFlowAutoencoder,
+    condition: ConditionEncoder,
+    codec: MotionCodec,
+    start: DenoiserNetwork | None,
 ) -> LatentFlowPipeline:
-    """Return the pipeline to train, its U-Net initialized from the seed."""
+    """Return the pipeline to train; its U-Net has the weights of `start`, and from the seed those that `start` lacks."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(preset.diffusion_training.optimization.seed)
         unet = MotionUNet3D(**to_json(preset.unet))
+    if start is not None:
+        unet.load_state_dict({**unet.state_dict(), **start.state_dict()})
     return LatentFlowPipeline.from_components(preset, stage1, unet, condition, codec)

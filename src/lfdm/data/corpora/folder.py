@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -19,7 +19,7 @@ from lfdm.data.corpora.recordings import Conversion, Recording, Segment, Skipped
 from lfdm.data.corpora.shapes import find_common_shape
 from lfdm.data.corpora.splits import hold_out_subjects
 from lfdm.data.images import IMAGE_SUFFIXES
-from lfdm.data.index import check_split, check_workers, new_data_set, split_warnings, write_index
+from lfdm.data.index import ClipRecord, check_split, check_workers, new_data_set, split_warnings, write_index
 from lfdm.data.progress import Progress, run_all
 from lfdm.data.video import VIDEO_SUFFIXES, video_info
 from lfdm.errors import UserError
@@ -90,13 +90,10 @@ def write_folder(
         if not made.records:
             shutil.rmtree(folder)
             raise UserError(f"{source}: {_nothing_usable(skipped, found.expected)}")
-        records, notes = list(made.records), [f"layout: {found.description}", *([shape.describe(fit)] if shape else [])]
-        if all(place.split != "test" for place in found.places.values()):
-            records = hold_out_subjects(records, test_fraction, seed)
-            if test_fraction > 0 and all(record.split == "train" for record in records):
-                notes.append("no test clips: no subject can be held out without taking a label from training")
+        records, split_notes = _split(made.records, found.places.values(), test_fraction, seed)
         write_index(folder, records)
-    return replace(made, records=tuple(records), skipped=skipped, notes=(*made.notes, *notes, *split_warnings(records)))
+    notes = (*made.notes, f"layout: {found.description}", *([shape.describe(fit)] if shape else []), *split_notes)
+    return replace(made, records=tuple(records), skipped=skipped, notes=notes)
 
 
 def _sizes(recordings: Sequence[Recording], num_workers: int | None, progress: Progress | None) -> list[Size]:
@@ -111,6 +108,19 @@ def _size(recording: Recording) -> list[Size]:
     except (UserError, OSError):  # reported when it is converted
         return []
     return [Size(info.height, info.width)]
+
+
+def _split(
+    records: Sequence[ClipRecord], places: Iterable[Place], test_fraction: float, seed: int
+) -> tuple[list[ClipRecord], list[str]]:
+    """Hold out test subjects, unless the tree has a test split of its own; return the records, and notes on their split."""
+    if any(place.split == "test" for place in places):
+        return list(records), split_warnings(records)
+    divided = hold_out_subjects(records, test_fraction, seed)
+    notes = split_warnings(divided)
+    if test_fraction > 0 and all(record.split == "train" for record in divided):
+        notes = ["no test clips: no subject can be held out without taking a label from training", *notes]
+    return divided, notes
 
 
 def _nothing_usable(skipped: Sequence[SkippedFile], expected: str) -> str:
