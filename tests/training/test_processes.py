@@ -218,16 +218,13 @@ def test_different_settings_in_two_processes_are_an_error_in_both(tmp_path: Path
     assert {path.name for path in tmp_path.iterdir()} == {"0", "1"}
 
 
-def _divide(out: Path) -> None:
-    with pytest.raises(UserError, match="batch_size must divide by the 2 processes; got 3"):
-        train(Regression(), replace(CONFIG, batch_size=3), out)
+def _divide() -> None:
     with pytest.raises(UserError, match="batch_size must divide by the 2 processes; got 3"):
         require_equal_shares({"batch_size": 3}, 3)
 
 
-def test_a_batch_that_processes_cannot_share_is_an_error_in_all(tmp_path: Path) -> None:
-    run_processes(2, _divide, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+def test_a_batch_that_processes_cannot_share_is_an_error_in_all() -> None:
+    run_processes(2, _divide)
 
 
 def _lose_the_first_process() -> None:

@@ -32,7 +32,7 @@ from lfdm.training.checkpoint import TrainingState, checkpoint_path, remove_unfi
 from lfdm.training.interruption import TrainingInterrupted, catch_interruption, leave_interruption_to_parent
 from lfdm.training.log import RunLog
 from lfdm.training.optimization import lay_out, learning_rate, make_optimizer, set_training, update_average, uses_bf16
-from lfdm.training.processes import check_divides, make_accelerator, naming_a_lost_process, samples_at_once, synchronize_norms
+from lfdm.training.processes import make_accelerator, naming_a_lost_process, samples_at_once, synchronize_norms
 from lfdm.training.reports import RunSummary, StepReport, summarize
 from lfdm.training.sharding import average_scalar_gradients, clip_gradients, gather_into, read_fsdp_settings, shard
 
@@ -89,8 +89,9 @@ def train(
 ) -> Path:
     """Train `task.module` up to step `config.num_steps` and return the folder of the last checkpoint.
 
-    Continues from the newest checkpoint in `out`. In float32 on the CPU, with the same machine and number of threads, the
-    result equals that of an uninterrupted run bit for bit (some CUDA kernels add in varying order).
+    Continues from the newest checkpoint in `out`. Every process calls this, after `require_equal_shares`. In float32 on the CPU,
+    with the same machine and number of threads, the result equals that of an uninterrupted run bit for bit (some CUDA kernels
+    add in varying order).
 
     The first Ctrl-C or SIGTERM ends the training after the current step with a checkpoint (several processes: at the next
     multiple of `log_steps`), Ctrl-C again at once.
@@ -104,8 +105,7 @@ def train(
         TrainingInterrupted: ended by a signal.
         DivergedError: the loss or the weights are not finite any more, or the gradient is zero; the last checkpoint is intact.
         OSError: a checkpoint could not be written; the last one is intact.
-        UserError: no samples, a batch size that is not divisible by the number of processes, a checkpoint of another model,
-            not enough memory, or another process of the training has ended.
+        UserError: no samples, a checkpoint of another model, not enough memory, or another process of the training has ended.
     """
     stop = config.num_steps if stop_after is None else min(stop_after, config.num_steps)
     if stop < 1:
@@ -132,7 +132,6 @@ class _Trainer:
         self.num_samples = len(task.dataset)  # type: ignore[arg-type]
         if self.num_samples < 1:
             raise UserError("the data set has no samples to train on")
-        check_divides(config.batch_size)
         self.bf16 = uses_bf16(config.mixed_precision, self.device)
         self.fsdp = read_fsdp_settings() if self.accelerator.num_processes > 1 else None
         self.trained = self.average = task.module

@@ -110,11 +110,6 @@ def require_equal_shares(settings: dict[str, Any], batch_size: int) -> None:
             processes cannot share.
     """
     require_same_settings(settings)
-    check_divides(batch_size)
-
-
-def check_divides(batch_size: int) -> None:
-    """Raise UserError if the processes cannot have equally many samples of a batch."""
     if batch_size % (world := process_state().num_processes):
         raise UserError(f"batch_size must divide by the {world} processes; got {batch_size}")
 
