@@ -51,7 +51,7 @@ def test_points_and_corrections_are_those_of_the_pipeline(name: str, fit: Fit) -
     framing = Framing(size=FRAME, fit=fit)
     theirs = TrackControl.place(control, PICTURE, framing, num_frames=FRAMES, fps=8)
     ours = PlacedPoints.place(control, PICTURE, FRAME, framing.fit, num_frames=FRAMES, fps=8)
-    for mine, other in ((ours.asked, theirs.tracks), (ours.guides, theirs.guides)):
+    for mine, other in ((ours.tracks, theirs.tracks), (ours.guides, theirs.guides)):
         assert np.allclose(mine.source, other.source, atol=1e-5)
         assert np.allclose(mine.position, other.position, atol=1e-5)
         assert (mine.visible == other.visible.numpy()).all()

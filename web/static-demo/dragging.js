@@ -11,7 +11,7 @@ function place({ source, target }, k, frames) {
   return source.map((value, axis) => value + eased * (target[axis] - value));
 }
 
-/** Throw an error that names two points which shall be in one place of a frame with different displacements. */
+/** Throw an error that names two points with different displacements and the same target in a frame. */
 export function checkConflicts(points, frames, [h, w], [height, width]) {
   const [cells, pixels] = [[w / 2, h / 2], [width / 2, height / 2]];
   const apart = (a, b) => length(a.map((value, axis) => value - b[axis]), cells);
@@ -22,7 +22,7 @@ export function checkConflicts(points, frames, [h, w], [height, width]) {
     for (let i = 0; i < points.length; i += 1) {
       for (let j = i + 1; j < points.length; j += 1) {
         if (apart(places[i], places[j]) < SAME_PLACE && apart(moved[i], moved[j]) > CONFLICT) {
-          throw new Error(`points ${name(points[i])} and ${name(points[j])} are asked to be in one place in frame ${k}; change one of them`);
+          throw new Error(`points ${name(points[i])} and ${name(points[j])} have the same target in frame ${k}; change one of them`);
         }
       }
     }

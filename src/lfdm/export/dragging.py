@@ -39,7 +39,7 @@ class PlacedPoints:
     """The drags and pins of a call."""
 
     control: Control
-    asked: Points
+    tracks: Points
     """Drags, then pins."""
     guides: Points
     """Points around drags that have a radius."""
@@ -64,10 +64,10 @@ class PlacedPoints:
         found = [_drag_points(drag, times) for drag in control.drags]
         found += [(np.array(pin), np.tile(pin, (num_frames, 1)), times >= 0) for pin in control.pins]
         source, position, visible = (np.stack(parts) for parts in zip(*found, strict=True))
-        asked = Points(placed(source), placed(position), visible)
-        for x, y in source[(np.abs(asked.source) > 1).any(-1)]:
+        tracks = Points(placed(source), placed(position), visible)
+        for x, y in source[(np.abs(tracks.source) > 1).any(-1)]:
             raise UserError(f"{x:g},{y:g} must lie in the part of the picture that the model sees")
-        return cls(control, asked, _guides(control.drags, asked, scale / [width, height]))
+        return cls(control, tracks, _guides(control.drags, tracks, scale / [width, height]))
 
     def observed(self, grid: tuple[int, int]) -> dict[str, Array]:
         """Return the inputs of the network `tracks` that draw the points into maps of `grid`.
@@ -75,8 +75,8 @@ class PlacedPoints:
         Raises:
             UserError: two points that contradict each other.
         """
-        check_conflicts(self.control, self.asked.source, self.asked.position, self.asked.visible, grid)
-        return observed(self.asked, self.guides)
+        check_conflicts(self.control, self.tracks.source, self.tracks.position, self.tracks.visible, grid)
+        return observed(self.tracks, self.guides)
 
     def correct(self, flow: Array, size: Size, settings: Mapping[str, float]) -> Array:
         """Return flow (1, 2, t, h, w) float32 after the last correction.
@@ -85,7 +85,7 @@ class PlacedPoints:
             size: of the model's frames.
             settings: `tracks` of pipeline.json.
         """
-        points, flow = self.asked, flow.copy()
+        points, flow = self.tracks, flow.copy()
         wanted = points.source[:, None] - points.position  # (n, t, 2)
         pixels = np.array([size.width / 2, size.height / 2])
         limit = np.maximum(_norm(wanted * pixels) * settings["max_corrected_share"], settings["max_correction"])
@@ -132,7 +132,7 @@ def _drag_points(drag: Drag, times: Array) -> tuple[Array, Array, Array]:
     return points[0], path, visible
 
 
-def _guides(drags: Sequence[Drag], asked: Points, scale: Array) -> Points:
+def _guides(drags: Sequence[Drag], tracks: Points, scale: Array) -> Points:
     """Return the points around the sources of drags with a radius, which take the same paths."""
     rows, offsets = [0][:0], [np.zeros((0, 2))]
     for index, drag in enumerate(drags):
@@ -144,7 +144,7 @@ def _guides(drags: Sequence[Drag], asked: Points, scale: Array) -> Points:
             offsets.append(disk)
     offset = np.concatenate(offsets)
     chosen = np.array(rows, np.int64)
-    return Points(asked.source[chosen] + offset, asked.position[chosen] + offset[:, None], asked.visible[chosen])
+    return Points(tracks.source[chosen] + offset, tracks.position[chosen] + offset[:, None], tracks.visible[chosen])
 
 
 def _read(values: Array, place: Array) -> Array:

@@ -17,7 +17,7 @@ DRAWN_POSITIONS = 8
 def check_conflicts(
     control: Control, source: np.ndarray, position: np.ndarray, visible: np.ndarray, grid: tuple[int, int]
 ) -> None:
-    """Check that no two points shall be in one place of a frame with different displacements.
+    """Check that no two points with different displacements have the same target in a frame.
 
     Args:
         control: whose drags and pins the points are.
@@ -39,7 +39,7 @@ def check_conflicts(
         pairs = np.argwhere(np.triu(near & (_distances(moved) > CONFLICT), 1))
         if len(pairs):
             (a, b), (c, d) = (points[seen[i]] for i in pairs[0])
-            raise UserError(f"points {a:g},{b:g} and {c:g},{d:g} are asked to be in one place in frame {k}; change one of them")
+            raise UserError(f"points {a:g},{b:g} and {c:g},{d:g} have the same target in frame {k}; change one of them")
 
 
 def _distances(vectors: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How near the points of drags and pins came to the places that were asked for."""
+"""How near the points of drags and pins came to their targets."""
 
 from dataclasses import dataclass
 
@@ -13,15 +13,16 @@ SHOWN_DISTANCE = 1.0
 
 @dataclass(frozen=True, eq=False)
 class ControlReport:
-    """How near points came to the places that were asked for."""
+    """How near points came to their targets."""
 
     control: Control
-    asked: Tracks
+    targets: Tracks
     """Drags, then pins, as places in the model's frame."""
     distance: Tensor
-    """(b, n, t), pixels of the picture from the point to what a frame shows at the asked place; NaN where none was asked."""
+    """(b, n, t): distance in pixels of the picture between the point and the point that a frame shows at its target; NaN where it
+    has none."""
     hidden: Tensor
-    """(b, n, t) bool, whether the motion calls the asked place newly uncovered, so that the point is not seen there."""
+    """(b, n, t) bool: the motion calls the target newly uncovered, so that the point is not seen there."""
 
     def messages(self, sample: int) -> list[str]:
         """Return a line for each point of a sample that misses its last place by over `SHOWN_DISTANCE`, or is hidden there."""

@@ -1,4 +1,4 @@
-"""Where drags and pins were asked to be, and where they came to, for the player."""
+"""Where drags and pins should be, and where they came to, for the player."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from lfdm.motion.tracks import find_tracks
 from lfdm.pipeline.result import LatentFlowOutput
 
 Place = tuple[float, float] | None
-"""Fractions of the frame's width and height; None where it is not asked for or not seen."""
+"""Fractions of the frame's width and height; None where a point has no target or is not seen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class TrackPoint:
 
     kind: str
     """`drag` or `pin`."""
-    asked: tuple[Place, ...]
+    target: tuple[Place, ...]
     reached: tuple[Place, ...]
     distance: tuple[float | None, ...]
     """Pixels of the picture between the two, as the pipeline reports them."""
@@ -29,12 +29,12 @@ def track_points(output: LatentFlowOutput) -> tuple[TrackPoint, ...]:
     report = output.control
     if report is None:
         return ()
-    asked, reached = report.asked, find_tracks(output.motion.samples(0, 1).to("cpu"), report.asked.source)
-    rows = [_places(tracks.position, tracks.visible, output) for tracks in (asked, reached)]
+    reached = find_tracks(output.motion.samples(0, 1).to("cpu"), report.targets.source)
+    rows = [_places(tracks.position, tracks.visible, output) for tracks in (report.targets, reached)]
     distances = [[None if value != value else round(value, 2) for value in row] for row in report.distance[0].tolist()]
     kinds = ["drag"] * len(report.control.drags) + ["pin"] * len(report.control.pins)
     return tuple(
-        TrackPoint(kind=kind, asked=tuple(places), reached=tuple(found), distance=tuple(distance))
+        TrackPoint(kind=kind, target=tuple(places), reached=tuple(found), distance=tuple(distance))
         for kind, places, found, distance in zip(kinds, *rows, distances, strict=True)
     )
 

@@ -27,17 +27,17 @@ function draw() {
   count.textContent = `${frame + 1} / ${current.num_frames}`;
 }
 
-function drawPoints(layer, points) { // a ring where a point was asked to be, a dot where it came to
+function drawPoints(layer, points) { // a ring where a point should be, a dot where it came to
   const labels = [];
   layer.replaceChildren();
   points.forEach((point, index) => {
-    const asked = point.asked[frame], reached = point.reached[frame], colour = COLOURS[index % COLOURS.length];
+    const target = point.target[frame], reached = point.reached[frame], colour = COLOURS[index % COLOURS.length];
     const add = (place, attributes) => {
       const node = document.createElementNS("http://www.w3.org/2000/svg", "circle");
       Object.entries({ cx: `${100 * place[0]}%`, cy: `${100 * place[1]}%`, ...attributes }).forEach(([key, value]) => node.setAttribute(key, value));
       layer.append(node);
     };
-    if (asked) add(asked, { class: "lf-ring", r: 3, fill: "none", stroke: colour, "stroke-width": 0.9 });
+    if (target) add(target, { class: "lf-ring", r: 3, fill: "none", stroke: colour, "stroke-width": 0.9 });
     if (reached) add(reached, { class: "lf-dot", r: 1.2, fill: colour, stroke: "#fff", "stroke-width": 0.3 });
     const number = points.slice(0, index + 1).filter((other) => other.kind === point.kind).length;
     if (point.distance[frame] !== null) labels.push(`${point.kind} ${number}: ${point.distance[frame].toFixed(1)} px`);
