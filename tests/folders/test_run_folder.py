@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.errors import UserError
 from lfdm.folders.model_folder import WEIGHTS_NAME
 from lfdm.folders.run_folder import find_layout, prepare_run
@@ -47,3 +48,5 @@ def test_a_stage_1_run_is_named_with_what_to_do(tmp_path: Path) -> None:
     (checkpoint / "autoencoder" / WEIGHTS_NAME).touch()
     with pytest.raises(FileNotFoundError, match=r"is a stage-1 run: .*train diffusion PRESET --autoencoder"):
         find_layout(tmp_path)
+    with pytest.raises(UserError, match=r"is a training run, .*step-00000001/autoencoder$"):
+        LatentFlowAutoencoder.from_pretrained(tmp_path)

@@ -1,11 +1,13 @@
 """Drags, pins, labels over time and end images in a call."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from lfdm.config.control import Control, Drag, LabelSpan, PartStrength
 from lfdm.config.presets import Preset
@@ -141,7 +143,7 @@ def image() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 
 
-def motion_of(pipe: LatentFlowPipeline, image: np.ndarray, condition: str | None, **options: Any) -> Motion:
+def motion_of(pipe: LatentFlowPipeline, image: np.ndarray, condition: str | Tensor | None, **options: Any) -> Motion:
     return pipe(image, condition, output_type="pt", **{"num_inference_steps": 2, "generator": 0, **options}).motion
 
 
@@ -165,6 +167,17 @@ def test_every_step_is_corrected_towards_the_tracks(following: LatentFlowPipelin
     assert (corrected - plain).abs().max() > 1e-2
     with torch.inference_mode():
         assert torch.equal(motion_of(following, image, "wave", control=control).flow, corrected)
+
+
+def test_a_pipeline_that_was_loaded_in_inference_mode_is_corrected_too(
+    following: LatentFlowPipeline, image: np.ndarray, tmp_path: Path
+) -> None:
+    following.save_pretrained(tmp_path / "model")
+    control = Control(drags=(drag("10,10:20,20"),))
+    with torch.inference_mode():
+        pipe = LatentFlowPipeline.from_pretrained(tmp_path / "model").to("cpu", torch.float32)
+        found = motion_of(pipe, image, pipe.embed_condition("wave"), control=control)
+    torch.testing.assert_close(found.flow, motion_of(following, image, "wave", control=control).flow, atol=1e-3, rtol=1e-3)
 
 
 def test_tracks_in_windows(following: LatentFlowPipeline, image: np.ndarray) -> None:

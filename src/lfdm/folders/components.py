@@ -26,6 +26,7 @@ from lfdm.folders.model_folder import (
     read_tensors,
     weights_name,
 )
+from lfdm.folders.run_folder import refuse_run
 from lfdm.folders.sources import HubOptions, UploadOptions, check_upload_options, find_folder, upload_folder, write_model_card
 
 MAX_REASON = 200
@@ -83,9 +84,11 @@ class Component(Saved):
 
         Raises:
             FileNotFoundError: no such folder or file.
-            UserError: another class, unknown keys or values that are not allowed.
+            UserError: a training run, another class, unknown keys or values that are not allowed.
         """
-        path = find_folder(name) / (subfolder or "") / cls.config_name
+        folder = find_folder(name) / (subfolder or "")
+        refuse_run(folder, cls.__name__)
+        path = folder / cls.config_name
         return build_from_config(path, cls, read_config(path, cls))
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -117,6 +120,7 @@ class Model(Component, nn.Module):
         return (tensor for tensor in chain(self.parameters(), self.buffers()) if tensor.is_floating_point())
 
     @classmethod
+    @torch.inference_mode(False)  # the weights of a caller in inference mode could have no gradients later
     def from_pretrained(
         cls,
         name: str | Path,
@@ -140,8 +144,8 @@ class Model(Component, nn.Module):
 
         Raises:
             FileNotFoundError: no such folder or file.
-            UserError: an unknown option or configuration key, a device that cannot be used, or weights with missing,
-                unexpected or misshapen names.
+            UserError: a training run, an unknown option or configuration key, a device that cannot be used, or weights with
+                missing, unexpected or misshapen names.
         """
         dtype, device = check_load_options(dtype, torch_dtype, use_safetensors), check_device(device)
         folder = find_folder(name, **hub) / (subfolder or "")

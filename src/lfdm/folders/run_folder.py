@@ -63,6 +63,19 @@ def find_model(path: Path, name: str) -> Path:
     )
 
 
+def refuse_run(folder: Path, class_name: str) -> None:
+    """Raise UserError if `folder` is a training run where the folder of one model is needed.
+
+    The message names the models of its newest checkpoint.
+    """
+    checkpoints = find_checkpoints(folder)
+    if checkpoints:
+        models = sorted(str(weights.parent) for weights in checkpoints[-1].glob(f"*/{WEIGHTS_NAME}"))
+        raise UserError(
+            f"{folder} is a training run, not the folder of a {class_name}; its newest models are {', '.join(models)}"
+        )
+
+
 @dataclass(frozen=True)
 class Stage1Layout:
     """A trained stage 1, and the settings that its own folder does not hold."""

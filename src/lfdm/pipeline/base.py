@@ -38,6 +38,7 @@ class BasePipeline(Saved, DiffusersLoading):
         """Folder that the pipeline was loaded from."""
 
     @classmethod
+    @torch.inference_mode(False)  # corrections of drags need gradients through weights and codec
     def from_pretrained(
         cls,
         name: str | Path,
@@ -147,6 +148,7 @@ class BasePipeline(Saved, DiffusersLoading):
         """Number format of the first network."""
         return next(self._networks()).dtype
 
+    @torch.inference_mode(False)
     def to(
         self,
         *targets: torch.device | torch.dtype | str | int,

@@ -114,6 +114,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         check_components(self.autoencoder, self.unet, self.condition, self.motion_codec, **settings)
 
     @classmethod
+    @torch.inference_mode(False)
     def from_preset(cls, preset: str | Preset, labels: Sequence[str] = (), *, seed: int = 0) -> Self:
         """Build a preset with weights initialised from `seed`.
 
