@@ -127,32 +127,32 @@ def generate(
     from lfdm.data.pictures import read_picture
 
     inputs = [image, control.motion_mask, reuse_motion, model.model, *points.inputs()]
-    asked, label = points.read(condition)
+    point_control, label = points.read(condition)
     if reuse_motion is not None:
         from lfdm.motion.motion import Motion
 
         _check_nothing_sampled(condition, sampling)
-        if asked is not None:
+        if point_control is not None:
             raise UserError("--drag, --pin, --part-strength, --end-image and --control have no effect with --reuse-motion")
         motion = Motion.load(reuse_motion)
         files = output.files(reuse_motion.stem, inputs, num_videos=len(motion.flow))
         pipe = model.open_stage1()
         source, steering = read_inputs(pipe, image, control, model.fit, output.size_arguments())
         return {"files": _write(files, pipe, source, _animate(pipe, source, motion, steering))}
-    if (condition is None) != sampling.unconditional and not (condition is None and asked is not None):
+    if (condition is None) != sampling.unconditional and not (condition is None and point_control is not None):
         got = "neither" if condition is None else "both"
         raise UserError(
             f"give a CONDITION (a label of the model), --unconditional or --reuse-motion; got {got} (None means no CONDITION)"
         )
     sampling.check()
-    name = condition or ("unconditional" if asked is None else "controlled")
+    name = condition or ("unconditional" if point_control is None else "controlled")
     files = output.files(name, inputs, num_videos=sampling.num_videos)
     pipe = model.open()
     source, steering = read_inputs(pipe, image, control, model.fit, output.size_arguments())
     picture = source
-    if asked is not None:  # its positions are those of the image before fitting
+    if point_control is not None:  # its positions are those of the image before fitting
         picture = read_picture(image, keep_alpha=True)
-        steering = {**steering, "motion_mask": control.motion_mask, "control": asked}
+        steering = {**steering, "motion_mask": control.motion_mask, "control": point_control}
     return {"files": _write(files, pipe, source, _sample(pipe, picture, label, sampling, steering))}
 
 

@@ -91,7 +91,7 @@ class LabelSpan:
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """Everything that is asked of one video's motion.
+    """All controls of one video's motion.
 
     Raises:
         UserError: a value that is not allowed, or two that contradict each other.

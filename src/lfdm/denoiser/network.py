@@ -1,4 +1,4 @@
-"""`DenoiserNetwork`: the interface of the networks that stage 2 trains, and their inputs besides the noisy sample.
+"""`DenoiserNetwork`: the interface of the networks that stage 2 trains, and their inputs other than the noisy sample.
 
 Shapes: sample (b, *codec.sample_shape(t, h, w)) · latent (b, C, h, w) · condition (k b, D), k conditions of every sample.
 """
@@ -15,7 +15,7 @@ from lfdm.folders.components import Model
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DenoiserContext:
-    """Inputs of a network besides the noisy sample and the timestep; they stay the same at every step of sampling."""
+    """Inputs of a network other than the noisy sample and the timestep; they stay the same at every step of sampling."""
 
     condition: Tensor
     """(b, D)."""
@@ -48,7 +48,7 @@ class DenoiserNetwork(Model, ABC):
     """`forward` takes `tracks`, maps of tracks that the motion follows."""
 
     def prepare(self, context: DenoiserContext) -> dict[str, Any]:
-        """Return the keyword arguments of `forward`, besides the condition, that stay the same at every step of sampling."""
+        """Return the keyword arguments of `forward`, other than the condition, that stay the same at every step of sampling."""
         return {"latent": context.latent}
 
     def enable_gradient_checkpointing(self) -> None:

@@ -101,13 +101,13 @@ class MotionUNet3D(DenoiserNetwork):
         self.gradient_checkpointing = True
 
     def prepare(self, context: DenoiserContext) -> dict[str, Any]:
-        """Return the keyword arguments of `forward`, besides the condition, that stay the same at every step of sampling."""
+        """Return the keyword arguments of `forward`, other than the condition, that stay the same at every step of sampling."""
         embedding = self.embed_latent(context.latent.to(self.dtype))
-        known = {"latent_embedding": embedding, "attention_frames": context.attention_frames}
+        inputs = {"latent_embedding": embedding, "attention_frames": context.attention_frames}
         if context.tracks is None or self.tracks is None:
-            return known
+            return inputs
         tracks = context.tracks.to(self.dtype)
-        return {**known, "tracks": tracks, "track_embedding": self.tracks.embed(context.latent.to(self.dtype), tracks)}
+        return {**inputs, "tracks": tracks, "track_embedding": self.tracks.embed(context.latent.to(self.dtype), tracks)}
 
     def embed_latent(self, latent: Tensor) -> Tensor:
         """Return the latent's part of the first convolution, (b, dim, h/p, w/p), for `forward(..., latent_embedding=...)`.

@@ -128,8 +128,8 @@ def _corrected(clean: Tensor, noisy: Tensor, observation: Observation) -> Tensor
     """Return a predicted x0, moved towards an observation along the covariance of x0 given the noisy sample.
 
     That covariance is proportional to the derivative of the predicted x0 by the noisy sample (Tweedie's formula), so that
-    whatever the network expects to go with the observed values comes along (TMPD, 2310.06721, section 3). The linear system in
-    the observed values is solved by one step of the minimal residual method: three followed tracks no better.
+    everything that the network expects to move with the observed values moves along (TMPD, 2310.06721, section 3). The linear
+    system in the observed values is solved by one step of the minimal residual method: three steps followed tracks no better.
     """
     seen = observation.read(clean)
     rest = (observation.values - seen).detach()

@@ -1,4 +1,4 @@
-"""Samplers: functions that turn noise into a clean sample by asking a denoiser at a sequence of noise levels.
+"""Samplers: functions that turn noise into a clean sample by evaluating a denoiser at a sequence of noise levels.
 
 Every sampler has the signature of `Sampler` and works for samples of any shape on any path of (alpha, sigma). A new one is
 one function, a line in `SAMPLERS`, and its name in `lfdm.config.diffusion.SamplerName`.

@@ -227,7 +227,7 @@ def sample_with_diffusers(
 ) -> Tensor:
     """Return a clean sample from noise (b, ...) by a scheduler of diffusers in `FAMILIES`.
 
-    The noise levels are the scheduler's own. The network is asked at the level of its own path that has the same
+    The noise levels are the scheduler's own. The network is evaluated at the level of its own path that has the same
     signal-to-noise ratio, so that neither the scheduler's betas nor its prediction type need be those of the training.
 
     Raises:

@@ -13,8 +13,6 @@ from lfdm.errors import UserError
 
 MAX_ARRAY_BYTES = 2**30
 """Most bytes of all arrays of an archive. They are compressed, so that a small file could hold any number of zeros."""
-
-
 _ERRORS = (LookupError, OSError, ValueError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 """Errors that damaged archives and arrays raise."""
 
@@ -35,16 +33,7 @@ def open_arrays(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
             yield archive
     except UserError:
         raise
-    except (
-        LookupError,
-        OSError,
-        ValueError,
-        EOFError,
-        MemoryError,
-        zipfile.BadZipFile,
-        zlib.error,
-        NotImplementedError,
-    ) as error:
+    except _ERRORS as error:
         raise UserError(f"{path}: not a readable archive of arrays ({error or type(error).__name__})") from error
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 TINY = 1e-20
 """Smallest denominator; reached only where nothing lands, whose mean is then 0."""
 BORDER = 3
-"""Rows and columns that the target has besides its own."""
+"""Rows and columns added around the target, for what lands outside."""
 HOLE_COVERAGE = 0.25
 """Coverage below which a target cell counts as a hole."""
 

@@ -258,8 +258,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         context = DenoiserContext(condition=embedding, latent=latent, attention_frames=attention, tracks=tracks)
         known = placed_control.known(self, source.features, latent)
         sample = self._sample(context, guidance, num_frames, steps, generators, callback_on_step_end, latents, known)
-        motion = self.motion_codec.decode(sample, num_frames).resize(source.features.latent_size)
-        motion, report = placed_control.settle(motion)
+        motion, report = placed_control.settle(self.motion_codec.decode(sample, num_frames).resize(source.features.latent_size))
         if loop:
             motion = motion.closed(max(1, int(LOOP_SHARE * min(num_frames, self.config["num_frames"]))))
         motion = motion_control(motion)
@@ -300,15 +299,11 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
             )
 
     def _sampling_latent(self, pictures: Sequence[Picture], framing: Framing, source: EncodedImages) -> Tensor:
-        """Return the image latents (b, C, h, w) that motion is sampled for, at the size that the network was trained for.
-
-        Motion is relative to the frame, so that what is sampled there serves frames of any size.
-        """
-        latent = source.features.latent
+        """Return image latents (b, C, h, w) at the size of training, where motion is sampled: it is relative to the frame."""
         if framing.size == self.size:
-            return latent
+            return source.features.latent
         stretched = self._encode(pictures, Framing(size=self.size, fit="stretch"))
-        return stretched.features.latent.repeat_interleave(len(latent) // len(pictures), dim=0)
+        return stretched.features.latent.repeat_interleave(len(source.features.latent) // len(pictures), dim=0)
 
     def _sample(
         self,

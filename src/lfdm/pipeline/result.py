@@ -44,7 +44,7 @@ class LatentFlowOutput:
     frame_box: FrameBox | None = None
     """Part of the frames that the model's frame shows, where they have the picture's own size; None = all."""
     control: ControlReport | None = None
-    """How near the points of drags and pins came to the places that were asked for."""
+    """How near the points of drags and pins came to their targets."""
 
     def motion_over_frames(self, sample: int) -> Motion:
         """Return the motion of one sample on a grid over its frames, as drawings need it."""

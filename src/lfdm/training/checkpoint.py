@@ -40,7 +40,7 @@ class TrainingState:
     optimizer: torch.optim.Adam
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what resuming needs besides the averages: `model.NAME`, `step.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`.
+        """Return what resuming needs in addition to the averages: `model.NAME`, `step.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`.
 
         For models other than the main one the names are `FOLDER-model.NAME` and so on.
         """

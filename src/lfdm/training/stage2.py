@@ -68,8 +68,8 @@ class ConditionedUNet(nn.Module):
 
         `tracks` are for networks with `track_inputs`.
         """
-        known = {} if tracks is None else {"tracks": tracks}
-        return self.unet(sample, timesteps, self.condition.look_up(rows), latent, **known)
+        inputs = {} if tracks is None else {"tracks": tracks}
+        return self.unet(sample, timesteps, self.condition.look_up(rows), latent, **inputs)
 
 
 class DiffusionTask:
@@ -127,9 +127,9 @@ class DiffusionTask:
         timesteps = randomness.sample(lambda size, generator: sample_timesteps(size, kind, generator=generator))
         shape = clean.shape[1:]
         noise = randomness.sample(lambda size, generator: torch.randn(size, *shape, generator=generator, device=device))
-        known = (batch["tracks"].float(),) if "tracks" in batch else ()
-        prediction = module(add_noise(clean, noise, timesteps, kind), timesteps, rows, latent, *known)
-        weights, gamma = self.entry_weights(clean, *known), self.config.min_snr_gamma
+        tracks = batch["tracks"].float() if "tracks" in batch else None
+        prediction = module(add_noise(clean, noise, timesteps, kind), timesteps, rows, latent, tracks)
+        weights, gamma = self.entry_weights(clean, tracks), self.config.min_snr_gamma
         loss = diffusion_loss(prediction, clean, noise, timesteps, prediction_type=kind, min_snr_gamma=gamma, weights=weights)
         return {"loss": loss.mean()}
 

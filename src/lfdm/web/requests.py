@@ -134,9 +134,9 @@ class RequestReader:
         """
         choices = self.choices
         spans = parse_labels(label) if isinstance(label, str) and len(label) <= MAX_LABEL else ()
-        asked = self._control(control, end_image)
+        checked = self._control(control, end_image)
         if spans:
-            asked = replace(asked or Control(), labels=spans)
+            checked = replace(checked or Control(), labels=spans)
         videos = _integer("num_videos", num_videos, 1, self.limits.num_videos)
         first = _integer("seed", seed, 0, MAX_SEED - videos)
         max_steps = min(self.limits.num_inference_steps, choices.max_steps)
@@ -155,7 +155,7 @@ class RequestReader:
             loop=_boolean("loop", loop),
             fit=self._fit(fit),
             full_size=_boolean("full_size", full_size),
-            control=asked,
+            control=checked,
         )
 
     def transfer(
@@ -235,13 +235,13 @@ class RequestReader:
                 f"control must be a JSON object, without end_image, which is a field of its own; got {shown(control)}"
             )
         try:
-            asked = parse_control({"format": FORMAT, "version": VERSION, **content}, self._part_mask) if content else None
+            parsed = parse_control({"format": FORMAT, "version": VERSION, **content}, self._part_mask) if content else None
         except UserError as error:
             raise UserError(f"control: {error}") from None
         if end_image in (None, {}):
-            return asked
+            return parsed
         picture = read_upload(self._file("end_image", end_image, "an uploaded picture"), self.limits)
-        return replace(asked or Control(), end_image=Image.fromarray(picture))
+        return replace(parsed or Control(), end_image=Image.fromarray(picture))
 
     def _part_mask(self, value: object) -> Image.Image:
         mask = self._mask(value)

@@ -74,13 +74,13 @@ def _predict(features: np.ndarray, target: np.ndarray, fold: np.ndarray, num_lab
     """Return the label of each row by ridge regression that is fitted to the rows of the other folds."""
     result = np.zeros(len(target), int)
     for number in np.unique(fold):
-        known, asked = fold != number, fold == number
-        middle = features[known].mean(0)
-        train, test = features[known] - middle, features[asked] - middle
+        is_train, is_test = fold != number, fold == number
+        middle = features[is_train].mean(0)
+        train, test = features[is_train] - middle, features[is_test] - middle
         kernel = train @ train.T
         kernel[np.diag_indices_from(kernel)] += _RIDGE * max(float(np.trace(kernel)) / len(kernel), 1.0)
-        hot = np.eye(num_labels, dtype=np.float32)[target[known]]
+        hot = np.eye(num_labels, dtype=np.float32)[target[is_train]]
         shares = hot.mean(0)
         scores = test @ (train.T @ np.linalg.solve(kernel, hot - shares)) + shares
-        result[asked] = scores.argmax(1)
+        result[is_test] = scores.argmax(1)
     return result
