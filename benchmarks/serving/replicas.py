@@ -124,9 +124,9 @@ class Clients:
         self.seconds: list[float] = []
         self.errors: list[str] = []
         self._begun, self._lock = 0, threading.Lock()
-        self.threads = [threading.Thread(target=self._ask) for _ in range(users)]
+        self.threads = [threading.Thread(target=self._call_replica) for _ in range(users)]
 
-    def _ask(self) -> None:
+    def _call_replica(self) -> None:
         with httpx.Client(base_url=self.server.url, timeout=300) as client:
             while self._next():
                 started = time.monotonic()

@@ -491,7 +491,7 @@ def test_full_size_frames_are_moved_pixels_of_the_picture(lfdm: Lfdm, model: Pat
 def test_a_clip_of_very_many_frames_is_used_only_by_request(
     lfdm: Lfdm, model: Path, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lfdm.cli.videos.MAX_UNASKED_FRAMES", 2)
+    monkeypatch.setattr("lfdm.cli.videos.MAX_DEFAULT_FRAMES", 2)
     frames = np.repeat(np.asarray(Image.open(image))[None], 3, axis=0)
     write_video("many.mp4", frames, fps=8)
     code, _, err = lfdm("transfer", image, "many.mp4", "--model", model)

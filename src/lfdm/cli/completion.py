@@ -34,12 +34,12 @@ def completion_command(tree: Callable[[], CommandTree]) -> Command:
             except SystemExit as stop:
                 if stop.code:
                     raise
-        print(_mended(script.getvalue()), end="")
+        print(_repaired(script.getvalue()), end="")
 
     return completion
 
 
-def _mended(script: str) -> str:
+def _repaired(script: str) -> str:
     """Return tyro's script with what makes shells list wrong words, or none, taken out.
 
     Line breaks within descriptions would begin a candidate of their own. fish passes its program to Python as one argument, which

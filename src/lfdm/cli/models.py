@@ -1,4 +1,4 @@
-"""Commands that evaluate and import models."""
+"""Commands that evaluate, export and import models."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal

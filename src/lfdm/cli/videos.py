@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 MAX_VIDEOS = 100_000
 MAX_DRIVING_FRAMES = 1_000_000
-MAX_UNASKED_FRAMES = 50_000
+MAX_DEFAULT_FRAMES = 50_000
 """Most frames that are used without --num-frames: at 64x64 they take 2 GB, and a small file can hold millions."""
 VIDEOS_PER_BATCH = 8
 DEMO_SCALE = 4
@@ -234,8 +234,8 @@ def transfer(
     if num_frames is not None:
         check_integer("num_frames", num_frames, 1, MAX_DRIVING_FRAMES)
     info = video_info(driving_video)
-    if num_frames is None and info.frames > MAX_UNASKED_FRAMES:
-        raise UserError(f"{driving_video}: {info.frames} frames; give --num-frames to use more than {MAX_UNASKED_FRAMES}")
+    if num_frames is None and info.frames > MAX_DEFAULT_FRAMES:
+        raise UserError(f"{driving_video}: {info.frames} frames; give --num-frames to use more than {MAX_DEFAULT_FRAMES}")
     fps = max(MIN_FPS, min(info.fps, max_fps(output.out or Path("transfer.mp4"))))
     files = output.files("transfer", [image, driving_video, control.motion_mask, model.model], fps=fps)
     if not no_audio and files.fps == (info.stated_fps or info.fps):

@@ -18,8 +18,6 @@ from lfdm.folders.files import as_file_name
 from lfdm.folders.texts import read_whole
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
-_OWN = ("image", "condition", "seed", "name")
-"""Columns that may differ between the requests of a batch."""
 _WORDS = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 
 

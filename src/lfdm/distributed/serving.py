@@ -51,12 +51,12 @@ class ReplicatedGenerator:
             RuntimeError: any other error of a replica.
         """
         del callback_on_step_end, callback_on_decode
-        error, output = self._ask((image, condition, generator, options))
+        error, output = self._call_replica((image, condition, generator, options))
         if error is not None:
             raise error
         return output
 
-    def _ask(self, request: tuple[Any, ...]) -> Any:
+    def _call_replica(self, request: tuple[Any, ...]) -> Any:
         """Return the answer of a replica; a replica that dies is replaced by another one."""
         for _ in range(1, REPLICA_TRIES):
             try:
@@ -70,7 +70,7 @@ class ReplicatedGenerator:
         return self._handle.describe.remote().result()
 
     def close(self) -> None:
-        """End Ray Serve's threads of this process, which would go on asking the cluster after the connection has ended."""
+        """End Ray Serve's threads of this process, which would go on calling the cluster after the connection has ended."""
         self._handle.shutdown()
 
 
@@ -100,7 +100,7 @@ def deploy(ray: Any, model: str, settings: ReplicaSettings) -> ReplicatedGenerat
         graceful_shutdown_timeout_s=DRAIN_SECONDS,
         health_check_period_s=10,
     )(_replica_class(serve, settings.batch_size))
-    serve.start(proxy_location="Disabled")  # pages ask the replicas themselves
+    serve.start(proxy_location="Disabled")  # pages call the replicas themselves
     device, threads = ("cuda", 1) if gpu else ("cpu", settings.cpus_per_worker)
     handle = serve.run(deployment.bind(model, device, threads), name=APP, route_prefix=None)
     return ReplicatedGenerator(ray, handle)
@@ -147,8 +147,8 @@ def make_videos(pipe: Any, requests: Sequence[tuple[Any, ...]]) -> list[tuple[Us
     groups: dict[str, list[int]] = {}
     for place, (image, condition, _, options) in enumerate(requests):
         shared = {name: value for name, value in options.items() if not isinstance(value, np.ndarray)}
-        alone = place if len(shared) < len(options) or options.get("output_size") == "native" else -1
-        groups.setdefault(repr((image.shape, condition is None, sorted(shared.items()), alone)), []).append(place)
+        single = place if len(shared) < len(options) or options.get("output_size") == "native" else -1
+        groups.setdefault(repr((image.shape, condition is None, sorted(shared.items()), single)), []).append(place)
     results: list[tuple[UserError | RuntimeError | None, Any]] = [(None, None)] * len(requests)
     for places in groups.values():
         images, conditions, seeds, _ = zip(*(requests[place] for place in places), strict=True)

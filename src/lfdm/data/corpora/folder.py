@@ -188,7 +188,7 @@ def _arrange(tree: _Tree, layout: FolderLayout, labels: str | Path | None) -> Ar
     texts = tree.texts()
     found = None if labels is not None else arrange(tree.clips, layout)
     unlabelled = found is not None and layout == "auto" and len(found.places) < MIN_LISTED_SHARE * len(tree.clips)
-    listing = _read_labels(tree, labels, texts, unasked=unlabelled)
+    listing = _read_labels(tree, labels, texts, try_texts=unlabelled)
     if found is None or listing is not None:
         assert listing is not None
         found = arrange(tree.clips, layout, labels=listing.places, labels_from=listing.name)
@@ -207,8 +207,8 @@ def _arrange(tree: _Tree, layout: FolderLayout, labels: str | Path | None) -> Ar
     return replace(found, places=separate_subjects(places), description=description)
 
 
-def _read_labels(tree: _Tree, labels: str | Path | None, texts: Sequence[PurePath], *, unasked: bool) -> Listing | None:
-    """Read the labels next to the clips; None for `labels` None, unless `unasked` and most clips have a text."""
+def _read_labels(tree: _Tree, labels: str | Path | None, texts: Sequence[PurePath], *, try_texts: bool) -> Listing | None:
+    """Read the labels next to the clips; None if `labels` is None, unless `try_texts` and most clips have a text."""
     if labels is not None and str(labels) != TEXTS:
         table = expand_home(labels)
         listing = read_label_table(table, tree.clips)
@@ -219,7 +219,7 @@ def _read_labels(tree: _Tree, labels: str | Path | None, texts: Sequence[PurePat
             if (tree.source / path).resolve() == table.resolve():
                 del tree.others[path]
         return listing
-    if labels is None and not (unasked and texts):
+    if labels is None and not (try_texts and texts):
         return None
     listing = read_texts(tree.source, tree.clips, texts)
     if labels is None and len(listing.places) < MIN_LISTED_SHARE * max(len(tree.clips), 1):

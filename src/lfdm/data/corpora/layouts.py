@@ -28,7 +28,7 @@ _KTH_NAME = re.compile(r"(?P<person>person\d+)_(?P<label>[a-z]+)_d\d+(_uncomp)?"
 _RECOGNISED_SHARE = 0.9
 """Share of the clips whose names must follow a corpus before the layout is taken for it."""
 MIN_LISTED_SHARE = 0.5
-"""Share of the clips that lists or texts must name before they are used unasked."""
+"""Share of the clips that lists or texts must name before they are used by default."""
 _PATTERNS: dict[FolderLayout, str] = {
     "auto": "<label>/<subject>/<clip> or <label>/<clip>",
     "label": "<label>/<clip>",

@@ -22,7 +22,7 @@ _LIMBS = {"left arm": 0.35, "right arm": 0.35, "leg": 0.2, "head": 0.1}
 """Probabilities of the limbs that move in such clips."""
 _ARM_PROBABILITY, _BODY_PROBABILITY = 0.65, 0.35
 _LOWER_BODY = {"still": 0.35, "leg": 0.25, "crouch": 0.2, "shift": 0.2}
-"""What hips and legs do in other clips: one leg moves, both bend over standing feet, or the whole figure moves."""
+"""Probabilities of what hips and legs do in other clips: nothing, lift a leg, crouch over standing feet, or shift the figure."""
 
 
 def move_freely(reach: Reach, time: Curve, rng: np.random.Generator) -> Pose:
