@@ -36,8 +36,8 @@ from lfdm.config.serialization import to_json
 from lfdm.data.cache import open_cache
 from lfdm.data.index import labels
 from lfdm.evaluation.generators import PipelineGenerator
-from lfdm.evaluation.loading import file_sha256
 from lfdm.evaluation.settings import EvaluationConfig
+from lfdm.folders.files import file_sha256
 from lfdm.folders.model_folder import WEIGHTS_NAME, load_exactly, read_json, read_tensors
 from lfdm.folders.run_folder import find_checkpoints, find_layout, find_model, prepare_run
 from lfdm.folders.sources import INDEX_NAME, find_folder

@@ -11,11 +11,12 @@ from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.presets import Preset
 from lfdm.data.cache import open_cache
 from lfdm.data.index import read_index
-from lfdm.evaluation.loading import file_sha256, select_clips
+from lfdm.evaluation.loading import select_clips
 from lfdm.evaluation.run import EvaluationRun, HeldOutClips
 from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.evaluation.stage1 import MOTION_FIGURES, measure_stage1
 from lfdm.evaluation.store import BatchStore
+from lfdm.folders.files import file_sha256
 from lfdm.folders.model_folder import WEIGHTS_NAME
 from lfdm.folders.run_folder import find_model
 

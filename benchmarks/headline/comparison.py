@@ -22,7 +22,7 @@ from benchmarks.headline.baselines.generators import ClipDiffusionGenerator, Cop
 from benchmarks.headline.methods import TRAININGS, ComparisonSettings, is_first_stage
 from benchmarks.headline.planning import missing_package, plan_comparison
 from lfdm.evaluation.generators import PipelineGenerator, VideoGenerator
-from lfdm.evaluation.loading import file_sha256
+from lfdm.folders.files import file_sha256
 from lfdm.folders.model_folder import WEIGHTS_NAME
 from lfdm.folders.run_folder import find_model, prepare_run
 from lfdm.pipeline.pipeline import LatentFlowPipeline

@@ -14,9 +14,10 @@ from lfdm.config.presets import Preset
 from lfdm.data.index import read_index, write_index
 from lfdm.data.puppets.data_set import write_puppets
 from lfdm.errors import UserError
-from lfdm.evaluation.loading import file_sha256, select_clips
+from lfdm.evaluation.loading import select_clips
 from lfdm.evaluation.protocol import evaluate
 from lfdm.evaluation.settings import EvaluationConfig
+from lfdm.folders.files import file_sha256
 from lfdm.folders.run_folder import find_model
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.stage1 import train_autoencoder

@@ -31,7 +31,7 @@ from lfdm.data.clips import ClipDataset
 from lfdm.data.frame_indices import sample_indices, uniform_indices
 from lfdm.data.index import labels
 from lfdm.diffusion.process import add_noise, diffusion_loss, sample_timesteps
-from lfdm.evaluation.loading import file_sha256
+from lfdm.folders.files import file_sha256
 from lfdm.folders.model_folder import WEIGHTS_NAME
 from lfdm.folders.run_folder import check_run, find_model, prepare_run
 from lfdm.training.batches import BatchRandomness

@@ -1,6 +1,5 @@
 """Load the model to evaluate, and choose the held-out clips."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from lfdm.config.video import Fit, Size
 from lfdm.data.index import NULL_LABEL, ClipRecord, labels
 from lfdm.data.truth import truth_path
 from lfdm.errors import UserError
-from lfdm.folders.files import existing_path
+from lfdm.folders.files import existing_path, file_sha256
 from lfdm.folders.model_folder import CONFIG_NAME, WEIGHTS_NAME, read_json
 from lfdm.folders.run_folder import find_layout, find_model
 from lfdm.folders.sources import bundled_models, find_folder
@@ -123,8 +122,3 @@ def check_clips(model: EvaluatedModel, records: Sequence[ClipRecord], root: Path
 
 def _hash_weights(parts: dict[str, Path]) -> dict[str, str]:
     return {name: file_sha256(part / WEIGHTS_NAME) for name, part in sorted(parts.items()) if (part / WEIGHTS_NAME).is_file()}
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -22,7 +22,7 @@ from lfdm.errors import UserError
 from lfdm.evaluation.cluster import ClusterGenerator
 from lfdm.evaluation.generation import measure_generation
 from lfdm.evaluation.generators import PipelineGenerator, VideoGenerator
-from lfdm.evaluation.loading import EvaluatedModel, check_clips, file_sha256, load_model, select_clips
+from lfdm.evaluation.loading import EvaluatedModel, check_clips, load_model, select_clips
 from lfdm.evaluation.networks.evaluation_networks import EvaluationNetworks, add_trained_networks, load_from_files
 from lfdm.evaluation.report.examples import choose_examples
 from lfdm.evaluation.report.files import check_report_folder, finite, write_report
@@ -30,7 +30,7 @@ from lfdm.evaluation.run import EvaluationRun, HeldOutClips
 from lfdm.evaluation.settings import EvaluationConfig
 from lfdm.evaluation.stage1 import PerceptualDistance, measure_stage1
 from lfdm.evaluation.store import BatchStore
-from lfdm.folders.files import expand_home
+from lfdm.folders.files import expand_home, file_sha256
 from lfdm.folders.lock import locked
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from lfdm.autoencoder.autoencoder import LatentFlowAutoencoder
 from lfdm.config.video import Size
 from lfdm.data.truth import truth_path
-from lfdm.evaluation.loading import file_sha256
 from lfdm.evaluation.metrics.frames import l1_per_clip, psnr_per_clip, ssim_per_clip
 from lfdm.evaluation.metrics.motion import ExactMotion, ceilings, displacement_px, flow_epe_ratio, pool, warp_recovery
 from lfdm.evaluation.run import EvaluationRun
 from lfdm.evaluation.store import Arrays, StoredArrays
+from lfdm.folders.files import file_sha256
 from lfdm.motion.motion import Motion
 from lfdm.training.losses.perceptual import PerceptualLoss
 

@@ -121,6 +121,12 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise
 
 
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def expand_home(path: str | Path) -> Path:
     """Return `path` with a leading ~ or ~user replaced by that home folder; a name like ~draft of no user stays as it is."""
     path = Path(path)

@@ -1,10 +1,10 @@
 """The figures of a model's `evaluation.json` (results.json of `lfdm evaluate`) that describe it to its users."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lfdm.folders.files import file_sha256
 from lfdm.folders.model_folder import WEIGHTS_NAME, read_json
 
 QUALITY_NAME = "evaluation.json"
@@ -48,9 +48,7 @@ def is_of_weights(quality: dict[str, Any], folder: Path) -> bool:
     """Return whether an evaluation names the SHA-256 of all weights in a model folder."""
     stated = lookup(quality, "model.weights_sha256")
     files = {path.parent.name: path for path in folder.glob(f"*/{WEIGHTS_NAME}")}
-    return isinstance(stated, dict) and stated == {
-        name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()
-    }
+    return isinstance(stated, dict) and stated == {name: file_sha256(path) for name, path in files.items()}
 
 
 def figures(quality: dict[str, Any]) -> tuple[Figure, ...]:

@@ -10,13 +10,13 @@ from lfdm.data.cache import ClipCache, open_cache
 from lfdm.data.index import ClipRecord, labels
 from lfdm.data.progress import Progress
 from lfdm.errors import UserError
-from lfdm.evaluation.loading import file_sha256
 from lfdm.evaluation.networks.classifier import ActionClassifier, load_or_train_classifier
 from lfdm.evaluation.networks.extractors import load_extractor, load_frame_extractor
 from lfdm.evaluation.networks.features import ClassifierFeatures, FrameFeatures, FrameNetworkFeatures, VideoFeatures
 from lfdm.evaluation.networks.frame_network import FrameNetwork, load_or_train_frame_network
 from lfdm.evaluation.run import EvaluationRun
 from lfdm.evaluation.settings import EvaluationConfig
+from lfdm.folders.files import file_sha256
 from lfdm.folders.model_folder import WEIGHTS_NAME
 
 CLASSIFIER, FRAMES = "classifier", "frames"
