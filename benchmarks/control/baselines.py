@@ -44,7 +44,7 @@ def sample_baseline(pipe: LatentFlowPipeline, scene: DragScene, label: str, way:
     placed = scene.place(pipe.config["num_frames"])
 
     def project(motion: Motion) -> Motion:
-        return placed.settle(motion, max_correction=SIDE, radius=RADII[way])[0]
+        return placed.correct_motion(motion, max_correction=SIDE, radius=RADII[way])[0]
 
     plain = pipe.motion_codec
     if way != "bent":

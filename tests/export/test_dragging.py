@@ -60,7 +60,7 @@ def test_points_and_corrections_are_those_of_the_pipeline(name: str, fit: Fit) -
     assert maps.any()
     torch.testing.assert_close(maps, theirs.maps((8, 10)), atol=1e-3, rtol=0)
     flow = 0.3 * torch.randn(1, 2, FRAMES, 8, 10, generator=torch.Generator().manual_seed(0))
-    motion, _ = theirs.settle(Motion(flow, torch.ones(1, 1, FRAMES, 8, 10), corners=False))
+    motion, _ = theirs.correct_motion(Motion(flow, torch.ones(1, 1, FRAMES, 8, 10), corners=False))
     corrected = ours.correct(flow.numpy(), FRAME, SETTINGS)
     assert np.abs(corrected - flow.numpy()).max() > 0.01
     assert np.allclose(corrected, motion.flow, atol=1e-4)

@@ -89,14 +89,14 @@ def test_a_radius_moves_the_points_around() -> None:
 
 def test_small_rests_are_corrected_exactly_and_large_ones_are_reported() -> None:
     near, far = Control(drags=(drag("20,30:20.6,30"),), pins=((50, 50),)), Control(drags=(drag("20,30:40,30"),))
-    settled, report = placed(near).settle(still())
+    corrected, report = placed(near).correct_motion(still())
     assert report.distance[:, :, -1].max() < 1e-3
     assert report.messages(0) == []
-    assert (settled.flow[:, :, -1].norm(dim=1) * 32).max() < 0.8  # and nothing else moves more
-    settled, report = placed(far).settle(still())
+    assert (corrected.flow[:, :, -1].norm(dim=1) * 32).max() < 0.8  # and nothing else moves more
+    corrected, report = placed(far).correct_motion(still())
     assert report.distance[0, 0, -1].item() == pytest.approx(19, abs=1e-2)
     assert "19.0 pixels" in report.messages(1)[0]
-    assert (settled.flow[:, :, -1].norm(dim=1) * 32).max() < 1.1
+    assert (corrected.flow[:, :, -1].norm(dim=1) * 32).max() < 1.1
 
 
 def test_contradictions_name_both_points() -> None:

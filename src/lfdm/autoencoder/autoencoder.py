@@ -188,12 +188,12 @@ class LatentFlowAutoencoder(Model):
 
     @property
     def has_regions(self) -> bool:
-        """Return whether the motion predictor has regions (`region_heat`)."""
+        """True if the motion predictor has regions (`region_heat`)."""
         return self.motion_predictor.has_regions
 
     @property
     def upsampling_reach(self) -> float:
-        """Return how far a cell of the motion influences pixels, in cells; see `lfdm.motion.motion.feather`."""
+        """Distance in cells up to which a cell of the motion influences pixels; see `lfdm.motion.motion.feather`."""
         return BILINEAR_REACH if self.upsampler is None else CONVEX_REACH
 
     def region_heat(self, video: Tensor) -> Tensor:

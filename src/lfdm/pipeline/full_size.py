@@ -106,7 +106,7 @@ class FullSizePicture:
 
     @property
     def goes_on(self) -> tuple[bool, bool]:
-        """Return whether the picture goes on above or below the frame, and to its left or right."""
+        """Whether the picture goes on above or below the frame, and to its left or right."""
         (top, left, box_height, box_width), (height, width) = self.box, self.size
         return top > 0 or top + box_height < height, left > 0 or left + box_width < width
 

@@ -258,7 +258,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         context = DenoiserContext(condition=embedding, latent=latent, attention_frames=attention, tracks=tracks)
         known = placed_control.known(self, source.features, latent)
         sample = self._sample(context, guidance, num_frames, steps, generators, callback_on_step_end, latents, known)
-        motion, report = placed_control.settle(self.motion_codec.decode(sample, num_frames).resize(source.features.latent_size))
+        motion, report = placed_control.apply(self.motion_codec.decode(sample, num_frames).resize(source.features.latent_size))
         if loop:
             motion = motion.closed(max(1, int(LOOP_SHARE * min(num_frames, self.config["num_frames"]))))
         motion = motion_control(motion)

@@ -113,14 +113,14 @@ class PlacedControl:
         motion = pipe.autoencoder.estimate_motion(image, self.end_image.to(image).expand(len(image), -1, -1, -1))
         return pipe.motion_codec.encode(motion.resize((latent.shape[-2], latent.shape[-1]))).float()
 
-    def settle(self, motion: Motion) -> tuple[Motion, ControlReport | None]:
-        """Return the motion after the last correction and with the strengths of its parts, and what is left of the tracks."""
-        settled, report = (motion, None) if self.tracks is None else self.tracks.settle(motion)
+    def apply(self, motion: Motion) -> tuple[Motion, ControlReport | None]:
+        """Return a sampled motion after the last correction, with the strengths of its parts, and how far tracks were missed."""
+        corrected, report = (motion, None) if self.tracks is None else self.tracks.correct_motion(motion)
         amount = torch.ones(len(motion.flow), 1, *motion.size, device=motion.flow.device)
         for value, part in self.parts:
-            mask = find_part(settled, part) if part.ndim == 1 else F.interpolate(part.to(amount), motion.size, mode="area")
+            mask = find_part(corrected, part) if part.ndim == 1 else F.interpolate(part.to(amount), motion.size, mode="area")
             amount = amount * (1 + (value - 1) * mask)
-        return (scale_at_source(settled, amount) if self.parts else settled), report
+        return (scale_at_source(corrected, amount) if self.parts else corrected), report
 
 
 def _place_parts(control: Control, size: Size, framing: Framing) -> tuple[tuple[float, Tensor], ...]:

@@ -1,6 +1,6 @@
 """Drags and pins in a call: as tracks in the model's frame, the last correction of a sampled motion, and what is left.
 
-The network makes the motion that the tracks ask for. The last correction only takes away what is left of about a pixel: a larger
+The network makes the motion that follows the tracks. The last correction only removes an error of about a pixel: a larger
 one would paint the colour of a point to a place that its limb has not reached (docs/log.md).
 
 Shapes: tracks see `lfdm.motion.tracks`, n drags and pins · motion (b, 2, t, h, w).
@@ -98,10 +98,10 @@ class TrackControl:
 
         return Observation(read=read, values=tracks.flow.transpose(0, 1).to(device)[seen].flatten())
 
-    def settle(
+    def correct_motion(
         self, motion: Motion, *, max_correction: float = MAX_CORRECTION, radius: float = CORRECTION_RADIUS
     ) -> tuple[Motion, ControlReport]:
-        """Correct a sampled motion by the little that it may be corrected, and report what is left.
+        """Correct a sampled motion within the limits of this file, and report how far the points still are from their targets.
 
         Args:
             max_correction: in pixels of the model's frame.
@@ -117,8 +117,8 @@ class TrackControl:
             seen = tracks.visible[:, k]
             if seen.any():
                 flow[b, :, k] += _correction(step[b, k, seen], tracks.position[seen, k], motion.size, radius).to(flow)
-        settled = replace(motion, flow=flow)
-        return settled, self._report(settled)
+        corrected = replace(motion, flow=flow)
+        return corrected, self._report(corrected)
 
     def _rest(self, motion: Motion) -> Tensor:
         """Return what the flow lacks where the tracks are, (b, t, n, 2) on the CPU."""
