@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from lfdm.data.sharded_clips import SHARDS_AT_ONCE, ShardedClips
 from lfdm.data.sharding import write_shards
 from lfdm.data.training_clips import find_clips, shard_cache_dir
 from lfdm.data.video import write_video
-from lfdm.errors import UserError
+from lfdm.errors import MissingExtraError, UserError
 from lfdm.folders import remote
 from lfdm.folders.remote import StoredFolder
 
@@ -239,6 +240,12 @@ def test_a_network_that_fails_again_and_again_ends_the_reading(server: str) -> N
     assert clips.usable(0) == 0
     with pytest.raises(UserError, match="web server cannot be written to"):
         StoredFolder(server).write("a", b"")
+
+
+def test_the_package_that_a_url_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)  # as if it were not installed; it is not in the extra `scale`
+    with pytest.raises(MissingExtraError, match=r"^gs://clips/mine/shards\.json: .*gcsfs[^;]*$"):
+        find_clips("gs://clips/mine")
 
 
 def test_a_damaged_list_is_one_line(tmp_path: Path) -> None:

@@ -175,7 +175,8 @@ def _open_remote(url: str) -> Iterator[tuple[Any, str]]:
         system, path = fsspec.core.url_to_fs(url)
         yield system, path.rstrip("/")
     except ImportError as error:
-        raise MissingExtraError(f"{url}: {error}; pip install 'lfdm[scale]'") from error
+        extra = "; pip install 'lfdm[scale]'" if url.startswith("s3://") else ""  # fsspec names the package of other services
+        raise MissingExtraError(f"{url}: {error}{extra}") from error
     except (UserError, DiskError):
         raise
     except FileNotFoundError as error:
