@@ -30,6 +30,7 @@ from lfdm.training.batches import BatchRandomness, micro_batches
 from lfdm.training.loop import train
 from lfdm.training.reports import StepReport
 from lfdm.training.stage1 import AutoencoderTask, train_autoencoder
+from tests.training.test_loop import file_size_limit
 from tests.training.test_processes import FSDP2, TOLERANCES, assert_equal_stages, run_processes
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "autoencoder_curve.json"
@@ -134,6 +135,24 @@ def test_two_processes_train_as_one(
     work(tmp_path / "two")
     assert_equal_stages(tmp_path / "one", tmp_path / "two", "autoencoder", **TOLERANCES)
     assert len(list((tmp_path / "two" / "samples").iterdir())) == 2
+
+
+def test_a_full_disk_of_one_process_is_one_line_in_the_other(
+    tiny_preset: Preset, puppets_dir: Path, puppet_records: list[ClipRecord], tmp_path: Path
+) -> None:
+    """Also before the first step."""
+    preset = with_optimization(tiny_preset, batch_size=4)
+
+    def work() -> None:
+        if os.environ["RANK"] == "0":
+            with file_size_limit(0), pytest.raises(OSError, match=r"config\.json"):
+                train_autoencoder(preset, puppets_dir, tmp_path / "run")
+        else:
+            with pytest.raises(UserError, match="another process"):
+                train_autoencoder(preset, puppets_dir, tmp_path / "run")
+
+    open_cache(puppets_dir, puppet_records, preset.image_size, preset.fit)  # so that the disk is needed for the run only
+    run_processes(2, work)
 
 
 @pytest.mark.parametrize("in_the_way", ["file", "folder", "below a file", "another run"])

@@ -21,7 +21,7 @@ from lfdm.folders.sources import INDEX_NAME, find_folder
 from lfdm.pipeline.folder import component_types
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.loop import train
-from lfdm.training.processes import process_state, require_equal_shares
+from lfdm.training.processes import naming_a_lost_process, process_state, require_equal_shares
 from lfdm.training.reports import RunSummary, StepReport
 from lfdm.training.stage1 import AutoencoderTask, data_setting
 
@@ -36,6 +36,7 @@ def freeze_all_but_decoder(autoencoder: LatentFlowAutoencoder) -> None:
         autoencoder.get_submodule(name).requires_grad_(True)
 
 
+@naming_a_lost_process()
 def adapt(
     model: str | Path,
     data: str | Path,

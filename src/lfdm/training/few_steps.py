@@ -39,7 +39,7 @@ from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.batches import BatchRandomness
 from lfdm.training.encoded_clips import EncodedClips
 from lfdm.training.loop import train
-from lfdm.training.processes import process_state, require_equal_shares
+from lfdm.training.processes import naming_a_lost_process, process_state, require_equal_shares
 from lfdm.training.reports import RunSummary, StepReport
 from lfdm.training.stage1 import data_setting
 from lfdm.training.stage2 import ConditionedUNet, DiffusionTask, open_caches, write_run
@@ -164,6 +164,7 @@ class _Inputs(NamedTuple):
     scale: Tensor
 
 
+@naming_a_lost_process()
 def train_few_steps(
     model: str | Path,
     data: str | Path,

@@ -32,7 +32,7 @@ from lfdm.training.checkpoint import TrainingState, checkpoint_path, remove_unfi
 from lfdm.training.interruption import TrainingInterrupted, catch_interruption, leave_interruption_to_parent
 from lfdm.training.log import RunLog
 from lfdm.training.optimization import lay_out, learning_rate, make_optimizer, set_training, update_average, uses_bf16
-from lfdm.training.processes import make_accelerator, naming_a_lost_process, samples_at_once, synchronize_norms
+from lfdm.training.processes import make_accelerator, samples_at_once, synchronize_norms
 from lfdm.training.reports import RunSummary, StepReport, summarize
 from lfdm.training.sharding import average_scalar_gradients, clip_gradients, gather_into, read_fsdp_settings, shard
 
@@ -105,13 +105,12 @@ def train(
         TrainingInterrupted: ended by a signal.
         DivergedError: the loss or the weights are not finite any more, or the gradient is zero; the last checkpoint is intact.
         OSError: a checkpoint could not be written; the last one is intact.
-        UserError: no samples, a checkpoint of another model, not enough memory, or another process of the training has ended.
+        UserError: no samples, a checkpoint of another model, or not enough memory.
     """
     stop = config.num_steps if stop_after is None else min(stop_after, config.num_steps)
     if stop < 1:
         raise UserError(f"stop_after must be at least 1; got {stop_after}")
-    with naming_a_lost_process():
-        return _Trainer(task, config, out, report, summary).run(stop)
+    return _Trainer(task, config, out, report, summary).run(stop)
 
 
 class _Trainer:

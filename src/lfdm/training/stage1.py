@@ -36,7 +36,7 @@ from lfdm.training.losses.image import edge_aware_smoothness, multiscale_l1, ssi
 from lfdm.training.losses.perceptual import PerceptualLoss
 from lfdm.training.motion_cache import MotionCache, open_motion_cache
 from lfdm.training.optimization import uses_bf16
-from lfdm.training.processes import process_state, require_equal_shares
+from lfdm.training.processes import naming_a_lost_process, process_state, require_equal_shares
 from lfdm.training.reports import RunSummary, StepReport
 from lfdm.visualize import flow_to_color, in_half_widths
 
@@ -135,6 +135,7 @@ class AutoencoderTask:
         return np.concatenate(rows, axis=0)
 
 
+@naming_a_lost_process()
 def train_autoencoder(
     preset: Preset,
     data: str | Path,

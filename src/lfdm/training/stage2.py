@@ -43,7 +43,7 @@ from lfdm.training.encoded_shards import open_encoded_shards
 from lfdm.training.loop import train
 from lfdm.training.motion_cache import CachedMotions, MotionStore, to_motion
 from lfdm.training.optimization import uses_bf16
-from lfdm.training.processes import process_state, require_equal_shares
+from lfdm.training.processes import naming_a_lost_process, process_state, require_equal_shares
 from lfdm.training.reports import RunSummary, StepReport
 from lfdm.training.stage1 import data_setting, open_training_clips, panel_clips
 from lfdm.training.starting import StartingWeights, load_autoencoder
@@ -180,6 +180,7 @@ class DiffusionTask:
         return rearrange(np.stack([real, np.asarray(result.frames)]), "row n t h w c -> t (row h) (n w) c")
 
 
+@naming_a_lost_process()
 def train_diffusion(
     preset: Preset,
     data: str | Path,
