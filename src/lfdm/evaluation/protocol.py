@@ -36,7 +36,7 @@ from lfdm.pipeline.pipeline import LatentFlowPipeline
 
 CACHE_DIR = "cache"
 """Folder of generated clips and intermediate results; it may be deleted once results.json is written."""
-_PACKAGES = ("lfdm", "torch", "diffusers", "accelerate", "numpy", "scipy", "transformers")
+_PACKAGES = ("lfdm", "torch", "diffusers", "accelerate", "numpy", "transformers")
 _VERSION = 2
 """Version of the content of `CACHE_DIR`."""
 

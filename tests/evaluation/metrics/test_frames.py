@@ -22,7 +22,7 @@ def test_ssim_is_one_for_equal_frames_and_follows_its_closed_form_for_constant_o
 
 
 def test_ssim_equals_torchmetrics() -> None:
-    functional = pytest.importorskip("torchmetrics.functional.image", reason="torchmetrics is in the extra [eval]")
+    functional = pytest.importorskip("torchmetrics.functional.image", reason="needs torchmetrics: pip install 'lfdm[dev]'")
     generator = torch.Generator().manual_seed(0)
     a = torch.rand(1, 3, 2, 24, 24, generator=generator)
     b = (a + 0.2 * torch.rand(a.shape, generator=generator)).clamp(0, 1)

@@ -6,7 +6,7 @@ import pytest
 from lfdm.errors import UserError
 from lfdm.evaluation.metrics.frechet import DistanceEstimate, estimate, estimate_groups, frechet_distance, kernel_distance
 
-linalg = pytest.importorskip("scipy.linalg", reason="needs scipy: pip install 'lfdm[eval]'")
+linalg = pytest.importorskip("scipy.linalg", reason="needs scipy: pip install 'lfdm[dev]'")
 
 
 def samples(n: int, d: int, seed: int, *, shift: float = 0.0, scale: float = 1.0, rank: int | None = None) -> np.ndarray:
