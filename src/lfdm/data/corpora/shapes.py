@@ -24,10 +24,10 @@ class CommonShape:
 
     def describe(self, fit: str) -> str:
         """Return a line for the user; `fit` is how the other clips are fitted."""
-        if self.num_clips == self.total:
-            return f"size: {self.size} (height x width), the shape of all clips ({_width_first(self.shape)})"
-        others = f"{self.total - self.num_clips} of other shapes are fitted ({fit})"
-        return f"size: {self.size} (height x width), the shape of most clips ({_width_first(self.shape)}); {others}"
+        num_others = self.total - self.num_clips
+        which = "most" if num_others else "all"
+        line = f"size: {self.size} (height x width), the shape of {which} clips ({_width_first(self.shape)}, width x height)"
+        return f"{line}; {num_others} of other shapes are fitted ({fit})" if num_others else line
 
 
 def find_common_shape(sizes: Iterable[Size], short_side: int, *, may_differ: bool, multiple: int = SIDE_MULTIPLE) -> CommonShape:
