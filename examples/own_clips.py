@@ -30,10 +30,12 @@ from lfdm.config.training import OptimizationConfig, with_num_steps
 from lfdm.data.corpora.folder import write_folder
 from lfdm.data.puppets.data_set import render_clip
 from lfdm.data.video import write_video
+from lfdm.training.reports import TqdmBars
 from lfdm.training.stage1 import train_autoencoder
 from lfdm.training.stage2 import train_diffusion
 
 CLIPS, DATA, RUNS, STEPS = Path("my_clips"), Path("data"), Path("runs"), 10
+bars = TqdmBars()
 
 # %%
 for number, person in enumerate(("anna", "ben", "cleo")):
@@ -56,7 +58,7 @@ print(report.num_clips("train"), "training clips,", report.num_clips("test"), "t
 
 # %%
 def shorter(optimization: OptimizationConfig) -> OptimizationConfig:
-    return replace(with_num_steps(optimization, STEPS), batch_size=2, num_workers=0)
+    return replace(with_num_steps(optimization, STEPS), batch_size=2, num_workers=0, log_steps=1)
 
 
 stage1, stage2 = FLOW64.autoencoder_training, FLOW64.diffusion_training
@@ -65,10 +67,10 @@ preset = replace(
     autoencoder_training=replace(stage1, optimization=shorter(stage1.optimization)),
     diffusion_training=replace(stage2, optimization=shorter(stage2.optimization)),
 )
-train_autoencoder(preset, DATA, RUNS / "stage1", init="puppets64")
+train_autoencoder(preset, DATA, RUNS / "stage1", init="puppets64", progress=bars, report=bars.step)
 
 # %%
-train_diffusion(preset, DATA, RUNS / "stage1", RUNS / "stage2")
+train_diffusion(preset, DATA, RUNS / "stage1", RUNS / "stage2", progress=bars, report=bars.step)
 
 # %% [markdown]
 # ## A video

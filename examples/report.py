@@ -25,11 +25,12 @@ from pathlib import Path
 from lfdm.data.puppets.data_set import write_puppets
 from lfdm.evaluation.protocol import evaluate
 from lfdm.evaluation.settings import ClassifierTraining, EvaluationConfig
+from lfdm.training.reports import TqdmBars
 
 write_puppets(Path("data/puppets"), num_subjects=6, num_takes=1, test_fraction=0.34, num_workers=1)
 judges = ClassifierTraining(num_steps=10, batch_size=8)  # too few to recognise much; the defaults are 100 and 300 steps
 config = EvaluationConfig(num_clips=4, num_diversity_clips=2, classifier=judges, frame_network=judges)
-results = evaluate("puppets64", "data/puppets", "runs/evaluation", config)
+results = evaluate("puppets64", "data/puppets", "runs/evaluation", config, progress=TqdmBars())
 
 # %% [markdown]
 # Every figure has its N, and most have a reference. What could not be measured is listed with the reason.

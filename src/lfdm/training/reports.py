@@ -1,8 +1,8 @@
-"""Reports of a training to its caller: a summary at the start, then metrics."""
+"""Reports of a training to its caller: a summary at the start, then metrics; and bars that show them in a notebook."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -10,6 +10,9 @@ from torch import nn
 
 from lfdm.config.training import OptimizationConfig
 from lfdm.training.processes import samples_at_once
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,30 @@ class StepReport:
     num_steps: int
     metrics: dict[str, float]
     steps_per_second: float
+
+
+class TqdmBars:
+    """Bars of tqdm, which suit notebooks and terminals: `progress=bars` for any work, `report=bars.step` for a training."""
+
+    def __init__(self) -> None:
+        self._bars: dict[str, tqdm[Any]] = {}
+
+    def __call__(self, work: str, done: int, total: int, /, *, note: str = "") -> None:
+        """Show the state of a work on the bar of its name, with a note behind it."""
+        from tqdm.auto import tqdm
+
+        if work not in self._bars:
+            self._bars[work] = tqdm(desc=work, total=total)
+        bar = self._bars[work]
+        bar.total = total
+        bar.set_postfix_str(note, refresh=False)
+        bar.update(done - bar.n)
+        if done >= total:
+            self._bars.pop(work).close()
+
+    def step(self, report: StepReport) -> None:
+        """Show the steps and the loss of a training."""
+        self("training", report.step, report.num_steps, note=f"loss {report.metrics.get('loss', float('nan')):.4f}")
 
 
 @dataclass(frozen=True, kw_only=True)
