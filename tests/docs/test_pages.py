@@ -20,6 +20,7 @@ from lfdm.cli.console import run
 from lfdm.config.presets import PRESETS
 from lfdm.config.training import OptimizationConfig, with_num_steps
 from lfdm.data.puppets.data_set import render_clip
+from lfdm.data.sprite_sheets import write_sheet
 from lfdm.data.video import write_video
 from lfdm.evaluation.settings import ClassifierTraining, EvaluationConfig
 
@@ -27,7 +28,13 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 TESTED_ELSEWHERE = ("## Reproduce the paper", "## In the browser")
 """Sections of the README that tests/test_reproduce_the_paper.py and tests/web/test_client.py run."""
-PAGES = [README, *sorted((ROOT / "docs" / "tutorials").glob("*.md")), *sorted((ROOT / "docs" / "how-to").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [
+    README,
+    *sorted((DOCS / "tutorials").glob("*.md")),
+    *sorted((DOCS / "how-to").glob("*.md")),
+    DOCS / "sprites.md",
+]
 NOT_RUN = ("pip install ", "git clone ", "make ", "lfdm serve", "torchrun ")
 """Commands that install or do not end: tests/web serves, and tests/training/test_processes.py starts several processes."""
 SHORTER = {
@@ -123,6 +130,7 @@ def write_sprites() -> None:
             np.concatenate([np.roll(sprite, shift, axis=1) for shift in range(0, 4 * step, step)], axis=1) for step in (1, 2, 3)
         ]
         Image.fromarray(np.concatenate(rows)).save(f"sheets/{name}.png")
+        write_sheet(f"tagged/{name}.json", np.stack([sprite, np.roll(sprite, 2, axis=1)]), fps=8)
 
 
 @pytest.mark.slow
