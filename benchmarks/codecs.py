@@ -173,7 +173,9 @@ def render_table(results: dict[str, Any]) -> str:
         "More frames of a codec without a frame axis are the same motion, slower.\n",
         f"`python -m benchmarks.codecs`\n\n{table(_HEADER, list(_cells(results['rows'])))}",
         "### Trajectories: coefficients of time, softmax splatting, priority\n",
-        "The codec that was tried and removed, on the same clips; 4 coefficients of visibility.\n",
+        "The codec that was tried and removed, on the same clips; 4 coefficients of visibility. Verdict: with exact motion,",
+        "8 coefficients, softmax splatting, priority and visibility are each worth their place. With tracked motion 0.29 of the",
+        "error is the tracking's, and splatting adds 0.06 to it: the learned codec, 0.296 in all, is better.\n",
         table(["", *(f"K = {count}" if count else "all frames" for count in TRAJECTORY_COUNTS)], _trajectory_cells(results)),
     )
     return "\n".join(lines)

@@ -37,7 +37,7 @@ from lfdm.data.index import ClipRecord, read_index
 from lfdm.data.video import read_fitted
 from lfdm.diffusion.windows import plan_windows
 from lfdm.folders.files import write_bytes
-from lfdm.pipeline.pipeline import MAX_PASS_FACTOR
+from lfdm.pipeline.lengths import MAX_PASS_FACTOR
 
 FACTORS = (1, 2, 4, 8)
 LOOP_FACTORS = (1, 2, 4)

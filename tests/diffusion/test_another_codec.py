@@ -137,6 +137,8 @@ def test_a_length_that_the_codec_does_not_support_is_refused(pipe: LatentFlowPip
     image = torch.rand(3, 32, 32)
     with pytest.raises(UserError, match="num_frames must be 4 with this codec; got 40"):
         pipe(image, "wave", num_frames=40, slow_motion=True)
+    with pytest.raises(UserError, match="num_frames must be at most 4 with a ClipImageCodec; got 40"):
+        pipe(image, "wave", num_frames=40)
 
 
 def test_a_network_for_other_samples_is_refused(pipe: LatentFlowPipeline) -> None:

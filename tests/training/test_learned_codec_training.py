@@ -2,10 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
+from lfdm.config.control import Control, LabelSpan
 from lfdm.config.diffusion import DiffusionConfig
 from lfdm.config.presets import LEARNED64, Preset
 from lfdm.errors import UserError
@@ -31,6 +34,15 @@ def run(learned_preset: Preset, puppets_dir: Path, tmp_path_factory: pytest.Temp
     return folder / "run"
 
 
+@pytest.fixture
+def moving(run: Path) -> LatentFlowPipeline:
+    """The run's pipeline with a codec of arbitrary components: the untrained stage 1 of the run has seen no motion."""
+    pipe = LatentFlowPipeline.from_pretrained(run)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.motion_codec = LearnedCodec()
+    return pipe
+
+
 def test_a_run_can_be_loaded_and_sampled(run: Path) -> None:
     pipe = LatentFlowPipeline.from_pretrained(run)
     pipe.set_progress_bar_config(disable=True)
@@ -47,15 +59,47 @@ def test_a_run_can_be_loaded_and_sampled(run: Path) -> None:
     assert torch.equal(torch.as_tensor(still.frames), image.expand(1, 4, -1, -1, -1))
 
 
-def test_more_frames_are_slow_motion_of_the_same_sample(run: Path) -> None:
-    pipe = LatentFlowPipeline.from_pretrained(run)
-    pipe.set_progress_bar_config(disable=True)
-    image = torch.rand(3, 32, 32)
+def test_more_frames_are_slow_motion_of_the_same_sample(moving: LatentFlowPipeline) -> None:
+    pipe, image = moving, torch.rand(3, 32, 32)
     short = pipe(image, "wave", generator=3, output_type="pt").motion
     slow = pipe(image, "wave", generator=3, num_frames=10, slow_motion=True, output_type="pt").motion
     torch.testing.assert_close(slow.flow[:, :, ::3], short.flow, atol=1e-5, rtol=0)
-    with pytest.raises(UserError, match=r"num_frames must be at most 4 .*slow_motion=True.* got 10"):
-        pipe(image, "wave", num_frames=10)
+    assert short.flow.abs().max() > 0.1
+
+
+def test_more_frames_are_more_latents(moving: LatentFlowPipeline) -> None:
+    pipe, image, steps = moving, torch.rand(3, 32, 32), []
+
+    def after_step(_: object, index: int, __: object, tensors: dict[str, torch.Tensor]) -> None:
+        steps.append((index, tensors["latents"].shape))
+
+    options: dict[str, Any] = {"num_frames": 10, "generator": 3, "output_type": "pt"}
+    long = pipe(image, "wave", callback_on_step_end=after_step, **options)
+    assert torch.as_tensor(long.frames).shape == (1, 10, 3, 32, 32)
+    assert torch.equal(torch.as_tensor(long.frames)[0, 0], image)
+    assert steps == [(index, (1, 16, 4, 16, 16)) for index in range(2)]  # 4 latents: frames 0 to 3, 4 and 5, 6 and 7, 8 and 9
+    assert not torch.equal(long.motion.flow[:, :, 4:6], long.motion.flow[:, :, 6:8])
+    both = pipe(image, "wave", **options | {"num_videos": 2, "generator": [2, 3]})
+    torch.testing.assert_close(both.motion.flow[1:], long.motion.flow, rtol=0, atol=1e-4)
+    still = pipe(image, "wave", motion_strength=0.0, **options)
+    assert torch.equal(torch.as_tensor(still.frames), image.expand(1, 10, -1, -1, -1))
+    with pytest.raises(UserError, match=r"latents must be a tensor \(1, 16, 4, 16, 16\)"):
+        pipe(image, "wave", latents=torch.randn(1, 16, 1, 16, 16), **options)
+
+
+def test_latents_have_labels_of_their_own(moving: LatentFlowPipeline) -> None:
+    pipe, image = moving, torch.rand(3, 32, 32)
+    options: dict[str, Any] = {"generator": 3, "output_type": "latent", "guidance_scale": 20.0}
+    turn = Control(labels=(LabelSpan(label="wave", start=0, end=0.5), LabelSpan(label="jump", start=0.5, end=1)))
+    mixed = torch.as_tensor(pipe(image, control=turn, num_frames=10, **options).frames)
+    wave = torch.as_tensor(pipe(image, "wave", num_frames=10, **options).frames)
+    difference = (mixed - wave).abs().amax(dim=(0, 1, 3, 4))
+    assert difference[0] < 1e-4
+    assert difference[3] > 10 * difference[0] + 1e-4
+    with pytest.raises(UserError, match="labels over time"):
+        pipe(image, control=turn, num_frames=10, slow_motion=True, **options)
+    with pytest.raises(UserError, match="end_image must be None with a LearnedCodec"):
+        pipe(image, control=Control(end_image=Image.new("RGB", (32, 32))), num_frames=10, **options)
 
 
 def test_slow_motion_of_a_model_of_frames_is_refused(tiny_preset: Preset) -> None:

@@ -89,7 +89,7 @@ class SamplingOptions:
     loop: bool = False
     """Let the last frame lead into the first."""
     slow_motion: bool = False
-    """Stretch the motion over --num-frames, any number; for models that sample one image per clip."""
+    """Stretch one motion over --num-frames instead of going on with it; for models that sample one image per clip."""
     unconditional: bool = False
     """Sample without a condition."""
 

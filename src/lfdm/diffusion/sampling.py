@@ -17,7 +17,7 @@ from lfdm.diffusion.samplers import AfterStep, sample_noise
 from lfdm.diffusion.schedulers import check_supported, predicted_by, run_sampler, scheduler_name
 from lfdm.diffusion.windows import Window, blend_windows
 from lfdm.errors import UserError
-from lfdm.motion.codec import MotionCodec
+from lfdm.motion.codec import SampleSpace
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,7 +38,7 @@ class MotionSampler:
     """Samples with the parts of a pipeline; `scheduler` is a `MotionScheduler` or one of diffusers."""
 
     network: DenoiserNetwork
-    codec: MotionCodec
+    codec: SampleSpace
     scheduler: Any
     prediction_type: PredictionType
     """The prediction type that the network was trained on."""

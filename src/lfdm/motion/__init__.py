@@ -6,6 +6,7 @@ __all__ = [
     "frame_box",
     "guided_upsampling",
     "instants",
+    "latent_chain",
     "learned_codec",
     "motion",
     "part_strength",

@@ -22,21 +22,49 @@ MIN_STD = 1e-3
 """Lower bound of a measured standard deviation, so that a nearly constant channel (occlusion of still clips) is not amplified."""
 
 
-class MotionCodec(Component, ABC):
+class SampleSpace(ABC):
+    """What a sampler has to know of the samples of a video, and how motion is decoded from them."""
+
+    has_frame_axis: ClassVar[bool] = False
+    """Samples are (b, c, t, h, w), one entry per frame: a long clip can be sampled in windows."""
+
+    @abstractmethod
+    def sample_shape(self, num_frames: int, height: int, width: int) -> tuple[int, ...]:
+        """Return the shape of one sample, channels first; UserError for a length that is not supported."""
+
+    @abstractmethod
+    def decode(self, sample: Tensor, num_frames: int) -> Motion:
+        """Return the motion of `num_frames` frames that a sample stands for."""
+
+    def clamp(self, sample: Tensor) -> Tensor:
+        """Move a predicted clean sample to the nearest valid one, such as into the range of the training data."""
+        return sample
+
+    def hold_first_frame(self, sample: Tensor) -> Tensor:
+        """Set the known values of frame 0, if any, in a predicted clean sample."""
+        return sample
+
+    def over_time(self, weights: Tensor) -> Tensor:
+        """Return the weights of conditions in each frame, (n, t), as those in each entry of axis 2 of a sample.
+
+        Raises:
+            UserError: one entry stands for the whole video.
+        """
+        raise UserError(
+            f"labels over time need one sample per frame, or several latents (more frames without slow motion); a sample of "
+            f"this model stands for all {weights.shape[1]} frames"
+        )
+
+
+class MotionCodec(Component, SampleSpace):
     """Maps motion to the samples that stage 2 diffuses, and back.
 
     A pipeline can load every subclass that is imported. A codec without weights is one JSON file, as here; one with weights
     is also a model: class X(Model, MotionCodec).
     """
 
-    has_frame_axis: ClassVar[bool] = False
-    """Samples are (b, c, t, h, w), one entry per frame: a long clip can be sampled in windows."""
     corners: bool
     """Coordinate convention of the motion, see `lfdm.motion.warp`."""
-
-    @abstractmethod
-    def sample_shape(self, num_frames: int, height: int, width: int) -> tuple[int, ...]:
-        """Return the shape of one sample, channels first; UserError for a length that the codec does not support."""
 
     @abstractmethod
     def encode(self, motion: Motion) -> Tensor:
@@ -45,18 +73,6 @@ class MotionCodec(Component, ABC):
         Raises:
             UserError: the other coordinate convention.
         """
-
-    @abstractmethod
-    def decode(self, sample: Tensor, num_frames: int) -> Motion:
-        """Return the motion of `num_frames` frames that a sample stands for."""
-
-    def clamp(self, sample: Tensor) -> Tensor:
-        """Clamp a predicted clean sample to the range of the training data, if that was measured."""
-        return sample
-
-    def hold_first_frame(self, sample: Tensor) -> Tensor:
-        """Set the known values of frame 0, if any, in a predicted clean sample."""
-        return sample
 
     def energy(self, height: int, width: int) -> Tensor | None:
         """Return the variance of each entry of a sample before normalisation, (c, ...); None for codecs that do not say."""
@@ -135,6 +151,9 @@ class FrameCodec(MotionCodec):
 
     def sample_shape(self, num_frames: int, height: int, width: int) -> tuple[int, ...]:
         return (3, num_frames, height, width)
+
+    def over_time(self, weights: Tensor) -> Tensor:
+        return weights
 
     def encode(self, motion: Motion) -> Tensor:
         if motion.corners != self.corners:

@@ -79,30 +79,34 @@ class LearnedCodec(Model, MotionCodec):
         """Return the sample of a `Motion` of 3 frames or more."""
         patches = _to_patches(self._check(motion))
         coefficients = torch.einsum("kv,bvhw->bkhw", self.components.float(), patches - self.center.float()[:, None, None])
-        return _to_cells(coefficients / self._per_component("std"))
+        return to_cells(coefficients / self._per_component("std"))
 
     def decode(self, sample: Tensor, num_frames: int) -> Motion:
         if sample.ndim != 5 or sample.shape[1:3] != (len(self.std) // PATCH**2, 1) or num_frames < 1:
             raise UserError(f"sample must be (b, {len(self.std) // PATCH**2}, 1, h, w); got {tuple(sample.shape)}")
-        coefficients = _to_components(sample.float()) * self._per_component("std")
-        at = interpolation(instants(num_frames), NUM_KNOTS).to(coefficients)  # (t, n)
-        form = {"c": 3, "i": PATCH, "j": PATCH}
-        functions = rearrange(self.components.float(), "k (c n i j) -> n (k c i j)", **form)
-        components = rearrange(at @ functions, "t (k c i j) -> k (c t i j)", k=len(self.std), **form)
-        means = rearrange(self.center.float(), "(c n i j) -> n (c i j)", **form)
-        center = rearrange(at @ means, "t (c i j) -> (c t i j)", **form)
+        coefficients = to_components(sample.float()) * self._per_component("std")
+        components, center = self.at(instants(num_frames))
         patches = torch.einsum("kv,bkhw->bvhw", components, coefficients) + center[:, None, None]
-        values = rearrange(patches, "b (c t i j) h w -> b c t (h i) (w j)", t=num_frames, **form)
+        values = rearrange(patches, "b (c t i j) h w -> b c t (h i) (w j)", c=3, i=PATCH, j=PATCH)
         return Motion(values[:, :2], (values[:, 2:] / OCCLUSION_WEIGHT).clamp(0, 1), self.corners).from_rest()
 
+    def at(self, tau: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the components and the mean patch at instants tau (t,): (K, 3 t PATCH^2) and (3 t PATCH^2,), float32."""
+        weights = interpolation(tau, NUM_KNOTS).to(self.components.device, torch.float32)  # (t, n)
+        form = {"c": 3, "i": PATCH, "j": PATCH}
+        functions = rearrange(self.components.float(), "k (c n i j) -> n (k c i j)", **form)
+        components = rearrange(weights @ functions, "t (k c i j) -> k (c t i j)", k=len(self.std), **form)
+        means = rearrange(self.center.float(), "(c n i j) -> n (c i j)", **form)
+        return components, rearrange(weights @ means, "t (c i j) -> (c t i j)", **form)
+
     def clamp(self, sample: Tensor) -> Tensor:
-        coefficients = _to_components(sample)
+        coefficients = to_components(sample)
         low, high = (self._per_component(name).to(sample.dtype) for name in ("low", "high"))
-        return _to_cells(torch.minimum(torch.maximum(coefficients, low), high))
+        return to_cells(torch.minimum(torch.maximum(coefficients, low), high))
 
     def energy(self, height: int, width: int) -> Tensor:
         variance = self._per_component("std").square()[None]
-        return _to_cells(variance.expand(1, -1, height // PATCH, width // PATCH))[0]
+        return to_cells(variance.expand(1, -1, height // PATCH, width // PATCH))[0]
 
     def measured(self, motions: Iterable[Motion], *, clamp: bool = True) -> Self:
         """Return a codec with the components of training motions, and their range; `motions` is iterated once or twice.
@@ -133,7 +137,7 @@ class LearnedCodec(Model, MotionCodec):
     def _measure_range(self, motions: Iterable[Motion]) -> None:
         low, high = -self.low, -self.high
         for motion in motions:
-            coefficients = _to_components(self.encode(motion)).transpose(0, 1).flatten(1).cpu()
+            coefficients = to_components(self.encode(motion)).transpose(0, 1).flatten(1).cpu()
             low, high = torch.minimum(low, coefficients.amin(1)), torch.maximum(high, coefficients.amax(1))
         self.low.copy_(low)
         self.high.copy_(high)
@@ -157,11 +161,11 @@ def _to_patches(motion: Motion) -> Tensor:
     return rearrange(values, "b c n (h i) (w j) -> b (c n i j) h w", i=PATCH, j=PATCH)
 
 
-def _to_cells(coefficients: Tensor) -> Tensor:
+def to_cells(coefficients: Tensor) -> Tensor:
     """(b, K, h / PATCH, w / PATCH) -> (b, K / PATCH^2, 1, h, w)."""
     return F.pixel_shuffle(coefficients, PATCH).unsqueeze(2)
 
 
-def _to_components(sample: Tensor) -> Tensor:
+def to_components(sample: Tensor) -> Tensor:
     """(b, K / PATCH^2, 1, h, w) -> (b, K, h / PATCH, w / PATCH)."""
     return F.pixel_unshuffle(sample[:, :, 0], PATCH)

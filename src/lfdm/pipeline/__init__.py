@@ -12,6 +12,7 @@ __all__ = [
     "folder",
     "full_size",
     "inputs",
+    "lengths",
     "outputs",
     "pipeline",
     "quality",

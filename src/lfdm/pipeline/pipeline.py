@@ -29,7 +29,6 @@ from lfdm.diffusion.process import NoiseLevel
 from lfdm.diffusion.samplers import AfterStep
 from lfdm.diffusion.sampling import KnownMotion, MotionSampler
 from lfdm.diffusion.schedulers import make_scheduler, max_inference_steps, predicted_by
-from lfdm.diffusion.windows import plan_windows
 from lfdm.errors import UserError
 from lfdm.motion.codec import MotionCodec
 from lfdm.motion.codecs import make_codec
@@ -40,6 +39,7 @@ from lfdm.pipeline.control import MotionControl
 from lfdm.pipeline.framing import Framing
 from lfdm.pipeline.full_size import MAX_MEGAPIXELS
 from lfdm.pipeline.inputs import ImageInput, MaskInput, Picture, SeedInput, read_images, sample_generators
+from lfdm.pipeline.lengths import SamplePlan, plan_samples
 from lfdm.pipeline.placed_control import PlacedControl
 from lfdm.pipeline.result import LatentFlowOutput, SampledOutputType, check_output_type
 from lfdm.pipeline.transfer import EncodedImages, MotionTransfer
@@ -48,8 +48,6 @@ StepCallback = Callable[["LatentFlowPipeline", int, Tensor, dict[str, Tensor]], 
 
 MAX_FRAMES = 10_000
 """Length of the longest video."""
-MAX_PASS_FACTOR = 4
-"""A video up to this many times as long as training clips is sampled at once, a longer one in windows of that length."""
 LOOP_SHARE = 1 / 4
 """Part of a training clip (or of a shorter video) over which the end of a loop blends into its start."""
 
@@ -205,12 +203,14 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
             image: path, PIL image, array (H, W, 3), tensor (3, H, W), a list or a batch of them; fitted to the model's size.
                 One of 4 channels has straight alpha.
             condition: see `ConditionEncoder.encode`; None = unconditional.
-            num_frames: up to 10,000; more than four times the length of training clips are sampled in overlapping windows.
+            num_frames: up to 10,000; more than four times the length of training clips are sampled in overlapping windows. A
+                `LearnedCodec` makes more frames than training clips have of latents one after another, see `LatentChain`.
             guidance_scale: classifier-free guidance (2207.12598, eq. 6 with w + 1); 1 = the conditional prediction, 0 = the
                 unconditional one. No effect if both conditions are None.
             num_videos: videos per pair of image and condition, which follow one another in the output.
             generator: one, or a list of one per video, see `lfdm.pipeline.inputs.sample_generators`.
-            latents: noise to begin with instead of the generators', (b, *motion_codec.sample_shape(num_frames, h, w)).
+            latents: noise to begin with instead of the generators', (b, *motion_codec.sample_shape(num_frames, h, w)); with n
+                latents in a chain (b, c, n, h, w).
             output_type: form of the videos, see `lfdm.pipeline.result.SampledOutputType`.
             callback_on_step_end: called as in diffusers after every step; may return {"latents": sample} to replace the sample.
             callback_on_decode: called with the number of frames decoded so far after every chunk; may raise to stop.
@@ -220,8 +220,8 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
             fit: how the image is fitted, see `framing`: `native` = in its own shape, with about as many pixels as in training.
             negative_condition: what guidance moves away from instead of the null condition; needs a guidance_scale above 1.
             loop: lets the last frames lead into the first; see `Motion.closed`.
-            slow_motion: stretches the motion of a training clip over any number of frames, at no cost in sampling; for models
-                whose samples have no frame axis (`LearnedCodec`), which cannot be longer otherwise.
+            slow_motion: stretches one latent over any number of frames, at no cost in sampling; for models whose samples have
+                no frame axis (`LearnedCodec`).
             output_size: `native` = frames have the image's own size and are its own pixels, moved; see `lfdm.pipeline.full_size`.
             max_megapixels: largest image with `native`, since its frames take much memory.
             keep_alpha: makes frames with alpha of images that are not opaque everywhere (all frames of a call, if one image is
@@ -240,7 +240,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         refuse_unknown("a call", unsupported, [*inspect.signature(self.__call__).parameters][:-1])
         self._check_components()
         num_frames, steps, scale = self.sampling_settings(num_frames, num_inference_steps, guidance_scale, loop=loop)
-        self._check_length(num_frames, slow_motion=slow_motion)
+        plan = plan_samples(self.motion_codec, num_frames, trained=self.config["num_frames"], slow_motion=slow_motion)
         check_output_type(output_type, sampled=True)
         pictures = read_images(image, keep_alpha=keep_alpha)
         placed, art = self._place(pictures, motion_mask, pixel_art=pixel_art)
@@ -249,7 +249,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         placed_control = PlacedControl.place(self, control, pictures, framing, num_frames, pixel_art=pixel_art)
         conditions = (controlled_condition(condition, control, self.condition.labels), negative_condition)
         guidance, embedding = make_guidance(self.embed_condition, scale, *conditions, len(pictures), num_videos)
-        guidance = placed_control.over_time(guidance, self.embed_condition)
+        guidance = placed_control.over_time(guidance, self.embed_condition, plan.space)
         generators = sample_generators(generator, len(embedding))
         full_size = self._full_size(pictures, framing, output_size, max_megapixels, art)
         source = self._encode(placed, framing, art).repeat(len(embedding) // len(pictures))
@@ -257,8 +257,8 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         tracks, attention = placed_control.maps(latent), self.config["num_frames"]
         context = DenoiserContext(condition=embedding, latent=latent, attention_frames=attention, tracks=tracks)
         known = placed_control.known(self, source.features, latent)
-        sample = self._sample(context, guidance, num_frames, steps, generators, callback_on_step_end, latents, known)
-        motion, report = placed_control.apply(self.motion_codec.decode(sample, num_frames).resize(source.features.latent_size))
+        sample = self._sample(plan, context, guidance, num_frames, steps, generators, callback_on_step_end, latents, known)
+        motion, report = placed_control.apply(plan.space.decode(sample, num_frames).resize(source.features.latent_size))
         if loop:
             motion = motion.closed(max(1, int(LOOP_SHARE * min(num_frames, self.config["num_frames"]))))
         motion = motion_control(motion)
@@ -288,16 +288,6 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
             check_number("guidance_scale", scale, low=0 if scale == 0 else low, high=high),
         )
 
-    def _check_length(self, num_frames: int, *, slow_motion: bool) -> None:
-        trained, frame_axis = self.config["num_frames"], self.motion_codec.has_frame_axis
-        if slow_motion and frame_axis:
-            raise UserError(f"slow_motion must be False with a {type(self.motion_codec).__name__}, which samples every frame")
-        if num_frames > trained and not slow_motion and not frame_axis:
-            raise UserError(
-                f"num_frames must be at most {trained} for this model, or slow_motion=True (--slow-motion), "
-                f"which stretches its motion over more frames; got {num_frames}"
-            )
-
     def _sampling_latent(self, pictures: Sequence[Picture], framing: Framing, source: EncodedImages) -> Tensor:
         """Return image latents (b, C, h, w) at the size of training, where motion is sampled: it is relative to the frame."""
         if framing.size == self.size:
@@ -307,6 +297,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
 
     def _sample(
         self,
+        plan: SamplePlan,
         context: DenoiserContext,
         guidance: Guidance,
         num_frames: int,
@@ -316,9 +307,8 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
         noise: Tensor | None,
         known: KnownMotion,
     ) -> Tensor:
-        """Return samples (b, *codec.sample_shape) by `num_steps` of the scheduler."""
-        longest = MAX_PASS_FACTOR * self.config["num_frames"]
-        sampler = MotionSampler(self.unet, self.motion_codec, self.scheduler, self._predicts)
+        """Return samples (b, *plan.space.sample_shape) by `num_steps` of the scheduler."""
+        sampler = MotionSampler(self.unet, plan.space, self.scheduler, self._predicts)
         with self.progress_bar(total=num_steps) as bar:
             return sampler.sample(
                 context,
@@ -326,7 +316,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
                 num_frames=num_frames,
                 num_steps=num_steps,
                 generators=generators,
-                windows=plan_windows(num_frames, longest=longest) if self.motion_codec.has_frame_axis else (),
+                windows=plan.windows,
                 callback=self._after_step(callback, bar),
                 noise=noise,
                 known=known,

@@ -1,7 +1,7 @@
 """A `Control` in one call: what it adds to the network's inputs, and what it does to the sampled motion."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -16,6 +16,7 @@ from lfdm.config.video import Size
 from lfdm.diffusion.guidance import Guidance
 from lfdm.diffusion.sampling import KnownMotion
 from lfdm.errors import UserError
+from lfdm.motion.codec import SampleSpace
 from lfdm.motion.motion import Motion
 from lfdm.motion.part_strength import find_part, scale_at_source
 from lfdm.pipeline.conditions import over_time
@@ -73,9 +74,9 @@ class PlacedControl:
         control.for_picture(size)
         last = control.last_time(num_frames, fps)
         end_image = None if control.end_image is None else _read_end_image(control.end_image, size, framing)
-        if (control.labels or end_image is not None) and not pipe.motion_codec.has_frame_axis:
+        if end_image is not None and not pipe.motion_codec.has_frame_axis:
             raise UserError(
-                f"labels over time and end_image need a model that samples every frame; got {type(pipe.motion_codec)}"
+                f"end_image must be None with a {type(pipe.motion_codec).__name__}, which does not sample every frame"
             )
         tracks = None
         if control.follows_tracks:
@@ -88,9 +89,13 @@ class PlacedControl:
             tracks = TrackControl.place(control, size, framing, num_frames=num_frames, fps=fps)
         return cls(control, num_frames, last, tracks, end_image, _place_parts(control, size, framing))
 
-    def over_time(self, guidance: Guidance, embed: Callable[[ConditionInput], Tensor]) -> Guidance:
-        """Return the guidance, with labels over time if there are any."""
-        return over_time(guidance, embed, self.control.labels, self.num_frames, self.last) if self.control.labels else guidance
+    def over_time(self, guidance: Guidance, embed: Callable[[ConditionInput], Tensor], space: SampleSpace) -> Guidance:
+        """Return the guidance, with labels over time if there are any; UserError if samples of `space` cannot have them."""
+        if not self.control.labels:
+            return guidance
+        guidance = over_time(guidance, embed, self.control.labels, self.num_frames, self.last)
+        assert guidance.weights is not None
+        return replace(guidance, weights=space.over_time(guidance.weights))
 
     def maps(self, latent: Tensor) -> Tensor | None:
         """Return the maps of the tracks for image latents (b, C, h, w): (b, TRACK_CHANNELS, t, h, w), or None."""

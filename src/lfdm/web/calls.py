@@ -13,7 +13,8 @@ from torch import Tensor
 from lfdm.errors import UserError
 from lfdm.folders.files import as_file_name
 from lfdm.motion.motion import Motion
-from lfdm.pipeline.pipeline import MAX_PASS_FACTOR, LatentFlowPipeline
+from lfdm.pipeline.lengths import MAX_PASS_FACTOR
+from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.pipeline.result import LatentFlowOutput
 from lfdm.web.jobs import Finished, JobProgress, Jobs, Report
 from lfdm.web.limits import MEGA, ServeLimits
