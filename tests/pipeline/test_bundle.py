@@ -1,8 +1,9 @@
-"""The bundled model, which is distilled: four predictions make a video."""
+"""The bundled models: `puppets64`, which is distilled, so that four predictions make a video, and `puppets64-control`."""
 
 import numpy as np
 import pytest
 
+from lfdm.config.control import Control, Drag
 from lfdm.diffusion.schedulers import MotionScheduler
 from lfdm.errors import UserError
 from lfdm.folders.sources import bundled_images, bundled_models
@@ -20,8 +21,19 @@ def amount_of_motion(pipe: LatentFlowPipeline, num_steps: int) -> float:
     return float(np.abs(np.diff(np.asarray(made, dtype=int)[0], axis=0)).mean())
 
 
-def test_it_is_the_only_one() -> None:
-    assert bundled_models() == ["puppets64"]
+def test_one_of_two_follows_tracks() -> None:
+    assert bundled_models() == ["puppets64", "puppets64-control"]
+    assert LatentFlowPipeline.from_pretrained("puppets64-control").unet.track_inputs
+
+
+def test_a_dragged_hand_moves_and_a_pinned_foot_does_not() -> None:
+    pipe = LatentFlowPipeline.from_pretrained("puppets64-control")
+    control = Control(drags=(Drag(source=(42, 41), path=((1.0, 52, 24),)),), pins=((27, 58),))
+    out = pipe(bundled_images("puppets64-control")[0], control=control, generator=0, output_type="latent")
+    assert out.control is not None
+    moved, held = out.control.distance[0, :, -1].tolist()
+    assert moved < 3
+    assert held < 0.5
 
 
 def test_one_pass_a_step_moves_the_puppet_about_as_far_as_many_small_steps(pipe: LatentFlowPipeline) -> None:
