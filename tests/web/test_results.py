@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from lfdm.data.sprite_sheets import sheet_columns
 from lfdm.data.video import read_video
 from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
-from lfdm.web.results import CALLS_PER_FRAME, VideoResult, sheet_columns, write_result
+from lfdm.web.results import CALLS_PER_FRAME, MAX_WEBP_SIDE, VideoResult, write_result
 
 
 class Stop(Exception):  # noqa: N818 - no error
@@ -65,12 +66,12 @@ def test_large_frames_are_reduced_in_the_player_only(tmp_path: Path) -> None:
 
 
 def test_sheets_stay_below_what_webp_holds() -> None:
-    assert sheet_columns(240, 256, 256) == 16
-    assert sheet_columns(225, 1024, 1024) == 15
-    assert sheet_columns(90, 2048, 1024) == 7
-    assert sheet_columns(7225, 192, 192) == 85
+    assert sheet_columns(240, 256, 256, largest=MAX_WEBP_SIDE) == 16
+    assert sheet_columns(225, 1024, 1024, largest=MAX_WEBP_SIDE) == 15
+    assert sheet_columns(90, 1024, 2048, largest=MAX_WEBP_SIDE) == 7
+    assert sheet_columns(7225, 192, 192, largest=MAX_WEBP_SIDE) == 85
     with pytest.raises(UserError, match="7226 frames of 192x192"):
-        sheet_columns(7226, 192, 192)
+        sheet_columns(7226, 192, 192, largest=MAX_WEBP_SIDE)
 
 
 @pytest.mark.parametrize("stop_after", [2, 7])

@@ -131,12 +131,12 @@ def sheet_image(path: Path) -> Path:
     return path.with_suffix(".png")
 
 
-def sheet_columns(num_frames: int, height: int, width: int) -> int:
-    """Return the number of columns of an almost square sheet; UserError if no sheet can hold this many."""
-    columns = max(1, min(math.ceil(math.sqrt(num_frames * height / width)), MAX_SHEET_SIDE // width, num_frames))
-    if max(columns * width, math.ceil(num_frames / columns) * height) > MAX_SHEET_SIDE:
+def sheet_columns(num_frames: int, height: int, width: int, *, largest: int = MAX_SHEET_SIDE) -> int:
+    """Return the columns of an almost square sheet with sides up to `largest`; UserError if it cannot hold the frames."""
+    columns = max(1, min(math.ceil(math.sqrt(num_frames * height / width)), largest // width, num_frames))
+    if max(columns * width, math.ceil(num_frames / columns) * height) > largest:
         raise UserError(
-            f"num_frames: {num_frames} frames of {width}x{height} do not fit into a sheet of {MAX_SHEET_SIDE} pixels; "
+            f"num_frames: {num_frames} frames of {width}x{height} do not fit into a sheet of {largest} pixels; "
             "choose fewer frames or a smaller size"
         )
     return columns

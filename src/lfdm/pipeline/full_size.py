@@ -105,15 +105,15 @@ class FullSizePicture:
         return Size(*self.straight.shape[-2:])
 
     @property
-    def goes_on(self) -> tuple[bool, bool]:
-        """Whether the picture goes on above or below the frame, and to its left or right."""
+    def extends_beyond(self) -> tuple[bool, bool]:
+        """Whether the picture extends beyond the frame above or below it, and to its left or right."""
         (top, left, box_height, box_width), (height, width) = self.box, self.size
         return top > 0 or top + box_height < height, left > 0 or left + box_width < width
 
     def held_at_edges(self, motion: Motion) -> Motion:
-        """Let motion end smoothly at those edges of the frame beyond which the picture goes on, since nothing moves there."""
+        """Let motion end smoothly at those edges of the frame beyond which the picture continues, since nothing moves there."""
         mask = torch.ones(1, 1, *motion.size, device=motion.flow.device)
-        vertically, horizontally = self.goes_on
+        vertically, horizontally = self.extends_beyond
         if vertically:
             mask[..., 0, :] = mask[..., -1, :] = 0
         if horizontally:
@@ -121,10 +121,10 @@ class FullSizePicture:
         return motion.masked(mask)
 
     def inside(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return 1 for points (m,) in the frame and 0 outside, with a ramp at those edges beyond which the picture goes on."""
+        """Return 1 for points (m,) in the frame and 0 outside, with a ramp at those edges beyond which the picture continues."""
         share = torch.ones_like(x)
-        for goes_on, at, start, extent in zip(self.goes_on, (y, x), self.box[:2], self.box[2:], strict=True):
-            if goes_on:
+        for extends_beyond, at, start, extent in zip(self.extends_beyond, (y, x), self.box[:2], self.box[2:], strict=True):
+            if extends_beyond:
                 from_edge = torch.minimum(at + 0.5 - start, start + extent - at - 0.5) / (EDGE_RAMP * extent)
                 share = torch.minimum(share, from_edge.clamp(0, 1))
         return share

@@ -36,12 +36,13 @@ ModelT = TypeVar("ModelT", LatentFlowAutoencoder, MotionUNet3D)
 
 @dataclass(frozen=True)
 class ImportedFolder:
-    """Which stages an imported folder holds (both = a complete pipeline folder), and its stored labels."""
+    """A folder of imported checkpoints."""
 
     path: Path
-    has_autoencoder: bool
     has_diffusion: bool
+    """It holds stage 2."""
     labels: tuple[str, ...]
+    """Labels with stored embeddings."""
 
 
 def import_released(
@@ -83,7 +84,7 @@ def import_released(
                 model.save_pretrained(folder / name)
 
     replace_folder(out, write)
-    return ImportedFolder(out, stage1 is not None, unet is not None, condition.labels if condition else ())
+    return ImportedFolder(out, unet is not None, condition.labels if condition else ())
 
 
 def add_labels(folder: Path, labels: tuple[str, ...], text_encoder: str | Path | None = None) -> ConditionEncoder:

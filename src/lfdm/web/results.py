@@ -3,7 +3,6 @@
 Shapes: frames (t, H, W, 3) uint8, or (t, H, W, 4) with alpha.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,8 @@ import numpy as np
 from PIL import Image
 
 from lfdm.data.sound import has_sound
-from lfdm.data.sprite_sheets import tile
+from lfdm.data.sprite_sheets import sheet_columns, tile
 from lfdm.data.video import write_video
-from lfdm.errors import UserError
 from lfdm.motion.motion import Motion
 from lfdm.visualize import draw_warped_grid, flow_scale, flow_to_color, in_half_widths, occlusion_to_gray
 from lfdm.web.track_points import TrackPoint
@@ -23,12 +21,10 @@ FILE_SIDE = 256
 """Side in pixels to which videos are enlarged by a whole factor, since players blur small ones."""
 CALLS_PER_FRAME = 2
 """Calls of `after_frame` per frame: one for the video, one for its flow."""
-MAX_SHEET_SIDE = 16_383
+MAX_WEBP_SIDE = 16_383
 """Largest side of a WebP picture, in pixels."""
 MOTION_SIDE = 192
 """Side in pixels at which flow and occlusion are drawn, large enough for fine grid lines."""
-
-
 SHEET_FRAME_SIDE = 512
 """Side in pixels to which larger frames are reduced in the player; the file has them in full."""
 
@@ -78,7 +74,7 @@ def write_result(
     t, shown_height, shown_width = shown.shape[:3]
     factor = max(1, MOTION_SIDE // max(shown_height, shown_width))
     size = (shown_width * factor, shown_height * factor)
-    columns = sheet_columns(t, *size)
+    columns = sheet_columns(t, size[1], size[0], largest=MAX_WEBP_SIDE)
     file = write_video(folder / f"{name}{_ending(frames)}", _enlarged(frames, after_frame), fps=fps, sound=sound)
     flow = motion.flow[0].permute(1, 2, 3, 0).float().cpu().numpy()  # (t, h, w, 2)
     occlusion = motion.occlusion[0, 0].float().cpu().numpy()
@@ -100,14 +96,6 @@ def write_result(
         has_sound=sound is not None and has_sound(sound),
         note=note,
     )
-
-
-def sheet_columns(num_frames: int, width: int, height: int) -> int:
-    """Return the frames per row of an almost square sheet; UserError if no sheet can hold this many."""
-    columns = max(1, min(math.ceil(math.sqrt(num_frames)), MAX_SHEET_SIDE // width))
-    if max(columns * width, math.ceil(num_frames / columns) * height) > MAX_SHEET_SIDE:
-        raise UserError(f"{num_frames} frames of {width}x{height} are too many for the page's player; choose fewer")
-    return columns
 
 
 def _reduced(frames: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from lfdm.data.animations import is_animation
 from lfdm.data.corpora.conversion import ClipFormat, check_trees, convert, entries, entries_or_skip, skip
 from lfdm.data.corpora.cutting import Cutting
 from lfdm.data.corpora.layouts import MIN_LISTED_SHARE, Arrangement, Place, arrange, separate_subjects
-from lfdm.data.corpora.listings import Listing, lists_beside, read_label_table, read_split_lists, read_texts, text_names
+from lfdm.data.corpora.listings import Listing, neighbouring_lists, read_label_table, read_split_lists, read_texts, text_names
 from lfdm.data.corpora.recordings import Conversion, Recording, Segment, SkippedFile
 from lfdm.data.corpora.shapes import find_common_shape
 from lfdm.data.corpora.splits import hold_out_subjects
@@ -195,7 +195,7 @@ def _arrange(tree: _Tree, layout: FolderLayout, labels: str | Path | None) -> Ar
     places, description = found.places, found.description
     if not layout.startswith("split") and all(place.split is None for place in places.values()):
         in_tree = {tree.source / text: text for text in texts}
-        lists, splits = read_split_lists(places, [*in_tree, *lists_beside(tree.source)])
+        lists, splits = read_split_lists(places, [*in_tree, *neighbouring_lists(tree.source)])
         if splits:
             name = " and ".join(text.name for text in lists) if len(lists) < 3 else f"{lists[0].name} and {len(lists) - 1} others"
             description = f"{description}; splits by {name}"

@@ -24,7 +24,7 @@ _HMDB51_LIST = re.compile(r".+_test_split(?P<number>\d+)")
 """A list of HMDB51: the clips of one label, each with 1 for training, 2 for test or 0 for neither."""
 _KTH_LIST = "00sequences"
 _KTH_LINE = re.compile(r"^\W*(?P<split>training|validation|test)\W+person\s*(?P<people>\d+(?:\s*,\s*\d+)*)", re.I | re.M)
-_FOLDERS_BESIDE = ("", "ucfTrainTestlist", "testTrainMulti_7030_splits")
+_LIST_FOLDERS = ("", "ucfTrainTestlist", "testTrainMulti_7030_splits")
 """Where the official lists of UCF-101, HMDB51 and KTH are unpacked, next to the clips."""
 _OFFICIAL_LIST = re.compile(rf"(?:train|test)list\d+|{_HMDB51_LIST.pattern}|{_KTH_LIST}")
 
@@ -115,9 +115,9 @@ def _first_line(path: Path) -> str:
     return next((tidy(line) for line in lines if line.strip()), "")
 
 
-def lists_beside(source: Path) -> list[Path]:
+def neighbouring_lists(source: Path) -> list[Path]:
     """List the official split lists of UCF-101, HMDB51 and KTH that lie next to a tree of clips instead of in it."""
-    folders = (source.absolute().parent / name for name in _FOLDERS_BESIDE)
+    folders = (source.absolute().parent / name for name in _LIST_FOLDERS)
     return [path for folder in folders for path in sorted(folder.glob("*.txt")) if _OFFICIAL_LIST.fullmatch(path.stem)]
 
 
