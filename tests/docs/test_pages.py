@@ -33,13 +33,22 @@ PAGES = [
     README,
     *sorted((DOCS / "tutorials").glob("*.md")),
     *sorted((DOCS / "how-to").glob("*.md")),
-    DOCS / "sprites.md",
+    *(DOCS / name for name in ("control.md", "sprites.md", "training.md")),
 ]
+"""Of the other pages tests/export runs export.md and tests/test_reproduce_the_paper.py paper.md; scaling.md needs a cluster and a
+bucket, results.md hours."""
+RUNS_BEFORE = (
+    "lfdm train autoencoder flow64 --data data/mine --out runs/stage1",
+    "lfdm train diffusion flow64 --data data/mine --autoencoder runs/stage1 --out runs/stage2",
+)
+"""What training.md goes on from: the commands of the README."""
 NOT_RUN = ("pip install ", "git clone ", "make ", "lfdm serve", "torchrun ")
 """Commands that install or do not end: tests/web serves, and tests/training/test_processes.py starts several processes."""
 SHORTER = {
+    "train autoencoder flow256": "--sizes 64:2 256:2 --autoencoder-training.optimization.batch-size 2",
     "train autoencoder": "--autoencoder-training.optimization.num-steps 2",
-    "train diffusion": "--diffusion-training.optimization.num-steps 2",
+    "train diffusion": "--diffusion-training.optimization.num-steps 2 --diffusion-training.optimization.warmup-steps 0",
+    "train few-steps": "--optimization.num-steps 2 --optimization.batch-size 2 --optimization.warmup-steps 0",
     "adapt": "--optimization.num-steps 2 --optimization.batch-size 2",
     "evaluate": "--num-clips 2 --num-diversity-clips 1 --classifier.num-steps 2 --classifier.batch-size 8 "
     "--frame-network.num-steps 2 --frame-network.batch-size 8",
@@ -140,6 +149,8 @@ def test_every_command_and_every_python_block_of_a_page_works(page: Path, capsys
     names: dict[str, Any] = {}
     found = list(blocks(page))
     assert found
+    for line in RUNS_BEFORE if page.name == "training.md" else ():
+        run_command(line, capsys)
     for language, block in found:
         if language == "python":
             exec(compile(block, str(page), "exec"), names)

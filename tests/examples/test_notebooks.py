@@ -22,3 +22,6 @@ def test_a_notebook_runs_and_shows_results(path: Path, tmp_path: Path, monkeypat
     shown = [output for cell in notebook.cells for output in cell.get("outputs", []) if output.output_type == "execute_result"]
     kinds = {kind for output in shown for kind in output.data}
     assert kinds & {"text/html", "image/png", "image/gif"}, kinds
+    streams = "".join(out.text for cell in notebook.cells for out in cell.get("outputs", []) if out.output_type == "stream")
+    bars = {"own_clips": ("training: 100%", "loss "), "report": ("100%",)}.get(path.stem, ())
+    assert [text for text in bars if text not in streams] == []  # without ipywidgets, tqdm draws bars as text

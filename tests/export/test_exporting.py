@@ -1,6 +1,8 @@
 """Exported models give the videos of the pipeline that they were exported from."""
 
 import json
+import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from lfdm.cli.console import run
 from lfdm.config.control import Control
 from lfdm.config.presets import Preset
 from lfdm.config.training import FewStepsConfig
+from lfdm.data.video import video_info
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.diffusion.schedulers import MotionScheduler
 from lfdm.errors import UserError
@@ -29,6 +32,8 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 pytestmark = pytest.mark.slow  # torch's exporter takes about 20 s a model
 
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "export.md").read_text()
 LABELS = ("jump", "wave")
 STATISTICS: dict[str, Any] = {"mean": (0.1, 0.0, 0.7), "std": (0.1, 0.2, 0.3), "low": (-1.0, -1.0, -1.0), "high": (1.0, 1.0, 1.0)}
 
@@ -51,12 +56,19 @@ def pipe(tiny_preset: Preset) -> LatentFlowPipeline:
     return pipe
 
 
+def command_of_the_page(number: int, model: Path, out: Path) -> list[str]:
+    """Return the words of a command of docs/export.md, for another model and another folder."""
+    words = shlex.split(re.findall(r"^lfdm (export .*)$", PAGE, re.MULTILINE)[number], comments=True)
+    words[words.index("--model") + 1], words[words.index("--out") + 1] = str(model), str(out)
+    return words
+
+
 @pytest.fixture(scope="module")
 def exported(pipe: LatentFlowPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pipeline, exported by the command."""
+    """The pipeline, exported by the first command of docs/export.md."""
     folder = tmp_path_factory.mktemp("onnx")
     pipe.save_pretrained(folder / "model")
-    assert run(COMMANDS, ["export", "--model", str(folder / "model"), "--out", str(folder / "out")], "test") == 0
+    assert run(COMMANDS, command_of_the_page(0, folder / "model", folder / "out"), "test") == 0
     return folder / "out"
 
 
@@ -131,8 +143,17 @@ def test_half_weights_take_half_the_space(pipe: LatentFlowPipeline, exported: Pa
     assert largest_difference(pipe, tmp_path / "half") <= 3
 
 
-def test_programs_of_torch_need_no_code_of_ours(pipe: LatentFlowPipeline, tmp_path: Path) -> None:
-    export_pipeline(pipe, tmp_path / "programs", form="torch")
+def test_the_python_of_the_page_works(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("exported").symlink_to(exported)
+    Path("src").symlink_to(ROOT / "src")
+    (block,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    exec(compile(block, "export.md", "exec"), {})
+    assert video_info("wave.mp4").fps == 8
+
+
+def test_programs_of_torch_need_no_code_of_ours(pipe: LatentFlowPipeline, exported: Path, tmp_path: Path) -> None:
+    assert run(COMMANDS, command_of_the_page(1, exported.parent / "model", tmp_path / "programs"), "test") == 0
     encoder = torch.export.load(tmp_path / "programs" / "encoder.pt2").module()
     image = torch.rand(3, 3, *pipe.size)
     with torch.no_grad():
