@@ -24,7 +24,9 @@ from benchmarks.experiment.tables import RESULTS_DIR, ROOT, number, table, write
 from benchmarks.faults.campaign import machine
 from lfdm.config.control import Control
 from lfdm.data.free_motion import FREE_LABEL
+from lfdm.data.puppets.actions import ACTIONS
 from lfdm.evaluation.metrics.dynamics import jitter_share, temporal_spectrum
+from lfdm.evaluation.networks.classifier import ActionClassifier
 from lfdm.folders.model_folder import read_json
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 
@@ -53,7 +55,11 @@ def main() -> None:
     parser.add_argument("--note", default="", help="how the model was trained, for the document")
     parser.add_argument("--clips", type=int, default=24)
     parser.add_argument("--drags", type=int, default=30)
+    parser.add_argument("--labelled", type=int, default=64, help="clips of actions, for --classifier")
     parser.add_argument("--sheets", type=Path, help="folder for contact sheets")
+    parser.add_argument(
+        "--classifier", type=Path, help="folder of an ActionClassifier of puppets, as `lfdm evaluate` trains it in DATA/.cache"
+    )
     parser.add_argument("--render", action="store_true")
     arguments = parser.parse_args()
     if not arguments.render:
@@ -65,6 +71,10 @@ def main() -> None:
         write_results(results, RESULTS)
         results["drags"] = measure_drags(pipe, list(drag_scenes(arguments.drags)), arguments.sheets)
         write_results(results, RESULTS)
+        if arguments.classifier is not None:
+            classifier = ActionClassifier.from_pretrained(arguments.classifier)
+            results["labels"] = measure_labels(pipe, classifier, arguments.labelled)
+            write_results(results, RESULTS)
     before, _, rest = DOCUMENT.read_text().partition(START)
     DOCUMENT.write_text(f"{before}{START}\n{render(read_json(RESULTS))}{END}{rest.partition(END)[2]}")
 
@@ -127,6 +137,20 @@ def measure_pins(pipe: LatentFlowPipeline, scenes: Sequence[DragScene]) -> dict[
     return {"places": len(pinned), "leakage": float(np.mean(pinned)), "without_pins": float(np.mean(free))}
 
 
+@torch.no_grad()
+def measure_labels(pipe: LatentFlowPipeline, classifier: ActionClassifier, num_clips: int) -> dict[str, Any]:
+    """Return how often a classifier recognises the label, with one track of a real clip of that label and without."""
+    right = {"with_track": 0, "without": 0}
+    for number_ in range(num_clips):
+        action = ACTIONS[number_ % len(ACTIONS)]
+        scene = Scene.render(number_, action)
+        for way, control in (("with_track", scene.real_tracks(1)), ("without", None)):
+            frames = pipe(scene.frames[0], action, control=control, generator=scene.seed, output_type="pt").frames
+            logits = classifier.eval()(torch.as_tensor(frames).movedim(1, 2).float())
+            right[way] += classifier.labels[int(logits[0].argmax())] == action
+    return {"clips": num_clips, **{way: count / num_clips for way, count in right.items()}}
+
+
 def summarize(figures: Sequence[dict[str, float]]) -> dict[str, float]:
     """Return means over drags, and the share of limbs that arrived."""
     means = {name: float(np.nanmean([one[name] for one in figures])) for name in figures[0]}
@@ -177,10 +201,16 @@ def render(results: dict[str, Any]) -> str:
     )
     pins = drags["pins"]
     pinned = f"{pins['leakage']:.2f} px, {pins['without_pins']:.2f} px without the pins"
-    return (
+    text = (
         f"Model: {results['model']}. {results['machine']}.\n\n{first}\n{second}\n"
         f"Displacement at {pins['places']} pinned hands and feet: {pinned}.\n"
     )
+    if labels := results.get("labels"):
+        text += (
+            f"Label recognised by a classifier in {labels['clips']} videos with one track of a real clip of that label: "
+            f"{labels['with_track']:.3f}, without it {labels['without']:.3f}.\n"
+        )
+    return text
 
 
 if __name__ == "__main__":

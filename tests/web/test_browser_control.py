@@ -23,7 +23,7 @@ def following(tiny_preset: Preset, tmp_path_factory: pytest.TempPathFactory) -> 
     """A server of a tiny model that has inputs for tracks."""
     folder = tmp_path_factory.mktemp("following")
     preset = replace(tiny_preset, unet=replace(tiny_preset.unet, track_inputs=True))
-    LatentFlowPipeline.from_preset(preset, ("free", "jump", "wave")).save_pretrained(folder / "model")
+    LatentFlowPipeline.from_preset(preset, ("bow", "free", "wave")).save_pretrained(folder / "model")
     picture = np.full((32, 32, 3), 200, np.uint8)
     picture[8:28, 12:20] = (180, 60, 40)
     (folder / "model" / "images").mkdir()
@@ -71,6 +71,7 @@ def asked(sent: Any) -> dict[str, Any]:
 
 def test_a_drag_a_pin_a_strength_and_an_end_pose(visit: Visit, tmp_path: Path) -> None:
     page = visit.page
+    assert page.get_by_label("Label").first.input_value() == "free"  # an action would work against the drag
     visit.press("Drag a point")
     stroke(visit, (0.4, 0.3), (0.5, 0.25), (0.7, 0.2), (0.75, 0.5))
     page.get_by_text("Drag 1").locator("visible=true").wait_for()

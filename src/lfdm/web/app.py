@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 from gradio.events import api
 
+from lfdm.data.free_motion import FREE_LABEL
 from lfdm.pipeline.control import MAX_STRENGTH
 from lfdm.web.answers import PROGRESS_BAR, api_answers, page_answers, streaming
 from lfdm.web.calls import Calls
@@ -51,7 +52,7 @@ def _generate_tab(calls: Calls) -> None:
         with gr.Column(scale=5, min_width=300, elem_classes="lf-card"):
             picture = picture_picker(choices.examples, limits, controls=True, follows_tracks=choices.follows_tracks)
             with gr.Row():
-                value = labels[0] if labels else None
+                value = FREE_LABEL if FREE_LABEL in labels else next(iter(labels), None)
                 label = gr.Dropdown(
                     list(labels),
                     value=value,
