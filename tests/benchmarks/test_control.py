@@ -13,7 +13,9 @@ from benchmarks.control import __main__ as control
 from benchmarks.control.measures import count_pieces, folded_share, measure_drag, pin_leakage
 from benchmarks.control.scenes import DragScene, Scene, drag_scenes
 from lfdm.config.presets import FLOW64, Preset
+from lfdm.data.puppets.actions import ACTIONS
 from lfdm.data.truth import Truth
+from lfdm.evaluation.networks.classifier import ActionClassifier
 from lfdm.motion.motion import Motion
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 
@@ -21,7 +23,7 @@ from lfdm.pipeline.pipeline import LatentFlowPipeline
 @pytest.fixture(scope="module")
 def pipe(tiny_preset: Preset) -> LatentFlowPipeline:
     preset = replace(tiny_preset, image_size=64, num_frames=16, unet=replace(tiny_preset.unet, track_inputs=True), fit=FLOW64.fit)
-    pipe = LatentFlowPipeline.from_preset(preset, ("free",))
+    pipe = LatentFlowPipeline.from_preset(preset, ("free", *ACTIONS))
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -129,12 +131,15 @@ def test_the_script_writes_every_row(pipe: LatentFlowPipeline, tmp_path: Path, m
     monkeypatch.setattr(control, "RESULTS", tmp_path / "control.json")
     monkeypatch.setattr(control, "DOCUMENT", document)
     monkeypatch.setattr(control, "NUM_TRACKS", (0, 1))
+    ActionClassifier(labels=ACTIONS).save_pretrained(tmp_path / "classifier")
     arguments = ["control", "--model", str(tmp_path / "model"), "--clips", "1", "--drags", "1", "--sheets", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setattr(sys, "argv", [*arguments, "--classifier", str(tmp_path / "classifier"), "--labelled", "1"])
     control.main()
     results = json.loads((tmp_path / "control.json").read_text())
     assert set(results["drags"]["ways"]) == {"ours", "touched", "kernel", "bent", "guided", "real"}
     assert document.read_text().startswith("before\n")
     assert document.read_text().endswith("after\n")
     assert "| 0 | 1 |" in document.read_text()
+    assert results["labels"]["clips"] == 1
+    assert "Label recognised by a classifier in 1 videos" in document.read_text()
     assert (tmp_path / "ours.png").is_file()
