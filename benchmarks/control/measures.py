@@ -43,13 +43,14 @@ def measure_drag(pipe: LatentFlowPipeline, scene: DragScene, motion: Motion, fra
     flow = np.moveaxis(pixel_flow(motion)[-1], 0, -1)
     shown = positions() + flow
     on_figure = _read_nearest(scene.figure, shown)
+    limb, num_limb_pixels = find_limb(scene)
     x, y = np.floor(source).astype(int)
     warped = on_figure & (motion.resize((SIDE, SIDE)).occlusion[0, 0, -1].cpu().numpy() > 0.5)
     return {
         "marker_distance": marker_distance(pipe, scene, motion),
         "path_distance": path_distance(scene, motion),
-        "patch_difference": patch_difference(scene, frames[-1]),
-        "limb_share": limb_share(scene, shown),
+        "patch_difference": patch_difference(scene, limb, frames[-1]),
+        "limb_share": limb_share(scene, limb, num_limb_pixels, shown),
         "vacated": float(np.linalg.norm(shown[y, x] - source) > VACATED or not warped[y, x]),
         "islands": float(count_pieces(warped) - count_pieces(scene.figure)),
         "folded": folded_share(flow),
@@ -91,18 +92,18 @@ def path_distance(scene: DragScene, motion: Motion) -> float:
     return 100 * float(torch.where(found.visible[0], followed, missed).mean()) / 2
 
 
-def limb_share(scene: DragScene, shown: np.ndarray) -> float:
+def limb_share(scene: DragScene, limb: np.ndarray, num_pixels: int, shown: np.ndarray) -> float:
     """Return how much of the limb around the point is around the asked place: its pixels there, over those of the real clip.
 
     A pixel counts if it shows a place of the limb that is as far from the point as the pixel is from the asked place, so that
     the limb may turn on its way. The limb is what the real clip shows there.
 
     Args:
+        limb, num_pixels: see `find_limb`.
         shown: (H, W, 2), the place of the first frame that each pixel of the last frame shows.
     """
-    limb, count = find_limb(scene)
     arrived = _moves_along(scene, shown) & _read_nearest(ndimage.binary_dilation(limb, np.ones((3, 3))), shown)
-    return min(1.0, float(arrived.sum() / max(1, count)))
+    return min(1.0, float(arrived.sum() / max(1, num_pixels)))
 
 
 def find_limb(scene: DragScene) -> tuple[np.ndarray, int]:
@@ -128,15 +129,15 @@ def _read_nearest(mask: np.ndarray, places: np.ndarray) -> np.ndarray:
     return mask[row, column]
 
 
-def patch_difference(scene: DragScene, frame: np.ndarray) -> float:
+def patch_difference(scene: DragScene, limb: np.ndarray, frame: np.ndarray) -> float:
     """Return the mean difference, 0 to 255, between the limb around the point and what is around the asked place.
 
-    The patch may turn: the least difference over `NUM_ANGLES` rotations counts.
+    The patch may turn: the least difference over `NUM_ANGLES` rotations counts. `limb` is that of `find_limb`.
     """
     offsets = positions() - SIDE / 2
     offsets = offsets[np.linalg.norm(offsets, axis=-1) <= PATCH_RADIUS]
     before = _sample(scene.image, scene.source + offsets)
-    shown = _sample(find_limb(scene)[0][..., None], scene.source + offsets)[:, 0] > 0.5
+    shown = _sample(limb[..., None], scene.source + offsets)[:, 0] > 0.5
     differences = []
     for angle in np.linspace(0, 2 * np.pi, NUM_ANGLES, endpoint=False):
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])

@@ -1,6 +1,5 @@
 """Kill every command that writes, at random times and while it writes: nothing is lost, and resuming is exact."""
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -19,7 +18,7 @@ from benchmarks.faults.tiny import Commands
 from lfdm.data.index import CACHE_DIR, CLIP_INDEX_NAME, read_index
 from lfdm.data.video import read_video
 from lfdm.distributed.results import MANIFEST
-from lfdm.folders.files import OLD_SUFFIX, TEMPORARY_SUFFIX
+from lfdm.folders.files import OLD_SUFFIX, TEMPORARY_SUFFIX, file_sha256
 from lfdm.folders.lock import LOCK_NAME
 from lfdm.folders.model_folder import WEIGHTS_NAME, read_json, read_tensors
 from lfdm.folders.run_folder import MODEL_DIR, STATE_NAME, differences, find_checkpoints
@@ -139,7 +138,7 @@ def read_videos(out: Path) -> None:
 def batch_outcome(out: Path) -> dict[str, Any]:
     """Return digests of the videos of a batch, and its manifest without what varies."""
     lines = [{name: value for name, value in line.items() if name != "seconds"} for line in _read_lines(out / MANIFEST)]
-    videos = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.glob("*.mp4"))}
+    videos = {path.name: file_sha256(path) for path in sorted(out.glob("*.mp4"))}
     return {"manifest": lines, "videos": videos}
 
 
@@ -150,7 +149,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 def digests(folder: Path) -> dict[str, Any]:
     """Return a digest of every file of a folder except caches."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and CACHE_DIR not in path.relative_to(folder).parts]
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
 
 
 def training_outcome(out: Path) -> dict[str, Any]:
