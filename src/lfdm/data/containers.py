@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -16,7 +17,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from lfdm.config.video import MAX_FPS, MIN_FPS
-from lfdm.data.frames import Alpha, FrameConverter, deinterlace, stated_colours
+from lfdm.data.frames import Alpha, FrameConverter, StatedColours, deinterlace, stated_colours
 from lfdm.data.images import MAX_IMAGE_PIXELS, check_pixels, decoding, guarded
 from lfdm.errors import UserError
 from lfdm.folders.file_kinds import describe_file
@@ -67,7 +68,9 @@ class _OpenFile:
     container: InputContainer
     stream: VideoStream
     decoder: VideoCodecContext
-    converter: FrameConverter
+    colours: StatedColours | None
+    """Of the container, which are known only before a frame is decoded."""
+    keep_alpha: bool
     times: list[int] = field(default_factory=list)
     """Times of the frames up to now, in units of the stream and in stored order."""
     end: int = 0
@@ -103,10 +106,16 @@ class _OpenFile:
         return deinterlace(self.path, (frame for packet in self.packets() for frame in self.decode(packet)))
 
     def convert(self, frame: av.VideoFrame) -> np.ndarray:
-        """Return a frame as (H, W, 3) uint8, or (H, W, 4) where alpha is kept, as a player shows it."""
+        """Return a frame as (H, W, 3) uint8, or (H, W, 4) with `keep_alpha`, as a player shows it."""
         check_pixels(self.path, *self.converter.size(frame))
         with decoding(self.path):
             return self.converter.convert(frame)
+
+    @cached_property
+    def converter(self) -> FrameConverter:
+        """The converter of the stream's frames."""
+        alpha = _ALPHA_OF_MODE.get(_graphics_mode(self.file)) if self._is_mov() else None
+        return FrameConverter(self.stream.sample_aspect_ratio, alpha or "straight", self.colours, keep_alpha=self.keep_alpha)
 
     def seconds(self, time: int) -> float:
         """Convert a time of the stream."""
@@ -273,10 +282,15 @@ def _open(path: Path, *, keep_alpha: bool = False) -> Iterator[_OpenFile]:
             decoder = _decoder(stream)
             decoder.options = {"max_pixels": str(MAX_IMAGE_PIXELS)}  # a size that changes within the stream
             decoder.thread_count = 1  # clips are small; the cache decodes several at once
-            alpha = _ALPHA_OF_MODE.get(_graphics_mode(file)) if container.format.name.startswith("mov") else None
-            colours = stated_colours(stream)  # before a frame is decoded
-            converter = FrameConverter(stream.sample_aspect_ratio, alpha or "straight", colours, keep_alpha=keep_alpha)
-            yield _OpenFile(path=path, file=file, container=container, stream=stream, decoder=decoder, converter=converter)
+            yield _OpenFile(
+                path=path,
+                file=file,
+                container=container,
+                stream=stream,
+                decoder=decoder,
+                colours=stated_colours(stream),
+                keep_alpha=keep_alpha,
+            )
 
 
 def _not_opened(path: Path, error: UserError) -> UserError:
