@@ -73,7 +73,7 @@ def _collide(campaign: Campaign, job: Job, place: Path, expected: dict[str, Any]
     campaign.expect(f"{job.name}: second refused", case, second.is_one_line and named, f"{second.code}, {second.output}")
     ended = first.wait()
     seen = [ended.output] if ended.code else list(differences(expected, job.outcome(out)))
-    campaign.expect(f"{job.name}: first as if alone", case, not seen, "; ".join(seen))
+    campaign.expect(f"{job.name}: the first is undisturbed", case, not seen, "; ".join(seen))
     shutil.rmtree(place)
 
 

@@ -23,7 +23,7 @@ MIN_STD = 1e-3
 
 
 class SampleSpace(ABC):
-    """What a sampler has to know of the samples of a video, and how motion is decoded from them."""
+    """The samples of a video: their shape, the limits of their values, and the motion that is decoded from them."""
 
     has_frame_axis: ClassVar[bool] = False
     """Samples are (b, c, t, h, w), one entry per frame: a long clip can be sampled in windows."""

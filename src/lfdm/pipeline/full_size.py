@@ -106,7 +106,7 @@ class FullSizePicture:
 
     @property
     def extends_beyond(self) -> tuple[bool, bool]:
-        """Whether the picture extends beyond the frame above or below it, and to its left or right."""
+        """Whether parts of the picture lie above or below the frame, and whether parts lie to its left or right."""
         (top, left, box_height, box_width), (height, width) = self.box, self.size
         return top > 0 or top + box_height < height, left > 0 or left + box_width < width
 

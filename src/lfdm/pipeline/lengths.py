@@ -1,4 +1,4 @@
-"""What the number of frames of a call means for a codec: one sample, windows of frames, or a chain of latents."""
+"""How a video of a given number of frames is sampled: at once, in windows of frames, or as a chain of latents."""
 
 from dataclasses import dataclass
 
