@@ -11,7 +11,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from benchmarks.control.scenes import SIDE, DragScene
+from benchmarks.control.scenes import SIDE, DragScene, Scene
 from lfdm.motion.codec import FrameCodec
 from lfdm.motion.motion import Motion
 from lfdm.pipeline.pipeline import LatentFlowPipeline
@@ -37,7 +37,7 @@ class ProjectingCodec(FrameCodec):
 def sample_baseline(pipe: LatentFlowPipeline, scene: DragScene, label: str, way: str, seed: int) -> LatentFlowOutput:
     """Return a video whose point is forced to the asked place by a baseline, or with the motion of the real clip."""
     if way == "real":
-        return pipe.animate(scene.image, real_motion(pipe, scene), output_type="uint8")
+        return pipe.animate(scene.image, real_motion(pipe, scene.real), output_type="uint8")
     if way == "guided":
         with mock.patch.object(PlacedControl, "maps", return_value=None):
             return pipe(scene.image, label, control=scene.control, generator=seed, output_type="uint8")
@@ -58,11 +58,11 @@ def sample_baseline(pipe: LatentFlowPipeline, scene: DragScene, label: str, way:
     return pipe.animate(scene.image, project(motion), output_type="uint8")
 
 
-def real_motion(pipe: LatentFlowPipeline, scene: DragScene) -> Motion:
+def real_motion(pipe: LatentFlowPipeline, scene: Scene) -> Motion:
     """Return the motion that the network would be trained on, on its grid of cells: stage 1's with the figure's exact flow."""
-    frames = torch.from_numpy(scene.real.frames).permute(3, 0, 1, 2)[None].float() / 255
+    frames = torch.from_numpy(scene.frames).permute(3, 0, 1, 2)[None].float() / 255
     with torch.inference_mode():
         motion = pipe.autoencoder.estimate_motion(frames[:, :, 0], frames)
     values = torch.cat((motion.flow, motion.occlusion), dim=1)[0].transpose(0, 1).numpy()
-    exact = torch.from_numpy(with_exact_figure(values, scene.real.truth)).transpose(0, 1)[None]
+    exact = torch.from_numpy(with_exact_figure(values, scene.truth)).transpose(0, 1)[None]
     return Motion(exact[:, :2], exact[:, 2:], motion.corners, motion.offset)

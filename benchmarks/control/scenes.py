@@ -12,8 +12,8 @@ import torch
 from lfdm.config.control import Control, Drag, Point
 from lfdm.config.video import Size
 from lfdm.data.free_motion import FREE_LABEL
-from lfdm.data.puppets.data_set import animate, render_clip
-from lfdm.data.puppets.figures import make_subject
+from lfdm.data.puppets.data_set import animate
+from lfdm.data.puppets.render import Track, front_part, render
 from lfdm.data.truth import Truth
 from lfdm.motion.frame_box import FrameBox
 from lfdm.motion.motion import Motion
@@ -39,12 +39,16 @@ class Scene:
     seed: int
     frames: np.ndarray
     truth: Truth
+    parts: list[Track]
+    """The parts of the figure, from back to front, with their paths."""
 
     @classmethod
     def render(cls, number: int, action: str = FREE_LABEL) -> "Scene":
-        clip = render_clip(FIRST_SUBJECT + number, action, number, size=SIDE)
-        assert clip.truth is not None
-        return cls(number, clip.frames, clip.truth)
+        size = Size(SIDE, SIDE)
+        subject, parts, drift = animate(FIRST_SUBJECT + number, action, number, size)
+        frames, truth = render(subject, parts, drift, size, truth=True)
+        assert truth is not None
+        return cls(number, frames, truth, parts)
 
     @property
     def moving(self) -> np.ndarray:
@@ -52,6 +56,16 @@ class Scene:
         truth = self.truth
         moved = np.linalg.norm(truth.flow - truth.drift[:, None, None], axis=-1)
         return truth.figure & truth.visible & (moved > MOVING)
+
+    def has_track(self, control: Control | None) -> np.ndarray:
+        """Return the pixels of the figure that show a part with a dragged point, (t, H, W) bool."""
+        size = Size(SIDE, SIDE)
+        row, column = np.mgrid[:SIDE, :SIDE].astype(np.float32) + np.float32(0.5)
+        flow = self.truth.flow
+        part = front_part(flow[..., 0] + column, flow[..., 1] + row, self.parts, size)
+        sources = np.array([drag.source for drag in control.drags] if control else np.empty((0, 2)))
+        x, y = sources.astype(int).clip(0, SIDE - 1).T
+        return self.truth.figure & np.isin(part, part[0, y, x])
 
     def real_tracks(self, count: int) -> Control | None:
         """Return a control of tracks of `count` points that the last frame shows, those that move more being likelier."""
@@ -111,9 +125,8 @@ def drag_scenes(count: int) -> Iterator[DragScene]:
     while found < count:
         number += 1
         scene = Scene.render(number)
-        subject = make_subject(FIRST_SUBJECT + number)
-        _, tracks, drift = animate(subject, FREE_LABEL, number, Size(SIDE, SIDE))
-        ends = {track.part.name: track.middle(SIDE) + drift for track in tracks if track.part.name in ENDS}
+        drift = scene.truth.drift
+        ends = {track.part.name: track.middle(SIDE) + drift for track in scene.parts if track.part.name in ENDS}
         moved = {name: float(np.linalg.norm(path[-1] - path[0])) for name, path in ends.items()}
         name = max(moved, key=lambda end: moved[end])
         source, target = ends[name][0], ends[name][-1]

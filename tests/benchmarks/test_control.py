@@ -39,7 +39,7 @@ def square_scene() -> DragScene:
     truth = Truth(
         flow, np.ones((2, 64, 64), bool), np.ones((2, 64, 64), bool), np.stack([figure, moved]), np.zeros((2, 2), np.float32)
     )
-    real = Scene(0, np.stack([image, np.roll(image, 20, axis=1)]), truth)
+    real = Scene(0, np.stack([image, np.roll(image, 20, axis=1)]), truth, [])
     return DragScene(real, (20.0, 30.0), (40.0, 30.0), ())
 
 
@@ -118,8 +118,12 @@ def test_scenes_have_the_tracks_of_their_motion() -> None:
         flow = scene.truth.flow[-1, min(63, int(y)), min(63, int(x))]
         assert np.abs(flow - (np.array(drag.source) - (x, y))).max() < 1.5
     drag_scene = next(iter(drag_scenes(1)))
-    assert np.linalg.norm(np.subtract(drag_scene.target, drag_scene.source)) >= 6
+    parts = drag_scene.real.has_track(drag_scene.control)
     x, y = map(int, drag_scene.source)
+    assert parts[0, y, x]
+    assert 0 < parts.sum() < drag_scene.real.truth.figure.sum() / 4  # one end of a limb
+    assert not drag_scene.real.has_track(None).any()
+    assert np.linalg.norm(np.subtract(drag_scene.target, drag_scene.source)) >= 6
     assert drag_scene.figure[y, x]
 
 

@@ -146,7 +146,7 @@ def _truth(canvas: _Canvas, tracks: list[Track], drift: np.ndarray) -> Truth:
     rows, columns = (np.arange(side, dtype=np.float32) + np.float32(0.5) for side in size)
     x, y = flow[..., 0] + columns, flow[..., 1] + rows[:, None]
     inside = (x >= 0) & (x <= size.width) & (y >= 0) & (y <= size.height)
-    visible = inside & (_front_part(x, y, tracks, size) == part)
+    visible = inside & (front_part(x, y, tracks, size) == part)
 
     left, top = np.floor(x - 0.5).astype(np.int64), np.floor(y - 0.5).astype(np.int64)
     interior = visible & _same_around(part) & (left >= 0) & (top >= 0) & (x <= size.width - 0.5) & (y <= size.height - 0.5)
@@ -157,8 +157,8 @@ def _truth(canvas: _Canvas, tracks: list[Track], drift: np.ndarray) -> Truth:
     return Truth(flow.copy(), visible, interior, part != _BACKGROUND, drift.astype(np.float32))
 
 
-def _front_part(x: np.ndarray, y: np.ndarray, tracks: list[Track], size: Size) -> np.ndarray:
-    """Return the front-most part of frame 0 at any positions, in pixels."""
+def front_part(x: np.ndarray, y: np.ndarray, tracks: list[Track], size: Size) -> np.ndarray:
+    """Return the index in `tracks` of the part that frame 0 shows at positions (t, H, W) in pixels, or -1 for the background."""
     front = np.full(x.shape, _BACKGROUND, np.int16).ravel()
     x, y, unit = x.ravel(), y.ravel(), min(size)
     for index, track in enumerate(tracks):
