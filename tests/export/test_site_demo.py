@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from lfdm.config.control import Control, Drag
 from lfdm.config.presets import Preset
@@ -156,11 +156,32 @@ def test_a_dropped_picture_is_animated_and_downloaded(page: Any, site: Path, tmp
         download.value.save_as(tmp_path / f"jump.{button}")
     video = read_video(tmp_path / "jump.gif")
     assert video.shape == (5, 256, 256, 3)
+    with Image.open(tmp_path / "jump.gif") as gif:
+        shown = sum(frame.info["duration"] for frame in ImageSequence.Iterator(gif))
+    assert shown == pytest.approx(1000 * 5 / 8, abs=10)  # 8 frames a second, in hundredths of one
     recorded = read_video(tmp_path / "jump.webm")
     assert recorded.shape[1:] == (256, 256, 3)
     assert np.abs(recorded[0].astype(int) - video[0]).mean() < 5  # the same colours
     assert np.abs(video[0].astype(int) - video[-1]).max() > 20  # it moves
     assert page.foreign == []
+
+
+def test_a_dropped_picture_is_shown_with_its_name(page: Any) -> None:
+    dropped = """() => {
+        const data = new DataTransfer();
+        data.items.add(new File([lfdm.red], "red.png", {type: "image/png"}));
+        document.getElementById("drop").dispatchEvent(new DragEvent("drop", {dataTransfer: data}));
+    }"""
+    page.evaluate(
+        "async () => { const sheet = new OffscreenCanvas(8, 8), pen = sheet.getContext('2d'); "
+        "pen.fillStyle = 'red'; pen.fillRect(0, 0, 8, 8); lfdm.red = await sheet.convertToBlob(); }"
+    )
+    page.evaluate(dropped)
+    page.wait_for_function("lfdm.state.pixels[0] === 255 && lfdm.state.pixels[1] === 0")
+    assert page.evaluate("document.getElementById('file').files[0].name") == "red.png"
+    page.locator("#examples button").first.click()
+    page.wait_for_function("lfdm.state.pixels[0] !== 255")
+    assert page.evaluate("document.getElementById('file').files.length") == 0
 
 
 def test_a_file_that_is_no_picture_is_one_line(page: Any, tmp_path: Path) -> None:
@@ -262,8 +283,10 @@ def test_the_page_fits_a_phone(page: Any) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     page.evaluate("scrollTo(0, 0)")
     page.evaluate("document.getElementById('frames').value = 2")
+    page.evaluate("document.getElementById('play').click()")  # pause
     page.click("#generate")
     page.wait_for_function("!lfdm.state.busy", timeout=240_000)
+    assert page.evaluate("lfdm.state.playing")  # a new video plays
     box = page.locator("#canvas").bounding_box()
     assert box["y"] >= 0
     assert box["y"] + box["height"] <= 740

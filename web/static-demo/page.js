@@ -87,6 +87,7 @@ async function take(file, button = null) {
   sheet.drawImage(bitmap, x, y, w, h);
   state.pixels = sheet.getImageData(0, 0, width, height).data;
   for (const other of $("examples").children) other.setAttribute("aria-pressed", String(other === button));
+  if (button) $("file").value = ""; // the same file can be chosen again
   points.clear();
   show([state.pixels]);
   if (!state.busy) say("ready");
@@ -98,7 +99,9 @@ for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
   $("drop").addEventListener(name, (event) => {
     event.preventDefault();
     $("drop").classList.toggle("over", name === "dragenter" || name === "dragover");
-    if (name === "drop" && event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
+    if (name !== "drop" || !event.dataTransfer.files[0]) return;
+    $("file").files = event.dataTransfer.files; // shows its name
+    take(event.dataTransfer.files[0]);
   });
 }
 
@@ -121,6 +124,7 @@ $("form").onsubmit = async (event) => {
       points: state.points,
     };
     show(await generate(request, (done, total) => { $("progress").value = done / (total + 1); }));
+    play(true);
     canvas.scrollIntoView({ block: "nearest" });
     say(`${request.frames} frames in ${((performance.now() - started) / 1000).toFixed(1)} s`);
   } catch (error) {
@@ -156,10 +160,11 @@ function tick(now) {
 }
 requestAnimationFrame(tick);
 
-$("play").onclick = () => {
-  state.playing = !state.playing;
-  $("play").textContent = state.playing ? "Pause" : "Play";
-};
+function play(playing) {
+  state.playing = playing;
+  $("play").textContent = playing ? "Pause" : "Play";
+}
+$("play").onclick = () => play(!state.playing);
 
 /** Return a frame enlarged by whole pixels. */
 function enlarge(pixels) {
@@ -186,10 +191,11 @@ function save(blob, ending) {
 $("gif").onclick = () => {
   const [height, width] = state.settings.image_size.map((side) => side * ENLARGED);
   const gif = GIFEncoder();
-  for (const frame of state.frames) {
+  const end = (index) => 10 * Math.round((index * 100) / state.settings.fps); // GIF counts hundredths of a second
+  for (const [index, frame] of state.frames.entries()) {
     const pixels = enlarge(frame);
     const palette = quantize(pixels, 256);
-    gif.writeFrame(applyPalette(pixels, palette), width, height, { palette, delay: Math.round(1000 / state.settings.fps) });
+    gif.writeFrame(applyPalette(pixels, palette), width, height, { palette, delay: end(index + 1) - end(index) });
   }
   gif.finish();
   save(new Blob([gif.bytes()], { type: "image/gif" }), "gif");
