@@ -15,14 +15,14 @@ from lfdm.config.training import AdaptationConfig
 from lfdm.data.progress import Progress
 from lfdm.data.training_clips import find_clips
 from lfdm.folders.files import expand_home, recover, replace_folder, write_bytes
-from lfdm.folders.lock import locked
-from lfdm.folders.run_folder import check_run, find_layout, prepare_run
+from lfdm.folders.run_folder import find_layout
 from lfdm.folders.sources import INDEX_NAME, find_folder
 from lfdm.pipeline.folder import component_types
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.loop import train
-from lfdm.training.processes import naming_a_lost_process, process_state, require_equal_shares
+from lfdm.training.processes import process_state
 from lfdm.training.reports import RunSummary, StepReport
+from lfdm.training.run import open_run
 from lfdm.training.stage1 import AutoencoderTask, data_setting
 
 DECODER = ("bottleneck", "ups", "final")
@@ -36,7 +36,6 @@ def freeze_all_but_decoder(autoencoder: LatentFlowAutoencoder) -> None:
         autoencoder.get_submodule(name).requires_grad_(True)
 
 
-@naming_a_lost_process()
 def adapt(
     model: str | Path,
     data: str | Path,
@@ -66,19 +65,15 @@ def adapt(
     """
     out, source = expand_home(out), find_clips(data, cache_gb)
     settings = {"stage": "adaptation", "model": str(model), "data": data_setting(data), "adaptation": to_json(config)}
-    require_equal_shares(settings, config.optimization.batch_size)
-    check_run(out, settings)
-    layout = find_layout(find_folder(model))
-    pipe = LatentFlowPipeline.from_pretrained(model)
-    freeze_all_but_decoder(pipe.autoencoder)
-    state = process_state()
-    with locked(out, hold=state.is_main_process):
+    with open_run(out, settings, batch_size=config.optimization.batch_size) as run:
+        layout = find_layout(find_folder(model))
+        pipe = LatentFlowPipeline.from_pretrained(model)
+        freeze_all_but_decoder(pipe.autoencoder)
+        state = process_state()
         with state.local_main_process_first():  # the other processes find its cache
             cache = source.open(pipe.size, pipe.config["fit"], progress=progress)
         task = AutoencoderTask(pipe.autoencoder, config.losses(), cache)
-        if state.is_main_process:
-            prepare_run(out, settings)
-        state.wait_for_everyone()
+        run.write()
         checkpoint = train(task, config.optimization, out, report=report, summary=summary)
         if state.is_main_process:
             folders = {name: layout.component(name) for name in component_types(LatentFlowPipeline)}

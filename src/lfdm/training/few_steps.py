@@ -33,16 +33,15 @@ from lfdm.diffusion.mean_flow import (
 from lfdm.diffusion.schedulers import MotionScheduler, predicted_by
 from lfdm.errors import UserError
 from lfdm.folders.files import expand_home
-from lfdm.folders.lock import locked
-from lfdm.folders.run_folder import check_run
 from lfdm.pipeline.pipeline import LatentFlowPipeline
 from lfdm.training.batches import BatchRandomness
 from lfdm.training.encoded_clips import EncodedClips
 from lfdm.training.loop import train
-from lfdm.training.processes import naming_a_lost_process, process_state, require_equal_shares
+from lfdm.training.processes import process_state
 from lfdm.training.reports import RunSummary, StepReport
+from lfdm.training.run import open_run
 from lfdm.training.stage1 import data_setting
-from lfdm.training.stage2 import ConditionedUNet, DiffusionTask, open_caches, write_run
+from lfdm.training.stage2 import ConditionedUNet, DiffusionTask, open_caches
 from lfdm.training.starting import ordinary_network
 
 
@@ -164,7 +163,6 @@ class _Inputs(NamedTuple):
     scale: Tensor
 
 
-@naming_a_lost_process()
 def train_few_steps(
     model: str | Path,
     data: str | Path,
@@ -194,16 +192,13 @@ def train_few_steps(
     """
     out, source = expand_home(out), find_clips(data, cache_gb)
     settings = {"stage": "few-steps", "model": str(model), "data": data_setting(data), "few_steps": to_json(config)}
-    require_equal_shares(settings, config.optimization.batch_size)
-    check_run(out, settings)
-    teacher = load_teacher(model)
-    student = make_student(teacher, config)
-    state = process_state()
-    with locked(out, hold=state.is_main_process):
-        stage1 = teacher.autoencoder.requires_grad_(False).to(state.device)
+    with open_run(out, settings, batch_size=config.optimization.batch_size) as run:
+        teacher = load_teacher(model)
+        student = make_student(teacher, config)
+        stage1 = teacher.autoencoder.requires_grad_(False).to(process_state().device)
         size, fit = teacher.size, teacher.config["fit"]
         clips, encoded = open_caches(stage1, config, source, size=size, fit=fit, progress=progress)
-        write_run(out, settings, student)
+        run.write(student)
         assert isinstance(teacher.unet, MotionUNet3D)
         task = FewStepsTask(student, teacher.unet, config, clips, encoded)
         return train(task, config.optimization, out, report=report, summary=summary)

@@ -25,10 +25,9 @@ from lfdm.data.progress import Progress
 from lfdm.data.training_clips import ClipSource, TrainingClips, find_clips
 from lfdm.errors import UserError
 from lfdm.folders.files import expand_home
-from lfdm.folders.lock import locked
 from lfdm.folders.model_folder import load_exactly
 from lfdm.folders.remote import is_url
-from lfdm.folders.run_folder import check_run, find_checkpoints, find_model, prepare_run
+from lfdm.folders.run_folder import find_checkpoints, find_model
 from lfdm.folders.sources import find_folder
 from lfdm.training.batches import BatchRandomness
 from lfdm.training.loop import train
@@ -36,8 +35,9 @@ from lfdm.training.losses.image import edge_aware_smoothness, multiscale_l1, ssi
 from lfdm.training.losses.perceptual import PerceptualLoss
 from lfdm.training.motion_cache import MotionCache, open_motion_cache
 from lfdm.training.optimization import uses_bf16
-from lfdm.training.processes import naming_a_lost_process, process_state, require_equal_shares
+from lfdm.training.processes import process_state
 from lfdm.training.reports import RunSummary, StepReport
+from lfdm.training.run import open_run
 from lfdm.visualize import flow_to_color, in_half_widths
 
 PANEL_PAIRS = 6
@@ -135,7 +135,6 @@ class AutoencoderTask:
         return np.concatenate(rows, axis=0)
 
 
-@naming_a_lost_process()
 def train_autoencoder(
     preset: Preset,
     data: str | Path,
@@ -170,25 +169,21 @@ def train_autoencoder(
     if config.tracking_distillation_weight > 0 and init is None:
         raise UserError("tracking_distillation_weight needs init, the model whose tracked motion to learn from; got None")
     source = find_clips(data, cache_gb, cache_dir=cache_dir)
-    module = _make_autoencoder(preset, init, resumed=bool(find_checkpoints(out)))
     settings = {
         "stage": AutoencoderTask.name,
         "data": data_setting(data),
         "init": str(init) if init else None,
         "preset": to_json(preset),
     }
-    require_equal_shares(settings, preset.autoencoder_training.optimization.batch_size)
-    check_run(out, settings, free=STAGE2_SETTINGS)
-    teacher_motion, state = None, process_state()
-    with locked(out, hold=state.is_main_process):
+    with open_run(out, settings, batch_size=config.optimization.batch_size, free=STAGE2_SETTINGS) as run:
+        module = _make_autoencoder(preset, init, resumed=bool(find_checkpoints(out)))
+        teacher_motion, state = None, process_state()
         with state.local_main_process_first():  # the others find the caches that it makes
             cache = open_training_clips(source, preset.size, preset.fit, config.background, progress)
             if config.tracking_distillation_weight > 0:
                 teacher_motion = _tracked_motion(module, preset, cache, state.device, progress)
         task = AutoencoderTask(module, config, cache, teacher_motion)
-        if state.is_main_process:
-            prepare_run(out, settings, free=STAGE2_SETTINGS)
-        state.wait_for_everyone()
+        run.write()
         return train(task, config.optimization, out, report=report, summary=summary, stop_after=stop_after)
 
 

@@ -1,8 +1,7 @@
 """Training of stage 2: diffusion of the motion that stage 1 estimates in the training clips (LFDM section 3.3)."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +28,7 @@ from lfdm.diffusion.process import add_noise, diffusion_loss, sample_timesteps
 from lfdm.diffusion.schedulers import predicted_by
 from lfdm.errors import UserError
 from lfdm.folders.files import expand_home
-from lfdm.folders.lock import locked
-from lfdm.folders.run_folder import MODEL_DIR, check_run, find_checkpoints, find_layout, prepare_run
+from lfdm.folders.run_folder import MODEL_DIR, find_checkpoints, find_layout
 from lfdm.folders.sources import find_folder
 from lfdm.motion.codec import MotionCodec
 from lfdm.motion.codecs import make_codec
@@ -43,8 +41,9 @@ from lfdm.training.encoded_shards import open_encoded_shards
 from lfdm.training.loop import train
 from lfdm.training.motion_cache import CachedMotions, MotionStore, to_motion
 from lfdm.training.optimization import uses_bf16
-from lfdm.training.processes import naming_a_lost_process, process_state, require_equal_shares
+from lfdm.training.processes import process_state
 from lfdm.training.reports import RunSummary, StepReport
+from lfdm.training.run import open_run
 from lfdm.training.stage1 import data_setting, open_training_clips, panel_clips
 from lfdm.training.starting import StartingWeights, load_autoencoder
 
@@ -180,7 +179,6 @@ class DiffusionTask:
         return rearrange(np.stack([real, np.asarray(result.frames)]), "row n t h w c -> t (row h) (n w) c")
 
 
-@naming_a_lost_process()
 def train_diffusion(
     preset: Preset,
     data: str | Path,
@@ -221,38 +219,21 @@ def train_diffusion(
     out, source = expand_home(out), find_clips(data, cache_gb, cache_dir=cache_dir)
     paths = {"data": data_setting(data), "autoencoder": str(autoencoder), "init": str(init) if init else None}
     settings = {"stage": DiffusionTask.name, **paths, "preset": to_json(preset)}
-    require_equal_shares(settings, preset.diffusion_training.optimization.batch_size)
-    check_run(out, settings, free=STAGE1_SETTINGS)
-    model, state = out / MODEL_DIR, process_state()
-    with locked(out, hold=state.is_main_process):
+    model, training = out / MODEL_DIR, preset.diffusion_training
+    with open_run(out, settings, batch_size=training.optimization.batch_size, free=STAGE1_SETTINGS) as run:
         begun = model.is_dir()
-        stage1 = load_autoencoder(model if begun else autoencoder, preset).to(state.device)
+        stage1 = load_autoencoder(model if begun else autoencoder, preset).to(process_state().device)
         # A run with a checkpoint does not need the weights that it started from.
         start = None if init is None or find_checkpoints(out) else StartingWeights.load(find_folder(init), preset)
         labels = source.split_labels("train")
         condition = _make_condition(preset, labels, model / "condition", None if start is None else start.condition)
         fitting = {"size": preset.size, "fit": preset.fit}
-        training = preset.diffusion_training
         clips, encoded = open_caches(stage1, training, source, **fitting, progress=progress)
         codec = _load_codec(model) if begun else _measured_codec(preset, stage1, None if encoded is None else encoded.motion)
         pipeline = _build_pipeline(preset, stage1, condition, codec, None if start is None else start.unet)
-        write_run(out, settings, pipeline, free=STAGE1_SETTINGS)
+        run.write(pipeline)
         task = DiffusionTask(pipeline, training, clips, encoded)
         return train(task, training.optimization, out, report=report, summary=summary, stop_after=stop_after)
-
-
-def write_run(out: Path, settings: dict[str, Any], pipeline: LatentFlowPipeline, *, free: Collection[str] = ()) -> None:
-    """Write the run folder with the parts of a pipeline that are not trained, unless it has them; every process calls this.
-
-    Args:
-        settings, free: see `prepare_run`.
-    """
-    state = process_state()
-    if state.is_main_process:
-        prepare_run(out, settings, free=free)
-        if not (out / MODEL_DIR).is_dir():
-            pipeline.save_pretrained(out / MODEL_DIR, leave_out=["unet"])
-    state.wait_for_everyone()
 
 
 def _condition_of(label: str, training: DiffusionTrainingConfig) -> str | None:
