@@ -28,9 +28,10 @@ from lfdm import LatentFlowPipeline
 from lfdm.config.presets import FLOW64
 from lfdm.config.training import OptimizationConfig, with_num_steps
 from lfdm.data.corpora.folder import write_folder
+from lfdm.data.progress import TqdmBars
 from lfdm.data.puppets.data_set import render_clip
 from lfdm.data.video import write_video
-from lfdm.training.reports import TqdmBars
+from lfdm.training.reports import show_steps
 from lfdm.training.stage1 import train_autoencoder
 from lfdm.training.stage2 import train_diffusion
 
@@ -67,10 +68,10 @@ preset = replace(
     autoencoder_training=replace(stage1, optimization=shorter(stage1.optimization)),
     diffusion_training=replace(stage2, optimization=shorter(stage2.optimization)),
 )
-train_autoencoder(preset, DATA, RUNS / "stage1", init="puppets64", progress=bars, report=bars.step)
+train_autoencoder(preset, DATA, RUNS / "stage1", init="puppets64", progress=bars, report=show_steps(bars))
 
 # %%
-train_diffusion(preset, DATA, RUNS / "stage1", RUNS / "stage2", progress=bars, report=bars.step)
+train_diffusion(preset, DATA, RUNS / "stage1", RUNS / "stage2", progress=bars, report=show_steps(bars))
 
 # %% [markdown]
 # ## A video

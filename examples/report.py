@@ -22,10 +22,10 @@ if importlib.util.find_spec("lfdm") is None:
 # %%
 from pathlib import Path
 
+from lfdm.data.progress import TqdmBars
 from lfdm.data.puppets.data_set import write_puppets
 from lfdm.evaluation.protocol import evaluate
 from lfdm.evaluation.settings import ClassifierTraining, EvaluationConfig
-from lfdm.training.reports import TqdmBars
 
 write_puppets(Path("data/puppets"), num_subjects=6, num_takes=1, test_fraction=0.34, num_workers=1)
 judges = ClassifierTraining(num_steps=10, batch_size=8)  # too few to recognise much; the defaults are 100 and 300 steps

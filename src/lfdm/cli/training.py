@@ -21,7 +21,7 @@ from lfdm.data.corpora.shapes import find_common_shape
 from lfdm.data.index import label_warnings
 
 if TYPE_CHECKING:
-    from lfdm.training.reports import RunSummary, StepReport
+    from lfdm.training.reports import Callbacks, RunSummary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,8 +234,9 @@ def train_few_steps(
     return _print_result(checkpoint, *_uses_of(out, data))
 
 
-def _callbacks(bars: ProgressBars, data: str | None = None) -> dict[str, Any]:
+def _callbacks(bars: ProgressBars, data: str | None = None) -> "Callbacks":
     """Return the callbacks of a training that show it on the terminal, with warnings about the labels of `data`."""
+    from lfdm.training.reports import show_steps
 
     def summarize(summary: "RunSummary") -> None:
         bars.print(describe_run(summary))
@@ -246,11 +247,7 @@ def _callbacks(bars: ProgressBars, data: str | None = None) -> dict[str, Any]:
             for warning in label_warnings(source.split_labels("train"), source.split_labels("test")):
                 bars.print(f"warning: {warning}")
 
-    def report(step: "StepReport") -> None:
-        loss = step.metrics.get("loss", float("nan"))
-        bars("training", step.step, step.num_steps, note=f"loss {loss:.4f}, {step.steps_per_second:.2f} steps/s")
-
-    return {"report": report, "summary": summarize, "progress": bars}
+    return {"report": show_steps(bars), "summary": summarize, "progress": bars}
 
 
 def _uses_of(model: Path, data: str) -> tuple[str, ...]:

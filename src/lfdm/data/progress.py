@@ -7,9 +7,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from lfdm.errors import UserError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 MAX_WAITING = 1000
 """Items that wait in a pool: each takes a few kilobytes there."""
@@ -22,6 +25,32 @@ class Progress(Protocol):
     """Callback that receives the state of some work, such as `progress("decoding clips", 3, 20)`."""
 
     def __call__(self, work: str, done: int, total: int, /) -> None: ...
+
+
+class NotedProgress(Progress, Protocol):
+    """A `Progress` that also shows a note, such as the loss."""
+
+    def __call__(self, work: str, done: int, total: int, /, *, note: str = "") -> None: ...
+
+
+class TqdmBars:
+    """Bars of tqdm, which suit notebooks and terminals, one for each named work."""
+
+    def __init__(self) -> None:
+        self._bars: dict[str, tqdm[Any]] = {}
+
+    def __call__(self, work: str, done: int, total: int, /, *, note: str = "") -> None:
+        """Show the state of a work on the bar of its name, with a note behind it."""
+        from tqdm.auto import tqdm
+
+        if work not in self._bars:
+            self._bars[work] = tqdm(desc=work, total=total)
+        bar = self._bars[work]
+        bar.total = total
+        bar.set_postfix_str(note, refresh=False)
+        bar.update(done - bar.n)
+        if done >= total:
+            self._bars.pop(work).close()
 
 
 def worker_processes(num_workers: int) -> ProcessPoolExecutor | None:

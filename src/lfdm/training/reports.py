@@ -1,18 +1,17 @@
-"""Reports of a training to its caller: a summary at the start, then metrics; and bars that show them in a notebook."""
+"""Reports of a training to its caller: a summary at the start, then metrics."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal, TypedDict
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
 from lfdm.config.training import OptimizationConfig
+from lfdm.data.progress import NotedProgress, Progress
 from lfdm.training.processes import samples_at_once
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 
 @dataclass(frozen=True)
@@ -23,30 +22,6 @@ class StepReport:
     num_steps: int
     metrics: dict[str, float]
     steps_per_second: float
-
-
-class TqdmBars:
-    """Bars of tqdm, which suit notebooks and terminals: `progress=bars` for any work, `report=bars.step` for a training."""
-
-    def __init__(self) -> None:
-        self._bars: dict[str, tqdm[Any]] = {}
-
-    def __call__(self, work: str, done: int, total: int, /, *, note: str = "") -> None:
-        """Show the state of a work on the bar of its name, with a note behind it."""
-        from tqdm.auto import tqdm
-
-        if work not in self._bars:
-            self._bars[work] = tqdm(desc=work, total=total)
-        bar = self._bars[work]
-        bar.total = total
-        bar.set_postfix_str(note, refresh=False)
-        bar.update(done - bar.n)
-        if done >= total:
-            self._bars.pop(work).close()
-
-    def step(self, report: StepReport) -> None:
-        """Show the steps and the loss of a training."""
-        self("training", report.step, report.num_steps, note=f"loss {report.metrics.get('loss', float('nan')):.4f}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +54,24 @@ class RunSummary:
     """Estimated time to the end; None before the first steps."""
     peak_memory: int | None = None
     """Bytes used at most: of the GPU where there is one, otherwise of this process. None before the first steps."""
+
+
+class Callbacks(TypedDict, total=False):
+    """The callbacks that every training takes, for code that hands them on."""
+
+    report: Callable[[StepReport], None] | None
+    summary: Callable[[RunSummary], None] | None
+    progress: Progress | None
+
+
+def show_steps(bars: NotedProgress) -> Callable[[StepReport], None]:
+    """Return the `report` callback that shows the steps, the loss and the speed of a training on `bars`."""
+
+    def report(step: StepReport) -> None:
+        loss = step.metrics.get("loss", float("nan"))
+        bars("training", step.step, step.num_steps, note=f"loss {loss:.4f}, {step.steps_per_second:.2f} steps/s")
+
+    return report
 
 
 def summarize(
