@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lfdm.data.index import count_labels
+
 if TYPE_CHECKING:
     from lfdm.data.corpora.recordings import Conversion
     from lfdm.data.index import ClipRecord
@@ -25,7 +27,7 @@ def data_set_values(out: Path, records: "Sequence[ClipRecord]") -> dict[str, Any
     splits = Counter(record.split for record in records)
     return {
         "data": out,
-        "clips": dict(sorted(Counter(record.label for record in records).items())),
+        "clips": count_labels(records),
         "train": splits["train"],
         "test": splits["test"],
         "subjects": len({record.subject for record in records}),
@@ -55,7 +57,7 @@ def print_notes(report: "Conversion", most: int | None = None) -> None:
 
 def print_clips(report: "Conversion", out: Path) -> None:
     """Print the number of clips of every label and split."""
-    for label, count in sorted(Counter(record.label for record in report.records).items()):
+    for label, count in count_labels(report.records).items():
         print(f"{label}: {count} clips")
     num_train, num_test = report.num_clips("train"), report.num_clips("test")
     num_subjects = len({record.subject for record in report.records})

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -192,6 +193,11 @@ def num_test_subjects(num_subjects: int, test_fraction: float) -> int:
 def labels(records: Iterable[ClipRecord]) -> list[str]:
     """Return the distinct labels, sorted."""
     return sorted({record.label for record in records})
+
+
+def count_labels(records: Iterable[ClipRecord]) -> dict[str, int]:
+    """Return the number of clips of each label, sorted by label."""
+    return dict(sorted(Counter(record.label for record in records).items()))
 
 
 def split_warnings(records: Sequence[ClipRecord]) -> list[str]:

@@ -1,12 +1,11 @@
 """Expected action accuracy on unseen subjects by the amount of training data, from the curve of `benchmarks.data_curve`."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from lfdm.data.index import ClipRecord
+from lfdm.data.index import ClipRecord, labels
 from lfdm.folders.model_folder import read_json
 from lfdm.folders.sources import ASSETS_DIR
 
@@ -24,7 +23,7 @@ def expected_accuracy(records: Sequence[ClipRecord], curve: Path = CURVE_PATH) -
         return None
     measured = read_json(curve)
     train = [record for record in records if record.split == "train"]
-    clips = len(train) / max(len(Counter(record.label for record in train)), 1) * measured["num_labels"]
+    clips = len(train) / max(len(labels(train)), 1) * measured["num_labels"]
     found = []
     for unit, count in (("clips", clips), ("subjects", len({record.subject for record in train}))):
         rows = [row for row in measured["rows"] if (row["unit"], row["regime"]) == (unit, "steps")]

@@ -13,7 +13,7 @@ import numpy as np
 
 from lfdm.data.checking.clip_summary import ClipSummary, summarize_clip
 from lfdm.data.checking.first_frames import recognize_labels
-from lfdm.data.index import ClipRecord, check_workers, read_index, split_warnings
+from lfdm.data.index import ClipRecord, check_workers, count_labels, read_index, split_warnings
 from lfdm.data.progress import Progress, run_all
 from lfdm.folders.files import expand_home
 
@@ -156,8 +156,8 @@ def _check_subjects(train: Sequence[ClipRecord]) -> CheckResult:
 
 
 def _check_labels(train: Sequence[ClipRecord]) -> CheckResult:
-    counts = Counter(record.label for record in train)
-    few = [f"{label} ({count})" for label, count in sorted(counts.items()) if count < MIN_CLIPS]
+    counts = count_labels(train)
+    few = [f"{label} ({count})" for label, count in counts.items() if count < MIN_CLIPS]
     fault = f"labels with fewer than {MIN_CLIPS} training clips: {_some(few)}"
     return _result("clips per label", [fault] if few else [], f"at least {min(counts.values(), default=0)} training clips each")
 
