@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -152,13 +152,18 @@ def parse_control(content: dict[str, Any], find_picture: Callable[[object], "Pat
 
 def write_control(path: Path, control: Control) -> Path:
     """Write a control.json next to the pictures that it names; UserError for pictures that are no files."""
-    values = {name: value for name, value in asdict(control).items() if value not in (None, ()) and value is not True}
-    for drag in values.get("drags", ()):
+    drags = [_without_defaults(drag) for drag in control.drags]
+    for drag in drags:
         drag["from"] = drag.pop("source")
-    drags = [{name: value for name, value in drag.items() if value is not None} for drag in values.pop("drags", ())]
-    text = json.dumps({"format": FORMAT, "version": VERSION, **values, "drags": drags}, default=_file_name)
+    content = {"format": FORMAT, "version": VERSION, **_without_defaults(control), "time": control.time, "drags": drags}
+    text = json.dumps(content, default=_file_name)
     write_bytes(path, (text + "\n").encode())
     return path
+
+
+def _without_defaults(settings: Control | Drag) -> dict[str, Any]:
+    defaults = {field.name: field.default for field in fields(settings)}
+    return {name: value for name, value in asdict(settings).items() if value != defaults[name]}
 
 
 def _file_name(picture: object) -> str:
