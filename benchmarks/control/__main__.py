@@ -37,11 +37,11 @@ START, END = "<!-- control: rendered by python -m benchmarks.control --render --
 ARRIVED = {"marker_distance": 1.0, "patch_difference": 15.0, "limb_share": 0.8}
 """Limits of a limb that arrived: at most the first two, at least the third."""
 ROWS = {
-    "marker_distance": "marker from the asked place, mean px",
+    "marker_distance": "marker from the target, mean px",
     "marker_within_1": "marker within 1 px",
     "path_distance": "point from its path, mean % of the side",
     "patch_difference": "patch around the point, mean difference of 255",
-    "limb_share": "share of the limb within 4 px of the asked place",
+    "limb_share": "share of the limb within 4 px of the target",
     "vacated": "old place vacated",
     "islands": "pieces of the figure, more than before",
     "folded": "folded pixels, share",
@@ -183,7 +183,7 @@ def summarize(figures: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def strip(scene: DragScene, frames: np.ndarray) -> np.ndarray:
-    """Return six frames in a row, twice as large, with a ring around the asked place in the last one."""
+    """Return six frames in a row, twice as large, with a ring around the target in the last one."""
     shown = np.concatenate([frame.repeat(2, 0).repeat(2, 1) for frame in frames[[0, 3, 6, 9, 12, 15]]], axis=1).copy()
     angle = np.linspace(0, 2 * np.pi, 60)
     column, row = (2 * np.array(scene.target)[:, None] + 7 * np.stack([np.cos(angle), np.sin(angle)])).astype(int)

@@ -1,6 +1,6 @@
 """Baselines for drags: a model that is not given the tracks is forced to follow them; and what the real motion reaches.
 
-In every step of sampling the predicted clean motion is replaced by the nearest one in which the point is at the asked place:
+In every step of sampling the predicted clean motion is replaced by the nearest one in which the point is at the target:
 "touched" changes the cells at that place only, "kernel" also those around it in space, "guided" along the covariance of
 `lfdm.diffusion.guidance`; "bent" changes the finished motion only.
 """
@@ -35,7 +35,7 @@ class ProjectingCodec(FrameCodec):
 
 
 def sample_baseline(pipe: LatentFlowPipeline, scene: DragScene, label: str, way: str, seed: int) -> LatentFlowOutput:
-    """Return a video whose point is forced to the asked place by a baseline, or with the motion of the real clip."""
+    """Return a video whose point is forced to the target by a baseline, or with the motion of the real clip."""
     if way == "real":
         return pipe.animate(scene.image, real_motion(pipe, scene.real), output_type="uint8")
     if way == "guided":

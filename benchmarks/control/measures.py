@@ -1,4 +1,4 @@
-"""Figures of one dragged video: is the limb at the asked place, and only there?
+"""Figures of one dragged video: is the limb at the target, and only there?
 
 Shapes: flow (t, 2, H, W) in pixels · frames (t, H, W, 3) uint8 · grid positions (H, W, 2), (x, y).
 """
@@ -58,7 +58,7 @@ def measure_drag(pipe: LatentFlowPipeline, scene: DragScene, motion: Motion, fra
 
 
 def marker_distance(pipe: LatentFlowPipeline, scene: DragScene, motion: Motion) -> float:
-    """Put a marker of 3x3 pixels on the point and return its distance from the asked place in the last frame; `SIDE` if lost.
+    """Put a marker of 3x3 pixels on the point and return its distance from the target in the last frame; `SIDE` if lost.
 
     The marker is where most of its colour is in one piece: single pixels of the old place are left at the edges of what is there.
     """
@@ -79,23 +79,23 @@ def marker_distance(pipe: LatentFlowPipeline, scene: DragScene, motion: Motion) 
 
 
 def path_distance(scene: DragScene, motion: Motion) -> float:
-    """Return the mean distance over all frames of the followed point from its asked place, in percent of the side (ObjMC).
+    """Return the mean distance over all frames of the followed point from its target, in percent of the side (ObjMC).
 
-    Where the point is not seen, the distance counts between it and what the asked place shows.
+    Where the point is not seen, the distance counts between it and what the target shows.
     """
-    asked = scene.place(motion.num_frames).tracks
-    found = find_tracks(motion, asked.source)
-    followed = (found.position - asked.position)[0].norm(dim=-1)
-    grid = asked.position[0][:, None, None]  # (t, 1, 1, 2)
+    targets = scene.place(motion.num_frames).tracks
+    found = find_tracks(motion, targets.source)
+    followed = (found.position - targets.position)[0].norm(dim=-1)
+    grid = targets.position[0][:, None, None]  # (t, 1, 1, 2)
     flow = torch.nn.functional.grid_sample(motion.flow[0].transpose(0, 1), grid, align_corners=False, padding_mode="border")
-    missed = (asked.source - asked.position[0] - flow[:, :, 0, 0]).norm(dim=-1)
+    missed = (targets.source - targets.position[0] - flow[:, :, 0, 0]).norm(dim=-1)
     return 100 * float(torch.where(found.visible[0], followed, missed).mean()) / 2
 
 
 def limb_share(scene: DragScene, limb: np.ndarray, num_pixels: int, shown: np.ndarray) -> float:
-    """Return how much of the limb around the point is around the asked place: its pixels there, over those of the real clip.
+    """Return how much of the limb around the point is around the target: its pixels there, over those of the real clip.
 
-    A pixel counts if it shows a place of the limb that is as far from the point as the pixel is from the asked place, so that
+    A pixel counts if it shows a place of the limb that is as far from the point as the pixel is from the target, so that
     the limb may turn on its way. The limb is what the real clip shows there.
 
     Args:
@@ -107,7 +107,7 @@ def limb_share(scene: DragScene, limb: np.ndarray, num_pixels: int, shown: np.nd
 
 
 def find_limb(scene: DragScene) -> tuple[np.ndarray, int]:
-    """Return what the real clip shows around the asked place, (H, W) bool in the first frame, and the pixels that show it."""
+    """Return what the real clip shows around the target, (H, W) bool in the first frame, and the pixels that show it."""
     real = positions() + scene.real.truth.flow[-1]
     usable = scene.real.truth.figure[-1] & scene.real.truth.visible[-1] & _moves_along(scene, real)
     limb = np.zeros((SIDE, SIDE), bool)
@@ -117,7 +117,7 @@ def find_limb(scene: DragScene) -> tuple[np.ndarray, int]:
 
 
 def _moves_along(scene: DragScene, shown: np.ndarray) -> np.ndarray:
-    """Return which pixels around the asked place show what lies around the point, at the same distance, (H, W) bool."""
+    """Return which pixels around the target show what lies around the point, at the same distance, (H, W) bool."""
     distance = np.linalg.norm(positions() - scene.target, axis=-1)
     from_point = np.linalg.norm(shown - scene.source, axis=-1)
     return (distance <= LIMB_RADIUS) & (np.abs(from_point - distance) <= LIMB_TOLERANCE)
@@ -130,7 +130,7 @@ def _read_nearest(mask: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 
 def patch_difference(scene: DragScene, limb: np.ndarray, frame: np.ndarray) -> float:
-    """Return the mean difference, 0 to 255, between the limb around the point and what is around the asked place.
+    """Return the mean difference, 0 to 255, between the limb around the point and what is around the target.
 
     The patch may turn: the least difference over `NUM_ANGLES` rotations counts. `limb` is that of `find_limb`.
     """

@@ -87,7 +87,7 @@ class DragScene:
     """A puppet at rest, and a hand or foot with a place that it can reach, as it does in a clip."""
 
     real: Scene
-    """The clip whose last pose is asked for."""
+    """The clip whose last pose the drag should reach."""
     source: Point
     target: Point
     pins: tuple[Point, ...]

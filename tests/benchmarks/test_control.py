@@ -29,7 +29,7 @@ def pipe(tiny_preset: Preset) -> LatentFlowPipeline:
 
 
 def square_scene() -> DragScene:
-    """A bright square of 12 pixels on a dark ground that is asked to go 20 pixels to the right."""
+    """A bright square of 12 pixels on a dark ground whose target is 20 pixels to the right."""
     figure = np.zeros((64, 64), bool)
     figure[24:36, 14:26] = True
     image = np.where(figure[..., None], 200, 20).astype(np.uint8) * np.ones(3, np.uint8)
@@ -81,7 +81,7 @@ def test_a_limb_that_arrives_and_one_that_does_not(pipe: LatentFlowPipeline) -> 
     assert still["marker_distance"] == pytest.approx(20, abs=0.5)
     assert still["patch_difference"] > 100
     turned = moved_square(20)
-    row, column = np.mgrid[24:36, 34:46] + 0.5  # turned by a right angle around the asked place
+    row, column = np.mgrid[24:36, 34:46] + 0.5  # turned by a right angle around the target
     turned.flow[:, 0, 3, 24:36, 34:46] = torch.from_numpy((20 + row - 30 - column) / 32).float()
     turned.flow[:, 1, 3, 24:36, 34:46] = torch.from_numpy((30 - column + 40 - row) / 32).float()
     found = measure_drag(pipe, scene, turned, frames)
