@@ -1,6 +1,5 @@
 """Video files in container formats (mp4, mov, avi, webm, mkv, mpg, ts, wmv, flv), recognised by content and decoded by PyAV."""
 
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from lfdm.config.video import MAX_FPS, MIN_FPS
+from lfdm.data.container_headers import graphics_mode, stated_size
 from lfdm.data.frames import Alpha, FrameConverter, StatedColours, deinterlace, stated_colours
 from lfdm.data.images import MAX_IMAGE_PIXELS, check_pixels, decoding, guarded
 from lfdm.errors import UserError
@@ -28,8 +28,6 @@ _CUT_ANYWHERE = frozenset({"mpegts", "mpeg", "mpegvideo", "dv"})
 """Formats made for broadcast and tape: they state no duration, and a recording may begin and end within a frame."""
 _MIN_WHOLE = 0.9
 """Least share of the duration in the header that a whole file holds: some encoders write a duration that is slightly too long."""
-_MAX_HEADER, _MAX_BOXES = 2**24, 1000
-"""Most bytes of a mov file's header, and most boxes before it, that are searched."""
 _RATE_TOLERANCE = 0.05
 """Relative difference up to which a stated frame rate is believed: frame times are rounded, to 1 ms in WebM."""
 _UNKNOWN_RATE = 25.0
@@ -114,7 +112,7 @@ class _OpenFile:
     @cached_property
     def converter(self) -> FrameConverter:
         """The converter of the stream's frames."""
-        alpha = _ALPHA_OF_MODE.get(_graphics_mode(self.file)) if self._is_mov() else None
+        alpha = _ALPHA_OF_MODE.get(graphics_mode(self.file)) if self._is_mov() else None
         return FrameConverter(self.stream.sample_aspect_ratio, alpha or "straight", self.colours, keep_alpha=self.keep_alpha)
 
     def seconds(self, time: int) -> float:
@@ -180,7 +178,7 @@ class _OpenFile:
         size = self.file.seek(0, 2)
         if self._is_mov() and any(entry.pos + entry.size > size for entry in self.stream.index_entries):
             return False
-        stated = _stated_size(self.file)
+        stated = stated_size(self.file)
         if self._has_frame_table() or (stated is not None and stated <= size):
             return True
         # Of a live recording in Matroska: the last block ends the file, while one that was cut off leaves a rest.
@@ -313,48 +311,3 @@ def _is_shown(packet: "av.Packet[Any]") -> bool:
     The empty packets of dropped frames and of the end do not, nor do those that an edit list cuts away (a phone's trimmed clip).
     """
     return packet.size > 0 and not packet.is_discard
-
-
-def _stated_size(file: BinaryIO) -> int | None:
-    """Return the size in bytes that the head of a Matroska, WebM or AVI file states; None for others and for live streams."""
-    file.seek(0)
-    head = file.read(4096)
-    if head[:4] == b"RIFF":
-        size = struct.unpack_from("<I", head, 4)[0]
-        return size + 8 if size else None
-    if head[:4] != b"\x1a\x45\xdf\xa3":
-        return None
-    length, start = _ebml_size(head, 4)
-    segment = start + (length or 0)
-    if head[segment : segment + 4] != b"\x18\x53\x80\x67":
-        return None
-    length, start = _ebml_size(head, segment + 4)
-    return None if length is None else start + length
-
-
-def _graphics_mode(file: BinaryIO) -> int | None:
-    """Return the graphics mode of the first video track of a mov or mp4 file."""
-    position, start = file.tell(), 0
-    try:
-        for _ in range(_MAX_BOXES):
-            file.seek(start)
-            size, name, long_size = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
-            size = long_size if size == 1 else size
-            if name == b"moov":
-                file.seek(start)
-                moov = file.read(min(size, _MAX_HEADER))
-                place = moov.find(b"vmhd") + 8
-                return struct.unpack_from(">H", moov, place)[0] if 8 <= place <= len(moov) - 2 else None
-            if size < 8 or size >= 1 << 62:
-                return None
-            start += size
-        return None
-    finally:
-        file.seek(position)
-
-
-def _ebml_size(data: bytes, start: int) -> tuple[int | None, int]:
-    """Return the size of an EBML element, None if unknown, and where its content starts."""
-    width = 9 - data[start].bit_length() if len(data) > start and data[start] else 1
-    bits = int.from_bytes(data[start : start + width]) & (1 << 7 * width) - 1
-    return None if bits == (1 << 7 * width) - 1 else bits, start + width
