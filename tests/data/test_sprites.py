@@ -103,7 +103,7 @@ def test_what_is_no_sheet_folder_is_refused(sheets: Path, tmp_path: Path) -> Non
         write_lpc(sheets / "torso", out)
     Image.new("RGBA", (64, 64)).save(sheets / "body" / "female" / "light.png")
     Image.new("RGBA", (64, 64)).save(sheets / "body" / "male" / "light.png")
-    with pytest.raises(UserError, match=r"light\.png: a sheet is 832x1344, this is 64x64"):
+    with pytest.raises(UserError, match=r"light\.png: a sheet must be 832x1344; got 64x64"):
         write_lpc(sheets, out, num_characters=2)
     (sheets / "body" / "female" / "light.png").write_text("hello")
     (sheets / "body" / "male" / "light.png").write_text("hello")

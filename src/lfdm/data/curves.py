@@ -9,7 +9,7 @@ _SECONDS = (0.35, 1.1)
 """Duration of a movement from one random value to the next."""
 
 
-def ease(time: np.ndarray, duration: float | np.ndarray) -> np.ndarray:
+def ease(time: np.ndarray | float, duration: np.ndarray | float) -> np.ndarray:
     """Rise smoothly (smoothstep) from 0 at time 0 to 1 at `duration`, constant outside."""
     x = np.clip(time / duration, 0, 1)
     return x * x * (3 - 2 * x)

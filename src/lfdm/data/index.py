@@ -161,6 +161,12 @@ def check_data_set_folder(out: Path) -> None:
     check_holds_only(out, (CLIP_INDEX_NAME, CLIPS_DIR, CACHE_DIR), "a data set made by these commands")
 
 
+def refuse_data_set(root: Path) -> None:
+    """Raise FileExistsError if `root` already holds a data set, for commands that do not replace one."""
+    if (root / CLIP_INDEX_NAME).exists():
+        raise FileExistsError(f"{root} already holds a clip data set; remove it or choose another folder")
+
+
 def check_rendering(*, size: SizeInput, num_frames: int, min_side: int) -> Size:
     """Return the size of rendered clips; raise UserError for a size or length that they cannot have."""
     frame = Size.parse(size, low=min_side, multiple=SIDE_MULTIPLE)

@@ -33,7 +33,7 @@ from lfdm.data.index import (
     write_index,
 )
 from lfdm.data.progress import Progress, run_all
-from lfdm.data.sprite_sheets import Grid
+from lfdm.data.sprite_sheets import Grid, enlarge
 from lfdm.data.video import write_video
 from lfdm.errors import UserError
 from lfdm.folders.files import expand_home
@@ -99,14 +99,22 @@ def write_lpc(
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Render random characters doing every action in every direction; returns the path of `out`/clips.csv.
+    """Render random characters doing every action in every direction; return the path of `out`/clips.csv.
 
     Each character is a subject with 21 lossless clips. All clips of a character and direction begin with the same standing
-    cell on the same background, so that only the label decides the motion. The last `test_fraction` of the characters are
-    the test split. The same arguments give the same clips. `out` appears only when it is complete.
+    cell on the same background, so that only the label decides the motion. The same arguments give the same clips. `out`
+    appears only when it is complete.
 
-    Raises FileNotFoundError for a missing `sheets`, and UserError for settings that are not allowed, a folder without
-    sheets, a sheet of another layout, and an `out` that holds other things.
+    Args:
+        sheets: folder of the sheets, as in their repository.
+        size: of frames; sides are multiples of 16.
+        test_fraction: share of the characters, the last ones, that are the test split.
+        num_workers: threads (None: one per core).
+
+    Raises:
+        FileNotFoundError: no folder `sheets`.
+        UserError: settings that are not allowed, a folder without sheets, a sheet of another layout, or an `out` that holds
+            other things.
     """
     sheets = Path(sheets)
     check_integer("num_characters", num_characters, 1, MAX_SUBJECTS)
@@ -169,7 +177,7 @@ def _sample_character(layers: _Layers, rng: np.random.Generator) -> np.ndarray:
 def _open_sheet(path: Path) -> Image.Image:
     with open_image(path) as image:
         if image.size != SHEET_SIZE:
-            raise UserError(f"{path}: a sheet is 832x1344, this is {image.width}x{image.height}")
+            raise UserError(f"{path}: a sheet must be 832x1344; got {image.width}x{image.height}")
         with decoding(path):
             return image.convert("RGBA")
 
@@ -192,13 +200,9 @@ def render_clip(sheet: np.ndarray, background: np.ndarray, label: str, direction
     """Render a clip of a character's sheet (1344, 832, 4) on a background (64, 64, 3): (num_frames, 64, 64, 3) uint8."""
     action, offset = ACTIONS[label], DIRECTIONS.index(direction)
     row = action.row + (0 if action.only_front else offset)
-    standing = _cell(sheet, ACTIONS["walk"].row + offset, 0)
-    cells = np.stack([standing, *(_cell(sheet, row, column) for column in cell_indices(action, num_frames))])
+    standing = _GRID.cell(sheet, ACTIONS["walk"].row + offset, 0)
+    cells = np.stack([standing, *(_GRID.cell(sheet, row, column) for column in cell_indices(action, num_frames))])
     return compose(cells, background)
-
-
-def _cell(sheet: np.ndarray, row: int, column: int) -> np.ndarray:
-    return _GRID.cell(sheet, row, column)
 
 
 def _write_character(
@@ -221,5 +225,5 @@ def _scale(frames: np.ndarray, size: Size) -> np.ndarray:
     """Resize clips, with their border repeated in frames that are not square; whole multiples keep pixels square and sharp."""
     side = min(size)
     if side % CELL == 0:
-        frames = frames.repeat(side // CELL, axis=1).repeat(side // CELL, axis=2)
+        frames = enlarge(frames, side // CELL)
     return fit_frames(frames, size, "pad", border="edge")

@@ -21,6 +21,7 @@ from lfdm.data.characters.joints import JointTree, find_joints
 from lfdm.data.characters.render import Light, Renderer, make_context
 from lfdm.data.characters.scenes import Camera, frame_figure, make_light, make_stage
 from lfdm.data.characters.skeleton import Action, Pose
+from lfdm.data.curves import ease
 from lfdm.data.images import read_image
 from lfdm.data.index import check_rendering
 from lfdm.data.truth import Truth
@@ -34,7 +35,7 @@ Skinned = tuple[np.ndarray, np.ndarray]
 
 MIN_SIDE = 32
 BLEND = 0.25
-"""Fraction of a clip over which the rest pose goes over into the action."""
+"""Fraction of a clip over which the rest pose blends into the action."""
 SHUTTER = (-0.4, -0.2, 0.0)
 """Moments whose pictures are averaged for motion blur, in frames."""
 COMPRESSION = "28"
@@ -143,12 +144,11 @@ class Scene:
 
     def _pose(self, action: Action, take: Take, time: float) -> Pose:
         """Return the pose at a time in seconds: at rest at 0, then blending into the action, which repeats if it is a loop."""
-        share = min(time / (BLEND * self.settings.num_frames / self.settings.fps), 1.0)
+        blending = ease(time, BLEND * self.settings.num_frames / self.settings.fps)
         place = take.start * action.duration + take.speed * time
         if _is_loop(action):
             place = place % action.duration if action.duration > 0 else 0.0
-        eased = share * share * (3 - 2 * share) * take.amplitude
-        return self.rest.blend(action.sample(self.figure.skeleton.rest, place), eased)
+        return self.rest.blend(action.sample(self.figure.skeleton.rest, place), float(blending) * take.amplitude)
 
 
 def _rest_pose(figure: Figure) -> Pose:

@@ -27,7 +27,6 @@ from lfdm.data.characters.gltf import Character, read_character
 from lfdm.data.characters.skeleton import Action
 from lfdm.data.free_motion import FREE_LABEL, count_free_takes
 from lfdm.data.index import (
-    CLIP_INDEX_NAME,
     CLIPS_DIR,
     MAX_SUBJECTS,
     ClipRecord,
@@ -36,6 +35,7 @@ from lfdm.data.index import (
     check_workers,
     new_data_set,
     num_test_subjects,
+    refuse_data_set,
     write_index,
 )
 from lfdm.data.progress import Progress, run_all, worker_processes
@@ -144,8 +144,7 @@ def write_characters(
     pictures = _find_backgrounds(backgrounds)
     look = {"difficulty": difficulty, "backgrounds": pictures, "shadows": shadows, "transparent": transparent}
     clips = ClipSettings(size=frame, num_frames=num_frames, fps=fps, **look)
-    if (root / CLIP_INDEX_NAME).exists():
-        raise FileExistsError(f"{root} already holds a clip data set; remove it or choose another folder")
+    refuse_data_set(root)
     characters, skipped = _read_all(source)
     actions = _choose_labels(characters, labels)
     num_free = count_free_takes(free_motion, num_takes * len(actions))

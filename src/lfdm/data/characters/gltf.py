@@ -94,10 +94,14 @@ def read_character(path: Path) -> Character:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
+    with decoding(path):
+        return _Reader(path, *_parse(_read_bytes(path))).character()
+
+
+def _read_bytes(path: Path) -> bytes:
     if path.stat().st_size > MAX_FILE_BYTES:
         raise UserError(f"{path}: at most {MAX_FILE_BYTES // 2**20} MB are read; it has {path.stat().st_size // 2**20} MB")
-    with decoding(path):
-        return _Reader(path, *_parse(path.read_bytes())).character()
+    return path.read_bytes()
 
 
 def _parse(data: bytes) -> tuple[dict[str, Any], bytes]:
@@ -139,7 +143,7 @@ class _Reader:
         transforms = [_transform(node) for node in nodes]
         rest = Pose(*(np.array(values, np.float64) for values in zip(*transforms, strict=True)))
         if not all(np.isfinite(values).all() for values in vars(rest).values()) or not rest.rotations.any(1).all():
-            raise UserError(f"{self.path}: has nodes at no finite place, or without a direction")
+            raise UserError(f"{self.path}: has nodes whose transform is not finite, or whose rotation is zero")
         names = _unique([node.get("name") or f"node {order[index]}" for index, node in enumerate(nodes)])
         parts = [self._part(node, names[index], names, place) for index, node in enumerate(nodes) if "mesh" in node]
         actions = [self._action(animation, number, place) for number, animation in enumerate(self.document.get("animations", ()))]
@@ -189,9 +193,9 @@ class _Reader:
         count = len(positions)
         self.num_vertices += count
         if self.num_vertices > MAX_VERTICES:
-            raise UserError(f"{self.path}: at most {MAX_VERTICES} vertices are read; reduce the mesh")
+            raise UserError(f"{self.path}: at most {MAX_VERTICES} vertices are read; it has more, reduce the mesh")
         if not np.isfinite(positions).all():
-            raise UserError(f"{self.path}: has vertices at no finite position")
+            raise UserError(f"{self.path}: has vertices whose position is not finite")
         triangles = self._array(primitive["indices"]).astype(np.int64).ravel() if "indices" in primitive else np.arange(count)
         triangles = triangles[: len(triangles) // 3 * 3].reshape(-1, 3)
         normals = self._array(given["NORMAL"]).astype(np.float64) if "NORMAL" in given else _normals(positions, triangles)
@@ -223,7 +227,7 @@ class _Reader:
         """Return a texture (256, 256, 3) uint8; materials share it."""
         if index not in self.textures:
             if len(self.textures) >= MAX_TEXTURES:
-                raise UserError(f"{self.path}: at most {MAX_TEXTURES} textures are read")
+                raise UserError(f"{self.path}: at most {MAX_TEXTURES} textures are read; it has more")
             picture = Image.fromarray(self._read_texture(index))
             self.textures[index] = np.asarray(picture.resize((TEXTURE_SIZE, TEXTURE_SIZE), Image.Resampling.LANCZOS))
         return self.textures[index]
@@ -267,7 +271,7 @@ class _Reader:
             raise UserError(f"{self.path}: at most {MAX_VERTICES} values per accessor are read; got {count}")
         self.num_values += count * size
         if self.num_values > MAX_VALUES:
-            raise UserError(f"{self.path}: at most {MAX_VALUES} numbers are read; reduce meshes or animations")
+            raise UserError(f"{self.path}: at most {MAX_VALUES} numbers are read; it has more, reduce meshes or animations")
         width = size * dtype.itemsize
         stride = view.get("byteStride", width)
         start = view.get("byteOffset", 0) + accessor.get("byteOffset", 0)
@@ -295,9 +299,7 @@ class _Reader:
             raise UserError(f"{self.path}: refers to {uri!r}, which is outside its folder")
         if not target.is_file():
             raise UserError(f"{self.path}: refers to {uri!r}, which does not exist")
-        if target.stat().st_size > MAX_FILE_BYTES:
-            raise UserError(f"{target}: at most {MAX_FILE_BYTES // 2**20} MB are read")
-        return target.read_bytes()
+        return _read_bytes(target)
 
 
 def _transform(node: dict[str, Any]) -> tuple[Any, Any, Any]:

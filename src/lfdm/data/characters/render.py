@@ -248,11 +248,11 @@ class _Mesh:
             return context.buffer(np.ascontiguousarray(values, np.float32).tobytes())
 
         self.positions, self.first, self.normals = upload(positions), upload(positions), upload(normals)
-        self.buffers = [self.positions, self.first, self.normals, upload(colors), upload(np.c_[texture_coordinates, layers])]
+        color, coordinates = upload(colors), upload(np.c_[texture_coordinates, layers])
         index = context.buffer(triangles.astype(np.uint32).tobytes())
-        self.buffers.append(index)
+        self.buffers = [self.positions, self.first, self.normals, color, coordinates, index]
         picture = [(self.positions, "3f", "position"), (self.normals, "3f", "normal")]
-        picture += [(self.buffers[3], "3f", "color"), (self.buffers[4], "3f", "coordinates")]
+        picture += [(color, "3f", "color"), (coordinates, "3f", "coordinates")]
         self.picture = context.vertex_array(renderer.picture, picture, index)
         trace = [(self.positions, "3f", "position"), (self.first, "3f", "first_position")]
         self.trace = context.vertex_array(renderer.trace, trace, index)

@@ -9,7 +9,7 @@ from PIL import Image
 from lfdm.data.characters.render import Light, Stage, View
 
 FIELD_OF_VIEW = np.deg2rad(28)
-"""Vertical."""
+"""Vertical, in radians."""
 
 
 @dataclass(frozen=True, eq=False)

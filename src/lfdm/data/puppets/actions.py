@@ -214,7 +214,7 @@ def act(action: str, style: Style, reach: Reach, time: Curve) -> Pose:
     Raises UserError for a label that is not one of ACTIONS.
     """
     if action not in _MOVES:
-        raise UserError(f"action is {action!r}; allowed are {', '.join(ACTIONS)}")
+        raise UserError(f"action must be one of {', '.join(ACTIONS)}; got {action!r}")
     pose = Pose(len(time), reach)
     _MOVES[action](pose, np.asarray(time, np.float64), style)
     return pose

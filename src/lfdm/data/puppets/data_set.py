@@ -19,7 +19,6 @@ from lfdm.config.video import MAX_FPS, MIN_FPS, Size, SizeInput
 from lfdm.data.curves import ease
 from lfdm.data.free_motion import FREE_LABEL, count_free_takes
 from lfdm.data.index import (
-    CLIP_INDEX_NAME,
     CLIPS_DIR,
     MAX_FRAMES,
     MAX_SUBJECTS,
@@ -29,6 +28,7 @@ from lfdm.data.index import (
     check_workers,
     new_data_set,
     num_test_subjects,
+    refuse_data_set,
     write_index,
 )
 from lfdm.data.progress import Progress, run_all
@@ -66,10 +66,15 @@ def render_clip(
 ) -> PuppetClip:
     """Render one clip; the same arguments always give the same clip.
 
-    `subject` is a subject or its seed; in frames that are not square it stands in the middle, as large as in a square of the
-    short side. Frame k shows the action at k / fps seconds; frame 0 is the subject at rest for every action and take. The action
-    `free` is another random motion in every take, see `lfdm.data.puppets.free_motion`. Raises UserError for an unknown action,
-    and for a size, length, rate or seed that is not allowed.
+    Frame k shows the action at k / fps seconds; frame 0 is the subject at rest for every action and take.
+
+    Args:
+        subject: a subject or its seed; in frames that are not square it stands in the middle, as large as in a square of the
+            short side.
+        action: one of `ACTIONS`, or `free`: another random motion in every take, see `lfdm.data.puppets.free_motion`.
+
+    Raises:
+        UserError: an unknown action, or a size, length, rate or seed that is not allowed.
     """
     frame = Size.parse(size, low=MIN_SIDE)
     return PuppetClip(*render(*animate(subject, action, take_seed, frame, num_frames=num_frames, fps=fps), frame, truth))
@@ -124,15 +129,20 @@ def write_puppets(
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Write a clip data set in which every subject does every action `num_takes` times. Returns `root`/clips.csv.
+    """Write a clip data set in which every subject does every action `num_takes` times; return the path of `root`/clips.csv.
 
-    `free_motion` is the share, among all clips, of those whose joints move at random; their label is `free`. The last
-    `test_fraction` of the subjects is the test split (neither split is empty unless the fraction is 0 or 1). Clips are
-    lossless; `truth` selects the split whose clips get a truth file. The same arguments give the same data set.
-    `num_workers` processes render (None: one per core; 0 or 1: this one). `root` appears only when it is complete.
+    Clips are lossless. The same arguments give the same data set. `root` appears only when it is complete.
 
-    Raises UserError for values that are not allowed and a `root` that holds other things, and FileExistsError if it already
-    holds a data set.
+    Args:
+        free_motion: share, among all clips, of those whose joints move at random; their label is `free`.
+        size: of frames; sides are multiples of 16.
+        test_fraction: share of the subjects, the last ones, that are the test split; neither split is empty unless it is 0 or 1.
+        truth: the split whose clips get a truth file.
+        num_workers: processes that render (None: one per core; 0 or 1: this one).
+
+    Raises:
+        UserError: values that are not allowed, or a `root` that holds other things.
+        FileExistsError: `root` already holds a data set.
     """
     root = expand_home(root)
     check_integer("num_subjects", num_subjects, 1, MAX_SUBJECTS)
@@ -143,28 +153,29 @@ def write_puppets(
     check_workers(num_workers)
     check_number("fps", fps, low=MIN_FPS, high=MAX_FPS)
     check(truth in get_args(TruthChoice), "truth", truth, "none, test or all")
-    if (root / CLIP_INDEX_NAME).exists():
-        raise FileExistsError(f"{root} already holds a clip data set; remove it or choose another folder")
+    refuse_data_set(root)
     num_train = num_subjects - num_test_subjects(num_subjects, test_fraction)
     num_workers = min(num_subjects, (os.cpu_count() or 1) if num_workers is None else num_workers)
     pool = ProcessPoolExecutor(num_workers) if num_workers > 1 else None
     with new_data_set(root) as folder:
         takes = dict.fromkeys(ACTIONS, num_takes) | {FREE_LABEL: num_free}
-        write = partial(_write_subject, folder, num_train, takes, frame, num_frames, fps, seed, truth)
+        form = {"size": frame, "num_frames": num_frames, "fps": fps}
+        write = partial(_write_subject, folder=folder, num_train=num_train, takes=takes, seed=seed, truth=truth, **form)
         clips = run_all(pool, write, range(num_subjects), work="rendering puppets", progress=progress)
         return root / write_index(folder, sorted(chain.from_iterable(clips), key=lambda record: record.path)).name
 
 
 def _write_subject(
+    number: int,
+    *,
     folder: Path,
     num_train: int,
     takes: dict[str, int],
+    seed: int,
+    truth: TruthChoice,
     size: Size,
     num_frames: int,
     fps: float,
-    seed: int,
-    truth: str,
-    number: int,
 ) -> list[ClipRecord]:
     name, split = f"puppet{number:04d}", "train" if number < num_train else "test"
     subject = make_subject(_derive_seed(seed, number))
