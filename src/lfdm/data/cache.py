@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from lfdm.config.video import Fit, Size, SizeInput
 from lfdm.data.alpha import compose_premultiplied
 from lfdm.data.backgrounds import sample_training_background
 from lfdm.data.clip_file import Part, damaged_clips, write_clips
-from lfdm.data.index import CACHE_DIR, CLIP_INDEX_NAME, ClipRecord, labels
+from lfdm.data.index import CACHE_DIR, ClipRecord, labels, read_clip
 from lfdm.data.progress import Progress
 from lfdm.data.video import read_fitted
 from lfdm.errors import UserError
@@ -242,28 +243,15 @@ def _decoded(
     root: Path, records: Sequence[ClipRecord], size: Size, fit: Fit, num_workers: int, *, keep_alpha: bool
 ) -> Iterator[np.ndarray | UserError]:
     """Yield each clip in order, or its error, a few decoded ahead by threads (PyAV releases the interpreter's lock)."""
-    remaining = iter(records)
+    read, remaining = partial(read_fitted, size=size, fit=fit, keep_alpha=keep_alpha), iter(records)
     with ThreadPoolExecutor(num_workers) as pool:
         waiting: deque[Future[np.ndarray | UserError]] = deque()
         try:
             while True:
                 while len(waiting) < 2 * num_workers and (record := next(remaining, None)) is not None:
-                    waiting.append(pool.submit(_decode_clip, root, record, size, fit, keep_alpha=keep_alpha))
+                    waiting.append(pool.submit(read_clip, root, record, read))
                 if not waiting:
                     return
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _decode_clip(root: Path, record: ClipRecord, size: Size, fit: Fit, *, keep_alpha: bool) -> np.ndarray | UserError:
-    path = root / record.path
-    try:
-        frames = read_fitted(path, size, fit, keep_alpha=keep_alpha)
-    except FileNotFoundError:
-        return UserError(f"{path}: the clip is missing")
-    except (UserError, OSError) as error:
-        return error if isinstance(error, UserError) else UserError(f"{path}: {error}")
-    if len(frames) != record.frames:
-        return UserError(f"{path}: holds {len(frames)} frames, {CLIP_INDEX_NAME} says {record.frames}")
-    return frames

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from lfdm.config.checks import MAX_SEED, check, check_integer, check_number
 from lfdm.config.video import SIDE_MULTIPLE, Size, SizeInput
@@ -25,6 +25,9 @@ from lfdm.folders.files import (
 )
 from lfdm.folders.lock import locked
 from lfdm.folders.texts import is_printable
+
+if TYPE_CHECKING:
+    import numpy as np
 
 CLIP_INDEX_NAME = "clips.csv"
 CLIPS_DIR = "clips"
@@ -126,6 +129,20 @@ def read_index(root: str | Path) -> list[ClipRecord]:
     records = [_parse_row(path, line, row) for line, row in read_table(path, _COLUMNS)]
     _check_records(path, records)
     return records
+
+
+def read_clip(root: Path, record: ClipRecord, read: "Callable[[Path], np.ndarray]") -> "np.ndarray | UserError":
+    """Return the frames that `read` finds in the file of a clip, or the reason why the clip cannot be used."""
+    path = root / record.path
+    try:
+        frames = read(path)
+    except FileNotFoundError:
+        return UserError(f"{path}: the clip is missing")
+    except (UserError, OSError) as error:
+        return error if isinstance(error, UserError) else UserError(f"{path}: {error}")
+    if len(frames) != record.frames:
+        return UserError(f"{path}: holds {len(frames)} frames, {CLIP_INDEX_NAME} says {record.frames}")
+    return frames
 
 
 def link_clips(root: Path, folder: Path, records: Sequence[ClipRecord]) -> None:

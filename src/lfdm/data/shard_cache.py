@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class ShardFiles:
-    """Paths of shards: in their own folder, or for a remote one of copies, of which the longest unused make room for others.
+    """Paths of shards: in their own folder or, if that is remote, of copies; the least recently used copies make room for others.
 
     Processes of a machine share the copies; each is downloaded by one of them.
 
@@ -72,7 +72,7 @@ class ShardFiles:
             temporary.unlink(missing_ok=True)
 
     def _make_room(self, size: int) -> None:
-        """Remove copies, the longest unused first, until `size` more bytes fit."""
+        """Remove copies, the least recently used first, until `size` more bytes fit."""
         found: list[tuple[float, int, Path]] = []
         for path in self.cache.glob("*/*"):
             with suppress(OSError):  # just removed by another process

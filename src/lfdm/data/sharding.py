@@ -16,7 +16,7 @@ import numpy as np
 
 from lfdm.config.checks import check_number
 from lfdm.config.video import SHARD_MB
-from lfdm.data.index import CLIP_INDEX_NAME, ClipRecord, Split, check_workers, read_index
+from lfdm.data.index import CLIP_INDEX_NAME, ClipRecord, Split, check_workers, read_clip, read_index
 from lfdm.data.progress import Progress
 from lfdm.data.shard_file import SHARD_VERSION, Shard, ShardList, SplitSummary, import_arrow, write_shard
 from lfdm.data.video import read_video
@@ -129,7 +129,8 @@ def _write_one(data: Path, folder: StoredFolder, plan: _Plan, known: ShardList, 
 
     def clips() -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:
         nonlocal has_alpha
-        for record, frames in zip(plan.records, pool.map(partial(_read, data), plan.records), strict=True):
+        read = partial(read_clip, data, read=_read_with_alpha)
+        for record, frames in zip(plan.records, pool.map(read, plan.records), strict=True):
             if isinstance(frames, UserError):
                 left_out[record.path] = str(frames)
                 continue
@@ -157,17 +158,9 @@ def _write_one(data: Path, folder: StoredFolder, plan: _Plan, known: ShardList, 
     return replace(known, splits={**known.splits, plan.split: summary}, left_out={**known.left_out, **left_out})
 
 
-def _read(data: Path, record: ClipRecord) -> np.ndarray | UserError:
-    """Return the frames of a clip, with alpha where a pixel is not opaque, or why there are none."""
-    path = data / record.path
-    try:
-        frames = read_video(path, keep_alpha=True)
-    except FileNotFoundError:
-        return UserError(f"{path}: the clip is missing")
-    except (UserError, OSError) as error:
-        return error if isinstance(error, UserError) else UserError(f"{path}: {error}")
-    if len(frames) != record.frames:
-        return UserError(f"{path}: holds {len(frames)} frames, {CLIP_INDEX_NAME} says {record.frames}")
+def _read_with_alpha(path: Path) -> np.ndarray:
+    """Read a clip (t, H, W, 3) uint8 or, where a pixel is not opaque, (t, H, W, 4)."""
+    frames = read_video(path, keep_alpha=True)
     return frames if (frames[..., 3] < 255).any() else frames[..., :3]
 
 

@@ -2,7 +2,7 @@
 
 Frame k at p shows the first frame at p + flow(p); the first frame's point q is in frame k at q + displacement(q). A surface that
 both show returns to its place: flow(p) + displacement(p + flow(p)) = 0 (Sundaram, Brox, Keutzer, ECCV 2010). Stage 1 loses fast
-limbs, too, so that the share is rather too low.
+limbs, too, so that the share tends to be too low.
 """
 
 from collections.abc import Sequence

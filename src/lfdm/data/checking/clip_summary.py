@@ -3,7 +3,9 @@
 Shapes: frames (t, 64, 64, 3) uint8, stretched to a square.
 """
 
+import os
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import numpy as np
 
 from lfdm.config.video import Size
 from lfdm.data.corpora.cutting import find_scenes
-from lfdm.data.index import CLIP_INDEX_NAME, ClipRecord
+from lfdm.data.index import ClipRecord, read_clip
 from lfdm.data.truth import load_truth, truth_path
 from lfdm.data.video import read_fitted
 from lfdm.errors import UserError
@@ -64,14 +66,10 @@ class ClipSummary:
 
 def summarize_clip(root: Path, record: ClipRecord) -> ClipSummary:
     """Read one clip and, where it is stored, its exact motion."""
-    path = root / record.path
-    try:
-        frames = read_fitted(path, Size(SIDE, SIDE), "stretch")
-    except (UserError, OSError) as error:
-        return ClipSummary(broken=f"{record.path}: {error}")
-    if len(frames) != record.frames:
-        return ClipSummary(broken=f"{record.path}: holds {len(frames)} frames, {CLIP_INDEX_NAME} says {record.frames}")
-    figure, visible = _count_visible(path)
+    frames = read_clip(root, record, partial(read_fitted, size=Size(SIDE, SIDE), fit="stretch"))
+    if isinstance(frames, UserError):
+        return ClipSummary(broken=str(frames).removeprefix(f"{root}{os.sep}"))
+    figure, visible = _count_visible(root / record.path)
     return ClipSummary(
         first_frame=_shrink(frames[:1], FIRST_FRAME_SIDE)[0],
         fingerprint=_shrink(frames[[0, len(frames) // 2, -1]], FINGERPRINT_SIDE),

@@ -25,7 +25,7 @@ MIN_VISIBLE = 0.8
 MIN_ESTIMATE = 0.6
 """The same of an estimate: of puppets, whose first frames show 98 percent, the bundled model finds 67 to 82."""
 MOVED = 0.6
-"""Fraction of the textured background at the edges above which the camera has moved, rather than a figure before it."""
+"""Fraction of the textured background at the edges above which the camera has moved, rather than a figure in front of it."""
 MAX_MOVING = 0.05
 """Fraction of the clips that may have a moving camera without a warning."""
 GIVEAWAY_MARGIN, GIVEAWAY_DEVIATIONS = 0.15, 3.0
@@ -105,7 +105,7 @@ def check_data(root: str | Path, *, num_workers: int | None = None, progress: Pr
 
 
 def check_estimate(visible: dict[str, float]) -> CheckResult:
-    """Check the share of moving figures that the first frame shows by the estimate of a stage 1, which is rather too low."""
+    """Check the share of moving figures that the first frame shows, as a stage 1 estimates it, which tends to be too low."""
     name = "estimated figure"
     if not visible:
         return CheckResult(name=name, verdict="not checked", text="nothing moves")

@@ -73,14 +73,17 @@ def convert(
 ) -> Conversion:
     """Write the segments of all `recordings` (of the tree `source`) into the data set `folder`, at their own frame rate.
 
-    `reuse` leaves existing clips of the right size and length as they are. Clips appear whole or not at all, so those of an
-    interrupted run are complete. `resume` notes in `folder` which recordings are finished, and does not convert those that an
-    interrupted call has noted and that have not changed since.
+    Clips appear whole or not at all, so those of an interrupted run are complete.
 
-    `num_workers` processes convert (None: one per core, or fewer where little is to be done; 0 or 1: this one). A script that
-    starts several must guard its main module (`if __name__ == "__main__":`).
+    Args:
+        reuse: leave existing clips of the right size and length as they are.
+        resume: note in `folder` which recordings are finished, and skip those that an interrupted call has noted and that have
+            not changed since.
+        num_workers: processes that convert (None: one per core, or fewer where little is to be done; 0 or 1: this one). A
+            script that starts several must guard its main module (`if __name__ == "__main__":`).
 
-    Raises OSError where the disk refuses: that is no fault of the recording.
+    Raises:
+        OSError: the disk refuses to write, which is no fault of the recording.
     """
     converter = _Converter(source=source, folder=folder, form=form, reuse=reuse, resume=resume)
     known = finished_in(folder, recordings) if resume else [None] * len(recordings)

@@ -40,7 +40,10 @@ class Cutting:
         check(valid, "stride_seconds", self.stride_seconds, "left out without clip_seconds")
 
     def spans(self, scenes: Sequence[range], fps: float) -> list[range]:
-        """Return the frames of all clips. A scene shorter than a clip becomes one shorter clip; a rest at its end is left out."""
+        """Return the frames of all clips.
+
+        A scene shorter than a clip becomes one shorter clip; what remains at the end of a longer one is left out.
+        """
         if self.clip_seconds is None:
             return [scene for scene in scenes if len(scene) > 1]
         length = max(2, round(self.clip_seconds * fps))

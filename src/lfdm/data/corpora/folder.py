@@ -52,23 +52,30 @@ def write_folder(
 ) -> Conversion:
     """Write the clip data set `out` from a tree of labelled clips.
 
-    A clip is a video file or a folder of images. `layout` says where a clip's label, subject and split are in its path (see
-    `lfdm.data.corpora.layouts`); "auto" recognises it. A clip without a subject is its own subject. `labels` is a table
-    (`read_label_table`), or "txt" for a text next to each clip; texts are also read where no folder gives labels.
-
-    Frames have the given `size` or, with `short_side`, the shape that most clips have; by default the short side is 64, and
-    all clips must have one shape. Clips of other shapes are fitted by `fit` (see `fit_frames`).
-
-    Clips are cut by `cutting`; the first `max_frames` frames of each are stored losslessly at the clip's own rate. Splits of
-    the tree are kept: folders `train` and `test`, or lists of clips. Without them about `test_fraction` of the subjects,
-    sampled by `seed` evenly over all labels, form the test split, and every label has clips in both splits where its subjects
-    allow it; `notes` name the others. Other files, broken clips and single images are skipped and reported.
+    A clip is a video file or a folder of images, and is stored losslessly at its own rate. A clip without a subject is its own
+    subject. Splits of the tree are kept: folders `train` and `test`, or lists of clips. Other files, broken clips and single
+    images are skipped and reported.
 
     `out` appears only when it is complete. A call that is interrupted leaves what it has finished in a hidden folder next to
-    `out`; the same call continues there. `num_workers` processes convert, see `lfdm.data.corpora.conversion.convert`.
+    `out`; the same call continues there.
 
-    Raises FileNotFoundError for a missing tree or table, and UserError for settings that are not allowed, a tree without
-    any usable clip, and an `out` that holds other things or overlaps the tree.
+    Args:
+        layout: where a clip's label, subject and split are in its path (see `lfdm.data.corpora.layouts`); "auto" recognises it.
+        labels: a table (`read_label_table`), or "txt" for a text next to each clip; texts are also read where no folder gives
+            labels.
+        size: of frames; clips of other shapes are fitted by `fit` (see `fit_frames`).
+        short_side: gives frames the shape that most clips have; without `size` and `short_side` it is 64, and all clips must
+            have one shape.
+        max_frames: most frames kept from the start of each clip.
+        cutting: how recordings are cut into clips.
+        test_fraction: share of the subjects, sampled by `seed` evenly over all labels, that form the test split of a tree
+            without splits. Every label has clips in both splits where its subjects allow it; `notes` name the others.
+        num_workers: processes that convert, see `lfdm.data.corpora.conversion.convert`.
+
+    Raises:
+        FileNotFoundError: no such tree or table.
+        UserError: settings that are not allowed, a tree without any usable clip, or an `out` that holds other things or
+            overlaps the tree.
     """
     source, out = expand_home(source), expand_home(out)
     check_trees(source, out)

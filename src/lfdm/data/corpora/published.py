@@ -82,7 +82,7 @@ def write_published(
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> Conversion:
-    """Write the clip data set `out` from your copy `source` of a corpus; returns its clips and what was skipped.
+    """Write the clip data set `out` from your copy `source` of a corpus; return its clips and what was skipped.
 
     A clip holds all frames of a take, cropped as published and fitted to `size` with black borders (`fit_frames`), stored
     losslessly at the recording's own rate. Labels, subjects and splits are the paper's; subjects in neither list and
@@ -92,8 +92,10 @@ def write_published(
     The same call continues an interrupted run and adds clips that are new in `source`: complete clips in `out` are reused,
     and clips.csv is written last.
 
-    Raises FileNotFoundError for a missing tree; UserError for settings that are not allowed, a tree without any usable clip
-    of the corpus, and an `out` that holds other things, another corpus or another size, overlaps the tree or is in use.
+    Raises:
+        FileNotFoundError: no such tree.
+        UserError: settings that are not allowed, a tree without any usable clip of the corpus, or an `out` that holds other
+            things, another corpus or another size, overlaps the tree or is in use.
     """
     source, out = expand_home(source), expand_home(out)
     check_trees(source, out)

@@ -17,8 +17,8 @@ several labels."""
 def sample_test_subjects(labels_of: Mapping[str, AbstractSet[str]], test_fraction: float, seed: int) -> set[str]:
     """Return about `test_fraction` of the subjects, sampled evenly from all groups with the same labels.
 
-    Every label keeps a subject outside, and has one inside if it has two or more: for that, more or fewer subjects than the
-    fraction says are taken. Of the two, training comes first.
+    Every label keeps a training subject and, if it has two or more subjects, also gets a test subject where that is possible;
+    for this, more or fewer subjects than the fraction says may be taken.
     """
     ranked = _rank(labels_of, seed)
     num_test = num_test_subjects(len(ranked), test_fraction)
@@ -50,7 +50,7 @@ def hold_out_subjects(records: Sequence[ClipRecord], test_fraction: float, seed:
 
 
 def _rank(labels_of: Mapping[str, AbstractSet[str]], seed: int) -> list[str]:
-    """Return the subjects in an order of which every beginning has an even share of each group with the same labels."""
+    """Order the subjects so that the first n, for any n, hold an even share of each group with the same labels."""
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for subject in sorted(labels_of):
         groups[tuple(sorted(labels_of[subject]))].append(subject)
