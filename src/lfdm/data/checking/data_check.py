@@ -29,7 +29,7 @@ MOVED = 0.6
 MAX_MOVING = 0.05
 """Fraction of the clips that may have a moving camera without a warning."""
 GIVEAWAY_MARGIN, GIVEAWAY_DEVIATIONS = 0.15, 3.0
-"""First frames give labels away if these are named more often than by chance, by this margin and this many deviations."""
+"""First frames give labels away if these are recognised more often than by chance, by this margin and this many deviations."""
 DUPLICATE_RMS, DUPLICATE_FRACTION = 3.0, 0.15
 """Two clips are near-duplicates if they differ by less than this in grey levels, and than this fraction of their contrast."""
 _ROWS = 256
@@ -171,7 +171,9 @@ def _check_first_frames(clips: _Clips) -> CheckResult:
     found = recognize_labels(np.array([summary.first_frame for _, summary in clips]), labels, subjects) if clips else None
     if found is None:
         return CheckResult(name=name, verdict="not checked", text="needs two labels of two subjects each")
-    figures = f"a linear classifier names {found.accuracy:.0%} of the labels from the first frame (chance: {found.chance:.0%})"
+    figures = (
+        f"a linear classifier recognises {found.accuracy:.0%} of the labels from the first frame (chance: {found.chance:.0%})"
+    )
     if not found.is_above_chance(GIVEAWAY_MARGIN, GIVEAWAY_DEVIATIONS):
         return _result(name, [], figures)
     known = [f"{label} {share:.0%}" for label, share in sorted(found.recall.items(), key=lambda item: -item[1])]

@@ -1,4 +1,4 @@
-"""Check that first frames do not give the label away: a linear classifier has to name the label of unseen subjects from them."""
+"""Check that first frames do not give the label away: a linear classifier tries to recognise it for unseen subjects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 MAX_CLIPS = 2000
-"""Most clips that are classified; of more, evenly spaced ones are."""
+"""Most clips that are classified, evenly spaced among all."""
 _FOLDS = 5
 _RIDGE = 0.01
 """Regularization, as a fraction of the mean squared length of the features."""
@@ -14,16 +14,16 @@ _RIDGE = 0.01
 
 @dataclass(frozen=True, eq=False)
 class Recognition:
-    """How well first frames name the label."""
+    """How well the label is recognised from first frames."""
 
     accuracy: float
-    """Fraction of clips whose label is named."""
+    """Fraction of clips whose label is recognised."""
     chance: float
     """Fraction of clips with the most frequent label."""
     num_independent: int
     """Number of clips, or of subjects where all clips of a subject look alike."""
     recall: dict[str, float]
-    """Fraction of named clips, by label."""
+    """Fraction of clips recognised, by label."""
 
     def is_above_chance(self, margin: float, deviations: float) -> bool:
         """Return whether the accuracy is above chance by `margin` and by that many standard deviations."""

@@ -81,6 +81,9 @@ def load_or_train_frame_network(
     """
     clip_subjects = [record.subject for record in cache.records]
 
+    def make(subjects: list[str]) -> FrameNetwork:
+        return FrameNetwork(subjects=subjects)
+
     def load_batch(chosen: np.ndarray, generator: torch.Generator) -> Tensor:
         positions = torch.rand(len(chosen), generator=generator, device=generator.device).tolist()
         frames = [cache.clip(int(i))[int(at * cache.num_frames(int(i)))] for at, i in zip(positions, chosen, strict=True)]
@@ -88,7 +91,6 @@ def load_or_train_frame_network(
         return _augment(images, generator)
 
     def train() -> FrameNetwork:
-        make = lambda subjects: FrameNetwork(subjects=subjects)  # noqa: E731
         task = "training the frame network"
         return train_network(make, load_batch, clip_subjects, training, task=task, device=device, progress=progress)
 
