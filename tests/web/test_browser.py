@@ -35,7 +35,7 @@ PICTURES = f"() => {CANVASES}.map((c) => c.toDataURL())"
 
 
 class Visit:
-    """One page in one browser window, with a record of everything it asked for."""
+    """One page in one browser window, with a record of everything it requested."""
 
     def __init__(self, page: Any, url: str, name: str) -> None:
         self.page = page

@@ -64,8 +64,8 @@ def stroke(visit: Visit, *places: tuple[float, float]) -> None:
     page.mouse.up()
 
 
-def asked(sent: Any) -> dict[str, Any]:
-    """Return the control that a page's request asks for."""
+def sent_control(sent: Any) -> dict[str, Any]:
+    """Return the control in a page's request."""
     return json.loads(sent.value.post_data_json["data"][0]["control"])
 
 
@@ -83,10 +83,10 @@ def test_a_drag_a_pin_a_strength_and_an_end_pose(visit: Visit, tmp_path: Path) -
     Image.fromarray(np.full((32, 32, 3), 200, np.uint8)).save(tmp_path / "pose.png")
     page.locator(".lf-end-file").first.set_input_files(tmp_path / "pose.png")
     page.get_by_text("End pose: pose.png").wait_for()
-    visit.shoot("1-asked")
+    visit.shoot("1-drawn")
     with page.expect_request("**/queue/join*") as sent:
         visit.run("Generate")
-    control = asked(sent)
+    control = sent_control(sent)
     assert control["size"] == [32, 32]
     (drag,), (pin,), (strength,) = control["drags"], control["pins"], control["strengths"]
     assert drag["from"] == pytest.approx([12.8, 9.6], abs=1)
@@ -113,7 +113,7 @@ def test_a_path_keeps_its_timing_and_can_lose_it(visit: Visit) -> None:
         page.get_by_label("Timing of drag 1").select_option(timing)
         with page.expect_request("**/queue/join*") as sent:
             visit.run("Generate")
-        (drag,) = asked(sent)["drags"]
+        (drag,) = sent_control(sent)["drags"]
         paths.append(np.array(drag["path"]))
     drawn, even, eased = paths
     assert len(eased) == 1

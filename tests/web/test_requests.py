@@ -47,7 +47,7 @@ def reader(storage: Storage) -> RequestReader:
     return RequestReader(choices, ServeLimits(), storage)
 
 
-def test_a_picture_is_fitted_as_the_model_does_unless_asked(reader: RequestReader) -> None:
+def test_a_picture_is_fitted_as_in_training_unless_fit_is_given(reader: RequestReader) -> None:
     assert [reader.generate(**{**FIELDS, "fit": fit}).fit for fit in (None, "native", "crop")] == ["pad", "native", "crop"]
     for wrong in ("cover", 1, ["native"]):
         with pytest.raises(UserError, match="fit must be one of pad, crop, stretch, native; got "):

@@ -193,7 +193,9 @@ class RequestReader:
 
     def _file(self, name: str, value: object, allowed: str) -> Path:
         if not isinstance(value, dict) or not value.get("path"):
-            raise UserError(f"{name} is missing: give {allowed}" if value in (None, {}) else f"{name} must be {allowed}")
+            if value in (None, {}):
+                raise UserError(f"{name} is missing: give {allowed}")
+            raise UserError(f"{name} must be {allowed}; got {shown(value)}")
         try:
             return self.storage.find(value["path"])
         except UserError as error:

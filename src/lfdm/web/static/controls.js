@@ -2,8 +2,10 @@
 // -------------------------------------------------------------------------------- controls: drags, pins, strength, end pose
 // Continues picker.js. `controls.value()` is {control, end_image}: the text of a control.json or null, an upload or null.
 function makeControls() {
-  const SVG = "http://www.w3.org/2000/svg", MAX_POSITIONS = 8, MIN_DRAG = 0.01, COLOURS = ["#e11d48", "#2563eb", "#059669", "#9333ea", "#d97706"];
-  const part = find(".lf-part"), paths = find(".lf-paths"), list = find(".lf-asked"), slider = find(".lf-value"), endFile = find(".lf-end-file");
+  const SVG = "http://www.w3.org/2000/svg", COLOURS = ["#e11d48", "#2563eb", "#059669", "#9333ea", "#d97706"];
+  const MAX_POSITIONS = 8, MIN_DRAG = 0.01; // positions of a path that are sent; shortest drag, in longer sides of the picture
+  const part = find(".lf-part"), paths = find(".lf-paths"), list = find(".lf-list");
+  const slider = find(".lf-value"), endFile = find(".lf-end-file");
   let mode = null, drags = [], pins = [], strength = false, end = null, drawn = null, started = 0;
   const side = () => Math.max(picture.naturalWidth, picture.naturalHeight);
   const place = (event) => {
@@ -23,16 +25,16 @@ function makeControls() {
     return chosen;
   }
 
-  function at(steps, share, axis) {
+  function at(steps, share, axis) { // the interpolated step where `axis` of the steps (0 time, 3 length) has a share of its end
     const goal = share * steps[steps.length - 1][axis];
     const i = Math.max(1, steps.findIndex((step) => step[axis] >= goal - 1e-9));
-    const [a, b] = [steps[i - 1], steps[i]], part = b[axis] > a[axis] ? (goal - a[axis]) / (b[axis] - a[axis]) : 1;
-    return a.map((value, k) => value + part * (b[k] - value));
+    const [a, b] = [steps[i - 1], steps[i]], weight = b[axis] > a[axis] ? (goal - a[axis]) / (b[axis] - a[axis]) : 1;
+    return a.map((value, k) => value + weight * (b[k] - value));
   }
 
   function value() {
-    const asked = drags.length || pins.length || strength;
-    return { control: asked ? JSON.stringify(content()) : null, end_image: end && { path: end.path } };
+    const isSet = drags.length || pins.length || strength;
+    return { control: isSet ? JSON.stringify(content()) : null, end_image: end && { path: end.path } };
   }
 
   function content() {
@@ -55,12 +57,19 @@ function makeControls() {
     paths.replaceChildren();
     [...drags, ...(drawn ? [drawn] : [])].forEach((drag, index) => {
       const colour = COLOURS[index % COLOURS.length], steps = drag.steps, last = steps[steps.length - 1];
-      shape("polyline", { points: steps.map((step) => `${step[1]},${step[2]}`).join(" "), fill: "none", stroke: colour, "stroke-width": width });
-      if (drag !== drawn) timed(drag).forEach(([, x, y]) => shape("circle", { cx: x, cy: y, r: 0.9 * width, fill: "#fff", stroke: colour, "stroke-width": width / 3 }));
+      const points = steps.map((step) => `${step[1]},${step[2]}`).join(" ");
+      shape("polyline", { points, fill: "none", stroke: colour, "stroke-width": width });
+      const sent = drag === drawn ? [] : timed(drag);
+      sent.forEach(([, x, y]) => {
+        shape("circle", { cx: x, cy: y, r: 0.9 * width, fill: "#fff", stroke: colour, "stroke-width": width / 3 });
+      });
       shape("circle", { cx: steps[0][1], cy: steps[0][2], r: 1.6 * width, fill: colour });
       shape("circle", { cx: last[1], cy: last[2], r: 2.4 * width, fill: "none", stroke: colour, "stroke-width": width });
     });
-    pins.forEach(([x, y]) => shape("rect", { x: x - 1.5 * width, y: y - 1.5 * width, width: 3 * width, height: 3 * width, fill: "#111827", stroke: "#fff", "stroke-width": width / 2 }));
+    pins.forEach(([x, y]) => {
+      const box = { x: x - 1.5 * width, y: y - 1.5 * width, width: 3 * width, height: 3 * width };
+      shape("rect", { ...box, fill: "#111827", stroke: "#fff", "stroke-width": width / 2 });
+    });
   }
 
   function entry(text, colour, remove) {
@@ -82,7 +91,9 @@ function makeControls() {
       const item = entry(`Drag ${index + 1}`, COLOURS[index % COLOURS.length], () => drags.splice(index, 1));
       const timing = document.createElement("select");
       timing.setAttribute("aria-label", `Timing of drag ${index + 1}`);
-      [["drawn", "as drawn"], ["even", "even speed"], ["eased", "straight, eased"]].forEach(([key, text]) => timing.add(new Option(text, key, false, key === drag.timing)));
+      Object.entries({ drawn: "as drawn", even: "even speed", eased: "straight, eased" }).forEach(([key, text]) => {
+        timing.add(new Option(text, key, false, key === drag.timing));
+      });
       timing.onchange = () => { drag.timing = timing.value; changed(); };
       item.insertBefore(timing, item.lastChild);
     });

@@ -34,7 +34,8 @@ async function send(file, use) { // calls `use` with the path of the uploaded fi
   if (!file) return;
   showNote("Uploading " + file.name + " ...");
   try {
-    if (file.size > props.max_bytes) throw new Error(`a file may have at most ${props.max_bytes / 1e6} MB; this one has ${(file.size / 1e6).toFixed(1)} MB`);
+    const megabytes = (file.size / 1e6).toFixed(1);
+    if (file.size > props.max_bytes) throw new Error(`a file may have at most ${props.max_bytes / 1e6} MB; this one has ${megabytes} MB`);
     use((await upload(file)).path);
   } catch (error) {
     showNote("Upload failed: " + (error.message || error));

@@ -34,7 +34,8 @@ function drawPoints(layer, points) { // a ring where a point should be, a dot wh
     const target = point.target[frame], reached = point.reached[frame], colour = COLOURS[index % COLOURS.length];
     const add = (place, attributes) => {
       const node = document.createElementNS("http://www.w3.org/2000/svg", "circle");
-      Object.entries({ cx: `${100 * place[0]}%`, cy: `${100 * place[1]}%`, ...attributes }).forEach(([key, value]) => node.setAttribute(key, value));
+      const all = { cx: `${100 * place[0]}%`, cy: `${100 * place[1]}%`, ...attributes };
+      Object.entries(all).forEach(([key, value]) => node.setAttribute(key, value));
       layer.append(node);
     };
     if (target) add(target, { class: "lf-ring", r: 3, fill: "none", stroke: colour, "stroke-width": 0.9 });
@@ -115,7 +116,7 @@ async function addTrack(row, video, kind, caption) {
 
 function soundButton(url) {
   sound = new Audio(url);
-  audible = false; // browsers start no sound that was not asked for
+  audible = false; // browsers play no sound that the user has not started
   const button = make("button", "lf-button lf-sound", "Sound");
   button.type = "button";
   button.setAttribute("aria-pressed", "false");
