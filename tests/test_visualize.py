@@ -148,7 +148,7 @@ def test_overlays_tint_what_is_painted_and_give_regions_hues() -> None:
 
 
 @pytest.mark.parametrize("kind", get_args(PanelKind))
-def test_every_tile_can_be_alone(kind: PanelKind) -> None:
+def test_every_tile_can_be_drawn_by_itself(kind: PanelKind) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     motion = Motion(0.3 * torch.randn(1, 2, 2, 16, 16), torch.rand(1, 1, 2, 16, 16))
     regions = np.random.default_rng(1).random((2, 3, 16, 16))

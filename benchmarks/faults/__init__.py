@@ -1,1 +1,1 @@
-"""Faults: kills, full disks, hostile files, broken data and the like, tried in numbers, and what lfdm did."""
+"""Faults in large numbers, such as kills, full disks, hostile files and broken data, and how lfdm handles them."""

@@ -86,7 +86,7 @@ def test_a_limb_that_arrives_and_one_that_does_not(pipe: LatentFlowPipeline) -> 
     turned.flow[:, 1, 3, 24:36, 34:46] = torch.from_numpy((30 - column + 40 - row) / 32).float()
     found = measure_drag(pipe, scene, turned, frames)
     assert found["limb_share"] == 1
-    assert found["marker_distance"] < 1.1  # the marker's pixels are half a pixel beside the point, which turns, too
+    assert found["marker_distance"] < 1.1  # the marker's centre is half a pixel off the point, and turns with the limb
 
 
 def test_the_marker_is_where_most_of_it_is(pipe: LatentFlowPipeline) -> None:

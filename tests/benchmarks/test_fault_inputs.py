@@ -20,7 +20,7 @@ from lfdm.errors import UserError
 NUM_HOSTILE = 80
 
 
-def test_hostile_files_are_many_and_told_apart() -> None:
+def test_hostile_files_are_many_and_all_different() -> None:
     assert len(HOSTILE) >= NUM_HOSTILE
     assert len({(hostile.kind, hostile.name, hostile.words) for hostile in HOSTILE}) == len(HOSTILE)
 
@@ -87,7 +87,7 @@ def test_a_process_that_ends_at_once_needs_no_memory(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.slow
-def test_errors_for_users_are_told_from_tracebacks(tmp_path: Path) -> None:
+def test_user_errors_are_distinguished_from_tracebacks(tmp_path: Path) -> None:
     def refuse() -> None:
         raise UserError("size must be 3")
 

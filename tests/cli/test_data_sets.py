@@ -115,7 +115,7 @@ def test_a_tilde_is_the_home_folder_in_every_path(lfdm: Lfdm, monkeypatch: pytes
     assert sorted(path.name for path in Path("home").iterdir()) == ["own", "puppets"]
 
 
-def test_long_videos_are_cut_and_the_layout_and_the_split_are_told(lfdm: Lfdm) -> None:
+def test_long_videos_are_cut_and_the_layout_and_the_split_are_reported(lfdm: Lfdm) -> None:
     for path in ("train/wave/a.avi", "test/jump/a.avi"):
         write_video(Path("tree", path), np.zeros((12, 8, 8, 3), np.uint8), fps=4)
     Path("tree/train/wave/b.mp4").write_bytes(b"broken")

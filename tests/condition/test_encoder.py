@@ -191,7 +191,7 @@ def test_attention_pooling_starts_as_the_mean_and_learns_to_tell_one_word(tiny_b
     encoder.save_pretrained(tmp_path / "condition")
     loaded = ConditionEncoder.from_pretrained(tmp_path / "condition")
     assert torch.equal(loaded.encode(texts), encoder.encode(texts))
-    longer = loaded.encode(["Turn Left now", "Turn Left now Spread Wings"])[:1]  # padded beside the other text
+    longer = loaded.encode(["Turn Left now", "Turn Left now Spread Wings"])[:1]  # padded to the length of the other text
     torch.testing.assert_close(longer, loaded.encode(texts[:1]), atol=1e-5, rtol=1e-5)
 
 

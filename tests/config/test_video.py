@@ -50,5 +50,5 @@ def test_other_sizes_are_refused_with_the_field_and_the_value(value: object) -> 
     assert str(caught.value) == f"image_size must be {allowed}; got {value!r}"
 
 
-def test_one_number_is_told_from_a_pair() -> None:
+def test_one_number_differs_from_a_pair() -> None:
     assert [is_one_number(value) for value in (128, "128", "128x128", (128, 128), "wide")] == [True, True, False, False, False]

@@ -13,7 +13,7 @@ OnFullDisk = Callable[[str, int], str]
 
 @pytest.fixture
 def on_full_disk() -> OnFullDisk:
-    """Run Python code in a process whose files may not become longer than so many bytes; what it printed as its error."""
+    """Run Python code in a process whose files may have at most this many bytes, and return what it printed to stderr."""
 
     def run(code: str, num_bytes: int) -> str:
         result = subprocess.run(

@@ -70,7 +70,7 @@ def test_jitter_is_one_draw_for_all_frames(frames: np.ndarray) -> None:
     assert not np.array_equal(got[0], frames[0])
 
 
-def test_order_is_random_only_if_asked_and_draws_the_same_numbers(frames: np.ndarray) -> None:
+def test_order_is_random_only_if_set_and_draws_the_same_numbers(frames: np.ndarray) -> None:
     def results(jitter: ColorJitter) -> set[bytes]:
         class FixedAmounts(np.random.Generator):
             def uniform(self, *_: object) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -370,7 +370,7 @@ def test_pairs_carry_the_motion_of_their_driving_frame(data_set: tuple[Path, lis
 
 
 @pytest.mark.parametrize("as_published", [False, True])
-def test_labels_that_name_a_side_are_never_mirrored_but_in_published_pairs(
+def test_labels_that_name_a_side_are_never_mirrored_except_in_published_pairs(
     data_set: tuple[Path, list[ClipRecord]], as_published: bool
 ) -> None:
     root, records = data_set

@@ -22,7 +22,7 @@ def test_random_moves_each_index_within_its_gaps() -> None:
     draws = np.stack([random_indices(100, 12, np.random.default_rng(seed)) for seed in range(3000)])
     assert (draws[:, 0] == 0).all()
     assert (draws[:, -1] == 99).all()
-    # An index stays strictly between the uniform ones beside it, and comes next to them (before sorting and after).
+    # An index lies strictly between the neighbouring uniform ones, and can be adjacent to them (before sorting and after).
     assert draws[:, 1].min() == base[1] - (gaps[0] - 1)
     assert draws[:, -2].max() == base[-2] + (gaps[-1] - 1)
     assert random_indices(5, 8, np.random.default_rng(0)).tolist() == uniform_indices(5, 8).tolist()
@@ -48,7 +48,7 @@ def test_random_adds_any_whole_number_between_the_neighbours_and_each_as_often()
 
 
 @pytest.mark.parametrize("n", [1, 2, 39])
-def test_shorter_clips_repeat_their_last_frame_but_in_very_random(n: int) -> None:
+def test_shorter_clips_repeat_their_last_frame_except_in_very_random(n: int) -> None:
     repeated = [*range(n), *[n - 1] * (40 - n)]
     assert uniform_indices(n, 40).tolist() == repeated
     assert all(random_indices(n, 40, np.random.default_rng(seed)).tolist() == repeated for seed in range(20))

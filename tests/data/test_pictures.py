@@ -133,7 +133,7 @@ def test_a_video_as_a_picture_gets_a_hint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["clip.mov", "clip.apng", "clip"])
-def test_alpha_is_kept_where_asked_for(tmp_path: Path, name: str) -> None:
+def test_alpha_is_kept_where_requested(tmp_path: Path, name: str) -> None:
     alpha = np.full((8, 32, 48, 1), 255, np.uint8)
     alpha[1:, :, 24:] = 0
     path = write_video(tmp_path / name, np.concatenate([FRAMES, alpha], axis=-1), fps=10)

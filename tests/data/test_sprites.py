@@ -76,7 +76,7 @@ def test_the_set_holds_every_action_of_every_character(sheets: Path, tmp_path: P
     assert all(len(first) == 1 for first in firsts.values())
 
 
-def test_the_seed_alone_decides(sheets: Path, tmp_path: Path) -> None:
+def test_clips_depend_only_on_the_seed(sheets: Path, tmp_path: Path) -> None:
     def pixels(name: str, seed: int, num_workers: int) -> list[bytes]:
         root = tmp_path / name
         write_lpc(sheets, root, num_characters=2, num_frames=3, seed=seed, num_workers=num_workers)

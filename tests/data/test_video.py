@@ -258,7 +258,7 @@ def test_other_files_are_refused(tmp_path: Path, name: str, data: bytes) -> None
         read_video(tmp_path / name)
 
 
-def test_read_fitted_cuts_first_and_keeps_the_frames_asked_for(tmp_path: Path) -> None:
+def test_read_fitted_crops_first_and_keeps_the_requested_frames(tmp_path: Path) -> None:
     frames = noise(6, 20, 30)
     path = write_video(tmp_path / "clip.avi", frames, fps=8)
     crop = Crop(top=2, bottom=18, left=5, right=21, width=30, height=20)

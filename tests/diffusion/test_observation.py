@@ -21,7 +21,7 @@ def posterior_covariance() -> Tensor:
     return torch.linalg.inv(torch.linalg.inv(COVARIANCE) + LEVEL.alpha**2 / LEVEL.sigma**2 * torch.eye(3))
 
 
-def test_what_goes_with_the_observed_value_comes_along() -> None:
+def test_values_that_vary_with_the_observed_one_are_corrected_too() -> None:
     x = torch.tensor([[0.3, -0.2, 0.5], [1.0, 0.0, -1.0]])
     free = make_denoiser(predict, "velocity", lambda clean: clean)(x, LEVEL)
     observation = Observation(read=lambda clean: 2 * clean[:, :1] + 1, values=torch.tensor([2.0]))

@@ -33,19 +33,19 @@ def make_pipeline(tiny: Preset) -> LatentFlowPipeline:
 
 
 def test_a_thousand_steps_are_those_of_the_paper(tiny_paper_preset: Preset) -> None:
-    """The network is asked once per step: the formulas are given the same predictions, and must ask for the same ones."""
+    """The published formulas, given the predictions of every step, must arrive at the samples that the network was given."""
     pipe = make_pipeline(tiny_paper_preset)
-    asked: list[tuple[Tensor, int, Tensor]] = []
+    calls: list[tuple[Tensor, int, Tensor]] = []
 
     def note(_: nn.Module, arguments: tuple[Tensor, Tensor, Tensor], prediction: Tensor) -> None:
-        asked.append((arguments[0], int(arguments[1]), prediction))
+        calls.append((arguments[0], int(arguments[1]), prediction))
 
     pipe.unet.register_forward_hook(note)
     image, condition = torch.rand(1, 3, 32, 32), torch.randn(1, 6)
     out = pipe(image, condition, generator=SEED, output_type="pt")
-    assert [timestep for _, timestep, _ in asked] == list(range(999, -1, -1))
-    *samples, last = sample_as_published([prediction for *_, prediction in asked])
-    for (given, timestep, _), sample in zip(asked, samples, strict=True):
+    assert [timestep for _, timestep, _ in calls] == list(range(999, -1, -1))
+    *samples, last = sample_as_published([prediction for *_, prediction in calls])
+    for (given, timestep, _), sample in zip(calls, samples, strict=True):
         torch.testing.assert_close(given, sample, rtol=0, atol=1e-3, msg=f"at timestep {timestep}")
     motion = torch.cat((out.motion.grid().permute(0, 4, 1, 2, 3), out.motion.occlusion), dim=1)
     torch.testing.assert_close(motion, torch.cat((last[:, :2], (last[:, 2:] + 1) / 2), dim=1), rtol=0, atol=1e-3)

@@ -25,7 +25,7 @@ def test_windows_cover_every_frame_with_weights_of_sum_1(num_frames: int, longes
         assert (window.frames.diff() == 1).all()
         total[window.frames] += window.weights
     torch.testing.assert_close(total, torch.ones(num_frames))
-    assert len(windows) <= 2 * num_frames / longest + 2  # cost grows with length alone
+    assert len(windows) <= 2 * num_frames / longest + 2  # the cost grows only with the length
 
 
 def test_one_pass_needs_no_windows() -> None:

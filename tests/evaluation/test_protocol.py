@@ -99,7 +99,7 @@ def test_figures_do_not_depend_on_the_batch_size(
     assert again["stage1"]["flow_epe_ratio"]["num_pixels"] == results["stage1"]["flow_epe_ratio"]["num_pixels"]
 
 
-def test_stage_1_alone_from_a_run_or_an_autoencoder_folder(
+def test_only_stage_1_is_evaluated_of_a_run_or_an_autoencoder_folder(
     tiny_preset: Preset,
     evaluated: tuple[dict[str, Any], Path],
     model: Path,

@@ -241,12 +241,12 @@ def test_the_end_of_a_loop_blends_into_its_start(pipe: LatentFlowPipeline, image
 
 
 def test_frames_of_a_long_clip_attend_to_as_many_as_in_training(pipe: LatentFlowPipeline, image: np.ndarray) -> None:
-    """What the network is asked, whatever the length: so that no distance and no number of keys is new to it."""
-    asked: list[int | None] = []
+    """At any length the network attends to as many frames as in training, so that it sees no new distance or number of keys."""
+    found: list[int | None] = []
 
     def look(unet: torch.nn.Module, arguments: tuple[Tensor, ...], known: dict[str, Any]) -> None:
         del unet, arguments
-        asked.append(known["attention_frames"])
+        found.append(known["attention_frames"])
 
     handle = pipe.unet.register_forward_pre_hook(look, with_kwargs=True)
     try:
@@ -254,7 +254,7 @@ def test_frames_of_a_long_clip_attend_to_as_many_as_in_training(pipe: LatentFlow
             motion_of(pipe, image, num_frames=num_frames, num_inference_steps=1)
     finally:
         handle.remove()
-    assert set(asked) == {pipe.config["num_frames"]}
+    assert set(found) == {pipe.config["num_frames"]}
 
 
 def test_windows_hold_the_known_first_frame(pipe: LatentFlowPipeline, image: np.ndarray) -> None:

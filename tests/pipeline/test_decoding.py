@@ -1,4 +1,4 @@
-"""Long videos: decoded in chunks, the same frames as all at once, in memory that grows by the result alone."""
+"""Long videos: decoded in chunks, they have the same frames as all at once, in memory that grows only by the result."""
 
 import weakref
 from dataclasses import replace

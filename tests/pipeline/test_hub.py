@@ -40,10 +40,10 @@ class HubRequest(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         parts = self.path.split("?")[0].strip("/").split("/")
         if parts[1:] == ["repos", "create"]:
-            asked = json.loads(body)
-            name = f"{asked.get('organization') or 'me'}/{asked['name']}"
+            requested = json.loads(body)
+            name = f"{requested.get('organization') or 'me'}/{requested['name']}"
             self.server.files.setdefault(name, {})
-            self.server.private[name] = bool(asked.get("private")) or asked.get("visibility") == "private"
+            self.server.private[name] = bool(requested.get("private")) or requested.get("visibility") == "private"
             return self.answer({"url": f"{self.server.url}/{name}", "name": name, "id": name})
         if parts[1:] == ["validate-yaml"]:
             return self.answer({"errors": [], "warnings": []})

@@ -48,7 +48,7 @@ def test_internal_errors_are_logged_and_not_shown(caplog: pytest.LogCaptureFixtu
     assert "Traceback" in caplog.text
 
 
-def test_a_full_disk_is_said_to_the_user_and_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_is_shown_to_the_user_and_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     error = OSError(errno.ENOSPC, "No space left on device", "/tmp/clip.mp4")
     *_, (_, status) = asyncio.run(collect(page_answers(failing(error))))
     assert "disk space is used up" in status

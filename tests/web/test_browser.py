@@ -65,10 +65,7 @@ class Visit:
         self.page.get_by_role("button", name=name, exact=True).locator("visible=true").click()
 
     def type_number(self, label: str, value: float) -> None:
-        """Type a slider's value; the slider beside the number shows when the page has taken it over.
-
-        While a fresh page is still being put together it takes nothing over; a person would type again.
-        """
+        """Type a slider's value until the slider next to the number follows, which a page that is still loading does not do."""
         number = self.page.get_by_label(f"number input for {label}").locator("visible=true")
         slider = self.page.get_by_label(f"range slider for {label}").locator("visible=true")
         for _ in range(10):
@@ -78,7 +75,7 @@ class Visit:
             if slider.input_value() == str(value):
                 break
         playwright.expect(slider).to_have_value(str(value))
-        self.page.wait_for_timeout(1000)  # and a moment later its next request holds it
+        self.page.wait_for_timeout(1000)  # only then does the next request hold the value
 
     def run(self, name: str) -> None:
         """Press a button and wait until its result is on the screen."""

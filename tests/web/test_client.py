@@ -82,7 +82,7 @@ def test_full_size_videos_have_the_size_of_the_picture(client: Client, tmp_path:
     assert video_info(moved["file"]).width == 1000
 
 
-def test_of_a_long_clip_the_beginning_and_its_sound_are_used(client: Client, long_clip: Path) -> None:
+def test_the_beginning_of_a_long_clip_is_used_with_its_sound(client: Client, long_clip: Path) -> None:
     for audio in (True, False):
         made = client.predict(image="puppet-2", driving=handle_file(str(long_clip)), audio=audio, api_name="/transfer")
         (video,) = made["videos"]
@@ -124,7 +124,7 @@ def test_a_job_tells_its_steps_and_can_be_cancelled(client: Client) -> None:
     assert len(made["videos"]) == 1
 
 
-def test_one_more_than_fit_into_the_queue_is_told_so(client: Client, server: Server) -> None:
+def test_a_client_beyond_the_queue_is_told_that_it_is_full(client: Client, server: Server) -> None:
     slow = {"data": list({**GENERATE, "num_inference_steps": 100}.values())}
     jobs = [client.submit(image="puppet-1", label="wave", num_inference_steps=100, api_name="/generate")]
     while not jobs[0].outputs():

@@ -170,7 +170,7 @@ def test_no_file_outside_the_storage_is_opened(client: httpx.Client, server: Ser
         link.unlink()
 
 
-def test_an_address_beside_a_good_path_is_not_followed(client: httpx.Client) -> None:
+def test_an_address_next_to_a_good_path_is_not_followed(client: httpx.Client) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()

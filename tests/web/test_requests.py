@@ -121,7 +121,7 @@ def test_a_damaged_chunk_is_a_broken_mask(reader: RequestReader, storage: Storag
         read_mask(reader, mask)
 
 
-def test_a_mask_of_another_format_is_told_which_are_read(reader: RequestReader, storage: Storage) -> None:
+def test_a_mask_of_another_format_is_an_error_that_lists_the_formats(reader: RequestReader, storage: Storage) -> None:
     path = upload(storage, "a.tiff")
     Image.new("L", (8, 8)).save(path)
     with pytest.raises(UserError, match=r"^mask: .*must be one of PNG, JPEG, WEBP, BMP, GIF, HEIF"):

@@ -124,7 +124,7 @@ def store(path: Path, megabytes: float, seconds_ago: float) -> Path:
     return path
 
 
-def test_results_and_uploads_together_stay_below_the_limit_the_longest_unused_go_first(storage: Storage) -> None:
+def test_results_and_uploads_together_stay_below_the_limit_the_least_recently_used_go_first(storage: Storage) -> None:
     picture = store(upload(storage), 0.2, seconds_ago=900)
     videos = []
     for k in range(20):

@@ -73,7 +73,7 @@ def test_a_file_or_a_frame_beyond_a_limit_is_refused(tmp_path: Path, limits: Ser
     ("limits", "used"), [(replace(LIMITS, clip_frames=5), 5), (replace(LIMITS, clip_megapixels=0.005), 4), (LIMITS, 10)]
 )
 @pytest.mark.parametrize("ending", ["mp4", "gif", "avi"])
-def test_of_a_clip_that_is_too_long_the_beginning_is_used(tmp_path: Path, limits: ServeLimits, used: int, ending: str) -> None:
+def test_the_beginning_of_a_clip_that_is_too_long_is_used(tmp_path: Path, limits: ServeLimits, used: int, ending: str) -> None:
     path = write_video(tmp_path / f"long.{ending}", moving_square(10), fps=5)
     clip = open_clip(path, limits)
     assert np.array_equal(np.stack(list(clip.frames)), read_video(path)[:used])

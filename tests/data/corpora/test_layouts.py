@@ -1,4 +1,4 @@
-"""Layouts of folders of clips, labels and splits beside the clips."""
+"""Layouts of folders of clips, and labels and splits next to the clips."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -297,7 +297,7 @@ def test_a_table_may_give_the_split(tree: Tree, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("labels", [None, "txt"])
-def test_texts_beside_the_clips_are_labels(tree: Tree, labels: str | None) -> None:
+def test_texts_next_to_the_clips_are_labels(tree: Tree, labels: str | None) -> None:
     tree.add("a.avi", "b.avi", "c.avi")
     tree.write({"a.txt": "\ufeff\nwave \n", "b.avi.txt": "jump\nmore", "notes.txt": "mine"})
     report = tree.convert(labels=labels)
@@ -322,7 +322,7 @@ def test_labels_of_the_test_folder_only_are_named(tree: Tree) -> None:
     assert any("without training clips" in note and note.endswith(": jump") for note in tree.convert().notes)
 
 
-def test_texts_do_not_replace_the_labels_of_folders_unasked(tree: Tree) -> None:
+def test_texts_do_not_replace_the_labels_of_folders_by_default(tree: Tree) -> None:
     tree.add("wave/a.avi", "jump/b.avi")
     tree.write({"wave/a.txt": "a person waves", "jump/b.txt": "a person jumps"})
     assert {label for label, _, _ in tree.rows().values()} == {"wave", "jump"}

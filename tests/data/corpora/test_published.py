@@ -189,7 +189,7 @@ def test_natops_keeps_rows_10_to_238_and_columns_30_to_289_of_the_takes_own_fram
         assert np.abs(clip[:, 8:120] - exact).max() <= 0.5 + 1e-9
 
 
-def test_mug_is_not_cropped_and_session0_alone_is_read(tmp_path: Path) -> None:
+def test_mug_is_not_cropped_and_only_session0_is_read(tmp_path: Path) -> None:
     copy = make_mug(tmp_path / "copy")
     mug_take(copy / "008/fear/take000", 3, size=(448, 896))
     write_published(MUG, copy, tmp_path / "set")

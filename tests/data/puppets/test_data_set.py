@@ -258,7 +258,7 @@ def test_a_data_set_holds_what_was_rendered(tmp_path: Path) -> None:
     assert np.abs(frames[3].astype(int) - frames[0]).mean() > 1.0
 
 
-def test_a_data_set_follows_from_its_seed_alone(tmp_path: Path) -> None:
+def test_a_data_set_depends_only_on_its_seed(tmp_path: Path) -> None:
     one, two, other = (tmp_path / name for name in ("one", "two", "other"))
     for root, seed, workers in ((one, 0, 0), (two, 0, 2), (other, 1, 0)):
         write_puppets(root, num_subjects=2, num_takes=1, size=32, num_frames=2, seed=seed, num_workers=workers)
@@ -269,7 +269,7 @@ def test_a_data_set_follows_from_its_seed_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("truth", "expected"), [("none", 0), ("all", 2)])
-def test_truth_only_where_asked_for(tmp_path: Path, truth: str, expected: int) -> None:
+def test_truth_is_stored_only_where_requested(tmp_path: Path, truth: str, expected: int) -> None:
     write_puppets(tmp_path, num_subjects=2, num_takes=1, size=32, num_frames=2, truth=truth, num_workers=0)  # pyright: ignore[reportArgumentType]
     assert len(list(tmp_path.rglob("*.truth.npz"))) == expected * len(ACTIONS)
 

@@ -79,7 +79,7 @@ def test_labels_may_be_anything(tmp_path: Path) -> None:
     assert len(list((path.parent / "samples").iterdir())) == 1
 
 
-def test_page_stands_alone_and_escapes_what_it_is_given() -> None:
+def test_page_needs_no_other_files_and_escapes_its_values() -> None:
     examples = Examples(
         by_label=[_example("<i>wave</i>", "kick")], best=[_example("bow")], worst=[_example("hop", "bow")], score_name="x"
     )

@@ -144,7 +144,7 @@ def _renamed(name: str, patterns: tuple[tuple[str, str], ...]) -> str:
     return name
 
 
-# Checkpoints and inputs: values that depend on names alone ---------------------------------------------------------------
+# Checkpoints and inputs: values that depend only on names ---------------------------------------------------------------
 
 
 def normal(name: str, shape: list[int]) -> Tensor:
@@ -183,7 +183,7 @@ def _value(name: str, shape: list[int]) -> Tensor:
 
 
 def write_checkpoints(state: State, folder: Path) -> tuple[Path, Path]:
-    """RegionMM.pth and flowdiff.pth, with the entries beside the networks that published files have."""
+    """RegionMM.pth and flowdiff.pth, with the entries that published files have besides the networks."""
     stage1, stage2 = folder / "RegionMM.pth", folder / "flowdiff.pth"
     generators = {name: state[name] for name in ("generator", "region_predictor", "bg_predictor")}
     torch.save({**generators, "optimizer": {}, "example": 4_650_000, "epoch": 100}, stage1)
