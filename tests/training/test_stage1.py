@@ -234,7 +234,7 @@ def test_a_data_set_without_training_clips_is_refused(tiny_preset: Preset, tmp_p
 
 
 def test_the_first_steps_follow_the_recorded_curve(tiny_preset: Preset, moving_squares: Path, tmp_path: Path) -> None:
-    """Fails where a change moves the numerics: record the new curve (in the message) only if that was meant."""
+    """Fails where a change moves the numerics: record the new curve (in the message) only if that was intended."""
     golden = json.loads(GOLDEN.read_text())
     preset = replace(
         tiny_preset,
