@@ -245,6 +245,7 @@ def test_paths_and_radii_are_those_of_the_pipeline(following: LatentFlowPipeline
 
 def test_points_are_dragged_by_mouse_and_by_touch(points_page: Any) -> None:
     page = points_page
+    assert page.input_value("#action") == "free"
     box = page.locator("#points").bounding_box()
 
     def at(x: float, y: float) -> tuple[float, float]:

@@ -51,6 +51,7 @@ function begin(settings, threads) {
   $("guidance").max = settings.network.max_guidance ?? 10;
   $("hint").hidden = !settings.tracks;
   if (settings.tracks) points.begin(settings.image_size);
+  if (settings.tracks?.free_label) $("action").value = settings.tracks.free_label; // other actions move against drags
   say(`ready (${threads} ${threads === 1 ? "thread" : "threads"})`);
   $("examples").querySelector("button")?.click();
 }
