@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lfdm.motion.tracing import is_exporting
+
 MIN_FOLDED_POSITIONS = 512
 """With fewer pixels in a batch, summing the kernel costs more than the smaller kernel saves."""
 
@@ -56,7 +58,7 @@ def double_and_convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
     In each direction, two of the three pixels under the kernel are the same pixel of `x`. Summing their weights leaves a
     transposed convolution of stride 2, 4 multiplications per output instead of 9.
     """
-    if not torch.compiler.is_exporting() and x.shape[0] * x.shape[2] * x.shape[3] < MIN_FOLDED_POSITIONS:
+    if not is_exporting() and x.shape[0] * x.shape[2] * x.shape[3] < MIN_FOLDED_POSITIONS:
         return convolve_same(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias)
     # row i: which of the three weights connect a pixel to the i-th of the four outputs around it
     sums = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=weight.dtype, device=weight.device)

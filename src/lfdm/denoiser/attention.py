@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lfdm.denoiser.blocks import NORM_EPS, is_transformed
 from lfdm.errors import UserError
+from lfdm.motion.tracing import is_exporting
 
 RunBlock = Callable[..., Tensor]
 """Applies a module or method to its inputs, `directly` or with gradient checkpointing."""
@@ -238,7 +239,7 @@ def frame_geometry(
     if attention_frames is not None and attention_frames < 1:
         raise UserError(f"attention_frames must be at least 1, or None for all; got {attention_frames}")
     table = bias(num_frames)
-    if attention_frames is not None and (torch.compiler.is_exporting() or attention_frames < num_frames):
+    if attention_frames is not None and (is_exporting() or attention_frames < num_frames):
         table = table.masked_fill(~_around(num_frames, attention_frames, table.device), -math.inf)
     exponents = torch.arange(0, head_dim, 2, device=table.device, dtype=torch.float32) / head_dim
     frames = torch.arange(num_frames, device=table.device, dtype=torch.float32)
@@ -255,7 +256,7 @@ def _around(num_frames: int, count: int, device: torch.device) -> Tensor:
 
 def _in_blocks(operation: Callable[[Tensor], Tensor], x: Tensor, *, dim: int, rows: int) -> Tensor:
     """Apply `operation` to blocks of x along `dim`, each index of which has `rows` rows; on a GPU or in an export, to all."""
-    if x.device.type != "cpu" or torch.compiler.is_exporting():
+    if x.device.type != "cpu" or is_exporting():
         return operation(x)
     places = BLOCK_ROWS * torch.get_num_threads() * torch.float32.itemsize // (x.element_size() * rows)
     return torch.cat([operation(block) for block in x.split(max(1, places), dim)], dim)

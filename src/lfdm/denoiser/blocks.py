@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lfdm.motion.tracing import is_exporting
+
 NORM_EPS = 1e-5
 SINUSOID_PERIOD = 10_000
 
@@ -74,11 +76,7 @@ def is_transformed() -> bool:
     Fused operations then give way to plain ones, as they have reverse-mode derivatives only. Declaring the others for
     `torch.autograd.Function` (`setup_context`) would make each of its calls 60 to 80 us slower.
     """
-    return (
-        torch.autograd.forward_ad._current_level >= 0
-        or torch._C._are_functorch_transforms_active()
-        or torch.compiler.is_exporting()
-    )
+    return torch.autograd.forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active() or is_exporting()
 
 
 class _NormAffineSiLU(torch.autograd.Function):

@@ -11,6 +11,7 @@ __all__ = [
     "motion",
     "part_strength",
     "splatting",
+    "tracing",
     "track_conflicts",
     "tracks",
     "upsampling",

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from lfdm.motion.tracing import is_exporting
+
 
 def identity_grid(height: int, width: int, *, corners: bool, device: torch.device | str | None = None) -> Tensor:
     """Return the grid of zero flow, float32 (height, width, 2), last axis (x, y)."""
@@ -66,7 +68,7 @@ def warp(x: Tensor, grid: Tensor, *, padding_mode: str, mode: Literal["bilinear"
     t, h = grid.shape[1:3]
     tall = rearrange(grid, "b t h w xy -> b (t h) w xy").float()
     invalid = None
-    if tall.device.type == "cpu" and not torch.compiler.is_exporting() and not (finite := tall.isfinite()).all():
+    if tall.device.type == "cpu" and not is_exporting() and not (finite := tall.isfinite()).all():
         invalid = ~finite.all(-1, keepdim=True).movedim(-1, 1)  # torch would write their gradient outside the image and crash
         tall = tall.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     with torch.autocast(x.device.type, enabled=False):
