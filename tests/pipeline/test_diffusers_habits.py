@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from lfdm.config.presets import Preset
 from lfdm.config.unsupported import UNSUPPORTED
 from lfdm.denoiser.unet3d import MotionUNet3D
 from lfdm.errors import UserError
+from lfdm.folders import components, model_folder
 from lfdm.pipeline.folder import component_types
 from lfdm.pipeline.inputs import sample_generators
 
@@ -174,6 +176,26 @@ def test_frames_have_the_right_colours_in_export_to_video(pipe: LatentFlowPipeli
     assert np.abs(got.astype(int) - np.asarray(expected)[0]).max() <= (1 if output_type == "np" else 0)
 
 
+def test_weights_in_half_precision_have_no_float32_copy(
+    pipe: LatentFlowPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe.unet.save_pretrained(tmp_path / "unet", half=True)
+    built: list[torch.dtype] = []
+
+    def load_exactly(module: torch.nn.Module, tensors: dict[str, torch.Tensor], origin: str) -> None:
+        built.extend({tensor.dtype for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point()})
+        model_folder.load_exactly(module, tensors, origin)
+
+    monkeypatch.setattr(components, "load_exactly", load_exactly)
+    loaded = MotionUNet3D.from_pretrained(tmp_path / "unet", dtype=torch.bfloat16)
+    assert built == [torch.bfloat16]
+    assert torch.get_default_dtype() == torch.float32
+    expected = MotionUNet3D.from_pretrained(tmp_path / "unet").to(torch.bfloat16)
+    values = dict(chain(expected.named_parameters(), expected.named_buffers()))
+    for name, tensor in chain(loaded.named_parameters(), loaded.named_buffers()):
+        assert torch.equal(tensor, values[name]), name
+
+
 def test_options_of_loading(pipe: LatentFlowPipeline, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     pipe.save_pretrained(folder)
@@ -182,6 +204,8 @@ def test_options_of_loading(pipe: LatentFlowPipeline, tmp_path: Path) -> None:
     assert (
         LatentFlowAutoencoder.from_pretrained(folder, subfolder="autoencoder", torch_dtype=torch.float16).dtype == torch.float16
     )
+    with pytest.raises(UserError, match=r"dtype .*floating point"):
+        LatentFlowPipeline.from_pretrained(folder, dtype=torch.int8)
     wrong = {
         "device_map": ("auto", "device_map"),
         "use_safetensors": (False, r"use_safetensors .*got False"),

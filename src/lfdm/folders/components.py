@@ -4,6 +4,7 @@ Folders have the layout of diffusers; they are read strictly and written atomica
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -152,7 +153,8 @@ class Model(Component, nn.Module):
         weights = folder / weights_name(variant)
         with torch.device("meta"):  # no memory is filled for a configuration that does not fit the weights
             check_shapes(super().from_pretrained(folder), read_shapes(weights), str(weights))
-        model = super().from_pretrained(folder)
+        with _building_in(dtype):
+            model = super().from_pretrained(folder)
         load_exactly(model, read_tensors(weights), str(weights))
         return model.to(device=device, dtype=dtype).eval()
 
@@ -207,10 +209,21 @@ def check_load_options(
         raise UserError(f"dtype and torch_dtype mean the same: give one of them; got {dtype} and {torch_dtype}")
     chosen = torch_dtype if dtype is None else dtype
     chosen = torch.float32 if chosen is None else chosen
-    if not isinstance(chosen, torch.dtype):
-        raise UserError(f"dtype must be a torch.dtype such as torch.float16; got {chosen!r}")
+    if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:
+        raise UserError(f"dtype must be a torch.dtype of floating point such as torch.float16; got {chosen!r}")
     check_safetensors("use_safetensors", use_safetensors)
     return chosen
+
+
+@contextmanager
+def _building_in(dtype: torch.dtype) -> Iterator[None]:
+    """Build networks in a number format, so that weights in half precision never have a float32 copy."""
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(usual)
 
 
 def check_safetensors(name: str, value: bool | None) -> None:
