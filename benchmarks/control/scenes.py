@@ -58,14 +58,14 @@ class Scene:
         return truth.figure & truth.visible & (moved > MOVING)
 
     def has_track(self, control: Control | None) -> np.ndarray:
-        """Return the pixels of the figure that show a part with a dragged point, (t, H, W) bool."""
-        size = Size(SIDE, SIDE)
+        """Return the pixels that show a part of the figure with a dragged point, (t, H, W) bool; hair belongs to the head."""
         row, column = np.mgrid[:SIDE, :SIDE].astype(np.float32) + np.float32(0.5)
         flow = self.truth.flow
-        part = front_part(flow[..., 0] + column, flow[..., 1] + row, self.parts, size)
+        part = front_part(flow[..., 0] + column, flow[..., 1] + row, self.parts, Size(SIDE, SIDE))
+        names = np.array([*(part.part.name for part in self.parts), ""])[part]  # the last one is the background's, of index -1
         sources = np.array([drag.source for drag in control.drags] if control else np.empty((0, 2)))
         x, y = sources.astype(int).clip(0, SIDE - 1).T
-        return self.truth.figure & np.isin(part, part[0, y, x])
+        return self.truth.figure & np.isin(names, names[0, y, x])
 
     def real_tracks(self, count: int) -> Control | None:
         """Return a control of tracks of `count` points that the last frame shows, those that move more being likelier."""
