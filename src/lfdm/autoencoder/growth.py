@@ -42,7 +42,7 @@ def _shift_up_block(name: str, count: int) -> str:
 
 
 def _identity(name: str, value: Tensor) -> Tensor:
-    """Return the weight or statistic `name` of a level that passes on what it gets."""
+    """Return the weight or statistic `name` of a level that passes its input on unchanged."""
     if name == "conv.weight":
         return torch.nn.init.dirac_(torch.empty_like(value))
     ones = name in ("norm.weight", "norm.running_var")

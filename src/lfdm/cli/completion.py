@@ -50,7 +50,7 @@ def _repaired(script: str) -> str:
 
 
 def _union(tree: CommandTree) -> Any:
-    """Return a type of which tyro makes one subcommand for every entry."""
+    """Return a type from which tyro makes one subcommand for every entry."""
     return Union[tuple(Annotated[Any, subcommand(name=name, constructor=_constructor(entry))] for name, entry in tree.items())]  # noqa: UP007 - of a tuple
 
 

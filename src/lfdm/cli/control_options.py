@@ -33,7 +33,7 @@ class PointOptions:
     """File with all of this, as `lfdm track` writes it; other options are added to it."""
 
     def read(self, condition: str | None) -> tuple[Control | None, str | None]:
-        """Return the control and the condition without labels over time, of which a condition may consist.
+        """Return the control, including labels over time in `condition`, and the condition, or None if it held such labels.
 
         Raises:
             UserError: a value that is not allowed, or a contradiction.

@@ -83,7 +83,7 @@ class OutputOptions:
     full_size: bool = False
     """Make frames in the image's own size: its own pixels, moved."""
     max_megapixels: float | None = None
-    """Largest image for --full-size; by default 16, of which 16 frames take 1.5 GB."""
+    """Largest image for --full-size; by default 16, where 16 frames take 1.5 GB."""
     overwrite: bool = False
     """Replace files of earlier runs. Without it, an --out or --motion that exists is an error. Inputs are never replaced."""
     fps: float | None = None

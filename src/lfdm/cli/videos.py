@@ -165,7 +165,7 @@ def _check_nothing_sampled(condition: str | None, sampling: SamplingOptions) -> 
 
 
 def _videos_per_batch(steering: dict[str, Any]) -> int:
-    """Return 1 for full-size frames, of which several videos at once take much memory."""
+    """Return how many videos are made at once; only one with full-size frames, which take much memory."""
     return 1 if "output_size" in steering else VIDEOS_PER_BATCH
 
 

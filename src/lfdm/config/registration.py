@@ -19,7 +19,7 @@ Parameters = ParamSpec("Parameters")
 
 
 class Config(dict[str, Any]):
-    """A configuration that cannot be changed in place; entries are attributes, too."""
+    """A configuration that cannot be changed in place; entries are also attributes."""
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -17,7 +17,7 @@ from lfdm.data.timing import Timing, constant_rate
 from lfdm.errors import UserError
 
 ANIMATION_SUFFIXES = (".webp", ".apng")
-"""Endings that can be written; a `.png` that is animated is read, too."""
+"""Endings that can be written; animated `.png` files are also read."""
 _ENDINGS = (*ANIMATION_SUFFIXES, ".png")
 _SHORTEST_MS, _DEFAULT_MS = 11.0, 100.0
 """Browsers take a shorter duration, or none, for the default."""

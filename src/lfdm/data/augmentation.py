@@ -110,7 +110,7 @@ class PairAugmentation:
     flip_probability: float = 0.5
     """Probability that both are mirrored left to right, if they are not swapped."""
     mirror_sided_labels: bool = False
-    """Mirror pairs whose label names left or right, too, as published."""
+    """Also mirror pairs whose label names left or right, as published."""
     jitter: ColorJitter = ColorJitter()
     """Colour change, the same for both frames."""
 

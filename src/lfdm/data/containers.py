@@ -33,7 +33,7 @@ _RATE_TOLERANCE = 0.05
 _UNKNOWN_RATE = 25.0
 """Frames per second of a file that states none."""
 _SAME_TIME = Fraction(1, 1_000_000)
-"""Seconds by which a time may miss the start of a frame: FFmpeg rounds the start of a file so."""
+"""Seconds by which a time may miss the start of a frame: FFmpeg rounds the start of a file to it."""
 _BLOCK_HEADER = 8
 """Most bytes between the position that FFmpeg gives to a block of Matroska and its data: track, time and flags."""
 _LOSSLESS_CODEC = "ffv1"

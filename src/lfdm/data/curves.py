@@ -1,4 +1,4 @@
-"""Smooth curves over time, of which rendered motion is made."""
+"""Smooth curves over time, from which rendered motion is made."""
 
 from dataclasses import dataclass
 from typing import Self

@@ -42,7 +42,7 @@ class StatedColours:
 
 
 def stated_colours(stream: VideoStream) -> StatedColours | None:
-    """Return the colours in the container of a VP8 stream of which no frame has been decoded; None for other streams.
+    """Return the colours that the container states for a VP8 stream, before any frame is decoded; None for other streams.
 
     VP8 itself knows BT.601 in limited range only, and FFmpeg's decoder says so of every frame. Browsers, which record and show
     other colours, go by the container.

@@ -11,7 +11,7 @@ _PQ, _HLG = 16, 18
 _BT2020 = 9
 """Colour primaries by their number in ITU-T H.273."""
 _PEAK = 1000.0
-"""Brightest light that is told apart, in nits: the nominal peak of HLG and of most PQ material."""
+"""Brightest light that is not clipped, in nits: the nominal peak of HLG and of most PQ material."""
 _WHITE = 203.0
 """Light of diffuse white (BT.2408), in nits, which is also the peak that is mapped to 255."""
 _TO_BT709 = np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32)

@@ -25,7 +25,7 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".
 _FORMATS = frozenset(
     "AVIF BMP DDS DIB GIF HEIF ICO JPEG JPEG2000 MPO PCX PNG PPM PSD QOI SGI TGA TIFF WEBP".split()  # noqa: SIM905
 )
-"""Pillow's names of what is read. It knows others, of which EPS runs Ghostscript on the file."""
+"""Formats that are read, by Pillow's names. Its others are refused: EPS, for one, runs Ghostscript on the file."""
 MAX_IMAGE_PIXELS = 50_000_000
 """Larger images are refused before they are decoded, except for JPEGs, which can be decoded at a reduced size."""
 MAX_REDUCED_PIXELS = 200_000_000
@@ -160,7 +160,7 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
 
 @contextmanager
 def decoding(name: str | Path) -> Iterator[None]:
-    """Turn whatever a decoder raises on a damaged file into one UserError naming it; for calls into decoders only.
+    """Turn any error that a decoder raises on a damaged file into a UserError naming it; only for calls into decoders.
 
     They raise errors of every class: OSError, RuntimeError, NotImplementedError, SyntaxError, MemoryError, struct.error, ...
     """

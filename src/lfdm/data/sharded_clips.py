@@ -25,7 +25,7 @@ from lfdm.errors import UserError
 logger = logging.getLogger(__name__)
 
 WINDOW_SHARDS = 8
-"""Shards whose clips are shuffled together, and of which the next ones are downloaded meanwhile."""
+"""Shards whose clips are shuffled together, while the next ones are downloaded."""
 SHARDS_AT_ONCE = 2 * WINDOW_SHARDS + 1
 """Shards that must fit into the cache: two windows, and one that is being downloaded."""
 

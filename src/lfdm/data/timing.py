@@ -103,7 +103,7 @@ def _steps(durations: np.ndarray) -> np.ndarray | None:
 
 
 def _possible_steps(ends: np.ndarray, shortest: float) -> tuple[np.ndarray, np.ndarray]:
-    """Find all steps within a tick of `shortest` of which each end is a multiple up to rounding: intervals [low, high]."""
+    """Find all steps within a tick of `shortest` that divide each end up to rounding: intervals [low, high]."""
     low, high = np.array([max(_SHORTEST_STEP, shortest - 1.0)]), np.array([shortest + 1.0])
     for end in ends:
         first = np.ceil((end - _ROUNDING) / high).astype(np.int64)

@@ -336,4 +336,4 @@ def natural_key(path: Path) -> list[tuple[int, int, str]]:
     """
     parts = re.split(r"(\d+)", path.name.lower())
     key = [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
-    return [*key, (-1, 0, path.name)]  # names that differ only in capitals need an order, too
+    return [*key, (-1, 0, path.name)]  # names that differ only in capitals also need an order

@@ -40,7 +40,7 @@ errors are about 0.5 and must keep their weight."""
 
 
 def mean_velocity(predict: NetworkCall, x: Tensor, time: Tensor, until: Tensor, prediction_type: PredictionType) -> Tensor:
-    """Return u(x, time, until) of a flow map that was made of a network of `prediction_type`; with until = time, its velocity."""
+    """Return u(x, time, until) of a flow map made from a network of `prediction_type`; with until = time, its velocity."""
     timestep, alpha, sigma = path_level(time, prediction_type)
     end, _, _ = path_level(until, prediction_type)
     alpha, sigma = expand_times(alpha, x), expand_times(sigma, x)

@@ -227,7 +227,7 @@ def _parse(path: Path, number: int, values: dict[str, Any]) -> Row:
 
 
 def _with_distinct_names(rows: list[Row]) -> list[Row]:
-    """Turn requests whose file an earlier one has, too, into errors."""
+    """Turn requests whose file name an earlier one already has into errors."""
     taken: dict[str, int] = {}
     checked = []
     for row in rows:

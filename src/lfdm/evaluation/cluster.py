@@ -16,7 +16,7 @@ GeneratorInputs: TypeAlias = tuple[list[np.ndarray], list[str] | None, list[int]
 
 
 class ClusterGenerator:
-    """A `VideoGenerator` of which every worker of a cluster holds one.
+    """A `VideoGenerator` on a cluster, whose workers hold one generator each.
 
     Args:
         address: `auto` or HOST:PORT.

@@ -139,7 +139,7 @@ def _web_response(url: str, offset: int = 0) -> Iterator[Any]:
 
 
 def _copy_from(url: str, file: BinaryIO) -> None:
-    """Append to `file` what it lacks of the content of `url`."""
+    """Append the part of the content of `url` that `file` still lacks."""
     with _open_remote(url) as (system, path):
         if system is not None:
             with system.open(path, "rb") as remote:

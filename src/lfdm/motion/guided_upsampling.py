@@ -45,7 +45,7 @@ MIN_SPREAD = 0.5
 MIN_VISIBLE = 0.8
 """So are they only where occlusion around it is above this."""
 SEAM_SIGMA = 0.03
-"""Distance from the decoded colours nearby at which a pixel near what is hidden is taken for hidden, too."""
+"""Distance from the decoded colours nearby at which a pixel next to a hidden region also counts as hidden."""
 HIDDEN, VISIBLE = (0.15, 0.5), (0.4, 0.9)
 """Values of occlusion between which a pixel turns from inpainted to warped, and from checked to trusted (`visible_share`)."""
 

@@ -33,7 +33,7 @@ little variance could remove remain."""
 
 
 class LatentChain(SampleSpace):
-    """The samples of videos of several latents of a codec, each of which shows `span` frames."""
+    """Samples of videos that consist of several latents of a codec; each latent shows `span` frames."""
 
     def __init__(self, codec: LearnedCodec, span: int) -> None:
         self.codec, self.span = codec, span

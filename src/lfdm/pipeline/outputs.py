@@ -97,7 +97,7 @@ class VideoFiles:
                 yield self.panel_path(index)
 
     def with_free_name(self) -> Self:
-        """Return these files under the first name of `wave`, `wave-2`, `wave-3`, ... of which no video or panel exists."""
+        """Return these files under the first name of `wave`, `wave-2`, `wave-3`, ... that no video or panel has."""
         numbered = (replace(self, out=self.out.with_stem(f"{self.out.stem}-{number}")) for number in count(2))
         return next(files for files in chain([self], numbered) if not any(map(_holds_something, files._video_targets())))
 

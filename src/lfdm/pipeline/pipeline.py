@@ -163,7 +163,7 @@ class LatentFlowPipeline(BasePipeline, MotionTransfer):
 
     @property
     def guidance_range(self) -> tuple[float, float]:
-        """Smallest and largest `guidance_scale`; 0, for the unconditional prediction, is always allowed, too."""
+        """Smallest and largest `guidance_scale`; 0, the unconditional prediction, is always allowed as well."""
         largest = self.unet.max_guidance
         return (0.0, MAX_GUIDANCE_SCALE) if largest is None else (1.0, largest)
 

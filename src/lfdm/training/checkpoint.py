@@ -29,7 +29,7 @@ def checkpoint_path(out: Path, step: int) -> Path:
 
 @dataclass(frozen=True, eq=False)
 class TrainingState:
-    """Weights, averaged weights and Adam's moments, of which each process may hold a share.
+    """Weights, averaged weights and Adam's moments; each process may hold a share of them.
 
     `models` are keyed by their folders inside a checkpoint, the main one first. `averages` are the same modules if no average
     is computed.

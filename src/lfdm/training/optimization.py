@@ -57,7 +57,7 @@ def update_average(average: nn.Module, module: nn.Module, decay: float, step: in
 
 
 def set_training(module: nn.Module) -> None:
-    """Set training mode, except for layers that are frozen as a whole, so that their batch-norm statistics stay, too."""
+    """Set training mode, except for layers that are frozen as a whole, so that their batch-norm statistics stay as well."""
     module.train()
     for layer in module.modules():
         weights = list(layer.parameters())

@@ -67,12 +67,12 @@ def outer_blocks(module: nn.Module, kinds: tuple[type[nn.Module], ...] = ()) -> 
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor of which the processes hold shares; all of them must call this."""
+    """Return the whole of a tensor that the processes hold shares of; all of them must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def by_sharing(tensors: Iterable[TensorT]) -> list[list[TensorT]]:
-    """Divide tensors into those of which the processes hold shares and the others; PyTorch's functions take no mixture."""
+    """Divide tensors into those that processes hold shares of, and the others; PyTorch's functions take no mixture."""
     lists: tuple[list[TensorT], list[TensorT]] = [], []
     for tensor in tensors:
         lists[isinstance(tensor, DTensor)].append(tensor)

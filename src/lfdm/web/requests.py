@@ -272,7 +272,7 @@ class RequestReader:
 
 
 def resize_mask(mask: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """Resize a mask (h, w) to the size (H, W) of its picture, of which the page's brush paints a smaller copy.
+    """Resize a mask (h, w) to the size (H, W) of its picture; the page's brush paints on a smaller copy.
 
     Raises:
         UserError: the mask has other proportions than the picture.

@@ -117,7 +117,7 @@ def _parse(data: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 class _Reader:
-    """The parts of one document; whatever fails here means that the file is damaged."""
+    """The parts of one document; any failure in it means that the file is damaged."""
 
     def __init__(self, path: Path, document: dict[str, Any], binary: bytes) -> None:
         self.path, self.document, self.binary = path, document, binary

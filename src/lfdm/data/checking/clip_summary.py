@@ -61,7 +61,7 @@ class ClipSummary:
     figure_pixels: int = 0
     """Pixels of the figure after the first frame, where the exact motion is stored,"""
     visible_pixels: int = 0
-    """and how many of them show a surface that the first frame shows, too."""
+    """and how many of them show a surface that the first frame also shows."""
 
 
 def summarize_clip(root: Path, record: ClipRecord) -> ClipSummary:

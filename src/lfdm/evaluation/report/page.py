@@ -13,6 +13,7 @@ import jinja2
 import numpy as np
 import torch
 
+from lfdm.data.sprite_sheets import enlarge
 from lfdm.data.video import FrameSource, encode_video
 from lfdm.evaluation.report import plots, tables
 from lfdm.evaluation.report.examples import Example, Examples
@@ -107,8 +108,7 @@ def _panel(example: Example) -> Iterator[np.ndarray]:
 
 
 def _enlarge(frames: np.ndarray) -> np.ndarray:
-    factor = max(1, VIDEO_SIDE // max(frames.shape[1:3]))
-    return frames.repeat(factor, axis=1).repeat(factor, axis=2)
+    return enlarge(frames, max(1, VIDEO_SIDE // max(frames.shape[1:3])))
 
 
 def _data_url(kind: str, data: bytes) -> str:

@@ -30,7 +30,7 @@ class _Network:
     taps: tuple[tuple[int, int], ...]
     """(block, convolution) pairs, counted from 1, whose ReLU outputs are compared."""
     numbered: bool
-    """Convolutions are named `features.N` (ReLU and pooling layers counted, too) instead of `convB_I`."""
+    """Convolutions are named `features.N` (counting ReLU and pooling layers) instead of `convB_I`."""
     flip: bool
     """The input is BGR instead of RGB."""
     mean: tuple[float, float, float]
