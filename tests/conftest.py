@@ -1,4 +1,4 @@
-"""What many tests share: a tiny data set, tiny presets, one thread."""
+"""What many tests share: a tiny data set, tiny presets, the command line, one thread."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from lfdm.cli import COMMANDS
+from lfdm.cli.console import run
 from lfdm.config.models import AutoencoderConfig, UNetConfig
 from lfdm.config.predictors import DenseConfig, RegionConfig
 from lfdm.config.presets import FLOW64, NATOPS128, Preset
@@ -14,6 +16,7 @@ from lfdm.config.training import AutoencoderTrainingConfig, OptimizationConfig
 from lfdm.data.index import ClipRecord, read_index, write_index
 from lfdm.data.puppets.data_set import write_puppets
 
+Lfdm = Callable[..., tuple[int, str, str]]
 PUPPET_LABELS = ("jump", "wave")
 PUPPET_FRAMES = 6
 PUPPET_SIZE = 32
@@ -33,6 +36,20 @@ def own_random_state() -> Iterator[None]:
     """Whatever a test does to torch's seed is undone."""
     with torch.random.fork_rng(devices=[]):
         yield
+
+
+@pytest.fixture
+def lfdm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Lfdm:
+    """Run a command line in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = run(COMMANDS, [str(argument) for argument in arguments], "test")
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lfdm import LatentFlowAutoencoder, LatentFlowPipeline, MotionUNet3D
-from lfdm.cli import COMMANDS
-from lfdm.cli.console import run
 from lfdm.condition.encoder import ConditionEncoder
 from lfdm.condition.text import encode_tokens
 from lfdm.config.presets import PRESETS, Preset
@@ -310,17 +308,6 @@ def test_labels_are_a_preset_a_file_or_a_list(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- command line
-
-
-@pytest.fixture
-def lfdm(capsys: pytest.CaptureFixture[str]) -> Lfdm:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = run(COMMANDS, [str(argument) for argument in arguments], "test")
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def test_the_command_imports_says_how_to_add_labels_and_adds_them(
