@@ -31,6 +31,8 @@ MIN_DISPLACEMENT = 1.0
 """Displacement in pixels, drift subtracted, from which a figure pixel counts as moving."""
 DAMPING = 1e-5
 """Added to the diagonal of the normal equations: coarse cells without any masked pixel would make them singular."""
+NUM_ITERATIONS = 60
+"""Steps of conjugate gradients, after which the residual is negligible."""
 TINY = 1e-30
 """Smallest denominator of a conjugate-gradient step; reached only when the residual is zero."""
 
@@ -152,7 +154,7 @@ def ceilings(video: Tensor, exact: ExactMotion, size: tuple[int, int]) -> dict[s
     }
 
 
-def least_squares_flow(flow: Tensor, mask: Tensor, size: tuple[int, int], *, num_iterations: int = 60) -> Tensor:
+def least_squares_flow(flow: Tensor, mask: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the flow at `size` (h, w) whose bilinear upsampling is nearest to `flow` on `mask`: (b, 2, t, h, w).
 
     Solves the damped normal equations of all fields at once by conjugate gradients.
@@ -165,7 +167,7 @@ def least_squares_flow(flow: Tensor, mask: Tensor, size: tuple[int, int], *, num
 
     residual = rows.T @ (weight * flow) @ columns
     x, direction, power = torch.zeros_like(residual), residual, _dot(residual, residual)
-    for _ in range(num_iterations):
+    for _ in range(NUM_ITERATIONS):
         image = normal(direction)
         step = power / _dot(direction, image).clamp_min(TINY)
         x = x + step * direction

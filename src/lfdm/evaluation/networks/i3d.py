@@ -3,7 +3,7 @@
 Its logits, with weights trained on Kinetics-400, are the features of FVD. Parameter names are those of the plain state dicts in
 circulation (`Conv3d_1a_7x7.conv3d.weight`, `Mixed_3b.b1a.bn.running_mean`, `logits.conv3d.bias`).
 
-Shapes: video (b, 3, t, 224, 224) in [-1, 1] · logits (b, classes).
+Shapes: video (b, 3, t, 224, 224) in [-1, 1] · logits (b, NUM_CLASSES).
 """
 
 from collections import OrderedDict
@@ -17,6 +17,7 @@ from lfdm.errors import UserError
 
 IMAGE_SIZE = 224
 NUM_CLASSES = 400
+"""Actions of Kinetics-400."""
 MIN_FRAMES = 9
 """Three strides of 2 in time, rounded up, leave the two time steps of the last average (9 -> 5 -> 3 -> 2)."""
 
@@ -37,13 +38,13 @@ _MIXED: dict[str, tuple[int, int, int, int, int, int]] = {
 
 
 class I3D(nn.Sequential):
-    """Classifier of `num_classes` actions; 12.7 million parameters with 400 of them.
+    """Classifier of `NUM_CLASSES` actions, with 12.7 million parameters.
 
     Args:
         eps: epsilon of the batch norms. State dicts do not hold it, and published codes differ: see `extractors.I3DFeatures`.
     """
 
-    def __init__(self, *, num_classes: int = NUM_CLASSES, eps: float = 1e-5) -> None:
+    def __init__(self, *, eps: float = 1e-5) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         layers["Conv3d_1a_7x7"] = _Unit(3, 64, (7, 7, 7), stride=(2, 2, 2), eps=eps)
         layers["MaxPool3d_2a_3x3"] = _MaxPool((1, 3, 3), (1, 2, 2))
@@ -59,18 +60,18 @@ class I3D(nn.Sequential):
             layers[name] = _Mixed(channels, widths, eps=eps)
             channels = widths[0] + widths[2] + widths[4] + widths[5]
         layers["avg_pool"] = nn.AvgPool3d((2, 7, 7), stride=1)
-        layers["logits"] = _Unit(channels, num_classes, (1, 1, 1), bare=True)
+        layers["logits"] = _Unit(channels, NUM_CLASSES, (1, 1, 1), bare=True)
         super().__init__(layers)
 
     def forward(self, video: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Return logits (b, num_classes), averaged over time, of a video (b, 3, t, 224, 224) in [-1, 1].
+        """Return logits (b, NUM_CLASSES), averaged over time, of a video (b, 3, t, 224, 224) in [-1, 1].
 
         Raises:
             UserError: another shape, or fewer than `MIN_FRAMES` frames.
         """
         if video.ndim != 5 or video.shape[1] != 3 or video.shape[2] < MIN_FRAMES or video.shape[3:] != (IMAGE_SIZE, IMAGE_SIZE):
             raise UserError(f"video must be (b, 3, t >= {MIN_FRAMES}, {IMAGE_SIZE}, {IMAGE_SIZE}); got {tuple(video.shape)}")
-        x = super().forward(video)  # (b, num_classes, t', 1, 1)
+        x = super().forward(video)  # (b, NUM_CLASSES, t', 1, 1)
         return x.mean(dim=(2, 3, 4))
 
 

@@ -8,6 +8,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+SSIM_WINDOW = 7
+"""Side in pixels of the square windows, uniformly weighted, in which SSIM compares images."""
+
 
 def multiscale_l1(prediction: Tensor, target: Tensor, *, num_scales: int = 3) -> Tensor:
     """Return the mean absolute error of images (n, 3, H, W) at scales 1, 1/2, 1/4, ..., averaged over the scales."""
@@ -19,13 +22,13 @@ def multiscale_l1(prediction: Tensor, target: Tensor, *, num_scales: int = 3) ->
     return loss / num_scales
 
 
-def ssim_loss(prediction: Tensor, target: Tensor, *, window: int = 7) -> Tensor:
-    """Return 1 - mean structural similarity (Wang et al., 2004) of images (n, 3, H, W), uniform window, data range 1."""
+def ssim_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return 1 - mean structural similarity (Wang et al., 2004) of images (n, 3, H, W), data range 1."""
     x, y = prediction.float(), target.float()
-    mean_x, mean_y = F.avg_pool2d(x, window, 1), F.avg_pool2d(y, window, 1)
-    variance_x = F.avg_pool2d(x * x, window, 1) - mean_x**2
-    variance_y = F.avg_pool2d(y * y, window, 1) - mean_y**2
-    covariance = F.avg_pool2d(x * y, window, 1) - mean_x * mean_y
+    mean_x, mean_y = F.avg_pool2d(x, SSIM_WINDOW, 1), F.avg_pool2d(y, SSIM_WINDOW, 1)
+    variance_x = F.avg_pool2d(x * x, SSIM_WINDOW, 1) - mean_x**2
+    variance_y = F.avg_pool2d(y * y, SSIM_WINDOW, 1) - mean_y**2
+    covariance = F.avg_pool2d(x * y, SSIM_WINDOW, 1) - mean_x * mean_y
     c1, c2 = 0.01**2, 0.03**2  # the constants of the paper
     similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     return 1 - (similarity / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))).mean()
