@@ -1,34 +1,21 @@
 """Full, read-only and limited disks: the message names file and disk, and nothing half written is left."""
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from lfdm.folders.disk import DiskError, disk_error, naming_disk_errors
 from lfdm.folders.files import replace_folder, write_bytes
+from tests.full_disk import file_size_limit
 
-resource = pytest.importorskip("resource", reason="limits on file sizes need a Unix system")
 LIMIT = 1000
-
-
-@contextmanager
-def file_size_limit() -> Iterator[None]:
-    """Let files end at `LIMIT` bytes, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_file_that_does_not_fit_is_named_and_the_old_one_kept(tmp_path: Path) -> None:
     path = tmp_path / "wave.mp4"
     path.write_bytes(b"old")
-    with file_size_limit(), pytest.raises(DiskError, match=r"wave\.mp4 could not be written: .*ulimit -f") as raised:
+    with file_size_limit(LIMIT), pytest.raises(DiskError, match=r"wave\.mp4 could not be written: .*ulimit -f") as raised:
         write_bytes(path, bytes(LIMIT + 1))
     assert raised.value.errno == errno.EFBIG
     assert "\n" not in str(raised.value)
@@ -50,7 +37,7 @@ def test_a_folder_that_does_not_fit_is_named_and_not_the_temporary_one(tmp_path:
         (folder / "small").write_bytes(b"1")
         write_bytes(folder / "large", bytes(LIMIT + 1))
 
-    with file_size_limit(), pytest.raises(DiskError) as raised:
+    with file_size_limit(LIMIT), pytest.raises(DiskError) as raised:
         replace_folder(tmp_path / "run" / "model", write)
     assert str(raised.value).startswith(f"{tmp_path / 'run' / 'model'} could not be written")
     assert list((tmp_path / "run").iterdir()) == []

@@ -4,12 +4,10 @@ import json
 import math
 import multiprocessing
 import os
-import resource
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +31,7 @@ from lfdm.training.interruption import SIGNALS, TrainingInterrupted
 from lfdm.training.loop import DivergedError, train
 from lfdm.training.optimization import learning_rate, uses_bf16
 from lfdm.training.reports import RunSummary, StepReport
+from tests.full_disk import file_size_limit
 
 CONFIG = OptimizationConfig(
     num_steps=10,
@@ -118,17 +117,6 @@ def assert_same_checkpoints(a: Path, b: Path) -> None:
 
 def metrics(out: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-
-
-@contextmanager
-def file_size_limit(num_bytes: int) -> Iterator[None]:
-    """Limit the size of files, as on a full disk; Python ignores the signal that comes with it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 # ------------------------------------------------------------------------------------------------------------ resuming

@@ -30,7 +30,7 @@ from lfdm.training.batches import BatchRandomness, micro_batches
 from lfdm.training.loop import train
 from lfdm.training.reports import StepReport
 from lfdm.training.stage1 import AutoencoderTask, train_autoencoder
-from tests.training.test_loop import file_size_limit
+from tests.full_disk import file_size_limit
 from tests.training.test_processes import FSDP2, TOLERANCES, assert_equal_stages, run_processes
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "autoencoder_curve.json"
