@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quant_pre_process, quantize_dynamic, quantize_static
 
+from benchmarks.experiment.machine import machine
 from benchmarks.experiment.tables import RESULTS_DIR, ROOT, number, table, write_results
-from benchmarks.faults.campaign import machine
 from lfdm.export.exporting import halve_weights
 from lfdm.export.runtime import OnnxPipeline
 from lfdm.folders.model_folder import read_json

@@ -26,8 +26,8 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from benchmarks.experiment.machine import machine
 from benchmarks.experiment.tables import RESULTS_DIR, ROOT, number, table, write_results
-from benchmarks.faults.campaign import machine
 from lfdm import LatentFlowPipeline
 from lfdm.data.fitting import fit_frames
 from lfdm.data.puppets.actions import ACTIONS

@@ -20,23 +20,22 @@ Shapes: flow (2, t, h, w) in pixels · frames (t, H, W, 3) uint8.
 """
 
 import argparse
-import json
 import time
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
 import torch
 
-from benchmarks.experiment.tables import RESULTS_DIR
+from benchmarks.experiment.tables import RESULTS_DIR, write_results
 from lfdm import LatentFlowPipeline, Motion
 from lfdm.data.frame_indices import uniform_indices
 from lfdm.data.index import ClipRecord, read_index
 from lfdm.data.video import read_fitted
 from lfdm.diffusion.windows import plan_windows
-from lfdm.folders.files import write_bytes
 from lfdm.pipeline.lengths import MAX_PASS_FACTOR
 
 FACTORS = (1, 2, 4, 8)
@@ -129,7 +128,8 @@ def main() -> None:
             out = pipe(real[0], record.label, num_frames=factor * length, loop=loop, generator=seed, output_type="uint8")
             seconds = {"seconds": time.monotonic() - started}
             figures[name].append(measure(np.asarray(out.frames)[0], out.motion, real[0], length) | seconds)
-        write_results(options.out, options.model, pipe, figures)
+        setting = describe(options.model, pipe, len(figures["real"]))
+        write_results({"setting": setting, "figures": mean_rows(figures)}, options.out)
     rows = mean_rows(figures)
     columns = list(dict.fromkeys(figure for row in rows.values() for figure in row))
     print(f"{'':10}" + "".join(f"{column:>16}" for column in columns))
@@ -142,19 +142,17 @@ def mean_rows(figures: Mapping[str, list[dict[str, float]]]) -> dict[str, dict[s
     return {name: {key: float(np.mean([one[key] for one in each])) for key in each[0]} for name, each in figures.items()}
 
 
-def write_results(path: Path, model: str, pipe: LatentFlowPipeline, figures: Mapping[str, list[dict[str, float]]]) -> None:
-    """Write the figures so far and the settings."""
-    setting = {
+def describe(model: str, pipe: LatentFlowPipeline, num_clips: int) -> dict[str, Any]:
+    """Return the settings of the measurement."""
+    return {
         "model": model,
-        "num_clips": len(figures["real"]),
+        "num_clips": num_clips,
         "num_inference_steps": pipe.config["num_inference_steps"],
         "guidance_scale": pipe.config["guidance_scale"],
-        "seeds": f"0 to {len(figures['real']) - 1}",
+        "seeds": f"0 to {num_clips - 1}",
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, (json.dumps({"setting": setting, "figures": mean_rows(figures)}, indent=2) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -7,10 +7,8 @@ Other formats are measured where `webdataset` and `datasets` are installed. All 
 
 import argparse
 import io
-import json
 import multiprocessing
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.experiment.machine import processor_name
+from benchmarks.experiment.tables import RESULTS_DIR, write_results
 from lfdm.config.video import Size
 from lfdm.data.index import ClipRecord, read_index, write_index
 from lfdm.data.puppets.data_set import write_puppets
@@ -120,10 +120,10 @@ def read_parquet(out: Path, start: int, count: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/shards.json"))
+    parser.add_argument("--out", type=Path, default=RESULTS_DIR / "shards.json")
     out = parser.parse_args().out
     results: dict[str, Any] = {
-        "machine": platform.processor() or platform.machine(),
+        "machine": processor_name(),
         "cores": 1,
         "shard_mb": SHARD_MB,
         "rows": [],
@@ -159,7 +159,7 @@ def main() -> None:
                     {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}
                 )
                 print(results["rows"][-1], flush=True)
-    out.write_text(json.dumps(results, indent=2) + "\n")
+    write_results(results, out)
 
 
 if __name__ == "__main__":

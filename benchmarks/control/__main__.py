@@ -20,8 +20,8 @@ from PIL import Image
 from benchmarks.control.baselines import BASELINES, real_motion, sample_baseline
 from benchmarks.control.measures import measure_drag, pin_leakage, pixel_flow
 from benchmarks.control.scenes import DragScene, Scene, drag_scenes
+from benchmarks.experiment.machine import machine
 from benchmarks.experiment.tables import RESULTS_DIR, ROOT, number, table, write_results
-from benchmarks.faults.campaign import machine
 from lfdm.config.control import Control
 from lfdm.data.free_motion import FREE_LABEL
 from lfdm.data.puppets.actions import ACTIONS

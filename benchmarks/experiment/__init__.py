@@ -1,1 +1,1 @@
-"""Shared by the comparisons: stages that resume, equal training time, evaluation, stored results, Markdown tables."""
+"""Shared by the benchmarks: stages that resume, equal training time, evaluation, stored results, tables, the machine's name."""

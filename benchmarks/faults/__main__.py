@@ -1,4 +1,4 @@
-"""Try what can go wrong, in numbers, and store what was seen: one campaign per command.
+"""Provoke faults in large numbers and store what was seen: one campaign per command.
 
     python -m benchmarks.faults kills      # SIGKILL at random times
     python -m benchmarks.faults locks      # two runs in one folder
@@ -24,8 +24,9 @@ from pathlib import Path
 
 import tyro
 
+from benchmarks.experiment.machine import machine
 from benchmarks.faults import table
-from benchmarks.faults.campaign import FAULTS_DIR, Run, commit, machine
+from benchmarks.faults.campaign import FAULTS_DIR, Run, commit
 from lfdm.errors import UserError
 
 CAMPAIGNS = ("kills", "locks", "disk", "inputs", "files", "data", "server", "numbers")

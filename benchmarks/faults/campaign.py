@@ -1,8 +1,5 @@
 """The record of a campaign: what was tried and every failure. Stored as results/faults/NAME.json. Imports no torch."""
 
-import os
-import platform
-import re
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -94,13 +91,6 @@ def shorten(text: str) -> str:
     text = text.strip()
     half = MAX_SEEN // 2
     return text if len(text) <= MAX_SEEN else f"{text[:half]} [...] {text[-half:]}"
-
-
-def machine() -> str:
-    """Return the processor, the number of cores and the system."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*:\s*(.+)$", cpuinfo.read_text() if cpuinfo.exists() else "", flags=re.MULTILINE)
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
 
 
 def commit() -> str:

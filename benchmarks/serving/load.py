@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from benchmarks.experiment.machine import processor_name
 from benchmarks.serving.server import API, GENERATE, Server, call, running_server
 
 KEEP_SECONDS = 8
@@ -125,7 +126,7 @@ def measure(num_users: int, seconds: float, queue_size: int) -> dict[str, Any]:
     ordered = sorted(record.seconds)
     return {
         "command": f"python -m benchmarks.serving --users {num_users} --seconds {seconds:g} --queue-size {queue_size}",
-        "machine": {"processor": platform.processor() or platform.machine(), "system": platform.system()},
+        "machine": {"processor": processor_name(), "system": platform.system()},
         "users": num_users,
         "seconds": seconds,
         "queue_size": queue_size,

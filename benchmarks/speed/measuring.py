@@ -2,7 +2,6 @@
 
 import ctypes
 import functools
-import platform
 import re
 import statistics
 import time
@@ -17,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from benchmarks.experiment.machine import processor_name
 
 Call = Callable[[], object]
 
@@ -62,9 +63,8 @@ def device_name(device: torch.device) -> str:
     """Return the name of the GPU, or of the processor with the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    names = re.findall(r"^model name\s*:\s*(.+)$", _read("/proc/cpuinfo"), flags=re.MULTILINE)
     threads = torch.get_num_threads()
-    return f"{names[0].strip() if names else platform.processor() or 'CPU'}, {threads} thread{'s' if threads > 1 else ''}"
+    return f"{processor_name()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def synchronize(device: torch.device) -> None:
