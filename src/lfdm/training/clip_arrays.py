@@ -26,6 +26,12 @@ from lfdm.folders.model_folder import read_json
 _SHAPE_NAME = "shape.json"
 
 
+def check_finite(values: np.ndarray, name: str, clip: str) -> None:
+    """Raise UserError if what stage 1 has computed for a clip is not finite in float16."""
+    if not np.isfinite(values).all():
+        raise UserError(f"{clip}: the {name} of stage 1 is not finite in float16; train stage 1 anew")
+
+
 class ClipArrays:
     """Rows of every clip of a `ClipCache`, in one memory-mapped file. Loader processes get only its path."""
 
@@ -128,8 +134,8 @@ def _write(
         nonlocal shape
         for index, record in enumerate(clips.records):
             parts = list(rows(index))
-            if not all(np.isfinite(values).all() for values in parts):
-                raise UserError(f"{record.path}: the {name} of stage 1 is not finite in float16; train stage 1 anew")
+            for values in parts:
+                check_finite(values, name, record.path)
             shape = parts[0].shape[1:]
             yield parts
             if progress is not None:

@@ -20,10 +20,9 @@ from lfdm.data.progress import Progress
 from lfdm.data.shard_cache import ShardFiles
 from lfdm.data.shard_file import Shard, SplitSummary, write_shard
 from lfdm.data.sharded_clips import ShardedClips, ShardSet
-from lfdm.errors import UserError
 from lfdm.folders.files import temporary_path
 from lfdm.folders.remote import StoredFolder
-from lfdm.training.clip_arrays import digest_weights
+from lfdm.training.clip_arrays import check_finite, digest_weights
 from lfdm.training.encoded_clips import EncodedClips, stage2_jitter
 from lfdm.training.latent_cache import encode_first_frame, latent_settings, num_latent_versions
 from lfdm.training.motion_cache import MOTION_VERSION, encode_motion
@@ -148,8 +147,7 @@ def _encode_shard(
                 "latents": np.concatenate(list(encode_first_frame(autoencoder, clips, found, jitter, mirrored=mirrored))),
             }
             for name, array in arrays.items():
-                if not np.isfinite(array).all():
-                    raise UserError(f"{values['path']}: the {name} of stage 1 is not finite in float16; train stage 1 anew")
+                check_finite(array, name, values["path"])
             yield values, arrays
 
     with place.writing(shard.file) as path:

@@ -207,7 +207,8 @@ def _tracked_motion(
 ) -> MotionCache:
     """Return the motion of all clips as a model of the same weights that tracks limbs from frame to frame estimates it."""
     if not isinstance(clips, ClipCache):
-        raise UserError("tracking_distillation_weight must be 0 for clips in shards, whose motion is not cached")
+        weight = preset.autoencoder_training.tracking_distillation_weight
+        raise UserError(f"tracking_distillation_weight must be 0 for clips in shards, whose motion is not cached; got {weight:g}")
     settings = replace(preset.autoencoder, predictor=preset.autoencoder.predictor.tracking_teacher())
     teacher = LatentFlowAutoencoder(**to_json(settings))
     teacher.load_state_dict(module.state_dict())

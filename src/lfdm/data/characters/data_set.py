@@ -262,7 +262,7 @@ def _cast(characters: Sequence[Character], num_subjects: int, seed: int, test_fr
             if chosen:
                 groups[split] += [tuple(sorted(chosen))] if mixes else [(path,) for path in chosen]
     if num_train < num_subjects and not groups["test"]:
-        raise UserError("test_fraction must be 0 for a single file, whose parts would be in both splits")
+        raise UserError(f"test_fraction must be 0 for a single file, whose parts would be in both splits; got {test_fraction:g}")
     splits: list[Split] = ["train"] * num_train + ["test"] * (num_subjects - num_train)  # type: ignore[list-item]
     return [_Cast(split, groups[split][number % len(groups[split])]) for number, split in enumerate(splits)]
 
