@@ -73,7 +73,7 @@ class Row:
 
 
 def order_clips(records: Sequence[ClipRecord], seed: int = 0) -> list[ClipRecord]:
-    """Return clips in random order in which every beginning has all labels about equally often."""
+    """Return clips in a random order whose first n clips, for any n, have all labels about equally often."""
     rng, by_label = np.random.default_rng(seed), dict[str, list[ClipRecord]]()
     for index in rng.permutation(len(records)):
         by_label.setdefault(records[index].label, []).append(records[index])

@@ -62,7 +62,7 @@ def run(*, num_rounds: int = 2, seed: int = 0, short: bool = False) -> Campaign:
 def _broken_clips(
     campaign: Campaign, command: str, words: Callable[[], list[str]], place: _Place, rng: np.random.Generator, case: str
 ) -> None:
-    """Break a tenth of the training clips in four ways; the second run, from the cache, names them, too."""
+    """Break a tenth of the training clips in four ways; the second run, from the cache, also names them."""
     clips = [place.data / record.path for record in read_index(place.data) if record.split == "train"]
     chosen = [clips[int(i)] for i in rng.choice(len(clips), max(4, round(SHARE * len(clips))), replace=False)]
     ways = (_cut, Path.unlink, _shorten, _garble)

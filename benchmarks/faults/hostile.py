@@ -1,4 +1,4 @@
-"""Hostile files: how it is written, and the command line that reads it."""
+"""A hostile file: how it is written, and the command line that reads it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

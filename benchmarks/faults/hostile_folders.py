@@ -44,14 +44,14 @@ def _table(text: str) -> Write:
 
 
 def _many_links(folder: Path) -> None:
-    """Link every folder to the ones around it, many times: the paths that lead to one clip grow exponentially."""
+    """Link every folder to those that contain it, many times: the paths that lead to one clip grow exponentially."""
     for label in (folder / "tree").iterdir():
         for index in range(12):
             (label / f"link{index}").symlink_to(folder / "tree", target_is_directory=True)
 
 
 def _crossed_links(folder: Path) -> None:
-    """Link folders to each other that are not around one another."""
+    """Link folders to each other of which none contains another."""
     for name in "abcdefgh":
         (folder / "tree" / name).mkdir()
     for name in "abcdefgh":

@@ -19,7 +19,7 @@ from lfdm.errors import MissingExtraError, UserError
 MAX_SECONDS = 30
 """Processor time after which a case counts as hanging: on a shared machine the wall clock tells little."""
 MAX_WALL_SECONDS = 300
-"""Time after which a process that waits counts as hanging, on a machine that does other work, too."""
+"""Time after which a process that waits counts as hanging, on a machine that also does other work."""
 MAX_MEGABYTES = 2048
 """Memory that a case may need above that of the idle process."""
 _POLL_SECONDS = 0.01
