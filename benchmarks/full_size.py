@@ -208,7 +208,7 @@ def measure_photograph(pipe: LatentFlowPipeline, sheets: Path | None) -> dict[st
 
 
 def photograph(height: int, width: int) -> np.ndarray:
-    """Draw a picture with the fine detail and the grain of a photograph: a puppet before a cluttered background."""
+    """Draw a picture with the fine detail and the grain of a photograph: a puppet in front of a cluttered background."""
     rng = np.random.default_rng(0)
     scales = [rng.normal(size=(3, max(2, height // step), max(2, width // step))) for step in (4, 16, 64, 256)]
     layers = [F.interpolate(torch.from_numpy(one)[None].float(), size=(height, width), mode="bicubic")[0] for one in scales]

@@ -21,7 +21,7 @@ QUIET_SECONDS = 14
 REQUEST = {**GENERATE, "num_inference_steps": 10, "num_frames": 16}
 """Settings of the bundled model."""
 LOG_LETTERS = 20_000
-"""Letters of the end of the server's log that are kept if there were errors: some ten tracebacks."""
+"""Characters at the end of the server's log that are kept if there were errors: some ten tracebacks."""
 LABELS = ("bow", "clap", "jump", "kick", "raise arms", "squat", "walk", "wave")
 
 

@@ -3,7 +3,7 @@
 import re
 
 _LONG_VALUE = re.compile(r"(?<!\w)(['\"])((?:(?!\1).){60})(?:(?!\1).){100,}?((?:(?!\1).){40})\1(?!\w)")
-"""A quoted value of over 200 letters, with its beginning and its end. An apostrophe within a word is no quote."""
+"""A quoted value of over 200 characters, with its beginning and its end. An apostrophe within a word is no quote."""
 
 
 class UserError(ValueError):

@@ -71,5 +71,5 @@ def test_labels_of_one_split_are_named() -> None:
 @pytest.mark.parametrize("value", ["a\x1b]0;owned\x07", "a\nb", "x" * 1001])
 def test_records_hold_names_of_one_line(name: str, value: str) -> None:
     values: dict[str, Any] = {"path": "a.avi", "label": "a", "subject": "b", name: value}
-    with pytest.raises(UserError, match=f"{name} must be one line of at most 1000 letters"):
+    with pytest.raises(UserError, match=f"{name} must be one line of at most 1000 characters"):
         ClipRecord(**values, split="test", frames=2, fps=8, width=8, height=8)

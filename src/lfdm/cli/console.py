@@ -90,7 +90,7 @@ def run(tree: CommandTree, arguments: Sequence[str], description: str) -> int:
 
 
 def run_process(tree: CommandTree, arguments: Sequence[str], description: str) -> int:
-    """Return what `run` returns, also where stdout or stderr is closed, is a pipe, or has an encoding that lacks letters.
+    """Return what `run` returns, also where stdout or stderr is closed, is a pipe, or has an encoding that lacks characters.
 
     Where the reader of a pipe has gone, as in `lfdm --help | head -2`, the process ends without a word.
     """

@@ -12,7 +12,7 @@ from lfdm.errors import UserError
 
 MAX_SEED = 2**63 - 1
 MAX_SHOWN = 100
-"""Longest value that an error message shows in full, in letters."""
+"""Longest value that an error message shows in full, in characters."""
 
 _NOUNS: dict[object, str] = {
     int: "a whole number",

@@ -38,7 +38,7 @@ MAX_CLIP_PIXELS = 50_000_000
 MAX_SUBJECTS = 100_000
 MAX_WORKERS = 1000
 MAX_NAME = 1000
-"""Most letters of a path, label or subject; texts as labels are sentences."""
+"""Most characters of a path, label or subject; texts as labels are sentences."""
 
 NULL_LABEL = "None"
 """A clip with this label trains the null condition, as published; the model does not count it as a label."""
@@ -71,7 +71,7 @@ class ClipRecord:
         for name in ("path", "label", "subject"):
             text = getattr(self, name)
             if not is_printable(text) or len(text) > MAX_NAME:
-                raise UserError(f"{name} must be one line of at most {MAX_NAME} letters, got {text[:MAX_NAME]!r}")
+                raise UserError(f"{name} must be one line of at most {MAX_NAME} characters, got {text[:MAX_NAME]!r}")
         if self.split not in ("train", "test"):
             raise UserError(f"split must be 'train' or 'test', got {self.split!r}")
         for name in ("frames", "width", "height"):

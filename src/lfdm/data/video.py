@@ -29,7 +29,7 @@ from lfdm.folders.files import check_parents, expand_home, real_path, replacing_
 
 _VIDEO_ENDINGS = "mp4 m4v mov qt 3gp 3g2 avi divx webm mkv mpg mpeg m2v vob ts mts m2ts wmv asf flv f4v ogv dv gif apng"
 VIDEO_SUFFIXES = frozenset(f".{ending}" for ending in _VIDEO_ENDINGS.split(" "))
-"""Endings of videos, in small letters. A folder's videos are found by them; how a file is read depends only on its content."""
+"""Endings of videos, in lower case. A folder's videos are found by them; how a file is read depends only on its content."""
 _WRITTEN_SUFFIXES = (*FILE_SUFFIXES, ".gif", *ANIMATION_SUFFIXES)
 
 MAX_VIDEO_PIXELS = 600_000_000

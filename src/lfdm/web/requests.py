@@ -30,11 +30,11 @@ MAX_MASK_MEGAPIXELS = 1.0
 MAX_EXACT_INTEGER = 2**60
 """Integers beyond this are not compared with limits, since they may not fit into a float."""
 MAX_LABEL = 1000
-"""Most letters of a label or a mix."""
+"""Most characters of a label or a mix."""
 MAX_WEIGHT = 1e6
 """Largest weight of a label in a mix."""
 MAX_CONTROL = 1_000_000
-"""Most letters of the text of a control.json, masks included."""
+"""Most characters of the text of a control.json, masks included."""
 PAGE_SEED = 2**53 - 1
 """Largest integer that JavaScript represents exactly."""
 
@@ -227,7 +227,9 @@ class RequestReader:
     def _control(self, control: object, end_image: object) -> Control | None:
         """Return the control of the text of a control.json and an uploaded end image; None without either."""
         if control is not None and (not isinstance(control, str) or len(control) > MAX_CONTROL):
-            raise UserError(f"control must be the text of a control.json of at most {MAX_CONTROL} letters; got {shown(control)}")
+            raise UserError(
+                f"control must be the text of a control.json of at most {MAX_CONTROL} characters; got {shown(control)}"
+            )
         try:
             content = {} if control is None else json.loads(control)
         except (ValueError, RecursionError):

@@ -37,7 +37,7 @@ def texture(seed: int, side: int) -> np.ndarray:
 
 
 def perform(label: str, subject: int, pan: float = 0.0) -> np.ndarray:
-    """Draw a square that starts in the middle and moves as the label says, before a background that may pan."""
+    """Draw a square that starts in the middle and moves as the label says, in front of a background that may pan."""
     wide = texture(subject, 2 * SIDE)
     clip = np.empty((FRAMES, SIDE, SIDE, 3), np.uint8)
     for index in range(FRAMES):

@@ -90,7 +90,7 @@ def _context(_: int) -> Any:
 
 
 class Scene:
-    """A subject before its camera; the same arguments give the same scene."""
+    """A subject in front of its camera; the same arguments give the same scene."""
 
     def __init__(
         self, characters: Sequence[Character], settings: ClipSettings, rng: np.random.Generator, *, mirrored: bool

@@ -26,7 +26,7 @@ from lfdm.visualize import contact_sheet
 
 WHITE = 255
 MAX_SAMPLE_NAME = 60
-"""Letters of a label in a file name."""
+"""Characters of a label in a file name."""
 
 
 def check_report_folder(out: Path) -> None:

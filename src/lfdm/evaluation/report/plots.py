@@ -16,7 +16,7 @@ NO_MATPLOTLIB = "plots are left out: matplotlib is missing (pip install 'lfdm[ev
 GENERATED, REAL, OTHER = "#4f7fd9", "#e08a3c", "#9a9a9a"
 """Colours that are readable on white and on black."""
 MAX_NAME = 32
-"""Letters of a label next to a plot."""
+"""Characters of a label next to a plot."""
 _INK = "#010203"
 """Placeholder for the page's text colour in matplotlib's SVG."""
 
