@@ -39,6 +39,12 @@ def test_prepare_run_leaves_other_folders_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_run_without_a_checkpoint_is_named(tmp_path: Path) -> None:
+    prepare_run(tmp_path / "run", {"stage": "autoencoder"})
+    with pytest.raises(UserError, match="is a training run without a checkpoint yet"):
+        LatentFlowAutoencoder.from_pretrained(tmp_path / "run")
+
+
 def test_a_stage_1_run_is_named_with_what_to_do(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoints" / "step-00000001"
     (checkpoint / "autoencoder").mkdir(parents=True)

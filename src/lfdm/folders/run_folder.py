@@ -74,6 +74,8 @@ def refuse_run(folder: Path, class_name: str) -> None:
         raise UserError(
             f"{folder} is a training run, not the folder of a {class_name}; its newest models are {', '.join(models)}"
         )
+    if (folder / CONFIG_NAME).is_file() and "stage" in read_json(folder / CONFIG_NAME):
+        raise UserError(f"{folder} is a training run without a checkpoint yet, not the folder of a {class_name}")
 
 
 @dataclass(frozen=True)

@@ -227,9 +227,7 @@ class RequestReader:
     def _control(self, control: object, end_image: object) -> Control | None:
         """Return the control of the text of a control.json and an uploaded end image; None without either."""
         if control is not None and (not isinstance(control, str) or len(control) > MAX_CONTROL):
-            raise UserError(
-                f"control must be the text of a control.json, at most {MAX_CONTROL} characters; got {shown(control)}"
-            )
+            raise UserError(f"control must be the text of a control.json, at most {MAX_CONTROL} characters; got {shown(control)}")
         try:
             content = {} if control is None else json.loads(control)
         except (ValueError, RecursionError):
