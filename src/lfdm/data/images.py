@@ -259,6 +259,3 @@ def _has_alpha(image: Image.Image) -> bool:
 def _over(image: Image.Image, colour: str) -> Image.Image:
     layer = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, colour), layer)
-
-
-# --------------------------------------------------------------------------------------------------------- fitting

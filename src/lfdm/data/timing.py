@@ -12,8 +12,6 @@ _ROUNDING = 0.5 + 1e-6
 """Largest error, in ticks, of a frame's end that was rounded to whole ticks."""
 _SHORTEST_STEP = 2.0
 """Shorter steps, in ticks, would explain any durations."""
-
-
 _MAX_STEPS = 100_000
 """Most possible steps that are followed; durations that leave more of them explain nothing."""
 MAX_FRAMES = 100_000

@@ -83,14 +83,16 @@ def write_video(path: str | Path, frames: FrameSource, *, fps: float, lossless: 
     All of them store alpha, except for `.mp4`, where frames are composed over white, and `lossless` `.webm`, which is refused. A
     pixel of a `.gif` is visible (at least half alpha) or not.
 
-    `sound` is a clip whose sound is kept, from its first frame on and as long as the frames last, in `.mp4` and `.mov` (AAC) and
-    `.webm` (Opus); the other formats are silent.
-
     Parent folders are made. The file is written under a temporary name and then renamed; a folder is replaced only if it
     holds nothing but frames.
 
-    Raises UserError for frames of another shape or type, no frames, an `fps` or ending that is not allowed, and `lossless`
-    with `.gif`; OSError where the disk refuses.
+    Args:
+        sound: clip whose sound is kept, from its first frame on and as long as the frames last, in `.mp4` and `.mov` (AAC) and
+            `.webm` (Opus); the other formats are silent.
+
+    Raises:
+        UserError: frames of another shape or type, no frames, an `fps` or ending that is not allowed, or `lossless` with `.gif`.
+        OSError: the disk refuses to write.
     """
     path = expand_home(path)
     check_target(path)
@@ -199,8 +201,9 @@ def read_fitted(
 ) -> np.ndarray:
     """Read a clip, crop it and fit it to `size` frame by frame: a long clip is never in memory at its own size.
 
-    `only` selects frames by index; indices beyond the end are ignored. With `keep_alpha` frames have four channels and are
-    premultiplied.
+    Args:
+        only: indices of the frames to return; those beyond the end are ignored.
+        keep_alpha: return frames of four channels, premultiplied.
 
     Raises as `read_video` and `fit_frames` do, and UserError for frames of another size than the crop's.
     """
