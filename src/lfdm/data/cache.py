@@ -139,16 +139,19 @@ def open_cache(
 ) -> ClipCache:
     """Open the decoded frames of `records`, fitted to `size` by `fit` (see `fit_frames`); the first call decodes them.
 
-    The cache is a folder in `cache_dir` (default: `$LFDM_HOME/cache`; without that variable `.cache` in the data folder or, if
-    that is not writable, `$XDG_CACHE_HOME/lfdm` or `~/.cache/lfdm`). Its name is a digest of the records, the clips' file
-    sizes and times, `size` and `fit`. It appears only when it is complete, and one process builds it while others wait. A cache
-    that has changed on the disk is made anew.
+    The cache is a folder, whose name is a digest of the records, the clips' file sizes and times, `size` and `fit`. It appears
+    only when it is complete, and one process builds it while others wait. A cache that has changed on the disk is made anew.
 
-    With `keep_alpha` it stores alpha instead of composing over white, and `ClipCache.frames` composes over random backgrounds.
+    Args:
+        cache_dir: parent of that folder; by default `$LFDM_HOME/cache`, or without that variable `.cache` in the data folder
+            or, if that is not writable, `$XDG_CACHE_HOME/lfdm` or `~/.cache/lfdm`.
+        skip_broken: leave out clips that are missing, broken or of another length than their record, with a warning for each.
+        keep_alpha: store alpha instead of composing over white; `ClipCache.frames` then composes over random backgrounds.
+        num_workers: threads that decode (None: one per core).
 
-    `skip_broken` leaves out clips that are missing, broken or of another length than their record, and logs a warning that
-    names each; otherwise UserError names the first one. Raises UserError where no clip is usable, and OSError where the
-    disk refuses.
+    Raises:
+        UserError: no clip is usable or, without `skip_broken`, one is not.
+        OSError: the disk refuses to write.
     """
     root, size = expand_home(root), Size.parse(size)
     if not records:
@@ -172,7 +175,7 @@ def open_cache(
 def _default_cache_dir(root: Path) -> Path:
     """Return `$LFDM_HOME/cache`, or the data folder's cache; the user's own if that is not writable.
 
-    Motion and classifiers go there, too.
+    Motion and classifiers also go there.
     """
     shared = root / CACHE_DIR
     if not os.environ.get("LFDM_HOME") and os.access(shared if shared.is_dir() else root, os.W_OK | os.X_OK):
