@@ -17,7 +17,7 @@ from urllib.parse import unquote
 import numpy as np
 from PIL import Image
 
-from lfdm.data.characters.skeleton import Action, Channel, Pose, Skeleton
+from lfdm.data.characters.skeleton import Action, Channel, Pose, Skeleton, quaternion_of
 from lfdm.data.images import decoding, read_image
 from lfdm.errors import UserError
 
@@ -310,22 +310,7 @@ def _transform(node: dict[str, Any]) -> tuple[Any, Any, Any]:
     scale = np.linalg.norm(matrix[:3, :3], axis=0)
     if np.linalg.det(matrix[:3, :3]) < 0:
         scale[0] *= -1
-    return matrix[:3, 3], _quaternion(matrix[:3, :3] / scale), scale
-
-
-def _quaternion(rotation: np.ndarray) -> np.ndarray:
-    """Return the quaternion (x, y, z, w) of a rotation matrix, as the largest eigenvector (Bar-Itzhack, 2000)."""
-    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation
-    symmetric = np.array(
-        [
-            [xx - yy - zz, 0, 0, 0],
-            [yx + xy, yy - xx - zz, 0, 0],
-            [zx + xz, zy + yz, zz - xx - yy, 0],
-            [zy - yz, xz - zx, yx - xy, xx + yy + zz],
-        ]
-    )
-    _, vectors = np.linalg.eigh(symmetric)
-    return vectors[:, -1]
+    return matrix[:3, 3], quaternion_of(matrix[:3, :3] / scale), scale
 
 
 def _normals(positions: np.ndarray, triangles: np.ndarray) -> np.ndarray:

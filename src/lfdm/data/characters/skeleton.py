@@ -116,6 +116,21 @@ def slerp(start: np.ndarray, end: np.ndarray, share: np.ndarray) -> np.ndarray:
     return result / np.linalg.norm(result, axis=-1, keepdims=True)
 
 
+def quaternion_of(rotation: np.ndarray) -> np.ndarray:
+    """Return the quaternion (x, y, z, w) of a rotation matrix, as the largest eigenvector (Bar-Itzhack, 2000)."""
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation
+    symmetric = np.array(
+        [
+            [xx - yy - zz, 0, 0, 0],
+            [yx + xy, yy - xx - zz, 0, 0],
+            [zx + xz, zy + yz, zz - xx - yy, 0],
+            [zy - yz, xz - zx, yx - xy, xx + yy + zz],
+        ]
+    )
+    _, vectors = np.linalg.eigh(symmetric)
+    return vectors[:, -1]
+
+
 def local_matrices(pose: Pose) -> np.ndarray:
     """Return the matrices (n, 4, 4) that scale, then rotate, then translate."""
     x, y, z, w = pose.rotations.T

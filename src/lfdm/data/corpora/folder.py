@@ -53,29 +53,22 @@ def write_folder(
     """Write the clip data set `out` from a tree of labelled clips.
 
     A clip is a video file or a folder of images, and is stored losslessly at its own rate. A clip without a subject is its own
-    subject. Splits of the tree are kept: folders `train` and `test`, or lists of clips. Other files, broken clips and single
-    images are skipped and reported.
-
-    `out` appears only when it is complete. A call that is interrupted leaves what it has finished in a hidden folder next to
-    `out`; the same call continues there.
+    subject. Splits of the tree are kept: folders `train` and `test`, or lists of clips. Other files are skipped and reported.
+    `out` appears only when it is complete; an interrupted call leaves what is finished next to it, and the same call continues.
 
     Args:
         layout: where a clip's label, subject and split are in its path (see `lfdm.data.corpora.layouts`); "auto" recognises it.
-        labels: a table (`read_label_table`), or "txt" for a text next to each clip; texts are also read where no folder gives
-            labels.
+        labels: a table (`read_label_table`), or "txt" for texts next to the clips, also read where no folder has labels.
         size: of frames; clips of other shapes are fitted by `fit` (see `fit_frames`).
-        short_side: gives frames the shape that most clips have; without `size` and `short_side` it is 64, and all clips must
-            have one shape.
+        short_side: of the shape that most clips have; without it and `size` it is 64, and all clips must have one shape.
         max_frames: most frames kept from the start of each clip.
-        cutting: how recordings are cut into clips.
         test_fraction: share of the subjects, sampled by `seed` evenly over all labels, that form the test split of a tree
             without splits. Every label has clips in both splits where its subjects allow it; `notes` name the others.
-        num_workers: processes that convert, see `lfdm.data.corpora.conversion.convert`.
+        num_workers: see `convert`.
 
     Raises:
         FileNotFoundError: no such tree or table.
-        UserError: settings that are not allowed, a tree without any usable clip, or an `out` that holds other things or
-            overlaps the tree.
+        UserError: settings that are not allowed, no usable clip, or an `out` that holds other things or overlaps the tree.
     """
     source, out = expand_home(source), expand_home(out)
     check_trees(source, out)
@@ -87,9 +80,9 @@ def write_folder(
     tree = _scan(source, has_labels=layout != "unlabelled")
     found = _arrange(tree, layout, labels)
     recordings = [_recording(source, clip, place) for clip, place in found.places.items()]
-    sizes = [] if size is not None else _sizes(recordings, num_workers, progress)
-    shape = find_common_shape(sizes, side, may_differ=short_side is not None) if sizes else None
-    if shape is not None:
+    shape = None
+    if size is None and (sizes := _sizes(recordings, num_workers, progress)):
+        shape = find_common_shape(sizes, side, may_differ=short_side is not None)
         form = replace(form, size=shape.size, shape=shape.shape)
     with new_data_set(out, resume=repr((source.resolve(), form))) as folder:
         made = convert(source, folder, recordings, form, resume=True, num_workers=num_workers, progress=progress)
