@@ -15,8 +15,8 @@ from lfdm.config.presets import FLOW64, NATOPS128, Preset
 from lfdm.config.training import AutoencoderTrainingConfig, OptimizationConfig
 from lfdm.data.index import ClipRecord, read_index, write_index
 from lfdm.data.puppets.data_set import write_puppets
+from tests.command_line import Lfdm
 
-Lfdm = Callable[..., tuple[int, str, str]]
 PUPPET_LABELS = ("jump", "wave")
 PUPPET_FRAMES = 6
 PUPPET_SIZE = 32

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,7 @@ from lfdm.cli.console import CommandTree, Group, run
 from lfdm.errors import MissingExtraError, UserError
 from lfdm.folders.files import replacing_folder
 from lfdm.training.interruption import TrainingInterrupted
-
-Lfdm = Callable[..., tuple[int, str, str]]
+from tests.command_line import Lfdm
 
 
 def command_paths(tree: object = COMMANDS, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,7 @@ import pytest
 from PIL import Image
 
 from lfdm.data.video import read_video, write_video
-
-Lfdm = Callable[..., tuple[int, str, str]]
+from tests.command_line import Lfdm
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +23,7 @@ from lfdm.config.serialization import from_json, to_json
 from lfdm.data.cache import open_cache
 from lfdm.data.index import ClipRecord
 from lfdm.data.video import write_video
-
-Lfdm = Callable[..., tuple[int, str, str]]
+from tests.command_line import Lfdm
 
 
 def commands(tree: CommandTree = COMMANDS) -> Iterator[tuple[str, Command]]:

@@ -5,7 +5,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +12,8 @@ import pytest
 
 from lfdm.cli.run_summary import describe_run
 from lfdm.training.reports import RunSummary
+from tests.command_line import Lfdm
 
-Lfdm = Callable[..., tuple[int, str, str]]
 TINY_NETWORKS = shlex.split(
     "--size 32 --num-frames 4 --autoencoder.channels 4 --autoencoder.max-channels 8 --autoencoder.num-res-blocks 1 "
     "--autoencoder.predictor.channels 8 8 16 16 --autoencoder.predictor.match-channels 8 --unet.latent-channels 8 "

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,8 @@ import yaml
 from lfdm.cli.new import SETTINGS
 from lfdm.data.puppets.data_set import render_clip
 from lfdm.data.video import read_video, write_video
+from tests.command_line import Lfdm
 
-Lfdm = Callable[..., tuple[int, str, str]]
 SHORT = {
     "stage1.yaml": {"autoencoder_training": {"optimization": {"num_steps": 2, "batch_size": 2, "warmup_steps": 0}}},
     "stage2.yaml": {"diffusion_training": {"optimization": {"num_steps": 2, "batch_size": 2, "warmup_steps": 0}}},

@@ -1,7 +1,6 @@
 """The terminal output of trainings."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +12,7 @@ from lfdm.config.presets import FLOW64, MUG128, Preset
 from lfdm.data.index import ClipRecord, write_index
 from lfdm.errors import UserError
 from lfdm.training.reports import RunSummary
-
-Lfdm = Callable[..., tuple[int, str, str]]
+from tests.command_line import Lfdm
 
 
 def test_without_a_terminal_progress_is_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -25,8 +24,7 @@ from lfdm.folders import sources
 from lfdm.motion.motion import Motion
 from lfdm.pipeline.outputs import OUT_ENDINGS, region_maps
 from lfdm.pipeline.pipeline import LatentFlowPipeline
-
-Lfdm = Callable[..., tuple[int, str, str]]
+from tests.command_line import Lfdm
 
 
 def test_generate_has_the_options_of_the_python_call(lfdm: Lfdm) -> None:

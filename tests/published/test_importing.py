@@ -26,6 +26,7 @@ from lfdm.published.importing import PUBLISHED_LABELS, add_labels, import_releas
 from lfdm.published.weights import convert_autoencoder, convert_unet
 from lfdm.training.stage1 import train_autoencoder
 from lfdm.training.stage2 import train_diffusion
+from tests.command_line import Lfdm
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "released"
 TINY: dict[str, Any] = runpy.run_path(str(GOLDEN / "make.py"))
@@ -33,7 +34,6 @@ KINDS = ("mug", "natops")
 State = dict[str, dict[str, Tensor]]
 WriteFiles = Callable[[State], tuple[Path, Path]]
 Imported = tuple[str, Path]
-Lfdm = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
