@@ -40,7 +40,7 @@ def completion_command(tree: Callable[[], CommandTree]) -> Command:
 
 
 def _repaired(script: str) -> str:
-    """Return tyro's script with what makes shells list wrong words, or none, taken out.
+    """Return tyro's script without the parts that make shells list wrong words, or none.
 
     Line breaks within descriptions would begin a candidate of their own. fish passes its program to Python as one argument, which
     is longer than Linux allows (128 KiB) with this many options.

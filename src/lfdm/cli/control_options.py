@@ -63,7 +63,7 @@ class PointOptions:
 
 
 def report_lines(report: "ControlReport | None") -> list[str]:
-    """Return what is left of drags and pins, for every video."""
+    """Return a line for each drag and pin that misses its target, for every video."""
     if report is None:
         return []
     count = len(report.distance)

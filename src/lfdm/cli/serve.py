@@ -64,7 +64,7 @@ def serve(
 
 @contextmanager
 def _replicas(address: str, model: str, settings: ReplicaSettings, *, keep: bool = False) -> Iterator["ReplicatedGenerator"]:
-    """Give what makes videos on replicas of a model, which end with the block unless they are to be kept."""
+    """Yield a generator of videos on replicas of a model; they end with the block unless `keep`."""
     from lfdm.distributed.ray_cluster import connected
     from lfdm.distributed.serving import deploy, find_replicas, remove_replicas
 

@@ -23,7 +23,7 @@ MAX_VALUES = 10_000
 
 
 def options_from_file(path: Path, command: Callable[..., object]) -> list[str]:
-    """Return the words of a command line that say what a YAML or JSON file says.
+    """Return the settings of a YAML or JSON file as words of a command line.
 
     Keys are names of options, with `_` or `-`; options with a dot may be nested. Of a run's config.json, its settings count.
 

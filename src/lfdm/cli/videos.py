@@ -94,7 +94,7 @@ class SamplingOptions:
     """Sample without a condition."""
 
     def check(self) -> None:
-        """Check what the pipeline does not see."""
+        """Check the options that do not reach the pipeline as they are."""
         from lfdm.config.checks import MAX_SEED, check_integer
 
         check_integer("num_videos", self.num_videos, 1, MAX_VIDEOS)

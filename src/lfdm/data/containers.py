@@ -59,7 +59,7 @@ class VideoInfo:
 
 @dataclass(kw_only=True)
 class _OpenFile:
-    """An open video file, and what its packets have told up to now."""
+    """An open video file, and what is known from its packets so far."""
 
     path: Path
     file: BinaryIO

@@ -25,7 +25,7 @@ class GifFrame:
     disposal: int
     """Disposal of the rectangle after the frame: 2 clears it, 3 (or 4) brings back what it covered, others keep it."""
     transparent: int | None
-    """Index that leaves what is below."""
+    """Palette index of transparent pixels, which show what is below them."""
     palette: bytes | None
     """Colours (r, g, b), ...; None where neither the frame nor the file has any."""
     interlaced: bool

@@ -16,7 +16,7 @@ from lfdm.data.gif_blocks import GifFrame, GifLayout
 
 _CLEAR = 2
 _RESTORE = (3, 4)
-"""4 is what some old writers took the standard to say."""
+"""3 is the standard; some old writers, which misread it, use 4."""
 
 
 def compose_gif(file: BinaryIO, layout: GifLayout) -> Iterator[np.ndarray]:

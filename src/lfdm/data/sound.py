@@ -26,7 +26,7 @@ class SoundTrack:
         self._next = next(self._frames, None)
 
     def until(self, seconds: float) -> "Iterator[av.Packet[Any]]":
-        """Yield the packets of what begins before this time of the new file."""
+        """Yield the packets of the sound that begins before this time of the new file."""
         while self._next is not None and (self._next.time or 0) < seconds:
             yield from self._stream.encode(self._next)
             self._next = next(self._frames, None)

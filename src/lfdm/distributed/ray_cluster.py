@@ -103,7 +103,7 @@ def _check_address(address: str) -> None:
 
 
 def deaths(ray: Any) -> tuple[type[Exception], ...]:
-    """Return what Ray raises for the task of a worker that died; for one that it ended to free memory no RayActorError."""
+    """Return the errors of Ray for the task of a worker that died; one that was ended to free memory has an error of its own."""
     return ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError
 
 

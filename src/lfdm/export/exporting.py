@@ -122,7 +122,7 @@ def _check(pipe: LatentFlowPipeline, form: ExportFormat, weights: WeightType) ->
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide what torch's exporter tells its developers."""
+    """Hide messages of torch's exporter that are meant for its developers."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -123,7 +123,7 @@ def _read_web(url: str) -> bytes:
 
 @contextmanager
 def _web_response(url: str, offset: int = 0) -> Iterator[Any]:
-    """Give the response of a web server from byte `offset` on; what cannot be read at all is a FileNotFoundError."""
+    """Yield the response of a web server from byte `offset` on; FileNotFoundError for an address that cannot be read at all."""
     request = urllib.request.Request(url, headers={"Range": f"bytes={offset}-"} if offset else {})
     try:
         with urllib.request.urlopen(request, timeout=WEB_SECONDS) as response:

@@ -37,7 +37,7 @@ COLOUR_SIGMA = 0.05
 BLURRED_SIGMA = 0.08
 """The same against the decoded frame, which is blurred."""
 FETCH_SIGMA = 0.1
-"""Difference of colour between a node and what its flow fetches at which the flow begins to count as wrong."""
+"""Difference of colour between a node and the pixel that its flow fetches at which the flow begins to count as wrong."""
 FRONT = 3.0
 """Additional weight of what moves against most of the frame: of two surfaces that both fit a point, it is usually in front."""
 MIN_SPREAD = 0.5

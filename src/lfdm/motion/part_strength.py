@@ -24,7 +24,7 @@ CHANGED = 0.02
 NUM_PARTS, ITERATIONS = 4, 12
 """Parts of a frame that k-means looks for, and its rounds."""
 FLOW_WEIGHT = 3.0
-"""Weight of a difference of displacement against one of position in what makes two cells alike."""
+"""Weight of displacements, relative to positions, when cells are grouped into parts."""
 
 
 def scale_at_source(motion: Motion, amount: Tensor) -> Motion:

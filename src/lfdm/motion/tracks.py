@@ -23,7 +23,7 @@ WIDTHS = (1 / 32, 3 / 32, 8 / 32)
 LIMB = 1
 """Index in `WIDTHS` of a limb's width."""
 MIN_WEIGHT = 1e-3
-"""Weight of no displacement, which far from all points is what the maps say."""
+"""Weight of zero displacement, which the maps approach far from all points."""
 VISIBLE = 0.5
 """Least visibility of a cell that shows a point of the source."""
 MAX_DISTANCE = 1.0

@@ -105,7 +105,7 @@ class PlacedControl:
         return maps.to(latent.device).expand(len(latent), -1, -1, -1, -1)
 
     def known(self, pipe: "LatentFlowPipeline", source: Features, latent: Tensor) -> KnownMotion:
-        """Return what the control says of the motion, the pose that the end image shows and where the tracks go."""
+        """Return what the control fixes in the motion: the pose of the end image, and the paths of the tracks."""
         observation = None
         if self.tracks is not None and self.control.correct:
             observation = self.tracks.observation(pipe.motion_codec, self.num_frames, device=latent.device)

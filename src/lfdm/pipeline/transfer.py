@@ -220,7 +220,7 @@ class MotionTransfer:
 
 @dataclass(frozen=True, eq=False)
 class EncodedImages:
-    """Images as features, and what else decoding frames of them takes."""
+    """Images as features, with what else is needed to decode frames from them."""
 
     features: Features
     """The images from which motion is sampled or estimated, over white where they have alpha."""

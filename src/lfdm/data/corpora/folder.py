@@ -173,7 +173,7 @@ def _scan_folder(tree: _Tree, folder: Path) -> None:
 
 
 def _is_new(tree: _Tree, folder: Path) -> bool:
-    """Return whether a folder is no link into the tree, nor to what another link leads to: the paths to it could be endless."""
+    """Return False for a link into the tree, or to a folder that another link leads to: paths through it could be endless."""
     if not folder.is_symlink():
         return True
     target, source = folder.resolve(), tree.source.resolve()
