@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lfdm.cli.console import progress_bar
-from lfdm.cli.training import PresetOptions, _callbacks, _with_size
+from lfdm.cli.training import PresetOptions, _show_summary, _with_size
 from lfdm.config.presets import FLOW64, MUG128, Preset
 from lfdm.data.index import ClipRecord, write_index
 from lfdm.errors import UserError
@@ -84,8 +84,8 @@ def test_labels_without_training_clips_are_named_at_the_start(capsys: pytest.Cap
         start_step=0,
     )
     with progress_bar() as bars:
-        _callbacks(bars, str(tmp_path))["summary"](summary)
-        _callbacks(bars)["summary"](summary)
+        _show_summary(bars, str(tmp_path))(summary)
+        _show_summary(bars)(summary)
     printed = capsys.readouterr().err
     assert printed.count("warning: labels without training clips, which a model cannot learn: jump") == 1
 

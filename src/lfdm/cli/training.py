@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -238,6 +238,10 @@ def _callbacks(bars: ProgressBars, data: str | None = None) -> "Callbacks":
     """Return the callbacks of a training that show it on the terminal, with warnings about the labels of `data`."""
     from lfdm.training.reports import show_steps
 
+    return {"report": show_steps(bars), "summary": _show_summary(bars, data), "progress": bars}
+
+
+def _show_summary(bars: ProgressBars, data: str | None = None) -> "Callable[[RunSummary], None]":
     def summarize(summary: "RunSummary") -> None:
         bars.print(describe_run(summary))
         if data is not None and summary.seconds_left is None:  # at the start
@@ -247,7 +251,7 @@ def _callbacks(bars: ProgressBars, data: str | None = None) -> "Callbacks":
             for warning in label_warnings(source.split_labels("train"), source.split_labels("test")):
                 bars.print(f"warning: {warning}")
 
-    return {"report": show_steps(bars), "summary": summarize, "progress": bars}
+    return summarize
 
 
 def _uses_of(model: Path, data: str) -> tuple[str, ...]:
