@@ -173,7 +173,7 @@ def _estimate(
     if distance is frechet_distance and min(n, m) < dim and not allow_small:
         raise UserError(
             f"a Frechet distance of {dim} features needs at least {dim} samples on either side{where}; got {n} real and {m} "
-            f"generated. Use more clips, or set allow_small=True to report a value that is mostly bias"
+            f"generated. Use more clips, or allow_small=True (--allow-small) to report a value that is mostly bias"
         )
     value = distance(real, generated)
     rng = np.random.default_rng(0)
