@@ -214,6 +214,13 @@ def test_bad_input_of_the_command_is_one_line(exported: Path, tmp_path: Path, ca
     assert "float32" in capsys.readouterr().err
 
 
+def test_an_older_torch_is_refused(pipe: LatentFlowPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.compiler, "is_exporting", raising=False)
+    with pytest.raises(UserError, match=re.escape(torch.__version__)):
+        export_pipeline(pipe, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
 def test_folders_and_values_that_are_not_allowed(pipe: LatentFlowPipeline, exported: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="lfdm export"):
         OnnxPipeline(tmp_path)

@@ -78,7 +78,7 @@ def export_pipeline(
 
     Raises:
         UserError: a pipeline that cannot be exported: a scheduler or codec that the runtime does not have, labels that need a
-            text encoder, another network; or `float16` with the format `torch`.
+            text encoder, another network; `float16` with the format `torch`; or torch 2.6.
         MissingExtraError: onnx is not installed.
     """
     _check(pipe, form, weights)
@@ -101,6 +101,8 @@ def export_pipeline(
 
 
 def _check(pipe: LatentFlowPipeline, form: ExportFormat, weights: WeightType) -> None:
+    if not hasattr(torch.compiler, "is_exporting"):
+        raise UserError(f"exporting needs torch 2.7 or newer; got {torch.__version__}")
     scheduler, codec = pipe.scheduler, pipe.motion_codec
     if not isinstance(scheduler, MotionScheduler) or scheduler.sampler not in SAMPLERS:
         allowed = ", ".join(SAMPLERS)
