@@ -62,6 +62,13 @@ def test_a_panel_of_rectangles_names_the_rim_in_pixels() -> None:
     assert flow_scale(in_half_widths(flow[0].permute(1, 2, 3, 0).numpy(), (16, 32))) * 32 / 2 == pytest.approx(4)
 
 
+def test_captions_of_narrow_frames_do_not_overlap() -> None:
+    frames = np.full((1, 112, 64, 3), 90, np.uint8)
+    panel = next(draw_panel(None, frames, frames, Motion.identity(1, 1, (56, 32), corners=False), kinds=["flow", "occlusion"]))
+    assert panel.shape == (16 + 224, 128 + 4 + 128, 3)
+    assert (panel[:16, 100:132] == 255).all()  # white after the first caption
+
+
 def test_tiles_of_large_frames_are_reduced() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (1, 600, 1200, 3), dtype=np.uint8)
     motion = Motion.identity(1, 1, (8, 8), corners=False)

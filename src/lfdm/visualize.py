@@ -23,6 +23,8 @@ CAPTION_HEIGHT = 16
 """Pixels above a tile."""
 PANEL_SIDE, SHEET_SIDE = 192, 64
 """Largest side to which tiles of a panel and of a contact sheet are enlarged, by a whole factor."""
+CAPTION_WIDTH = 84
+"""Pixels that the longest caption of a tile takes; narrower tiles are doubled."""
 LARGEST_TILE = 512
 """Side in pixels to which tiles of a panel are reduced, so that five of a photograph in its own size fit a screen and a GIF."""
 ARROW_SPACING = 16
@@ -268,10 +270,10 @@ def _pad(picture: np.ndarray, *, top: int = 0, right: int = 0, bottom: int = 0) 
 
 
 def _tile_size(width: int, height: int) -> tuple[int, int]:
-    """Return width and height of a panel's tiles: a whole multiple of small frames, a reduction of very large ones."""
+    """Return width and height of a panel's tiles: a whole multiple of small or narrow frames, a reduction of very large ones."""
     largest = max(width, height)
     if largest <= LARGEST_TILE:
-        factor = max(1, PANEL_SIDE // largest)
+        factor = max(PANEL_SIDE // largest, 2 if width < CAPTION_WIDTH else 1)
         return width * factor, height * factor
     return max(1, round(width * LARGEST_TILE / largest)), max(1, round(height * LARGEST_TILE / largest))
 
