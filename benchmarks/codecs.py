@@ -39,7 +39,7 @@ FIRST_SUBJECT, FIRST_FITTED_SUBJECT = 900_000, 910_000
 """Seeds of subjects from here on are in no training set; codecs are measured on the second ones."""
 TAKE = 7
 COUNTS = (8, 16, 32, LEARNED_COMPONENTS, 128)
-LENGTHS = (16, 128)
+LENGTHS = (16, 64, 128)
 NUM_STEPS = 4
 FIGURE_WEIGHT = 50.0
 """Weight of a pixel of the figure in the mean over a cell, a pixel of the background having 1."""
@@ -182,13 +182,16 @@ def render_table(results: dict[str, Any]) -> str:
 
 
 _HEADER = ["codec", "numbers of a clip", "error, exact in", "error, estimated in", "frames, dB"]
-_HEADER += [f"{what}, {length} frames" for what in ("motion", "call") for length in LENGTHS] + ["call, ratio"]
+_HEADER += [f"{what}, {length} frames" for what in ("motion", "call") for length in LENGTHS] + [
+    f"call, {LENGTHS[-1]} over {LENGTHS[0]}"
+]
 
 
 def _cells(rows: dict[str, dict[str, float]]) -> Iterator[list[str]]:
     for name, row in rows.items():
         seconds = [row.get(f"{what}_{length}") for what in ("motion", "call") for length in LENGTHS]
-        ratio = None if seconds[2] is None or seconds[3] is None else seconds[3] / seconds[2]
+        shortest, longest = (row.get(f"call_{length}") for length in (LENGTHS[0], LENGTHS[-1]))
+        ratio = None if shortest is None or longest is None else longest / shortest
         kept = [number(row.get(figure), 3) for figure in ("exact", "estimated")]
         yield [name, f"{row['numbers']:,}", *kept, number(row["psnr"], 1), *map(number, seconds), number(ratio, 1)]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from benchmarks.experiment.tables import RESULTS_DIR, write_results
-from benchmarks.speed.calls_table import GUIDED, PREFIX
+from benchmarks.speed.calls_table import GUIDED, LARGER_CALL, LONG_CALL, PAPER_CALL, PREFIX, SHORT_CALL
 from benchmarks.speed.measuring import device_name
 from lfdm.config.presets import get_preset
 from lfdm.config.training import FewStepsConfig
@@ -25,6 +25,8 @@ class Options:
 
     num_rounds: int = 3
     """Timed rounds after one that warms up; 1 for the preset of the paper's size."""
+    num_threads: int = 1
+    """More than one: time on the clock, which means something only if nothing else runs."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Call:
     num_rounds: int
 
     def seconds(self) -> dict[str, list[float]]:
-        """Return the processor time of every round by number of steps."""
+        """Return the seconds of every round by number of steps."""
         student = make_student(self.teacher, FewStepsConfig())
         kinds = {GUIDED: (self.teacher, 10), **{str(n): (student, n) for n in STEPS}}
         seconds = {name: [] for name in kinds}
@@ -52,23 +54,24 @@ class Call:
         embedding = torch.ones(1, pipe.condition.dim)
         image = torch.rand(3, *pipe.size, generator=torch.Generator().manual_seed(0))
         options = {"num_frames": self.num_frames, "num_inference_steps": num_steps, "guidance_scale": 2.0}
-        start = time.process_time()
+        clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+        start = clock()
         pipe(image, embedding, generator=0, output_type="uint8", **options)
-        return time.process_time() - start
+        return clock() - start
 
 
 def run(options: Options) -> None:
     """Time calls of 64x64, 128x128 and the paper's size, and long ones."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.num_threads)
     bundled = load_teacher("puppets64")
     bundled.scheduler = MotionScheduler(prediction_type="v_prediction")
     paper = get_preset("mug128")
     paper = replace(paper, diffusion=replace(paper.diffusion, prediction_type="v_prediction", sampler="dpmpp_2m"))
     calls = {
-        "`puppets64`, 16 frames": Call(bundled, 16, options.num_rounds),
-        "`puppets64`, 128 frames": Call(bundled, 128, 1),
-        "`flow128`, 16 frames": Call(LatentFlowPipeline.from_preset("flow128"), 16, options.num_rounds),
-        "`mug128`, the paper's size, 40 frames": Call(LatentFlowPipeline.from_preset(paper), 40, 1),
+        SHORT_CALL: Call(bundled, 16, options.num_rounds),
+        LONG_CALL: Call(bundled, 128, 1),
+        LARGER_CALL: Call(LatentFlowPipeline.from_preset("flow128"), 16, options.num_rounds),
+        PAPER_CALL: Call(LatentFlowPipeline.from_preset(paper), 40, 1),
     }
     load = os.getloadavg()[0]
     device = device_name(torch.device("cpu"))

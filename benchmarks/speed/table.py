@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.experiment.tables import RESULTS_DIR, ROOT, table
-from benchmarks.speed import calls_table, scaling_table, startup
+from benchmarks.speed import aims_table, calls_table, scaling_table, startup
 from benchmarks.speed.records import PLAIN, Results, Row, Variant
 from lfdm.config.video import Size
 from lfdm.errors import UserError
@@ -62,7 +62,8 @@ and average.
 
 def render_full(devices: Sequence[Results]) -> str:
     """Render every stored row of every device, and training and start-up where measured."""
-    return "\n".join([DOCUMENT_HEAD, calls_table.render(), scaling_table.render(), *(_section(results) for results in devices)])
+    parts = [DOCUMENT_HEAD, calls_table.render(), aims_table.render(devices), scaling_table.render()]
+    return "\n".join([*parts, *(_section(results) for results in devices)])
 
 
 def _section(results: Results) -> str:
