@@ -2,7 +2,8 @@
 
 Motion that stage 1 estimates, and exact motion, are encoded and decoded again; learned codecs are measured on other puppets.
 Errors are those over moving visible figure pixels, divided by that of knowing only the camera's drift (`flow_epe_ratio`). The
-rows of trajectories were measured by code that is gone (docs/decisions/0036-learned-codec.md) and stay in the results.
+rows of trajectories and of a network were measured by code that is gone (docs/decisions/0036-learned-codec.md) and stay in the
+results.
 """
 
 import argparse
@@ -216,7 +217,7 @@ def main() -> None:
     stored = read_json(RESULTS)
     pipe = LatentFlowPipeline.from_pretrained(options.model)
     rows = measure(pipe, options.num_subjects, options.num_fitted, options.num_rounds)
-    removed = {name: row for name, row in stored["rows"].items() if name.startswith("trajectories")}
+    removed = {name: row for name, row in stored["rows"].items() if name.startswith(("trajectories", "network"))}
     results = {
         "model": options.model,
         "machine": device_name(torch.device("cpu")),

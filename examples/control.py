@@ -57,6 +57,6 @@ pipe(picture, "wave", control=Control(end_image=pose), generator=0).show(["gener
 # Drags and pins need a network that was trained with `--unet.track-inputs`, as the second bundled model was. Other models say so.
 
 # %%
-drag = Drag(source=(42, 41), path=((1.0, 52, 24),))
+drag = Drag(source=(42, 41), path=((1.0, 54, 32),))
 dragged = LatentFlowPipeline.from_pretrained("puppets64-control")
 dragged(picture, control=Control(drags=(drag,), pins=((27, 58),)), generator=0).show(["generated", "arrows"])

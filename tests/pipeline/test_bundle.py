@@ -28,7 +28,7 @@ def test_one_of_two_follows_tracks() -> None:
 
 def test_a_dragged_hand_moves_and_a_pinned_foot_does_not() -> None:
     pipe = LatentFlowPipeline.from_pretrained("puppets64-control")
-    control = Control(drags=(Drag(source=(42, 41), path=((1.0, 52, 24),)),), pins=((27, 58),))
+    control = Control(drags=(Drag(source=(42, 41), path=((1.0, 54, 32),)),), pins=((27, 58),))
     out = pipe(bundled_images("puppets64-control")[0], control=control, generator=0, output_type="latent")
     assert out.control is not None
     moved, held = out.control.distance[0, :, -1].tolist()
