@@ -25,7 +25,7 @@ WHY_PAPER = (
     "(with AMX in bfloat16: 4.55 s below)"
 )
 WHY_BFLOAT16 = (
-    "AMX multiplies seven times as fast as float32 code, so that norms, softmax, copies and small products take most of the time"
+    "AMX makes convolutions seven times as fast, so that norms, softmax, copies and small products take most of the time"
 )
 HEAD = ("what", "measured", "aim", "what is missing")
 Line = tuple[str, str, str, str]
