@@ -54,6 +54,15 @@ def free_port() -> str:
         return str(free.getsockname()[1])
 
 
+def test_processes_without_a_gpu_use_gloo_where_pytorch_was_built_with_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: dict[str, Any] = {}
+    monkeypatch.setattr(processes, "PartialState", lambda **options: used.update(options))
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    process_state()
+    assert used == {"cpu": True, "backend": "gloo"}
+
+
 def run_processes(world: int, work: Callable[..., Any], *args: Any) -> None:
     """Call `work` in as many forked processes, which spare the imports, and require that all succeed."""
     port, context = free_port(), multiprocessing.get_context("fork")

@@ -31,7 +31,8 @@ LOST_PROCESS = re.compile(r"connection (closed|reset) by peer|broken pipe|remote
 def process_state() -> PartialState:
     """Return the processes of this training; without a GPU they exchange tensors by gloo.
 
-    accelerate leaves it to its caller to say that there is no GPU: otherwise each process trains on its own.
+    accelerate leaves it to its caller to say that there is no GPU, and prefers MPI where PyTorch was built with it, as Debian's
+    is: in either case each process would train on its own.
 
     Raises:
         UserError: the processes do not find each other, or accelerate is configured for what they cannot do.
@@ -43,7 +44,8 @@ def process_state() -> PartialState:
     try:
         if not dist.is_initialized() and int(os.environ.get("RANK", "0")) > 0:
             _find_first_process(*place.rsplit(":", 1))
-        return PartialState(cpu=_on_cpu())
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        return PartialState(cpu=_on_cpu(), **({"backend": "gloo"} if several and _on_cpu() else {}))
     except (dist.DistError, OSError, ValueError) as error:
         world, rank = (os.environ.get(name, "1") for name in ("WORLD_SIZE", "RANK"))
         if world == "1":
