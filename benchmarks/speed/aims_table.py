@@ -76,9 +76,11 @@ def _shares_of_peak(devices: Sequence[Results]) -> Iterator[Line]:
     for results in devices:
         rows = [row for row in results.rows if (row.preset, row.dtype, row.compiled) == ("flow64", "bfloat16", False)]
         for operation, (name, aim) in aims.items():
-            for row in sorted((row for row in rows if row.operation == operation), key=lambda row: row.batch)[-1:]:
-                share = row.share_of_convolution_peak("fast")
-                what = (
-                    f"{name} in bfloat16, {row.batch} samples of {row.preset} on {results.device}: share of the convolution peak"
-                )
-                yield what, "-" if share is None else f"{100 * share:.0f} %", f"{aim} %", WHY_BFLOAT16
+            same = [row for row in rows if row.operation == operation]
+            if not same:
+                continue
+            largest = max(same, key=lambda row: row.batch)
+            share = largest.share_of_convolution_peak("fast")
+            where = f"{largest.batch} samples of {largest.preset} on {results.device}"
+            measured = "-" if share is None else f"{100 * share:.0f} %"
+            yield f"{name} in bfloat16, {where}: share of the convolution peak", measured, f"{aim} %", WHY_BFLOAT16
